@@ -1,0 +1,37 @@
+# `make demo` and `make test` work on a fresh clone with Python 3.11+ and make: each builds .venv when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: install demo test test-slow test-gpu lint docs-check clean
+
+install: $(STAMP)
+
+# torch comes first and alone: the pinned CPU build, so that no later package pulls the CUDA one.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "== building $(VENV) (a few minutes, once)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,test,dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/mvp4d demo --out out/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) .cache out build *.egg-info

@@ -1,0 +1,1 @@
+"""Experiment configurations, one file per thing a person runs."""
