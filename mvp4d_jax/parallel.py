@@ -1,0 +1,191 @@
+"""The device mesh, the logical axis rules, and the start of several processes.
+
+Three mesh axes: `data` (samples), `fsdp` (samples, and the shards of parameters and optimiser state), `context` (the
+tokens of one sample, and again the shards of parameters). Modules name logical axes; `RULES` says where each lives. Work
+under
+
+    with parallel.use_mesh(parallel.make_mesh((1, 8, 1))):
+        ...
+
+Without a mesh every constraint is a no-op, so that the same code runs on one device.
+"""
+
+import contextlib
+import logging
+import math
+import socket
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mvp4d_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+AXES = ("data", "fsdp", "context")
+
+# Logical axis -> mesh axes. CogVideoX-2B has 30 heads, which neither 4 nor 8 divides: no axis shards over heads.
+RULES = (
+    ("batch", ("data", "fsdp")),  # samples
+    ("tokens", ("context",)),  # tokens of one sample
+    ("views", ("data", "fsdp", "context")),  # videos that the autoencoder treats one by one
+    ("embed", ("fsdp", "context")),  # model width, in parameters only
+    ("mlp", None),
+    ("heads", None),
+    ("modulation", None),
+    ("layers", None),
+)
+
+
+def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of `shape` = (data, fsdp, context).
+
+    Args:
+      shape: devices along each axis; one entry may be -1 and takes what is left.
+      devices: the devices to use; default all of `jax.devices()`. A mesh smaller than that takes the first ones.
+
+    Raises:
+      UserError: the shape does not fit the devices.
+    """
+    sizes = list(shape)
+    count = len(jax.devices() if devices is None else devices)
+    if len(sizes) != len(AXES) or sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise UserError("mesh", f"{tuple(shape)} is not a mesh shape", f"give positive sizes for {', '.join(AXES)}")
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = count // max(1, -math.prod(sizes))
+    needed = math.prod(sizes)
+    if needed == 0 or needed > count:
+        raise UserError("mesh", f"{tuple(shape)} needs more than the {count} devices at hand", "choose a smaller mesh")
+    if devices is None and needed == count:  # the order of devices then follows the interconnect
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    chosen = np.asarray(jax.devices() if devices is None else devices)[:needed].reshape(sizes)
+    return Mesh(chosen, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+@contextlib.contextmanager
+def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
+    """Work on `mesh`: `jax.set_mesh` and this project's logical axis rules for Flax."""
+    with jax.set_mesh(mesh), nnx.logical_axis_rules(RULES):
+        yield mesh
+
+
+def current_mesh() -> jax.sharding.AbstractMesh | None:
+    """The mesh of the surrounding `use_mesh` (visible while tracing, too), or None."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or "context" not in mesh.axis_names else mesh
+
+
+def platform() -> str:
+    """`cpu`, `gpu` or `tpu`: the mesh's own where there is one (even if only compiled for), else the default backend."""
+    mesh = current_mesh()
+    name = jax.default_backend() if mesh is None or mesh.abstract_device is None else mesh.abstract_device.platform
+    return "gpu" if name in ("cuda", "rocm") else name
+
+
+def axis_size(logical: str) -> int:
+    """Over how many devices of the current mesh a logical axis is split; 1 without a mesh."""
+    mesh = current_mesh()
+    axes = dict(RULES)[logical]
+    return 1 if mesh is None or axes is None else math.prod(mesh.shape[axis] for axis in axes)
+
+
+def fit_spec(shape: Sequence[int], names: Sequence[str | None]) -> PartitionSpec:
+    """The `PartitionSpec` of an array of `shape` whose dimensions carry logical `names`, on the current mesh.
+
+    Where a dimension is not divisible by all its mesh axes, the leading axes that do divide it are kept: one sample on
+    a mesh of two data rows is replicated, not refused.
+    """
+    mesh, rules, entries = current_mesh(), dict(RULES), []
+    for size, name in zip(shape, names, strict=True):
+        kept, split = [], 1
+        for axis in (rules[name] or ()) if name is not None and mesh is not None else ():
+            if size % (split * mesh.shape[axis]):
+                break
+            kept.append(axis)
+            split *= mesh.shape[axis]
+        entries.append(tuple(kept) or None)
+    return PartitionSpec(*entries)
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Say how `x` lies on the current mesh, by one logical name (or None) per dimension; a no-op without a mesh."""
+    if current_mesh() is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, fit_spec(x.shape, names))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """How a batch of samples [B, ...] lies on the mesh: over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(dict(RULES)["batch"]))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def initialise_processes(
+    coordinator: str | None = None, count: int | None = None, index: int | None = None, timeout: float = 120.0
+) -> int:
+    """Join the other processes of this run. Call it before anything touches a device.
+
+    On TPU VMs, SLURM and GKE all three arguments are found out by JAX; elsewhere give them.
+
+    Args:
+      coordinator: `host:port` of process 0.
+      count: how many processes there are. 1: nothing to join.
+      index: which of them this is.
+      timeout: seconds to wait for the others before giving up.
+
+    Returns:
+      The number of processes.
+
+    Raises:
+      UserError: an argument is wrong, or the others did not come in time.
+    """
+    if count == 1:
+        return 1
+    given = [value is not None for value in (coordinator, count, index)]
+    if any(given) and not all(given):
+        raise UserError("processes", "coordinator, count and index go together", "give all three or none")
+    if all(given) and not 0 <= index < count:
+        raise UserError("processes", f"index {index} is not below the count {count}", "number the processes from 0")
+    began = time.monotonic()
+    if coordinator is not None and index != 0:
+        _await_port(coordinator, timeout)
+    left = max(1, math.ceil(timeout - (time.monotonic() - began)))
+    try:
+        jax.distributed.initialize(coordinator, count, index, initialization_timeout=left)
+    except (RuntimeError, ValueError) as error:  # the first line names the barrier; the rest is a stack of the runtime
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            "processes", f"the run's processes did not meet within {timeout:.0f} s ({reason})",
+            "check that every process was started, and that all name the same coordinator and count",
+        ) from error
+    if count is not None and jax.process_count() != count:
+        raise UserError("processes", f"{jax.process_count()} joined where {count} were announced", "check the launcher")
+    log.info("process %d of %d, %d devices", jax.process_index(), jax.process_count(), jax.device_count())
+    return jax.process_count()
+
+
+def _await_port(coordinator: str, timeout: float) -> None:
+    """Wait until the coordinator answers; the runtime itself would end the process without a word that helps."""
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError("processes", f"coordinator {coordinator!r} is not host:port", "for example 10.0.0.2:8476")
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            with socket.create_connection((host, int(port)), timeout=5):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    "processes", f"no answer from the coordinator {coordinator} within {timeout:.0f} s ({error})",
+                    "start process 0 first, and open the port between the machines",
+                ) from error
+        time.sleep(0.5)

@@ -1,0 +1,96 @@
+"""The mesh, the logical axes, and processes that fail to meet."""
+
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from mvp4d_jax import parallel
+from mvp4d_jax.errors import UserError
+
+
+def test_mesh_shapes():
+    assert dict(parallel.make_mesh((2, 2, 2)).shape) == {"data": 2, "fsdp": 2, "context": 2}
+    assert dict(parallel.make_mesh((1, -1, 2)).shape) == {"data": 1, "fsdp": 4, "context": 2}
+    assert parallel.make_mesh((1, 1, 1)).size == 1
+    assert [d.id for d in parallel.make_mesh((1, 1, 2), jax.devices()[4:6]).devices.flat] == [4, 5]
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 3), (0, 1, 1), (-1, -1, 1), (2, 2), (16, -1, 1)])
+def test_mesh_that_does_not_fit_is_refused(shape):
+    with pytest.raises(UserError, match="mesh"):
+        parallel.make_mesh(shape)
+
+
+def test_without_a_mesh_constraints_do_nothing():
+    x = jnp.ones((4, 2))
+    assert parallel.current_mesh() is None and parallel.axis_size("tokens") == 1
+    assert parallel.constrain(x, "batch", "tokens") is x
+    assert parallel.platform() == jax.default_backend()
+
+
+def test_specs_keep_only_the_axes_that_divide():
+    with parallel.use_mesh(parallel.make_mesh((2, 2, 2))):
+        assert parallel.axis_size("tokens") == 2 and parallel.axis_size("views") == 8
+        assert parallel.fit_spec((4, 6, 3), ("batch", "tokens", None)) == P(("data", "fsdp"), ("context",), None)
+        assert parallel.fit_spec((2, 5), ("batch", "tokens")) == P(("data",), None)
+        assert parallel.fit_spec((3,), ("batch",)) == P(None)
+        laid = jax.jit(lambda x: parallel.constrain(x, "batch", "tokens"))(jnp.ones((4, 6)))
+        assert laid.sharding.shard_shape(laid.shape) == (1, 3)
+
+
+def _run(code: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+JOIN = """
+    from mvp4d_jax import parallel
+    from mvp4d_jax.errors import UserError
+    try:
+        parallel.initialise_processes("127.0.0.1:{port}", {count}, {index}, timeout={timeout})
+    except UserError as error:
+        print("REFUSED", error)
+        raise SystemExit(2)
+    import jax
+    print("JOINED", jax.process_index(), jax.device_count())
+    """
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_processes_that_do_not_come_are_named_fast(index):
+    began = time.monotonic()
+    process = _run(JOIN.format(port=_free_port(), count=2, index=index, timeout=3))
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 2, err
+    assert out.startswith("REFUSED processes: ") and "within 3 s" in out and out.count("\n") == 1
+    assert time.monotonic() - began < 60
+
+
+def test_two_processes_meet():
+    port = _free_port()
+    both = [_run(JOIN.format(port=port, count=2, index=index, timeout=60)) for index in range(2)]
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert [out.split()[:2] for out, _ in outputs] == [["JOINED", "0"], ["JOINED", "1"]]
+
+
+def test_half_an_address_is_refused():
+    with pytest.raises(UserError, match="together"):
+        parallel.initialise_processes("127.0.0.1:1")
+    with pytest.raises(UserError, match="not below"):
+        parallel.initialise_processes("127.0.0.1:1", 2, 2)
+    with pytest.raises(UserError, match="host:port"):
+        parallel.initialise_processes("nowhere", 2, 1)
