@@ -1,0 +1,127 @@
+"""A capture measured against another: per view, by angle from the reference, over time, across views."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from typing import Any
+
+import numpy as np
+
+from mvp4d_jax.capture import Capture
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.evaluation.lpips import load_weights, lpips
+from mvp4d_jax.evaluation.metrics import flicker, psnr, ssim
+from mvp4d_jax.evaluation.reprojection import consistency
+from mvp4d_jax.progress import progress
+
+ANGLE_EDGES = (0, 30, 60, 90, 120, 150, 180)
+LEFT_OUT = {
+    "CSIM": "needs a face-recognition network; none can be shipped, and no weights were given",
+    "JOD": "needs FovVideoVDP (the PyTorch package pyfvvdp), which this half of the project does not load",
+    "RE@LG": "needs DISK and LightGlue weights; reprojection with SIFT matches stands in its place, not comparable",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewScore:
+    """Means over the frames of one view; `angle` in degrees from the reference camera's axis, NaN without one."""
+
+    name: str
+    angle: float
+    psnr: float
+    ssim: float
+    lpips: float | None
+    flicker: float
+
+
+def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLike | None = None,
+             consistency_frames: int = 3) -> dict[str, Any]:
+    """Scores `capture` against `truth` on the cameras (by name) and frames both have.
+
+    Returns:
+      A JSON-able dict: "views" (list of ViewScore), "mean", "by_angle", "consistency", "left_out".
+
+    Raises:
+      UserError: no common camera, or picture sizes differ.
+    """
+    names = [name for name in capture.names if name in truth.names]
+    if not names:
+        raise UserError(capture.path, f"shares no camera name with {truth.path}",
+                        f"it has {', '.join(capture.names[:4])}; the other {', '.join(truth.names[:4])}")
+    if tuple(capture.image_size) != tuple(truth.image_size):
+        raise UserError(capture.path, f"pictures are {capture.image_size}, those of {truth.path} {truth.image_size}",
+                        "sample or render both at one size")
+    frames = min(capture.frame_count, truth.frame_count)
+    weights = None if lpips_weights is None else load_weights(lpips_weights)
+    angles = reference_angles(capture, truth)
+    views = []
+    for name in progress(names, what="measuring views", unit="view"):
+        ours = _frames(capture, capture.names.index(name), frames)
+        theirs = _frames(truth, truth.names.index(name), frames)
+        distance = None if weights is None else float(np.mean([
+            lpips(weights, ours[i][None], theirs[i][None])[0] for i in range(frames)]))
+        # A pixel-equal frame has infinite PSNR; 100 dB keeps the mean finite.
+        views.append(ViewScore(name, angles[name], float(np.minimum(psnr(ours, theirs), 100).mean()),
+                               float(ssim(ours, theirs).mean()), distance, flicker(ours, theirs)))
+    left_out = dict(LEFT_OUT)
+    if weights is None:
+        left_out["LPIPS"] = "needs VGG-16 and lpips weights; give them with --lpips FILE.safetensors"
+    return {
+        "capture": str(capture.path), "against": str(truth.path), "frames": frames,
+        "views": [dataclasses.asdict(view) for view in views],
+        "mean": _mean(views), "by_angle": by_angle(views),
+        "consistency": _consistency(capture, truth, names, frames, consistency_frames),
+        "left_out": left_out,
+    }
+
+
+def reference_angles(capture: Capture, truth: Capture) -> dict[str, float]:
+    """Degrees between each camera's optical axis and the reference camera's, at the first frame; NaN without one."""
+    for source in (capture, truth):
+        axis = source.reference_axis()
+        if axis is not None:
+            break
+    else:
+        return dict.fromkeys(capture.names, float("nan"))
+    axes = np.asarray(capture.cameras.world_to_camera, np.float64)[:, 0, 2, :3]
+    cosines = np.clip(axes @ axis, -1, 1)
+    return {name: float(np.degrees(np.arccos(cosine))) for name, cosine in zip(capture.names, cosines)}
+
+
+def by_angle(views: list[ViewScore]) -> list[dict[str, Any]]:
+    """Means over rings of 30 degrees around the reference view."""
+    rings = []
+    for low, high in itertools.pairwise(ANGLE_EDGES):
+        inside = [view for view in views if low <= view.angle < high or (high == 180 and view.angle == 180)]
+        if inside:
+            rings.append({"from": low, "to": high, "views": len(inside), **_mean(inside)})
+    return rings
+
+
+def _mean(views: list[ViewScore]) -> dict[str, float]:
+    result = {key: float(np.mean([getattr(view, key) for view in views])) for key in ("psnr", "ssim", "flicker")}
+    if views[0].lpips is not None:
+        result["lpips"] = float(np.mean([view.lpips for view in views]))
+    return result
+
+
+def _frames(capture: Capture, view: int, frames: int) -> np.ndarray:
+    return np.stack([capture.frame(view, frame) for frame in range(frames)]).astype(np.float32) / 255
+
+
+def _consistency(capture: Capture, truth: Capture, names: list[str], frames: int, count: int) -> dict[str, Any]:
+    """Reprojection error over a few frames spread in time, for the capture and for the truth."""
+    chosen = sorted(set(np.linspace(0, frames - 1, min(count, frames)).round().astype(int).tolist()))
+    result = {}
+    for label, source in (("capture", capture), ("truth", truth)):
+        order = [source.names.index(name) for name in names]
+        cameras = source.cameras
+        picked = type(cameras)(**{key: np.asarray(value)[order] for key, value in vars(cameras).items()})
+        scores = [consistency(np.stack([source.frame(view, frame) for view in order]) / 255.0, picked, frame)
+                  for frame in chosen]
+        matches = sum(score.matches for score in scores)
+        error = sum(score.error * score.matches for score in scores if score.matches) / matches if matches else None
+        result[label] = {"error_px": error, "matches": matches}
+    return result

@@ -1,0 +1,206 @@
+"""What is denoised together, and in which order: views in groups, frames in windows. A plan is data.
+
+Time: a video of F frames is cut into windows of `window_frames` (1 + 4 (L - 1)). A later window starts with a clean
+prefix, the last `1 + 4 (overlap_latents - 1)` frames of the one before, encoded apart and passed through unchanged.
+Views: when there are more than `group_size`, every denoising step deals them into groups anew (stochastic or circular
+routing, after CAP4D's regrouping); a few anchor views sit in every group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+
+from mvp4d_jax.errors import UserError
+
+TEMPORAL_STRIDE = 4
+ROUTINGS = ("random", "circular")
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Frames [start, stop) of the video; the first `clean_latents` latent frames come from the window before."""
+
+    start: int
+    stop: int
+    clean_latents: int
+
+    @property
+    def frames(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def latents(self) -> int:
+        return latent_count(self.frames)
+
+    @property
+    def clean_frames(self) -> int:
+        return frame_count(self.clean_latents)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that decides what a sampling run computes.
+
+    Attributes:
+      views: V, views to make; clean views given by the user are not counted.
+      frames: F, frames to make.
+      clean_views: already existing views that take part as clean reference views.
+      windows: the time windows, in order.
+      group_size: noisy views denoised together in one sequence.
+      anchors: the first `anchors` noisy views sit in every group.
+      routing: how the other views are dealt into groups at every step: "random" or "circular".
+      steps, guidance_scale: of the sampler.
+      latent_size: (h, w).
+      seed: of all noise and routing.
+    """
+
+    views: int
+    frames: int
+    clean_views: int
+    windows: tuple[Window, ...]
+    group_size: int
+    anchors: int
+    routing: str
+    steps: int
+    guidance_scale: float
+    latent_size: tuple[int, int]
+    seed: int
+
+    @property
+    def joint(self) -> bool:
+        """Whether all views are denoised in one sequence."""
+        return self.group_size >= self.views
+
+    @property
+    def groups(self) -> int:
+        """Sequences a denoising step runs through."""
+        if self.joint:
+            return 1
+        return -(-(self.views - self.anchors) // (self.group_size - self.anchors))
+
+    def tokens(self, patch: int) -> int:
+        """Tokens of the longest sequence: the reference latent and the group's latent frames."""
+        h, w = self.latent_size
+        latents = max(window.latents for window in self.windows)
+        sequence_views = min(self.group_size, self.views) + self.clean_views
+        return (1 + sequence_views * latents) * (h // patch) * (w // patch)
+
+    def forwards(self) -> int:
+        """Transformer forward passes over all windows, guidance included."""
+        return len(self.windows) * self.steps * self.groups * (1 if self.guidance_scale == 1 else 2)
+
+    def fingerprint(self) -> str:
+        """A short hash: work kept from an interrupted run belongs to this plan only."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def latent_count(frames: int) -> int:
+    """Latent frames of a video of 1 + 4k frames."""
+    return 1 + (frames - 1) // TEMPORAL_STRIDE
+
+
+def frame_count(latents: int) -> int:
+    """Video frames that `latents` latent frames stand for."""
+    return 1 + TEMPORAL_STRIDE * (latents - 1) if latents else 0
+
+
+def make_plan(
+    *, views: int, frames: int, latent_size: tuple[int, int], trained_views: int, window_frames: int,
+    clean_views: int = 0, overlap_latents: int = 1, group_size: int | None = None, anchors: int = 1,
+    routing: str = "random", steps: int = 50, guidance_scale: float = 2.0, seed: int = 0,
+) -> Plan:
+    """Cuts V views x F frames into windows and groups.
+
+    Args:
+      views, frames: what to make; F is rounded up to fill the last window (the sampler drops the surplus).
+      trained_views: noisy views the weights were trained with; the default group size.
+      window_frames: frames per window, 1 + 4k.
+      overlap_latents: clean latent frames that tie a window to the one before, >= 1.
+
+    Raises:
+      UserError: a number that cannot be planned, naming the flag.
+    """
+    if views < 1 or frames < 1:
+        raise UserError("--cameras/--frames", f"{views} views x {frames} frames leave nothing to make")
+    if (window_frames - 1) % TEMPORAL_STRIDE:
+        raise UserError("--window", f"{window_frames} frames is not 1 + 4k", "give 1, 5, 9, 13 ...")
+    if routing not in ROUTINGS:
+        raise UserError("--routing", f"unknown routing '{routing}'", f"choose from {', '.join(ROUTINGS)}")
+    if steps < 1 or steps > 1000:
+        raise UserError("--steps", f"{steps} is not between 1 and 1000")
+    size = min(views, group_size or trained_views)
+    if size < views and not 0 <= anchors < size:
+        raise UserError("--anchors", f"{anchors} anchor views leave no place in groups of {size}", "give fewer anchors")
+    return Plan(views, frames, clean_views, cut_windows(frames, window_frames, overlap_latents), size,
+                anchors if size < views else 0, routing, steps, guidance_scale, latent_size, seed)
+
+
+def cut_windows(frames: int, window_frames: int, overlap_latents: int) -> tuple[Window, ...]:
+    """Windows that cover `frames`; all have the same length, so that one compilation serves them all."""
+    if frames <= window_frames:
+        needed = frame_count(latent_count(frames + TEMPORAL_STRIDE - 1))
+        return (Window(0, min(needed, window_frames), 0),)
+    overlap = frame_count(overlap_latents)
+    if overlap_latents < 1 or overlap >= window_frames:
+        raise UserError("--overlap", f"{overlap_latents} latent frames do not fit a window of {window_frames} frames",
+                        f"give 1 to {latent_count(window_frames) - 1}")
+    windows = [Window(0, window_frames, 0)]
+    while windows[-1].stop < frames:
+        start = windows[-1].stop - overlap
+        windows.append(Window(start, start + window_frames, overlap_latents))
+    return tuple(windows)
+
+
+def deal_groups(plan: Plan, step: int) -> np.ndarray:
+    """Which views share a sequence at a denoising step: int [groups, group_size], every view at least once.
+
+    Random routing shuffles with the seed folded with the step; circular routing rotates the ring of views by one place a
+    step. When the
+    views do not fill the last group, it is topped up with views that also sit in another group.
+    """
+    if plan.joint:
+        return np.arange(plan.views)[None]
+    anchors = np.arange(plan.anchors)
+    others = np.arange(plan.anchors, plan.views)
+    if plan.routing == "random":
+        others = np.random.default_rng((plan.seed, step)).permutation(others)
+    else:
+        others = np.roll(others, -step)
+    room = plan.group_size - plan.anchors
+    others = np.resize(others, plan.groups * room)  # wraps around: the surplus repeats the first views
+    return np.concatenate([np.broadcast_to(anchors, (plan.groups, plan.anchors)), others.reshape(plan.groups, room)], 1)
+
+
+def describe(plan: Plan, *, patch: int, flops_per_forward: float, parameter_bytes: float,
+             peak_flops: float | None = None) -> str:
+    """A plan and its cost in lines a person reads.
+
+    Args:
+      flops_per_forward: of one sequence of `plan.tokens(patch)` tokens.
+      parameter_bytes: of the weights in memory.
+      peak_flops: FLOP/s the devices are expected to sustain; None leaves the time out.
+    """
+    total = plan.forwards() * flops_per_forward
+    windows = ", ".join(f"{window.start}-{min(window.stop, plan.frames) - 1}" for window in plan.windows)
+    grouping = "jointly" if plan.joint else (
+        f"in {plan.groups} groups of {plan.group_size}, {plan.anchors} anchors, {plan.routing} routing")
+    lines = [
+        f"views     {plan.views} {grouping}" + (f", beside {plan.clean_views} clean views" if plan.clean_views else ""),
+        f"frames    {plan.frames} in {len(plan.windows)} window(s): {windows}",
+        f"tokens    {plan.tokens(patch):,} in the longest sequence",
+        f"work      {plan.forwards():,} forward passes, {total / 1e12:,.2f} TFLOP",
+        f"weights   {parameter_bytes / 2**20:,.0f} MiB in memory",
+    ]
+    if peak_flops:
+        lines.append(f"time      about {_duration(total / peak_flops)} at {peak_flops / 1e12:.2f} TFLOP/s")
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
