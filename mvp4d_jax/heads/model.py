@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from mvp4d_jax.errors import UserError
-from mvp4d_jax.files import atomic_file
+from mvp4d_jax.files import atomic_file, read_npz
 
 Array = Any  # numpy or jax array
 
@@ -111,13 +111,11 @@ class HeadModel:
     @classmethod
     def load(cls, path: str | os.PathLike) -> HeadModel:
         """Reads what `save` wrote; the arrays are checked against each other by `heads.check`."""
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                values = {field.name: data[field.name] for field in dataclasses.fields(cls)}
-        except KeyError as error:
-            raise UserError(path, f"head rig lacks the array {error}", "write the capture again") from None
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(path, f"not a readable head rig ({error})") from None
+        arrays = read_npz(path)
+        missing = [field.name for field in dataclasses.fields(cls) if field.name not in arrays]
+        if missing:
+            raise UserError(path, f"head rig lacks the array '{missing[0]}'", "write the capture again")
+        values = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
         values["name"] = str(values["name"])
         for key in ("shape_names", "expression_names", "joint_names", "part_names"):
             values[key] = tuple(str(item) for item in values[key])
