@@ -1,0 +1,168 @@
+"""The one skinning function of every head: blendshapes, pose correctives, joints, linear blend skinning.
+
+The order of operations is SMPL's (Loper et al. 2015) as FLAME uses it (Li et al. 2017): identity and expression
+offsets, pose correctives on flattened R - I, then linear blend skinning about rest joints. The head's own rotation and
+translation come last and act on the whole skinned head: x_world = R(rotation) x + translation, so the root joint stays
+at rest.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.heads.model import HeadModel
+from mvp4d_jax.heads.motion import Motion
+
+Array = Any
+
+
+def skin(head: HeadModel, motion: Motion, shape: Array | None = None) -> Array:
+    """World vertices of a moving head; jitted and differentiable in everything.
+
+    Args:
+      head: any HeadModel.
+      motion: F frames. It may carry fewer expression coefficients than the head (the rest are zero), never more.
+      shape: [S'] identity coefficients, S' <= S; none means the head's own neutral.
+
+    Returns:
+      [F, N, 3] float32, metres, world axes (y up, z towards the viewer of a frontal face).
+    """
+    return _skin(_fit(head, motion, shape), _arrays(motion), shape, world=True)
+
+
+def skin_in_head_space(head: HeadModel, motion: Motion, shape: Array | None = None) -> Array:
+    """[F, N, 3] as `skin`, before the head's own rotation and translation."""
+    return _skin(_fit(head, motion, shape), _arrays(motion), shape, world=False)
+
+
+def neutral(head: HeadModel, shape: Array | None = None) -> Array:
+    """[N, 3] vertices at rest, in head space: template plus identity. Pose correctives vanish there."""
+    template = jnp.asarray(head.template, jnp.float32)
+    if shape is None:
+        return template
+    count = jnp.shape(shape)[0]
+    return template + jnp.tensordot(jnp.asarray(shape, jnp.float32), jnp.asarray(head.shape_basis)[:count], 1)
+
+
+def expression_offsets(head: HeadModel, motion: Motion, shape: Array | None = None) -> Array:
+    """[F, N, 3] expressive minus neutral in head space, joint rotations included: what the expression map draws."""
+    return skin_in_head_space(head, motion, shape) - neutral(head, shape)
+
+
+def landmarks(head: HeadModel, vertices: Array) -> Array:
+    """[..., K, 3] landmark points on the surface of `vertices` [..., N, 3]."""
+    corners = jnp.asarray(head.faces)[jnp.asarray(head.landmark_faces)]  # [K, 3]
+    points = jnp.asarray(vertices)[..., corners, :]  # [..., K, 3, 3]
+    return jnp.einsum("kc,...kcd->...kd", jnp.asarray(head.landmark_barycentric, jnp.float32), points)
+
+
+def rotation_matrix(axis_angle: Array) -> Array:
+    """[..., 3, 3] from axis-angle [..., 3] radians (Rodrigues); exact, with exact gradients, at zero too."""
+    axis_angle = jnp.asarray(axis_angle)
+    squared = jnp.sum(axis_angle**2, axis=-1)[..., None, None]
+    small = squared < 1e-8
+    safe = jnp.where(small, 1.0, squared)
+    angle = jnp.sqrt(safe)
+    first = jnp.where(small, 1.0 - squared / 6.0, jnp.sin(angle) / angle)
+    # 2 sin^2(a/2) does not cancel as 1 - cos(a) does.
+    second = jnp.where(small, 0.5 - squared / 24.0, 2.0 * jnp.sin(angle / 2) ** 2 / safe)
+    x, y, z = axis_angle[..., 0], axis_angle[..., 1], axis_angle[..., 2]
+    zero = jnp.zeros_like(x)
+    cross = jnp.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*x.shape, 3, 3)
+    outer = axis_angle[..., :, None] * axis_angle[..., None, :]
+    identity = jnp.eye(3, dtype=axis_angle.dtype)
+    # cross @ cross = outer - |a|^2 I, without a matrix product (TPUs would round it to bfloat16).
+    return identity + first * cross + second * (outer - squared * identity)
+
+
+def joint_transforms(head: HeadModel, joints: Array, rotations: Array) -> tuple[Array, Array]:
+    """Rest-relative transforms of joints: x -> R x + t for points that follow each joint rigidly.
+
+    Args:
+      joints: [F, J, 3] rest positions.
+      rotations: [F, J, 3, 3] relative to the parent.
+
+    Returns:
+      rotations [F, J, 3, 3], translations [F, J, 3], both in head space.
+    """
+    chained_rotations, positions = [], []
+    for index, parent in enumerate(head.joint_parents):
+        if parent < 0:
+            chained_rotations.append(rotations[:, index])
+            positions.append(joints[:, index])
+            continue
+        offset = joints[:, index] - joints[:, parent]
+        chained_rotations.append(_matmul(chained_rotations[parent], rotations[:, index]))
+        positions.append(_rotate(chained_rotations[parent], offset) + positions[parent])
+    chained = jnp.stack(chained_rotations, axis=1)
+    return chained, jnp.stack(positions, axis=1) - _rotate(chained, joints)
+
+
+def joint_rotations(head: HeadModel, motion_arrays: dict[str, Array]) -> Array:
+    """[F, J, 3, 3] rotation of every joint by its role; the root stays at rest: the head rotation acts on the world."""
+    neck, jaw, eyes = (jnp.asarray(motion_arrays[key], jnp.float32) for key in ("neck", "jaw", "eyes"))
+    by_role = {"root": jnp.zeros_like(neck), "neck": neck, "jaw": jaw, "left_eye": eyes[:, 0], "right_eye": eyes[:, 1]}
+    return rotation_matrix(jnp.stack([by_role[name] for name in head.joint_names], axis=1))
+
+
+def _arrays(motion: Motion) -> dict[str, Array]:
+    return {name: getattr(motion, name) for name in ("expression", "rotation", "translation", "neck", "jaw", "eyes")}
+
+
+def _fit(head: HeadModel, motion: Motion, shape: Array | None) -> HeadModel:
+    if jnp.shape(motion.expression)[-1] > head.expression_count:
+        raise UserError(
+            "expression", f"{jnp.shape(motion.expression)[-1]} coefficients, head '{head.name}' has "
+            f"{head.expression_count}", "use motion made for this head")
+    if shape is not None and jnp.shape(shape)[-1] > head.shape_count:
+        raise UserError("shape", f"{jnp.shape(shape)[-1]} coefficients, head '{head.name}' has {head.shape_count}")
+    return head
+
+
+@functools.partial(jax.jit, static_argnames="world")
+def _skin(head: HeadModel, motion: dict[str, Array], shape: Array | None, *, world: bool) -> Array:
+    expression = jnp.asarray(motion["expression"], jnp.float32)  # [F, E]
+    frames, count = expression.shape
+    vertices = neutral(head, shape) + _blend(expression, jnp.asarray(head.expression_basis)[:count])  # [F, N, 3]
+    joints = jnp.asarray(head.joints, jnp.float32)
+    if shape is not None:
+        joint_basis = jnp.asarray(head.joint_shape_basis)[: jnp.shape(shape)[0]]
+        joints = joints + jnp.tensordot(jnp.asarray(shape, jnp.float32), joint_basis, 1)
+    joints = joints + _blend(expression, jnp.asarray(head.joint_expression_basis)[:count])  # [F, J, 3]
+
+    rotations = joint_rotations(head, motion)  # [F, J, 3, 3]
+    if head.pose_basis.shape[0]:
+        features = (rotations[:, 1:] - jnp.eye(3)).reshape(frames, -1)  # [F, (J-1)*9]
+        vertices = vertices + _blend(features, jnp.asarray(head.pose_basis))
+
+    matrices, offsets = joint_transforms(head, joints, rotations)
+    transforms = jnp.concatenate([matrices, offsets[..., None]], axis=-1).reshape(frames, -1, 12)  # [F, J, 12]
+    weights = jnp.asarray(head.skin_weights, jnp.float32)
+    blended = jnp.einsum("nj,fjk->fnk", weights, transforms, precision="highest")  # [F, N, 12]
+    blended = blended.reshape(*blended.shape[:2], 3, 4)
+    vertices = _rotate(blended[..., :3], vertices) + blended[..., 3]
+    if not world:
+        return vertices
+    rotation = rotation_matrix(jnp.asarray(motion["rotation"], jnp.float32))[:, None]
+    return _rotate(rotation, vertices) + jnp.asarray(motion["translation"], jnp.float32)[:, None]
+
+
+def _blend(coefficients: Array, basis: Array) -> Array:
+    """[F, K] x [K, N, 3] -> [F, N, 3] in full float32 on every device."""
+    flat = basis.astype(jnp.float32).reshape(basis.shape[0], -1)
+    return jnp.matmul(coefficients, flat, precision="highest").reshape(-1, *basis.shape[1:])
+
+
+def _rotate(matrices: Array, vectors: Array) -> Array:
+    """[..., 3, 3] x [..., 3], summed by hand: batched 3x3 products are slow on CPU and rounded on TPU."""
+    return jnp.sum(matrices * vectors[..., None, :], axis=-1)
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    """[..., 3, 3] x [..., 3, 3], as `_rotate`."""
+    return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
