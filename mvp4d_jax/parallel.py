@@ -1,8 +1,8 @@
 """The device mesh, the logical axis rules, and the start of several processes.
 
 Three mesh axes: `data` (samples), `fsdp` (samples, and the shards of parameters and optimiser state), `context` (the
-tokens of one sample, and again the shards of parameters). Modules name logical axes; `RULES` says where each lives. Work
-under
+tokens of one sample, and again the shards of parameters). Modules name logical axes; `RULES` says where each lives.
+Work under
 
     with parallel.use_mesh(parallel.make_mesh((1, 8, 1))):
         ...
@@ -27,6 +27,8 @@ from mvp4d_jax.errors import UserError
 log = logging.getLogger(__name__)
 
 AXES = ("data", "fsdp", "context")
+
+_GREETING = "mvp4d-process"
 
 # Logical axis -> mesh axes. CogVideoX-2B has 30 heads, which neither 4 nor 8 divides: no axis shards over heads.
 RULES = (
@@ -80,7 +82,7 @@ def current_mesh() -> jax.sharding.AbstractMesh | None:
 
 
 def platform() -> str:
-    """`cpu`, `gpu` or `tpu`: the mesh's own where there is one (even if only compiled for), else the default backend."""
+    """`cpu`, `gpu` or `tpu`: the mesh's own where there is one (even one only compiled for), else JAX's default."""
     mesh = current_mesh()
     name = jax.default_backend() if mesh is None or mesh.abstract_device is None else mesh.abstract_device.platform
     return "gpu" if name in ("cuda", "rocm") else name
@@ -155,8 +157,8 @@ def initialise_processes(
     if all(given) and not 0 <= index < count:
         raise UserError("processes", f"index {index} is not below the count {count}", "number the processes from 0")
     began = time.monotonic()
-    if coordinator is not None and index != 0:
-        _await_port(coordinator, timeout)
+    if coordinator is not None:
+        _meet(coordinator, count, index, timeout)
     left = max(1, math.ceil(timeout - (time.monotonic() - began)))
     try:
         jax.distributed.initialize(coordinator, count, index, initialization_timeout=left)
@@ -172,20 +174,59 @@ def initialise_processes(
     return jax.process_count()
 
 
-def _await_port(coordinator: str, timeout: float) -> None:
-    """Wait until the coordinator answers; the runtime itself would end the process without a word that helps."""
+def _meet(coordinator: str, count: int, index: int, timeout: float) -> None:
+    """Wait until every process is there. The runtime's own wait ends the process with a stack trace and no name."""
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit():
         raise UserError("processes", f"coordinator {coordinator!r} is not host:port", "for example 10.0.0.2:8476")
-    deadline = time.monotonic() + timeout
+    address, deadline = (host.strip("[]"), int(port)), time.monotonic() + timeout
+    try:
+        if index == 0:
+            _gather_others(address, count, deadline)
+        else:
+            _announce(address, count, index, deadline)
+    except OSError as error:
+        raise UserError(
+            "processes", f"process {index} of {count} met nobody at {coordinator} within {timeout:.0f} s ({error})",
+            "start every process, process 0 on that machine, and open the port between the machines",
+        ) from error
+
+
+def _gather_others(address: tuple[str, int], count: int, deadline: float) -> None:
+    """Process 0: let the others go once all have come."""
+    with contextlib.ExitStack() as open_sockets, socket.create_server(address) as server:
+        present: dict[int, socket.socket] = {}
+        while len(present) < count - 1:
+            server.settimeout(max(0.01, deadline - time.monotonic()))
+            try:
+                connection = open_sockets.enter_context(server.accept()[0])
+                connection.settimeout(5)
+                word, their_index, their_count = connection.recv(64).decode().split()
+            except TimeoutError:
+                if time.monotonic() < deadline:
+                    continue
+                missing = sorted(set(range(1, count)) - present.keys())
+                raise TimeoutError(f"missing: {', '.join(map(str, missing))}") from None
+            except ValueError:  # a stranger on the port
+                continue
+            if word == _GREETING and int(their_count) == count:
+                present[int(their_index)] = connection
+        for connection in present.values():
+            connection.sendall(b"go")
+
+
+def _announce(address: tuple[str, int], count: int, index: int, deadline: float) -> None:
+    """Every other process: tell process 0 and wait for its word."""
     while True:
+        left = deadline - time.monotonic()
         try:
-            with socket.create_connection((host, int(port)), timeout=5):
-                return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise UserError(
-                    "processes", f"no answer from the coordinator {coordinator} within {timeout:.0f} s ({error})",
-                    "start process 0 first, and open the port between the machines",
-                ) from error
-        time.sleep(0.5)
+            with socket.create_connection(address, timeout=max(0.01, min(5, left))) as connection:
+                connection.sendall(f"{_GREETING} {index} {count}".encode())
+                connection.settimeout(max(0.01, left))
+                if connection.recv(8) == b"go":
+                    return
+                raise ConnectionError("process 0 left")
+        except OSError:
+            if time.monotonic() + 0.2 > deadline:
+                raise
+        time.sleep(0.2)
