@@ -15,12 +15,11 @@ import numpy as np
 
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.files import atomic_file, read_npz
+from mvp4d_jax.heads.check import check_head
 
 Array = Any  # numpy or jax array
 
 _STATIC = ("name", "shape_names", "expression_names", "joint_names", "joint_parents", "part_names")
-# Every head speaks of its joints by these names; a head may lack some (FLAME 2023 without jaw has no "jaw").
-JOINT_ROLES = ("root", "neck", "jaw", "left_eye", "right_eye")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +44,8 @@ class HeadModel:
       joint_shape_basis: [S, J, 3]; joint_expression_basis: [E, J, 3]: how rest joints move with the coefficients.
       skin_weights: [N, J], rows sum to one.
       landmark_faces: [K] int32; landmark_barycentric: [K, 3]: the 68 Multi-PIE landmarks in their usual order.
-      shape_names, expression_names, joint_names, part_names: tuples of str. joint_names come from JOINT_ROLES.
+      shape_names, expression_names, joint_names, part_names: tuples of str. joint_names come from
+        `heads.check.JOINT_ROLES`; a head may lack some of them (FLAME 2023 without jaw moves no jaw).
       joint_parents: tuple of int, -1 for the root.
     """
 
@@ -120,7 +120,9 @@ class HeadModel:
         for key in ("shape_names", "expression_names", "joint_names", "part_names"):
             values[key] = tuple(str(item) for item in values[key])
         values["joint_parents"] = tuple(int(item) for item in values["joint_parents"])
-        return cls(**values)
+        head = cls(**values)
+        check_head(head, path)
+        return head
 
 
 def _is_text(value: object) -> bool:
