@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from mvp4d_jax.capture import Capture
 from mvp4d_jax.errors import UserError
@@ -78,16 +79,29 @@ def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLi
 
 
 def reference_angles(capture: Capture, truth: Capture) -> dict[str, float]:
-    """Degrees between each camera's optical axis and the reference camera's, at the first frame; NaN without one."""
-    for source in (capture, truth):
-        axis = source.reference_axis()
-        if axis is not None:
-            break
-    else:
+    """Degrees between each camera's optical axis and the reference's, both in head axes at the first frame.
+
+    Head axes, because the head may have turned since the reference was taken; NaN where there is no reference.
+    """
+    axis = next((found for found in (reference_axis(capture), reference_axis(truth)) if found is not None), None)
+    if axis is None:
         return dict.fromkeys(capture.names, float("nan"))
-    axes = np.asarray(capture.cameras.world_to_camera, np.float64)[:, 0, 2, :3]
-    cosines = np.clip(axes @ axis, -1, 1)
+    cosines = [np.clip(axis_in_head(capture, name, 0) @ axis, -1, 1) for name in capture.names]
     return {name: float(np.degrees(np.arccos(cosine))) for name, cosine in zip(capture.names, cosines)}
+
+
+def reference_axis(capture: Capture) -> np.ndarray | None:
+    """Unit optical axis [3] of the reference camera in head axes: of a sampled capture's photo, or of the camera and
+    frame that the capture names."""
+    if "reference_axis" in capture.info.extra:
+        return np.asarray(capture.info.extra["reference_axis"], np.float64)
+    return None if capture.reference is None else axis_in_head(capture, *capture.reference)
+
+
+def axis_in_head(capture: Capture, name: str, frame: int) -> np.ndarray:
+    """Unit optical axis [3] of a camera in the axes of the head at `frame`."""
+    axis = np.asarray(capture.camera(name, frame).world_to_camera, np.float64)[2, :3]
+    return Rotation.from_rotvec(np.asarray(capture.motion.rotation[frame], np.float64)).inv().apply(axis)
 
 
 def by_angle(views: list[ViewScore]) -> list[dict[str, Any]]:
@@ -108,7 +122,7 @@ def _mean(views: list[ViewScore]) -> dict[str, float]:
 
 
 def _frames(capture: Capture, view: int, frames: int) -> np.ndarray:
-    return np.stack([capture.frame(view, frame) for frame in range(frames)]).astype(np.float32) / 255
+    return capture.frames(view, slice(frames)).astype(np.float32) / 255
 
 
 def _consistency(capture: Capture, truth: Capture, names: list[str], frames: int, count: int) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def write_report(path: str | os.PathLike, scores: dict[str, Any], capture: Captu
         table(scores["by_angle"], ["from", "to", "views", "psnr", "ssim"]),
         plot([(view["angle"], view["psnr"]) for view in scores["views"]], "degrees from the reference", "PSNR (dB)"),
         "<h2>Multi-view consistency</h2>",
-        f"<p>Reprojection error of SIFT matches: {_cell(error)} px; the ground truth's own: {_cell(true_error)} px.</p>",
+        f"<p>Reprojection error of SIFT matches: {_cell(error)} px; the truth's own: {_cell(true_error)} px.</p>",
         f"<h2>Pictures (frame {middle}): ours, truth, difference x 4</h2>", *rows,
         "<h2>Left out</h2><ul>",
         *(f"<li>{html.escape(name)}: {html.escape(why)}</li>" for name, why in scores["left_out"].items()), "</ul>",

@@ -158,9 +158,8 @@ def cut_windows(frames: int, window_frames: int, overlap_latents: int) -> tuple[
 def deal_groups(plan: Plan, step: int) -> np.ndarray:
     """Which views share a sequence at a denoising step: int [groups, group_size], every view at least once.
 
-    Random routing shuffles with the seed folded with the step; circular routing rotates the ring of views by one place a
-    step. When the
-    views do not fill the last group, it is topped up with views that also sit in another group.
+    Random routing shuffles with the seed folded with the step; circular routing rotates the ring of views by one place
+    a step. When the views do not fill the last group, it is topped up with views that also sit in another group.
     """
     if plan.joint:
         return np.arange(plan.views)[None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mvp4d_jax.errors import UserError
 
-MAX_PIXELS = 200_000_000  # a decompression bomb or a scan nobody wants to wait for
+MAX_PIXELS = 170_000_000  # just below where Pillow itself suspects a decompression bomb
 MIN_SIDE = 32  # pixels; below it no face can be seen
 
 
@@ -42,9 +43,10 @@ def load_photo(path: str | os.PathLike, mask: str | os.PathLike | None = None) -
 def _open(path: str | os.PathLike) -> Image.Image:
     if not Path(path).is_file():
         raise UserError(path, "no such file")
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
     try:
-        image = Image.open(path)
+        with warnings.catch_warnings():  # Pillow warns of large images; the limit below decides
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise UserError(path, f"{width}x{height} pixels are too many",
@@ -60,8 +62,6 @@ def _open(path: str | os.PathLike) -> Image.Image:
         raise UserError(path, "too many pixels", f"scale it below {MAX_PIXELS // 10**6} megapixels") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(path, f"cannot be read as an image ({error})", "save it again as PNG or JPEG") from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _straight(image: Image.Image, path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
