@@ -16,6 +16,7 @@ from mvp4d_jax.capture.schema import CaptureInfo
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.files import atomic_folder, read_json, read_npz, write_json
 from mvp4d_jax.geometry.cameras import FIELDS, Camera
+from mvp4d_jax.heads.check import check_head
 from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.heads.motion import ARRAYS, Motion
 
@@ -60,7 +61,7 @@ class Capture:
         cameras = schema.check_cameras(Camera(**{name: arrays[name] for name in FIELDS}), len(info.names),
                                        info.frame_count, where)
         head = HeadModel.load(path / "head.npz")
-        check_rig(head, path / "head.npz")
+        check_head(head, path / "head.npz")
         if head.name != info.head:
             raise UserError(path / "capture.json", f"field 'head' is '{info.head}', head.npz holds '{head.name}'")
         motion = _read_motion(path / "motion.npz", info, head.expression_count)
@@ -182,35 +183,6 @@ def validate(path: str | os.PathLike) -> str:
             f"{capture.fps:g} fps, head '{capture.head.name}', {'with' if capture.has_masks else 'no'} masks")
 
 
-def check_rig(head: HeadModel, where: object) -> None:
-    """Refuses a rig whose arrays do not fit each other, index out of range or hold numbers that are not finite."""
-    n, t, u = (np.shape(a)[0] if np.ndim(a) else -1 for a in (head.template, head.faces, head.uv))
-    s, e, j = (np.shape(a)[0] if np.ndim(a) else -1 for a in (head.shape_basis, head.expression_basis, head.joints))
-    k, p = np.size(head.landmark_faces), np.shape(head.pose_basis)[0] if np.ndim(head.pose_basis) else -1
-    shapes = {"canonical": (n, 3), "template": (n, 3), "faces": (t, 3), "uv": (u, 2), "face_uvs": (t, 3),
-              "face_parts": (t,), "shape_basis": (s, n, 3), "expression_basis": (e, n, 3), "pose_basis": (p, n, 3),
-              "joints": (j, 3), "joint_shape_basis": (s, j, 3), "joint_expression_basis": (e, j, 3),
-              "skin_weights": (n, j), "landmark_faces": (k,), "landmark_barycentric": (k, 3)}
-    whole = {"faces": n, "face_uvs": u, "face_parts": len(head.part_names), "landmark_faces": t}
-    for name, shape in shapes.items():
-        array = np.asarray(getattr(head, name))
-        if array.shape != shape or min(n, t, j) < 1:
-            raise UserError(where, f"'{name}' has shape {list(array.shape)}, expected {list(shape)}")
-        if array.dtype.kind not in ("iu" if name in whole else "f"):
-            raise UserError(where, f"'{name}' holds {array.dtype} values")
-        if name in whole and array.size and (array.min() < 0 or array.max() >= whole[name]):
-            raise UserError(where, f"'{name}' points outside of its {whole[name]} targets")
-        if name not in whole and not np.isfinite(array).all():
-            raise UserError(where, f"'{name}' holds values that are not finite")
-    if p not in (0, 9 * (j - 1)):
-        raise UserError(where, f"'pose_basis' has {p} correctives, expected 0 or {9 * (j - 1)}")
-    if len(head.joint_names) != j or len(head.joint_parents) != j or len(head.expression_names) != e \
-            or len(head.shape_names) != s:
-        raise UserError(where, "names and arrays disagree on the number of joints, shapes or expressions")
-    if any(not -1 <= parent < index for index, parent in enumerate(head.joint_parents)):
-        raise UserError(where, "'joint_parents' must name an earlier joint, or -1 for the root")
-
-
 def frame_path(folder: Path, kind: str, camera: str, frame: int) -> Path:
     """Where a picture lies; `kind` is "images" or "masks"."""
     return folder / kind / camera / f"{frame:05d}.png"
@@ -253,7 +225,7 @@ class CaptureWriter:
         self._cameras = schema.check_cameras(cameras, len(self.info.names), motion.frame_count, self.path)
         self._motion = schema.check_motion(motion, motion.frame_count, head.expression_count, self.path)
         self._head = head.personalise(np.zeros(0, np.float32)) if head.shape_count else head
-        check_rig(self._head, "head")
+        check_head(self._head, "head")
         if images == "video" and (size[0] % 2 or size[1] % 2):
             raise UserError("image_size", f"{size[0]} x {size[1]}: video needs even sides", "write PNG images instead")
         check_target(self.path, "capture.json", overwrite)

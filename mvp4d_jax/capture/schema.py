@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry.cameras import FIELDS, Camera
+from mvp4d_jax.geometry.cameras import FIELDS, Camera, check
 from mvp4d_jax.heads.motion import ARRAYS, Motion
 
 FORMAT, VERSION = "mvp4d-capture", 1
@@ -133,30 +133,11 @@ def check_cameras(cameras: Camera, views: int, frames: int, where: object) -> Ca
         _all_finite(arrays[field], field, where)
     if len({array.shape[1] for array in arrays.values()}) != 1:
         raise UserError(where, "camera arrays disagree on the number of frames")
-    check_rigid(arrays["world_to_camera"], where)
-    for field in ("fx", "fy"):
-        if not (arrays[field] > 0).all():
-            raise UserError(where, f"'{field}' is not positive in view {int(np.argwhere(arrays[field] <= 0)[0, 0])}")
-    return Camera(**arrays)
-
-
-def check_rigid(matrices: np.ndarray, where: object, name: str = "world_to_camera") -> None:
-    """Refuses 4x4 matrices `[..., 4, 4]` that are not a rotation (det +1) and a translation, to 1e-3."""
-    _all_finite(matrices, name, where)
-    rotation = matrices[..., :3, :3]
-    scaled = np.abs(rotation).max() < 1e3
-    gram = rotation @ np.swapaxes(rotation, -1, -2) if scaled else np.zeros_like(rotation)
-    last_row = np.abs(matrices[..., 3, :] - [0, 0, 0, 1]).max(-1)
-    wrong = (np.abs(gram - np.eye(3)).max((-1, -2)) > 1e-3) | (last_row > 1e-6)
-    if wrong.any():
-        raise UserError(where, f"'{name}' at {np.argwhere(wrong)[0].tolist()} is not a rigid transform",
-                        "rows of the rotation must be orthonormal and the last row 0 0 0 1")
-    mirrored = np.linalg.det(rotation) < 0
-    if mirrored.any():
-        raise UserError(where, f"'{name}' at {np.argwhere(mirrored)[0].tolist()} is left-handed (a mirror image)",
-                        "convert it to OpenCV axes: x right, y down, z forward")
-    if np.abs(matrices[..., :3, 3]).max() > 1e6:
-        raise UserError(where, f"'{name}' is more than 1000 km away", "translations are in metres")
+    camera = Camera(**arrays)
+    check(camera, where)
+    if np.abs(arrays["world_to_camera"][..., :3, 3]).max() > 1e6:
+        raise UserError(where, "'world_to_camera' is more than 1000 km away", "translations are in metres")
+    return camera
 
 
 def check_motion(motion: Motion, frames: int, expressions: int | None, where: object) -> Motion:
