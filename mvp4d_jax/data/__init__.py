@@ -1,0 +1,1 @@
+"""Captures -> shards of latents; the pipeline that feeds training."""

@@ -1,0 +1,241 @@
+"""Shards -> batches: a weighted mixture of three kinds of data, deterministic, split by process, resumable anywhere.
+
+Step n's batch is a pure function of (seed, stage, n): the kind of data by an even weighted rotation, the samples by a
+permutation of each epoch, every random choice by a generator seeded with the sample's number. So the data position is
+the step, on any number of processes, and each sample is read once an epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import grain
+import jax
+import numpy as np
+
+from mvp4d_jax.data.shards import Scene, Shards
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.geometry.conditioning import ConditioningConfig
+
+TEMPORAL_STRIDE = 4
+KINDS = ("monocular", "static", "multiview")  # V = 1 video; F = 1 views; V views of video
+
+
+@dataclasses.dataclass(frozen=True)
+class Modality:
+    """One kind of data in a stage's mixture.
+
+    Attributes:
+      kind: "monocular", "static" or "multiview".
+      weight: share of the steps, relative to the others'.
+      views: V (1 for monocular).
+      latents: L (1 for static): a window may be longer in the shards; its first L latent frames are used.
+      batch: samples per step over all processes. Kinds with fewer tokens take more samples.
+    """
+
+    kind: str
+    weight: float
+    views: int
+    latents: int
+    batch: int
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise UserError("mixture", f"'{self.kind}' is not one of {', '.join(KINDS)}")
+        if self.kind == "monocular" and self.views != 1:
+            raise UserError("mixture.monocular.views", f"is {self.views}", "a monocular video has one view")
+        if self.kind == "static" and self.latents != 1:
+            raise UserError("mixture.static.frames", "must be 1", "static views have one frame")
+        if self.weight < 0 or self.batch < 1 or self.views < 1 or self.latents < 1:
+            raise UserError(f"mixture.{self.kind}", "weight must be >= 0; views, frames and batch >= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+    """How a sample is drawn from a scene.
+
+    Attributes:
+      reference_angle: radians; a reference image is taken from views at most this far from frontal (or the most frontal
+        view when none is).
+      condition_dropout: probability that a sample loses its reference image and its maps (CAP4D: 0.1).
+      clean_prefix: probability that the first latent frames of all views are given clean.
+      clean_views: probability that some views are given clean.
+    """
+
+    reference_angle: float = 1.05
+    condition_dropout: float = 0.1
+    clean_prefix: float = 0.1
+    clean_views: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Item:
+    """What a sample number points at: a scene, and a window (or single image) of it; `view` only for monocular."""
+
+    folder: int
+    scene: int
+    time: int
+    view: int = -1
+
+
+def rotation(weights: Sequence[float], steps: int) -> np.ndarray:
+    """[steps] int: which kind each step takes, so that every prefix holds the shares as evenly as integers can."""
+    share = np.asarray(weights, np.float64) / np.sum(weights)
+    credit, chosen = np.zeros(len(share)), np.zeros(steps, np.int64)
+    for step in range(steps):
+        credit += share
+        chosen[step] = int(np.argmax(credit))
+        credit[chosen[step]] -= 1
+    return chosen
+
+
+class Batches:
+    """Random access to the batches of one stage: `batches[n]` is step n's batch, this process's rows of it.
+
+    Args:
+      shards: opened folders.
+      modalities: the mixture.
+      options: how samples are drawn.
+      conditioning: which channels the maps have.
+      steps: how many the stage runs.
+      seed: of every choice.
+      rows: kind -> (first, last + 1) of the batch's rows to make; default all (see `local_rows`).
+
+    A batch is a dictionary of arrays: latents [b, V, L, h, w, C], conditioning [b, V, L, h, w, Cc] (reference mask set on
+    clean frames; zero but for that mask where dropped), reference_latents [b, h, w, C], reference_conditioning
+    [b, h, w, Cc], clean [b, V, L] bool, sample [b] int64 (numbers within the kind).
+    """
+
+    def __init__(self, shards: Sequence[Shards], modalities: Sequence[Modality], options: SamplingOptions,
+                 conditioning: ConditioningConfig, *, steps: int, seed: int,
+                 rows: dict[str, tuple[int, int]] | None = None):
+        self.shards, self.modalities, self.options = list(shards), [m for m in modalities if m.weight > 0], options
+        self.layout, self.steps, self.seed, self.rows = conditioning.layout(), steps, seed, rows or {}
+        if not self.modalities:
+            raise UserError("mixture", "no kind of data has a weight above 0")
+        self.items = [self._items(modality) for modality in self.modalities]
+        self.kinds = rotation([modality.weight for modality in self.modalities], steps)
+        before = [np.concatenate([[0], np.cumsum(self.kinds == index)]) for index in range(len(self.modalities))]
+        self._turns = np.array([before[kind][step] for step, kind in enumerate(self.kinds)], np.int64)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def modality(self, step: int) -> Modality:
+        """The kind of data that step takes."""
+        return self.modalities[self.kinds[step]]
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        kind = int(self.kinds[step])
+        modality = self.modalities[kind]
+        first, last = self.rows.get(modality.kind, (0, modality.batch))
+        numbers = self._turns[step] * modality.batch + np.arange(first, last)
+        samples = [self._sample(kind, int(number)) for number in numbers]
+        batch = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+        return {**batch, "sample": numbers}
+
+    def _items(self, modality: Modality) -> list[_Item]:
+        items, window_latents = [], 0
+        for folder, shards in enumerate(self.shards):
+            latents = shards.manifest["latents"]
+            window_latents = max(window_latents, latents)
+            for index, scene in enumerate(shards.scenes):
+                if len(scene.views) < modality.views or (modality.kind != "static" and latents < modality.latents):
+                    continue
+                times = len(scene.image_frames) if modality.kind == "static" else len(scene.window_starts)
+                views = range(len(scene.views)) if modality.kind == "monocular" else (-1,)
+                items += [_Item(folder, index, time, view) for time in range(times) for view in views]
+        if not items:
+            raise UserError(
+                f"mixture.{modality.kind}",
+                f"no scene in the shards has {modality.views} views and {modality.latents} latent frames "
+                f"(windows there have {window_latents})", "ask for fewer, or prepare captures with more")
+        return items
+
+    def item(self, kind: int, number: int) -> _Item:
+        """The item that sample `number` of a kind reads: epoch by epoch, each once in a fresh order."""
+        items = self.items[kind]
+        epoch, place = divmod(number, len(items))
+        order = np.random.default_rng([self.seed, kind, epoch, 0]).permutation(len(items))
+        return items[order[place]]
+
+    def _sample(self, kind: int, number: int) -> dict[str, np.ndarray]:
+        modality, item = self.modalities[kind], self.item(kind, number)
+        shards = self.shards[item.folder]
+        scene = shards.scenes[item.scene]
+        random = np.random.default_rng([self.seed, kind, number, 1])
+        reference_view, reference_image = self._reference(scene, random)
+        variants, count = len(scene.image_records), len(scene.views)
+        views = [item.view] if item.view >= 0 else random.permutation(count)[: modality.views]
+        crops = random.integers(variants, size=modality.views + 1)
+        latents, maps = [], []
+        for view, crop in zip(views, crops):
+            if modality.kind == "static":
+                record = shards.read(scene.shard, scene.image_records[crop, view])
+                part = slice(item.time, item.time + 1)
+            else:
+                record = shards.read(scene.shard, scene.window_records[crop, view, item.time])
+                part = slice(0, modality.latents)
+            latents.append(record["latents"][part])
+            maps.append(record["conditioning"][part])
+        record = shards.read(scene.shard, scene.image_records[crops[-1], reference_view])
+        turn = scene.world_rotation[crops[-1], reference_view, reference_image]
+        return self._finish(np.stack(latents), np.stack(maps), record["latents"][reference_image],
+                            record["conditioning"][reference_image], turn, random)
+
+    def _reference(self, scene: Scene, random: np.random.Generator) -> tuple[int, int]:
+        """(view, single image) of the reference: near frontal, or the most frontal there is."""
+        angle = scene.frontal_angle
+        near = np.argwhere(angle <= max(self.options.reference_angle, float(angle.min())))
+        return tuple(near[random.integers(len(near))])
+
+    def _finish(self, latents, maps, reference, reference_maps, turn, random) -> dict[str, np.ndarray]:
+        """Turns rays into the reference's axes, chooses clean frames, drops conditions."""
+        layout = self.layout
+        maps, reference_maps = maps.copy(), reference_maps.copy()
+        for array in (maps, reference_maps):
+            array[..., layout["rays"]] = (array[..., layout["rays"]].astype(np.float32) @ turn.T).astype(array.dtype)
+        clean = self._clean(latents.shape[:2], random)
+        if random.random() < self.options.condition_dropout:
+            maps[:], reference_maps[:] = 0, 0
+            reference = np.zeros_like(reference)
+        else:
+            reference_maps[..., layout["reference_mask"]] = 1
+        maps[..., layout["reference_mask"]] = clean[:, :, None, None, None]
+        return {"latents": latents, "conditioning": maps, "reference_latents": reference,
+                "reference_conditioning": reference_maps, "clean": clean}
+
+    def _clean(self, shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+        """[V, L] bool: which latent frames are given; never all of them."""
+        views, latents = shape
+        clean = np.zeros(shape, bool)
+        prefix, some_views = random.random(2)
+        if latents > 1 and prefix < self.options.clean_prefix:
+            clean[:, : random.integers(1, latents)] = True
+        if views > 1 and some_views < self.options.clean_views:
+            clean[: random.integers(1, views)] = True  # views come in random order already
+        return clean
+
+
+def local_rows(sharding: jax.sharding.Sharding, batch: int) -> tuple[int, int]:
+    """(first, last + 1) of a batch's rows that this process's devices hold under `sharding`."""
+    bounds = [index[0].indices(batch) for index in sharding.addressable_devices_indices_map((batch,)).values()]
+    return min(bound[0] for bound in bounds), max(bound[1] for bound in bounds)
+
+
+def iterate(batches: Batches, start: int, *, threads: int = 2, buffer: int = 4,
+            workers: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    """Batches from step `start` on, made ahead by Grain.
+
+    Args:
+      threads: reading threads in each process that reads.
+      buffer: batches held ready.
+      workers: reading processes beside this one; 0 reads in threads of this one.
+    """
+    dataset = grain.MapDataset.source(batches)[start:]
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
+    stream = dataset.to_iter_dataset(options)
+    if workers:
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=buffer))
+    return iter(stream)

@@ -1,0 +1,278 @@
+"""Captures -> shards: latents, maps and references of every capture, shared by several processes, restartable.
+
+A shard holds a few captures; each is written whole with a note beside it (`shard-00000.json`: what is in it, and its
+checksum). A shard whose note is there is done. Whoever finds all notes there writes the manifest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mvp4d_jax.capture import Capture
+from mvp4d_jax.data import crop as crops
+from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.files import atomic_file, write_json
+from mvp4d_jax.geometry.cameras import FIELDS, Camera
+from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
+from mvp4d_jax.heads.motion import Motion
+from mvp4d_jax.heads.skinning import rotation_matrix, skin
+from mvp4d_jax.models.autoencoder import VideoAutoencoder
+from mvp4d_jax.progress import progress
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareOptions:
+    """How captures become records.
+
+    Attributes:
+      image_size: pixels a side of the square crops.
+      frames: F of a window, 1 + 4k.
+      stride: frames between the starts of neighbouring windows.
+      images: single images encoded per view: references, and the frames of static samples.
+      crop: "head" (a still square around the head, per view and window) or "none" (the whole image).
+      variants: crops per view: the plain one, and variants - 1 jittered ones.
+      jitter_scale, jitter_shift: largest change of a jittered crop's size (relative), place (in its sides).
+      captures_per_shard: how many captures one file holds.
+    """
+
+    image_size: int
+    frames: int
+    stride: int
+    images: int
+    crop: str = "head"
+    variants: int = 1
+    jitter_scale: float = 0.15
+    jitter_shift: float = 0.08
+    captures_per_shard: int = 8
+
+    def __post_init__(self):
+        if (self.frames - 1) % 4:
+            raise UserError("prepare.frames", f"is {self.frames}", "choose 1 + 4k frames (5, 9, 13, ...)")
+        if self.crop not in ("head", "none"):
+            raise UserError("prepare.crop", f"is '{self.crop}'", "choose 'head' or 'none'")
+        if min(self.image_size, self.stride, self.images, self.variants, self.captures_per_shard) < 1:
+            raise UserError("prepare", "image_size, stride, images, variants and captures_per_shard must be at least 1")
+
+
+def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoencoder: VideoAutoencoder,
+            conditioning: ConditioningConfig, *, identity: str, seed: int = 0, process: tuple[int, int] = (0, 1)) -> str:
+    """Writes this process's share of the shards, and the manifest when all shares are done.
+
+    Args:
+      captures: capture folders, the same in every process.
+      out: shards folder; one that was begun with the same arguments is gone on with.
+      autoencoder: encodes; its latent scale is applied here, once.
+      conditioning: of the maps.
+      identity: of the autoencoder's weights (`autoencoder_identity`), kept in the manifest.
+      seed: of the jitter.
+      process: (index, count): this process does the shards index, index + count, ...
+
+    Returns:
+      One line that says what is there.
+
+    Raises:
+      UserError: a capture that cannot be read or is too short, heads that differ, a folder begun otherwise.
+    """
+    opened = _open_all(captures, options)
+    facts = _facts(opened, options, autoencoder, conditioning, identity, seed)
+    _claim(out, facts, [str(path) for path in captures])
+    groups = [opened[start: start + options.captures_per_shard]
+              for start in range(0, len(opened), options.captures_per_shard)]
+    mine = list(range(process[0], len(groups), process[1]))
+    todo = [index for index in mine if not (out / f"shard-{index:05d}.json").is_file()]
+    encoder = _Encoder(autoencoder, conditioning, options, seed)
+    with progress(total=sum(len(groups[index]) for index in todo), what="preparing", unit="capture") as bar:
+        for index in todo:
+            _write_shard(out, index, groups[index], encoder, bar)
+    return _finish(out, len(groups), facts)
+
+
+def autoencoder_identity(folder: Path) -> str:
+    """A short hash of an autoencoder's config and weights: the latents of two that differ must not be mixed."""
+    digest = hashlib.sha256()
+    files = sorted(Path(folder).glob("*.safetensors"))
+    for file in [Path(folder) / "config.json", *files]:
+        digest.update(checksum(file).encode())
+    return digest.hexdigest()[:16]
+
+
+def _open_all(captures: Sequence[Path], options: PrepareOptions) -> list[Capture]:
+    if not captures:
+        raise UserError("captures", "none given", "name at least one capture folder")
+    opened = [Capture.open(path) for path in captures]
+    for capture in opened:
+        if capture.head.name != opened[0].head.name:
+            raise UserError(capture.path, f"head is '{capture.head.name}', the first capture has '{opened[0].head.name}'",
+                            "prepare one head model at a time")
+        if capture.frame_count < options.frames:
+            raise UserError(capture.path, f"has {capture.frame_count} frames, windows need {options.frames}",
+                            f"lower config.prepare.frames to {1 + 4 * ((capture.frame_count - 1) // 4)} or leave it out")
+    names = [_scene_name(capture) for capture in opened]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError("captures", f"'{twice}' is given twice", "name each capture once")
+    return opened
+
+
+def _scene_name(capture: Capture) -> str:
+    return f"{capture.path.resolve().parent.name}/{capture.path.resolve().name}"
+
+
+def _facts(opened, options, autoencoder, conditioning, identity, seed) -> dict:
+    return {
+        "format": FORMAT, "version": VERSION, "head": opened[0].head.name, "image_size": options.image_size,
+        "frames": options.frames, "latents": 1 + (options.frames - 1) // 4,
+        "latent_scale": float(autoencoder.config.scaling_factor),
+        "latent_channels": int(autoencoder.config.latent_channels), "autoencoder": identity,
+        "conditioning": dataclasses.asdict(conditioning), "options": dataclasses.asdict(options), "seed": seed,
+    }
+
+
+def _claim(out: Path, facts: dict, captures: list[str]) -> None:
+    """The folder is this preparation's: new, or begun with the very same arguments."""
+    plan = json.loads(json.dumps({**facts, "captures": captures}))
+    file = out / "plan.json"
+    if file.is_file():
+        begun = json.loads(file.read_text())
+        for key in plan:
+            if begun.get(key) != plan[key]:
+                what = "captures differ" if key == "captures" else f"{key} was {begun.get(key)}, now is {plan[key]}"
+                raise UserError(out, f"was begun with other settings: {what}", "choose another --out")
+    elif out.exists() and any(out.iterdir()):
+        raise UserError(out, "is not empty and holds no shards", "choose another --out")
+    else:
+        write_json(file, plan)
+
+
+def _write_shard(out: Path, index: int, group: list[Capture], encoder: _Encoder, bar) -> None:
+    name = f"shard-{index:05d}.array_record"
+    with atomic_file(out / name) as temporary:
+        writer = ShardWriter(temporary)
+        scenes = []
+        for capture in group:
+            scenes.append(encoder.scene(capture, name, writer))
+            bar.update()
+        writer.close()
+    note = {"name": name, "bytes": (out / name).stat().st_size, "records": writer.count, "sha256": checksum(out / name)}
+    write_json(out / f"shard-{index:05d}.json", {"file": note, "scenes": [scene.as_json() for scene in scenes]})
+
+
+def _finish(out: Path, count: int, facts: dict) -> str:
+    notes = [out / f"shard-{index:05d}.json" for index in range(count)]
+    missing = sum(not note.is_file() for note in notes)
+    if missing:
+        return f"this process's shards are done; {missing} of {count} are with the other processes ({out})"
+    read = [json.loads(note.read_text()) for note in notes]
+    scenes = [scene for item in read for scene in item["scenes"]]
+    write_json(out / MANIFEST, {**facts, "scenes": scenes, "files": [item["file"] for item in read]})
+    size = sum(item["file"]["bytes"] for item in read) / 1e6
+    return f"{len(scenes)} captures in {count} shards, {size:.1f} MB: {out}"
+
+
+class _Encoder:
+    """Turns captures into records; compiles once per shape."""
+
+    def __init__(self, autoencoder: VideoAutoencoder, conditioning: ConditioningConfig, options: PrepareOptions, seed: int):
+        self.options, self.conditioning, self.seed = options, conditioning, seed
+        graph, state = nnx.split(autoencoder)
+        self._encode = jax.jit(lambda state, video: nnx.merge(graph, state).encode_latents(video))
+        self._state = state
+
+    def scene(self, capture: Capture, shard: str, writer: ShardWriter) -> Scene:
+        """Writes a capture's records; returns what the manifest says of it."""
+        options, views = self.options, range(capture.view_count)
+        vertices = np.asarray(skin(capture.head, capture.motion))  # [F, N, 3]
+        starts = tuple(range(0, capture.frame_count - options.frames + 1, options.stride))
+        images = tuple(int(frame) for frame in
+                       np.linspace(0, capture.frame_count - 1, min(options.images, capture.frame_count)).round())
+        windows, singles, rotations = [], [], []
+        for variant in range(options.variants):
+            random = np.random.default_rng([self.seed, _stable(capture), variant])
+            boxes = [self._box(capture, view, vertices, variant, random) for view in views]
+            singles.append([self._images(capture, view, images, boxes[view], writer) for view in views])
+            windows.append([[self._window(capture, view, start, boxes[view], writer) for start in starts]
+                            for view in views])
+            rotations.append([[capture.camera(view, frame).world_to_camera[:3, :3] for frame in images] for view in views])
+        return Scene(
+            name=_scene_name(capture), shard=shard, views=capture.names, world_rotation=np.asarray(rotations, np.float32),
+            frontal_angle=_frontal_angles(capture, images), window_starts=starts, image_frames=images,
+            window_records=np.asarray(windows, np.int64), image_records=np.asarray(singles, np.int64))
+
+    def _box(self, capture: Capture, view: int, vertices: np.ndarray, variant: int, random) -> crops.Box:
+        scale = float(np.exp(random.uniform(-1, 1) * np.log1p(self.options.jitter_scale)))
+        shift = tuple(random.uniform(-1, 1, 2) * self.options.jitter_shift)
+        if self.options.crop == "head":
+            camera = Camera(**{name: getattr(capture.cameras, name)[view] for name in FIELDS})
+            box = crops.head_box(vertices if camera.fx.shape[0] > 1 else vertices[None].reshape(1, -1, 3), camera)
+        else:
+            box = crops.whole_box(capture.image_size)
+        return box.jittered(scale, shift) if variant else box
+
+    def _window(self, capture: Capture, view: int, start: int, box: crops.Box, writer: ShardWriter) -> int:
+        frames = range(start, start + self.options.frames)
+        latents, maps = self._record(capture, view, frames, box)
+        return writer.add({"latents": latents[0], "conditioning": maps})
+
+    def _images(self, capture: Capture, view: int, frames: tuple[int, ...], box: crops.Box, writer: ShardWriter) -> int:
+        parts = [self._record(capture, view, range(frame, frame + 1), box) for frame in frames]
+        return writer.add({"latents": np.stack([latents[0, 0] for latents, _ in parts]),
+                           "conditioning": np.stack([maps[0] for _, maps in parts])})
+
+    def _record(self, capture: Capture, view: int, frames: range, box: crops.Box) -> tuple[np.ndarray, np.ndarray]:
+        """Latents [1, L, h, w, C] and maps [L, h, w, Cc] of some frames of a view, float16."""
+        size = self.options.image_size
+        pictures = capture.frames(view, slice(frames.start, frames.stop))  # [F, H, W, 3]
+        cropped = np.stack([crops.crop_image(picture, box, size) for picture in pictures])
+        latents = self._encode(self._state, jnp.asarray(cropped[None], jnp.float32) / 127.5 - 1)  # [1, L, h, w, C]
+        maps = self._maps(capture, view, frames, box)
+        return np.asarray(latents, np.float16), maps.astype(np.float16)
+
+    def _maps(self, capture: Capture, view: int, frames: range, box: crops.Box) -> np.ndarray:
+        part = slice(frames.start, frames.stop) if capture.cameras.fx.shape[1] > 1 else slice(0, 1)
+        cameras = Camera(**{name: getattr(capture.cameras, name)[view: view + 1, part] for name in FIELDS})
+        size = self.options.image_size
+        inside = crops.inside_mask(box, capture.image_size, size)
+        maps = draw_conditioning(capture.head, capture.motion[frames.start: frames.stop],
+                                 crops.crop_camera(cameras, box, size), (size, size), self.conditioning,
+                                 _world_axes())[0]
+        maps = np.array(maps)  # [L, h, w, Cc]
+        height, width = maps.shape[1:3]
+        pooled = inside.reshape(height, size // height, width, size // width).mean((1, 3))
+        maps[..., self.conditioning.layout()["crop_mask"]] = pooled[..., None]
+        return maps
+
+
+@functools.cache
+def _world_axes() -> Camera:
+    """A reference camera without rotation: ray maps then stay in world axes (turned when a sample knows its reference)."""
+    return Camera(np.eye(4), np.float64(1), np.float64(1), np.float64(0), np.float64(0))
+
+
+def _stable(capture: Capture) -> int:
+    return int.from_bytes(hashlib.sha256(_scene_name(capture).encode()).digest()[:4], "little")
+
+
+def _frontal_angles(capture: Capture, frames: Sequence[int]) -> np.ndarray:
+    """[V, K] radians between where the face looks (its +z, turned by head and neck) and the direction to the camera."""
+    angles = np.zeros((capture.view_count, len(frames)), np.float32)
+    motion: Motion = capture.motion
+    for place, frame in enumerate(frames):
+        turn = np.asarray(rotation_matrix(motion.rotation[frame])) @ np.asarray(rotation_matrix(motion.neck[frame]))
+        forward, centre = turn[:, 2], np.asarray(motion.translation[frame])
+        for view in range(capture.view_count):
+            matrix = np.asarray(capture.camera(view, frame).world_to_camera)
+            towards = -matrix[:3, :3].T @ matrix[:3, 3] - centre
+            cosine = forward @ towards / np.linalg.norm(towards)
+            angles[view, place] = np.arccos(np.clip(cosine, -1, 1))
+    return angles

@@ -1,0 +1,202 @@
+"""Training shards: ArrayRecord files of latents and maps, a manifest that says what they are, checks on reading.
+
+A shards folder, version 1:
+```
+manifest.json             what was encoded, by which autoencoder, for which head; the scenes; files with checksums
+shard-00000.array_record  records; a record is a dictionary of arrays in safetensors form
+```
+Two kinds of record, both of one view of one capture under one crop:
+- `window`: F frames encoded as a video: `latents` [L, h, w, C], `conditioning` [L, h, w, Cc].
+- `images`: K frames encoded as single images: `latents` [K, h, w, C], `conditioning` [K, h, w, Cc].
+Latents carry the latent scale already. The ray channels of the maps are in world axes: turning them into the axes of a
+reference camera is linear, so it can wait until a sample has chosen its reference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from mvp4d_jax.errors import UserError
+
+FORMAT, VERSION = "mvp4d-shards", 1
+MANIFEST = "manifest.json"
+_WRITER_OPTIONS = "group_size:1,zstd:3"  # one record per chunk: random access reads nothing it does not need
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # the library's own advice for random access
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """One capture as the shards hold it.
+
+    V views, W windows, K single images, A crops ("variants": the plain one, then jittered ones).
+
+    Attributes:
+      name: of the capture.
+      shard: file that holds its records.
+      views: camera names.
+      world_rotation: [A, V, K, 3, 3] rows are camera axes in the world, of every single image's camera.
+      frontal_angle: [V, K] radians between the face's direction and the direction to the camera.
+      window_starts: frame each window starts at.
+      image_frames: frame of each single image.
+      window_records: [A, V, W] record numbers in the shard; image_records: [A, V].
+    """
+
+    name: str
+    shard: str
+    views: tuple[str, ...]
+    world_rotation: np.ndarray
+    frontal_angle: np.ndarray
+    window_starts: tuple[int, ...]
+    image_frames: tuple[int, ...]
+    window_records: np.ndarray
+    image_records: np.ndarray
+
+    def as_json(self) -> dict:
+        value = dataclasses.asdict(self)
+        return {key: item.tolist() if isinstance(item, np.ndarray) else item for key, item in value.items()}
+
+    @classmethod
+    def from_json(cls, value: dict) -> Scene:
+        return cls(
+            name=value["name"], shard=value["shard"], views=tuple(value["views"]),
+            world_rotation=np.asarray(value["world_rotation"], np.float32),
+            frontal_angle=np.asarray(value["frontal_angle"], np.float32),
+            window_starts=tuple(value["window_starts"]), image_frames=tuple(value["image_frames"]),
+            window_records=np.asarray(value["window_records"], np.int64).reshape(
+                len(value["image_records"]), len(value["views"]), len(value["window_starts"])),
+            image_records=np.asarray(value["image_records"], np.int64),
+        )
+
+
+def pack(arrays: dict[str, np.ndarray]) -> bytes:
+    """A record's bytes."""
+    return safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+
+
+def unpack(record: bytes) -> dict[str, np.ndarray]:
+    """A record's arrays; raises safetensors.SafetensorError on damaged bytes."""
+    return safetensors.numpy.load(record)
+
+
+class ShardWriter:
+    """Writes records to one file; `add` returns the record's number."""
+
+    def __init__(self, path: str | os.PathLike):
+        self._writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+        self.count = 0
+
+    def add(self, arrays: dict[str, np.ndarray]) -> int:
+        self._writer.write(pack(arrays))
+        self.count += 1
+        return self.count - 1
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def checksum(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+class Shards:
+    """A shards folder, opened and checked; reading is thread-safe and picklable (files open on first use)."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]):
+        self.path, self.manifest = path, manifest
+        self.scenes = [Scene.from_json(item) for item in manifest["scenes"]]
+        self._local = threading.local()
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path, "manifest": self.manifest, "scenes": self.scenes}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _local=threading.local())
+
+    @classmethod
+    def open(cls, path: str | os.PathLike, *, verify: bool = True) -> Shards:
+        """Reads the manifest and checks every file against it.
+
+        Args:
+          path: a folder that `mvp4d prepare` wrote.
+          verify: compare every file's SHA-256 too (reads all bytes); sizes are compared always.
+
+        Raises:
+          UserError: no manifest, another format or version, a missing, cut or changed file.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        for item in manifest["files"]:
+            file = path / item["name"]
+            if not file.is_file():
+                raise UserError(file, "shard is missing", "run 'mvp4d prepare' again")
+            if file.stat().st_size != item["bytes"]:
+                raise UserError(file, f"shard has {file.stat().st_size} bytes, the manifest says {item['bytes']}",
+                                "delete it and run 'mvp4d prepare' again")
+            if verify and checksum(file) != item["sha256"]:
+                raise UserError(file, "checksum differs from the manifest's", "delete it and run 'mvp4d prepare' again")
+        return cls(path, manifest)
+
+    def read(self, shard: str, record: int) -> dict[str, np.ndarray]:
+        """One record's arrays. Raises UserError where it cannot be read."""
+        readers = self._local.__dict__.setdefault("readers", {})
+        try:
+            if shard not in readers:
+                readers[shard] = ArrayRecordReader(str(self.path / shard), _READER_OPTIONS)
+            return unpack(readers[shard].read([int(record)])[0])
+        except (RuntimeError, ValueError, IndexError, safetensors.SafetensorError) as error:
+            raise UserError(self.path / shard, f"record {record} cannot be read ({error})",
+                            "run 'mvp4d validate' on the folder, then 'mvp4d prepare' again") from None
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a shards folder. Raises UserError when there is none, or of another version."""
+    file = path / MANIFEST
+    if not file.is_file():
+        started = any(path.glob("shard-*.json")) if path.is_dir() else False
+        raise UserError(path, "preparation is not finished" if started else "not a shards folder (no manifest.json)",
+                        "run the same 'mvp4d prepare' again to finish" if started else "make one with 'mvp4d prepare'")
+    try:
+        manifest = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(file, f"not readable JSON ({error})", "run 'mvp4d prepare' again") from None
+    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        raise UserError(file, f"is {manifest.get('format')} version {manifest.get('version')}, wanted {FORMAT} {VERSION}",
+                        "run 'mvp4d prepare' of this version")
+    return manifest
+
+
+def check_same(shards: list[Shards], expected: dict[str, Any]) -> None:
+    """Holds every folder to what the config expects.
+
+    Args:
+      shards: opened folders.
+      expected: any of head, image_size, latent_scale, latent_channels, conditioning, autoencoder (identity).
+
+    Raises:
+      UserError: naming the folder, the field, both values and the fix.
+    """
+    fixes = {
+        "head": "prepare captures of that head, or set config.head",
+        "latent_scale": "prepare again with the config's autoencoder; latents must be scaled exactly once",
+        "autoencoder": "prepare again with the config's autoencoder, or point config.autoencoder at the one used",
+    }
+    for shard in shards:
+        for field, wanted in expected.items():
+            found = shard.manifest.get(field)
+            same = np.isclose(found, wanted, rtol=1e-6) if isinstance(wanted, float) else found == wanted
+            if not same:
+                raise UserError(shard.path / MANIFEST, f"{field} is {found}, the config has {wanted}",
+                                fixes.get(field, "prepare again with this config"))

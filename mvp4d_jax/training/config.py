@@ -1,0 +1,179 @@
+"""Configs by name or path, overrides from the command line, and their checks.
+
+A config file has `get_config() -> ml_collections.ConfigDict`. An override is `--config.a.b=value`: a key that does not
+exist, a value of another type, or the same text without its dashes is an error that says what was meant.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from mvp4d_jax.errors import UserError
+
+PACKAGE = "mvp4d_configs"
+_PREFIX = "--config."
+
+
+def load_config(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The config `name`, with overrides applied; locked.
+
+    Args:
+      name: a packaged config ("tiny"), or the path of a .py file or of a run's saved config.json.
+      overrides: arguments as typed: "--config.train.lr=1e-4" or "--config.train.lr", "1e-4".
+
+    Raises:
+      UserError: no such config; an override that is unknown, mistyped, of the wrong type or without its dashes.
+    """
+    path = Path(name)
+    if path.suffix == ".json":
+        config = _from_json(path)
+    else:
+        config = _module(name, path).get_config()
+    config.lock()
+    for key, text in _pairs(overrides):
+        _override(config, key, text)
+    return config
+
+
+def save_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The resolved config as plain JSON values; `load_config` reads it back from a file."""
+    return json.loads(config.to_json_best_effort())
+
+
+def packaged() -> list[str]:
+    """Names of the configs that come with the project."""
+    folder = Path(importlib.import_module(PACKAGE).__file__).parent
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def _module(name: str, path: Path):
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise UserError(name, "no such config file", f"packaged configs are {', '.join(packaged())}")
+        spec = importlib.util.spec_from_file_location(f"mvp4d_config_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except SyntaxError as error:
+            raise UserError(name, f"is not valid Python (line {error.lineno}: {error.msg})") from None
+    elif name in packaged():
+        module = importlib.import_module(f"{PACKAGE}.{name}")
+    else:
+        close = difflib.get_close_matches(name, packaged(), n=1)
+        raise UserError(f"--config {name}", "no such config",
+                        f"did you mean '{close[0]}'?" if close else f"packaged configs are {', '.join(packaged())}")
+    if not hasattr(module, "get_config"):
+        raise UserError(name, "has no function get_config()", "a config file defines get_config() -> ConfigDict")
+    return module
+
+
+def _from_json(path: Path) -> ml_collections.ConfigDict:
+    try:
+        return ml_collections.ConfigDict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise UserError(path, "no such config file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(path, f"not a readable config ({error})") from None
+
+
+def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    pairs, left = [], list(overrides)
+    while left:
+        text = left.pop(0)
+        if not text.startswith(_PREFIX):
+            meant = text.lstrip("-").removeprefix("config.")
+            raise UserError(text, "is not an argument of this command",
+                            f"did you mean '{_PREFIX}{meant}'?" if "=" in text and "." in text else "see --help")
+        key, separator, value = text.removeprefix(_PREFIX).partition("=")
+        if not separator:
+            if not left or left[0].startswith("--"):
+                raise UserError(text, "has no value", f"write {text}=VALUE")
+            value = left.pop(0)
+        pairs.append((key, value))
+    return pairs
+
+
+def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+    parts, node = key.split("."), config
+    for depth, part in enumerate(parts):
+        names = _names(node)
+        if names is None or part not in names:
+            raise UserError(_PREFIX + key, f"the config has no '{'.'.join(parts[: depth + 1])}'",
+                            _suggestion(config, key, parts[:depth], names))
+        if depth + 1 < len(parts):
+            node = _child(node, part)
+    if isinstance(_child(node, parts[-1]), ml_collections.ConfigDict):
+        inside = ", ".join(f"{key}.{name}" for name in _names(_child(node, parts[-1])))
+        raise UserError(_PREFIX + key, "is a group of settings", f"set one of {inside}")
+    value = _parse(_child(node, parts[-1]), text, _PREFIX + key)
+    if isinstance(node, ml_collections.ConfigDict):
+        with node.ignore_type():
+            node[parts[-1]] = value
+    else:
+        raise UserError(_PREFIX + key, "a single entry of a list cannot be set", "give the whole list")
+
+
+def _names(node: Any) -> list[str] | None:
+    if isinstance(node, ml_collections.ConfigDict):
+        return list(node.keys())
+    if isinstance(node, list | tuple):
+        return [str(index) for index in range(len(node))]
+    return None
+
+
+def _child(node: Any, name: str) -> Any:
+    return node[int(name)] if isinstance(node, list | tuple) else node[name]
+
+
+def _all_keys(node: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for name in _names(node) or []:
+        child = _child(node, name)
+        keys += [prefix + name, *_all_keys(child, f"{prefix}{name}.")]
+    return keys
+
+
+def _suggestion(config: ml_collections.ConfigDict, key: str, path: list[str], names: list[str] | None) -> str:
+    every = _all_keys(config)
+    close = difflib.get_close_matches(key, every, n=1, cutoff=0.75)
+    if not close:  # the right name in the wrong place
+        close = [other for other in every if other.split(".")[-1] == key.split(".")[-1]][:1]
+    if close:
+        return f"did you mean '{_PREFIX}{close[0]}'?"
+    return f"'{'.'.join(path) or 'config'}' has {', '.join(names or [])}"
+
+
+def _parse(current: Any, text: str, where: str) -> Any:
+    """`text` as a value of the type that `current` has."""
+    if isinstance(current, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    if current is None:
+        return value
+    if isinstance(current, bool):
+        fits = isinstance(value, bool)
+    elif isinstance(current, int):
+        fits = isinstance(value, int) and not isinstance(value, bool)
+    elif isinstance(current, float):
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        value = float(value) if fits else value
+    else:  # tuples
+        if isinstance(value, str):
+            value = tuple(part for part in value.split(",") if part)
+        fits = isinstance(value, list | tuple)
+        value = tuple(value) if fits else value
+    if not fits:
+        raise UserError(where, f"'{text}' is not of type {type(current).__name__}", f"the config has {current!r}")
+    return value
