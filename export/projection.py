@@ -1,0 +1,127 @@
+"""Perspective projection of Gaussians and spherical harmonics: gsplat's conventions, in plain torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+EPS_2D = 0.3                 # pixels squared, added to every projected covariance (gsplat `eps2d`)
+ALPHA_THRESHOLD = 1.0 / 255  # fainter contributions are skipped (gsplat ALPHA_THRESHOLD)
+NEAR = 0.01                  # metres
+MAX_EXTENT = 3.33            # standard deviations: at opacity 1 alpha falls under the threshold there
+
+
+@dataclasses.dataclass
+class Projected:
+    """Gaussians as the views see them. V views, N Gaussians.
+
+    Attributes:
+      means2d: [V, N, 2] pixels, centre of the first pixel at 0.5.
+      conics: [V, N, 3] inverse 2D covariance (xx, xy, yy).
+      opacities: [V, N], times the antialiasing compensation where asked for.
+      depths: [V, N] metres along the optical axis.
+      extents: [V, N, 2] pixels: half sides of the box outside of which alpha is under the threshold; 0 where culled.
+    """
+
+    means2d: Tensor
+    conics: Tensor
+    opacities: Tensor
+    depths: Tensor
+    extents: Tensor
+
+
+def quaternion_to_matrix(quaternions: Tensor) -> Tensor:
+    """[..., 4] wxyz, any length but zero, to rotation matrices [..., 3, 3]."""
+    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
+    rows = (
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    )
+    return torch.stack(rows, -1).reshape(quaternions.shape[:-1] + (3, 3))
+
+
+def project(means: Tensor, quaternions: Tensor, scales: Tensor, opacities: Tensor, viewmats: Tensor, Ks: Tensor,
+            width: int, height: int, *, antialiased: bool = False, eps2d: float = EPS_2D) -> Projected:
+    """Projects Gaussians into views (first-order EWA splatting, as gsplat 1.5.3).
+
+    Args:
+      means: [N, 3] world, metres. quaternions: [N, 4] wxyz. scales: [N, 3] standard deviations, metres.
+      opacities: [N] in [0, 1].
+      viewmats: [V, 4, 4] world to camera, OpenCV axes. Ks: [V, 3, 3] pixels.
+      antialiased: multiplies opacity by sqrt(det before blur / det after blur), Mip-Splatting's compensation.
+    """
+    rotation, translation = viewmats[:, :3, :3], viewmats[:, :3, 3]
+    camera = means @ rotation.transpose(1, 2) + translation[:, None]  # [V, N, 3]
+    x, y, z = camera.unbind(-1)
+    in_front = z > NEAR
+    z = torch.where(in_front, z, torch.ones_like(z))
+    fx, fy, cx, cy = (Ks[:, i, j, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+
+    # The Jacobian is taken no further than 15 % of the image outside its border, as gsplat does.
+    margin_x, margin_y = 0.15 * width / fx, 0.15 * height / fy
+    slope_x = (x / z).clamp(min=-(cx / fx + margin_x), max=(width - cx) / fx + margin_x)
+    slope_y = (y / z).clamp(min=-(cy / fy + margin_y), max=(height - cy) / fy + margin_y)
+    along_x = fx / z, -fx * slope_x / z   # d u / d (x, z)
+    along_y = fy / z, -fy * slope_y / z   # d v / d (y, z)
+    spread = quaternion_to_matrix(quaternions) * scales[:, None, :]           # [N, 3, 3]
+    spread = torch.einsum("vij,njk->vnik", rotation, spread)                  # [V, N, 3, 3]
+    row_u = along_x[0][..., None] * spread[..., 0, :] + along_x[1][..., None] * spread[..., 2, :]
+    row_v = along_y[0][..., None] * spread[..., 1, :] + along_y[1][..., None] * spread[..., 2, :]
+    xx, xy, yy = (row_u * row_u).sum(-1), (row_u * row_v).sum(-1), (row_v * row_v).sum(-1)
+    determinant_sharp = xx * yy - xy * xy
+    xx, yy = xx + eps2d, yy + eps2d
+    determinant = (xx * yy - xy * xy).clamp(min=1e-10)
+    conics = torch.stack((yy, -xy, xx), -1) / determinant[..., None]
+    means2d = torch.stack((fx * x / z + cx, fy * y / z + cy), -1)
+    opacities = opacities[None].expand_as(z)
+    if antialiased:
+        # The floor keeps the square root's slope finite for Gaussians far thinner than a pixel.
+        opacities = opacities * (determinant_sharp / determinant).clamp(min=1e-10).sqrt()
+    with torch.no_grad():
+        reach = (2 * (opacities / ALPHA_THRESHOLD).clamp(min=1.0).log()).sqrt().clamp(max=MAX_EXTENT)
+        extents = reach[..., None] * torch.stack((xx, yy), -1).sqrt()
+        inside = ((means2d + extents > 0) & (means2d - extents < means2d.new_tensor([width, height]))).all(-1)
+        seen = in_front & inside & (opacities >= ALPHA_THRESHOLD) & torch.isfinite(conics).all(-1)
+        extents = torch.where(seen[..., None], extents, torch.zeros_like(extents))
+    return Projected(means2d, conics, opacities, z, extents)
+
+
+# Real spherical harmonics with the Condon-Shortley signs that 3D Gaussian splatting files use.
+_C0 = 0.5 / math.sqrt(math.pi)
+_C1 = math.sqrt(3 / (4 * math.pi))
+_C2 = (math.sqrt(15 / (4 * math.pi)), math.sqrt(5 / (16 * math.pi)), math.sqrt(15 / (16 * math.pi)))
+_C3 = (math.sqrt(35 / (32 * math.pi)), math.sqrt(105 / (4 * math.pi)), math.sqrt(21 / (32 * math.pi)),
+       math.sqrt(7 / (16 * math.pi)), math.sqrt(105 / (16 * math.pi)))
+
+
+def spherical_harmonics(degree: int, directions: Tensor) -> Tensor:
+    """Values of the (degree + 1)^2 basis functions, degree <= 3, at directions [..., 3]: [..., K]."""
+    x, y, z = torch.nn.functional.normalize(directions, dim=-1).unbind(-1)
+    values = [torch.full_like(x, _C0)]
+    if degree >= 1:
+        values += [-_C1 * y, _C1 * z, -_C1 * x]
+    if degree >= 2:
+        xx, yy, zz = x * x, y * y, z * z
+        values += [_C2[0] * x * y, -_C2[0] * y * z, _C2[1] * (3 * zz - 1), -_C2[0] * x * z, _C2[2] * (xx - yy)]
+    if degree >= 3:
+        values += [-_C3[0] * y * (3 * xx - yy), _C3[1] * x * y * z, -_C3[2] * y * (5 * zz - 1),
+                   _C3[3] * z * (5 * zz - 3), -_C3[2] * x * (5 * zz - 1), _C3[4] * z * (xx - yy),
+                   -_C3[0] * x * (xx - 3 * yy)]
+    return torch.stack(values, -1)
+
+
+def shade(coefficients: Tensor, means: Tensor, viewmats: Tensor, degree: int) -> Tensor:
+    """Colours [V, N, 3] of Gaussians with harmonics [N, K, 3] seen from cameras [V, 4, 4]; never negative.
+
+    As in gsplat: sum of harmonics + 0.5, clamped below at zero.
+    """
+    if degree == 0:
+        flat = (coefficients[:, 0] * _C0 + 0.5).clamp(min=0)
+        return flat[None].expand(viewmats.shape[0], -1, -1)
+    centres = -(viewmats[:, :3, :3].transpose(1, 2) @ viewmats[:, :3, 3, None])[..., 0]   # [V, 3]
+    basis = spherical_harmonics(degree, means.detach()[None] - centres[:, None])          # [V, N, K]
+    return (torch.einsum("vnk,nkc->vnc", basis, coefficients[:, : basis.shape[-1]]) + 0.5).clamp(min=0)

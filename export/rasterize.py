@@ -1,0 +1,85 @@
+"""One rasteriser of 3D Gaussians with gsplat's meaning: gsplat itself on CUDA, a torch compositor on the CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from mvp4d_export.compositor import composite
+from mvp4d_export.errors import UserError
+from mvp4d_export.projection import EPS_2D, NEAR, project, shade
+
+
+@dataclasses.dataclass
+class Rendering:
+    """What `rasterize` returns. V views.
+
+    Attributes:
+      rgb: [V, H, W, 3] over the background.
+      alpha: [V, H, W].
+      means2d: [V, N, 2] pixels; with `keep_screen_gradient` its gradient is kept for densification.
+      visible: [V, N] bool, which Gaussians reach a pixel of the view.
+    """
+
+    rgb: Tensor
+    alpha: Tensor
+    means2d: Tensor | None
+    visible: Tensor | None
+
+
+def rasterize(means: Tensor, quaternions: Tensor, scales: Tensor, opacities: Tensor, colours: Tensor, viewmats: Tensor,
+              Ks: Tensor, width: int, height: int, background: Tensor | None = None, *, sh_degree: int | None = None,
+              antialiased: bool = False, packed: bool = False, absolute_gradient: bool = False,
+              keep_screen_gradient: bool = False) -> Rendering:
+    """Renders N Gaussians into V views in one call.
+
+    Pixel centres at +0.5, 2D covariances blurred by 0.3 pixels squared, alpha clamped at 0.999, contributions under 1/255
+    skipped, a pixel done before its transmittance falls to 1e-4 (gsplat 1.5.3).
+
+    Args:
+      means: [N, 3] world, metres. quaternions: [N, 4] wxyz. scales: [N, 3] metres. opacities: [N] in [0, 1].
+      colours: [N, 3] or [V, N, 3]; with `sh_degree` harmonics [N, K, 3].
+      viewmats: [V, 4, 4] world to camera, OpenCV axes. Ks: [V, 3, 3] pixels.
+      background: [3] or [V, 3]; black when None.
+      antialiased: Mip-Splatting's opacity compensation.
+      packed: on CUDA, keeps only the pairs of view and Gaussian that meet: less memory, a little slower. Then no
+        `means2d` and `visible` come back. Ignored on the CPU.
+      absolute_gradient: on CUDA, also collects the sum of absolute screen gradients (`means2d.absgrad`).
+
+    Raises:
+      UserError: tensors on a device that is neither CPU nor CUDA.
+    """
+    views = viewmats.shape[0]
+    if background is None:
+        background = means.new_zeros(3)
+    background = background.expand(views, 3)
+    if means.device.type == "cuda":
+        return _rasterize_cuda(means, quaternions, scales, opacities, colours, viewmats, Ks, width, height, background,
+                               sh_degree, antialiased, packed, absolute_gradient, keep_screen_gradient)
+    if means.device.type != "cpu":
+        raise UserError("device", f"no rasteriser for '{means.device.type}'", "use cpu or cuda")
+    if sh_degree is not None:
+        colours = shade(colours, means, viewmats, sh_degree)
+    colours = colours.expand(views, *means.shape)
+    projected = project(means, quaternions, scales, opacities, viewmats, Ks, width, height, antialiased=antialiased)
+    if keep_screen_gradient and projected.means2d.requires_grad:
+        projected.means2d.retain_grad()
+    rgb, alpha = composite(projected, colours, background, width, height)
+    return Rendering(rgb, alpha, projected.means2d, projected.extents[..., 0] > 0)
+
+
+def _rasterize_cuda(means, quaternions, scales, opacities, colours, viewmats, Ks, width, height, background, sh_degree,
+                    antialiased, packed, absolute_gradient, keep_screen_gradient) -> Rendering:
+    from gsplat import rasterization
+
+    rgb, alpha, info = rasterization(
+        means, quaternions, scales, opacities, colours, viewmats, Ks, width, height, near_plane=NEAR, eps2d=EPS_2D,
+        sh_degree=sh_degree, packed=packed, backgrounds=background, absgrad=absolute_gradient,
+        rasterize_mode="antialiased" if antialiased else "classic")
+    if packed:
+        return Rendering(rgb, alpha[..., 0], None, None)
+    if keep_screen_gradient and info["means2d"].requires_grad:
+        info["means2d"].retain_grad()
+    return Rendering(rgb, alpha[..., 0], info["means2d"], (info["radii"] > 0).all(-1))
