@@ -21,7 +21,7 @@ FLOORS = {
     "evaluation": {"heads", "geometry", "capture", "models", "diffusion"},
     "training": {"heads", "geometry", "capture", "models", "diffusion", "data", "sampling", "evaluation"},
 }
-TOP = {"commands", "cli"}
+TOP = {"commands", "cli", "demo"}
 
 
 def _imports(path: Path) -> set[str]:

@@ -1,0 +1,114 @@
+"""The whole road as a list of `mvp4d` commands, run one after another, each skipped when it is already done.
+
+The demo runs what a user would type, and its report shows just these commands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.files import write_json
+
+TEST_IDENTITY = 11_004  # of the studio's test range: the weights have never seen it
+VIEWS, FRAMES, ORBIT_FRAMES = 8, 17, 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One command.
+
+    Attributes:
+      name, what: short name; one line on what is being done.
+      command: the verb and its arguments.
+      output: what it makes; the stage is done when this exists and the command is the one recorded.
+    """
+
+    name: str
+    what: str
+    command: tuple[str, ...]
+    output: Path
+
+
+def plan_stages(out: Path, *, photo: Path | None, mask: Path | None, weights: str, size: int, identity: int,
+                frames: int = FRAMES) -> list[Stage]:
+    """The commands of the demo: on a test identity of the studio, or on a photo."""
+    cameras = f"orbit:360x{VIEWS}"
+    truth = out / ("driver" if photo else "truth")
+    stages = [Stage("studio", f"filming test identity {identity} in the synthetic studio, {VIEWS} views x {frames} frames",
+                    ("studio", "--identity", str(identity), "--cameras", cameras, "--frames", str(frames),
+                     "--size", str(size), "--out", str(truth)), truth)]
+    if photo is None:
+        reference = ("--reference", str(truth))
+    else:
+        stages.append(Stage("track", f"fitting the built-in head to {photo.name}",
+                            ("track", str(photo), "--head", "builtin", "--out", str(out / "fit.npz")), out / "fit.npz"))
+        reference = ("--reference", str(photo), "--fit", str(out / "fit.npz"))
+        reference += ("--mask", str(mask)) if mask else ("--matte", "auto")
+    generated, avatar, video = out / "generated", out / "avatar", out / "orbit.mp4"
+    stages.append(Stage("sample", f"generating {VIEWS} views over 360 degrees from one picture",
+                        ("sample", "--weights", weights, *reference, "--motion", str(truth), "--cameras", cameras,
+                         "--out", str(generated)), generated))
+    if photo is None:
+        stages.append(Stage("evaluate", "measuring the generated views against the studio's ground truth",
+                            ("evaluate", str(generated), "--against", str(truth), "--out", str(out / "evaluation")),
+                            out / "evaluation" / "evaluation.html"))
+    stages += [
+        Stage("distill", "distilling the views into a 4D Gaussian avatar",
+              ("distill", str(generated), "--out", str(avatar), "--preset", "cpu"), avatar),
+        Stage("render", "rendering the avatar from all around while it speaks",
+              ("render", str(avatar), "--motion", str(truth), "--cameras", f"orbit:360x{ORBIT_FRAMES}",
+               "--out", str(video)), video)]
+    return stages
+
+
+def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
+    """Runs what is not done yet; returns the seconds each stage took (kept from earlier runs for stages already done).
+
+    Raises:
+      UserError: a stage failed; its own message stands above.
+    """
+    record_path = out / "demo.json"
+    record = _read_record(record_path)
+    stale = False  # once a stage runs anew, what was made from its output is out of date
+    for number, stage in enumerate(stages, 1):
+        label = f"[{number}/{len(stages)}] {stage.what}"
+        known = record.get(stage.name)
+        if not stale and known and known["command"] == list(stage.command) and stage.output.exists():
+            print(f"{label}: already done", flush=True)
+            continue
+        stale = True
+        record.pop(stage.name, None)
+        print(f"{label}\n      $ mvp4d {shlex.join(stage.command)}", flush=True)
+        began = time.monotonic()
+        command = [sys.executable, "-m", "mvp4d_jax.cli", *stage.command, *_overwrite(stage)]
+        status = subprocess.run(command, check=False).returncode
+        if status:
+            raise UserError(f"demo, stage '{stage.name}'", f"stopped with status {status} (its own message is above)",
+                            "run the same command again to go on from here")
+        record[stage.name] = {"command": list(stage.command), "seconds": round(time.monotonic() - began, 1)}
+        write_json(record_path, record)
+    return {stage.name: record[stage.name]["seconds"] for stage in stages}
+
+
+def _overwrite(stage: Stage) -> list[str]:
+    return ["--overwrite"] if stage.output.is_dir() and stage.name != "evaluate" else []
+
+
+def _read_record(path: Path) -> dict[str, dict]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
