@@ -33,5 +33,8 @@ test-gpu: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 
+docs-check: $(STAMP)
+	$(BIN)/python tests/docs_check.py
+
 clean:
 	rm -rf $(VENV) .cache out build *.egg-info
