@@ -42,7 +42,7 @@ def plan_stages(out: Path, *, photo: Path | None, mask: Path | None, weights: st
     """The commands of the demo: on a test identity of the studio, or on a photo."""
     cameras = f"orbit:360x{VIEWS}"
     truth = out / ("driver" if photo else "truth")
-    stages = [Stage("studio", f"filming test identity {identity} in the synthetic studio, {VIEWS} views x {frames} frames",
+    stages = [Stage("studio", f"filming test identity {identity} in the studio, {VIEWS} views x {frames} frames",
                     ("studio", "--identity", str(identity), "--cameras", cameras, "--frames", str(frames),
                      "--size", str(size), "--out", str(truth)), truth)]
     if photo is None:

@@ -1,7 +1,8 @@
 """Checks every command in README.md and docs/*.md; `make docs-check` runs it.
 
-A fenced block marked ```bash run``` is executed, line by line, in one scratch folder, in the order of the files. Lines of
-other ```bash``` blocks need weights, data or machines that are not here; their flags are parsed, their files must exist.
+A fenced block marked ```bash run``` is executed, line by line, in one scratch folder, in the order of the files. Lines
+of other ```bash``` blocks need weights, data or machines that are not here: their flags are parsed, and the files they
+name must exist.
 """
 
 from __future__ import annotations
