@@ -120,6 +120,30 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, fit_spec(x.shape, names))
 
 
+def gather_parameter(value: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+    """A parameter's shards, brought together on every device for use; its gradient is summed and split again.
+
+    Said in so many words, because the partitioner left to itself sometimes moves activations instead.
+
+    Args:
+      value: the parameter (of one layer), cast to what it is used in, so that little travels.
+      names: its logical axes, one per dimension.
+    """
+    if current_mesh() is None:
+        return value
+    split = fit_spec(value.shape, names)
+
+    @jax.custom_vjp
+    def gather(value: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(value, PartitionSpec())
+
+    gather.defvjp(
+        lambda value: (gather(value), None),
+        lambda _, gradient: (jax.lax.with_sharding_constraint(gradient, split),),
+    )
+    return gather(value)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """How a batch of samples [B, ...] lies on the mesh: over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(dict(RULES)["batch"]))

@@ -1,0 +1,62 @@
+"""The splash attention kernel on TPU."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+LANES = 128  # the kernel works on multiples of this many tokens
+# Largest tile that is tried, in tokens; a tile must divide the padded length.
+MAX_QUERY_TILE, MAX_KEY_TILE, MAX_KEY_COMPUTE_TILE = 1024, 2048, 1024
+
+
+def _tile(length: int, largest: int) -> int:
+    """The largest multiple of 128 that divides `length` (itself a multiple of 128) and is at most `largest`."""
+    return next(tile for tile in range(min(largest, length), 0, -LANES) if length % tile == 0)
+
+
+def padded_length(length: int) -> int:
+    """`length` rounded up so that good tiles divide it: to 1024 tokens if that costs at most 1 in 16, else to 128."""
+    for multiple in (1024, 512, 256):
+        padded = -(-length // multiple) * multiple
+        if (padded - length) * 16 <= length:
+            return padded
+    return -(-length // LANES) * LANES
+
+
+def block_sizes(queries: int, keys: int) -> kernel.BlockSizes:
+    """Tiles for lengths that are multiples of 128: the largest that fit the on-chip memory."""
+    query_tile, key_tile = _tile(queries, MAX_QUERY_TILE), _tile(keys, MAX_KEY_TILE)
+    compute = _tile(key_tile, MAX_KEY_COMPUTE_TILE)
+    return kernel.BlockSizes(
+        block_q=query_tile, block_kv=key_tile, block_kv_compute=compute,
+        block_q_dkv=query_tile, block_kv_dkv=key_tile, block_kv_dkv_compute=compute,
+        block_q_dq=query_tile, block_kv_dq=key_tile,
+    )
+
+
+def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array, key_length: int) -> jax.Array:
+    """`models.attention.attention` on one TPU: q [B, N, H, d], k v [B, M, H, d], the first `key_length` keys real."""
+    queries, keys, heads = q.shape[1], k.shape[1], q.shape[2]
+    padded_queries, padded_keys = padded_length(queries), padded_length(keys)
+
+    def lay(x: jax.Array, length: int) -> jax.Array:  # [B, n, H, d] -> [B, H, length, d]
+        return jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0), (0, 0))).transpose(0, 2, 1, 3)
+
+    segments = None
+    if key_length < padded_keys:  # padded keys are a segment of their own, which no query belongs to
+        segments = kernel.SegmentIds(
+            jnp.zeros(padded_queries, jnp.int32), (jnp.arange(padded_keys) >= key_length).astype(jnp.int32)
+        )
+    mask = masks.MultiHeadMask([masks.FullMask((padded_queries, padded_keys))] * heads)
+    run = kernel.make_splash_mha(
+        mask, block_sizes=block_sizes(padded_queries, padded_keys), head_shards=1, q_seq_shards=1,
+        residual_checkpoint_name="attention",
+    )
+    scale = jnp.asarray(1.0 / math.sqrt(q.shape[-1]), q.dtype)
+    out = jax.vmap(run, in_axes=(0, 0, 0, None))(
+        lay(q * scale, padded_queries), lay(k, padded_keys), lay(v, padded_keys), segments
+    )
+    return out[:, :, :queries].transpose(0, 2, 1, 3).astype(q.dtype)

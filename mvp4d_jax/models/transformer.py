@@ -1,0 +1,383 @@
+"""The CogVideoX transformer, extended to many views of one head.
+
+One sample is one latent frame of a reference image and V views of L latent frames each; all of their tokens, and text
+where there is any, attend to each other. Tokens lie patch-major, see `models.embeddings`. Every latent frame has its
+own timestep, which reaches the tokens as AdaLN shifts, scales and gates [B, 1, G, D] that broadcast over the frame's
+patches. With one view, no reference and no conditioning this is CogVideoX as diffusers has it (2B, and 5B of version
+1.0).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mvp4d_jax import parallel
+from mvp4d_jax.models import embeddings
+from mvp4d_jax.models.attention import SAVED_NAME, attention
+from mvp4d_jax.models.transformer_config import TransformerConfig
+
+_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(SAVED_NAME),
+    "matmuls": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+}
+
+
+class Linear(nnx.Module):
+    """x @ kernel + bias. The kernel is kept in float32, split over devices; it is cast and gathered where it is used.
+
+    Args:
+      axes: logical axes of the kernel [inputs, outputs].
+      dtype: what the product is computed in.
+      zero: start at zero instead of Xavier's uniform distribution.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, axes: tuple[str | None, str | None], dtype: str, rngs: nnx.Rngs,
+        zero: bool = False,
+    ):
+        init = nnx.initializers.zeros_init() if zero else nnx.initializers.xavier_uniform()
+        self.axes, self.dtype = axes, dtype
+        self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32), out_sharding=axes)
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32), out_sharding=(None,))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = parallel.gather_parameter(self.kernel.get_value().astype(self.dtype), self.axes)
+        return x.astype(self.dtype) @ kernel + self.bias.get_value().astype(self.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """LayerNorm over the last dimension, computed and returned in float32."""
+
+    def __init__(self, dim: int, epsilon: float):
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones(dim, jnp.float32), out_sharding=(None,))
+        self.bias = nnx.Param(jnp.zeros(dim, jnp.float32), out_sharding=(None,))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.float32)
+        x = x - x.mean(axis=-1, keepdims=True)
+        return x * jax.lax.rsqrt((x * x).mean(axis=-1, keepdims=True) + self.epsilon) * self.scale + self.bias
+
+
+class AdaLayerNorm(nnx.Module):
+    """LayerNorm whose output is modulated by the timestep; the text's modulation is projected beside the video's."""
+
+    def __init__(self, config: TransformerConfig, chunks: int, rngs: nnx.Rngs):
+        axes = (None, "embed")
+        self.linear = Linear(config.time_embed_dim, chunks * config.width, axes, config.dtype, rngs)
+        self.norm = LayerNorm(config.width, config.norm_eps)
+
+    def modulation(self, time: jax.Array) -> list[jax.Array]:
+        """Activated timestep embedding [..., T] -> chunks [..., D], float32."""
+        out = self.linear(time).astype(jnp.float32)
+        return jnp.split(out, out.shape[-1] // self.norm.scale.shape[-1], axis=-1)
+
+    def __call__(self, x: jax.Array, shift: jax.Array, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        return (self.norm(x) * (1.0 + scale) + shift).astype(dtype)
+
+
+class Attention(nnx.Module):
+    """Joint self-attention of text and video tokens, with a LayerNorm on every head's queries and keys."""
+
+    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
+        self.config = config
+        width = config.width
+        self.to_q, self.to_k, self.to_v = (
+            Linear(width, width, ("embed", "heads"), config.dtype, rngs) for _ in range(3)
+        )
+        self.to_out = Linear(width, width, ("heads", "embed"), config.dtype, rngs)
+        self.norm_q = LayerNorm(config.head_dim, config.qk_norm_eps)
+        self.norm_k = LayerNorm(config.head_dim, config.qk_norm_eps)
+
+    def __call__(
+        self, video: jax.Array, text: jax.Array | None, rotary: tuple[jax.Array, jax.Array] | None, real: int
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """video [B, P, G, D], text [B, T, D], rotary tables [P G, d] twice; `real` video tokens are no padding."""
+        batch, patches, groups, width = video.shape
+        x = video.reshape(batch, patches * groups, width)  # [B, N, D]
+        q, k, v = self._project(x, rotary)
+        if text is None:
+            out = self._attend(q, k, v, real)  # [B, N, D]
+            return self.to_out(out).reshape(video.shape), None
+        # Text comes first, so that the video's padding stays the end of the sequence.
+        length = text.shape[1]
+        q, k, v = (jnp.concatenate(both, axis=1) for both in zip(self._project(text, None), (q, k, v)))
+        pad = -q.shape[1] % parallel.axis_size("tokens")
+        q, k, v = (jnp.pad(a, ((0, 0), (0, pad), (0, 0), (0, 0))) for a in (q, k, v))
+        out = self.to_out(self._attend(q, k, v, length + real))
+        return out[:, length : length + x.shape[1]].reshape(video.shape), out[:, :length]
+
+    def _project(self, x: jax.Array, rotary: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, ...]:
+        """[B, N, D] -> queries, keys, values [B, N, H, d]."""
+        heads = (*x.shape[:2], self.config.num_heads, self.config.head_dim)
+        q, k, v = (layer(x).reshape(heads) for layer in (self.to_q, self.to_k, self.to_v))
+        q, k = self.norm_q(q).astype(x.dtype), self.norm_k(k).astype(x.dtype)
+        if rotary is not None:
+            q, k = embeddings.rotate(q, *rotary), embeddings.rotate(k, *rotary)
+        return q, k, v
+
+    def _attend(self, q: jax.Array, k: jax.Array, v: jax.Array, key_length: int) -> jax.Array:
+        out = attention(
+            q, k, v, key_length=key_length, backend=self.config.attention_backend,
+            context_form=self.config.context_form,
+        )
+        return out.reshape(*q.shape[:2], -1)  # [B, N, D]
+
+
+class FeedForward(nnx.Module):
+    """Two linear layers with the tanh form of GELU between them."""
+
+    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
+        hidden = config.mlp_ratio * config.width
+        self.up = Linear(config.width, hidden, ("embed", "mlp"), config.dtype, rngs)
+        self.down = Linear(hidden, config.width, ("mlp", "embed"), config.dtype, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(jax.nn.gelu(self.up(x), approximate=True))
+
+
+class Block(nnx.Module):
+    """One layer: attention and feed-forward, each between a modulated norm and a gate."""
+
+    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
+        chunks = 6 if config.text_dim else 3  # shift, scale, gate of the video, then of the text
+        self.norm1 = AdaLayerNorm(config, chunks, rngs)
+        self.attn = Attention(config, rngs)
+        self.norm2 = AdaLayerNorm(config, chunks, rngs)
+        self.ff = FeedForward(config, rngs)
+
+    def __call__(
+        self, video: jax.Array, text: jax.Array | None, time: tuple[jax.Array, jax.Array],
+        rotary: tuple[jax.Array, jax.Array] | None, real: int,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """One layer.
+
+        Args:
+          video: [B, P, G, D]. text: [B, T, D] or None.
+          time: activated timestep embeddings of video [B, 1, G, E] ([B, 1, 1, E]: all frames alike), text [B, 1, E].
+          rotary: cosines and sines [P G, d], or None. real: how many of the P G video tokens are no padding.
+        """
+        dtype = video.dtype
+        shift, scale, gate = self.norm1.modulation(time[0])[:3]
+        normed_text = None
+        if text is not None:
+            text_shift, text_scale, text_gate = self.norm1.modulation(time[1])[3:]
+            normed_text = self.norm1(text, text_shift, text_scale, dtype)
+        mixed, mixed_text = self.attn(self.norm1(video, shift, scale, dtype), normed_text, rotary, real)
+        video = (video + gate * mixed).astype(dtype)
+        if text is not None:
+            text = (text + text_gate * mixed_text).astype(dtype)
+
+        shift, scale, gate = self.norm2.modulation(time[0])[:3]
+        video = (video + gate * self.ff(self.norm2(video, shift, scale, dtype))).astype(dtype)
+        if text is not None:
+            text_shift, text_scale, text_gate = self.norm2.modulation(time[1])[3:]
+            text = (text + text_gate * self.ff(self.norm2(text, text_shift, text_scale, dtype))).astype(dtype)
+        return video, text
+
+
+class PatchEmbed(nnx.Module):
+    """Patches of latents, and text embeddings, to tokens."""
+
+    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
+        inputs = config.latent_channels * config.patch_size**2
+        self.proj = Linear(inputs, config.width, (None, "embed"), config.dtype, rngs)
+        if config.text_dim:
+            self.text_proj = Linear(config.text_dim, config.width, (None, "embed"), config.dtype, rngs)
+
+
+class TimeEmbedding(nnx.Module):
+    """Timesteps to the embedding that every AdaLN projects from."""
+
+    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
+        self.width = config.width
+        self.linear_1 = Linear(config.width, config.time_embed_dim, ("embed", None), config.dtype, rngs)
+        self.linear_2 = Linear(config.time_embed_dim, config.time_embed_dim, (None, None), config.dtype, rngs)
+
+    def __call__(self, timesteps: jax.Array) -> jax.Array:
+        """[...] -> [..., T], before AdaLN's activation."""
+        return self.linear_2(jax.nn.silu(self.linear_1(embeddings.timestep_features(timesteps, self.width))))
+
+
+class MultiViewTransformer(nnx.Module):
+    """CogVideoX's transformer over a reference image and V views x L latent frames.
+
+    Parameters are float32 and named as in diffusers, layers stacked along a leading axis (`blocks.*`). Create it inside
+    `jax.jit` under `parallel.use_mesh(mesh)` for parameters that are sharded from the start; without a mesh it lives on
+    one device.
+
+    Args:
+      config: sizes and options; `self.config` may be replaced for the same weights where only options differ.
+      rngs: Flax random streams; uses `params`.
+    """
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        outputs = config.latent_channels * config.patch_size**2
+        with nnx.use_eager_sharding(parallel.current_mesh() is not None):
+            self.patch_embed = PatchEmbed(config, rngs)
+            if config.conditioning_channels:
+                # Zero at first, so that adding maps to a pretrained model changes nothing until they are trained.
+                inputs = config.conditioning_channels * config.patch_size**2
+                self.conditioning_embed = Linear(inputs, config.width, (None, "embed"), config.dtype, rngs, zero=True)
+            self.time_embedding = TimeEmbedding(config, rngs)
+            self.blocks = _stack(config, rngs)
+            self.norm_final = LayerNorm(config.width, config.norm_eps)
+            self.norm_out = AdaLayerNorm(config, 2, rngs)
+            self.proj_out = Linear(config.width, outputs, ("embed", None), config.dtype, rngs)
+
+    def __call__(
+        self, latents: jax.Array, timesteps: jax.Array, *, conditioning: jax.Array | None = None,
+        reference_latents: jax.Array | None = None, reference_conditioning: jax.Array | None = None,
+        text: jax.Array | None = None,
+    ) -> jax.Array:
+        """Predict v.
+
+        Args:
+          latents: [B, V, L, h, w, C], noisy or clean; h and w multiples of the patch size.
+          timesteps: [B, V, L], or [B] shared by all views and frames; 0 for clean frames. Any real dtype.
+          conditioning: [B, V, L, h, w, Cc] maps; None is the same as zeros.
+          reference_latents: [B, h, w, C] of the reference image, clean; at timestep 0 and temporal position 0.
+          reference_conditioning: [B, h, w, Cc] maps of the reference image.
+          text: [B, T, text_dim] text embeddings, padding included (CogVideoX does not mask it).
+
+        Returns:
+          [B, V, L, h, w, C] float32: the v prediction of the views, none for the reference.
+
+        Raises:
+          ValueError: shapes that do not belong together, or an input the config has no parameters for.
+        """
+        config = self.config
+        self._check(latents, timesteps, conditioning, reference_latents, reference_conditioning, text)
+        batch, views, frames, height, width, _ = latents.shape
+        patch = config.patch_size
+        grid = (height // patch, width // patch)
+        patches = grid[0] * grid[1]
+        padded = -(-patches // self._patch_multiple()) * self._patch_multiple()
+
+        def lay(x: jax.Array) -> jax.Array:  # [B, G, h, w, C] -> [B, P, G, C p p], P padded
+            x = embeddings.patchify(x.astype(config.dtype), patch)
+            return parallel.constrain(
+                jnp.pad(x, ((0, 0), (0, padded - patches), (0, 0), (0, 0))), "batch", "tokens", None, None
+            )
+
+        video = self.patch_embed.proj(lay(_with_reference(latents, reference_latents)))  # [B, P, G, D]
+        if conditioning is not None or reference_conditioning is not None:
+            if conditioning is None:
+                conditioning = jnp.zeros((*latents.shape[:-1], config.conditioning_channels), latents.dtype)
+            if reference_latents is not None and reference_conditioning is None:
+                reference_conditioning = jnp.zeros_like(conditioning[:, 0, 0])
+            video += self.conditioning_embed(lay(_with_reference(conditioning, reference_conditioning)))
+        has_reference = reference_latents is not None
+        positions, rotary = self._positions(frames, views, grid, padded, has_reference)
+        if positions is not None:
+            video += positions.astype(video.dtype)
+        text = None if text is None else self.patch_embed.text_proj(text.astype(config.dtype))
+
+        grouped, of_text = _group_timesteps(timesteps, views, frames, has_reference)
+        time = jax.nn.silu(self.time_embedding(grouped))[:, None]  # [B, 1, G, E]
+        text_time = jax.nn.silu(self.time_embedding(of_text))[:, None]  # [B, 1, E]
+        video = self._run_blocks(video, text, (time, text_time), rotary, patches * video.shape[2])
+
+        shift, scale = self.norm_out.modulation(time)
+        video = self.proj_out(self.norm_out(self.norm_final(video), shift, scale, jnp.dtype(config.dtype)))
+        video = video[:, :patches, int(has_reference) :]  # [B, P, V L, C p p]
+        out = embeddings.unpatchify(video, patch, height, width).astype(jnp.float32)
+        return out.reshape(batch, views, frames, height, width, -1)
+
+    def _run_blocks(
+        self, video: jax.Array, text: jax.Array | None, time: tuple[jax.Array, jax.Array],
+        rotary: tuple[jax.Array, jax.Array] | None, real: int,
+    ) -> jax.Array:
+        """All layers, scanned; what the backward pass keeps is the config's `remat`."""
+        graph, state = nnx.split(self.blocks)
+
+        def layer(carry, layer_state):
+            video, text = nnx.merge(graph, layer_state)(*carry, time, rotary, real)
+            return (parallel.constrain(video, "batch", "tokens", None, None), text), None
+
+        if self.config.remat != "none":
+            layer = jax.checkpoint(layer, policy=_POLICIES[self.config.remat], prevent_cse=False)
+        return jax.lax.scan(layer, (video, text), state)[0][0]
+
+    def _patch_multiple(self) -> int:
+        return math.lcm(self.config.pad_patches_to, parallel.axis_size("tokens"))
+
+    def _positions(
+        self, frames: int, views: int, grid: tuple[int, int], padded: int, has_reference: bool
+    ) -> tuple[jax.Array | None, tuple[jax.Array, jax.Array] | None]:
+        """What is added to tokens [P, G, D], or rotary tables [P G, d] twice: CogVideoX's, the same for every view."""
+        config = self.config
+
+        def spread(table: jax.Array) -> jax.Array:  # [P, L, X] -> [padded P, G, X]
+            groups = [table[:, :1]] * has_reference + [table] * views
+            return jnp.pad(jnp.concatenate(groups, axis=1), ((0, padded - table.shape[0]), (0, 0), (0, 0)))
+
+        if config.position == "sincos":
+            scales = (config.spatial_scale, config.temporal_scale)
+            return spread(embeddings.sincos_positions(frames, *grid, config.width, *scales)), None
+        base = (config.sample_height // config.patch_size, config.sample_width // config.patch_size)
+        tables = embeddings.rotary_positions(frames, *grid, config.head_dim, *base)
+        return None, tuple(spread(table).reshape(-1, config.head_dim) for table in tables)
+
+    def _check(self, latents, timesteps, conditioning, reference_latents, reference_conditioning, text) -> None:
+        """Refuse shapes that do not belong together, before anything is computed."""
+        config, channels = self.config, self.config.latent_channels
+        if latents.ndim != 6 or latents.shape[-1] != channels:
+            raise ValueError(f"latents are {latents.shape}, not [B, V, L, h, w, {channels}]")
+        batch, views, frames, height, width, _ = latents.shape
+        if height % config.patch_size or width % config.patch_size:
+            raise ValueError(f"latents of {height} x {width} are no multiple of the patch size {config.patch_size}")
+        wanted = {
+            "timesteps": (timesteps, ((batch,), (batch, views, frames))),
+            "conditioning": (conditioning, ((*latents.shape[:-1], config.conditioning_channels),)),
+            "reference_latents": (reference_latents, ((batch, height, width, channels),)),
+            "reference_conditioning": (
+                reference_conditioning, ((batch, height, width, config.conditioning_channels),)
+            ),
+        }
+        for name, (value, shapes) in wanted.items():
+            if value is not None and value.shape not in shapes:
+                raise ValueError(f"{name} is {value.shape}, not {' or '.join(map(str, shapes))}")
+        if not config.conditioning_channels and (conditioning is not None or reference_conditioning is not None):
+            raise ValueError("conditioning was given to a model that has none (conditioning_channels is 0)")
+        if reference_conditioning is not None and reference_latents is None:
+            raise ValueError("reference_conditioning was given without reference_latents")
+        if text is not None and (not config.text_dim or text.ndim != 3 or text.shape[::2] != (batch, config.text_dim)):
+            raise ValueError(f"text is {text.shape}, not [{batch}, T, {config.text_dim}] (0: a model without text)")
+
+
+def _stack(config: TransformerConfig, rngs: nnx.Rngs) -> Block:
+    """`num_layers` blocks in one, every parameter with a leading axis of layers."""
+
+    @nnx.split_rngs(splits=config.num_layers)
+    @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
+    def create(rngs: nnx.Rngs) -> Block:
+        return Block(config, rngs)
+
+    return create(rngs)
+
+
+def _with_reference(views: jax.Array, reference: jax.Array | None) -> jax.Array:
+    """[B, V, L, h, w, X] and [B, h, w, X] -> [B, G, h, w, X], the reference first."""
+    frames = views.reshape(views.shape[0], -1, *views.shape[3:])
+    return frames if reference is None else jnp.concatenate([reference[:, None].astype(frames.dtype), frames], axis=1)
+
+
+def _group_timesteps(
+    timesteps: jax.Array, views: int, frames: int, has_reference: bool
+) -> tuple[jax.Array, jax.Array]:
+    """[B] or [B, V, L] -> one timestep per latent frame [B, G] (or [B, 1], shared) and the text's [B].
+
+    The reference is clean: timestep 0. Text belongs to no frame; it takes the noisiest frame's.
+    """
+    if timesteps.ndim == 1 and not has_reference:
+        return timesteps[:, None], timesteps
+    if timesteps.ndim == 1:
+        timesteps = jnp.broadcast_to(timesteps[:, None, None], (timesteps.shape[0], views, frames))
+    grouped = timesteps.reshape(timesteps.shape[0], -1)
+    of_text = grouped.max(axis=1)
+    return (jnp.pad(grouped, ((0, 0), (1, 0))) if has_reference else grouped), of_text
