@@ -164,12 +164,14 @@ def check_same_head(name: str, head: HeadModel, where: object) -> None:
 
 
 def pad_expression(motion: Motion, head: HeadModel, where: object) -> Motion:
-    """Motion with exactly the head's number of expressions: missing ones are zero, surplus ones an error."""
+    """Motion with exactly the head's number of expressions: missing ones are zero; surplus ones that are not zero in
+    every frame are an error."""
     found, wanted = motion.expression.shape[1], head.expression_count
-    if found > wanted:
+    if found > wanted and np.any(motion.expression[:, wanted:]):
         raise UserError(where, f"has {found} expression coefficients, head '{head.name}' has {wanted}",
                         "give the head that it was fitted with")
-    expression = np.pad(np.asarray(motion.expression), ((0, 0), (0, wanted - found)))
+    expression = np.asarray(motion.expression)[:, :wanted]
+    expression = np.pad(expression, ((0, 0), (0, wanted - expression.shape[1])))
     return dataclasses.replace(motion, expression=expression)
 
 
