@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from mvp4d_jax.capture import Capture
-from mvp4d_jax.capture.fit import read_fit
+from mvp4d_jax.capture.fit import Fit, check_same_head, pad_expression
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.heads.motion import Motion
@@ -44,10 +44,12 @@ def load_motion(path: str | os.PathLike, head: HeadModel) -> tuple[Motion, str]:
         motion, names = read_live_link(path)
         return retarget(motion, "arkit", names, head)
     if path.suffix.lower() == ".npz":
-        fit = read_fit(path)
-        same = fit.head == head.name or (fit.head is None and fit.motion.expression.shape[1] == head.expression_count)
-        names = head.expression_names if same else ()
-        return retarget(fit.motion, fit.head or "flame", names, head)
+        fit = Fit.load(path)
+        try:
+            check_same_head(fit.head, head, path)
+        except UserError:
+            return retarget(fit.motion, fit.head, (), head)
+        return pad_expression(fit.motion, head, path), ""
     raise UserError(path, f"cannot tell what kind of motion '{path.suffix or path.name}' is",
                     "give a fit.npz, a capture folder or a Live Link Face .csv")
 

@@ -1,0 +1,61 @@
+"""Latents to frames on disk: views spread over devices, frames streamed, so that memory does not grow with V x F."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from mvp4d_jax import parallel
+from mvp4d_jax.models.autoencoder import VideoAutoencoder
+
+
+class Coder:
+    """The autoencoder over a batch of views, spread over the mesh.
+
+    Args:
+      autoencoder: its latent scale is applied here.
+      mesh: as many views are worked on at once as it has devices.
+    """
+
+    def __init__(self, autoencoder: VideoAutoencoder, mesh: Mesh):
+        self._autoencoder, self.mesh = autoencoder, mesh
+        graph, state = nnx.split(autoencoder)
+        self._state = state
+        self._encode = jax.jit(lambda state, video: nnx.merge(graph, state).encode_latents(video),
+                               out_shardings=parallel.replicated(mesh))
+
+    def encode(self, video: np.ndarray) -> np.ndarray:
+        """[V, F, H, W, 3] in [-1, 1] -> latents [V, L, h, w, C]; F = 1 + 4k."""
+        at_once = self.mesh.size
+        out = []
+        with parallel.use_mesh(self.mesh):
+            for start in range(0, len(video), at_once):
+                part = _fill(np.asarray(video[start : start + at_once], np.float32), at_once)
+                out.append(np.asarray(self._encode(self._state, part))[: len(video) - start])
+        return np.concatenate(out)
+
+    def decode(self, latents: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+        """[V, L, h, w, C] -> (view, first frame, frames [T, H, W, 3] uint8), a few frames of a few views at a time."""
+        at_once = self.mesh.size
+        scaled = np.asarray(latents, np.float32) / self._autoencoder.config.scaling_factor
+        with parallel.use_mesh(self.mesh):
+            for start in range(0, len(scaled), at_once):
+                count = min(at_once, len(scaled) - start)
+                part = parallel.constrain(jnp.asarray(_fill(scaled[start : start + at_once], at_once)),
+                                          "views", None, None, None, None)
+                first = 0
+                for chunk in self._autoencoder.decode_stream(part):
+                    pixels = np.asarray((jnp.clip(chunk[:count], -1, 1) + 1) * 127.5 + 0.5).astype(np.uint8)
+                    for offset in range(count):
+                        yield start + offset, first, pixels[offset]
+                    first += pixels.shape[1]
+
+
+def _fill(array: np.ndarray, count: int) -> np.ndarray:
+    """Repeats the last view until there are `count`, so that one compilation serves every batch."""
+    return np.concatenate([array, np.repeat(array[-1:], count - len(array), axis=0)]) if len(array) < count else array

@@ -1,0 +1,206 @@
+"""From one picture to a capture: windows denoised one after another, decoded, kept as they come, written as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mvp4d_jax.capture import Capture, CaptureWriter
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.files import atomic_file, read_npz, write_json
+from mvp4d_jax.geometry.cameras import Camera
+from mvp4d_jax.geometry.rasterize import rasterize
+from mvp4d_jax.heads.model import HeadModel
+from mvp4d_jax.heads.motion import Motion
+from mvp4d_jax.heads.skinning import skin
+from mvp4d_jax.progress import progress
+from mvp4d_jax.sampling.decode import Coder
+from mvp4d_jax.sampling.denoise import DenoiseOptions, denoise
+from mvp4d_jax.sampling.matte import matte
+from mvp4d_jax.sampling.plan import Plan, Window
+from mvp4d_jax.sampling.predictor import Conditions, Predictor
+from mvp4d_jax.sampling.preview import write_preview
+from mvp4d_jax.sampling.release import Release
+from mvp4d_jax.sampling.shot import Reference, camera_window, draw_window, pad_motion
+
+CHUNK = 16  # silhouettes rasterised at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class CleanViews:
+    """Views that exist already and take part as clean reference views: frames of a capture, at the model's size.
+
+    Attributes:
+      capture: where the frames are read.
+      views: indices of its cameras.
+    """
+
+    capture: Capture
+    views: tuple[int, ...]
+
+    def cameras(self) -> Camera:
+        """[V, F'] of the chosen views."""
+        index = list(self.views)
+        return jax.tree.map(lambda array: np.asarray(array)[index], self.capture.cameras)
+
+    def frames(self, window: Window) -> np.ndarray:
+        """[V, F, H, W, 3] in [-1, 1]; the last frame is held where the capture is shorter than the window."""
+        last = self.capture.frame_count - 1
+        index = np.minimum(np.arange(window.start, window.stop), last)
+        return np.stack([[self.capture.frame(view, int(frame)) for frame in index] for view in self.views]) / 127.5 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Shot:
+    """All a run is given beside the weights.
+
+    Attributes:
+      reference: the picture.
+      head: personalised rig.
+      motion: F frames.
+      cameras: [V, F'] of the views to make; names: theirs.
+      clean_views: existing views, or None.
+    """
+
+    reference: Reference
+    head: HeadModel
+    motion: Motion
+    cameras: Camera
+    names: tuple[str, ...]
+    clean_views: CleanViews | None = None
+
+
+class Generator:
+    """Runs a plan. Finished windows are kept in `<out>.work` until the capture stands, and are not done again.
+
+    Args:
+      release: weights and facts.
+      plan: what to denoise together.
+      shot: reference, head, motion, cameras.
+      options: of the denoising.
+      mesh: devices.
+      out: the capture to write.
+    """
+
+    def __init__(self, release: Release, plan: Plan, shot: Shot, options: DenoiseOptions, mesh: Mesh, out: Path):
+        self.release, self.plan, self.shot, self.options, self.mesh, self.out = release, plan, shot, options, mesh, out
+        self.size = (release.facts.image_size, release.facts.image_size)
+        self.coder = Coder(release.autoencoder, mesh)
+        self.predictor = Predictor(release.transformer, mesh, release.facts.conditioning)
+        self.work = out.with_name(f"{out.name}.work")
+
+    def run(self, fingerprint: str, extra: dict[str, Any], *, overwrite: bool = False) -> Capture:
+        """Denoises and decodes every window that is not there yet, then writes the capture and its preview video.
+
+        Args:
+          fingerprint: of everything the pictures depend on; kept windows of another one are dropped.
+          extra: facts to keep in the capture.
+        """
+        self._claim(fingerprint)
+        total = sum(not self._frames_path(index, len(self.shot.names) - 1).is_file()
+                    for index in range(len(self.plan.windows))) * self.plan.steps
+        with progress(total=total, what="denoising", unit="step") as bar:
+            for index in range(len(self.plan.windows)):
+                self._window(index, bar)
+        capture = self._assemble(extra, overwrite)
+        write_preview(self.out.with_name(f"{self.out.name}.mp4"), capture)
+        shutil.rmtree(self.work)
+        return capture
+
+    def _claim(self, fingerprint: str) -> None:
+        """Opens the work folder; one that belongs to other inputs is emptied."""
+        note = self.work / "run.json"
+        if note.is_file() and fingerprint not in note.read_text():
+            shutil.rmtree(self.work)
+        if self.work.exists() and not note.is_file() and any(self.work.iterdir()):
+            raise UserError(self.work, "is in the way and was not made by this command", "move it away")
+        self.work.mkdir(parents=True, exist_ok=True)
+        write_json(note, {"fingerprint": fingerprint})
+
+    def _window(self, index: int, bar: Any) -> None:
+        latents_path = self.work / f"latents_{index:03d}.npz"
+        if not latents_path.is_file():
+            conditions = self._conditions(index)
+            key = jax.random.fold_in(jax.random.key(self.plan.seed), index)
+            latents = denoise(self.predictor, conditions, self.plan, index, self.options, key, bar)
+            with atomic_file(latents_path) as temporary:
+                np.savez(temporary, latents=np.asarray(latents, np.float32))
+        if not self._frames_path(index, len(self.shot.names) - 1).is_file():
+            self._decode(index, read_npz(latents_path)["latents"])
+
+    def _conditions(self, index: int) -> Conditions:
+        """Maps, clean frames and reference of one window; noisy views first, then the clean views."""
+        plan, shot, window = self.plan, self.shot, self.plan.windows[index]
+        config = self.release.facts.conditioning
+        motion = pad_motion(shot.motion, window.stop)[slice(window.start, window.stop)]
+        sets = [shot.cameras] + ([shot.clean_views.cameras()] if shot.clean_views else [])
+        maps = np.concatenate([
+            draw_window(shot.head, motion, camera_window(cameras, window.start, window.stop), self.size, config,
+                        shot.reference) for cameras in sets])  # [V', L, h, w, Cc]
+        clean = np.zeros(maps.shape[:2], bool)
+        latents = np.zeros((*maps.shape[:-1], shot.reference.latents.shape[-1]), np.float32)
+        if window.clean_latents:
+            clean[: plan.views, : window.clean_latents] = True
+            latents[: plan.views, : window.clean_latents] = self.coder.encode(self._prefix(index))
+        if shot.clean_views:
+            clean[plan.views :] = True
+            latents[plan.views :] = self.coder.encode(shot.clean_views.frames(window))
+        maps = np.array(maps)
+        maps[..., config.layout()["reference_mask"]] = clean[:, :, None, None, None]
+        return Conditions(maps, clean, latents, np.asarray(shot.reference.latents), shot.reference.conditioning)
+
+    def _prefix(self, index: int) -> np.ndarray:
+        """The last frames of the window before, as they were written: [V, 1 + 4k, H, W, 3] in [-1, 1]."""
+        count = self.plan.windows[index].clean_frames
+        return np.stack([self._frames(index - 1, view)[-count:] for view in range(self.plan.views)]) / 127.5 - 1
+
+    def _decode(self, index: int, latents: np.ndarray) -> None:
+        """Streams a window's frames to disk, one file per view."""
+        pieces: dict[int, list[np.ndarray]] = {}
+        frames = self.plan.windows[index].frames
+        for view, first, chunk in self.coder.decode(latents):
+            pieces.setdefault(view, []).append(chunk)
+            if first + len(chunk) == frames:
+                with atomic_file(self._frames_path(index, view)) as temporary:
+                    np.savez_compressed(temporary, frames=np.concatenate(pieces.pop(view)))
+
+    def _frames_path(self, index: int, view: int) -> Path:
+        return self.work / f"frames_{index:03d}_{view:04d}.npz"
+
+    def _frames(self, index: int, view: int) -> np.ndarray:
+        return read_npz(self._frames_path(index, view))["frames"]
+
+    def _assemble(self, extra: dict[str, Any], overwrite: bool) -> Capture:
+        """Writes the capture: frames without the windows' clean prefixes, estimated mattes, cameras, motion, rig."""
+        plan, shot = self.plan, self.shot
+        motion = pad_motion(shot.motion, plan.frames)
+        writer = CaptureWriter(
+            self.out, head=shot.head, motion=motion, cameras=camera_window(shot.cameras, 0, plan.frames),
+            names=shot.names, image_size=self.size, masks=True, source="mvp4d sample",
+            extra={**extra, "reference_axis": shot.reference.axis_in_head().tolist()}, overwrite=overwrite)
+        vertices = np.asarray(skin(shot.head, motion))
+        with writer, progress(total=plan.views * plan.frames, what="writing", unit="frame") as bar:
+            for view in range(plan.views):
+                frames = np.concatenate([self._frames(index, view)[window.clean_frames :]
+                                         for index, window in enumerate(plan.windows)])[: plan.frames]
+                silhouettes = self._silhouettes(view, vertices)
+                for frame, picture in enumerate(frames):
+                    writer.add(view, frame, picture, matte(picture / 255.0, silhouettes[frame]))
+                    bar.update()
+        return Capture.open(self.out)
+
+    def _silhouettes(self, view: int, vertices: np.ndarray) -> np.ndarray:
+        """[F, H, W] bool: where the head mesh is drawn."""
+        out = []
+        for start in range(0, len(vertices), CHUNK):
+            part = vertices[start : start + CHUNK]
+            cameras = camera_window(self.shot.cameras, start, start + len(part))
+            camera = jax.tree.map(lambda array: np.asarray(array, np.float32)[view], cameras)
+            out.append(np.asarray(rasterize(camera, part, self.shot.head.faces, self.size).face >= 0))
+        return np.concatenate(out)

@@ -1,0 +1,96 @@
+"""A release folder: transformer, autoencoder, and `mvp4d.json` with what they were trained for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.geometry.conditioning import ConditioningConfig
+from mvp4d_jax.models.autoencoder import VideoAutoencoder
+from mvp4d_jax.models.checkpoint import load_autoencoder, load_transformer
+from mvp4d_jax.models.transformer import MultiViewTransformer
+
+BUILT_IN = Path(__file__).resolve().parent.parent / "weights" / "tiny"
+FACTS = "mvp4d.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What the weights were trained for (`mvp4d.json`).
+
+    Attributes:
+      head: name of the head model that the maps were drawn from.
+      image_size: pixels a side.
+      views, frames: noisy views and frames per sample in training.
+      snr_shift: of the noise schedule.
+      crop_margin: half side of a reference crop over the larger half extent of the head.
+      conditioning: layout of the maps.
+    """
+
+    head: str
+    image_size: int
+    views: int
+    frames: int
+    snr_shift: float
+    crop_margin: float
+    conditioning: ConditioningConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """Loaded weights and their facts."""
+
+    path: Path
+    facts: Facts
+    transformer: MultiViewTransformer
+    autoencoder: VideoAutoencoder
+
+
+def resolve_weights(name: str | os.PathLike) -> Path:
+    """The folder of `tiny` (the weights that come with the project) or of a path.
+
+    Raises:
+      UserError: nothing is there.
+    """
+    path = BUILT_IN if str(name) == "tiny" else Path(name)
+    if not (path / FACTS).is_file():
+        raise UserError(path, f"holds no release ({FACTS} is missing)",
+                        "give 'tiny', or a folder that `mvp4d train --export` wrote")
+    return path
+
+
+def read_facts(folder: str | os.PathLike) -> Facts:
+    """Reads `mvp4d.json`. Raises UserError naming the field at fault."""
+    path = Path(folder) / FACTS
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(path, f"cannot be read ({error})") from None
+    try:
+        conditioning = ConditioningConfig(**value["conditioning"])
+        return Facts(str(value["head"]), int(value["image_size"]), int(value["views"]), int(value["frames"]),
+                     float(value["snr_shift"]), float(value["crop_margin"]), conditioning)
+    except KeyError as error:
+        raise UserError(path, f"lacks the field {error}", "export the release again") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(path, f"has a field of the wrong kind ({error})", "export the release again") from None
+
+
+def load_release(name: str | os.PathLike) -> Release:
+    """Loads a release: 'tiny' or a folder.
+
+    Raises:
+      UserError: a missing or damaged file, or a transformer whose conditioning channels are not what the facts say.
+    """
+    path = resolve_weights(name)
+    facts = read_facts(path)
+    transformer, config = load_transformer(path / "transformer")
+    autoencoder, _ = load_autoencoder(path / "vae")
+    if config.conditioning_channels != facts.conditioning.channels:
+        raise UserError(path / FACTS, f"describes {facts.conditioning.channels} conditioning channels, the transformer "
+                        f"has {config.conditioning_channels}", "export the release again")
+    return Release(path, facts, transformer, autoencoder)

@@ -1,0 +1,156 @@
+"""What a sampling run is given: the reference image as latents and maps, the cameras, the motion."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from mvp4d_jax.data.crop import crop_camera, crop_image, head_box, inside_mask
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.geometry.cameras import FIELDS, Camera, centre, project
+from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
+from mvp4d_jax.heads.model import HeadModel
+from mvp4d_jax.heads.motion import Motion
+from mvp4d_jax.heads.skinning import skin
+
+Array = Any
+MIN_VISIBLE = 0.2  # share of the head's vertices that a useful camera has in its picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The one picture everything is made from, cropped to the model's size.
+
+    Attributes:
+      image: [H, W, 3] float32 in [0, 1], on white.
+      camera: of the crop, unbatched.
+      motion: the head's pose and expression in it, one frame.
+      latents: [h, w, C].
+      conditioning: [h, w, Cc], its reference mask set.
+    """
+
+    image: np.ndarray
+    camera: Camera
+    motion: Motion
+    latents: Array
+    conditioning: Array
+
+    def axis_in_head(self) -> np.ndarray:
+        """Unit optical axis [3] of the reference camera in head axes: angles from the reference are measured to it."""
+        axis = np.asarray(self.camera.world_to_camera, np.float64)[2, :3]
+        return Rotation.from_rotvec(np.asarray(self.motion.rotation[0], np.float64)).inv().apply(axis)
+
+
+def crop_reference(image: np.ndarray, camera: Camera, motion: Motion, head: HeadModel, size: int,
+                   margin: float) -> tuple[np.ndarray, Camera, np.ndarray]:
+    """Cuts the square around the fitted head out of a photo.
+
+    Args:
+      image: [H, W, 3] float in [0, 1].
+      camera: of the photo, unbatched.
+      motion: one frame.
+      size: pixels a side of the crop.
+      margin: half side of the crop over the larger half extent of the head.
+
+    Returns:
+      crop [size, size, 3] float32, its camera, and [size, size] the share of each pixel that lies inside the photo.
+
+    Raises:
+      UserError: the fitted head does not lie in the photo.
+    """
+    vertices = np.asarray(skin(head, motion))
+    _, depth = project(camera, vertices[0])
+    if np.asarray(depth).min() <= 0:
+        raise UserError("--fit", "the fitted head lies behind the photo's camera", "track the photo again")
+    box = head_box(vertices, camera, margin)
+    height, width = image.shape[:2]
+    if box.x < 0 or box.y < 0 or box.x > width or box.y > height:
+        raise UserError("--fit", f"the fitted head is centred at ({box.x:.0f}, {box.y:.0f}), outside of the "
+                        f"{width}x{height} photo", "give the fit that was made from this photo")
+    cropped = crop_image((image * 255 + 0.5).astype(np.uint8), box, size)
+    return cropped.astype(np.float32) / 255, crop_camera(camera, box, size), inside_mask(box, (height, width), size)
+
+
+def make_reference(image: np.ndarray, camera: Camera, motion: Motion, head: HeadModel, encode: Any,
+                   config: ConditioningConfig, inside: np.ndarray | None = None) -> Reference:
+    """Encodes a cropped picture and draws its maps.
+
+    Args:
+      encode: video [1, 1, H, W, 3] in [-1, 1] -> latents [1, 1, h, w, C].
+      inside: [H, W] share of each pixel inside the uncropped photo; None where all is.
+    """
+    size = image.shape[:2]
+    latents = encode(jnp.asarray(2 * image - 1, jnp.float32)[None, None])[0, 0]
+    one = _batched(camera)
+    maps = np.array(draw_conditioning(head, motion, one, size, config, camera)[0, 0])  # [h, w, Cc]
+    layout = config.layout()
+    maps[..., layout["reference_mask"]] = 1
+    if inside is not None:
+        maps[..., layout["crop_mask"]] = 1 - _pool(inside, maps.shape[0])[..., None]
+    return Reference(image, camera, motion, latents, maps)
+
+
+def draw_window(head: HeadModel, motion: Motion, cameras: Camera, size: tuple[int, int], config: ConditioningConfig,
+                reference: Reference) -> np.ndarray:
+    """Maps of all views over one window, rays in the reference camera's axes: [V, L, h, w, Cc]."""
+    return np.asarray(draw_conditioning(head, motion, cameras, size, config, reference.camera))
+
+
+def pad_motion(motion: Motion, frames: int) -> Motion:
+    """The motion with its last frame held until there are `frames`."""
+    index = np.minimum(np.arange(frames), motion.frame_count - 1)
+    return motion[index]
+
+
+def camera_window(cameras: Camera, start: int, stop: int) -> Camera:
+    """The frames [start, stop) of cameras [V, F'], the last frame held beyond the end; still cameras as they are."""
+    count = np.asarray(cameras.fx).shape[1]
+    if count == 1:
+        return cameras
+    index = np.minimum(np.arange(start, stop), count - 1)
+    return Camera(**{name: np.asarray(getattr(cameras, name))[:, index] for name in FIELDS})
+
+
+def check_cameras(cameras: Camera, names: list[str], vertices: np.ndarray, size: tuple[int, int]) -> None:
+    """Refuses cameras that cannot see the head: inside it, or with it behind them or out of the picture.
+
+    Args:
+      cameras: [V, F'].
+      vertices: [F, N, 3] world.
+
+    Raises:
+      UserError: the first such camera, by name and frame.
+    """
+    count = np.asarray(cameras.fx).shape[1]
+    for view, name in enumerate(names):
+        for time in range(count):
+            camera = Camera(**{field: np.asarray(getattr(cameras, field))[view, time] for field in FIELDS})
+            points = vertices[min(time, len(vertices) - 1)]
+            where = f"--cameras, camera '{name}'" + (f" frame {time}" if count > 1 else "")
+            low, high = points.min(0), points.max(0)
+            position = np.asarray(centre(camera))
+            if ((position > low) & (position < high)).all():
+                raise UserError(where, "stands inside the head", "move it back: half a metre is close")
+            pixels, depth = (np.asarray(array) for array in project(camera, points))
+            if (depth <= 0).mean() > 0.5:
+                raise UserError(where, "has the head behind it", "turn it round")
+            visible = (depth > 0) & (pixels >= 0).all(1) & (pixels[:, 0] < size[1]) & (pixels[:, 1] < size[0])
+            if visible.mean() < MIN_VISIBLE:
+                raise UserError(where, f"has {visible.mean():.0%} of the head in its picture",
+                                "aim it at the head or widen its field of view")
+
+
+def _batched(camera: Camera) -> Camera:
+    return jax.tree.map(lambda array: np.asarray(array)[None, None], camera)
+
+
+def _pool(image: np.ndarray, side: int) -> np.ndarray:
+    stride = image.shape[0] // side
+    return image.reshape(side, stride, side, stride).mean((1, 3))
+
+
