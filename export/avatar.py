@@ -1,0 +1,256 @@
+"""The avatar: a rig, Gaussians bound to the triangles of its UV remesh, and a net for what the rig misses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mvp4d_export.capture import Head, Motion, check_head, fit_expressions, read_json
+from mvp4d_export.deformation import EXPRESSION_UNIT, DeformationNet, NetConfig, position_features
+from mvp4d_export.errors import UserError
+from mvp4d_export.files import atomic_folder
+from mvp4d_export.rasterize import Rendering, rasterize
+from mvp4d_export.remesh import UVMesh, remesh
+from mvp4d_export.rig import Pose, Rig
+from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions, triangle_frames
+
+FORMAT, VERSION = "mvp4d-avatar", 1
+GAUSSIAN_TENSORS = ("position", "rotation", "log_scale", "logit_opacity", "harmonics")
+
+
+@dataclasses.dataclass(frozen=True)
+class AvatarConfig:
+    """What fixes an avatar's shape.
+
+    Attributes:
+      uv_resolution: pixels along a side of the UV square.
+      sh_degree: 0..3.
+      net: the deformation net's size; None for an avatar without one.
+      antialiased: render with the opacity compensation that the fit used.
+    """
+
+    uv_resolution: int = 128
+    sh_degree: int = 3
+    net: NetConfig | None = NetConfig()
+    antialiased: bool = False
+
+    @property
+    def harmonic_count(self) -> int:
+        return (self.sh_degree + 1) ** 2
+
+
+@dataclasses.dataclass
+class Splats:
+    """Gaussians of one moment in head space. G of them; `harmonics` [G, K, 3] are in head axes too."""
+
+    means: Tensor
+    quaternions: Tensor
+    scales: Tensor
+    opacities: Tensor
+    harmonics: Tensor
+
+
+class Avatar(nn.Module):
+    """G Gaussians on T triangles of P vertices over a rig with E expressions.
+
+    Parameters (all in the frame of the Gaussian's triangle, in units of its scale): position [G, 3], rotation [G, 4] wxyz,
+    log_scale [G, 3], logit_opacity [G], harmonics [G, K, 3]; `binding` [G] says which triangle. `neck_offsets` [F, 3] are the
+    learned neck rotations of the F frames that it was fitted to.
+    """
+
+    def __init__(self, config: AvatarConfig, head: Head, gaussian_count: int = 0, frames: int = 0,
+                 mesh: UVMesh | None = None):
+        super().__init__()
+        self.config, self.head = config, head
+        self.rig = Rig(head)
+        self.mesh = remesh(head, config.uv_resolution) if mesh is None else mesh
+        for name in ("corners", "weights", "pixels", "faces", "deformable"):
+            self.register_buffer(f"mesh_{name}", torch.from_numpy(getattr(self.mesh, name)), persistent=False)
+        self.register_buffer("mesh_skin", self.gather(self.rig.skin_weights), persistent=False)      # [P, J]
+        neutral = self.gather(self.rig.template)
+        self.register_buffer("neutral_features", self._image(position_features(neutral)), persistent=False)
+        self.net = DeformationNet(config.net) if config.net is not None else None
+        self.register_buffer("binding", torch.zeros(gaussian_count, dtype=torch.int64))
+        shapes = {"position": (3,), "rotation": (4,), "log_scale": (3,), "logit_opacity": (),
+                  "harmonics": (config.harmonic_count, 3)}
+        for name in GAUSSIAN_TENSORS:
+            self.register_parameter(name, nn.Parameter(torch.zeros(gaussian_count, *shapes[name])))
+        self.neck_offsets = nn.Parameter(torch.zeros(frames, 3))
+
+    @property
+    def gaussian_count(self) -> int:
+        return len(self.binding)
+
+    @property
+    def device(self) -> torch.device:
+        return self.binding.device
+
+    def set_gaussians(self, binding: Tensor, tensors: dict[str, Tensor]) -> None:
+        """Replaces every Gaussian."""
+        self.binding = binding
+        for name in GAUSSIAN_TENSORS:
+            setattr(self, name, nn.Parameter(tensors[name].detach().clone()))
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Per-head-vertex values [..., N, C] at the UV vertices: [..., P, C]."""
+        return (values[..., self.mesh_corners, :] * self.mesh_weights[..., None]).sum(-2)
+
+    def _image(self, values: Tensor) -> Tensor:
+        """[P, C] on the UV square: [C, R, R], zero where there is no vertex."""
+        side = self.config.uv_resolution
+        image = values.new_zeros(side * side, values.shape[1])
+        return image.index_copy(0, self.mesh_pixels, values).T.reshape(-1, side, side)
+
+    def deformation(self, pose: Pose) -> tuple[Tensor, Tensor]:
+        """The net's offsets [P, 3] metres (rest axes) for one frame's expression, and those for the neutral face.
+
+        The neck does not count as expression.
+        """
+        if self.net is None:
+            zero = self.mesh_weights.new_zeros(len(self.mesh_pixels), 3)
+            return zero, zero
+        with torch.no_grad():
+            vertices, _ = self.rig(dataclasses.replace(pose, neck=torch.zeros_like(pose.neck)))
+            moved = self._image(self.gather(vertices[0] - self.rig.template) / EXPRESSION_UNIT)
+            features = torch.stack((torch.cat((moved, self.neutral_features)),
+                                    torch.cat((torch.zeros_like(moved), self.neutral_features))))
+        offsets = self.net(features).flatten(2)[:, :, self.mesh_pixels].transpose(1, 2)      # [2, P, 3]
+        offsets = offsets * self.mesh_deformable[:, None]
+        return offsets[0], offsets[1]
+
+    def vertices(self, pose: Pose, offsets: Tensor | None = None, neck: Tensor | None = None) -> Tensor:
+        """UV vertices [P, 3] of one frame in head space.
+
+        Args:
+          pose: one frame.
+          offsets: [P, 3] in rest axes, as `deformation` gives them; evaluated when None.
+          neck: [3] learned rotation added to the pose's own.
+        """
+        if offsets is None:
+            offsets = self.deformation(pose)[0]
+        if neck is not None:
+            pose = dataclasses.replace(pose, neck=pose.neck + neck)
+        skinned, joint_rotations = self.rig(pose)
+        turn = torch.einsum("pj,jab->pab", self.mesh_skin, joint_rotations[0])               # [P, 3, 3]
+        return self.gather(skinned[0]) + (turn * offsets[:, None, :]).sum(-1)
+
+    def splats(self, vertices: Tensor) -> Splats:
+        """The Gaussians on UV vertices [P, 3]."""
+        rotation, scale, centre = triangle_frames(vertices, self.mesh_faces)
+        frame = torch.cat((rotation.flatten(1), scale[:, None], centre, matrix_to_quaternion(rotation)), 1)
+        frame = frame[self.binding]                                                           # [G, 17]
+        rotation, scale, centre = frame[:, :9].reshape(-1, 3, 3), frame[:, 9:10], frame[:, 10:13]
+        means = scale * (rotation * self.position[:, None, :]).sum(-1) + centre
+        quaternions = multiply_quaternions(frame[:, 13:], nn.functional.normalize(self.rotation, dim=-1))
+        return Splats(means, quaternions, self.log_scale.exp() * scale, self.logit_opacity.sigmoid(), self.harmonics)
+
+    def render(self, splats: Splats, pose: Pose, viewmats: Tensor, Ks: Tensor, width: int, height: int,
+               background: Tensor | None = None, *, sh_degree: int | None = None, **options) -> Rendering:
+        """Renders the Gaussians of one frame into V views; the head's pose is folded into the cameras."""
+        degree = self.config.sh_degree if sh_degree is None else sh_degree
+        return rasterize(splats.means, splats.quaternions, splats.scales, splats.opacities, splats.harmonics,
+                         viewmats @ pose.head_matrix(), Ks, width, height, background, sh_degree=degree,
+                         antialiased=self.config.antialiased, **options)
+
+    def check_motion(self, motion: Motion, where: object) -> Motion:
+        """Motion with as many expression coefficients as the rig; UserError when it has more."""
+        return fit_expressions(motion, len(self.rig.expression_names), where)
+
+    def save(self, path: str | os.PathLike, extra: dict | None = None, *, overwrite: bool = False) -> None:
+        """Writes the avatar folder, atomically: avatar.json, avatar.safetensors, and files named in no other place."""
+        with atomic_folder(path, overwrite=overwrite) as folder:
+            self.write(folder, extra)
+
+    def write(self, folder: Path, extra: dict | None = None) -> None:
+        """Writes the files of an avatar into a folder that exists."""
+        tensors = {f"gaussians.{name}": getattr(self, name).detach() for name in (*GAUSSIAN_TENSORS, "binding")}
+        tensors["neck_offsets"] = self.neck_offsets.detach()
+        if self.net is not None:
+            tensors |= {f"net.{name}": value for name, value in self.net.state_dict().items()}
+        for field in dataclasses.fields(Head):
+            value = getattr(self.head, field.name)
+            if field.name not in _HEAD_TEXT:
+                tensors[f"head.{field.name}"] = torch.as_tensor(value)
+        for field in dataclasses.fields(UVMesh)[1:]:
+            tensors[f"mesh.{field.name}"] = torch.from_numpy(getattr(self.mesh, field.name))
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+                  folder / "avatar.safetensors")
+        net = None if self.config.net is None else dataclasses.asdict(self.config.net)
+        info = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self.config), "net": net,
+                "gaussians": self.gaussian_count, "frames": len(self.neck_offsets),
+                "head": {name: getattr(self.head, name) for name in _HEAD_TEXT}, "extra": extra or {}}
+        (folder / "avatar.json").write_text(json.dumps(info, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu") -> Avatar:
+        """Reads and checks an avatar folder.
+
+        Raises:
+          UserError: one line that names the file and what is wrong with it.
+        """
+        path = Path(path)
+        where, weights = path / "avatar.json", path / "avatar.safetensors"
+        if not path.is_dir():
+            raise UserError(path, "no such folder" if not path.exists() else "not a folder", "an avatar is a folder")
+        info = read_json(where)
+        if info.get("format") != FORMAT:
+            raise UserError(where, f"field 'format' is not '{FORMAT}'", "this is not an avatar")
+        if info.get("version") != VERSION:
+            raise UserError(where, f"field 'version' is {info.get('version')}, this program reads {VERSION}",
+                            "update the program or distil the avatar again")
+        try:
+            tensors = load_file(weights)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise UserError(weights, f"not a readable safetensors file ({str(error)[:120]})",
+                            "distil the avatar again") from None
+        try:
+            return cls._from_files(info, tensors, weights).to(device)
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise UserError(weights, f"does not fit avatar.json ({' '.join(str(error).split())[:160]})",
+                            "the avatar is damaged; distil it again") from None
+
+    @classmethod
+    def _from_files(cls, info: dict, tensors: dict[str, Tensor], where: Path) -> Avatar:
+        net = None if info["net"] is None else NetConfig(**{**info["net"], "channels": tuple(info["net"]["channels"])})
+        config = AvatarConfig(int(info["uv_resolution"]), int(info["sh_degree"]), net, bool(info["antialiased"]))
+        arrays = {name[5:]: value.numpy() for name, value in tensors.items() if name.startswith("head.")}
+        head = check_head({**arrays, **info["head"]}, where)
+        mesh = UVMesh(config.uv_resolution, **{field.name: tensors[f"mesh.{field.name}"].numpy()
+                                               for field in dataclasses.fields(UVMesh)[1:]})
+        for name, limit in (("corners", len(head.template)), ("pixels", config.uv_resolution**2),
+                            ("faces", len(mesh.pixels))):
+            array = getattr(mesh, name)
+            if array.min() < 0 or array.max() >= limit:
+                raise UserError(where, f"tensor 'mesh.{name}' points outside of its {limit} targets")
+        avatar = cls(config, head, int(info["gaussians"]), int(info["frames"]), mesh)
+        if avatar.net is not None:
+            avatar.net.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
+        with torch.no_grad():
+            for name in GAUSSIAN_TENSORS:
+                _fill(getattr(avatar, name), tensors[f"gaussians.{name}"], f"gaussians.{name}", where)
+            _fill(avatar.binding, tensors["gaussians.binding"], "gaussians.binding", where)
+            _fill(avatar.neck_offsets, tensors["neck_offsets"], "neck_offsets", where)
+        if len(avatar.binding) and not 0 <= int(avatar.binding.min()) <= int(avatar.binding.max()) < len(mesh.faces):
+            raise UserError(where, "tensor 'gaussians.binding' points outside of the triangles")
+        return avatar
+
+
+_HEAD_TEXT = ("name", "expression_names", "joint_names", "joint_parents", "part_names")
+
+
+def _fill(target: Tensor, value: Tensor, name: str, where: Path) -> None:
+    if target.shape != value.shape:
+        raise UserError(where, f"tensor '{name}' is {tuple(value.shape)}, avatar.json says {tuple(target.shape)}",
+                        "the avatar is damaged; distil it again")
+    if value.is_floating_point() and not torch.isfinite(value).all():
+        raise UserError(where, f"tensor '{name}' holds values that are not finite", "distil the avatar again")
+    target.copy_(value)

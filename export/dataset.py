@@ -1,0 +1,118 @@
+"""A capture in memory as the distiller wants it: pictures, masks, cameras and poses, and what is held out."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from mvp4d_export.capture import Capture
+from mvp4d_export.errors import UserError
+from mvp4d_export.progress import progress
+from mvp4d_export.rig import Pose
+
+EMPTY_ALPHA = 8   # of 255: a picture whose mask stays under it shows nobody
+
+
+@dataclasses.dataclass
+class Dataset:
+    """V views x F frames.
+
+    Attributes:
+      pictures: [V, F, H, W, 3] uint8 on the background; masks: [V, F, H, W] uint8, or None.
+      viewmats: [V, F, 4, 4]; Ks: [V, F, 3, 3] at full size.
+      pose: F frames.
+      usable: [V, F] bool: the picture shows somebody.
+      train_views, held_views, train_times, held_times: indices.
+    """
+
+    capture: Capture
+    pictures: Tensor
+    masks: Tensor | None
+    viewmats: Tensor
+    Ks: Tensor
+    pose: Pose
+    background: Tensor
+    usable: np.ndarray
+    train_views: list[int]
+    held_views: list[int]
+    train_times: list[int]
+    held_times: list[int]
+
+    @classmethod
+    def load(cls, capture: Capture, *, hold_views: int = 0, hold_times: int = 0, device: str = "cpu") -> Dataset:
+        """Reads every picture; holds out evenly spaced views and times.
+
+        Raises:
+          UserError: too little left to fit, a frame that no view shows, a damaged picture.
+        """
+        views, frames = len(capture.names), capture.frame_count
+        held_views, held_times = _spaced(views, hold_views, "--hold-views"), _spaced(frames, hold_times, "--hold-times")
+        pictures, masks = [], []
+        for view in progress(range(views), what="reading views", unit="view"):
+            pictures.append(torch.from_numpy(capture.view_frames(view)))
+            if capture.has_masks:
+                masks.append(torch.from_numpy(capture.view_masks(view)))
+        usable = np.ones((views, frames), bool)
+        if masks:
+            usable = (torch.stack(masks).flatten(2).amax(2) >= EMPTY_ALPHA).numpy()
+        dataset = cls(capture, torch.stack(pictures).to(device), torch.stack(masks).to(device) if masks else None,
+                      *_cameras(capture, device), Pose.of(capture.motion, device),
+                      torch.from_numpy(capture.background).to(device), usable,
+                      [v for v in range(views) if v not in held_views], held_views,
+                      [t for t in range(frames) if t not in held_times], held_times)
+        dataset._check_usable()
+        return dataset
+
+    def _check_usable(self) -> None:
+        path, names = self.capture.path, self.capture.names
+        if not self.usable.any():
+            raise UserError(path / "masks", "every mask is transparent", "write masks that show the head, or none")
+        seen = self.usable[self.train_views].any(0)
+        dark = [time for time in self.train_times if not seen[time]]
+        if dark:
+            raise UserError(path / "masks", f"frame {dark[0]} is transparent in every view that is fitted "
+                            f"({len(dark)} such frames)", "cut these frames out of the capture")
+        empty = np.argwhere(~self.usable)
+        if len(empty):
+            view, frame = empty[0]
+            print(f"{path}: {len(empty)} pictures are all transparent (first: camera '{names[view]}' frame {frame}) and are "
+                  "left out", file=sys.stderr)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.capture.image_size
+
+    def batch(self, views: list[int], time: int, level: int = 0) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Pictures [B, h, w, 3] in [0, 1], masks [B, h, w] or None, viewmats [B, 4, 4] and Ks [B, 3, 3] of views of a time.
+
+        Args:
+          level: sides are halved this many times, by averaging.
+        """
+        pictures = self.pictures[views, time].float().div_(255)
+        masks = None if self.masks is None else self.masks[views, time].float().div_(255)
+        Ks = self.Ks[views, time]
+        if level:
+            factor = 1 << level
+            pictures = avg_pool2d(pictures.permute(0, 3, 1, 2), factor).permute(0, 2, 3, 1)
+            masks = None if masks is None else avg_pool2d(masks[:, None], factor)[:, 0]
+            Ks = Ks.clone()
+            Ks[:, :2] /= factor
+        return pictures, masks, self.viewmats[views, time], Ks
+
+
+def _cameras(capture: Capture, device: str) -> tuple[Tensor, Tensor]:
+    pairs = [capture.camera_matrices(frame) for frame in range(capture.frame_count)]
+    return (torch.from_numpy(np.stack([pair[0] for pair in pairs], 1)).to(device),
+            torch.from_numpy(np.stack([pair[1] for pair in pairs], 1)).to(device))
+
+
+def _spaced(count: int, held: int, flag: str) -> list[int]:
+    """`held` of `count` indices, evenly spaced, neither first nor last."""
+    if held < 0 or count - held < 1 or (held and count < 3):
+        raise UserError(flag, f"{held} of {count} cannot be held out", "leave at least one to fit")
+    return sorted({int((index + 0.5) * count / held) for index in range(held)}) if held else []

@@ -1,0 +1,350 @@
+"""Fits an avatar to a capture: every step renders several views of one moment, which share mesh, neck and deformation."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mvp4d_export import densify
+from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
+from mvp4d_export.dataset import Dataset
+from mvp4d_export.deformation import OUTPUT_UNIT
+from mvp4d_export.errors import UserError
+from mvp4d_export.files import atomic_file, write_json
+from mvp4d_export.initialise import initialise
+from mvp4d_export.losses import Lpips, multi_scale_ssim, psnr, ssim
+from mvp4d_export.optimiser import Adam
+from mvp4d_export.presets import DistillConfig
+from mvp4d_export.progress import progress
+from mvp4d_export.triangles import triangle_frames
+
+MIN_SIDE = 16          # pictures are not halved below this
+DIVERGED = 4.0         # times the best running loss
+WARM_UP = 60           # steps before divergence is judged
+
+
+class Distiller:
+    """One fit. The same capture, config and seed give the same avatar on the same kind of device."""
+
+    def __init__(self, data: Dataset, config: DistillConfig, *, seed: int = 0, lpips: Lpips | None = None,
+                 colour_correction: bool = False):
+        self.data, self.config, self.seed = data, config, seed
+        self.device = data.pictures.device
+        self.lpips = lpips.to(self.device) if lpips is not None else None
+        torch.manual_seed(seed)  # the net's initial weights
+        self.avatar = Avatar(config.avatar, data.capture.head, frames=data.capture.frame_count).to(self.device)
+        self.on_hull = initialise(self.avatar, data, config.start_gaussians, seed)
+        self.start = self.avatar.position.detach().clone()
+        self.colour = nn.Parameter(torch.zeros(len(data.capture.names), 3, 4, device=self.device))
+        self.colour_correction = colour_correction
+        self.optimiser = Adam()
+        self.statistics = densify.Statistics(self.avatar.gaussian_count, self.device)
+        self.edges = _edges(self.avatar.mesh_faces)
+        self.step_done = 0
+        self.average: float | None = None
+        self.best = math.inf
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        named = {name: getattr(self.avatar, name) for name in GAUSSIAN_TENSORS}
+        named["neck"] = self.avatar.neck_offsets
+        if self.avatar.net is not None:
+            named |= {f"net.{name}": value for name, value in self.avatar.net.named_parameters()}
+        if self.colour_correction:
+            named["colour"] = self.colour
+        return named
+
+    def rates(self, share: float) -> dict[str, float | Tensor]:
+        """Learning rates when `share` of the run is done: exponential decay."""
+        rates, factor = self.config.rates, self.config.decay**share
+        harmonics = torch.full((1, self.config.avatar.harmonic_count, 1), rates.harmonics_rest, device=self.device)
+        harmonics[:, 0] = rates.harmonics
+        named = {name: getattr(rates, name) * factor for name in
+                 ("position", "rotation", "log_scale", "logit_opacity", "neck", "colour")}
+        named["harmonics"] = harmonics * factor
+        if self.avatar.net is not None:
+            named |= {f"net.{name}": rates.net * factor for name, _ in self.avatar.net.named_parameters()}
+        return named
+
+    def choose(self, step: int) -> tuple[int, list[int]]:
+        """The moment of a step and the views of it: every moment comes once per round."""
+        times = self.data.train_times
+        epoch, place = divmod(step, len(times))
+        order = torch.randperm(len(times), generator=_generator(self.seed, 1, epoch))
+        moment = times[int(order[place])]
+        views = [view for view in self.data.train_views if self.data.usable[view, moment]]
+        count = self.config.views or len(views)
+        picked = torch.randperm(len(views), generator=_generator(self.seed, 2, step))[:count]
+        return moment, [views[int(index)] for index in picked]
+
+    def level(self, share: float) -> int:
+        return int(share < self.config.coarse and min(self.data.size) >= 2 * MIN_SIDE)
+
+    def train_step(self) -> dict[str, float]:
+        """One optimiser step. Returns numbers to show.
+
+        Raises:
+          UserError: the fit diverged.
+        """
+        step, steps = self.step_done, self.config.steps
+        share = step / steps
+        moment, views = self.choose(step)
+        pictures, masks, viewmats, Ks = self.data.batch(views, moment, self.level(share))
+        height, width = pictures.shape[1:3]
+        pose = self.data.pose[moment:moment + 1]
+        expressive, neutral = self.avatar.deformation(pose)
+        vertices = self.avatar.vertices(pose, expressive, self.avatar.neck_offsets[moment])
+        splats = self.avatar.splats(vertices)
+        track = self.config.densify.strategy == "default" and share < self.config.densify.stop
+        rendering = self.avatar.render(splats, pose, viewmats, Ks, width, height, self.data.background,
+                                       keep_screen_gradient=track)
+        rgb = rendering.rgb
+        if self.colour_correction:
+            correction = self.colour[views][:, None, None]
+            rgb = rgb + (correction[..., :3] * rgb[..., None, :]).sum(-1) + correction[..., 3]
+        loss = self.picture_loss(rgb, pictures, share)
+        if masks is not None:
+            loss = loss + self.config.weights.alpha * (rendering.alpha - masks).abs().mean()
+        loss = loss + self.regulariser(splats, expressive, neutral, moment)
+        loss.backward()
+        numbers = self._check(loss, rgb, pictures, step)
+        if track and rendering.means2d.grad is not None:
+            self.statistics.add(rendering.means2d.grad, rendering.visible, width, height)
+        rates = self.rates(share)
+        self.optimiser.step(self.parameters(), rates)
+        self.step_done += 1
+        self._densify(splats, float(rates["position"]))
+        return numbers
+
+    def picture_loss(self, rgb: Tensor, pictures: Tensor, share: float) -> Tensor:
+        config, weights = self.config, self.config.weights
+        top = config.perceptual_lpips if self.lpips is not None else config.perceptual_fallback
+        ramp = (share - config.perceptual_from) / max(config.perceptual_to - config.perceptual_from, 1e-9)
+        mix = top * min(1.0, max(0.0, ramp))
+        loss = (1 - mix) * (weights.l1 * (rgb - pictures).abs().mean() + weights.ssim * (1 - ssim(rgb, pictures).mean()))
+        if mix == 0:
+            return loss
+        if self.lpips is not None:
+            return loss + weights.lpips * mix * self.lpips(rgb, pictures).mean()
+        return loss + mix * (weights.l1 * (rgb - pictures).abs().mean()
+                             + weights.ssim * (1 - multi_scale_ssim(rgb, pictures).mean()))
+
+    def regulariser(self, splats: Splats, expressive: Tensor, neutral: Tensor, moment: int) -> Tensor:
+        config, weights = self.config, self.config.weights
+        longest, middle, _ = splats.scales.sort(1, descending=True).values.unbind(1)
+        loss = weights.scale * ((longest - config.scale_limit).clamp(min=0) / config.scale_limit).mean()
+        loss = loss + weights.spike * (longest.log() - middle.log() - math.log(config.spike_limit)).clamp(min=0).mean()
+        away = (self.avatar.position - self.start).norm(dim=1) * densify.local_scale(self.avatar, splats)
+        loss = loss + weights.position * ((away - config.position_limit).clamp(min=0) / config.position_limit).mean()
+        loss = loss + weights.neck * self.avatar.neck_offsets[moment].square().sum()
+        if self.avatar.net is None:
+            return loss
+        both = torch.stack((expressive, neutral)) / OUTPUT_UNIT
+        bend = (both[:, self.edges[:, 0]] - both[:, self.edges[:, 1]]).square().sum(-1).mean()
+        relative = (both[0] - both[1]).square().sum(-1).mean()
+        return loss + weights.laplacian * bend + weights.relative * 0.1 * relative + weights.turn * self._turn(
+            expressive, neutral)
+
+    def _turn(self, expressive: Tensor, neutral: Tensor) -> Tensor:
+        """How far the expression turns triangles relative to what the neutral deformation does, 1 - cos per axis."""
+        rest = self.avatar.gather(self.avatar.rig.template)
+        first, _, _ = triangle_frames(rest + expressive, self.avatar.mesh_faces)
+        second, _, _ = triangle_frames(rest + neutral, self.avatar.mesh_faces)
+        return (1 - (first * second).sum(1)).mean()
+
+    def _check(self, loss: Tensor, rgb: Tensor, pictures: Tensor, step: int) -> dict[str, float]:
+        value = float(loss)
+        self.average = value if self.average is None else 0.95 * self.average + 0.05 * value
+        diverged = not math.isfinite(value) or (step > WARM_UP and self.average > DIVERGED * self.best)
+        if diverged:
+            raise UserError(f"step {step}", f"the fit diverged (loss {value:.4g}, best {self.best:.4g})",
+                            "try another --seed, or a capture with consistent views")
+        if step > WARM_UP // 2:
+            self.best = min(self.best, self.average)
+        return {"loss": value, "psnr": float(psnr(rgb.detach(), pictures).mean()),
+                "gaussians": self.avatar.gaussian_count}
+
+    def _densify(self, splats: Splats, rate: float) -> None:
+        config = self.config.densify
+        generator = _generator(self.seed, 3, self.step_done)
+        if config.strategy == "mcmc" and self.step_done < config.stop * self.config.steps:
+            densify.mcmc_noise(self.avatar, splats, rate, config, generator)
+        if not config.due(self.step_done, self.config.steps):
+            return
+        limit = self.config.max_gaussians
+        if config.strategy == "mcmc":
+            change = densify.mcmc_round(self.avatar, splats, config, limit, generator)
+        else:
+            change = densify.default_round(self.avatar, splats, self.statistics, config, limit, generator)
+        tensors = {name: torch.cat((getattr(self.avatar, name).detach()[change.keep], change.tensors[name]))
+                   for name in GAUSSIAN_TENSORS}
+        self.start = torch.cat((self.start[change.keep], change.tensors["position"]))
+        self.avatar.set_gaussians(torch.cat((self.avatar.binding[change.keep], change.binding)), tensors)
+        self.optimiser.reindex(GAUSSIAN_TENSORS, change.keep, len(change.binding))
+        self.statistics = densify.Statistics(self.avatar.gaussian_count, self.device)
+
+    def fingerprint(self) -> str:
+        """What a checkpoint must agree on to be resumed."""
+        capture = self.data.capture
+        parts = (json.dumps(dataclasses.asdict(self.config), default=str), self.seed, str(capture.path.resolve()),
+                 capture.names, capture.image_size, capture.frame_count, self.data.held_views, self.data.held_times,
+                 self.colour_correction, self.lpips is not None)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def save_checkpoint(self, folder: Path) -> None:
+        tensors = {f"parameters.{name}": value.detach() for name, value in self.parameters().items()}
+        tensors |= {f"optimiser.{name}": value for name, value in self.optimiser.tensors().items()}
+        tensors |= {"binding": self.avatar.binding, "start": self.start, "statistics.gradient": self.statistics.gradient,
+                    "statistics.seen": self.statistics.seen}
+        metadata = {"fingerprint": self.fingerprint(), "step": str(self.step_done), "average": repr(self.average),
+                    "best": repr(self.best)}
+        with atomic_file(folder / "checkpoint.safetensors") as path:
+            save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path, metadata)
+
+    def load_checkpoint(self, folder: Path) -> bool:
+        """Goes on from a checkpoint of the same fit; False when there is none or it is of another."""
+        path = folder / "checkpoint.safetensors"
+        if not path.is_file():
+            return False
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as opened:
+                metadata = opened.metadata() or {}
+            tensors = {name: value.to(self.device) for name, value in load_file(path).items()}
+        except (OSError, SafetensorError) as error:
+            raise UserError(path, f"not a readable checkpoint ({error})", "delete it to start over") from None
+        if metadata.get("fingerprint") != self.fingerprint():
+            return False
+        self.avatar.set_gaussians(tensors["binding"], {name: tensors[f"parameters.{name}"] for name in GAUSSIAN_TENSORS})
+        with torch.no_grad():
+            for name, value in self.parameters().items():
+                value.copy_(tensors[f"parameters.{name}"])
+        prefix = "optimiser."
+        self.optimiser.load({name[len(prefix):]: value for name, value in tensors.items() if name.startswith(prefix)},
+                            self.device)
+        self.start = tensors["start"]
+        self.statistics.gradient, self.statistics.seen = tensors["statistics.gradient"], tensors["statistics.seen"]
+        self.step_done, self.best = int(metadata["step"]), float(metadata["best"])
+        self.average = None if metadata["average"] == "None" else float(metadata["average"])
+        return True
+
+    @torch.no_grad()
+    def render_frame(self, moment: int, views: list[int]) -> Tensor:
+        """The avatar as the capture's cameras see it: [B, H, W, 3] in [0, 1], without colour correction."""
+        pose = self.data.pose[moment:moment + 1]
+        neck = self.avatar.neck_offsets[moment] if moment in self.data.train_times else None
+        splats = self.avatar.splats(self.avatar.vertices(pose, neck=neck))
+        height, width = self.data.size
+        rendering = self.avatar.render(splats, pose, self.data.viewmats[views, moment], self.data.Ks[views, moment],
+                                       width, height, self.data.background)
+        return rendering.rgb.clamp(0, 1)
+
+    def score(self) -> dict[str, dict[str, float]]:
+        """PSNR and SSIM per group: fitted pictures, held-out views, held-out times, and their expressive half."""
+        data = self.data
+        motion = (self.avatar.rig(data.pose)[0] - self.avatar.rig.template).norm(dim=-1).mean(1)
+        expressive = sorted(data.held_times, key=lambda t: -float(motion[t]))[:(len(data.held_times) + 1) // 2]
+        shown = data.train_times[::max(1, len(data.train_times) // 12)]
+        groups = {"fitted": (data.train_views, shown), "held_views": (data.held_views, data.train_times),
+                  "held_times": (data.train_views, data.held_times), "held_times_expressive": (data.train_views, expressive),
+                  "held_both": (data.held_views, data.held_times)}
+        return {name: score_group(self, views, times) for name, (views, times) in groups.items() if views and times}
+
+
+def score_group(fit: Distiller, views: list[int], times: list[int]) -> dict[str, float]:
+    """Mean PSNR and SSIM over every usable picture of the views and times."""
+    values = []
+    for moment in times:
+        usable = [view for view in views if fit.data.usable[view, moment]]
+        if usable:
+            truth = fit.data.batch(usable, moment)[0]
+            rendered = fit.render_frame(moment, usable)
+            values.append(torch.stack((psnr(rendered, truth), ssim(rendered, truth)), 1))
+    table = torch.cat(values).cpu()
+    return {"psnr": round(float(table[:, 0].mean()), 3), "ssim": round(float(table[:, 1].mean()), 4),
+            "pictures": len(table)}
+
+
+def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
+    """Runs a fit to its end, scores it and writes the avatar folder; a stopped run goes on where it was.
+
+    While it runs, `OUT.run/` holds the checkpoint and the TensorBoard log, which moves into the avatar at the end.
+
+    Returns:
+      the report that is also written to `OUT/report.json`.
+    """
+    out = Path(out)
+    work = out.with_name(f"{out.name}.run")
+    work.mkdir(parents=True, exist_ok=True)
+    resumed = fit.load_checkpoint(work)
+    if not resumed:
+        shutil.rmtree(work / "tensorboard", ignore_errors=True)
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(str(work / "tensorboard"), purge_step=fit.step_done if resumed else None)
+    started = saved = time.monotonic()
+    try:
+        with progress(total=fit.config.steps, what="distilling", unit="step") as bar:
+            bar.update(fit.step_done)
+            while fit.step_done < fit.config.steps:
+                numbers = fit.train_step()
+                bar.set_postfix(loss=f"{numbers['loss']:.4f}", psnr=f"{numbers['psnr']:.2f}",
+                                gaussians=numbers["gaussians"], refresh=False)
+                bar.update(1)
+                if fit.step_done % 10 == 0:
+                    for name, value in numbers.items():
+                        writer.add_scalar(name, value, fit.step_done)
+                if time.monotonic() - saved > fit.config.checkpoint_seconds:
+                    fit.save_checkpoint(work)
+                    saved = time.monotonic()
+    except (KeyboardInterrupt, torch.OutOfMemoryError):
+        fit.save_checkpoint(work)
+        raise
+    finally:
+        writer.close()
+    scores = fit.score()
+    for name, values in scores.items():
+        writer.add_scalar(f"{name}/psnr", values["psnr"], fit.step_done)
+    names = fit.data.capture.names
+    report = {"scores": scores, "held_views": [names[view] for view in fit.data.held_views],
+              "held_times": fit.data.held_times, "gaussians": fit.avatar.gaussian_count, "steps": fit.config.steps,
+              "seconds": round(time.monotonic() - started, 1), "resumed": resumed, "seed": fit.seed,
+              "perceptual": "lpips-vgg" if fit.lpips is not None else "multi-scale ssim (no VGG weights were given)",
+              "device": str(fit.device), "config": dataclasses.asdict(fit.config)}
+    _write(fit, out, work, report, overwrite)
+    return report
+
+
+def _write(fit: Distiller, out: Path, work: Path, report: dict, overwrite: bool) -> None:
+    from mvp4d_export.files import atomic_folder
+
+    capture = fit.data.capture
+    with atomic_folder(out, overwrite=overwrite) as folder:
+        fit.avatar.write(folder, {"fps": capture.fps, "source": str(capture.source), "image_size": list(capture.image_size),
+                                  "background": fit.data.background.tolist()})
+        write_json(folder / "report.json", report)
+        for name in ("motion.npz", "cameras.npz"):
+            shutil.copyfile(capture.path / name, folder / name)
+        shutil.move(work / "tensorboard", folder / "tensorboard")
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _edges(faces: Tensor) -> Tensor:
+    """[E, 2] unique edges of triangles [T, 3]."""
+    pairs = torch.cat((faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]])).sort(1).values
+    return torch.unique(pairs, dim=0)
+
+
+def _generator(seed: int, *parts: int) -> torch.Generator:
+    """Randomness of one purpose and step."""
+    digest = hashlib.blake2b(repr((seed, *parts)).encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))

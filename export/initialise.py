@@ -1,0 +1,181 @@
+"""Where Gaussians start: on the rig's surface, and on the hull that the masks carve around it (hair, glasses, clothes)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, grid_sample, max_pool3d
+
+from mvp4d_export.avatar import Avatar
+from mvp4d_export.dataset import Dataset
+from mvp4d_export.triangles import triangle_frames
+
+MARGIN = (0.14, 0.13, 0.14)      # metres around the rig that hair and clothes may take
+REACH = 0.13                     # metres from the nearest triangle that a Gaussian may start at
+TIMES = 5                        # moments that must agree on the hull
+TOLERANCE = 0.06                 # share of the pictures in which a hull point may fall outside of the mask
+DEPTH_SLACK = 0.012              # metres behind the nearest point at which a point still counts as visible
+SH_0 = 0.28209479177387814
+OPACITY = 0.75
+
+
+@torch.no_grad()
+def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
+    """Gives an avatar its Gaussians. `limit` bounds their number. Returns how many lie on the hull, off the rig."""
+    device = avatar.mesh_faces.device
+    times = sorted({data.train_times[int(i)] for i in torch.linspace(0, len(data.train_times) - 1, TIMES)})
+    offsets = torch.zeros(len(avatar.mesh_pixels), 3, device=device)
+    posed = [avatar.vertices(data.pose[time:time + 1], offsets) for time in times]
+    frames = [triangle_frames(vertices, avatar.mesh_faces) for vertices in posed]
+    centres = frames[0][2]
+    binding = torch.arange(len(centres), device=device)
+    points = centres
+
+    spacing = frames[0][1].median()
+    extra = _surface_samples(avatar, data, times[0], seed)
+    extra = extra[nearest(extra, points)[0] > 0.8 * spacing]
+    points = torch.cat((points, _thin(extra, float(0.8 * spacing))))
+    on_rig = len(points)
+    if data.masks is not None:
+        points = torch.cat((points, _hull(data, times, frames, points, limit - on_rig)))
+    binding = torch.cat((binding, nearest(points[len(binding):], centres)[1]))
+
+    rotation, scale, centre = (value[binding] for value in frames[0])
+    local = ((points - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
+    size = _neighbour_distance(points).clamp(0.0008, 0.012)
+    flat = size[:, None].repeat(1, 3) * 0.65
+    flat[:on_rig, 1] *= 0.35                          # thin along the triangle's normal
+    colour = _colours(avatar, data, times[0], points)
+    harmonics = torch.zeros(len(points), avatar.config.harmonic_count, 3, device=device)
+    harmonics[:, 0] = (colour - 0.5) / SH_0
+    rotations = torch.zeros(len(points), 4, device=device)
+    rotations[:, 0] = 1
+    opacity = torch.full((len(points),), math.log(OPACITY / (1 - OPACITY)), device=device)
+    avatar.set_gaussians(binding, {"position": local, "rotation": rotations, "log_scale": (flat / scale[:, None]).log(),
+                                   "logit_opacity": opacity, "harmonics": harmonics})
+    return len(points) - on_rig
+
+
+def nearest(points: Tensor, targets: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
+    """Distance [M] to, and index [M] of, the nearest target of each point."""
+    pairs = [torch.cdist(part, targets).min(1) for part in points.split(chunk)]
+    if not pairs:
+        return points.new_zeros(0), torch.zeros(0, dtype=torch.int64, device=points.device)
+    return torch.cat([pair.values for pair in pairs]), torch.cat([pair.indices for pair in pairs])
+
+
+def _neighbour_distance(points: Tensor, chunk: int = 4096) -> Tensor:
+    """Mean distance to the three nearest others."""
+    return torch.cat([torch.cdist(part, points).topk(4, largest=False).values[:, 1:].mean(1)
+                      for part in points.split(chunk)])
+
+
+def _surface_samples(avatar: Avatar, data: Dataset, time: int, seed: int) -> Tensor:
+    """Points spread over the whole rig by area: they close the seams of the UV chart."""
+    vertices, _ = avatar.rig(data.pose[time:time + 1])
+    corners = vertices[0][avatar.rig.faces].cpu()
+    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    face = torch.multinomial(area + 1e-12, 20000, replacement=True, generator=generator)
+    u = torch.rand(len(face), 2, generator=generator)
+    u = torch.where(u.sum(1, keepdim=True) > 1, 1 - u, u)
+    a, b, c = corners[face].unbind(1)
+    return (a + u[:, :1] * (b - a) + u[:, 1:] * (c - a)).to(vertices.device)
+
+
+def _thin(points: Tensor, spacing: float) -> Tensor:
+    """One point per cell of a grid."""
+    if not len(points):
+        return points
+    cells = (points / spacing).floor().long()
+    cells = cells - cells.amin(0)
+    sizes = cells.amax(0) + 1
+    keys = (cells[:, 0] * sizes[1] + cells[:, 1]) * sizes[2] + cells[:, 2]
+    order = keys.argsort(stable=True)
+    first = torch.ones(len(order), dtype=torch.bool, device=points.device)
+    first[1:] = keys[order][1:] != keys[order][:-1]
+    return points[order[first]]
+
+
+def _hull(data: Dataset, times: list[int], frames: list[tuple[Tensor, Tensor, Tensor]], taken: Tensor,
+          budget: int) -> Tensor:
+    """Points on the hull of the masks that are not already covered, as fine as the budget allows. Head space."""
+    centres = frames[0][2]
+    margin = torch.tensor(MARGIN, device=centres.device)
+    low, high = centres.amin(0) - margin, centres.amax(0) + margin
+    extent = high - low
+    # A hull has about the area of its box; the first guess for the step follows from that.
+    step = max(0.003, float((extent[0] * extent[1] + extent[1] * extent[2] + extent[0] * extent[2]) / max(budget, 1))**0.5)
+    while True:
+        sizes = [int(n) + 1 for n in (extent / step).tolist()]
+        axes = [low[k] + step * torch.arange(sizes[k], device=centres.device) for k in range(3)]
+        grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+        inside = _inside(data, times[0], grid) >= 1 - TOLERANCE
+        solid = inside.reshape(1, 1, *sizes)
+        surface = solid & (max_pool3d((~solid).float(), 3, 1, 1) > 0)
+        points = grid[surface.flatten()]
+        points = points[nearest(points, taken)[0] > max(0.7 * step, 0.003)]
+        distance, bound = nearest(points, centres)
+        points, bound = points[distance < REACH], bound[distance < REACH]
+        agreed = torch.zeros(len(points), device=points.device)
+        rotation, scale, centre = (value[bound] for value in frames[0])
+        local = ((points - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
+        for time, (rotation, scale, centre) in zip(times, frames):
+            moved = scale[bound, None] * (rotation[bound] * local[:, None]).sum(-1) + centre[bound]
+            agreed += _inside(data, time, moved) >= 1 - 2 * TOLERANCE
+        points = points[agreed >= 0.7 * len(times)]
+        if len(points) <= budget:
+            return points
+        step *= 1.2
+
+
+def _project(data: Dataset, time: int, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Head-space points in every fitted view of a time: pixels [V, M, 2] and depth [V, M]."""
+    viewmats = data.viewmats[data.train_views, time] @ data.pose[time:time + 1].head_matrix()
+    camera = points @ viewmats[:, :3, :3].transpose(1, 2) + viewmats[:, None, :3, 3]
+    pixels = camera @ data.Ks[data.train_views, time].transpose(1, 2)
+    return pixels[..., :2] / pixels[..., 2:].clamp(min=1e-6), camera[..., 2]
+
+
+def _grid(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Pixels [V, M, 2] in grid_sample's units (align_corners=False): [V, 1, M, 2]."""
+    return (pixels / pixels.new_tensor([width / 2, height / 2]) - 1)[:, None]
+
+
+def _inside(data: Dataset, time: int, points: Tensor) -> Tensor:
+    """Share of the views that see a point in which it falls on the mask; 0 where fewer than two see it."""
+    usable = torch.as_tensor(data.usable[data.train_views, time], device=points.device)
+    masks = data.masks[data.train_views, time].float() / 255
+    pixels, depth = _project(data, time, points)
+    height, width = data.size
+    seen = (pixels > 0).all(-1) & (pixels < pixels.new_tensor([width, height])).all(-1) & (depth > 0.01)
+    seen &= usable[:, None]
+    value = grid_sample(masks[:, None], _grid(pixels, height, width), align_corners=False)[:, 0, 0] > 0.4
+    total = seen.sum(0)
+    return torch.where(total >= 2, (value & seen).sum(0) / total.clamp(min=1), torch.zeros_like(depth[0]))
+
+
+def _colours(avatar: Avatar, data: Dataset, time: int, points: Tensor) -> Tensor:
+    """Mean colour [M, 3] over the views in which a point is not hidden behind another."""
+    height, width = data.size
+    pictures = data.pictures[data.train_views, time].float() / 255
+    pixels, depth = _project(data, time, points)
+    coarse = max(1, min(height, width) // 48)
+    columns, rows = -(-width // coarse), -(-height // coarse)
+    cell = (pixels / coarse).floor().long()
+    inside = (cell >= 0).all(-1) & (cell[..., 0] < columns) & (cell[..., 1] < rows) & (depth > 0.01)
+    index = (cell[..., 1] * columns + cell[..., 0]).clamp(0, rows * columns - 1)
+    nearest_depth = torch.full((len(depth), rows * columns), math.inf, device=depth.device)
+    nearest_depth.scatter_reduce_(1, index, torch.where(inside, depth, torch.full_like(depth, math.inf)), "amin")
+    visible = inside & (depth < nearest_depth.gather(1, index) + DEPTH_SLACK)
+    smooth = avg_pool2d(pictures.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False)
+    colour = grid_sample(smooth, _grid(pixels, height, width), align_corners=False)[:, :, 0].transpose(1, 2)  # [V, M, 3]
+    weight = visible.float()[..., None]
+    total = weight.sum(0)
+    mean = (weight * colour).sum(0) / total.clamp(min=1)
+    known = total[:, 0] > 0
+    if known.any() and not known.all():
+        mean[~known] = mean[known][nearest(points[~known], points[known])[1]]
+    return mean.clamp(0.01, 0.99)

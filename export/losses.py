@@ -1,0 +1,108 @@
+"""Picture losses and measures: SSIM as matrix products, multi-scale SSIM, PSNR, LPIPS from weights that the user brings."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, conv2d, max_pool2d, normalize
+
+from mvp4d_export.errors import UserError
+
+WINDOW, SIGMA = 11, 1.5                       # Wang et al. 2004
+C1, C2 = 0.01**2, 0.03**2
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)      # Wang et al. 2003, the first three of five scales, made to sum to one
+VGG_STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)   # the lpips package's scaling layer
+
+
+@functools.lru_cache(maxsize=32)
+def _window_matrix(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[side - 10, side]: each row is the Gaussian window at one place; blurring is a product from both sides."""
+    offsets = torch.arange(WINDOW, dtype=torch.float64) - (WINDOW - 1) / 2
+    taps = torch.exp(-offsets.square() / (2 * SIGMA**2))
+    taps = taps / taps.sum()
+    matrix = torch.zeros(side - WINDOW + 1, side, dtype=torch.float64)
+    for row in range(len(matrix)):
+        matrix[row, row:row + WINDOW] = taps
+    return matrix.to(dtype=dtype, device=device)
+
+
+def _ssim_maps(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """SSIM and its contrast-structure part, [B, C, H - 10, W - 10], of pictures [B, C, H, W] in [0, 1]."""
+    rows = _window_matrix(x.shape[2], x.dtype, x.device)
+    columns = _window_matrix(x.shape[3], x.dtype, x.device).T
+    stacked = torch.stack((x, y, x * x, y * y, x * y))
+    mx, my, xx, yy, xy = (rows @ stacked @ columns).unbind(0)
+    contrast = (2 * (xy - mx * my) + C2) / (xx - mx * mx + yy - my * my + C2)
+    return contrast * (2 * mx * my + C1) / (mx * mx + my * my + C1), contrast
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Mean SSIM [B] of pictures [B, H, W, C] in [0, 1], sides >= 11: Gaussian window, where it fits whole."""
+    return _ssim_maps(x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2))[0].mean((1, 2, 3))
+
+
+def multi_scale_ssim(x: Tensor, y: Tensor) -> Tensor:
+    """[B] of pictures [B, H, W, C]: up to three scales, as many as the sides allow."""
+    x, y = x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2)
+    scales = [scale for scale in range(3) if min(x.shape[2:]) >> scale >= WINDOW]
+    weights = torch.tensor(SCALE_WEIGHTS[:len(scales)])
+    weights = (weights / weights.sum()).tolist()
+    result = 1.0
+    for scale in scales:
+        if scale:
+            x, y = avg_pool2d(x, 2), avg_pool2d(y, 2)
+        full, contrast = _ssim_maps(x, y)
+        value = (full if scale == scales[-1] else contrast).mean((1, 2, 3)).clamp(min=1e-3)
+        result = result * value ** weights[scale]
+    return result
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """[B] decibels of pictures [B, H, W, C] in [0, 1]; 100 at most."""
+    return -10 * (x - y).square().flatten(1).mean(1).clamp(min=1e-10).log10()
+
+
+class Lpips(nn.Module):
+    """LPIPS on VGG-16 (Zhang et al. 2018).
+
+    The weights are one safetensors file: torchvision's `features.N.weight/bias` of VGG-16 and the lpips package's
+    `lin{0..4}.model.1.weight`.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__()
+        try:
+            source = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(path, f"not a readable safetensors file ({error})") from None
+        names = [f"features.{index}.{part}" for stage in VGG_STAGES for index in stage for part in ("weight", "bias")]
+        names += [f"lin{stage}.model.1.weight" for stage in range(len(VGG_STAGES))]
+        missing = [name for name in names if name not in source]
+        if missing:
+            raise UserError(path, f"lacks {len(missing)} tensors, {missing[0]} among them",
+                            "join torchvision's VGG-16 features and the lpips package's lin layers")
+        for name in names:
+            self.register_buffer(name.replace(".", "_"), source[name].float())
+        self.register_buffer("shift", torch.tensor(LPIPS_SHIFT)[:, None, None])
+        self.register_buffer("scale", torch.tensor(LPIPS_SCALE)[:, None, None])
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """[B] distances of pictures [B, H, W, 3] in [0, 1], sides >= 16."""
+        features = (2 * torch.cat((x, y)).permute(0, 3, 1, 2) - 1 - self.shift) / self.scale
+        total = x.new_zeros(len(x))
+        for stage, indices in enumerate(VGG_STAGES):
+            if stage:
+                features = max_pool2d(features, 2)
+            for index in indices:
+                kernel, bias = (getattr(self, f"features_{index}_{part}") for part in ("weight", "bias"))
+                features = conv2d(features, kernel, bias, padding=1).relu()
+            first, second = normalize(features, dim=1, eps=1e-10).chunk(2)
+            weight = getattr(self, f"lin{stage}_model_1_weight").flatten()
+            total = total + torch.einsum("bchw,c->bhw", (first - second).square(), weight).mean((1, 2))
+        return total

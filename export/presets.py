@@ -1,0 +1,101 @@
+"""How an avatar is fitted: sizes, schedules and weights, one preset per kind of machine."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mvp4d_export.avatar import AvatarConfig
+from mvp4d_export.deformation import NetConfig
+from mvp4d_export.densify import DensifyConfig
+from mvp4d_export.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """Adam's learning rates at the first step. Positions and sizes are in units of the triangle frame."""
+
+    position: float = 5e-3
+    rotation: float = 2e-3
+    log_scale: float = 1e-2
+    logit_opacity: float = 5e-2
+    harmonics: float = 2.5e-3
+    harmonics_rest: float = 1.25e-4
+    net: float = 1e-3
+    neck: float = 1e-4
+    colour: float = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Weights of the loss. Lengths enter in units of 0.0108 m (the deformation) or metres (the hinges).
+
+    l1, ssim, lpips, laplacian, relative, turn and neck are CAP4D's; `alpha` is ours: captures carry masks.
+    """
+
+    l1: float = 0.6
+    ssim: float = 0.4
+    lpips: float = 0.1
+    alpha: float = 0.2
+    laplacian: float = 1.0
+    relative: float = 0.4
+    turn: float = 0.005
+    neck: float = 1.0
+    scale: float = 1.0
+    spike: float = 0.01
+    position: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    """Everything that decides a fit, beside the capture and the seed.
+
+    Attributes:
+      avatar: sizes of the avatar.
+      steps: optimiser steps. views: views of one moment rendered per step (all of them where 0).
+      start_gaussians, max_gaussians: bounds on the count, at the start and later.
+      coarse: share of the run at half size.
+      perceptual_from, perceptual_to: share of the run over which the perceptual term takes over from 0 ...
+      perceptual_lpips, perceptual_fallback: ... to this share, with LPIPS and with multi-scale SSIM in its place.
+      decay: learning rates end at this share of their start.
+      scale_limit: metres that a Gaussian may measure freely; spike_limit: ratio of longest to middle axis.
+      position_limit: metres that it may move from where it started.
+    """
+
+    avatar: AvatarConfig
+    steps: int
+    views: int
+    start_gaussians: int
+    max_gaussians: int
+    coarse: float = 0.0
+    rates: Rates = Rates()
+    weights: Weights = Weights()
+    densify: DensifyConfig = DensifyConfig()
+    perceptual_from: float = 0.1
+    perceptual_to: float = 0.6
+    perceptual_lpips: float = 0.9
+    perceptual_fallback: float = 0.3
+    decay: float = 0.05
+    scale_limit: float = 0.01
+    spike_limit: float = 5.0
+    position_limit: float = 0.02
+    checkpoint_seconds: float = 60.0
+
+
+_FAST = Rates(position=1e-2, rotation=5e-3, log_scale=1.5e-2, harmonics=1e-2, harmonics_rest=1e-3, net=2e-3)
+PRESETS = {
+    "cpu": DistillConfig(AvatarConfig(64, 1, NetConfig((16, 24, 32), 1, 2)), 1000, 3, 11000, 13000, coarse=0.4,
+                         rates=_FAST, densify=DensifyConfig(rounds=5, gradient=1e-4)),
+    "low": DistillConfig(AvatarConfig(96, 2, NetConfig((16, 32, 64), 1, 2)), 5000, 4, 25000, 40000, coarse=0.2,
+                         rates=dataclasses.replace(_FAST, position=8e-3)),
+    "default": DistillConfig(AvatarConfig(128, 3, NetConfig((32, 64, 128, 128), 1, 1)), 12000, 0, 50000, 100000, coarse=0.1,
+                             densify=DensifyConfig(rounds=30)),
+    "high": DistillConfig(AvatarConfig(128, 3, NetConfig((64, 128, 256, 512), 2, 1)), 100000, 0, 60000, 200000,
+                          densify=DensifyConfig(rounds=60)),
+}
+
+
+def preset(name: str) -> DistillConfig:
+    """A preset by name; UserError for an unknown one."""
+    if name not in PRESETS:
+        raise UserError("--preset", f"'{name}' is none of {', '.join(PRESETS)}")
+    return PRESETS[name]

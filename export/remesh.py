@@ -1,0 +1,158 @@
+"""The UV remesh: one vertex per covered pixel of the UV square, as a constant gather from the head's vertices."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from mvp4d_export.capture import Head
+from mvp4d_export.errors import UserError
+
+MAX_STRETCH = 2.5          # a grid edge that an expression lengthens by more, and
+MIN_STRETCH = 0.004        # by more than this many metres, spans a gap (the lips, the lids) and is not built
+MAX_EDGE = 4.0             # in units of the median edge: longer ones span a seam of the UV chart
+ACTIVE_OFFSET = 0.001      # metres an expression must move a point for it to be fully deformable
+JAW_OPEN = 0.35            # radians of jaw rotation for the stretch test
+RIGID_PARTS = ("eyeball", "eyes", "teeth", "tongue", "gum", "cornea")
+
+
+@dataclasses.dataclass(frozen=True)
+class UVMesh:
+    """P vertices and T triangles of the remesh on a square of R x R pixels.
+
+    Attributes:
+      resolution: R.
+      corners: [P, 3] int64 head vertices, and weights [P, 3] float32: a remesh vertex is their weighted sum.
+      pixels: [P] int64 row * R + column; row 0 is v = 0.
+      faces: [T, 3] int64 into P, counter-clockwise seen from outside.
+      deformable: [P] float32 in [0, 1], how far the deformation net may act there.
+      part: [P] int64 the head's part.
+    """
+
+    resolution: int
+    corners: np.ndarray
+    weights: np.ndarray
+    pixels: np.ndarray
+    faces: np.ndarray
+    deformable: np.ndarray
+    part: np.ndarray
+
+
+def remesh(head: Head, resolution: int) -> UVMesh:
+    """Rasterises the head's UV chart at pixel centres and joins neighbouring pixels into triangles.
+
+    Raises:
+      UserError: the head's UV chart covers hardly any pixel.
+    """
+    owner, weights = _rasterise(head.uv[head.face_uvs] * resolution, resolution)      # [R R], [R R, 3]
+    pixels = np.flatnonzero(owner >= 0)
+    if len(pixels) < 32:
+        raise UserError("head rig", f"its UV chart covers {len(pixels)} of {resolution}^2 pixels", "check its uv")
+    corners, weights = head.faces[owner[pixels]], weights[pixels].astype(np.float32)
+    part = head.face_parts[owner[pixels]]
+
+    def gather(vertices: np.ndarray) -> np.ndarray:
+        return (vertices[..., corners, :] * weights[:, :, None]).sum(-2)
+
+    neutral = gather(head.template)
+    faces = _grid_triangles(pixels, resolution)
+    faces = faces[(part[faces] == part[faces][:, :1]).all(1)]
+    faces = faces[_compact(neutral, faces)]
+    poses = [gather(head.template + offset) for offset in head.expression_basis]
+    if "jaw" in head.joint_names:
+        poses.append(_open_jaw(head, gather, neutral))
+    faces = faces[_unstretched(neutral, poses, faces)]
+    faces = _outward(neutral, faces, _mesh_normals(head)[owner[pixels]])
+    rigid = [any(word in name.lower() for word in RIGID_PARTS) for name in head.part_names]
+    deformable = _activity(neutral, poses) * ~np.asarray(rigid)[part]
+    return UVMesh(resolution, corners, weights, pixels, faces, deformable.astype(np.float32), part)
+
+
+def _rasterise(triangles: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first triangle [T, 3, 2] (pixels) that covers each pixel's centre, -1 for none, and its barycentrics."""
+    low = np.clip(np.ceil(triangles.min(1) - 0.5).astype(int), 0, resolution)
+    high = np.clip(np.floor(triangles.max(1) - 0.5).astype(int), -1, resolution - 1)
+    size = np.maximum(high - low + 1, 0)
+    count = size.prod(1)
+    face = np.repeat(np.arange(len(triangles)), count)
+    within = np.arange(len(face)) - np.repeat(np.cumsum(count) - count, count)
+    x, y = low[face, 0] + within % np.maximum(size[face, 0], 1), low[face, 1] + within // np.maximum(size[face, 0], 1)
+    a, b, c = (triangles[face, k] for k in range(3))
+    point = np.stack([x, y], 1) + 0.5
+
+    def area(p, q, r):
+        return (q[:, 0] - p[:, 0]) * (r[:, 1] - p[:, 1]) - (q[:, 1] - p[:, 1]) * (r[:, 0] - p[:, 0])
+
+    total = area(a, b, c)
+    usable = np.abs(total) > 1e-12
+    safe = np.where(usable, total, 1.0)
+    weights = np.stack([area(point, b, c), area(a, point, c), area(a, b, point)], 1) / safe[:, None]
+    hit = usable & (weights >= -1e-6).all(1)
+    owner, out = np.full(resolution * resolution, -1), np.zeros((resolution * resolution, 3))
+    pixel = (y * resolution + x)[hit][::-1]       # written back to front, so that the first triangle stays
+    owner[pixel], out[pixel] = face[hit][::-1], np.clip(weights[hit][::-1], 0, 1)
+    return owner, out / np.maximum(out.sum(1, keepdims=True), 1e-12)
+
+
+def _grid_triangles(pixels: np.ndarray, resolution: int) -> np.ndarray:
+    """Two triangles per square of four covered pixels, one where three are covered."""
+    index = np.full((resolution, resolution), -1)
+    index.reshape(-1)[pixels] = np.arange(len(pixels))
+    a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]
+    squares = np.stack([a, b, c, d], -1).reshape(-1, 4)
+    covered = (squares >= 0).sum(1)
+    full = squares[covered == 4]
+    three = squares[covered == 3]
+    corner = three[three >= 0].reshape(-1, 3)
+    return np.concatenate([full[:, [0, 1, 2]], full[:, [0, 2, 3]], corner])
+
+
+def _edges(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """[T, 3] edge lengths."""
+    corners = vertices[faces]
+    return np.linalg.norm(corners - np.roll(corners, 1, 1), axis=-1)
+
+
+def _compact(neutral: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    longest = _edges(neutral, faces).max(1)
+    return (longest < MAX_EDGE * np.median(longest)) & (_edges(neutral, faces).min(1) > 1e-6)
+
+
+def _unstretched(neutral: np.ndarray, poses: list[np.ndarray], faces: np.ndarray) -> np.ndarray:
+    rest = _edges(neutral, faces)
+    keep = np.ones(len(faces), bool)
+    for pose in poses:
+        posed = _edges(pose, faces)
+        keep &= ~((posed > MAX_STRETCH * rest) & (posed - rest > MIN_STRETCH)).any(1)
+    return keep
+
+
+def _open_jaw(head: Head, gather, neutral: np.ndarray) -> np.ndarray:
+    """Remesh vertices with the jaw turned about the x axis (either way tells the lips apart)."""
+    jaw = head.joint_names.index("jaw")
+    weight = gather(head.skin_weights)[:, jaw, None]
+    turn = np.array([[1, 0, 0], [0, np.cos(JAW_OPEN), -np.sin(JAW_OPEN)], [0, np.sin(JAW_OPEN), np.cos(JAW_OPEN)]])
+    turned = (neutral - head.joints[jaw]) @ turn.T + head.joints[jaw]
+    return neutral + weight * (turned - neutral)
+
+
+def _activity(neutral: np.ndarray, poses: list[np.ndarray]) -> np.ndarray:
+    moved = np.zeros(len(neutral))
+    for pose in poses:
+        moved = np.maximum(moved, np.linalg.norm(pose - neutral, axis=1))
+    return np.clip(moved / ACTIVE_OFFSET, 0, 1)
+
+
+def _mesh_normals(head: Head) -> np.ndarray:
+    a, b, c = (head.template[head.faces[:, k]] for k in range(3))
+    return np.cross(b - a, c - a)
+
+
+def _outward(neutral: np.ndarray, faces: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Turns triangles whose winding disagrees with the head's own (charts may be mirrored)."""
+    a, b, c = (neutral[faces[:, k]] for k in range(3))
+    wrong = (np.cross(b - a, c - a) * normals[faces].sum(1)).sum(1) < 0
+    faces = faces.copy()
+    faces[wrong] = faces[wrong][:, [0, 2, 1]]
+    return faces
