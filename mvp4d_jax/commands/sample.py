@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> str:
     """Checks every input before the weights are loaded; samples; says where to look."""
     from mvp4d_jax.sampling.generate import Generator, Shot
     from mvp4d_jax.sampling.inputs import clean_views, open_reference, pick_cameras, pick_motion
-    from mvp4d_jax.sampling.plan import describe, latent_count, make_plan
+    from mvp4d_jax.sampling.plan import describe, make_plan
     from mvp4d_jax.sampling.release import load_release, read_facts, resolve_weights
     from mvp4d_jax.sampling.shot import check_cameras, make_reference
 
@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> str:
     clean = clean_views(args.clean_views, size, source.head)
     plan = make_plan(
         views=len(names), frames=motion.frame_count, latent_size=(size[0] // 8, size[1] // 8),
-        trained_views=facts.views, window_frames=args.window or facts.frames, clean_views=len(clean.views) if clean else 0,
-        overlap_latents=min(args.overlap, latent_count(args.window or facts.frames) - 1 or 1), group_size=args.group,
+        trained_views=facts.views, window_frames=args.window or facts.frames,
+        clean_views=len(clean.views) if clean else 0, overlap_latents=args.overlap, group_size=args.group,
         anchors=args.anchors, routing=args.routing, steps=args.steps, guidance_scale=args.guidance, seed=args.seed)
     print(describe(plan, **_cost(folder, plan)))
     if args.plan:

@@ -1,0 +1,82 @@
+"""Driving motion from other sources, by expression names."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.heads.motion import Motion
+from mvp4d_jax.sampling.retarget import canonical_name, load_motion, read_live_link, retarget
+
+NAMES = ("jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "mouthSmileLeft")
+HEAD = types.SimpleNamespace(name="builtin", expression_names=NAMES, expression_count=len(NAMES))
+HEADER = ["Timecode", "BlendshapeCount", "EyeBlinkLeft", "EyeBlinkRight", "JawOpen", "TongueOut", "HeadYaw",
+          "HeadPitch", "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "LeftEyeRoll", "RightEyeYaw", "RightEyePitch", "RightEyeRoll"]
+
+
+def _csv(path, rows):
+    path.write_text("\n".join([",".join(HEADER), *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return path
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """Half a second over a full one, at 60 frames a second."""
+    rows = []
+    for index in range(90):
+        second, frame = divmod(30 + index, 60)
+        rows.append([f"10:20:{second:02d}:{frame:02d}.500", 61, index / 90, 0.25, 0.5, 0.1, 0.3, -0.2, 0.1,
+                     0.05, 0.02, 0, 0.06, 0.01, 0])
+    return _csv(tmp_path / "take.csv", rows)
+
+
+def test_live_link_is_read_and_retargeted(recording):
+    motion, notice = load_motion(recording, HEAD)
+    assert motion.frame_count == 90 and motion.fps == 60
+    np.testing.assert_allclose(motion.expression[45], [0.5, 0.5, 0.25, 0], atol=1e-6)
+    assert notice == "1 of 4 expressions of the motion have no counterpart in 'builtin'"
+    # Yaw about y, then pitch about x, then roll about z: the product of the three single rotations.
+    yaw, pitch, roll = (Rotation.from_euler(axis, angle) for axis, angle in (("y", 0.3), ("x", -0.2), ("z", 0.1)))
+    np.testing.assert_allclose(motion.rotation[0], (yaw * pitch * roll).as_rotvec(), atol=1e-6)
+    np.testing.assert_allclose(motion.eyes[0], [[0.02, 0.05, 0], [0.01, 0.06, 0]], atol=1e-6)
+
+
+def test_names_of_all_spellings_are_one():
+    assert len({canonical_name(name) for name in ("EyeBlinkLeft", "eyeBlink_L", "eyeBlinkLeft")}) == 1
+    assert canonical_name("eyeBlink_R") != canonical_name("eyeBlink_L")
+
+
+def test_ict_names_reorder_onto_arkit():
+    motion = dataclasses.replace(Motion.still(2, 3), expression=np.array([[0.1, 0.2, 0.3]] * 2, np.float32))
+    out, notice = retarget(motion, "ict", ("eyeBlink_R", "jawOpen", "mouthSmile_L"), HEAD)
+    np.testing.assert_allclose(out.expression[0], [0.2, 0, 0.1, 0.3], atol=1e-7)
+    assert notice == ""
+
+
+def test_coefficients_without_names_drive_the_pose_alone():
+    motion = dataclasses.replace(Motion.still(2, 65), expression=np.ones((2, 65), np.float32),
+                                 jaw=np.full((2, 3), 0.1, np.float32))
+    out, notice = retarget(motion, "flame2023-nojaw", (), HEAD)
+    assert (out.expression == 0).all() and (out.jaw == np.float32(0.1)).all()
+    assert "only head, neck, jaw and eye rotations" in notice
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda text: text.replace("JawOpen", "Jaw"), "JawOpen"),
+    (lambda text: text.replace(",0.5,", ",wide,", 1), "is not a number"),
+    (lambda text: text.replace(",0.25,", ",nan,"), "not finite"),
+    (lambda text: text.splitlines()[0], "no frames")])
+def test_damaged_recordings_name_row_and_column(recording, damage, message):
+    recording.write_text(damage(recording.read_text()))
+    with pytest.raises(UserError, match=message):
+        read_live_link(recording)
+
+
+@pytest.mark.parametrize("name", ["none.npz", "motion.txt"])
+def test_unknown_motions_are_refused(tmp_path, name):
+    (tmp_path / "motion.txt").write_text("x")
+    with pytest.raises(UserError, match=name):
+        load_motion(tmp_path / name, HEAD)
