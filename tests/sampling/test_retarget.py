@@ -14,7 +14,8 @@ from mvp4d_jax.sampling.retarget import canonical_name, load_motion, read_live_l
 NAMES = ("jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "mouthSmileLeft")
 HEAD = types.SimpleNamespace(name="builtin", expression_names=NAMES, expression_count=len(NAMES))
 HEADER = ["Timecode", "BlendshapeCount", "EyeBlinkLeft", "EyeBlinkRight", "JawOpen", "TongueOut", "HeadYaw",
-          "HeadPitch", "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "LeftEyeRoll", "RightEyeYaw", "RightEyePitch", "RightEyeRoll"]
+          "HeadPitch", "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "LeftEyeRoll", "RightEyeYaw", "RightEyePitch",
+          "RightEyeRoll"]
 
 
 def _csv(path, rows):
