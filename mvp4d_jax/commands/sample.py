@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> str:
         raise UserError(out, "exists already", "choose another --out or give --overwrite")
     folder = resolve_weights(args.weights)
     facts = read_facts(folder)
-    options = _options(args)
+    options = _options(args, facts)
     source = open_reference(args, facts)
     motion, notice = pick_motion(args.motion, source.head, args.frames)
     if notice:
@@ -96,11 +96,13 @@ def run(args: argparse.Namespace) -> str:
             f"next: mvp4d distill {out} --out AVATAR")
 
 
-def _options(args: argparse.Namespace) -> Any:
+def _options(args: argparse.Namespace, facts: Any) -> Any:
+    from mvp4d_jax.diffusion.samplers import SamplerConfig
     from mvp4d_jax.sampling.denoise import DenoiseOptions
 
-    return DenoiseOptions(sampler=args.sampler, guidance_scale=args.guidance, guidance_rescale=args.guidance_rescale,
-                          guidance_interval=tuple(args.guidance_interval), eta=args.eta)
+    SamplerConfig(args.sampler, args.steps, args.eta)  # says what is wrong with the flags before anything is loaded
+    return DenoiseOptions(sampler=args.sampler, eta=args.eta, snr_shift=facts.snr_shift,
+                          guidance_interval=tuple(args.guidance_interval), guidance_rescale=args.guidance_rescale)
 
 
 def _mesh(text: str) -> Any:
