@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d_jax.sampling.inputs import clean_views, open_reference, pick_cameras, pick_motion
     from mvp4d_jax.sampling.plan import describe, make_plan
     from mvp4d_jax.sampling.release import load_release, read_facts, resolve_weights
-    from mvp4d_jax.sampling.shot import check_cameras, make_reference
+    from mvp4d_jax.sampling.shot import check_cameras
 
     out = Path(args.out)
     if out.exists() and not args.overwrite and not args.plan:
@@ -84,14 +84,11 @@ def run(args: argparse.Namespace) -> str:
         return "planned only; leave --plan out to sample"
 
     mesh = _mesh(args.mesh)
-    release = load_release(folder)
-    generator_inputs = (source, plan, options)
-    coder_reference = make_reference(source.image, source.camera, source.motion, source.head,
-                                     release.autoencoder.encode_latents, facts.conditioning, source.inside)
-    shot = Shot(coder_reference, source.head, motion, cameras, tuple(names), clean)
-    generator = Generator(release, plan, shot, options, mesh, out)
-    capture = generator.run(_fingerprint(folder, generator_inputs, motion, cameras), _extra(args, folder),
-                            overwrite=args.overwrite)
+    generator = Generator(load_release(folder), mesh)
+    reference = generator.reference(source.image, source.camera, source.motion, source.head, source.inside)
+    shot = Shot(reference, source.head, motion, cameras, tuple(names), clean)
+    fingerprint = _fingerprint(folder, (source, plan, options), motion, cameras)
+    capture = generator.run(plan, shot, options, out, fingerprint, _extra(args, folder), overwrite=args.overwrite)
     return (f"{capture.view_count} views x {capture.frame_count} frames: {out}; look at {out}.mp4; "
             f"next: mvp4d distill {out} --out AVATAR")
 

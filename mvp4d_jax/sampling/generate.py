@@ -27,7 +27,7 @@ from mvp4d_jax.sampling.plan import Plan, Window
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
 from mvp4d_jax.sampling.preview import write_preview
 from mvp4d_jax.sampling.release import Release
-from mvp4d_jax.sampling.shot import Reference, camera_window, draw_window, pad_motion
+from mvp4d_jax.sampling.shot import Reference, camera_window, draw_window, make_reference, pad_motion
 
 CHUNK = 16  # silhouettes rasterised at a time
 
@@ -77,35 +77,55 @@ class Shot:
 
 
 class Generator:
-    """Runs a plan. Finished windows are kept in `<out>.work` until the capture stands, and are not done again.
+    """Loaded weights on a mesh, ready for any number of runs; what is compiled for one serves the next.
 
     Args:
       release: weights and facts.
-      plan: what to denoise together.
-      shot: reference, head, motion, cameras.
-      options: of the denoising.
       mesh: devices.
-      out: the capture to write.
     """
 
-    def __init__(self, release: Release, plan: Plan, shot: Shot, options: DenoiseOptions, mesh: Mesh, out: Path):
-        self.release, self.plan, self.shot, self.options, self.mesh, self.out = release, plan, shot, options, mesh, out
-        self.size = (release.facts.image_size, release.facts.image_size)
+    def __init__(self, release: Release, mesh: Mesh):
+        self.release = release
         self.coder = Coder(release.autoencoder, mesh)
         self.predictor = Predictor(release.transformer, mesh, release.facts.conditioning)
-        self.work = out.with_name(f"{out.name}.work")
 
-    def run(self, fingerprint: str, extra: dict[str, Any], *, overwrite: bool = False) -> Capture:
+    def reference(self, image: np.ndarray, camera: Camera, motion: Motion, head: HeadModel,
+                  inside: np.ndarray | None = None) -> Reference:
+        """A cropped picture [H, W, 3] in [0, 1], encoded, with its maps (`shot.make_reference`)."""
+        return make_reference(image, camera, motion, head, self.coder.encode, self.release.facts.conditioning, inside)
+
+    def run(self, plan: Plan, shot: Shot, options: DenoiseOptions, out: Path, fingerprint: str,
+            extra: dict[str, Any] | None = None, *, overwrite: bool = False) -> Capture:
         """Denoises and decodes every window that is not there yet, then writes the capture and its preview video.
 
+        Finished windows are kept in `<out>.work` until the capture stands, and are not done again.
+
         Args:
+          plan: what to denoise together; shot: what is given; options: of the denoising.
+          out: the capture to write; the preview is `<out>.mp4`.
           fingerprint: of everything the pictures depend on; kept windows of another one are dropped.
           extra: facts to keep in the capture.
+
+        Raises:
+          UserError: something is in the way.
         """
+        return _Run(self, plan, shot, options, out).finish(fingerprint, extra or {}, overwrite)
+
+
+class _Run:
+    """One capture in the making."""
+
+    def __init__(self, generator: Generator, plan: Plan, shot: Shot, options: DenoiseOptions, out: Path):
+        self.coder, self.predictor, self.facts = generator.coder, generator.predictor, generator.release.facts
+        self.plan, self.shot, self.options, self.out = plan, shot, options, out
+        self.size = (self.facts.image_size, self.facts.image_size)
+        self.work = out.with_name(f"{out.name}.work")
+
+    def finish(self, fingerprint: str, extra: dict[str, Any], overwrite: bool) -> Capture:
+        """Goes through all stages; see `Generator.run`."""
         self._claim(fingerprint)
-        total = sum(not self._frames_path(index, len(self.shot.names) - 1).is_file()
-                    for index in range(len(self.plan.windows))) * self.plan.steps
-        with progress(total=total, what="denoising", unit="step") as bar:
+        undone = sum(not (self.work / f"latents_{index:03d}.npz").is_file() for index in range(len(self.plan.windows)))
+        with progress(total=undone * self.plan.steps, what="denoising", unit="step") as bar:
             for index in range(len(self.plan.windows)):
                 self._window(index, bar)
         capture = self._assemble(extra, overwrite)
@@ -137,7 +157,7 @@ class Generator:
     def _conditions(self, index: int) -> Conditions:
         """Maps, clean frames and reference of one window; noisy views first, then the clean views."""
         plan, shot, window = self.plan, self.shot, self.plan.windows[index]
-        config = self.release.facts.conditioning
+        config = self.facts.conditioning
         motion = pad_motion(shot.motion, window.stop)[slice(window.start, window.stop)]
         sets = [shot.cameras] + ([shot.clean_views.cameras()] if shot.clean_views else [])
         maps = np.concatenate([

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -85,7 +84,7 @@ def make_reference(image: np.ndarray, camera: Camera, motion: Motion, head: Head
       inside: [H, W] share of each pixel inside the uncropped photo; None where all is.
     """
     size = image.shape[:2]
-    latents = encode(jnp.asarray(2 * image - 1, jnp.float32)[None, None])[0, 0]
+    latents = encode((2 * image - 1)[None, None])[0, 0]
     one = _batched(camera)
     maps = np.array(draw_conditioning(head, motion, one, size, config, camera)[0, 0])  # [h, w, Cc]
     layout = config.layout()
