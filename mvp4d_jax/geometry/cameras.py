@@ -177,7 +177,8 @@ def check(camera: Camera, where: object) -> None:
         if not np.isfinite(value).all():
             raise UserError(where, f"{name} holds NaN or infinite values", "drop or repair these cameras")
     rotation = matrix[..., :3, :3]
-    error = np.abs(rotation @ np.swapaxes(rotation, -1, -2) - np.eye(3)).max(initial=0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = np.abs(rotation @ np.swapaxes(rotation, -1, -2) - np.eye(3)).max(initial=0.0)
     if not error <= 1e-3 or np.abs(matrix[..., 3, :] - [0, 0, 0, 1]).max(initial=0.0) > 1e-6:
         raise UserError(where, "world_to_camera is not a rigid transform (its rotation is scaled or sheared)")
     if (np.linalg.det(rotation) < 0).any():
