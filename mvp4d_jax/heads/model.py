@@ -116,6 +116,10 @@ class HeadModel:
         if missing:
             raise UserError(path, f"head rig lacks the array '{missing[0]}'", "write the capture again")
         values = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+        for key in (*_STATIC[1:], "name"):
+            kind, rank = "iu" if key == "joint_parents" else "U", 0 if key == "name" else 1
+            if values[key].ndim != rank or values[key].dtype.kind not in kind:
+                raise UserError(path, f"'{key}' is {values[key].dtype} {list(values[key].shape)}")
         values["name"] = str(values["name"])
         for key in ("shape_names", "expression_names", "joint_names", "part_names"):
             values[key] = tuple(str(item) for item in values[key])
