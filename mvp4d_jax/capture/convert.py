@@ -36,9 +36,14 @@ def inside(folder: Path, relative: object, where: object) -> Path:
     if not isinstance(relative, str) or not relative or "\0" in relative or len(relative) > 1000:
         raise UserError(where, f"'{str(relative)[:60]}' is not a file name")
     path = folder / relative
-    if Path(relative).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    if Path(relative).is_absolute() or not is_inside(path, folder):
         raise UserError(where, f"'{relative[:80]}' leads out of {folder}", "copy the file into the folder")
     return path
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether `path`, its links followed, lies in `folder`; a link that leads nowhere counts by its name."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:

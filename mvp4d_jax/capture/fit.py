@@ -20,7 +20,7 @@ from mvp4d_jax.geometry.cameras import Camera
 from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.heads.motion import Motion
 
-FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
+FLIP = np.array([1.0, -1.0, -1.0, 1.0])  # M * FLIP is M @ diag(1, -1, -1, 1)
 CAP4D_HEAD = "flame2023-nojaw"  # the head of every file that does not name one
 _LIMIT = 1 << 29
 
@@ -83,7 +83,7 @@ class Fit:
         eyes = np.asarray(motion.eyes, np.float32)
         arrays = {name: np.asarray(getattr(self.cameras, name), np.float64).reshape(-1, 1)
                   for name in ("fx", "fy", "cx", "cy")}
-        arrays |= {"extr": np.asarray(self.cameras.world_to_camera, np.float64).reshape(-1, 4, 4) @ FLIP,
+        arrays |= {"extr": np.asarray(self.cameras.world_to_camera, np.float64).reshape(-1, 4, 4) * FLIP,
                    "expr": motion.expression, "rot": motion.rotation, "tra": motion.translation,
                    "eye_rot": eyes.mean(1), "eyes": eyes, "neck_rot": motion.neck, "jaw_rot": motion.jaw,
                    "fps": np.float64(motion.fps), "resolutions": np.asarray(self.resolutions, np.int64),
@@ -134,7 +134,7 @@ class CameraPath:
         """Writes `orbit.npz`, atomically."""
         arrays = {name: np.asarray(getattr(self.camera, name), np.float64)[:, None]
                   for name in ("fx", "fy", "cx", "cy")}
-        arrays |= {"extr": np.asarray(self.camera.world_to_camera, np.float64) @ FLIP,
+        arrays |= {"extr": np.asarray(self.camera.world_to_camera, np.float64) * FLIP,
                    "resolution": np.asarray(self.image_size, np.int64)}
         if self.fps is not None:
             arrays["fps"] = np.float64(self.fps)
@@ -185,7 +185,7 @@ def _still_cameras(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> tu
         if arrays[name].size != count:
             raise UserError(path, f"'{name}' has shape {list(arrays[name].shape)}, expected [{count}, 1]")
         intrinsics[name] = arrays[name].reshape(count, 1)
-    matrices = (extr.astype(np.float64) @ FLIP)[:, None]  # [C, 1, 4, 4]
+    matrices = (extr.astype(np.float64) * FLIP)[:, None]  # [C, 1, 4, 4]
     return schema.check_cameras(Camera(matrices, **intrinsics), count, 1, path), count
 
 

@@ -344,11 +344,11 @@ def _read_motion(where: Path, info: CaptureInfo, expressions: int) -> Motion:
 
 def _check_inside(path: Path) -> None:
     """Refuses links that lead out of the folder: a capture is self-contained, and safe to copy or to delete."""
-    root = path.resolve()
+    root = os.path.realpath(path)
     for folder, folders, files in os.walk(path):
         for name in (*folders, *files):
             entry = Path(folder) / name
-            if entry.is_symlink() and not entry.resolve().is_relative_to(root):
+            if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(root):
                 raise UserError(entry, "is a link that leads out of the capture", "copy the file in its place")
 
 

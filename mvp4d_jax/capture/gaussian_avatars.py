@@ -133,7 +133,9 @@ def _grid(frames: list[dict], where: Path) -> tuple[np.ndarray, list[str]]:
         if not all(type(item) is int and 0 <= item < schema.MAX_FRAMES for item in key):
             raise UserError(where, f"frame {index} lacks 'camera_index' or 'timestep_index'")
         cells[key] = index
-        identifiers[key[0]] = str(frame.get("camera_id", f"{key[0]:02d}"))
+        name = str(frame.get("camera_id", f"{key[0]:02d}"))
+        if identifiers.setdefault(key[0], name) != name:
+            raise UserError(where, f"camera {key[0]} has two names, '{identifiers[key[0]][:40]}' and '{name[:40]}'")
     views, times = sorted({key[0] for key in cells}), sorted({key[1] for key in cells})
     if len(cells) != len(views) * len(times):
         missing = next((v, t) for v in views for t in times if (v, t) not in cells)
