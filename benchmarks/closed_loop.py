@@ -3,9 +3,9 @@
     python benchmarks/closed_loop.py                 # 20 identities, writes docs/images/closed_loop.jpg, prints tables
     python benchmarks/closed_loop.py --identities 2  # a quick look
 
-Every identity is filmed by 8 cameras over 360 degrees; the reference is one picture from within 30 degrees of the front,
-at another moment. "repeat" shows the reference everywhere; "project" paints it onto the head's mesh (the true one),
-mirrored where unseen. Rings of angle are measured from the reference.
+Every identity is filmed by 8 cameras over 360 degrees; the reference is one picture from within 30 degrees of the
+front, at another moment. "repeat" shows the reference everywhere; "project" paints it onto the head's mesh (the true
+one), mirrored where unseen. Rings of angle are measured from the reference.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def reference_camera(rng: np.random.Generator, size: int) -> Camera:
     """One camera within 30 degrees of the front, unbatched."""
     azimuth = rng.uniform(-REFERENCE_SPREAD, REFERENCE_SPREAD)
     target = np.asarray(HEAD_CENTRE)
-    return perspective(look_at(target + DISTANCE * direction(azimuth, 0.0), target), np.radians(FOV_DEGREES), (size, size))
+    matrix = look_at(target + DISTANCE * direction(azimuth, 0.0), target)
+    return perspective(matrix, np.radians(FOV_DEGREES), (size, size))
 
 
 def film(identity: int, size: int) -> dict:
@@ -63,8 +64,9 @@ def generate(generator: Generator, scene: dict, identity: int, args: argparse.Na
     """The model's pictures [V, F, H, W, 3] in [0, 1]."""
     facts = generator.release.facts
     reference = generator.reference(scene["image"], scene["camera"], scene["reference_motion"], scene["head"])
-    plan = make_plan(views=VIEWS, frames=FRAMES, latent_size=(facts.image_size // 8,) * 2, trained_views=args.group or VIEWS,
-                     window_frames=facts.frames, steps=args.steps, guidance_scale=args.guidance, seed=identity)
+    plan = make_plan(views=VIEWS, frames=FRAMES, latent_size=(facts.image_size // 8,) * 2,
+                     trained_views=args.group or VIEWS, window_frames=facts.frames, steps=args.steps,
+                     guidance_scale=args.guidance, seed=identity)
     shot = Shot(reference, scene["head"], scene["motion"], scene["cameras"], tuple(rig_names(VIEWS)))
     options = DenoiseOptions(snr_shift=facts.snr_shift)
     capture = generator.run(plan, shot, options, folder / f"{identity}", f"{identity}")
@@ -101,7 +103,8 @@ def sheet(rows: list[tuple[np.ndarray, dict]], path: Path, enlarge: int = 2) -> 
         left[: reference.shape[0]] = reference
         pictures.append(np.concatenate([left, block], axis=1))
     picture = (np.clip(np.concatenate(pictures, axis=0), 0, 1) * 255).astype(np.uint8)
-    image = Image.fromarray(picture).resize((picture.shape[1] * enlarge, picture.shape[0] * enlarge), Image.Resampling.LANCZOS)
+    larger = (picture.shape[1] * enlarge, picture.shape[0] * enlarge)
+    image = Image.fromarray(picture).resize(larger, Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(image)
     side = rows[0][0].shape[0] * enlarge
     for block in range(len(rows)):
