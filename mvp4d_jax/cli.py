@@ -48,7 +48,12 @@ def main(argv: list[str] | None = None) -> int:
         parser = argparse.ArgumentParser(prog=f"mvp4d {verb}", description=module.__doc__ or summary,
                                          formatter_class=argparse.RawDescriptionHelpFormatter)
         module.configure(parser)
-        message = module.run(parser.parse_args(rest))
+        parsed, leftovers = parser.parse_known_args(rest)
+        if getattr(module, "TAKES_OVERRIDES", False):  # `--config.a.b=v`: the verb knows which exist
+            parsed.overrides = leftovers
+        elif leftovers:
+            parser.error(f"unrecognized arguments: {' '.join(leftovers)}")
+        message = module.run(parsed)
     except KeyboardInterrupt:
         print(f"mvp4d {verb}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130

@@ -1,0 +1,58 @@
+"""What every training config has; `tiny`, `small` and `mvp4d_2b` fill it in."""
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+    """All settings with neutral values. Options of `prepare`, `transformer`, `optimiser`, `loss` and `sampling` are
+    explained by the dataclasses they fill: `PrepareOptions`, `TransformerConfig`, `OptimiserOptions`, `LossOptions`,
+    `SamplingOptions`.
+    """
+    config = ConfigDict()
+    config.seed = 0
+    config.head = "builtin"  # name of the head that captures must have
+    config.autoencoder_size = "2b"
+    config.autoencoder = ""  # folder with the autoencoder's weights (config.json, *.safetensors)
+    config.initial = ""  # transformer folder to start from (a converted CogVideoX); "": from random weights
+    config.mesh = (1, 1, -1)  # devices along data, fsdp, context; -1 takes what is left
+
+    config.transformer = ConfigDict({"size": "2b", "dtype": "float32", "remat": "none"})
+    config.conditioning = ConfigDict({})  # fields of ConditioningConfig that differ from its defaults
+    config.prepare = ConfigDict({
+        "image_size": 512, "frames": 49, "stride": 24, "images": 4, "crop": "head", "variants": 2,
+        "jitter_scale": 0.15, "jitter_shift": 0.08, "captures_per_shard": 8,
+    })
+    config.data = ConfigDict({
+        "shards": (),  # folders that `mvp4d prepare` wrote
+        "validation_shards": (),  # likewise, of other identities
+        "threads": 4, "buffer": 4, "workers": 0,  # see data.pipeline.iterate
+        "verify": True,  # compare every shard's checksum before the start
+    })
+    config.optimiser = ConfigDict({
+        "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 1e-3, "clip": 1.0, "ema": 0.9999, "freeze": (),
+        "accumulation": 1,
+    })
+    config.loss = ConfigDict({"timesteps": "frame", "snr_shift": 3.0})
+    config.sampling = ConfigDict({
+        "reference_angle": 1.05, "condition_dropout": 0.1, "clean_prefix": 0.1, "clean_views": 0.1,
+    })
+    config.checkpoint = ConfigDict({"every": 1000, "keep_last": 3, "keep_best": 1})
+    config.metrics = ConfigDict({"every": 20})
+    config.validation = ConfigDict({
+        "every": 1000, "batches": 4,  # loss on held-out samples, with the same noise every time
+        "sample_steps": 25, "guidance": 2.0,  # of the sample that is drawn for the eye; 0 steps: none
+    })
+    config.stages = ConfigDict()
+    return config
+
+
+def stage(*, steps: int, learning_rate: float, image_size: int, mixture: dict[str, dict], warmup: int = 1000,
+          decay: str = "constant", shards: tuple[str, ...] = ()) -> ConfigDict:
+    """One stage of the curriculum; see `mvp4d_jax.training.plan.Stage`."""
+    return ConfigDict({"steps": steps, "learning_rate": learning_rate, "warmup": warmup, "decay": decay,
+                       "image_size": image_size, "mixture": mixture, "shards": shards})
+
+
+def mix(*, weight: float, batch: int, views: int = 1, frames: int = 1) -> dict:
+    """One kind of data in a mixture; see `mvp4d_jax.data.pipeline.Modality`."""
+    return {"weight": weight, "views": views, "frames": frames, "batch": batch}

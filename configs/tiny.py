@@ -1,0 +1,39 @@
+"""The tiny model: 64 x 64 pixels, 4 views x 9 frames, on two CPU cores. The weights that ship with the project.
+
+    mvp4d prepare CAPTURE... --config tiny --out shards
+    mvp4d train --config tiny --config.data.shards=shards --workdir runs/tiny
+
+208 tokens a sample (16 of the reference, 4 views x 3 latent frames x 16). docs/weights.md says what it cost and gives.
+"""
+
+from ml_collections import ConfigDict
+
+from mvp4d_configs.base import base, mix, stage
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.autoencoder_size = "tiny"
+    config.autoencoder = "builtin:tiny"
+    config.mesh = (1, 1, 1)
+    config.transformer = ConfigDict({"size": "tiny", "dtype": "float32", "remat": "none"})
+    config.prepare.image_size, config.prepare.frames, config.prepare.stride = 64, 9, 8
+    config.prepare.images, config.prepare.crop, config.prepare.variants = 4, "none", 1
+    config.data.threads, config.data.buffer = 1, 8
+    # Few steps on one machine: a short EMA, a high learning rate, no shift of the noise towards more frames.
+    config.optimiser.ema, config.optimiser.weight_decay = 0.998, 1e-2
+    config.loss.timesteps, config.loss.snr_shift = "mixed", 1.0
+    config.sampling.reference_angle = 1.05
+    config.checkpoint.every, config.validation.every = 200, 400
+    config.validation.batches, config.validation.sample_steps = 4, 0
+    config.stages = ConfigDict({
+        "all": stage(
+            steps=20000, learning_rate=6e-4, warmup=200, decay="constant", image_size=64,
+            mixture={
+                "monocular": mix(weight=0.15, frames=9, batch=24),
+                "static": mix(weight=0.35, views=4, batch=24),
+                "multiview": mix(weight=0.5, views=4, frames=9, batch=8),
+            },
+        ),
+    })
+    return config

@@ -1,0 +1,59 @@
+"""Train on a device mesh: all stages of a config, from wherever the workdir stands.
+
+Run the same command again to go on after a stop, a preemption or a crash. Settings are changed with
+`--config.group.name=value`. On several hosts start the same command on each: on TPU VMs, GKE and SLURM they find each other
+(`--distributed`); elsewhere give --coordinator, --processes and --process. `--export OUT` writes the weights instead of
+training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from mvp4d_jax.errors import UserError
+
+TAKES_OVERRIDES = True
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help="tiny, small, mvp4d_2b, tiny_autoencoder, or a path")
+    parser.add_argument("--workdir", required=True, type=Path, help="checkpoints, metrics and the resolved config")
+    parser.add_argument("--distributed", action="store_true", help="join the other hosts of a TPU pod, GKE or SLURM job")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's address, where hosts do not find each other")
+    parser.add_argument("--processes", type=int, metavar="N")
+    parser.add_argument("--process", type=int, metavar="I")
+    parser.add_argument("--join-timeout", type=float, default=300, metavar="SECONDS", help="to wait for the others (300)")
+    parser.add_argument("--no-memory-check", action="store_true", help="start without asking whether the step fits")
+    parser.add_argument("--export", type=Path, metavar="OUT", help="write a release folder from a checkpoint and stop")
+    parser.add_argument("--step", default="latest", help="checkpoint to export: latest, best, or a step")
+
+
+def run(args: argparse.Namespace) -> str:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    for noisy in ("absl", "orbax", "jax", "grain"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Before anything touches a device.
+    from mvp4d_jax import parallel
+    if args.distributed or args.coordinator:
+        parallel.initialise_processes(args.coordinator, args.processes, args.process, timeout=args.join_timeout)
+
+    from mvp4d_jax.training.config import load_config
+    config = load_config(args.config, args.overrides)
+    if config.get("job") == "autoencoder":
+        from mvp4d_jax.training.autoencoder import train_autoencoder
+        return train_autoencoder(config, args.workdir)
+    if args.export is not None:
+        from mvp4d_jax.training.release import export_release
+        return export_release(config, args.workdir, args.export, _step(args.step))
+    from mvp4d_jax.training.loop import train
+    return train(config, args.workdir, check_memory=not args.no_memory_check)
+
+
+def _step(text: str) -> str | int:
+    if text in ("latest", "best"):
+        return text
+    if not text.isdigit():
+        raise UserError("--step", f"'{text}' is no step", "give latest, best or a number")
+    return int(text)

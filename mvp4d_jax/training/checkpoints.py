@@ -1,0 +1,123 @@
+"""Training checkpoints: Orbax, asynchronous, sharded, restorable on another mesh or number of processes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.training.state import TrainState
+
+METRIC = "validation_loss"
+
+
+class Checkpoints:
+    """The checkpoints of one run. A step's folder appears whole or not at all.
+
+    Args:
+      folder: where they lie; made when missing, unless `read_only`.
+      keep_last: newest ones kept.
+      keep_best: ones with the lowest validation loss kept beside them.
+      read_only: never write or delete.
+    """
+
+    def __init__(self, folder: Path, *, keep_last: int = 3, keep_best: int = 1, read_only: bool = False):
+        self.folder = Path(folder).absolute()
+        if read_only and not self.folder.is_dir():
+            raise UserError(self.folder, "has no checkpoints", "check --workdir; training writes them there")
+        keep = policies.AnyPreservationPolicy([
+            policies.LatestN(n=keep_last),
+            policies.BestN(get_metric_fn=lambda metrics: metrics[METRIC], reverse=True, n=keep_best,
+                           keep_checkpoints_without_metrics=False)])
+        options = ocp.CheckpointManagerOptions(
+            create=not read_only, read_only=read_only, preservation_policy=None if read_only else keep,
+            best_fn=lambda metrics: metrics[METRIC], best_mode="min", enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(
+            self.folder, options=options,
+            item_handlers={"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()})
+
+    def latest(self) -> int | None:
+        """The newest finished step."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """The step with the lowest validation loss; the newest where none was measured."""
+        with contextlib.suppress(KeyError, ValueError, TypeError):
+            return self._manager.best_step()
+        return self.latest()
+
+    def steps(self) -> list[int]:
+        """Every finished step."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: TrainState, position: dict[str, Any], validation_loss: float | None = None) -> None:
+        """Begins to write a checkpoint; returns as soon as the arrays are copied off the devices.
+
+        Args:
+          position: where the data stands, and what else a resumed run must know; plain JSON values.
+
+        Raises:
+          UserError: this write, or the one before, failed: a full disk, a folder that went away. Older checkpoints
+            stay as they were.
+        """
+        if step in self._manager.all_steps():
+            return
+        metrics = None if validation_loss is None else {METRIC: validation_loss}
+        with self._explained():
+            self._manager.save(step, metrics=metrics, force=True, args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_tree(state)), data=ocp.args.JsonSave(position)))
+
+    def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
+        """A state laid out as `like` says (any mesh, any number of processes), and the position saved with it.
+
+        Args:
+          like: shapes, dtypes and shardings.
+          step: default the newest.
+
+        Raises:
+          UserError: no such checkpoint, or one of another model.
+        """
+        step = self.latest() if step is None else step
+        if step is None or step not in self._manager.all_steps():
+            has = ", ".join(map(str, self.steps())) or "none"
+            raise UserError(self.folder, f"has no checkpoint{'' if step is None else f' of step {step}'}",
+                            f"there are: {has}")
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(_tree(like)), data=ocp.args.JsonRestore()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(self.folder / str(step), f"does not fit the model ({str(error).splitlines()[0][:300]})",
+                            "use the config it was trained with (config.json in the workdir)") from error
+        except (OSError, FileNotFoundError) as error:
+            raise UserError(self.folder / str(step), f"cannot be read ({str(error).splitlines()[0][:300]})",
+                            "resume from another step with --step") from error
+        return TrainState(**restored["state"]), restored["data"]
+
+    def wait(self) -> None:
+        """Until everything is on disk. Raises UserError as `save` does."""
+        with self._explained():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # tensorstore and the file system raise many kinds; all mean that it was not written
+            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+            raise UserError(self.folder, f"a checkpoint could not be written ({reason})",
+                            "free disk space and run the same command again; earlier checkpoints are intact") from error
+
+
+def _tree(state: TrainState) -> dict[str, Any]:
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+

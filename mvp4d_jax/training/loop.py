@@ -1,0 +1,290 @@
+"""The training loop: one job, all stages, from wherever the workdir stands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mvp4d_jax import parallel
+from mvp4d_jax.data.pipeline import Batches, iterate, local_rows
+from mvp4d_jax.data.prepare import autoencoder_identity
+from mvp4d_jax.data.shards import Shards, check_same
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.files import write_json
+from mvp4d_jax.models.checkpoint import load_transformer
+from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.progress import progress
+from mvp4d_jax.training import dump
+from mvp4d_jax.training.checkpoints import Checkpoints
+from mvp4d_jax.training.config import save_config
+from mvp4d_jax.training.metrics import MetricsLog, forward_flops, peak_flops, tokens_of
+from mvp4d_jax.training.plan import Plan, Stage, autoencoder_folder, resolve
+from mvp4d_jax.training.state import (
+    ModelTemplate, TrainState, abstract_state, initial_state, make_optimiser, with_params,
+)
+from mvp4d_jax.training.step import MODEL_INPUTS, make_train_step
+from mvp4d_jax.training.validation import Validation
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved. Not 0: a scheduler must know that there is more to do."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
+def train(config: ml_collections.ConfigDict, workdir: Path) -> str:
+    """Trains until the last stage is done, or until told to stop; goes on where the workdir's newest checkpoint stands.
+
+    Returns:
+      One line that says where to look.
+
+    Raises:
+      UserError: a config, shards or checkpoints that cannot be used; a loss that is not finite (after a dump).
+    """
+    # ---- Check everything that can be checked before anything is built.
+    plan = resolve(config)
+    mesh = parallel.make_mesh(plan.mesh)
+    folders = open_shards(config, plan)
+    held_out = [Shards.open(path, verify=config.data.verify) for path in config.data.validation_shards]
+    check_same(held_out, expected_facts(config, plan))
+    workdir.mkdir(parents=True, exist_ok=True)
+    _save_config(config, workdir)
+
+    # ---- Model, optimiser, state: the workdir's checkpoint, else pretrained weights, else random ones.
+    template = ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
+    optimiser = make_optimiser(plan.optimiser, template.shapes)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
+                              keep_best=config.checkpoint.keep_best)
+    state, seconds = _start(config, plan, template, optimiser, mesh, checkpoints)
+    step = int(state.step)
+    log.info("%s parameters on mesh %s of %s, from step %d of %d",
+             f"{sum(leaf.size for leaf in jax.tree.leaves(template.shapes)):,}", dict(mesh.shape),
+             mesh.devices.flat[0].device_kind, step, plan.steps)
+    if step >= plan.steps:
+        return f"already trained {step} steps: {workdir}"
+
+    # ---- Run.
+    with parallel.use_mesh(mesh):
+        run = _Run(config, plan, template, optimiser, mesh, checkpoints, workdir, seconds, held_out)
+        try:
+            run.all_stages(state, folders)
+        finally:
+            run.metrics.close()
+    checkpoints.close()
+    return f"trained to step {plan.steps}: {workdir} (metrics.jsonl, tensorboard, checkpoints)"
+
+
+def expected_facts(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, Any]:
+    """What shards must say of themselves for this config (image size apart, which belongs to the stage)."""
+    facts: dict[str, Any] = {
+        "head": config.head, "latent_scale": float(plan.autoencoder.scaling_factor),
+        "latent_channels": plan.autoencoder.latent_channels,
+        "conditioning": json.loads(json.dumps(dataclasses.asdict(plan.conditioning))),
+    }
+    folder = autoencoder_folder(config)
+    if folder is not None:
+        facts["autoencoder"] = autoencoder_identity(folder)
+        facts["latent_scale"] = float(json.loads((folder / "config.json").read_text())["scaling_factor"])
+    return facts
+
+
+def open_shards(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, list[Shards]]:
+    """Stage name -> its shards, opened and held to the config. Raises UserError."""
+    opened: dict[str, Shards] = {}
+    facts, by_stage = expected_facts(config, plan), {}
+    for stage in plan.stages:
+        paths = stage.shards or tuple(config.data.shards)
+        if not paths:
+            raise UserError("config.data.shards", "names no folder", "give --config.data.shards=FOLDER")
+        for path in paths:
+            if path not in opened:
+                opened[path] = Shards.open(path, verify=config.data.verify)
+        by_stage[stage.name] = [opened[path] for path in paths]
+        check_same(by_stage[stage.name], {**facts, "image_size": stage.image_size})
+    return by_stage
+
+
+def _save_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """config.json is what the run began with; a resume with other settings adds config-1.json, config-2.json, ..."""
+    if jax.process_index() != 0:
+        return
+    saved = sorted(workdir.glob("config*.json"))
+    value = save_config(config)
+    if not any(json.loads(path.read_text()) == value for path in saved):
+        write_json(workdir / ("config.json" if not saved else f"config-{len(saved)}.json"), value)
+
+
+def _start(config, plan: Plan, template, optimiser, mesh, checkpoints: Checkpoints) -> tuple[TrainState, float]:
+    """The state to go on from, and the seconds trained so far."""
+    if checkpoints.latest() is not None:
+        state, position = checkpoints.restore(abstract_state(template, optimiser, mesh))
+        if position["seed"] != config.seed:
+            raise UserError("config.seed", f"is {config.seed}, the checkpoint was trained with {position['seed']}",
+                            "resume with the same seed, or choose another workdir")
+        return state, float(position["seconds"])
+    state = initial_state(template, optimiser, mesh, config.seed)
+    if config.initial:
+        state = with_params(state, template.params_of(load_transformer(Path(config.initial), plan.transformer)))
+    return state, 0.0
+
+
+class _Run:
+    """What the stages share."""
+
+    def __init__(self, config, plan: Plan, template, optimiser, mesh, checkpoints, workdir: Path, seconds: float, held_out):
+        self.config, self.plan, self.mesh, self.checkpoints, self.workdir = config, plan, mesh, checkpoints, workdir
+        step = make_train_step(template, optimiser, plan.optimiser, plan.loss, plan.learning_rate())
+        self.step = jax.jit(step, donate_argnums=0)
+        self.validation = Validation(config, plan, template, held_out, mesh)
+        self.metrics = MetricsLog(workdir, checkpoints.latest() or 0)
+        self.peak = peak_flops(mesh.devices.flat[0]) * mesh.size
+        self.began = time.monotonic() - seconds
+        self.stop = _StopSignal()
+
+    def all_stages(self, state: TrainState, folders: dict[str, list[Shards]]) -> None:
+        step = int(state.step)
+        with progress(total=self.plan.steps, what="training", unit="step") as bar:
+            bar.update(step)
+            for stage in self.plan.stages:
+                if step >= stage.stop:
+                    continue
+                state, step = self._stage(stage, state, step, folders[stage.name], bar)
+        self._save(state, step)
+
+    def _stage(self, stage: Stage, state: TrainState, step: int, shards: list[Shards], bar) -> tuple[TrainState, int]:
+        """Runs one stage from `step` to its end."""
+        layouts = {modality.kind: _batch_layout(self.mesh, modality.batch) for modality in stage.modalities}
+        rows = {kind: local_rows(layout, next(m.batch for m in stage.modalities if m.kind == kind))
+                for kind, layout in layouts.items()}
+        batches = Batches(shards, stage.modalities, self.plan.sampling, self.plan.conditioning, steps=stage.steps,
+                          seed=self.config.seed + stage.start, rows=rows)
+        data = self.config.data
+        stream = iterate(batches, step - stage.start, threads=data.threads, buffer=data.buffer, workers=data.workers)
+        log.info("stage '%s': steps %d to %d at %d pixels", stage.name, step, stage.stop, stage.image_size)
+        window = _Window()
+        local, waited = self._next(stream)
+        while step < stage.stop:
+            modality = batches.modality(step - stage.start)
+            placed = _place(local, layouts[modality.kind], modality.batch)
+            state, result = self.step(state, placed)
+            used, step = local, step + 1
+            local, more = self._next(stream) if step < stage.stop else (None, 0.0)  # made while the devices work
+            result = {name: float(value) for name, value in result.items()}
+            if not result["finite"]:
+                where = dump.write(self.workdir, step, state, used, result)
+                self.checkpoints.wait()
+                raise UserError(where, f"step {step}: loss {result['loss']}, gradient norm {result['gradient_norm']} "
+                                "are not finite; the batch and the state before it are there",
+                                "look at the batch, or lower the learning rate and run the same command again")
+            tokens = modality.batch * tokens_of(self.plan.transformer, modality.views, modality.latents,
+                                                self.plan.latent_size(stage))
+            flops = 3 * modality.batch * forward_flops(self.plan.transformer, tokens // modality.batch)
+            window.add(modality.kind, result, tokens, flops, waited)
+            waited = more
+            bar.update()
+            self._report(step, stage, window, bar)
+            if step % self.config.validation.every == 0 and self.validation.active:
+                loss = self.validation.run(state, step, self.metrics)
+                self._save(state, step, loss)
+                window.restart()
+            elif step % self.config.checkpoint.every == 0:
+                self._save(state, step)
+            if self.stop.asked(step):
+                self._save(state, step)
+                self.checkpoints.close()
+                raise Interrupted(f"stopped at step {step} and saved; run the same command again to go on: {self.workdir}")
+        return state, step
+
+    def _next(self, stream: Iterator) -> tuple[dict[str, np.ndarray], float]:
+        began = time.perf_counter()
+        return next(stream), time.perf_counter() - began
+
+    def _report(self, step: int, stage: Stage, window: _Window, bar) -> None:
+        if step % self.config.metrics.every and step != stage.stop:
+            return
+        values = window.finish(self.peak)
+        self.metrics.write(step, {"stage": stage.name, **values})
+        bar.set_postfix_str(f"loss {values['loss']:.4f}, {values['tokens_per_second']:.0f} tok/s, "
+                            f"wait {100 * values['data_wait']:.1f} %")
+
+    def _save(self, state: TrainState, step: int, validation_loss: float | None = None) -> None:
+        position = {"step": step, "stage": self.plan.stage_at(step).name, "seed": self.config.seed,
+                    "seconds": time.monotonic() - self.began, "processes": jax.process_count()}
+        self.checkpoints.save(step, state, position, validation_loss)
+
+
+class _Window:
+    """Sums between two lines of metrics."""
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        self.began, self.losses, self.last = time.perf_counter(), {}, {}
+        self.tokens = self.flops = self.waited = 0.0
+        self.count = 0
+
+    def add(self, kind: str, result: dict[str, float], tokens: int, flops: float, waited: float) -> None:
+        self.losses.setdefault(kind, []).append(result["loss"])
+        self.last = result
+        self.tokens, self.flops, self.waited = self.tokens + tokens, self.flops + flops, self.waited + waited
+        self.count += 1
+
+    def finish(self, peak: float) -> dict[str, Any]:
+        """The window's metrics; begins the next one."""
+        seconds = time.perf_counter() - self.began
+        every = [loss for losses in self.losses.values() for loss in losses]
+        values = {
+            "loss": float(np.mean(every)),
+            **{f"loss_{kind}": float(np.mean(losses)) for kind, losses in self.losses.items()},
+            "gradient_norm": self.last["gradient_norm"], "learning_rate": self.last["learning_rate"],
+            "tokens_per_second": self.tokens / seconds, "model_flops_utilisation": self.flops / seconds / peak,
+            "data_wait": self.waited / seconds, "seconds_per_step": seconds / self.count,
+        }
+        self.restart()
+        return values
+
+
+class _StopSignal:
+    """SIGTERM: the step in progress is finished, a checkpoint written, and the run ends.
+
+    With several processes JAX's preemption service agrees on the step at which all of them stop.
+    """
+
+    def __init__(self):
+        self._asked = False
+        self._many = jax.process_count() > 1
+        if not self._many:
+            signal.signal(signal.SIGTERM, self._handle)
+
+    def _handle(self, *_: Any) -> None:
+        self._asked = True
+
+    def asked(self, step: int) -> bool:
+        return multihost_utils.reached_preemption_sync_point(step) if self._many else self._asked
+
+
+def _batch_layout(mesh: jax.sharding.Mesh, batch: int) -> jax.sharding.NamedSharding:
+    """Samples over the mesh's sample axes, as far as the batch divides."""
+    with parallel.use_mesh(mesh):
+        return jax.sharding.NamedSharding(mesh, parallel.fit_spec((batch,), ("batch",)))
+
+
+def _place(local: dict[str, np.ndarray], layout: jax.sharding.NamedSharding, batch: int) -> dict[str, jax.Array]:
+    """This process's rows as parts of the global batch."""
+    return {name: jax.make_array_from_process_local_data(layout, local[name], (batch, *local[name].shape[1:]))
+            for name in MODEL_INPUTS}
+

@@ -1,0 +1,164 @@
+"""A training config resolved into what the code works with, checked before anything expensive starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+import mvp4d_jax
+from mvp4d_jax.data.pipeline import Modality, SamplingOptions
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.geometry.conditioning import ConditioningConfig
+from mvp4d_jax.models.config import AutoencoderConfig
+from mvp4d_jax.models.transformer_config import TransformerConfig
+from mvp4d_jax.training.state import OptimiserOptions
+from mvp4d_jax.training.step import LossOptions, check_accumulation
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of the curriculum.
+
+    Attributes:
+      name: for the log.
+      start, steps: first global step; how many.
+      learning_rate: highest; `warmup` steps rise to it, then "constant" or a "cosine" falls to a hundredth.
+      image_size: pixels a side.
+      modalities: the mixture.
+      shards: folders to read; () takes those of `config.data.shards`.
+    """
+
+    name: str
+    start: int
+    steps: int
+    learning_rate: float
+    warmup: int
+    decay: str
+    image_size: int
+    modalities: tuple[Modality, ...]
+    shards: tuple[str, ...]
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A config, resolved."""
+
+    transformer: TransformerConfig
+    autoencoder: AutoencoderConfig
+    conditioning: ConditioningConfig
+    optimiser: OptimiserOptions
+    loss: LossOptions
+    sampling: SamplingOptions
+    stages: tuple[Stage, ...]
+    mesh: tuple[int, int, int]
+
+    @property
+    def steps(self) -> int:
+        return self.stages[-1].stop
+
+    def stage_at(self, step: int) -> Stage:
+        """The stage that takes the update after `step` updates."""
+        return next((stage for stage in self.stages if step < stage.stop), self.stages[-1])
+
+    def latent_size(self, stage: Stage) -> int:
+        return stage.image_size // self.autoencoder.spatial_compression_ratio
+
+    def learning_rate(self) -> Callable[[jax.Array], jax.Array]:
+        """step -> learning rate, over all stages."""
+        starts = jnp.asarray([stage.start for stage in self.stages], jnp.float32)
+        lengths = jnp.asarray([stage.steps for stage in self.stages], jnp.float32)
+        peaks = jnp.asarray([stage.learning_rate for stage in self.stages], jnp.float32)
+        warmups = jnp.asarray([stage.warmup for stage in self.stages], jnp.float32)
+        cosine = jnp.asarray([stage.decay == "cosine" for stage in self.stages])
+
+        def rate(step: jax.Array) -> jax.Array:
+            step = step.astype(jnp.float32)
+            index = jnp.clip(jnp.searchsorted(starts, step, side="right") - 1, 0, len(self.stages) - 1)
+            done = step - starts[index]
+            rising = (done + 1) / jnp.maximum(warmups[index], 1)
+            part = (done - warmups[index]) / jnp.maximum(lengths[index] - warmups[index], 1)
+            falling = 0.01 + 0.99 * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(part, 0, 1)))
+            return peaks[index] * jnp.where(done < warmups[index], rising, jnp.where(cosine[index], falling, 1.0))
+
+        return rate
+
+
+def resolve(config: ml_collections.ConfigDict) -> Plan:
+    """Reads and checks a config.
+
+    Raises:
+      UserError: naming the field at fault.
+    """
+    autoencoder = AutoencoderConfig.named(config.autoencoder_size)
+    conditioning = _options(ConditioningConfig, config.conditioning, "conditioning")
+    transformer = _transformer(config, conditioning)
+    optimiser = _options(OptimiserOptions, config.optimiser, "optimiser")
+    stages, start = [], 0
+    for name, settings in config.stages.items():
+        stage = _stage(name, start, settings)
+        multiple = autoencoder.spatial_compression_ratio * transformer.patch_size
+        if stage.image_size % multiple:
+            raise UserError(f"config.stages.{name}.image_size", f"is {stage.image_size}", f"choose a multiple of {multiple}")
+        for modality in stage.modalities:
+            check_accumulation(optimiser, modality.batch, f"config.stages.{name}.mixture.{modality.kind}.batch")
+        stages.append(stage)
+        start = stage.stop
+    if not stages or start < 1:
+        raise UserError("config.stages", "have no steps", "give at least one stage with steps")
+    return Plan(transformer, autoencoder, conditioning, optimiser, _options(LossOptions, config.loss, "loss"),
+                _options(SamplingOptions, config.sampling, "sampling"), tuple(stages), tuple(config.mesh))
+
+
+def _transformer(config: ml_collections.ConfigDict, conditioning: ConditioningConfig) -> TransformerConfig:
+    changes = {name: value for name, value in config.transformer.items() if name != "size"}
+    try:
+        return TransformerConfig.named(config.transformer.size, conditioning_channels=conditioning.channels, **changes)
+    except (ValueError, TypeError) as error:
+        raise UserError("config.transformer", str(error)) from None
+
+
+def _options(kind: type, settings: ml_collections.ConfigDict, where: str) -> Any:
+    try:
+        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+    except TypeError as error:
+        raise UserError(f"config.{where}", str(error).replace("__init__() ", "")) from None
+
+
+def _stage(name: str, start: int, settings: ml_collections.ConfigDict) -> Stage:
+    if settings.decay not in ("constant", "cosine"):
+        raise UserError(f"config.stages.{name}.decay", f"is '{settings.decay}'", "choose 'constant' or 'cosine'")
+    modalities = []
+    for kind, mix in settings.mixture.items():
+        if (mix.frames - 1) % 4:
+            raise UserError(f"config.stages.{name}.mixture.{kind}.frames", f"is {mix.frames}", "choose 1 + 4k")
+        modalities.append(Modality(kind, mix.weight, mix.views, 1 + (mix.frames - 1) // 4, mix.batch))
+    return Stage(name, start, settings.steps, settings.learning_rate, settings.warmup, settings.decay,
+                 settings.image_size, tuple(modalities), tuple(settings.shards))
+
+
+def autoencoder_folder(config: ml_collections.ConfigDict) -> Path | None:
+    """Where the config's autoencoder lies: a folder, "builtin:tiny" for the one that ships, None where it names none.
+
+    Raises:
+      UserError: the folder holds no autoencoder.
+    """
+    if not config.autoencoder:
+        return None
+    if config.autoencoder.startswith("builtin:"):
+        folder = Path(mvp4d_jax.__file__).parent / "weights" / config.autoencoder.removeprefix("builtin:") / "vae"
+    else:
+        folder = Path(config.autoencoder)
+    if not (folder / "config.json").is_file():
+        raise UserError("config.autoencoder", f"{folder} holds no autoencoder (no config.json)",
+                        "give the folder with config.json and *.safetensors")
+    return folder

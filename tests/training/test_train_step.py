@@ -1,0 +1,143 @@
+"""The update on meshes of eight host devices against one device, and what lies where."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mvp4d_jax import parallel
+from mvp4d_jax.diffusion.schedule import NoiseSchedule
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.models.transformer_config import TransformerConfig
+from mvp4d_jax.training.state import ModelTemplate, OptimiserOptions, initial_state, make_optimiser, path_name
+from mvp4d_jax.training.step import LossOptions, draw_timesteps, make_train_step, noisy_batch
+
+CONFIG = TransformerConfig.named("tiny", num_layers=2, num_heads=2, head_dim=16, time_embed_dim=32, conditioning_channels=8)
+SHAPE = (8, 2, 2, 8, 8, 16)  # [B, V, L, h, w, C]
+
+
+def make_batch(seed: int = 0, shape=SHAPE) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    b, v, n, h, w, c = shape
+    clean = np.zeros((b, v, n), bool)
+    clean[0, :, 0] = clean[3, 1] = True
+    return {
+        "latents": random.normal(size=shape).astype(np.float32),
+        "conditioning": random.normal(size=(b, v, n, h, w, 8)).astype(np.float32),
+        "reference_latents": random.normal(size=(b, h, w, c)).astype(np.float32),
+        "reference_conditioning": random.normal(size=(b, h, w, 8)).astype(np.float32),
+        "clean": clean,
+    }
+
+
+def run_steps(mesh_shape, accumulation: int, steps: int = 2):
+    """Losses, and parameters, moments and EMA after some steps on a mesh."""
+    mesh = parallel.make_mesh(mesh_shape)
+    options = OptimiserOptions(accumulation=accumulation, ema=0.5, clip=1.0, eps=1e-3)
+    template = ModelTemplate(lambda rngs: MultiViewTransformer(CONFIG, rngs=rngs), mesh)
+    optimiser = make_optimiser(options, template.shapes)
+    state = initial_state(template, optimiser, mesh, seed=0)
+    step = jax.jit(make_train_step(template, optimiser, options, LossOptions(snr_shift=1.0), lambda step: jnp.float32(1e-2)))
+    losses = []
+    with parallel.use_mesh(mesh):
+        for index in range(steps):
+            batch = {name: jax.device_put(value, parallel.batch_sharding(mesh)) for name, value in make_batch(index).items()}
+            state, metrics = step(state, batch)
+            losses.append(float(metrics["loss"]))
+    return np.asarray(losses), state
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    losses, state = run_steps((1, 1, 1), 1)
+    return losses, jax.tree.map(np.asarray, state)
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2), (1, 2, 4), (1, 1, 8)])
+def test_meshes_equal_one_device(mesh, accumulation, one_device):
+    losses, state = run_steps(mesh, accumulation)
+    np.testing.assert_allclose(losses, one_device[0], rtol=1e-5)
+    for name in ("params", "ema"):
+        expected = jax.tree.leaves(getattr(one_device[1], name))
+        for ours, theirs in zip(jax.tree.leaves(getattr(state, name)), expected, strict=True):
+            np.testing.assert_allclose(np.asarray(ours), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("mesh", [(2, 2, 2), (1, 2, 4), (1, 1, 8)])
+def test_state_is_really_sharded(mesh):
+    """Bytes on each device: matrices of the blocks are cut by fsdp x context; what stays whole is little."""
+    made = parallel.make_mesh(mesh)
+    wide = TransformerConfig.named("tiny", num_layers=2, conditioning_channels=8)
+    template = ModelTemplate(lambda rngs: MultiViewTransformer(wide, rngs=rngs), made)
+    state = initial_state(template, make_optimiser(OptimiserOptions(), template.shapes), made, seed=0)
+    split = mesh[1] * mesh[2]
+    for tree in (state.params, state.ema, state.moments):
+        leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size > 4096]
+        total = sum(leaf.nbytes for leaf in leaves)
+        for device in made.devices.flat:
+            held = sum(shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards if shard.device == device)
+            assert held <= total / split * 1.05, (mesh, held, total)
+
+
+def test_loss_is_v_mse_of_noisy_frames_only():
+    """Against the formula written out in numpy."""
+    batch = {name: jnp.asarray(value) for name, value in make_batch().items()}
+    schedule = NoiseSchedule.cogvideox(snr_shift=1.0)
+    noisy = jax.tree.map(np.asarray, noisy_batch(jax.random.key(3), batch, LossOptions(snr_shift=1.0), schedule))
+    alphas = schedule.alphas_cumprod[noisy["timesteps"]][..., None, None, None]
+    x0, clean = np.asarray(batch["latents"]), np.asarray(batch["clean"])
+    np.testing.assert_array_equal(noisy["latents"][clean], x0[clean])
+    assert (noisy["timesteps"][clean] == 0).all() and (noisy["weight"][clean] == 0).all()
+    np.testing.assert_allclose(noisy["weight"].sum(), 1, rtol=1e-6)
+    noise = ((noisy["latents"] - np.sqrt(alphas) * x0) / np.sqrt(1 - alphas))[~clean]
+    assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
+    target = np.sqrt(alphas)[~clean] * noise - np.sqrt(1 - alphas)[~clean] * x0[~clean]
+    np.testing.assert_allclose(noisy["target"][~clean], target, atol=1e-4)
+
+
+def test_timesteps_are_uniform_and_shared_where_asked():
+    frame = np.asarray(draw_timesteps(jax.random.key(0), (64, 4, 8), "frame", 1000))
+    assert abs(frame.mean() - 499.5) < 15 and frame.min() < 5 and frame.max() > 994
+    shared = np.asarray(draw_timesteps(jax.random.key(0), (64, 4, 8), "shared", 1000))
+    assert (shared == shared[:, :1, :1]).all() and len(np.unique(shared[:, 0, 0])) > 50
+    mixed = np.asarray(draw_timesteps(jax.random.key(0), (64, 4, 8), "mixed", 1000))
+    same = (mixed == mixed[:, :1, :1]).all((1, 2)).mean()
+    assert 0.3 < same < 0.7
+
+
+def test_non_finite_step_leaves_the_state_as_it_was():
+    mesh = parallel.make_mesh((1, 1, 1))
+    options = OptimiserOptions()
+    template = ModelTemplate(lambda rngs: MultiViewTransformer(CONFIG, rngs=rngs), mesh)
+    optimiser = make_optimiser(options, template.shapes)
+    state = initial_state(template, optimiser, mesh, seed=0)
+    batch = make_batch()
+    batch["latents"][2, 0, 0, 0, 0, 0] = np.nan
+    step = jax.jit(make_train_step(template, optimiser, options, LossOptions(), lambda step: jnp.float32(1e-3)))
+    after, metrics = step(state, batch)
+    assert not bool(metrics["finite"])
+    for ours, before in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(before))
+
+
+def test_freeze_and_decay():
+    """Frozen parameters get no update; decay acts on kernels alone, by AdamW's formula."""
+    mesh = parallel.make_mesh((1, 1, 1))
+    template = ModelTemplate(lambda rngs: MultiViewTransformer(CONFIG, rngs=rngs), mesh)
+    params = template.initialise(jax.random.key(0))
+    zero = jax.tree.map(jnp.zeros_like, params)
+    optimiser = make_optimiser(OptimiserOptions(weight_decay=0.1, freeze=("^blocks/attn",)), template.shapes)
+    updates, _ = optimiser.update(zero, optimiser.init(params), params)
+    flat = jax.tree_util.tree_flatten_with_path(updates)[0]
+    values = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+    assert any(path_name(path).startswith("blocks/attn") for path, _ in flat)
+    for path, update in flat:
+        name = path_name(path)
+        decays = name.endswith("kernel") and not name.startswith("blocks/attn")
+        np.testing.assert_allclose(update, 0.1 * values[name] if decays else 0 * values[name], rtol=1e-6, err_msg=name)
+    with pytest.raises(UserError, match="matches no parameter"):
+        make_optimiser(OptimiserOptions(freeze=("nothing_like_this",)), template.shapes)
+    assert isinstance(optimiser, optax.GradientTransformation)
