@@ -1,0 +1,124 @@
+"""The denoising loop: sharded equals single, clean frames pass through, routing averages what it should."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from mvp4d_jax import parallel
+from mvp4d_jax.geometry.conditioning import ConditioningConfig
+from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.models.transformer_config import TransformerConfig
+from mvp4d_jax.sampling.denoise import DenoiseOptions, denoise
+from mvp4d_jax.sampling.plan import make_plan
+from mvp4d_jax.sampling.predictor import Conditions, Predictor, forward_flops
+
+CONDITIONING = ConditioningConfig()
+CONFIG = TransformerConfig(num_layers=2, num_heads=2, head_dim=16, time_embed_dim=32, text_dim=0,
+                           conditioning_channels=CONDITIONING.channels)
+SIZE, LATENTS, VIEWS = 8, 2, 8
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Random weights, the zero-initialised conditioning projection and output included."""
+    model = MultiViewTransformer(CONFIG, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    graph, state = nnx.split(model)
+    noisy = jax.tree.map(lambda leaf: leaf + rng.normal(scale=0.05, size=leaf.shape).astype(np.float32), state)
+    return nnx.merge(graph, noisy)
+
+
+def _conditions(views=VIEWS, clean_prefix=0, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (views, LATENTS, SIZE, SIZE)
+    maps = rng.normal(size=(*shape, CONDITIONING.channels)).astype(np.float32)
+    clean = np.zeros((views, LATENTS), bool)
+    clean[:, :clean_prefix] = True
+    maps[..., CONDITIONING.layout()["reference_mask"]] = clean[:, :, None, None, None]
+    latents = rng.normal(size=(*shape, CONFIG.latent_channels)).astype(np.float32)
+    return Conditions(maps, clean, latents, latents[0, 0] * 0.5, maps[0, 0])
+
+
+def _plan(**changes):
+    values = {"views": VIEWS, "frames": 5, "latent_size": (SIZE, SIZE), "trained_views": VIEWS, "window_frames": 5,
+              "steps": 3, "guidance_scale": 2.0}
+    return make_plan(**{**values, **changes})
+
+
+def _sample(model, shape=(1, 1, 1), conditions=None, **changes):
+    predictor = Predictor(model, parallel.make_mesh(shape, jax.devices()[: int(np.prod(shape))]), CONDITIONING)
+    return np.asarray(denoise(predictor, conditions or _conditions(), _plan(**changes), 0, DenoiseOptions(),
+                              jax.random.key(0)))
+
+
+@pytest.fixture(scope="module")
+def single(model):
+    return {grouped: _sample(model, group_size=4 if grouped else None) for grouped in (False, True)}
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 8), (2, 1, 4), (8, 1, 1)])
+def test_sharded_sampling_equals_one_device(model, single, shape, grouped):
+    ours = _sample(model, shape, group_size=4 if grouped else None)
+    np.testing.assert_allclose(ours, single[grouped], atol=1e-4)
+    assert np.std(ours) > 0.1
+
+
+def test_same_seed_same_result_and_another_seed_another(model, single):
+    np.testing.assert_array_equal(_sample(model), single[False])
+    predictor = Predictor(model, parallel.make_mesh((1, 1, 1), jax.devices()[:1]), CONDITIONING)
+    other = denoise(predictor, _conditions(), _plan(), 0, DenoiseOptions(), jax.random.key(1))
+    assert np.abs(np.asarray(other) - single[False]).max() > 0.1
+
+
+def test_clean_frames_come_out_bit_identical(model):
+    conditions = _conditions(clean_prefix=1)
+    out = _sample(model, conditions=conditions)
+    np.testing.assert_array_equal(out[:, :1], conditions.clean_latents[:, :1])
+    assert np.abs(out[:, 1:] - conditions.clean_latents[:, 1:]).max() > 0.1
+
+
+def test_grouping_equals_a_loop_over_groups(model):
+    """One evaluation against a plain loop: every group on its own, means where a view sits in several."""
+    conditions = _conditions()
+    groups = np.array([[0, 1, 2, 3], [0, 4, 5, 6], [0, 7, 1, 2]])
+    predictor = Predictor(model, parallel.make_mesh((1, 1, 1), jax.devices()[:1]), CONDITIONING)
+    timesteps = np.full((VIEWS, LATENTS), 700)
+    ours, dropped = predictor(conditions.clean_latents, timesteps, conditions, groups, True)
+    for kind, result in ((1.0, ours), (0.0, dropped)):
+        found = {view: [] for view in range(VIEWS)}
+        for group in groups:
+            maps = conditions.maps[group] * kind
+            out = model(conditions.clean_latents[group][None], timesteps[group][None], conditioning=maps[None],
+                        reference_latents=conditions.reference_latents[None] * kind,
+                        reference_conditioning=conditions.reference_maps[None] * kind)[0]
+            for view, row in zip(group, out):
+                found[int(view)].append(np.asarray(row))
+        expected = np.stack([np.mean(found[view], axis=0) for view in range(VIEWS)])
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_clean_views_inform_but_are_not_returned(model):
+    conditions = _conditions(views=3)
+    conditions.clean[2:] = True
+    out = _sample(model, conditions=conditions, views=2, clean_views=1, trained_views=2)
+    assert out.shape[0] == 2
+    moved = dataclasses.replace(
+        conditions, clean_latents=conditions.clean_latents + conditions.clean[..., None, None, None])
+    other = _sample(model, conditions=moved, views=2, clean_views=1, trained_views=2)
+    assert np.abs(out - other).max() > 1e-3
+
+
+def test_flops_are_xlas_own_count(model):
+    """The plan's formula against what XLA counts for the compiled forward pass, within the norms and pointwise rest."""
+    latents = jax.ShapeDtypeStruct((1, 4, 4, 16, 16, 16), np.float32)
+    config = TransformerConfig(num_layers=1, num_heads=8, head_dim=64, text_dim=0, time_embed_dim=16)
+    big = nnx.eval_shape(lambda: MultiViewTransformer(config, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(big)
+    steps = jax.ShapeDtypeStruct((1, 4, 4), np.int32)
+    compiled = jax.jit(lambda state, x, t: nnx.merge(graph, state)(x, t)).lower(state, latents, steps).compile()
+    counted = compiled.cost_analysis()["flops"]
+    assert forward_flops(config, 4 * 4 * 64) == pytest.approx(counted, rel=0.1)
