@@ -65,7 +65,6 @@ def run(args: argparse.Namespace) -> str:
         raise UserError(out, "exists already", "choose another --out or give --overwrite")
     folder = resolve_weights(args.weights)
     facts = read_facts(folder)
-    options = _options(args, facts)
     source = open_reference(args, facts)
     motion, notice = pick_motion(args.motion, source.head, args.frames)
     if notice:
@@ -79,6 +78,7 @@ def run(args: argparse.Namespace) -> str:
         trained_views=facts.views, window_frames=args.window or facts.frames,
         clean_views=len(clean.views) if clean else 0, overlap_latents=args.overlap, group_size=args.group,
         anchors=args.anchors, routing=args.routing, steps=args.steps, guidance_scale=args.guidance, seed=args.seed)
+    options = _options(args, facts, plan)
     print(describe(plan, **_cost(folder, plan)))
     if args.plan:
         return "planned only; leave --plan out to sample"
@@ -93,13 +93,16 @@ def run(args: argparse.Namespace) -> str:
             f"next: mvp4d distill {out} --out AVATAR")
 
 
-def _options(args: argparse.Namespace, facts: Any) -> Any:
-    from mvp4d_jax.diffusion.samplers import SamplerConfig
+def _options(args: argparse.Namespace, facts: Any, plan: Any) -> Any:
     from mvp4d_jax.sampling.denoise import DenoiseOptions
 
-    SamplerConfig(args.sampler, args.steps, args.eta)  # says what is wrong with the flags before anything is loaded
-    return DenoiseOptions(sampler=args.sampler, eta=args.eta, snr_shift=facts.snr_shift,
-                          guidance_interval=tuple(args.guidance_interval), guidance_rescale=args.guidance_rescale)
+    options = DenoiseOptions(args.sampler, args.eta, facts.snr_shift, tuple(args.guidance_interval),
+                             args.guidance_rescale)
+    try:
+        options.sampler(plan), options.guidance(plan)
+    except ValueError as error:
+        raise UserError("sampler flags", str(error)) from None
+    return options
 
 
 def _mesh(text: str) -> Any:

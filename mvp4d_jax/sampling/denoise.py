@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mvp4d_jax.diffusion.samplers import Sampler, SamplerConfig, guidance_acts, guide
+from mvp4d_jax.diffusion.samplers import GuidanceConfig, SamplerConfig, guide, insert_clean, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.sampling.plan import Plan, deal_groups
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
@@ -18,21 +18,27 @@ Array = Any
 
 @dataclasses.dataclass(frozen=True)
 class DenoiseOptions:
-    """How to denoise; number of steps and guidance scale are in the plan.
+    """How to denoise; the number of steps and the guidance scale are the plan's.
 
     Attributes:
-      sampler: "ddim" or "dpm".
-      eta: noise added back at every step.
+      method: "ddim" or "dpm".
+      stochasticity: noise drawn anew at every step, 0 to 1.
       snr_shift: of the schedule the weights were trained with.
       guidance_interval: share of the noise range in which guidance acts.
-      guidance_rescale: see `diffusion.samplers.guide`.
+      guidance_rescale: 0 to 1, see `diffusion.samplers.GuidanceConfig`.
     """
 
-    sampler: str = "dpm"
-    eta: float = 0.0
+    method: str = "dpm"
+    stochasticity: float = 0.0
     snr_shift: float = 3.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = 0.0
+
+    def sampler(self, plan: Plan) -> SamplerConfig:
+        return SamplerConfig(self.method, plan.steps, self.stochasticity)
+
+    def guidance(self, plan: Plan) -> GuidanceConfig:
+        return GuidanceConfig(plan.guidance_scale, self.guidance_interval, self.guidance_rescale)
 
 
 def denoise(predictor: Predictor, conditions: Conditions, plan: Plan, window_index: int, options: DenoiseOptions,
@@ -49,25 +55,23 @@ def denoise(predictor: Predictor, conditions: Conditions, plan: Plan, window_ind
     Returns:
       [V, L, h, w, C] float32; latent frames that were given clean come out bit-identical.
     """
-    config = SamplerConfig(options.sampler, plan.steps, options.eta)
-    sampler = Sampler.create(config, NoiseSchedule.cogvideox(options.snr_shift))
+    sampler = make_sampler(options.sampler(plan), NoiseSchedule.cogvideox(options.snr_shift))
+    guidance = options.guidance(plan)
     views = plan.views
     clean = jnp.asarray(conditions.clean)  # [V', L]
-    kept = clean[..., None, None, None]
     given = jnp.asarray(conditions.clean_latents, jnp.float32)  # [V', L, h, w, C]
     noise_key, step_key = jax.random.split(key)
-    x = jnp.where(kept, given, jax.random.normal(noise_key, given.shape, jnp.float32))
-    before = jnp.zeros_like(x[:views])
-    advance = jax.jit(sampler.step)
+    start = insert_clean(jax.random.normal(noise_key, given.shape, jnp.float32), given, clean)
+    state = sampler.start(start[:views])
+    advance = jax.jit(lambda state, v, index: sampler.step(state, v, index, step_key, clean=clean[:views]))
     for index, timestep in enumerate(sampler.timesteps.tolist()):
         groups = deal_groups(plan, window_index * plan.steps + index)
-        guided = plan.guidance_scale != 1 and guidance_acts(timestep, options.guidance_interval)
-        v, unconditional = predictor(x, jnp.where(clean, 0, timestep), conditions, groups, guided)
+        guided = guidance.active(timestep)
+        latents = jnp.concatenate([state.sample, given[views:]])
+        v, unconditional = predictor(latents, sampler.timesteps_for(index, clean), conditions, groups, guided)
         if guided:
-            v = guide(v, unconditional, plan.guidance_scale, options.guidance_rescale)
-        noise = jax.random.normal(jax.random.fold_in(step_key, index), v.shape) if sampler.stochastic else None
-        following, before = advance(index, x[:views], v, before, noise)
-        x = jnp.where(kept, given, jnp.concatenate([following, x[views:]]))
+            v = guide(v, unconditional, guidance)
+        state = advance(state, v, index)
         if bar is not None:
             bar.update()
-    return x[:views]
+    return state.sample
