@@ -10,8 +10,9 @@ import functools
 
 import numpy as np
 
+from mvp4d_jax.heads.arkit import ARKIT_NAMES
 from mvp4d_jax.heads.builtin.assembly import PART_NAMES, assemble
-from mvp4d_jax.heads.builtin.expressions import EXPRESSION_NAMES, expression_basis
+from mvp4d_jax.heads.builtin.expressions import expression_basis
 from mvp4d_jax.heads.builtin.identity import MODES, shape_basis
 from mvp4d_jax.heads.builtin.regions import (
     beard_mask,
@@ -57,12 +58,12 @@ def build_builtin_head() -> HeadModel:
         pose_basis=np.zeros((0, len(template), 3), np.float32),
         joints=rest_joints().astype(np.float32),
         joint_shape_basis=joint_shapes.astype(np.float32),
-        joint_expression_basis=np.zeros((len(EXPRESSION_NAMES), len(JOINT_NAMES), 3), np.float32),
+        joint_expression_basis=np.zeros((len(ARKIT_NAMES), len(JOINT_NAMES), 3), np.float32),
         skin_weights=skin_weights(head).astype(np.float32),
         landmark_faces=landmark_faces,
         landmark_barycentric=landmark_barycentric,
         shape_names=tuple(MODES),
-        expression_names=EXPRESSION_NAMES,
+        expression_names=ARKIT_NAMES,
         joint_names=JOINT_NAMES,
         joint_parents=JOINT_PARENTS,
         part_names=PART_NAMES,

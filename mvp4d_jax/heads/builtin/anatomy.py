@@ -15,7 +15,7 @@ MOUTH_HALF_WIDTH = 0.0250
 MOUTH_HEIGHT = -0.0690
 JAW_JOINT = np.array([0.0, -0.0200, 0.0100])
 NECK_JOINT = np.array([0.0, -0.1250, -0.0220])
-JAW_OPEN_ANGLE = 0.38  # radians of the jaw joint that jawOpen = 1 stands for
+JAW_OPEN_ANGLE = 0.34  # radians of the jaw joint that jawOpen = 1 stands for
 
 
 def smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:

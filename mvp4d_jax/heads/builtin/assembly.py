@@ -11,7 +11,7 @@ from mvp4d_jax.heads.builtin import parts
 from mvp4d_jax.heads.builtin.skin import WRAP_RADIUS, Patch, build_half
 
 PART_NAMES = ("skin", "lips", "nostrils", "ears", "mouth_inside", "gums", "upper_teeth", "lower_teeth", "tongue",
-              "sclera", "iris", "pupil", "lashes")
+              "sclera", "iris", "pupil", "lashes", "lid_lining")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +103,11 @@ def _skin_parts(half: Patch) -> np.ndarray:
     """Lips, nostrils and the rest of the skin, by which rings a triangle joins."""
     names = np.full(len(half.faces), PART_NAMES.index("skin"), np.uint8)
     lips = np.isin(half.faces, half.tags["lips"][:5]).all(1)
-    nostril = np.isin(half.faces, half.tags["nostril"]).all(1) & np.isin(half.faces, half.tags["nostril"][1:]).any(1)
+    deep = np.append(half.tags["nostril"][1:], half.tags["nostril_end"])
+    nostril = np.isin(half.faces, deep).any(1)
     names[lips] = PART_NAMES.index("lips")
     names[nostril] = PART_NAMES.index("nostrils")
+    names[np.isin(half.faces, half.tags["eye"][:3]).all(1)] = PART_NAMES.index("lid_lining")
     return names
 
 

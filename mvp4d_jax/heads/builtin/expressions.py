@@ -11,10 +11,12 @@ import dataclasses
 
 import numpy as np
 
+from mvp4d_jax.heads.arkit import ARKIT_NAMES
 from mvp4d_jax.heads.builtin.anatomy import (
     EYE_CENTRE,
     JAW_JOINT,
     JAW_OPEN_ANGLE,
+    LID_RADIUS,
     MOUTH_HALF_WIDTH,
     MOUTH_HEIGHT,
     rotate_x,
@@ -24,17 +26,6 @@ from mvp4d_jax.heads.builtin.assembly import Assembly
 from mvp4d_jax.heads.builtin.rig import MIRROR_X, jaw_share, upper_share
 from mvp4d_jax.heads.builtin.skin import lid_pose
 
-EXPRESSION_NAMES = (
-    "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekPuff",
-    "cheekSquintLeft", "cheekSquintRight", "eyeBlinkLeft", "eyeBlinkRight", "eyeLookDownLeft", "eyeLookDownRight",
-    "eyeLookInLeft", "eyeLookInRight", "eyeLookOutLeft", "eyeLookOutRight", "eyeLookUpLeft", "eyeLookUpRight",
-    "eyeSquintLeft", "eyeSquintRight", "eyeWideLeft", "eyeWideRight", "jawForward", "jawLeft", "jawOpen", "jawRight",
-    "mouthClose", "mouthDimpleLeft", "mouthDimpleRight", "mouthFrownLeft", "mouthFrownRight", "mouthFunnel",
-    "mouthLeft", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthPressLeft", "mouthPressRight", "mouthPucker",
-    "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper", "mouthSmileLeft",
-    "mouthSmileRight", "mouthStretchLeft", "mouthStretchRight", "mouthUpperUpLeft", "mouthUpperUpRight",
-    "noseSneerLeft", "noseSneerRight", "tongueOut",
-)
 _GAZE = {"Down": (0.42, 0.0), "Up": (-0.36, 0.0), "In": (0.0, -0.46), "Out": (0.0, 0.46)}  # pitch, yaw of the left eye
 # How far the lids close (share of the way to the closing line) with each: upper, lower.
 _LIDS = {"Down": (0.42, -0.55), "Up": (-0.20, 0.10), "In": (0.0, 0.0), "Out": (0.0, 0.0)}
@@ -86,8 +77,8 @@ def _gather(head: Assembly) -> _Face:
 
 def _brows(face: _Face) -> dict[str, np.ndarray]:
     move, bell = face.move, face.bell
-    down = move(bell(0.023, 0.021, 0.0150, 0.0130, 0.0075), -3.2, -7.0, 0.4) + move(
-        bell(0.042, 0.022, 0.0120, 0.0120, 0.0075), -1.2, -4.0, 0.0)
+    down = move(bell(0.022, 0.022, 0.0150, 0.0130, 0.0062), -3.2, -7.0, 1.0) + move(
+        bell(0.042, 0.023, 0.0120, 0.0120, 0.0062), -1.2, -4.0, 0.6)
     down += move(face.middle(0.006, 0.018, 0.0055, 0.010), 0.0, -1.2, 0.9) * (face.x > 0)[:, None] * smoothstep(
         face.x, 0.0, 0.006)[:, None]
     outer = move(bell(0.0450, 0.0240, 0.0130, 0.0190, 0.0080), 0.6, 8.0, 0.0) + move(
@@ -140,6 +131,7 @@ def _cheeks_and_nose(face: _Face) -> dict[str, np.ndarray]:
 def _jaw(face: _Face) -> dict[str, np.ndarray]:
     turned = rotate_x(face.head.vertices, JAW_JOINT, face.jaw * JAW_OPEN_ANGLE)
     opened = turned - face.head.vertices
+    opened += face.inward(face.middle(0.0, -0.0690, 0.0300, 0.0160), 2.6)  # the cheeks draw the corners in
     forward, side = face.move(face.jaw, 0.0, -0.8, 7.5), face.move(face.jaw, 9.0, 0.0, 0.0)
     return {"jawOpen": opened, "jawForward": forward, "jawLeft": side, "jawRight": side * MIRROR_X,
             "mouthClose": _close(face, opened)}
@@ -162,7 +154,9 @@ def _mouth_corners(face: _Face) -> dict[str, np.ndarray]:
     move, bell = face.move, face.bell
     corner, wide = bell(0.0270, -0.0690, 0.0110, 0.0110), bell(0.0290, -0.0660, 0.0170, 0.0150)
     cheek = bell(0.0420, -0.0400, 0.0140, 0.0110)
-    smile = move(corner, 4.5, 5.0, -2.0) + move(wide, 5.0, 5.0, -3.4) + move(cheek, 1.2, 3.2, 4.2)
+    smile = move(corner, 4.0, 4.2, -2.0) + move(wide, 4.6, 4.0, -3.4) + move(cheek, 1.0, 3.6, 4.6)
+    smile += move(bell(0.0120, -0.0690, 0.0110, 0.0100), 0.8, 0.8, -1.6) - move(
+        bell(0.0130, -0.0790, 0.0110, 0.0050) * (1 - face.upper), 0.0, -1.2, 0.0)
     smile += move(bell(0.0340, -0.0200, 0.013, 0.0080), 0.0, 1.6, 0.8)
     frown = move(corner, 0.5, -5.0, -0.8) + move(bell(0.0280, -0.0730, 0.0140, 0.0130), 0.8, -5.0, -0.6)
     frown += move(face.bell(0.0, -0.095, 0.012, 0.010), 0.0, 0.8, 0.6)
@@ -216,17 +210,29 @@ def _tongue(face: _Face) -> dict[str, np.ndarray]:
 
 
 def expression_basis(head: Assembly) -> np.ndarray:
-    """[52, N, 3] metres, in the order of EXPRESSION_NAMES."""
+    """[52, N, 3] metres, in the order of ARKIT_NAMES."""
     face = _gather(head)
     made = {**_brows(face), **_eyes(face), **_cheeks_and_nose(face), **_jaw(face), **_mouth_corners(face),
             **_lips(face), **_tongue(face)}
     made["mouthRight"] = (made["mouthLeft"] * MIRROR_X)[head.mirror]
     basis = []
-    for name in EXPRESSION_NAMES:
+    for name in ARKIT_NAMES:
         if name not in made:
             made[name] = (made[name.replace("Right", "Left")] * MIRROR_X)[head.mirror]
-        basis.append(_follow_lids(head, made[name]))
+        basis.append(_follow_lids(head, _clear_of_eyes(head, made[name])))
     return np.stack(basis)
+
+
+def _clear_of_eyes(head: Assembly, offset: np.ndarray) -> np.ndarray:
+    """Keeps skin that is pushed over an eyeball in front of it."""
+    moved = head.vertices + offset
+    near = head.of("skin") & (moved[:, 2] > EYE_CENTRE[2])
+    near[head.rings["eye"][:3]] = near[head.mirror[head.rings["eye"][:3]]] = False
+    centre = EYE_CENTRE * np.where(moved[:, :1] > 0, 1.0, MIRROR_X)
+    away = moved - centre
+    lift = np.maximum(LID_RADIUS - 0.0002 - np.linalg.norm(away, axis=-1), 0.0) * near
+    lift[np.abs(offset).max(1) < 1e-5] = 0.0
+    return offset + lift[:, None] * away / np.linalg.norm(away, axis=-1, keepdims=True)
 
 
 def _follow_lids(head: Assembly, offset: np.ndarray) -> np.ndarray:

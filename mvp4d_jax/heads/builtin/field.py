@@ -7,10 +7,14 @@ softer (brow, cheekbones, philtrum, chin fold) is a bump or a groove in the fron
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from mvp4d_jax.heads.builtin.anatomy import EYE_CENTRE, LID_RADIUS
+
+Field = Callable[[np.ndarray], np.ndarray]
 
 # Cross-sections of head and jaw below the temples: height, half-width, front depth, squareness of the front.
 _SECTIONS = np.array([
@@ -142,11 +146,11 @@ def _relief(points: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def _nose(points: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     half = np.stack([x, points[:, 1], points[:, 2]], -1)
-    narrow = half * np.array([1.22, 1.0, 1.0])
-    bridge = round_cone(narrow, (0, 0.012, 0.0890), (0, -0.030, 0.1125), 0.0098, 0.0105)
+    narrow = half * np.array([1.12, 1.0, 1.0])
+    bridge = round_cone(narrow, (0, 0.012, 0.0865), (0, -0.030, 0.1115), 0.0098, 0.0105)
     tip = ellipsoid(half, (0, -0.0350, 0.1140), (0.0112, 0.0088, 0.0112))
     columella = round_cone(half, (0, -0.0420, 0.1165), (0, -0.0470, 0.1075), 0.0042, 0.0048)
-    wing = ellipsoid(half, (0.0112, -0.0400, 0.1050), (0.0060, 0.0070, 0.0105))
+    wing = ellipsoid(half, (0.0116, -0.0400, 0.1050), (0.0063, 0.0071, 0.0107))
     return bridge, smooth_min(smooth_min(tip, columella, 0.005), wing, 0.0060)
 
 
@@ -164,45 +168,63 @@ def _neck(points: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def _torso(points: np.ndarray, x: np.ndarray) -> np.ndarray:
     half = np.stack([x, points[:, 1], points[:, 2]], -1)
-    slope = round_cone(half, (0.030, -0.150, -0.046), (0.150, -0.232, -0.034), 0.026, 0.036)
+    slope = round_cone(half, (0.024, -0.194, -0.046), (0.150, -0.240, -0.034), 0.028, 0.036)
     shoulder = ellipsoid(half, (0.160, -0.262, -0.030), (0.050, 0.056, 0.054))
     chest = ellipsoid(half, (0, -0.330, -0.010), (0.165, 0.150, 0.092))
     collar = round_cone(half, (0.014, -0.216, 0.036), (0.125, -0.214, 0.000), 0.008, 0.008)
-    return smooth_min(smooth_min(smooth_min(chest, shoulder, 0.05), slope, 0.035), collar, 0.018)
+    return smooth_min(smooth_min(smooth_min(chest, shoulder, 0.06), slope, 0.05), collar, 0.03)
 
 
-def head_field(points: np.ndarray, *, lids: bool = True) -> np.ndarray:
-    """The field at points [N, 3] -> [N]; `lids` leaves out the bulge of the eyeballs under the lids if False."""
+def body_field(points: np.ndarray) -> np.ndarray:
+    """The field of neck and bust alone, at points [N, 3] -> [N]."""
+    x = np.sqrt(np.square(points[:, 0]) + 1e-8)
+    return smooth_min(_neck(points, x), _torso(points, x), 0.045)
+
+
+def head_field(points: np.ndarray) -> np.ndarray:
+    """The field of the whole head at points [N, 3] -> [N]."""
     x = np.sqrt(np.square(points[:, 0]) + 1e-8)
     face = _skull(points, x) - _relief(points, x)
     bridge, lower_nose = _nose(points, x)
-    face = smooth_min(smooth_min(face, bridge, 0.010), lower_nose, 0.0042)
-    if lids:
-        half = np.stack([x, points[:, 1], points[:, 2]], -1)
-        bulge = np.linalg.norm(half - EYE_CENTRE, axis=-1) - LID_RADIUS
-        face = smooth_min(face, bulge, 0.0045)
-    body = smooth_min(_neck(points, x), _torso(points, x), 0.03)
-    return smooth_min(face, body, 0.016)
+    face = smooth_min(smooth_min(face, bridge, 0.017), lower_nose, 0.0042)
+    half = np.stack([x, points[:, 1], points[:, 2]], -1)
+    bulge = np.linalg.norm(half - EYE_CENTRE, axis=-1) - LID_RADIUS
+    return smooth_min(smooth_min(face, bulge, 0.0045), body_field(points), 0.016)
 
 
-def cast(origins: np.ndarray, directions: np.ndarray, reach: float, *, lids: bool = True) -> np.ndarray:
-    """Outermost crossing of the surface along rays. origins, directions [N, 3] -> points [N, 3]."""
-    steps = np.linspace(reach, 0.0, 56)
+def cast(origins: np.ndarray, directions: np.ndarray, reach: float, field: Field = head_field, *,
+         first: bool = False) -> np.ndarray:
+    """Crossing of the surface along rays from inside: the outermost within `reach`, or the first on the way out.
+    origins, directions [N, 3] -> points [N, 3]."""
+    steps = np.linspace(0.0, reach, 48) if first else np.linspace(reach, 0.0, 48)
     outer, inner = np.full(len(origins), reach), np.zeros(len(origins))
+    near, far = (inner, outer) if first else (outer, inner)
     open_rays = np.arange(len(origins))
     for before, step in zip(steps[:-1], steps[1:], strict=True):
-        inside = head_field(origins[open_rays] + step * directions[open_rays], lids=lids) < 0
-        outer[open_rays[inside]], inner[open_rays[inside]] = before, step
-        open_rays = open_rays[~inside]
-    for _ in range(18):
+        crossed = (field(origins[open_rays] + step * directions[open_rays]) < 0) != first
+        near[open_rays[crossed]], far[open_rays[crossed]] = before, step
+        open_rays = open_rays[~crossed]
+    for _ in range(13):
         middle = 0.5 * (outer + inner)
-        inside = head_field(origins + middle[:, None] * directions, lids=lids) < 0
+        inside = field(origins + middle[:, None] * directions) < 0
         inner, outer = np.where(inside, middle, inner), np.where(inside, outer, middle)
     return origins + (0.5 * (outer + inner))[:, None] * directions
 
 
-def cast_front(x: np.ndarray, y: np.ndarray, *, lids: bool = True) -> np.ndarray:
+def cast_front(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Depth z of the face seen from the front at (x, y) [N] -> [N]."""
-    origins = np.stack([x, y, np.full_like(x, 0.02)], -1)
+    origins = np.stack([x, y, np.full_like(x, 0.03)], -1)
     forward = np.broadcast_to(np.array([0.0, 0.0, 1.0]), origins.shape)
-    return cast(origins, forward, 0.14, lids=lids)[:, 2]
+    return cast(origins, forward, 0.12)[:, 2]
+
+
+def project(points: np.ndarray, passes: int = 2) -> np.ndarray:
+    """Points near the surface brought onto it along the field's gradient. [N, 3] -> [N, 3]."""
+    step = 2e-4
+    for _ in range(passes):
+        value = head_field(points)
+        ahead = np.concatenate([points + step * axis for axis in np.eye(3)])
+        gradient = (head_field(ahead).reshape(3, -1).T - value[:, None]) / step
+        square = np.maximum(np.sum(gradient**2, -1), 0.05)
+        points = points - np.clip(value / square, -0.002, 0.002)[:, None] * gradient
+    return points

@@ -27,21 +27,20 @@ def _disc(radius: np.ndarray, angle: np.ndarray, centre: tuple, size: float) -> 
 def eyeball() -> Patch:
     """Left eyeball: rings around the optical axis (+z). Tags: number of triangles of pupil, iris, sclera."""
     pupil, iris = np.arcsin(PUPIL_RADIUS / EYE_RADIUS), np.arcsin(IRIS_RADIUS / EYE_RADIUS)
-    polar = np.concatenate([[0.55 * pupil, pupil], np.linspace(pupil, iris, 4)[1:], [0.62, 0.76, 0.95, 1.2, 1.5, 1.9, 2.4]])
+    polar = np.concatenate([[0.55 * pupil, pupil], np.linspace(pupil, iris, 4)[1:], [0.62, 0.76, 0.95, 1.2, 1.5, 1.85]])
     turn = 2 * np.pi * np.arange(EYE_SEGMENTS) / EYE_SEGMENTS
     radius = EYE_RADIUS + 0.0005 * np.clip(1 - (polar / (iris * 1.15)) ** 2, 0, 1)
     ring = np.stack([np.sin(polar)[:, None] * np.cos(turn), np.sin(polar)[:, None] * np.sin(turn),
                      np.broadcast_to(np.cos(polar)[:, None], (len(polar), EYE_SEGMENTS))], -1) * radius[:, None, None]
-    apex, back = np.array([[0, 0, EYE_RADIUS + 0.0005]]), np.array([[0, 0, -EYE_RADIUS]])
-    vertices = np.concatenate([apex, ring.reshape(-1, 3), back]) + EYE_CENTRE
+    apex = np.array([[0, 0, EYE_RADIUS + 0.0005]])
+    vertices = np.concatenate([apex, ring.reshape(-1, 3)]) + EYE_CENTRE
     rows = 1 + np.arange(len(polar) * EYE_SEGMENTS).reshape(len(polar), EYE_SEGMENTS)
     following = np.roll(rows, -1, 1)
     front = np.stack([np.zeros(EYE_SEGMENTS, int), rows[0], following[0]], -1)
     strips = [grid_faces(rows[k:k + 2], True)[:, ::-1] for k in range(len(polar) - 1)]
-    rear = np.stack([rows[-1], np.full(EYE_SEGMENTS, len(vertices) - 1), following[-1]], -1)
-    faces = np.concatenate([front, *strips, rear])
-    inner = np.concatenate([[0.0], np.repeat(polar, EYE_SEGMENTS), [np.pi * 0.97]]) / np.pi
-    around = np.concatenate([[0.0], np.tile(turn, len(polar)), [0.0]])
+    faces = np.concatenate([front, *strips])  # open at the back, which nothing sees
+    inner = np.concatenate([[0.0], np.repeat(polar, EYE_SEGMENTS)]) / polar[-1]
+    around = np.concatenate([[0.0], np.tile(turn, len(polar))])
     flat = _disc(np.sqrt(inner), around, (0.945, 0.068), 0.050)
     counts = np.array([EYE_SEGMENTS * 3, EYE_SEGMENTS * 6, len(faces) - EYE_SEGMENTS * 9])
     return Patch(vertices, faces, flat, {"counts": counts})
@@ -52,13 +51,13 @@ def lashes(margin: np.ndarray) -> Patch:
     chosen = np.arange(0, EYE_POINTS // 2 + 1)
     root = margin[chosen]
     along = chosen / (EYE_POINTS // 2)  # 0 at the outer corner
-    length = 0.0030 * np.sin(np.pi * np.clip(along * 0.9 + 0.10, 0, 1)) ** 0.7 + 0.0005
+    length = 0.0026 * np.sin(np.pi * np.clip(along * 0.9 + 0.10, 0, 1)) ** 0.7 + 0.0005
     sideways = (0.55 - along) * 0.7
     direction = np.stack([sideways, np.full_like(along, 0.42), np.full_like(along, 0.8)], -1)
     direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
     low = root + np.array([0, 0.0000, 0.0002])
     tip = low + direction * length[:, None]
-    high = root + np.array([0, 0.0007, 0.0001])
+    high = root + np.array([0, 0.0004, 0.0002])
     vertices = np.concatenate([low, tip, high])
     rows = np.arange(len(vertices)).reshape(3, -1)
     flat = np.stack([np.tile(0.9 + 0.09 * along, 3), np.repeat([0.128, 0.144, 0.160], len(chosen))], -1)
@@ -78,13 +77,17 @@ def mouth_inside(contact: np.ndarray) -> Patch:
             np.stack([x * 1.06, y + 0.0135 * sign, z - 0.0080], -1),
             np.stack([0.0335 * side, -0.069 + 0.0170 * up, 0.076 + 0.004 * np.abs(up)], -1),
             np.stack([0.0280 * side, -0.069 + 0.0170 * up, np.full_like(up, 0.055)], -1),
-            np.stack([0 * side, -0.069 + 0.0130 * up, np.full_like(up, 0.042)], -1)]
+            np.stack([0.0120 * side, -0.069 + 0.0100 * up, np.full_like(up, 0.044)], -1)]
     for row in rows:
         row[[0, -1], 0] = 0.0
     index = np.arange(7 * len(turn)).reshape(7, -1)
-    radius = np.linspace(1.0, 0.12, 7)[:, None] * np.ones_like(turn)
+    radius = np.linspace(1.0, 0.16, 7)[:, None] * np.ones_like(turn)
     flat = _disc(radius, np.broadcast_to(turn, radius.shape), (0.5, 0.083), 0.073)
-    return Patch(np.concatenate(rows), grid_faces(index, False)[:, ::-1], flat.reshape(-1, 2), {"up": np.tile(up, 7)})
+    throat = np.array([[0.0, -0.069, 0.042]])
+    fan = np.stack([index[-1, :-1], index[-1, 1:], np.full(len(turn) - 1, index.size)], -1)
+    faces = np.concatenate([grid_faces(index, False), fan])[:, ::-1]
+    return Patch(np.concatenate([*rows, throat]), faces, np.concatenate([flat.reshape(-1, 2), [[0.5, 0.083]]]),
+                 {"up": np.append(np.tile(up, 7), 0.0)})
 
 
 class _Arch:
@@ -185,9 +188,9 @@ def tongue() -> Patch:
     vertices = np.concatenate([rows.reshape(-1, 3), tip])
     index = np.arange(rows.shape[0] * 9).reshape(-1, 9)
     fan = np.stack([np.full(8, len(vertices) - 1), index[0, :-1], index[0, 1:]], -1)
-    faces = np.concatenate([grid_faces(index, False)[:, ::-1], fan[:, ::-1]])
+    faces = np.concatenate([grid_faces(index, False), fan[:, ::-1]])
     flat = np.stack([np.tile(0.584 + 0.038 * turn / np.pi, len(share)), np.repeat(0.155 - 0.148 * share, 9)], -1)
-    return Patch(vertices, faces[:, ::-1], np.concatenate([flat, [[0.603, 0.160]]]))
+    return Patch(vertices, faces, np.concatenate([flat, [[0.603, 0.160]]]))
 
 
 _EAR_OUTLINE = np.array([[0.0, 3], [-2.0, 10], [0.0, 19], [6, 27], [14, 31], [23, 28.5], [30, 20], [31.5, 9], [29, -3],
@@ -199,10 +202,10 @@ _EAR_STEPS = np.array([0.0, 0.16, 0.32, 0.45, 0.56, 0.66, 0.76, 0.86, 0.94, 1.0,
 
 def _ear_heights(angle: np.ndarray, backward: np.ndarray) -> np.ndarray:
     """Relief of the ear in metres [rows, segments]; angle 0 points up, pi / 2 to the back of the head."""
-    plain = np.array([-10.0, -9.6, -8.0, -4.0, 0.6, 0.9, -0.9, -0.6, 2.6, 2.2, 0.2, -5.5, -13.0])
-    lobe = np.array([-10.0, -9.2, -5.5, -1.5, -0.2, 0.0, 0.0, -0.1, -0.3, -1.0, -2.4, -4.5, -11.0])
-    front = np.array([-10.0, -9.8, -8.5, -4.5, -0.4, 0.4, -0.5, -2.2, -4.0, -6.0, -7.5, -10.0, -13.0])
-    helix = np.array([-10.0, -9.6, -8.2, -5.5, -3.2, -1.6, -1.6, -0.4, 2.8, 2.2, 0.2, -5.5, -13.0])
+    plain = np.array([0.0, 0.4, 2.0, 6.5, 10.8, 10.6, 8.4, 8.8, 12.4, 12.2, 10.4, 4.5, -7.0])
+    lobe = np.array([0.0, 0.6, 3.0, 6.0, 7.0, 7.2, 7.4, 7.4, 7.2, 6.4, 4.6, 2.0, -6.0])
+    front = np.array([0.0, 0.6, 2.0, 5.2, 6.6, 5.6, 3.6, 1.4, -1.0, -3.0, -5.0, -7.0, -9.0])
+    helix = np.array([0.0, 0.4, 1.6, 4.0, 6.4, 8.0, 7.6, 8.6, 11.2, 10.6, 8.6, 3.0, -7.0])
 
     def near(middle: float, spread: float) -> np.ndarray:
         gap = (angle - middle + np.pi) % (2 * np.pi) - np.pi
@@ -211,7 +214,7 @@ def _ear_heights(angle: np.ndarray, backward: np.ndarray) -> np.ndarray:
     weights = np.stack([near(1.6, 0.85), near(3.45, 0.42), near(4.65, 0.42), near(0.1, 0.40) + near(5.7, 0.35)])
     weights = weights / weights.sum(0)
     heights = np.einsum("ks,kr->rs", weights, np.stack([plain, lobe, front, helix])) * 1e-3
-    return heights + 0.10 * np.maximum(backward - 0.012, 0.0)
+    return heights + 0.10 * np.maximum(backward - 0.014, 0.0)
 
 
 def ear() -> Patch:
@@ -227,16 +230,16 @@ def ear() -> Patch:
     reach = np.interp(angle, bearing[order], reach, period=2 * np.pi)
     rows = centre + _EAR_STEPS[:, None, None] * reach[:, None] * np.stack([np.sin(angle), np.cos(angle)], -1)
     height = _ear_heights(angle, rows[..., 0])
-    flare, tilt = np.radians(24.0), np.radians(10.0)
+    flare, tilt = np.radians(9.0), np.radians(10.0)
     back = np.array([np.sin(flare), 0.0, -np.cos(flare)])
     out = np.array([np.cos(flare), 0.0, np.sin(flare)])
     up = np.array([0.0, np.cos(tilt), -np.sin(tilt)])
     back = back - up * (back @ up)
-    points = np.array([0.0768, -0.0130, 0.0100]) + rows[..., :1] * back + rows[..., 1:] * up + height[..., None] * out
+    points = np.array([0.0750, -0.0130, 0.0100]) + rows[..., :1] * back + rows[..., 1:] * up + height[..., None] * out
     vertices = np.concatenate([points[0, :1], points[1:].reshape(-1, 3)])
     index = 1 + np.arange((len(_EAR_STEPS) - 1) * EAR_SEGMENTS).reshape(-1, EAR_SEGMENTS)
     fan = np.stack([np.zeros(EAR_SEGMENTS, int), index[0], np.roll(index[0], -1)], -1)
-    faces = np.concatenate([fan, grid_faces(index, True)[:, ::-1]])
+    faces = np.concatenate([fan[:, ::-1], grid_faces(index, True)])
     radius = np.concatenate([[0.0], np.repeat(np.linspace(0, 1, len(_EAR_STEPS))[1:], EAR_SEGMENTS)])
     flat = _disc(radius, np.concatenate([[0.0], np.tile(angle, len(_EAR_STEPS) - 1)]), (0.818, 0.083), 0.072)
     return Patch(vertices, faces, flat)

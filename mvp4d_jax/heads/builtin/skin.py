@@ -22,7 +22,7 @@ from mvp4d_jax.heads.builtin.anatomy import (
     OUTER_CANTHUS,
     smoothstep,
 )
-from mvp4d_jax.heads.builtin.field import cast, cast_front
+from mvp4d_jax.heads.builtin.field import body_field, cast, cast_front, head_field, project
 
 WRAP_RADIUS = 0.090
 # Rays that find the surface: down, origin height, origin depth, elevation in degrees.
@@ -32,10 +32,15 @@ _ROWS = np.array([
     [-0.088, -0.088, 0.000, 0.0],
     [-0.115, -0.088, 0.000, -15.0],
     [-0.165, -0.080, -0.010, -50.0],
-    [-0.235, -0.175, -0.030, 0.0],
-    [-0.300, -0.270, -0.030, 36.0],
-    [-0.400, -0.290, -0.020, -4.0],
+    [-0.240, -0.172, -0.030, 0.0],
+    [-0.262, -0.2244, -0.030, 30.0],
+    [-0.276, -0.261, -0.030, 45.0],
+    [-0.294, -0.3236, -0.030, 60.0],
+    [-0.400, -0.3236, -0.030, 8.0],
 ])[::-1]
+
+_THROAT = -0.140  # below this rays end where they first leave the body, above at its outermost crossing
+_BUST = -0.236  # below this no ray may meet the chin
 
 EYE_POINTS = 36
 EYE_STEPS = np.array([0.0, 0.09, 0.19, 0.30, 0.41, 0.53, 0.70, 1.0])  # from lid margin to the rim of the socket
@@ -95,8 +100,8 @@ def lip_curves() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     share = np.sin(0.5 * np.pi * np.arange(LIP_POINTS + 1) / LIP_POINTS) ** 0.95
     contact_line = PchipInterpolator([0, 0.30, 0.65, 1.0], [-0.0692, -0.0686, -0.0687, -0.0693])
     upper_border = PchipInterpolator([0, 0.12, 0.25, 0.40, 0.75, 1.0],
-                                     [-0.0608, -0.0602, -0.0592, -0.0602, -0.0652, -0.0689])
-    lower_border = PchipInterpolator([0, 0.35, 0.70, 1.0], [-0.0792, -0.0785, -0.0753, -0.0697])
+                                     [-0.0615, -0.0610, -0.0602, -0.0610, -0.0655, -0.0689])
+    lower_border = PchipInterpolator([0, 0.35, 0.70, 1.0], [-0.0785, -0.0779, -0.0749, -0.0697])
     x = MOUTH_HALF_WIDTH * share
     contact = np.stack([x, contact_line(share)], -1)
     gap = 0.00012 * (1 - share)[:, None] * np.array([0, 1])
@@ -119,7 +124,11 @@ def place(across: np.ndarray, down: np.ndarray) -> np.ndarray:
     origins = np.stack([np.zeros_like(down), height, depth], -1)
     flat = np.cos(elevation)
     directions = np.stack([np.sin(angle) * flat, np.sin(elevation), np.cos(angle) * flat], -1)
-    points = cast(origins, directions, 0.34)
+    points = np.empty_like(origins)
+    for rows, field, reach, first in (
+            (down >= _THROAT, head_field, 0.16, False), ((down < _THROAT) & (down >= _BUST), head_field, 0.16, True),
+            (down < _BUST, body_field, 0.34, True)):
+        points[rows] = cast(origins[rows], directions[rows], reach, field, first=first)
     points[np.abs(across) < 1e-9, 0] = 0.0
     points[np.abs(angle - np.pi) < 1e-9, 0] = 0.0
     return points
@@ -154,11 +163,13 @@ def _lid_lining(margin: np.ndarray) -> np.ndarray:
     distance = np.linalg.norm(offset, axis=-1, keepdims=True)
     edge = EYE_CENTRE + offset * np.minimum(1.0, (EYE_RADIUS + 0.00025) / distance)
     edge = np.where(distance > LID_RADIUS + 0.0012, margin - np.array([0, 0, 0.0012]), edge)
-    back = edge + np.array([0.0, 0.0, -0.006])
-    away = margin[:, :2] - np.array([0.0315, -0.001])
-    back[:, :2] += 0.14 * away
-    floor = np.linalg.norm(back - EYE_CENTRE, axis=-1, keepdims=True)
-    back = EYE_CENTRE + (back - EYE_CENTRE) * np.maximum(1.0, (EYE_RADIUS + 0.0003) / floor)
+    # Where the lids reach beyond the eyeball, in the corners, the lining comes back to it; elsewhere it runs on inside.
+    flat = edge[:, :2] - EYE_CENTRE[:2]
+    reach = np.linalg.norm(flat, axis=-1, keepdims=True)
+    target = np.where(reach > 0.0106, 0.0104, np.minimum(reach + 0.0022, 0.0108))
+    flat = flat / reach * target
+    depth = np.sqrt((EYE_RADIUS + np.where(reach > 0.0106, -0.0002, 0.00035)) ** 2 - target**2)
+    back = EYE_CENTRE + np.concatenate([flat, depth], -1)
     return np.stack([back, edge])
 
 
@@ -197,7 +208,7 @@ def nostril_rings() -> np.ndarray:
 
 
 def _spaced(low: float, high: float, spacing: float) -> np.ndarray:
-    return np.linspace(low, high, max(int(round((high - low) / spacing)), 1) + 1)
+    return np.linspace(low, high, max(round((high - low) / spacing), 1) + 1)
 
 
 def _grid_points() -> np.ndarray:
@@ -216,7 +227,7 @@ def _grid_points() -> np.ndarray:
         (0.0, 0.100, -0.180, -0.128, 0.0070, 0.0060),
         (0.100, edge, -0.180, -0.128, 0.0120, 0.0090),
         (0.0, edge, -0.245, -0.180, 0.0101, 0.0085),
-        (0.0, edge, -0.400, -0.245, 0.0118, 0.0130),
+        (0.0, edge, -0.400, -0.245, 0.0086, 0.0110),
     ]
     points: list[np.ndarray] = []
     for left, right, low, high, step_across, step_down in blocks:
@@ -273,16 +284,42 @@ def build_half() -> Patch:
     crown[:, 0] = 0
     vertices.append(crown)
     flats.append(np.array([[0.5 * np.pi * WRAP_RADIUS, 0.2]]))
-    tags["crown"] = np.array([count])
+    tags["crown"], tags["nostril_end"] = np.array([count]), np.array([count + 1])
+    vertices.append(nostril[-1].mean(0, keepdims=True) + np.array([0.0, 0.0010, 0.0]))
+    flats.append(holes[2].mean(0, keepdims=True))
     vertices, flat = np.concatenate(vertices), np.concatenate(flats)
     faces = [_fill(flat, tags, holes)]
     faces.append(grid_faces(tags["eye"], True)[:, ::-1])
     faces.append(grid_faces(tags["lips"], False))
     faces.append(grid_faces(tags["nostril"], True))
+    deepest = tags["nostril"][-1]
+    faces.append(np.stack([deepest, np.roll(deepest, -1), np.full(NOSTRIL_POINTS, tags["nostril_end"][0])], -1))
     top = tags["free"][free[:, 1] > 0.192 - 1e-6]
     top = top[np.argsort(flat[top, 0])]
     faces.append(np.stack([np.full(len(top) - 1, tags["crown"][0]), top[:-1], top[1:]], -1))
-    return Patch(vertices, np.concatenate(faces), flat, tags)
+    faces = np.concatenate(faces)
+    return Patch(_relax(vertices, faces, tags), faces, flat, tags)
+
+
+def _relax(vertices: np.ndarray, faces: np.ndarray, tags: dict) -> np.ndarray:
+    """Evens out the free vertices along the surface; those of the midline stay on it, the lower edge of the bust stays
+    put."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    edges = np.concatenate([edges, edges[:, ::-1]])
+    degree = np.bincount(edges[:, 0], minlength=len(vertices))[:, None]
+    free = tags["free"]
+    free = free[vertices[free, 1] > vertices[free, 1].min() + 0.03]
+    middle = vertices[free, 0] == 0.0
+    for _ in range(5):
+        total = np.stack([np.bincount(edges[:, 0], vertices[edges[:, 1], k], len(vertices)) for k in range(3)], -1)
+        moved = 0.5 * vertices[free] + 0.5 * (total / degree)[free]
+        # A neighbour across the midline mirrors one on this side: the sideways pull cancels there.
+        moved[middle, 0] = 0.0
+        moved = project(moved, passes=1)
+        moved[middle, 0] = 0.0
+        vertices = vertices.copy()
+        vertices[free] = moved
+    return vertices
 
 
 def _fill(flat: np.ndarray, tags: dict, holes: list[np.ndarray]) -> np.ndarray:
