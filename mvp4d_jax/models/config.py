@@ -66,7 +66,7 @@ class AutoencoderConfig:
 
 
 _NAMED = {
-    "tiny": AutoencoderConfig(block_out_channels=(32, 64, 64, 96), layers_per_block=1, norm_num_groups=8,
+    "tiny": AutoencoderConfig(block_out_channels=(8, 24, 48, 64), layers_per_block=1, norm_num_groups=4,
                               scaling_factor=1.0),
     "small": AutoencoderConfig(block_out_channels=(64, 128, 128, 256), layers_per_block=2, scaling_factor=1.0),
     "2b": AutoencoderConfig(),
