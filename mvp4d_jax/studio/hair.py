@@ -1,0 +1,353 @@
+"""Hair as geometry: locks grown from the scalp, each a tapering ribbon with the normals of a round strand.
+
+A lock starts at a point of the scalp, follows its style's direction field and gravity, and is kept outside of head and
+shoulders at a height of its own, so that locks lie over each other and the silhouette is uneven. Brows, lashes and beards
+are ribbons too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from mvp4d_jax.studio import anatomy
+from mvp4d_jax.studio.identity import Identity
+from mvp4d_jax.studio.surface import RadialSurface
+
+TIE = np.array([0.0, 0.020, -0.105])  # where a ponytail is bound
+BUN = np.array([0.0, 0.075, -0.088])
+
+
+@dataclasses.dataclass
+class Ribbons:
+    """Ribbons before they become triangles. R ribbons, K points each.
+
+    Attributes:
+      points: [R, K, 3] centre lines, metres; width: [R, K] full width.
+      outward: [R, K, 3] the side that faces away from the head, any length.
+      random: [R] in [0, 1]; colour: [R, 3]; gloss: [R].
+      follow: [R] bool: moves with the skin under its root (brows, beard) rather than with the skull.
+    """
+
+    points: np.ndarray
+    width: np.ndarray
+    outward: np.ndarray
+    random: np.ndarray
+    colour: np.ndarray
+    gloss: np.ndarray
+    follow: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How a style grows.
+
+    Attributes:
+      locks, points: how many ribbons, and points along each.
+      length: shortest and longest, metres; front: factor for locks that start over the forehead.
+      width: metres; volume: height of the outermost layer over the scalp.
+      flow: direction field, one of "down", "back", "part", "radial", "forward", "tie", "bun".
+      gravity: 0 stays in the field, 1 falls.
+      curl: radius of curls, metres; turns: per metre.
+      spread: how much neighbours differ in direction.
+    """
+
+    locks: int
+    points: int
+    length: tuple[float, float]
+    width: float
+    volume: float
+    flow: str
+    front: float = 1.0
+    gravity: float = 0.5
+    curl: float = 0.0
+    turns: float = 0.0
+    spread: float = 0.15
+
+
+STYLES = {
+    "buzz": Style(2600, 3, (0.005, 0.008), 0.0045, 0.004, "radial", 1.0, 0.0, 0.0, 0.0, 0.5),
+    "crop": Style(2200, 4, (0.018, 0.030), 0.0060, 0.010, "forward", 1.0, 0.25, 0.0, 0.0, 0.35),
+    "short": Style(1800, 5, (0.035, 0.060), 0.0080, 0.017, "back", 1.1, 0.25, 0.002, 20.0, 0.30),
+    "side part": Style(1500, 6, (0.060, 0.100), 0.0090, 0.020, "part", 1.1, 0.45, 0.0, 0.0, 0.15),
+    "fringe": Style(1300, 7, (0.110, 0.150), 0.0100, 0.018, "down", 0.62, 0.7, 0.0, 0.0, 0.10),
+    "bob": Style(1150, 8, (0.170, 0.215), 0.0120, 0.020, "part", 1.0, 0.9, 0.001, 12.0, 0.08),
+    "long": Style(950, 10, (0.300, 0.400), 0.0130, 0.020, "part", 1.0, 1.0, 0.002, 9.0, 0.07),
+    "wavy": Style(950, 10, (0.240, 0.330), 0.0130, 0.026, "part", 1.0, 1.0, 0.009, 14.0, 0.12),
+    "curly": Style(900, 10, (0.090, 0.160), 0.0100, 0.034, "radial", 0.8, 0.55, 0.011, 34.0, 0.35),
+    "afro": Style(2100, 4, (0.045, 0.065), 0.0110, 0.058, "radial", 0.9, 0.0, 0.004, 60.0, 0.45),
+    "ponytail": Style(1000, 8, (0.25, 0.32), 0.0110, 0.008, "tie", 1.0, 0.2, 0.0, 0.0, 0.03),
+    "bun": Style(1000, 8, (0.25, 0.32), 0.0110, 0.008, "bun", 1.0, 0.2, 0.0, 0.0, 0.03),
+}
+
+
+def grow(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray, surface: RadialSurface,
+         rng: np.random.Generator) -> list[Ribbons]:
+    """All hair of a person: scalp, brows, lashes, beard.
+
+    Args:
+      vertices: [N, 3] the person at rest; canonical: [N, 3] the head before identity; faces: [T, 3] of the skin.
+      surface: of the person, around the middle of the head.
+    """
+    parts = [_brows(identity, vertices, canonical, faces, rng)]
+    if identity.beard not in ("none", "stubble"):
+        parts.append(_beard(identity, vertices, canonical, faces, rng))
+    if identity.style in STYLES:
+        parts += _scalp_hair(identity, STYLES[identity.style], vertices, canonical, faces, surface, rng)
+    return parts
+
+
+def scatter(weights: np.ndarray, vertices: np.ndarray, faces: np.ndarray, count: int,
+            rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`count` points spread evenly by area times weight: the face [count] and barycentrics [count, 3] of each."""
+    corners = vertices[faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1)
+    total = np.cumsum(area * weights[faces].mean(1))
+    ticks = (np.arange(count) + rng.random(count)) / count * total[-1]
+    face = np.minimum(np.searchsorted(total, ticks), len(faces) - 1)
+    u, v = rng.random(count), rng.random(count)
+    flip = u + v > 1
+    u, v = np.where(flip, 1 - u, u), np.where(flip, 1 - v, v)
+    return face, np.stack([1 - u - v, u, v], -1)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+
+
+def _at(face: np.ndarray, weight: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> tuple:
+    """Points [R, 3] and normals [R, 3] of the skin at barycentrics."""
+    corners = vertices[faces[face]]
+    normal = _unit(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
+    return np.einsum("rc,rcd->rd", weight, corners), normal
+
+
+def _tone(identity: Identity, count: int, rng: np.random.Generator, spread: float) -> np.ndarray:
+    shade = np.exp(rng.normal(0, spread, count))[:, None] * (1 + rng.normal(0, 0.03, (count, 3)))
+    return np.array(identity.hair) * shade
+
+
+def _scalp_hair(identity: Identity, style: Style, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray,
+                surface: RadialSurface, rng: np.random.Generator) -> list[Ribbons]:
+    recede = 0.018 * max(0.0, identity.age - 0.35) * (identity.beard != "none" or rng.random() < 0.3)
+    weights = anatomy.scalp(canonical, recede)
+    face, weight = scatter(weights, vertices, faces, style.locks, rng)
+    roots, normals = _at(face, weight, vertices, faces)
+    rest, _ = _at(face, weight, canonical, faces)
+    count = style.locks
+    layer = rng.random(count) ** 0.7
+    length = rng.uniform(*style.length, count)
+    turn = anatomy.azimuth(rest)
+    over_brow = _ease((0.75 - turn) / 0.4) * _ease((rest[:, 1] - 0.03) / 0.03)
+    length *= 1 + (style.front - 1) * over_brow
+    if style.flow in ("back", "forward", "radial", "part") and style.length[1] < 0.12:
+        length *= 0.45 + 0.55 * _ease((rest[:, 1] + 0.02) / 0.07)  # shorter at the nape and the temples
+    if style.flow in ("tie", "bun"):
+        return _bound_hair(identity, style, roots, layer, surface, rng)
+    part = float(rng.choice([-1, 1]) * rng.uniform(0.012, 0.034)) if rng.random() < 0.75 else 0.0
+    lift = identity.volume * style.volume * (0.25 + 0.75 * layer)
+    free = over_brow > 0.2 if style.front < 0.8 else np.zeros(count, bool)
+    points = _follow(style, roots, normals, rest, length, lift, part, free, surface, rng)
+    if style.curl:
+        points = _curl(points, style, surface, lift, rng)
+    along = np.linspace(0, 1, style.points)
+    width = style.width * rng.uniform(0.7, 1.3, (count, 1)) * np.minimum(1.0, 0.55 + 2 * along)
+    width *= np.clip((1.04 - along) / 0.30, 0.12, 1.0)
+    colour = _tone(identity, count, rng, 0.13) * (0.72 + 0.28 * layer[:, None])
+    gloss = np.full(count, 0.45 if style.flow == "radial" and style.gravity == 0 else 1.0)
+    return [Ribbons(points, width, points - surface.centre, rng.random(count), colour, gloss, np.zeros(count, bool))]
+
+
+def _ease(value: np.ndarray) -> np.ndarray:
+    value = np.clip(value, 0, 1)
+    return value * value * (3 - 2 * value)
+
+
+def _direction(style: Style, points: np.ndarray, roots: np.ndarray, part: float, free: np.ndarray) -> np.ndarray:
+    """[R, 3] where hair wants to grow at `points`, before gravity."""
+    down = np.array([0.0, -1.0, 0.0])
+    crown = points - np.array([0.0, 0.10, -0.045])
+    if style.flow == "radial":
+        return crown * 0.0
+    if style.flow == "back":
+        side = np.sign(points[:, :1]) * np.array([0.25, 0.0, 0.0])
+        top = _ease((roots[:, 1:2] - 0.02) / 0.05)
+        return top * (np.array([0.0, 0.15, -1.0]) + side) + (1 - top) * np.array([0.0, -0.8, -0.45])
+    if style.flow == "forward":
+        return _unit(crown) + np.array([0.0, -0.3, 0.5])
+    if style.flow == "part":
+        over = _ease((points[:, 1:2] - 0.01) / 0.06)
+        side = np.tanh((roots[:, :1] - part) / 0.006)
+        sideways = np.concatenate([side, -0.15 + 0 * side, -0.30 + 0 * side], -1)
+        behind = _ease((-roots[:, 2:3] - 0.02) / 0.05)
+        return over * ((1 - behind) * sideways + behind * (_unit(crown) * 0.6 + down)) + (1 - over) * down
+    fall = _unit(crown * np.array([1.0, 0.2, 1.0])) * 0.8 + down
+    ahead = _unit(crown * np.array([0.4, 0.0, 1.0])) + down * 0.6
+    return np.where(free[:, None], ahead, fall)
+
+
+def _follow(style: Style, roots: np.ndarray, normals: np.ndarray, rest: np.ndarray, length: np.ndarray,
+            lift: np.ndarray, part: float, free: np.ndarray, surface: RadialSurface,
+            rng: np.random.Generator) -> np.ndarray:
+    """Centre lines [R, K, 3]."""
+    count = len(roots)
+    step = (length / (style.points - 1))[:, None]
+    jitter = rng.normal(0, style.spread, (count, 3))
+    points = [roots - 0.001 * normals]
+    for k in range(1, style.points):
+        here = points[-1]
+        outward = _unit(here - surface.centre)
+        want = _direction(style, here, roots, part, free) + jitter
+        if style.flow == "radial":
+            want = outward * (1.4 - style.gravity) + jitter * 1.2
+        want = want + np.array([0.0, -1.0, 0.0]) * style.gravity * (k / style.points)
+        want = want - outward * np.minimum(np.sum(want * outward, -1, keepdims=True), 0)
+        rise = 0.8 if k == 1 else 0.12
+        ahead = here + step * _unit(_unit(want) + rise * outward * (style.flow != "radial"))
+        climb = np.minimum(1.0, 0.35 + 0.65 * k / max(2.0, 0.35 * style.points))
+        tuck = 1.0 - 0.35 * _ease((k / (style.points - 1) - 0.7) / 0.3) * (style.flow in ("part", "down"))
+        ahead = _clear_face(surface.push_out(ahead, lift * climb * tuck), free)
+        points.append(_settle(ahead, lift * climb * tuck, surface, style))
+    return np.stack(points, 1)
+
+
+def _settle(points: np.ndarray, height: np.ndarray, surface: RadialSurface, style: Style) -> np.ndarray:
+    """Keeps points outside of the head, and, down to the ears, from standing off it farther than their layer."""
+    offset = points - surface.centre
+    radius = np.maximum(np.linalg.norm(offset, axis=-1), 1e-9)
+    ground = surface.radius(points)
+    most = ground + height * 1.25 + 0.003 + 0.25 * np.maximum(-0.01 - points[:, 1], 0.0)
+    if style.flow == "radial":
+        most = most + 1.0
+    wanted = np.clip(radius, ground + 0.8 * height, most)
+    return surface.centre + offset * (wanted / radius)[:, None]
+
+
+def _clear_face(points: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Turns points that hang before the face to its side; locks that are `free` may cover the forehead."""
+    turn, y = anatomy.azimuth(points), points[:, 1]
+    low = np.where(free, 0.020, 0.052)
+    keep = 1.12 * _ease((low - y) / 0.035)
+    keep = np.where(y < -0.105, np.maximum(keep - 4.0 * (-0.105 - y), 0.55), keep)
+    target = np.maximum(turn, keep)
+    radius = np.hypot(points[:, 0], points[:, 2])
+    side = np.where(points[:, 0] >= 0, 1.0, -1.0)
+    return np.stack([side * radius * np.sin(target), y, radius * np.cos(target)], -1)
+
+
+def _curl(points: np.ndarray, style: Style, surface: RadialSurface, lift: np.ndarray,
+          rng: np.random.Generator) -> np.ndarray:
+    """Winds centre lines into helices that open up along their length."""
+    count, number, _ = points.shape
+    tangent = _unit(np.gradient(points, axis=1))
+    outward = _unit(points - surface.centre)
+    side = _unit(np.cross(tangent, outward))
+    travelled = np.concatenate([np.zeros((count, 1)), np.linalg.norm(np.diff(points, axis=1), axis=-1).cumsum(1)], 1)
+    group = np.round(anatomy.azimuth(points[:, 0]) * 9) + np.sign(points[:, 0, 0]) * 31
+    phase = (group * 2.4 + rng.normal(0, 0.9, count))[:, None] + travelled * style.turns * 2 * np.pi
+    opening = np.minimum(1.0, 2.5 * np.linspace(0, 1, number)) * style.curl * rng.uniform(0.6, 1.3, (count, 1))
+    wound = points + (np.cos(phase) * opening)[..., None] * side + (np.sin(phase) * opening)[..., None] * outward * 0.8
+    return surface.push_out(wound, (0.25 * lift)[:, None])
+
+
+def _bound_hair(identity: Identity, style: Style, roots: np.ndarray, layer: np.ndarray, surface: RadialSurface,
+                rng: np.random.Generator) -> list[Ribbons]:
+    """Hair combed to a tie, and the tail or the bun behind it."""
+    knot = TIE if style.flow == "tie" else BUN
+    knot = surface.push_out(knot[None], 0.006)[0]
+    count = len(roots)
+    along = np.linspace(0, 1, style.points)
+    aim = _unit(roots - surface.centre)[:, None] * (1 - along[:, None]) + _unit(knot - surface.centre) * along[:, None]
+    reach = np.linalg.norm(roots - surface.centre, axis=-1)[:, None] * (1 - along) + np.linalg.norm(
+        knot - surface.centre) * along
+    points = surface.centre + _unit(aim) * reach[..., None]
+    arch = np.sin(np.pi * np.clip(along * 1.05, 0, 1)) * 0.7 + 0.3 * np.minimum(along * 6, 1)
+    points = surface.push_out(points, identity.volume * style.volume * (0.3 + 0.7 * layer[:, None]) * arch)
+    points[:, -1] = knot + (points[:, -2] - knot) * 0.12
+    width = style.width * rng.uniform(0.7, 1.3, (count, 1)) * (1 - 0.6 * along**2)
+    combed = Ribbons(points, width, points - surface.centre, rng.random(count), _tone(identity, count, rng, 0.12),
+                     np.full(count, 1.2), np.zeros(count, bool))
+    behind = _tail(identity, style, knot, surface, rng) if style.flow == "tie" else _bun(identity, style, knot, surface,
+                                                                                        rng)
+    return [combed, behind]
+
+
+def _tail(identity: Identity, style: Style, knot: np.ndarray, surface: RadialSurface,
+          rng: np.random.Generator) -> Ribbons:
+    count, number = 220, style.points
+    along = np.linspace(0, 1, number)
+    length = rng.uniform(0.75, 1.0, (count, 1)) * rng.uniform(*style.length)
+    disc = rng.normal(0, 1, (count, 1, 2))
+    disc = disc / np.maximum(np.linalg.norm(disc, axis=-1, keepdims=True), 1.0)
+    thick = (0.010 + 0.020 * np.sin(np.pi * np.minimum(along * 1.2 + 0.05, 1.0)) ** 0.7)[None, :, None]
+    back = 0.055 * np.sqrt(along)[None] * np.ones((count, 1))
+    fall = length * along - 0.012 * np.sin(np.pi * np.minimum(along * 4, 1.0))
+    centre = knot + np.stack([np.zeros_like(fall), -fall, -back], -1)
+    sway = 0.006 * np.sin(along * 7 + rng.uniform(0, 6))
+    centre[..., 0] += sway
+    points = centre + np.concatenate([disc[..., :1] * thick, np.zeros((count, number, 1)), disc[..., 1:] * thick], -1)
+    points = surface.push_out(points, 0.006)
+    width = style.width * rng.uniform(0.6, 1.1, (count, 1)) * np.clip((1.03 - along) / 0.4, 0.1, 1.0)
+    outward = points - centre + np.array([0, 0.0, -0.01])
+    return Ribbons(points, width, outward, rng.random(count), _tone(identity, count, rng, 0.15), np.ones(count),
+                   np.zeros(count, bool))
+
+
+def _bun(identity: Identity, style: Style, knot: np.ndarray, surface: RadialSurface,
+         rng: np.random.Generator) -> Ribbons:
+    count, number, radius = 220, style.points, 0.030 * rng.uniform(0.85, 1.2)
+    axis = _unit(knot - surface.centre)
+    first = _unit(np.cross(axis, np.array([1.0, 0.0, 0.0])))
+    second = np.cross(axis, first)
+    start, tilt = rng.uniform(0, 2 * np.pi, (count, 1)), rng.uniform(-1, 1, (count, 1))
+    turn = start + np.linspace(0, 2.2, number)
+    polar = np.arccos(np.clip(tilt, -1, 1)) + 0.35 * np.sin(turn * 1.5 + tilt * 3)
+    ball = (np.cos(polar)[..., None] * axis * 0.8
+            + np.sin(polar)[..., None] * (np.cos(turn)[..., None] * first + np.sin(turn)[..., None] * second))
+    centre = knot + axis * radius * 0.7
+    points = centre + ball * radius * rng.uniform(0.85, 1.08, (count, 1, 1))
+    width = np.broadcast_to(style.width * np.sin(np.pi * np.linspace(0.1, 0.9, number)), (count, number))
+    return Ribbons(points, width, points - centre, rng.random(count), _tone(identity, count, rng, 0.15), np.ones(count),
+                   np.zeros(count, bool))
+
+
+def _brows(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray,
+           rng: np.random.Generator) -> Ribbons:
+    count, number = 260, 3
+    density, _ = anatomy.brow(canonical)
+    face, weight = scatter(density + 1e-9, vertices, faces, count, rng)
+    roots, normals = _at(face, weight, vertices, faces)
+    rest, _ = _at(face, weight, canonical, faces)
+    inside, along = anatomy.brow(rest)
+    side = np.sign(roots[:, :1])
+    slope = np.stack([np.ones(count), 1.1 * (1 - along) - 0.55 * along, np.zeros(count)], -1) * np.concatenate(
+        [side, np.ones((count, 2))], -1)
+    slope = _unit(slope - np.sum(slope * normals, -1, keepdims=True) * normals + rng.normal(0, 0.15, (count, 3)))
+    length = (0.0065 + 0.002 * rng.random(count)) * identity.brow_weight**0.3 * (0.6 + 0.4 * inside)
+    t = np.linspace(0, 1, number)[None, :, None]
+    points = roots[:, None] + t * length[:, None, None] * slope[:, None] + normals[:, None] * (0.0004 + 0.0006 * t)
+    width = 0.0011 * identity.brow_weight * np.array([1.0, 0.9, 0.25]) * np.ones((count, 1))
+    tone = np.minimum(np.array(identity.hair) * 0.75, 0.22) * np.exp(rng.normal(0, 0.15, (count, 1)))
+    return Ribbons(points, width, np.repeat(normals[:, None], number, 1), rng.random(count), tone, np.full(count, 0.2),
+                   np.ones(count, bool))
+
+
+def _beard(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray,
+           rng: np.random.Generator) -> Ribbons:
+    count, number = {"moustache": 180, "goatee": 380, "full": 900}[identity.beard], 4
+    face, weight = scatter(anatomy.beard(canonical, identity.beard) + 1e-9, vertices, faces, count, rng)
+    roots, normals = _at(face, weight, vertices, faces)
+    rest, _ = _at(face, weight, canonical, faces)
+    lip = (rest[:, 1] > -0.067)[:, None] & (np.abs(rest[:, :1]) < 0.03)
+    flow = np.where(lip, np.sign(roots[:, :1]) * np.array([0.7, 0, 0]) + np.array([0.0, -0.7, 0.0]),
+                    np.array([0.0, -1.0, 0.15]))
+    length = rng.uniform(0.008, 0.016, count) * identity.volume * np.where(lip[:, 0], 0.55, 1.0)
+    length *= 0.5 + 0.5 * _ease((rest[:, 2] - 0.0) / 0.06)
+    t = np.linspace(0, 1, number)[None, :, None]
+    flow = _unit(flow - np.sum(flow * normals, -1, keepdims=True) * normals * 0.9 + rng.normal(0, 0.22, (count, 3)))
+    points = roots[:, None] + length[:, None, None] * (t * flow[:, None] + normals[:, None] * 0.45 * np.sqrt(t))
+    width = np.array([0.8, 1.0, 0.8, 0.15]) * rng.uniform(0.0028, 0.0045, (count, 1))
+    tone = _tone(identity, count, rng, 0.18) * np.array([1.05, 0.95, 0.9])
+    return Ribbons(points, width, np.repeat(normals[:, None], number, 1), rng.random(count), tone, np.full(count, 0.35),
+                   np.ones(count, bool))

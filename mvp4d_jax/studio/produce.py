@@ -1,0 +1,154 @@
+"""Captures from the studio: one person, or a training set of many."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+from mvp4d_jax.capture import Capture, CaptureWriter
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.geometry.cameras import Camera
+from mvp4d_jax.geometry.rigs import camera_rig, rig_names
+from mvp4d_jax.heads.motion import Motion
+from mvp4d_jax.progress import progress
+from mvp4d_jax.studio.identity import random_for, split_of
+from mvp4d_jax.studio.motions import KINDS
+from mvp4d_jax.studio.studio import Studio, builtin_head
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What to render of every identity.
+
+    Attributes:
+      cameras: a rig spec (`geometry.rigs`), or "random:N": N cameras all around the head, drawn by identity, the first
+        in front.
+      frames, size, fps: of every view; motion: one of `motions.KINDS` or the path of a `fit.npz`.
+      seed: light and performance; the person is the identity's.
+    """
+
+    cameras: str = "orbit:360x8"
+    frames: int = 13
+    size: int = 128
+    fps: float = 25.0
+    motion: str = "mixed"
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises a UserError for what can be known to be wrong before anything is rendered."""
+        if self.frames < 1:
+            raise UserError("frames", f"{self.frames}", "at least one")
+        if not 8 <= self.size <= 2048:
+            raise UserError("size", f"{self.size} pixels", "8 to 2048")
+        if not 1 <= self.fps <= 240:
+            raise UserError("fps", f"{self.fps:g}", "1 to 240")
+        if self.motion not in KINDS and not Path(self.motion).is_file():
+            raise UserError("motion", f"'{self.motion}' is neither a kind of motion nor a file",
+                            f"one of {', '.join(KINDS)}, or a fit.npz")
+        make_cameras(self, 0)
+
+
+def make_cameras(order: Order, identity: int) -> Camera:
+    """Cameras [V] or [V, F] of an order for one identity."""
+    size = (order.size, order.size)
+    random = re.fullmatch(r"random:(\d+)", order.cameras)
+    if random is None:
+        return camera_rig(order.cameras, size, order.frames)
+    count = int(random[1])
+    if not 1 <= count <= 1000:
+        raise UserError("cameras", f"'{order.cameras}' has {count} cameras", "1 to 1000")
+    rng = random_for(identity, "cameras", order.seed)
+    rigs = [camera_rig("orbit:360x1", size)]
+    for _ in range(count - 1):
+        azimuth, elevation = rng.uniform(-180, 180), rng.uniform(-20, 30)
+        # A still rig looks along one azimuth only: the last camera of an arc twice as wide does.
+        rig = camera_rig(f"arc:{2 * azimuth:.3f}x2@{elevation:.3f}", size)
+        rigs.append(Camera(rig.world_to_camera[1:], rig.fx[1:], rig.fy[1:], rig.cx[1:], rig.cy[1:]))
+    return _join(rigs)
+
+
+def _join(rigs: list[Camera]) -> Camera:
+    import numpy as np
+    return Camera(*(np.concatenate([getattr(rig, field.name) for rig in rigs]) for field in dataclasses.fields(Camera)))
+
+
+def make_capture(path: str | os.PathLike, identity: int, order: Order | None = None, *, overwrite: bool = False,
+                 quiet: bool = False) -> Path:
+    """Renders one capture.
+
+    Args:
+      path: folder to make.
+      identity: the person's number.
+      overwrite: replace a capture that is there.
+
+    Raises:
+      UserError: the order cannot be rendered, or the folder is in the way.
+    """
+    order = order or Order()
+    order.check()
+    split_of(identity)
+    studio = Studio(identity, order.seed)
+    motion = _motion(studio, order)
+    cameras = make_cameras(order, identity)
+    views = cameras.fx.shape[0]
+    traits = studio.traits
+    writer = CaptureWriter(
+        path, head=studio.head, motion=motion, cameras=cameras, names=rig_names(views),
+        image_size=(order.size, order.size), masks=True, fps=order.fps, reference=(rig_names(views)[0], 0),
+        source="mvp4d studio",
+        extra={"identity": identity, "split": split_of(identity), "seed": order.seed, "style": traits.style,
+               "cameras": order.cameras, "motion": Path(order.motion).name}, overwrite=overwrite)
+    with writer:
+        bar = None if quiet else progress(total=views * motion.frame_count, what=f"identity {identity}", unit="frame")
+        for view, frame, rgb, alpha in studio.stream(motion, cameras, order.size):
+            writer.add(view, frame, rgb, alpha)
+            if bar is not None:
+                bar.update()
+        if bar is not None:
+            bar.close()
+    return Path(path)
+
+
+def _motion(studio: Studio, order: Order) -> Motion:
+    if order.motion in KINDS:
+        return studio.motion(order.frames, order.motion, order.fps)
+    return recorded_motion(order.motion, studio, order.frames)
+
+
+def recorded_motion(path: str, studio: Studio, frames: int) -> Motion:
+    """Motion of a `fit.npz` on the studio's head: head, neck, jaw and eyes; coefficients where the names are the same.
+
+    Raises:
+      UserError: not a fit, or fewer frames than asked for.
+    """
+    import numpy as np
+
+    from mvp4d_jax.capture.fit import Fit
+    motion = Fit.load(path).motion
+    if motion.frame_count < frames:
+        raise UserError(path, f"holds {motion.frame_count} frames, {frames} were asked for", f"--frames {motion.frame_count}")
+    motion = motion[:frames]
+    wanted = studio.head.expression_count
+    same = motion.expression.shape[1] == wanted
+    expression = motion.expression if same else np.zeros((frames, wanted), np.float32)
+    return dataclasses.replace(motion, expression=expression)
+
+
+def make_set(folder: str | os.PathLike, identities: range, order: Order | None = None) -> int:
+    """Renders a capture `00042` for every identity that `folder` does not hold yet. Returns how many were rendered."""
+    order = order or Order()
+    order.check()
+    folder = Path(folder)
+    missing = [identity for identity in identities if not (folder / f"{identity:05d}" / "capture.json").is_file()]
+    if missing:
+        builtin_head()
+    for identity in progress(missing, what=f"{len(identities) - len(missing)} there, rendering", unit="capture"):
+        make_capture(folder / f"{identity:05d}", identity, order, quiet=True)
+    return len(missing)
+
+
+def open_set(folder: str | os.PathLike) -> list[Capture]:
+    """The captures of a set, by identity."""
+    return [Capture.open(path) for path in sorted(Path(folder).iterdir()) if (path / "capture.json").is_file()]

@@ -1,0 +1,125 @@
+"""The studio: pictures and captures of synthetic people, with everything known about them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.geometry.cameras import FIELDS, Camera
+from mvp4d_jax.heads import load_head
+from mvp4d_jax.heads.model import HeadModel
+from mvp4d_jax.heads.motion import ARRAYS, Motion
+from mvp4d_jax.studio.figure import build_figure
+from mvp4d_jax.studio.identity import Identity, draw_identity, random_for
+from mvp4d_jax.studio.lighting import Lights, draw_lights
+from mvp4d_jax.studio.motions import make_motion
+from mvp4d_jax.studio.rendering import draw, pose
+
+_CHUNK = 8  # frames posed at once
+MAXIMUM_SIZE = 2048
+
+
+@functools.lru_cache(maxsize=1)
+def builtin_head() -> HeadModel:
+    """The built-in head, loaded once."""
+    return load_head("builtin")
+
+
+class Studio:
+    """One person in one light.
+
+    Args:
+      identity: the person's number; the same number is the same person, everywhere.
+      seed: chooses the light, not the person.
+
+    Attributes:
+      traits: what the person looks like. head: the rig, personalised; hair and glasses are only in pictures.
+    """
+
+    def __init__(self, identity: int, seed: int = 0):
+        head = builtin_head()
+        self.identity, self.seed = identity, seed
+        self.traits: Identity = draw_identity(identity, head.shape_count)
+        self.head: HeadModel = head.personalise(self.traits.shape)
+        self.lights: Lights = jax.device_put(draw_lights(random_for(identity, "light", seed)))
+        self._figure = jax.device_put(build_figure(self.traits, self.head))
+
+    def motion(self, frames: int, kind: str = "mixed", fps: float = 25.0) -> Motion:
+        """A performance of this person (`motions.make_motion`), from identity and seed."""
+        return make_motion(self.head.expression_names, frames, kind=kind, fps=fps,
+                           seed=random_for(self.identity, "motion", self.seed))
+
+    def stream(self, motion: Motion, cameras: Camera, size: int | tuple[int, int]) -> Iterator[tuple]:
+        """Yields (view, frame, rgb [H, W, 3] uint8, alpha [H, W] uint8), all views of frame 0, then of frame 1, ...
+
+        Args:
+          motion: F frames for this studio's head.
+          cameras: [V] still, or [V, F'] with F' = 1 or F.
+          size: side of a square picture, or (height, width).
+
+        Raises:
+          UserError: a size outside 8 to 2048, or cameras and motion of different lengths.
+        """
+        size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        if not all(8 <= side <= MAXIMUM_SIZE for side in size):
+            raise UserError("size", f"{size[0]} x {size[1]} pixels", f"8 to {MAXIMUM_SIZE}")
+        grid = {name: np.asarray(getattr(cameras, name), np.float64) for name in FIELDS}
+        if grid["fx"].ndim == 1:
+            grid = {name: value[:, None] for name, value in grid.items()}
+        views, times = grid["fx"].shape
+        if times not in (1, motion.frame_count):
+            raise UserError("cameras", f"{times} moments for {motion.frame_count} frames of motion",
+                            "still cameras, or as many moments as frames")
+        blocks = _room(size)
+        for start in range(0, motion.frame_count, _CHUNK):
+            frames = np.minimum(np.arange(start, start + _CHUNK), motion.frame_count - 1)
+            arrays = {name: jnp.asarray(np.asarray(getattr(motion, name), np.float32)[frames]) for name in ARRAYS}
+            posed = pose(self._figure, arrays, self.lights)
+            for place in range(min(_CHUNK, motion.frame_count - start)):
+                moment = jax.tree.map(lambda value, place=place: value[place], posed)
+                for view in range(views):
+                    time = 0 if times == 1 else start + place
+                    camera = Camera(**{name: np.float32(value[view, time]) for name, value in grid.items()})
+                    rgb, alpha, wanted = draw(self._figure, moment, camera, self.lights, size=size, blocks=blocks)
+                    if int(wanted) > blocks:
+                        blocks = _more(blocks, int(wanted))
+                        rgb, alpha, _ = draw(self._figure, moment, camera, self.lights, size=size, blocks=blocks)
+                    yield view, start + place, np.asarray(rgb), np.asarray(alpha)
+
+    def render(self, motion: Motion, cameras: Camera, size: int | tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """rgb uint8 [V, F, H, W, 3] on white and alpha uint8 [V, F, H, W]; arguments as `stream`."""
+        height, width = (size, size) if isinstance(size, int) else size
+        views = np.shape(cameras.fx)[0]
+        rgb = np.empty((views, motion.frame_count, height, width, 3), np.uint8)
+        alpha = np.empty((views, motion.frame_count, height, width), np.uint8)
+        for view, frame, picture, mask in self.stream(motion, cameras, size):
+            rgb[view, frame], alpha[view, frame] = picture, mask
+        return rgb, alpha
+
+
+def _room(size: tuple[int, int]) -> int:
+    """How many 4 x 4 blocks a head that fills the picture needs, by measurement; more are made when it overflows."""
+    samples = 4 * size[0] * size[1]
+    return int(26_000 + 0.45 * samples)
+
+
+def _more(blocks: int, wanted: int) -> int:
+    while blocks < wanted:
+        blocks *= 2
+    return blocks
+
+
+def with_lights(studio: Studio, lights: Lights) -> Studio:
+    """The same person in another light."""
+    other = object.__new__(Studio)
+    other.__dict__.update(studio.__dict__)
+    other.lights = jax.device_put(lights)
+    return other
+
+
+__all__ = ["Studio", "builtin_head", "with_lights"]
