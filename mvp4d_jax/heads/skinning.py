@@ -8,7 +8,6 @@ at rest.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -32,12 +31,18 @@ def skin(head: HeadModel, motion: Motion, shape: Array | None = None) -> Array:
     Returns:
       [F, N, 3] float32, metres, world axes (y up, z towards the viewer of a frontal face).
     """
-    return _skin(_fit(head, motion, shape), _arrays(motion), shape, world=True)
+    return place_in_world(motion, skin_in_head_space(head, motion, shape))
 
 
 def skin_in_head_space(head: HeadModel, motion: Motion, shape: Array | None = None) -> Array:
     """[F, N, 3] as `skin`, before the head's own rotation and translation."""
-    return _skin(_fit(head, motion, shape), _arrays(motion), shape, world=False)
+    _check(head, motion, shape)
+    return _skin(head, _arrays(motion), shape)
+
+
+def place_in_world(motion: Motion, vertices: Array) -> Array:
+    """[F, N, 3] world vertices from head-space vertices [F, N, 3]: R(rotation) x + translation."""
+    return _place(jnp.asarray(motion.rotation), jnp.asarray(motion.translation), vertices)
 
 
 def neutral(head: HeadModel, shape: Array | None = None) -> Array:
@@ -111,21 +116,26 @@ def joint_rotations(head: HeadModel, motion_arrays: dict[str, Array]) -> Array:
 
 
 def _arrays(motion: Motion) -> dict[str, Array]:
-    return {name: getattr(motion, name) for name in ("expression", "rotation", "translation", "neck", "jaw", "eyes")}
+    return {name: getattr(motion, name) for name in ("expression", "neck", "jaw", "eyes")}
 
 
-def _fit(head: HeadModel, motion: Motion, shape: Array | None) -> HeadModel:
-    if jnp.shape(motion.expression)[-1] > head.expression_count:
-        raise UserError(
-            "expression", f"{jnp.shape(motion.expression)[-1]} coefficients, head '{head.name}' has "
-            f"{head.expression_count}", "use motion made for this head")
+def _check(head: HeadModel, motion: Motion, shape: Array | None) -> None:
+    given = jnp.shape(motion.expression)[-1]
+    if given > head.expression_count:
+        raise UserError("expression", f"{given} coefficients, head '{head.name}' has {head.expression_count}",
+                        "use motion made for this head")
     if shape is not None and jnp.shape(shape)[-1] > head.shape_count:
         raise UserError("shape", f"{jnp.shape(shape)[-1]} coefficients, head '{head.name}' has {head.shape_count}")
-    return head
 
 
-@functools.partial(jax.jit, static_argnames="world")
-def _skin(head: HeadModel, motion: dict[str, Array], shape: Array | None, *, world: bool) -> Array:
+@jax.jit
+def _place(rotation: Array, translation: Array, vertices: Array) -> Array:
+    matrices = rotation_matrix(rotation.astype(jnp.float32))[:, None]
+    return _rotate(matrices, vertices) + translation.astype(jnp.float32)[:, None]
+
+
+@jax.jit
+def _skin(head: HeadModel, motion: dict[str, Array], shape: Array | None) -> Array:
     expression = jnp.asarray(motion["expression"], jnp.float32)  # [F, E]
     frames, count = expression.shape
     vertices = neutral(head, shape) + _blend(expression, jnp.asarray(head.expression_basis)[:count])  # [F, N, 3]
@@ -145,11 +155,7 @@ def _skin(head: HeadModel, motion: dict[str, Array], shape: Array | None, *, wor
     weights = jnp.asarray(head.skin_weights, jnp.float32)
     blended = jnp.einsum("nj,fjk->fnk", weights, transforms, precision="highest")  # [F, N, 12]
     blended = blended.reshape(*blended.shape[:2], 3, 4)
-    vertices = _rotate(blended[..., :3], vertices) + blended[..., 3]
-    if not world:
-        return vertices
-    rotation = rotation_matrix(jnp.asarray(motion["rotation"], jnp.float32))[:, None]
-    return _rotate(rotation, vertices) + jnp.asarray(motion["translation"], jnp.float32)[:, None]
+    return _rotate(blended[..., :3], vertices) + blended[..., 3]
 
 
 def _blend(coefficients: Array, basis: Array) -> Array:

@@ -1,0 +1,255 @@
+"""The maps that steer the model: where the head is (P), how the face deforms (E), where the camera looks (V), masks,
+and the motion within each latent frame (m).
+
+Pose, expression, ray map and masks follow CAP4D (see docs/architecture.md); how MVP4D tells the model about the frames
+that its autoencoder merges is unpublished, so two forms are offered: screen-space displacement, and the other frames'
+own positions and expression offsets stacked on channels.
+
+Everything has fixed shapes and runs inside a compiled training step as well as from numpy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.geometry import cameras as camera_functions
+from mvp4d_jax.geometry.cameras import Camera
+from mvp4d_jax.geometry.rasterize import Raster, interpolate, rasterize_screen
+from mvp4d_jax.heads.model import HeadModel
+from mvp4d_jax.heads.motion import Motion
+from mvp4d_jax.heads.skinning import neutral, place_in_world, skin_in_head_space
+
+Array = Any
+TEMPORAL_STRIDE = 4  # video frames per latent frame after the first (CogVideoX's autoencoder)
+MOTION_FORMS = ("displacement", "stacked", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditioningConfig:
+    """What the conditioning maps look like.
+
+    Attributes:
+      motion: sub-frame motion. "displacement": screen displacement of the three other frames relative to the drawn one,
+        in latent pixels (6 channels). "stacked": their own normalised positions and expression offsets (18 channels).
+        "none": left out.
+      frequencies: number of octaves of the pose map's encoding.
+      expression_scale: metres that count as one in the expression map; CAP4D's standard deviation.
+      image_to_latent: image pixels per latent pixel.
+      supersampling: maps are rasterised this many times finer than the latent and area-averaged.
+    """
+
+    motion: str = "displacement"
+    frequencies: int = 7
+    expression_scale: float = 0.0104
+    image_to_latent: int = 8
+    supersampling: int = 2
+
+    def __post_init__(self):
+        if self.motion not in MOTION_FORMS:
+            raise UserError("conditioning.motion", f"'{self.motion}' is unknown", f"use {', '.join(MOTION_FORMS)}")
+        for name in ("frequencies", "image_to_latent", "supersampling"):
+            if getattr(self, name) < 1:
+                raise UserError(f"conditioning.{name}", "must be at least 1")
+        if not self.expression_scale > 0:
+            raise UserError("conditioning.expression_scale", "must be positive (metres)")
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Channels of each map, in order: pose, expression, rays, reference, crop, motion."""
+        sizes = {"pose": 6 * self.frequencies, "expression": 3, "rays": 3, "reference": 1, "crop": 1,
+                 "motion": {"displacement": 6, "stacked": 18, "none": 0}[self.motion]}
+        ends = np.cumsum(list(sizes.values())).tolist()
+        return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the conditioning; 56 by default."""
+        return self.parts["motion"].stop
+
+
+def latent_frames(frames: int) -> int:
+    """L = 1 + (F - 1) / 4.
+
+    Raises:
+      UserError: F is not 1 more than a multiple of 4.
+    """
+    if frames < 1 or (frames - 1) % TEMPORAL_STRIDE:
+        raise UserError("frames", f"{frames} video frames do not fill whole latent frames",
+                        f"use 1 + a multiple of {TEMPORAL_STRIDE}, for example {1 + TEMPORAL_STRIDE * (frames // 4)}")
+    return 1 + (frames - 1) // TEMPORAL_STRIDE
+
+
+def frame_groups(frames: int) -> np.ndarray:
+    """[L, 4] video frames of each latent frame, the drawn one last; the first latent frame repeats frame 0."""
+    groups = np.arange(latent_frames(frames))[:, None] * TEMPORAL_STRIDE + np.arange(1 - TEMPORAL_STRIDE, 1)
+    groups[0] = 0
+    return groups
+
+
+def draw_conditioning(head: HeadModel, motion: Motion, cameras: Camera, image_size: tuple[int, int],
+                      config: ConditioningConfig, reference_camera: Camera, *, reference_mask: Array | None = None,
+                      outside: Array | None = None) -> Array:
+    """Draws the conditioning of V views of one moving head.
+
+    Args:
+      head: personalised head; its `canonical` is what the pose map shows.
+      motion: F = 1 + 4 (L - 1) frames.
+      cameras: [V, F'] with F' = 1 (still) or F, intrinsics for `image_size`.
+      image_size: (H, W) of the video, static; multiples of `config.image_to_latent`.
+      config: static.
+      reference_camera: one camera (no batch axes); the ray map is in its axes.
+      reference_mask: [V, L], one where the latent frame is given (clean); zeros if absent.
+      outside: [V, F or 1, H, W] in [0, 1], one where the image shows no picture (out of the crop); zeros if absent.
+
+    Returns:
+      [V, L, h, w, C] float32, C = config.channels, channels as in `config.parts`. Latent frame 0 stands for video
+      frame 0, latent frame l for frames 4l-3 .. 4l, drawn at frame 4l.
+
+    Raises:
+      UserError: shapes that do not belong together.
+    """
+    frames = motion.frame_count
+    groups = frame_groups(frames)
+    step = config.image_to_latent
+    if image_size[0] % step or image_size[1] % step:
+        raise UserError("image_size", f"{image_size} is not a multiple of {step}")
+    if len(cameras.batch_shape) != 2 or cameras.batch_shape[1] not in (1, frames):
+        raise UserError("cameras", f"batch shape {cameras.batch_shape}, expected [V, 1] or [V, {frames}]")
+    if reference_camera.batch_shape:
+        raise UserError("reference_camera", f"batch shape {reference_camera.batch_shape}, expected one camera")
+    views = cameras.batch_shape[0]
+    latent_size = (image_size[0] // step, image_size[1] // step)
+    shape = (views, len(groups), *latent_size)
+    maps = _draw_maps(head, motion, cameras, reference_camera, image_size, latent_size, config)
+    reference = jnp.zeros(shape[:2]) if reference_mask is None else jnp.asarray(reference_mask, jnp.float32)
+    reference = jnp.broadcast_to(reference[..., None, None], shape)
+    crop = jnp.zeros(shape) if outside is None else jnp.broadcast_to(_shrink_mask(outside, groups, step), shape)
+    motion_start = config.parts["rays"].stop
+    return jnp.concatenate([maps[..., :motion_start], reference[..., None], crop[..., None],
+                            maps[..., motion_start:]], axis=-1)
+
+
+def normalised_template(head: HeadModel) -> Array:
+    """[N, 3] canonical vertices, mean removed, divided by their largest absolute value: what the pose map encodes."""
+    centred = head.canonical - head.canonical.mean(axis=0, keepdims=True)
+    return jnp.asarray(centred / abs(centred).max(), jnp.float32)
+
+
+def encode_positions(positions: Array, frequencies: int) -> Array:
+    """[..., 3] -> [..., 6 K]: per coordinate sin(2^k p) for k = 0 .. K-1, then the cosines."""
+    angles = positions[..., None] * (2.0 ** np.arange(frequencies)).astype(np.float32)  # [..., 3, K]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*positions.shape[:-1], -1)
+
+
+def picture_of(conditioning: Array, part: str, config: ConditioningConfig, magnification: int = 8) -> np.ndarray:
+    """A picture of one map for humans.
+
+    Args:
+      conditioning: [..., h, w, C].
+      part: pose, expression, rays, reference, crop or motion (of the earliest frame of the group).
+      magnification: nearest-neighbour enlargement.
+
+    Returns:
+      [..., h * magnification, w * magnification, 3] uint8.
+    """
+    if part not in config.parts or config.parts[part].start == config.parts[part].stop:
+        raise UserError("part", f"'{part}' is not a map of this conditioning", f"use one of {', '.join(config.parts)}")
+    values = np.asarray(conditioning)[..., config.parts[part]]
+    if part == "pose":  # the slowest sine of each coordinate, black where there is no head
+        octaves = config.frequencies
+        present = np.abs(values).sum(-1, keepdims=True) > 0
+        colour = np.where(present, 0.5 + 0.5 * values[..., [0, 2 * octaves, 4 * octaves]], 0.0)
+    elif part == "expression":
+        colour = 0.5 + values / 4
+    elif part == "rays":
+        colour = 0.5 + 0.5 * values
+    elif part == "motion":
+        colour = 0.5 + values[..., :3] / 4 if config.motion == "stacked" else _flow_colour(values[..., :2])
+    else:
+        colour = np.repeat(values, 3, axis=-1)
+    picture = np.round(np.clip(colour, 0, 1) * 255).astype(np.uint8)
+    return picture.repeat(magnification, axis=-3).repeat(magnification, axis=-2)
+
+
+def _flow_colour(flow: np.ndarray) -> np.ndarray:
+    """[..., 2] displacement -> [..., 3]: direction as hue, length as saturation; no motion is white."""
+    angle = np.arctan2(flow[..., 1], flow[..., 0])
+    strength = np.clip(np.linalg.norm(flow, axis=-1), 0, 1)[..., None]
+    hue = 0.5 + 0.5 * np.cos(angle[..., None] - np.array([0.0, 2.0, 4.0]) * np.pi / 3)
+    return 1 - strength * (1 - hue)
+
+
+def _shrink_mask(outside: Array, groups: np.ndarray, step: int) -> Array:
+    """[V, F, H, W] -> [V, L, h, w]: area-averaged at the drawn frames."""
+    outside = jnp.asarray(outside, jnp.float32)
+    if outside.shape[1] > 1:
+        outside = outside[:, groups[:, -1]]
+    views, frames, height, width = outside.shape
+    return outside.reshape(views, frames, height // step, step, width // step, step).mean(axis=(3, 5))
+
+
+@functools.partial(jax.jit, static_argnames=("image_size", "latent_size", "config"))
+def _draw_maps(head: HeadModel, motion: Motion, cameras: Camera, reference_camera: Camera,
+               image_size: tuple[int, int], latent_size: tuple[int, int], config: ConditioningConfig) -> Array:
+    """[V, L, h, w, pose + expression + rays + motion]."""
+    frames = motion.frame_count
+    groups = frame_groups(frames)
+    factor = config.supersampling
+    fine_size = (latent_size[0] * factor, latent_size[1] * factor)
+    cameras, reference_camera = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (cameras, reference_camera))
+    cameras = camera_functions.resize(cameras, image_size, fine_size)
+    expressive = skin_in_head_space(head, motion)  # [F, N, 3]
+    world = place_in_world(motion, expressive)
+    offsets = (expressive - neutral(head)) / config.expression_scale
+    template = normalised_template(head)
+    faces = jnp.asarray(head.faces, jnp.int32)
+    still = cameras.batch_shape[1] == 1
+
+    def draw(index: Array) -> Array:
+        """[h, w, maps] of one view and latent frame; one at a time, so that memory does not grow with V and L."""
+        view, group = index[0], index[1:]  # group: [4] frames, the drawn one last
+        camera = cameras[view, jnp.zeros_like(group) if still else group]  # [4]
+        pixels, depth = camera_functions.project(camera, world[group])  # [4, N, 2], [4, N]
+
+        def paint(position: int, *more: Array) -> tuple[Array, Raster]:
+            points = jnp.concatenate([pixels[position], depth[position][:, None]], axis=-1)
+            raster = rasterize_screen(points, faces, fine_size, cull_backfaces=True)
+            values = jnp.concatenate([template, offsets[group[position]], *more], axis=-1)
+            return interpolate(raster, faces, values), raster
+
+        others: list[Array] = []
+        if config.motion == "displacement":
+            # In latent pixels; the limit is for vertices that pass behind the camera.
+            moved = jnp.clip((pixels[:-1] - pixels[-1:]) / config.supersampling, -1e3, 1e3)  # [3, N, 2]
+            painted, raster = paint(-1, *moved)
+        else:
+            painted, raster = paint(-1)
+        if config.motion == "stacked":
+            others = [paint(position)[0] for position in range(TEMPORAL_STRIDE - 1)]
+        painted = jnp.concatenate([painted, *others], axis=-1)
+        return _assemble(painted, raster, camera[-1], reference_camera, config)
+
+    indices = np.concatenate([np.repeat(np.arange(cameras.batch_shape[0]), len(groups))[:, None],
+                              np.tile(groups, (cameras.batch_shape[0], 1))], axis=1)  # [V * L, 5]
+    maps = jax.lax.map(draw, jnp.asarray(indices))
+    return maps.reshape(cameras.batch_shape[0], len(groups), *maps.shape[1:])
+
+
+def _assemble(painted: Array, raster: Raster, camera: Camera, reference_camera: Camera,
+              config: ConditioningConfig) -> Array:
+    """Encodes, masks and area-averages what was painted: [h, w, maps]."""
+    seen = (raster.face >= 0)[..., None]
+    pose = jnp.where(seen, encode_positions(painted[..., :3], config.frequencies), 0.0)
+    rays = camera_functions.pixel_rays(camera, raster.face.shape)
+    rays = jnp.sum(reference_camera.world_to_camera[:3, :3] * rays[..., None, :], axis=-1)
+    maps = jnp.concatenate([pose, painted[..., 3:6], rays, painted[..., 6:]], axis=-1)
+    height, width, channels = maps.shape
+    factor = config.supersampling
+    return maps.reshape(height // factor, factor, width // factor, factor, channels).mean(axis=(1, 3))
