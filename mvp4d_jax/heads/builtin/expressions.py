@@ -68,7 +68,7 @@ def _gather(head: Assembly) -> _Face:
     x, y, z = head.vertices.T
     soft = np.where(head.of("skin"), smoothstep(z, 0.010, 0.050), 0.0)
     soft = np.where(head.of("mouth"), smoothstep(z, 0.070, 0.096), soft)
-    soft[head.rings["eye"][:3]] *= 0.25
+    soft[head.rings["eye"][:3]] *= 0.15
     soft[head.rings["eye"][3:6]] *= np.array([0.3, 0.45, 0.7])[:, None]
     right = x < 0
     soft[right] = soft[head.mirror[right]]
@@ -77,8 +77,8 @@ def _gather(head: Assembly) -> _Face:
 
 def _brows(face: _Face) -> dict[str, np.ndarray]:
     move, bell = face.move, face.bell
-    down = move(bell(0.022, 0.022, 0.0150, 0.0130, 0.0062), -3.2, -7.0, 1.0) + move(
-        bell(0.042, 0.023, 0.0120, 0.0120, 0.0062), -1.2, -4.0, 0.6)
+    down = move(bell(0.022, 0.023, 0.0150, 0.0150, 0.0080), -3.0, -6.0, 1.0) + move(
+        bell(0.042, 0.024, 0.0120, 0.0140, 0.0080), -1.0, -3.0, 0.6)
     down += move(face.middle(0.006, 0.018, 0.0055, 0.010), 0.0, -1.2, 0.9) * (face.x > 0)[:, None] * smoothstep(
         face.x, 0.0, 0.006)[:, None]
     outer = move(bell(0.0450, 0.0240, 0.0130, 0.0190, 0.0080), 0.6, 8.0, 0.0) + move(
@@ -120,9 +120,9 @@ def _cheeks_and_nose(face: _Face) -> dict[str, np.ndarray]:
     for side in (1, -1):
         puff += move(bell(side * 0.0430, -0.0640, 0.0155, 0.0170), side * 7.5, 0.0, 7.0)
     puff += move(face.middle(0.0, -0.069, 0.020, 0.010), 0.0, 0.0, 1.8)
-    squint = move(bell(0.0400, -0.0240, 0.0150, 0.0110), 0.6, 5.8, 3.0) + _lid_offset(face, 0.04, 0.55)
-    sneer = move(bell(0.0135, -0.0390, 0.0075, 0.0085), 1.4, 5.0, 0.6) + move(
-        bell(0.0150, -0.0120, 0.0065, 0.0090), -0.6, 3.2, 1.4)
+    squint = move(bell(0.0400, -0.0260, 0.0150, 0.0120), 0.6, 6.6, 4.2) + _lid_offset(face, 0.04, 0.55)
+    sneer = move(bell(0.0140, -0.0400, 0.0085, 0.0100), 1.8, 6.0, 0.8) + move(
+        bell(0.0150, -0.0120, 0.0070, 0.0100), -0.8, 4.2, 2.2)
     sneer += move(bell(0.0150, -0.0570, 0.0100, 0.0080) * face.upper, 0.6, 3.8, 0.3) + move(
         bell(0.0125, 0.0170, 0.0080, 0.0080), -1.0, -2.6, 0.4)
     return {"cheekPuff": puff, "cheekSquintLeft": squint, "noseSneerLeft": sneer}
@@ -138,7 +138,7 @@ def _jaw(face: _Face) -> dict[str, np.ndarray]:
 
 
 def _close(face: _Face, opened: np.ndarray) -> np.ndarray:
-    """Brings the lips together against a fully open jaw: the lower lip three fifths of the way, the upper the rest."""
+    """Brings the lips together against a fully open jaw: the lower lip most of the way, the upper the rest."""
     contact = face.head.rings["lips"][0]
     middle = len(contact) // 2
     upper, lower = contact[:middle + 1], contact[middle:][::-1]
@@ -146,8 +146,9 @@ def _close(face: _Face, opened: np.ndarray) -> np.ndarray:
     reach = np.abs(face.x)
     across = np.stack([np.interp(reach, face.x[upper], gap[:, k]) for k in range(3)], -1)
     beyond = np.hypot(np.maximum(reach - MOUTH_HALF_WIDTH, 0), face.y - MOUTH_HEIGHT)
-    near = face.soft * np.exp(-((np.maximum(beyond - 0.004, 0) / 0.0145) ** 2))
-    return near[:, None] * across * (0.4 * face.upper - 0.6 * (1 - face.upper))[:, None]
+    spread = np.where(face.upper > 0.5, 0.0120, 0.0200)
+    near = face.soft * np.exp(-((np.maximum(beyond - 0.006, 0) / spread) ** 2))
+    return near[:, None] * across * (0.12 * face.upper - 0.88 * (1 - face.upper))[:, None]
 
 
 def _mouth_corners(face: _Face) -> dict[str, np.ndarray]:
@@ -177,21 +178,23 @@ def _lips(face: _Face) -> dict[str, np.ndarray]:
         tight * low, 0, 0.6, 1.0)
     side = move(face.middle(0.0, -0.0690, 0.0300, 0.0190), 9.5, 0.0, 0.0) + move(
         bell(0.0270, -0.069, 0.012, 0.012), 1.0, 1.6, -1.6)
-    roll = face.middle(0.0, -0.0690, 0.0180, 0.0052)
-    roll_wide = face.middle(0.0, -0.0690, 0.0200, 0.0100)
+    roll = face.middle(0.0, -0.0690, 0.0120, 0.0056)
+    roll_wide = face.middle(0.0, -0.0690, 0.0130, 0.0100)
     roll_upper = move(roll * up, 0, -0.6, -3.4) + move(roll_wide * up, 0, -3.6, -1.6)
     roll_lower = move(roll * low, 0, 0.6, -3.4) + move(roll_wide * low, 0, 4.2, -1.6)
-    shrug_upper = move(face.middle(0, -0.064, 0.020, 0.0085) * up, 0, 4.4, 2.4)
+    shrug_upper = move(face.middle(0, -0.064, 0.018, 0.0095) * up, 0, 4.4, 3.2) + move(
+        face.middle(0, -0.070, 0.018, 0.0070) * low, 0, 4.2, 1.0)
     shrug_lower = move(face.middle(0, -0.074, 0.021, 0.0080) * low, 0, 4.2, 3.8) + move(
         face.middle(0, -0.094, 0.018, 0.0100), 0, 5.2, 1.8)
     shrug_lower += move(face.middle(0, -0.064, 0.020, 0.0070) * up, 0, 3.0, 1.0)
-    lower_down = move(bell(0.0135, -0.0755, 0.0090, 0.0095) * low, 1.6, -7.6, 0.8)
-    upper_up = move(bell(0.0135, -0.0630, 0.0090, 0.0085) * up, 0.6, 6.6, 0.8) + move(
+    lower_down = move(bell(0.0120, -0.0755, 0.0105, 0.0110) * low, 1.4, -7.2, 0.8)
+    upper_up = move(bell(0.0125, -0.0630, 0.0110, 0.0105) * up, 0.6, 6.0, 0.8) + move(
         bell(0.0200, -0.0480, 0.0090, 0.0080), 0.6, 2.2, 1.0)
     left = smoothstep(face.x, -0.010, 0.012)
-    thin = face.middle(0.0, -0.0690, 0.0230, 0.0068) * left
-    press = move(thin * up, 0, -2.4, -1.6) + move(thin * low, 0, 3.2, -1.6)
-    press += move(bell(0.0275, -0.0690, 0.0080, 0.0085), 2.0, 0.3, -1.8)
+    thin = face.middle(0.0, -0.0690, 0.0160, 0.0068) * left
+    press = move(thin * up, 0, -3.0, -2.6) + move(thin * low, 0, 4.4, -2.6) + move(
+        bell(0.0120, -0.0860, 0.0120, 0.0060), 0, 1.2, 2.0)
+    press += move(bell(0.0275, -0.0690, 0.0080, 0.0085), 3.0, 0.6, -2.2)
     return {"mouthFunnel": funnel, "mouthPucker": pucker, "mouthLeft": side, "mouthRight": None,
             "mouthRollUpper": roll_upper, "mouthRollLower": roll_lower, "mouthShrugUpper": shrug_upper,
             "mouthShrugLower": shrug_lower, "mouthLowerDownLeft": lower_down, "mouthUpperUpLeft": upper_up,
@@ -200,12 +203,12 @@ def _lips(face: _Face) -> dict[str, np.ndarray]:
 
 def _tongue(face: _Face) -> dict[str, np.ndarray]:
     tongue = face.head.of("tongue")
-    forward = np.where(tongue, smoothstep(face.z, 0.052, 0.094), 0.0)
-    out = face.move(forward, 0, 2.6, 30.0) + face.move(forward**3, 0, -5.0, 0.0)
-    flatten = np.where(tongue, (-0.0752 - face.y) * 0.35, 0.0)
+    forward = np.where(tongue, smoothstep(face.z, 0.050, 0.090), 0.0)
+    out = face.move(forward, 0, 4.2, 36.0) + face.move(forward**3, 0, -7.0, 0.0)
+    flatten = np.where(tongue, (-0.0752 - face.y) * 0.45, 0.0)
     out[:, 1] += flatten * forward
-    centre = face.middle(0.0, -0.0690, 0.0130, 0.0090)
-    out += face.move(centre * face.upper, 0, 2.2, 0.6) + face.move(centre * (1 - face.upper), 0, -6.4, 0.6)
+    centre = face.middle(0.0, -0.0690, 0.0130, 0.0105)
+    out += face.move(centre * face.upper, 0, 2.6, 0.8) + face.move(centre * (1 - face.upper), 0, -8.2, 1.6)
     return {"tongueOut": out}
 
 

@@ -104,7 +104,7 @@ def lip_curves() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     lower_border = PchipInterpolator([0, 0.35, 0.70, 1.0], [-0.0785, -0.0779, -0.0749, -0.0697])
     x = MOUTH_HALF_WIDTH * share
     contact = np.stack([x, contact_line(share)], -1)
-    gap = 0.00012 * (1 - share)[:, None] * np.array([0, 1])
+    gap = 0.00006 * (1 - share)[:, None] * np.array([0, 1])
     border_x = x * 1.06
     upper = np.stack([border_x, upper_border(share)], -1)
     lower = np.stack([border_x, lower_border(share)], -1)
@@ -288,6 +288,7 @@ def build_half() -> Patch:
     vertices.append(nostril[-1].mean(0, keepdims=True) + np.array([0.0, 0.0010, 0.0]))
     flats.append(holes[2].mean(0, keepdims=True))
     vertices, flat = np.concatenate(vertices), np.concatenate(flats)
+    _seal_lips(vertices, tags["lips"][0])
     faces = [_fill(flat, tags, holes)]
     faces.append(grid_faces(tags["eye"], True)[:, ::-1])
     faces.append(grid_faces(tags["lips"], False))
@@ -299,6 +300,12 @@ def build_half() -> Patch:
     faces.append(np.stack([np.full(len(top) - 1, tags["crown"][0]), top[:-1], top[1:]], -1))
     faces = np.concatenate(faces)
     return Patch(_relax(vertices, faces, tags), faces, flat, tags)
+
+
+def _seal_lips(vertices: np.ndarray, contact: np.ndarray) -> None:
+    """Lets the lips overlap by a hair where they meet, so that no light falls between them."""
+    index = np.arange(len(contact))
+    vertices[contact, 1] -= 0.00025 * np.clip((LIP_POINTS - index) / 3.0, -1.0, 1.0)
 
 
 def _relax(vertices: np.ndarray, faces: np.ndarray, tags: dict) -> np.ndarray:
