@@ -172,7 +172,7 @@ class _Run:
             clean[plan.views :] = True
             latents[plan.views :] = self.coder.encode(shot.clean_views.frames(window))
         maps = np.array(maps)
-        maps[..., config.layout()["reference_mask"]] = clean[:, :, None, None, None]
+        maps[..., config.parts["reference"]] = clean[:, :, None, None, None]
         return Conditions(maps, clean, latents, np.asarray(shot.reference.latents), shot.reference.conditioning)
 
     def _prefix(self, index: int) -> np.ndarray:

@@ -55,7 +55,7 @@ class Predictor:
         self.mesh = mesh
         self.rows = mesh.shape["data"] * mesh.shape["fsdp"]
         self._graph, self._state = nnx.split(model)
-        self._mask = conditioning.layout()["reference_mask"]
+        self._mask = conditioning.parts["reference"]
         self._run = jax.jit(self._forward, out_shardings=parallel.replicated(mesh))
 
     def __call__(self, latents: Array, timesteps: Array, conditions: Conditions, groups: np.ndarray,

@@ -85,12 +85,10 @@ def make_reference(image: np.ndarray, camera: Camera, motion: Motion, head: Head
     """
     size = image.shape[:2]
     latents = encode((2 * image - 1)[None, None])[0, 0]
-    one = _batched(camera)
-    maps = np.array(draw_conditioning(head, motion, one, size, config, camera)[0, 0])  # [h, w, Cc]
-    layout = config.layout()
-    maps[..., layout["reference_mask"]] = 1
-    if inside is not None:
-        maps[..., layout["crop_mask"]] = 1 - _pool(inside, maps.shape[0])[..., None]
+    outside = None if inside is None else 1 - inside[None, None]  # [1, 1, H, W]
+    maps = draw_conditioning(head, motion, _batched(camera), size, config, camera, reference_mask=np.ones((1, 1)),
+                             outside=outside)
+    maps = np.asarray(maps[0, 0])  # [h, w, Cc]
     return Reference(image, camera, motion, latents, maps)
 
 
@@ -146,10 +144,3 @@ def check_cameras(cameras: Camera, names: list[str], vertices: np.ndarray, size:
 
 def _batched(camera: Camera) -> Camera:
     return jax.tree.map(lambda array: np.asarray(array)[None, None], camera)
-
-
-def _pool(image: np.ndarray, side: int) -> np.ndarray:
-    stride = image.shape[0] // side
-    return image.reshape(side, stride, side, stride).mean((1, 3))
-
-
