@@ -1,155 +1,230 @@
-"""DDIM and DPM-Solver++(2M) for v-prediction with zero terminal SNR.
+"""DDIM and DPM-Solver++(2M) for v-prediction under zero terminal SNR, and classifier-free guidance.
 
-Either is linear in what it is given: x_next = a x + b x0 + c x0_before + s noise. The coefficients depend on the step
-alone, so they are computed once, in float64; timesteps are read off the grid itself, so that no number of steps leaves
-the grid (`t - 1000 // N` does when N does not divide 1000).
+A sampling loop is a fold over `SamplerConfig.steps` steps with a small carry, and works as a Python loop (one jitted
+step, which a plan of several groups needs) or under `jax.lax`:
 
-DDIM: Song et al. 2020 (arXiv 2010.02502), formulas 12 and 16. DPM-Solver++(2M): Lu et al. 2022 (arXiv 2211.01095), and
-its stochastic form as CogVideoX uses it, joined by `eta` (Gonzalez et al. 2023, k-diffusion's `dpmpp_2m_sde`).
+    sampler = make_sampler(SamplerConfig(steps=50), schedule)
+    state = sampler.start(noise)                                   # clean frames may already stand in it
+    for index in range(sampler.config.steps):
+        timesteps = sampler.timesteps_for(index, clean)             # [B, V, L], 0 where clean
+        v = model(state.sample, timesteps, ...)
+        state = sampler.step(state, v, index, key, clean=clean)     # index may be traced
+    latents = state.sample
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
-from mvp4d_jax.errors import UserError
 
-KINDS = ("ddim", "dpm")
+METHODS = ("ddim", "dpm")
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplerConfig:
-    """Which sampler, and how.
+    """How a sample is denoised.
 
     Attributes:
-      kind: "ddim" or "dpm" (DPM-Solver++(2M)).
-      steps: 1 to the schedule's length.
-      eta: noise added back at every step: 0 deterministic, 1 as much as the reverse process has. CogVideoX's own are
-        DDIM at 0 and DPM at 1.
+      method: "ddim" (first order), or "dpm" (DPM-Solver++(2M), second order).
+      steps: denoising steps N, 1 .. 1000; N need not divide 1000.
+      stochasticity: how much of a step's noise is drawn anew, 0 .. 1. 0: deterministic. 1: DDPM's ancestral sampling
+        ("ddim"), or SDE-DPM-Solver++ ("dpm", what CogVideoX's 5B uses).
     """
 
-    kind: str = "dpm"
+    method: str = "ddim"
     steps: int = 50
-    eta: float = 0.0
+    stochasticity: float = 0.0
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise UserError("sampler", f"'{self.kind}' is unknown", f"choose from {', '.join(KINDS)}")
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}; allowed are {', '.join(METHODS)}")
         if self.steps < 1:
-            raise UserError("sampler steps", f"{self.steps} is not positive")
-        if not 0 <= self.eta <= 1:
-            raise UserError("sampler eta", f"{self.eta} is not between 0 and 1")
+            raise ValueError(f"steps is {self.steps}; at least one is needed")
+        if not 0.0 <= self.stochasticity <= 1.0:
+            raise ValueError(f"stochasticity is {self.stochasticity}; it lies between 0 and 1")
+
+
+class SamplerState(NamedTuple):
+    """What goes from one step to the next.
+
+    Attributes:
+      sample: the latents, of any shape.
+      previous: the clean sample predicted one step before; read by the second-order method from its second step on.
+    """
+
+    sample: jax.Array
+    previous: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
-    """A sampler over a schedule, as tables. N steps.
+    """A config worked out for a schedule: one row of coefficients per step, float32 of float64.
+
+    A step is x' = keep x + mix x0 - lean (previous x0) + noise z, with x0 the predicted clean sample and z ~ N(0, I).
 
     Attributes:
-      timesteps: [N] int, falling from the schedule's last (trailing spacing).
-      coefficients: [N, 4] float64 (a, b, c, s) of x_next = a x + b x0 + c x0_before + s noise.
-      stochastic: whether any s is above 0.
+      config, schedule: what it was made of.
+      timesteps: int32 [N], falling, the timestep that the model is asked at in each step; the first is 999.
+      coefficients: float32 [N, 6]: sqrt(a_t), sqrt(1 - a_t), keep, mix, lean, noise.
     """
 
+    config: SamplerConfig
     schedule: NoiseSchedule
     timesteps: np.ndarray
     coefficients: np.ndarray
 
-    @classmethod
-    def create(cls, config: SamplerConfig, schedule: NoiseSchedule) -> "Sampler":
-        """Computes the tables.
+    def start(self, noise: jax.Array) -> SamplerState:
+        """The state before the first step: standard normal `noise`, clean frames put in beforehand (`insert_clean`)."""
+        return SamplerState(noise, jnp.zeros_like(noise))
 
-        Raises:
-          UserError: more steps than the schedule has.
-        """
-        if config.steps > schedule.steps:
-            raise UserError("sampler steps", f"{config.steps} is more than the schedule's {schedule.steps}")
-        timesteps = trailing_timesteps(config.steps, schedule.steps)
-        # alpha_bar of every grid point, and 1 (clean) behind the last.
-        alphas = np.append(schedule.alphas_cumprod[timesteps], 1.0)
-        table = (_ddim if config.kind == "ddim" else _dpm)(alphas, config.eta)
-        return cls(schedule, timesteps, table)
+    def timesteps_for(self, index: int | jax.Array, clean: jax.Array) -> jax.Array:
+        """What the model is told at step `index`, of `clean`'s shape: 0 where clean (bool), else the step's."""
+        return jnp.where(clean, 0, jnp.asarray(self.timesteps)[index])
 
-    @property
-    def stochastic(self) -> bool:
-        return bool((self.coefficients[:, 3] > 0).any())
-
-    def step(self, index: jax.Array | int, x: jax.Array, v: jax.Array, x0_before: jax.Array,
-             noise: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """One step from grid point `index` to the next.
+    def step(
+        self, state: SamplerState, v: jax.Array, index: int | jax.Array, key: jax.Array | None = None, *,
+        clean: jax.Array | None = None,
+    ) -> SamplerState:
+        """One step of denoising, computed in float32.
 
         Args:
-          index: 0 .. N - 1; may be traced.
-          x: [...] at timesteps[index], float32.
-          v: [...] predicted there.
-          x0_before: [...] x0 of the step before; anything finite at the first step.
-          noise: [...] standard normal; needed when `stochastic`.
+          state: before the step.
+          v: the model's (guided) prediction at `timesteps[index]`, of the sample's shape.
+          index: which step, 0 .. N-1; may be traced.
+          key: random key of the whole run, folded with `index` here. Needed if `stochasticity` > 0.
+          clean: bool, of a shape that leads the sample's (say [B, V, L]); True passes through bit-identically.
 
-        Returns:
-          x at the next grid point (clean after the last), and this step's x0.
+        Raises:
+          ValueError: a stochastic sampler was given no key.
         """
-        timestep = jnp.asarray(self.timesteps)[index]
-        x0 = self.schedule.x0_from_v(x, v, timestep)
-        a, b, c, s = jnp.asarray(self.coefficients, jnp.float32)[index]
-        following = a * x + b * x0 + c * x0_before
-        if self.stochastic:
-            following += s * noise
-        return following, x0
+        if self.config.stochasticity and key is None:
+            raise ValueError("a stochastic sampler draws noise: give step() a key")
+        signal, sigma, keep, mix, lean, noise = jnp.asarray(self.coefficients)[index]
+        x = state.sample.astype(jnp.float32)
+        x0 = signal * x - sigma * v.astype(jnp.float32)
+        result = keep * x + mix * x0 - lean * state.previous.astype(jnp.float32)
+        if self.config.stochasticity:
+            result += noise * jax.random.normal(jax.random.fold_in(key, index), x.shape)
+        result = result.astype(state.sample.dtype)
+        if clean is not None:
+            result = insert_clean(result, state.sample, clean)
+        return SamplerState(result, x0.astype(state.sample.dtype))
 
 
-def trailing_timesteps(count: int, length: int = 1000) -> np.ndarray:
-    """[count] int timesteps from length - 1 down, evenly ("trailing" of arXiv 2305.08891, table 2)."""
-    return np.round(np.arange(count, 0, -1) * (length / count)).astype(np.int64) - 1
+def make_sampler(config: SamplerConfig, schedule: NoiseSchedule) -> Sampler:
+    """Work out a sampler's timesteps and coefficients.
+
+    Timesteps are spaced "trailing", from the very last one (pure noise) down, and each step goes to the next of the
+    list, the last to a clean sample: nothing misaligns when N does not divide the number of timesteps.
+
+    DDIM: Song et al., arXiv 2010.02502, eqs. 12 and 16. DPM-Solver++(2M) and its SDE form: Lu et al., arXiv 2211.01095,
+    with h the step in half log-SNR and r = h_last / h; the first and last steps are of first order, as in CogVideoX.
+
+    Raises:
+      ValueError: more steps than timesteps.
+    """
+    count, total = config.steps, schedule.steps
+    if count > total:
+        raise ValueError(f"{count} steps are more than the schedule's {total} timesteps")
+    # Half to even, like the rounding that the original models' schedulers apply.
+    timesteps = np.round((count - np.arange(count)) * (total / count)).astype(np.int32) - 1
+    a = schedule.alphas_cumprod[timesteps]
+    a_next = np.append(a[1:], 1.0)
+    rows = _ddim_rows(a, a_next, config.stochasticity) if config.method == "ddim" else _dpm_rows(
+        a, a_next, config.stochasticity
+    )
+    table = np.stack([np.sqrt(a), np.sqrt(1.0 - a), *rows], axis=1)
+    return Sampler(config, schedule, timesteps, table.astype(np.float32))
 
 
-def _ddim(alphas: np.ndarray, eta: float) -> np.ndarray:
-    """[N, 4] from alpha_bar [N + 1] along the grid, the clean end last."""
-    now, after = alphas[:-1], alphas[1:]
-    noise = eta * np.sqrt((1 - after) / (1 - now) * (1 - now / after))
-    a = np.sqrt(np.maximum(1 - after - noise**2, 0) / (1 - now))
-    b = np.sqrt(after) - a * np.sqrt(now)
-    return np.stack([a, b, np.zeros_like(a), noise], axis=1)
+def _ddim_rows(a: np.ndarray, a_next: np.ndarray, stochasticity: float) -> tuple[np.ndarray, ...]:
+    """keep, mix, lean, noise of each step from alpha_bar `a` to `a_next`."""
+    variance = (1.0 - a_next) / (1.0 - a) * (1.0 - a / a_next)
+    noise = stochasticity * np.sqrt(variance)
+    keep = np.sqrt(np.maximum(1.0 - a_next - noise**2, 0.0) / (1.0 - a))
+    return keep, np.sqrt(a_next) - np.sqrt(a) * keep, np.zeros_like(a), noise
 
 
-def _dpm(alphas: np.ndarray, eta: float) -> np.ndarray:
-    """[N, 4] likewise. First order where a log-SNR step is infinite: from pure noise, and to the clean end."""
-    with np.errstate(divide="ignore"):
-        half_log_snr = 0.5 * (np.log(alphas) - np.log1p(-alphas))  # lambda, -inf .. inf
-    table = np.zeros((len(alphas) - 1, 4))
-    for index in range(len(table)):
-        now, after = alphas[index], alphas[index + 1]
-        h = half_log_snr[index + 1] - half_log_snr[index]
-        if np.isinf(h) and after == 1:
-            table[index] = 0, 1, 0, 0
-            continue
-        a = np.sqrt((1 - after) / (1 - now)) * np.exp(-eta * h) if eta or np.isfinite(h) else np.sqrt(1 - after)
-        b = np.sqrt(after) * -np.expm1(-(1 + eta) * h)
-        share = 0.0  # of the difference to the x0 before: 1 / (2 r), r the ratio of the last log-SNR step to this one
-        if index and np.isfinite(half_log_snr[index - 1]):
-            share = h / (2 * (half_log_snr[index] - half_log_snr[index - 1]))
-        s = np.sqrt((1 - after) * -np.expm1(-2 * eta * h)) if eta else 0.0
-        table[index] = a, b * (1 + share), -b * share, s
-    return table
+def _dpm_rows(a: np.ndarray, a_next: np.ndarray, stochasticity: float) -> tuple[np.ndarray, ...]:
+    """keep, mix, lean, noise of each step; `stochasticity` runs from the ODE's solver (0) to the SDE's (1).
+
+    With s the stochasticity, both are one formula, which keeps the schedule's mean and variance for every s:
+    x' = sqrt((1-a')/(1-a)) exp(-s h) x + sqrt(a') (1 - exp(-(1+s) h)) D + sqrt(1-a') sqrt(1 - exp(-2 s h)) z.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half_log_snr = 0.5 * (np.log(a) - np.log1p(-a))  # -inf at pure noise
+        half_log_snr_next = 0.5 * (np.log(a_next) - np.log1p(-a_next))  # +inf at the clean sample
+        h = half_log_snr_next - half_log_snr
+        ratio = h[:-1] / h[1:]  # h_last / h of every step but the first
+        lean = np.concatenate([[0.0], 0.5 / ratio])  # infinite first h: no lean
+    lean[-1] = 0.0  # into the clean sample: first order
+    forgotten = stochasticity * h if stochasticity else np.zeros_like(h)  # 0 x infinity is 0 here
+    keep = np.sqrt((1.0 - a_next) / (1.0 - a)) * np.exp(-forgotten)
+    gain = np.sqrt(a_next) * -np.expm1(-(forgotten + h))
+    return keep, gain * (1.0 + lean), gain * lean, np.sqrt((1.0 - a_next) * -np.expm1(-2.0 * forgotten))
 
 
-def guide(conditional: jax.Array, unconditional: jax.Array, scale: float, rescale: float = 0.0) -> jax.Array:
-    """Classifier-free guidance on v (or epsilon): u + scale (c - u).
+def insert_clean(sample: jax.Array, values: jax.Array, clean: jax.Array) -> jax.Array:
+    """`values` where `clean` (bool, its shape leads the sample's), `sample` elsewhere; bit for bit."""
+    return jnp.where(clean.reshape(clean.shape + (1,) * (sample.ndim - clean.ndim)), values, sample)
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceConfig:
+    """Classifier-free guidance.
+
+    Attributes:
+      scale: 1: none, the conditional prediction alone. CAP4D uses 2, CogVideoX's text-to-video 6.
+      interval: (low, high) fraction of the schedule's timesteps, 0 clean, 1 noise, within which guidance is applied;
+        elsewhere the conditional prediction stands. (0, 1): always.
+      rescale: 0 .. 1, how far the guided prediction's deviation (per sample) is pulled back to the conditional one's
+        (Lin et al., arXiv 2305.08891, section 3.4); against over-saturation at large scales.
+    """
+
+    scale: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
+
+    def __post_init__(self):
+        low, high = self.interval
+        if not 0.0 <= low <= high <= 1.0:
+            raise ValueError(f"interval is {self.interval}; it must lie in 0 .. 1, low first")
+        if not 0.0 <= self.rescale <= 1.0:
+            raise ValueError(f"rescale is {self.rescale}; it lies between 0 and 1")
+
+    def active(self, timestep: int | np.integer, steps: int = 1000) -> bool:
+        """Whether guidance applies at a timestep: where not, the unconditional pass need not be run at all."""
+        return self.scale != 1.0 and self.interval[0] <= int(timestep) / (steps - 1) <= self.interval[1]
+
+
+def guide(conditional: jax.Array, unconditional: jax.Array, config: GuidanceConfig) -> jax.Array:
+    """The guided v prediction, [B, ...] each: u + scale (c - u), rescaled. The interval is the caller's to ask for."""
+    guided = unconditional + config.scale * (conditional - unconditional)
+    if config.rescale:
+        axes = tuple(range(1, guided.ndim))
+        factor = conditional.std(axis=axes, keepdims=True) / guided.std(axis=axes, keepdims=True)
+        guided = guided * (config.rescale * factor + (1.0 - config.rescale))
+    return guided
+
+
+def guided_prediction(predict, conditional: dict, unconditional: dict, config: GuidanceConfig, *, batched: bool):
+    """Both predictions of classifier-free guidance, and `guide` of them.
 
     Args:
-      scale: 1 gives `conditional` back.
-      rescale: 0 to 1; pulls the result's standard deviation back to the conditional's (arXiv 2305.08891, section 3.4).
+      predict: inputs by name, each [B, ...] -> v prediction [B, ...]; the model with its weights bound.
+      conditional, unconditional: inputs by name, the same names and shapes (dropped maps are zeros, as trained).
+      config: guidance that is active at this step (`config.active`).
+      batched: both in one pass of 2B samples, interleaved, so that a `data` axis of the mesh splits them evenly; or one
+        pass after the other, which needs half the activations.
     """
-    guided = unconditional + scale * (conditional - unconditional)
-    if rescale == 0:
-        return guided
-    ratio = jnp.std(conditional) / jnp.maximum(jnp.std(guided), 1e-12)
-    return guided * (rescale * ratio + 1 - rescale)
-
-
-def guidance_acts(timestep: int, interval: tuple[float, float], length: int = 1000) -> bool:
-    """Whether guidance acts at a timestep: `interval` is a share of the noise range, (0, 1) is everywhere."""
-    share = timestep / (length - 1)
-    return interval[0] <= share <= interval[1]
+    if not batched:
+        return guide(predict(**conditional), predict(**unconditional), config)
+    both = {name: jnp.stack([conditional[name], unconditional[name]], axis=1) for name in conditional}
+    both = {name: value.reshape(-1, *value.shape[2:]) for name, value in both.items()}
+    v = predict(**both)
+    v = v.reshape(-1, 2, *v.shape[1:])
+    return guide(v[:, 0], v[:, 1], config)

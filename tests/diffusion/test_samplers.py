@@ -1,4 +1,4 @@
-"""Samplers against diffusers' CogVideoX schedulers, step by step, and against closed forms."""
+"""Samplers against diffusers' CogVideoX schedulers and against closed forms; guidance; clean frames."""
 
 import jax
 import jax.numpy as jnp
@@ -8,104 +8,188 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from diffusers.schedulers import scheduling_dpm_cogvideox
 
-from mvp4d_jax.diffusion.samplers import Sampler, SamplerConfig, guidance_acts, guide, trailing_timesteps
+from mvp4d_jax.diffusion import samplers
+from mvp4d_jax.diffusion.samplers import GuidanceConfig, SamplerConfig, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
-from mvp4d_jax.errors import UserError
 
-SHAPE = (2, 3, 4)
-OPTIONS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-           "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing",
-           "clip_sample": False, "set_alpha_to_one": True, "snr_shift_scale": 3.0}
+SHAPE = (2, 3, 4, 4, 5)  # [B, L, h, w, C]
+SETTINGS = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "snr_shift_scale": 3.0,
+            "timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True}
 
 
-def _model(x, t):
-    """A stand-in for a network: smooth, and different at every timestep."""
-    return np.sin(x * 1.3 + t / 300) * 0.8 + 0.1 * x
+@pytest.fixture(scope="module")
+def schedule():
+    return NoiseSchedule.cogvideox(snr_shift=3.0)
 
 
-@pytest.mark.parametrize("steps", [10, 50])
-def test_ddim_equals_diffusers(steps):
-    theirs = CogVideoXDDIMScheduler(**OPTIONS)
+def network(x, timestep):
+    """A fixed nonlinear stand-in for the model, in numpy."""
+    return np.sin(1.7 * x + 0.003 * timestep) - 0.2 * x
+
+
+def start() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 20, 50])
+def test_ddim_equals_diffusers_step_by_step(schedule, steps):
+    theirs = CogVideoXDDIMScheduler(**SETTINGS)
     theirs.set_timesteps(steps)
-    ours = Sampler.create(SamplerConfig("ddim", steps), NoiseSchedule.cogvideox(3.0))
-    np.testing.assert_array_equal(ours.timesteps, theirs.timesteps.numpy())
-    x = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
-    ours_x, theirs_x, before = jnp.asarray(x), torch.tensor(x), jnp.zeros(SHAPE)
-    for index, t in enumerate(theirs.timesteps):
-        ours_x, before = ours.step(index, ours_x, jnp.asarray(_model(np.asarray(ours_x), int(t))), before)
-        theirs_x = theirs.step(torch.tensor(_model(theirs_x.numpy(), int(t))), t, theirs_x).prev_sample
-        np.testing.assert_allclose(ours_x, theirs_x.numpy(), atol=1e-5)
+    sampler = make_sampler(SamplerConfig("ddim", steps), schedule)
+    np.testing.assert_array_equal(sampler.timesteps, theirs.timesteps.numpy())
+    advance = jax.jit(lambda state, v, index: sampler.step(state, v, index))
+    state, expected = sampler.start(jnp.asarray(start())), torch.from_numpy(start())
+    for index, timestep in enumerate(theirs.timesteps):
+        v = network(expected.numpy(), int(timestep)).astype(np.float32)
+        expected = theirs.step(torch.from_numpy(v), int(timestep), expected).prev_sample.float()
+        state = advance(state, jnp.asarray(v), index)
+        np.testing.assert_allclose(state.sample, expected.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [10, 50])
-def test_dpm_equals_diffusers(steps, monkeypatch):
-    theirs = CogVideoXDPMScheduler(**OPTIONS)
+@pytest.mark.parametrize("steps", [1, 4, 20, 50])
+def test_stochastic_dpm_equals_diffusers_step_by_step(schedule, steps, monkeypatch):
+    """Diffusers draws its noise; it is handed ours."""
+    key = jax.random.key(5)
+    theirs = CogVideoXDPMScheduler(**SETTINGS)
     theirs.set_timesteps(steps)
-    ours = Sampler.create(SamplerConfig("dpm", steps, eta=1.0), NoiseSchedule.cogvideox(3.0))
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=SHAPE).astype(np.float32)
-    ours_x, theirs_x, before, old = jnp.asarray(x), torch.tensor(x), jnp.zeros(SHAPE), None
-    for index, t in enumerate(theirs.timesteps):
-        noise = rng.normal(size=SHAPE).astype(np.float32)
-        back = theirs.timesteps[index - 1] if index else None
-        ours_x, before = ours.step(index, ours_x, jnp.asarray(_model(np.asarray(ours_x), int(t))), before,
-                                   jnp.asarray(noise))
-        # It draws its own noise, twice at a second-order step, whatever `variance_noise` says: give it ours.
-        monkeypatch.setattr(scheduling_dpm_cogvideox, "randn_tensor", lambda *_, drawn=noise, **__: torch.tensor(drawn))
-        theirs_x, old = theirs.step(torch.tensor(_model(theirs_x.numpy(), int(t))), old, t, back, theirs_x)
-        np.testing.assert_allclose(ours_x, theirs_x.numpy(), atol=1e-5)
+    sampler = make_sampler(SamplerConfig("dpm", steps, stochasticity=1.0), schedule)
+    np.testing.assert_array_equal(sampler.timesteps, theirs.timesteps.numpy())
+    advance = jax.jit(lambda state, v, index: sampler.step(state, v, index, key))
+    state, expected = sampler.start(jnp.asarray(start())), torch.from_numpy(start())
+    before, timestep_back = None, None
+    for index, timestep in enumerate(theirs.timesteps):
+        noise = torch.from_numpy(np.array(jax.random.normal(jax.random.fold_in(key, index), SHAPE)))
+        monkeypatch.setattr(scheduling_dpm_cogvideox, "randn_tensor", lambda *a, noise=noise, **k: noise)
+        v = network(expected.numpy(), int(timestep)).astype(np.float32)
+        expected, before = theirs.step(
+            torch.from_numpy(v), before, int(timestep), timestep_back, expected, return_dict=False
+        )
+        expected, before, timestep_back = expected.float(), before.float(), int(timestep)
+        state = advance(state, jnp.asarray(v), index)
+        np.testing.assert_allclose(state.sample, expected.numpy(), atol=1e-5)
+        np.testing.assert_allclose(state.previous, before.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 7, 24, 64, 999])
-def test_grid_ends_where_it_should_for_any_number_of_steps(steps):
-    grid = trailing_timesteps(steps)
-    assert len(grid) == steps and grid[0] == 999 and grid[-1] >= 0 and (np.diff(grid) < 0).all()
+@pytest.mark.parametrize("steps", [1, 3, 7, 30, 77, 999, 1000])
+def test_timesteps_never_misalign(schedule, steps):
+    """Each step leaves from exactly where the one before arrived, whether N divides 1000 or not."""
+    sampler = make_sampler(SamplerConfig("ddim", steps), schedule)
+    timesteps = sampler.timesteps
+    assert len(timesteps) == steps and timesteps[0] == 999 and timesteps[-1] >= 0 and np.all(np.diff(timesteps) < 0)
+    # With a perfect model, x stays sqrt(a) x0 + sqrt(1 - a) epsilon of the same x0 and epsilon at every timestep.
+    x0, epsilon = (jax.random.normal(jax.random.key(seed), SHAPE) for seed in (1, 2))
+    state = sampler.start(epsilon)
+    advance = jax.jit(lambda state, index, t: sampler.step(state, schedule.v_target(x0, epsilon, t), index))
+    for index, timestep in enumerate(timesteps[:60]):
+        np.testing.assert_allclose(state.sample, schedule.add_noise(x0, epsilon, jnp.asarray(timestep)), atol=1e-4)
+        state = advance(state, index, jnp.asarray(timestep))
+    if steps <= 60:
+        np.testing.assert_allclose(state.sample, x0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["ddim", "dpm"])
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("steps", [1, 7, 24])
-def test_a_perfect_model_of_one_picture_is_sampled_exactly(kind, eta, steps):
-    """If the data is one point, v is known in closed form, and every sampler must land on that point."""
-    schedule = NoiseSchedule.cogvideox(3.0)
-    sampler = Sampler.create(SamplerConfig(kind, steps, eta), schedule)
-    target = jnp.linspace(-1, 1, 12)
-    x, before = jax.random.normal(jax.random.key(0), (12,)), jnp.zeros(12)
-    for index, timestep in enumerate(sampler.timesteps):
-        signal, noise = schedule.signal_noise(jnp.asarray(timestep))
-        v = (signal * x - target) / noise
-        x, before = sampler.step(index, x, v, before, jax.random.normal(jax.random.key(index + 1), (12,)))
-    np.testing.assert_allclose(x, target, atol=2e-5)
+@pytest.mark.parametrize("method", samplers.METHODS)
+@pytest.mark.parametrize("stochasticity", [0.0, 0.4, 1.0])
+def test_one_step_keeps_the_schedules_mean_and_variance(schedule, method, stochasticity):
+    """x_t of a known x0, stepped with its true v, is x_t' in distribution: closed form on the coefficients."""
+    sampler = make_sampler(SamplerConfig(method, 30, stochasticity), schedule)
+    a = schedule.alphas_cumprod[sampler.timesteps]
+    a_next = np.append(a[1:], 1.0)
+    _, _, keep, mix, lean, noise = sampler.coefficients.T.astype(np.float64)
+    np.testing.assert_allclose(keep * np.sqrt(a) + mix - lean, np.sqrt(a_next), atol=1e-6)
+    np.testing.assert_allclose((keep**2) * (1 - a) + noise**2, 1 - a_next, atol=1e-6)
+    assert np.isfinite(sampler.coefficients).all()
+    assert (noise[:-1] > 0).all() if stochasticity else (noise == 0).all()
 
 
-@pytest.mark.parametrize("kind, steps, bound", [("ddim", 200, 0.02), ("dpm", 50, 0.005)])
-def test_gaussian_data_keeps_its_spread(kind, steps, bound):
-    """For data N(0, s^2) the best v is linear in x, and the flow carries N(0, 1) to N(0, a s^2 + 1 - a)."""
-    spread = 0.5
-    schedule = NoiseSchedule.cogvideox(3.0)
-    sampler = Sampler.create(SamplerConfig(kind, steps), schedule)
-    x = jnp.array([1.0, -2.0, 0.3])
-    before, start = jnp.zeros(3), x
-    for index, timestep in enumerate(sampler.timesteps[:-1]):  # the last step is a jump to the mean of what is left
-        signal, noise = (float(value) for value in schedule.signal_noise(jnp.asarray(timestep)))
-        variance = signal**2 * spread**2 + noise**2
-        v = x * signal * noise * (1 - spread**2) / variance
-        x, before = sampler.step(index, x, v, before)
-    signal, noise = (float(value) for value in schedule.signal_noise(jnp.asarray(sampler.timesteps[-1])))
-    np.testing.assert_allclose(x, np.sqrt(signal**2 * spread**2 + noise**2) * start, rtol=bound)
+def test_second_order_is_nearer_than_first(schedule):
+    """On Gaussian data the flow is known, x_t = deviation(t) z. From step 4 to the last but one: the steps out of pure
+    noise and into the clean sample are of first order in either method."""
+    scale, z = 0.3, np.random.default_rng(0).standard_normal(4000).astype(np.float32)  # data ~ N(0, scale^2)
+    errors = {}
+    for method in samplers.METHODS:
+        sampler = make_sampler(SamplerConfig(method, 20), schedule)
+        signal, sigma = sampler.coefficients[:, 0], sampler.coefficients[:, 1]
+        deviation = np.sqrt(signal**2 * scale**2 + sigma**2)
+
+        def clean(x, index, signal=signal, deviation=deviation):
+            return x * signal[index] * scale**2 / deviation[index] ** 2  # E[x0 | x_t]
+
+        state = samplers.SamplerState(jnp.asarray(deviation[4] * z), jnp.asarray(clean(deviation[3] * z, 3)))
+        for index in range(4, 19):
+            v = (signal[index] * state.sample - clean(state.sample, index)) / sigma[index]
+            state = sampler.step(state, v, index)
+        errors[method] = float(jnp.abs(state.sample - deviation[19] * z).max())
+    assert errors["dpm"] < 0.5 * errors["ddim"]
 
 
-def test_guidance():
-    c, u = jnp.array([1.0, 2.0, 3.0]), jnp.array([0.0, 1.0, 5.0])
-    np.testing.assert_allclose(guide(c, u, 1.0), c)
-    np.testing.assert_allclose(guide(c, u, 2.0), 2 * c - u)
-    assert jnp.std(guide(c, u, 4.0, rescale=1.0)) == pytest.approx(float(jnp.std(c)), rel=1e-5)
-    assert guidance_acts(999, (0, 1)) and guidance_acts(0, (0, 1)) and not guidance_acts(999, (0.1, 0.9))
+@pytest.mark.parametrize("config", [SamplerConfig("ddim", 4), SamplerConfig("dpm", 4, 1.0)])
+def test_clean_frames_pass_through_bit_identically(schedule, config):
+    sampler = make_sampler(config, schedule)
+    clean = jnp.zeros((2, 3), bool).at[:, 0].set(True).at[1, 2].set(True)
+    values = jax.random.normal(jax.random.key(9), SHAPE)
+    state = sampler.start(samplers.insert_clean(jnp.asarray(start()), values, clean))
+    for index in range(config.steps):
+        told = sampler.timesteps_for(index, clean)
+        assert (told[clean] == 0).all() and (told[~clean] == sampler.timesteps[index]).all()
+        v = jax.random.normal(jax.random.key(index), SHAPE)
+        state = sampler.step(state, v, index, jax.random.key(3), clean=clean)
+    np.testing.assert_array_equal(state.sample[clean], values[clean])
+    assert not np.any(np.asarray(state.sample[~clean]) == np.asarray(values[~clean]))
 
 
-@pytest.mark.parametrize("config", [{"kind": "euler"}, {"steps": 0}, {"eta": 1.5}])
-def test_bad_options_are_refused(config):
-    with pytest.raises(UserError):
-        SamplerConfig(**config)
-    with pytest.raises(UserError):
-        Sampler.create(SamplerConfig(steps=1001), NoiseSchedule.cogvideox(3.0))
+def test_same_key_same_noise_and_a_key_is_needed(schedule):
+    sampler = make_sampler(SamplerConfig("ddim", 4, 1.0), schedule)
+    state = sampler.start(jnp.asarray(start()))
+    first, again, other = (sampler.step(state, state.sample, 1, jax.random.key(k)).sample for k in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    with pytest.raises(ValueError, match="key"):
+        sampler.step(state, state.sample, 1)
+
+
+@pytest.mark.parametrize("change", [{"method": "euler"}, {"steps": 0}, {"stochasticity": 1.5}])
+def test_settings_that_cannot_be_are_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        SamplerConfig(**change)
+
+
+def test_more_steps_than_timesteps_are_refused(schedule):
+    with pytest.raises(ValueError, match="1001 steps"):
+        make_sampler(SamplerConfig(steps=1001), schedule)
+
+
+def test_guidance_and_its_rescale():
+    conditional, unconditional = (jax.random.normal(jax.random.key(k), SHAPE) for k in (0, 1))
+    guided = samplers.guide(conditional, unconditional, GuidanceConfig(3.0))
+    np.testing.assert_allclose(guided, 3 * conditional - 2 * unconditional, atol=1e-5)
+    whole = samplers.guide(conditional, unconditional, GuidanceConfig(3.0, rescale=1.0))
+    np.testing.assert_allclose(whole.std(axis=(1, 2, 3, 4)), conditional.std(axis=(1, 2, 3, 4)), rtol=1e-5)
+    half = samplers.guide(conditional, unconditional, GuidanceConfig(3.0, rescale=0.5))
+    np.testing.assert_allclose(half, (whole + guided) / 2, atol=1e-5)
+
+
+def test_guidance_interval():
+    config = GuidanceConfig(2.0, interval=(0.2, 0.8))
+    assert [config.active(t) for t in (0, 199, 200, 799, 800, 999)] == [False, False, True, True, False, False]
+    assert not GuidanceConfig(1.0).active(500) and GuidanceConfig(2.0).active(0) and GuidanceConfig(2.0).active(999)
+    with pytest.raises(ValueError, match="interval"):
+        GuidanceConfig(2.0, interval=(0.8, 0.2))
+
+
+def test_guidance_in_one_pass_equals_two():
+    names = ("latents", "maps")
+    conditional, unconditional = (
+        {name: jax.random.normal(jax.random.key(10 * k + i), SHAPE) for i, name in enumerate(names)} for k in (0, 1)
+    )
+    seen = []
+
+    def predict(latents, maps):
+        seen.append(latents.shape[0])
+        return jnp.tanh(latents) + latents.mean(axis=(1, 2, 3, 4), keepdims=True) * maps
+
+    one, two = (
+        samplers.guided_prediction(predict, conditional, unconditional, GuidanceConfig(2.5), batched=batched)
+        for batched in (True, False)
+    )
+    assert seen == [4, 2, 2]
+    np.testing.assert_allclose(one, two, atol=1e-6)
