@@ -9,7 +9,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import importlib.util
+import os
 import sys
+from pathlib import Path
 
 # verb -> (module, one line for --help)
 VERBS: dict[str, tuple[str, str]] = {
@@ -43,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mvp4d: no such command '{verb}'{hint}", file=sys.stderr)
         return 2
     module_name, summary = VERBS[verb]
+    _choose_platform()
     try:
         module = importlib.import_module(module_name)
         parser = argparse.ArgumentParser(prog=f"mvp4d {verb}", description=module.__doc__ or summary,
@@ -65,6 +69,16 @@ def main(argv: list[str] | None = None) -> int:
     if message:
         print(message)
     return 0
+
+
+def _choose_platform() -> None:
+    """Keeps libtpu (installed for ahead-of-time compilation) from looking for a TPU that is not there: it waits and warns.
+
+    JAX_PLATFORMS, where the user has set it, stands. NVIDIA machines keep JAX's own choice.
+    """
+    accelerators = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*"), *Path("/dev").glob("nvidia[0-9]*")]
+    if not accelerators and importlib.util.find_spec("libtpu") is not None:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def _overview() -> str:
