@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvp4d_jax.errors import UserError
+from mvp4d_jax.heads.rotation import rotate
 
 Array = Any
 
@@ -81,8 +82,7 @@ def look_at(position: Array, target: Array, up: Array = (0.0, 1.0, 0.0)) -> Arra
     right = _unit(xp, xp.cross(forward, up))
     down = xp.cross(forward, right)
     rotation = xp.stack([right, down, forward], axis=-2)  # [..., 3, 3]
-    translation = -xp.sum(rotation * position[..., None, :], axis=-1)
-    return rigid(rotation, translation)
+    return rigid(rotation, -rotate(rotation, position))
 
 
 def rigid(rotation: Array, translation: Array) -> Array:
@@ -95,16 +95,13 @@ def rigid(rotation: Array, translation: Array) -> Array:
 
 def centre(camera: Camera) -> Array:
     """Camera positions in the world, [..., 3]."""
-    xp = _namespace(camera.world_to_camera)
-    rotation, translation = camera.world_to_camera[..., :3, :3], camera.world_to_camera[..., :3, 3]
-    return -xp.sum(rotation * translation[..., None], axis=-2)
+    return -rotate(_inverse_rotation(camera), camera.world_to_camera[..., :3, 3])
 
 
 def to_camera(camera: Camera, points: Array) -> Array:
     """World points [..., N, 3] in camera axes; camera axes [...] and the points' leading axes broadcast."""
-    xp = _namespace(camera.world_to_camera, points)
     rotation, translation = camera.world_to_camera[..., :3, :3], camera.world_to_camera[..., :3, 3]
-    return xp.sum(rotation[..., None, :, :] * points[..., None, :], axis=-1) + translation[..., None, :]
+    return rotate(rotation[..., None, :, :], points) + translation[..., None, :]
 
 
 def project(camera: Camera, points: Array) -> tuple[Array, Array]:
@@ -127,7 +124,7 @@ def unproject(camera: Camera, pixels: Array, depth: Array) -> Array:
     x = (pixels[..., 0] - camera.cx[..., None]) / camera.fx[..., None] * depth
     y = (pixels[..., 1] - camera.cy[..., None]) / camera.fy[..., None] * depth
     local = xp.stack([x, y, depth], axis=-1) - camera.world_to_camera[..., None, :3, 3]
-    return xp.sum(camera.world_to_camera[..., None, :3, :3] * local[..., :, None], axis=-2)
+    return rotate(_inverse_rotation(camera)[..., None, :, :], local)
 
 
 def pixel_grid(image_size: tuple[int, int]) -> np.ndarray:
@@ -144,8 +141,7 @@ def pixel_rays(camera: Camera, image_size: tuple[int, int]) -> Array:
     fx, fy, cx, cy = (getattr(camera, name)[..., None, None] for name in FIELDS[1:])
     x, y = (grid[..., 0] - cx) / fx, (grid[..., 1] - cy) / fy
     local = _unit(xp, xp.stack([x, y, xp.ones_like(x)], axis=-1))  # [..., H, W, 3]
-    rotation = camera.world_to_camera[..., None, None, :3, :3]
-    return xp.sum(rotation * local[..., :, None], axis=-2)
+    return rotate(_inverse_rotation(camera)[..., None, None, :, :], local)
 
 
 def resize(camera: Camera, old_size: tuple[int, int], new_size: tuple[int, int]) -> Camera:
@@ -188,8 +184,12 @@ def check(camera: Camera, where: object) -> None:
         raise UserError(where, "fx and fy must be positive pixels")
 
 
+def _inverse_rotation(camera: Camera) -> Array:
+    return camera.world_to_camera[..., :3, :3].swapaxes(-1, -2)
+
+
 def _unit(xp: Any, vectors: Array) -> Array:
-    return vectors / xp.sqrt(xp.sum(vectors**2, axis=-1, keepdims=True))
+    return vectors / xp.sqrt(vectors[..., :1] ** 2 + vectors[..., 1:2] ** 2 + vectors[..., 2:] ** 2)
 
 
 def _namespace(*arrays: Array) -> Any:

@@ -24,6 +24,7 @@ from mvp4d_jax.geometry.cameras import Camera
 from mvp4d_jax.geometry.rasterize import Raster, interpolate, rasterize_screen
 from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.heads.motion import Motion
+from mvp4d_jax.heads.rotation import rotate
 from mvp4d_jax.heads.skinning import neutral, place_in_world, skin_in_head_space
 
 Array = Any
@@ -248,7 +249,7 @@ def _assemble(painted: Array, raster: Raster, camera: Camera, reference_camera: 
     seen = (raster.face >= 0)[..., None]
     pose = jnp.where(seen, encode_positions(painted[..., :3], config.frequencies), 0.0)
     rays = camera_functions.pixel_rays(camera, raster.face.shape)
-    rays = jnp.sum(reference_camera.world_to_camera[:3, :3] * rays[..., None, :], axis=-1)
+    rays = rotate(reference_camera.world_to_camera[:3, :3], rays)
     maps = jnp.concatenate([pose, painted[..., 3:6], rays, painted[..., 6:]], axis=-1)
     height, width, channels = maps.shape
     factor = config.supersampling

@@ -98,7 +98,8 @@ def interpolate_corners(raster: Raster, values: Array, background: float = 0.0) 
 
 
 def _mix(raster: Raster, picked: Array, background: float) -> Array:
-    mixed = jnp.sum(picked * raster.barycentric[..., None], axis=-2)
+    # Written out: XLA's CPU compiler can get sums over short axes wrong when it merges them (see heads/rotation.py).
+    mixed = sum(picked[..., corner, :] * raster.barycentric[..., corner, None] for corner in range(3))
     return jnp.where((raster.face >= 0)[..., None], mixed, background)
 
 
@@ -196,12 +197,11 @@ def _attributes_of(points: Array, faces: Array, face: Array) -> tuple[Array, Arr
     flat_points, flat_corners = points.reshape(-1, *points.shape[-2:]), corners.reshape(-1, height, width, 3)
     picked = jax.vmap(lambda p, c: p[c])(flat_points, flat_corners).reshape(*batch, height, width, 3, 3)
     v, u = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
-    x, y = picked[..., 0] - u[..., None], picked[..., 1] - v[..., None]  # [..., H, W, 3] relative to the pixel
-    inverse = 1.0 / jnp.where(seen[..., None], picked[..., 2], 1.0)
-    following, last = [1, 2, 0], [2, 0, 1]
-    weights = (x[..., following] * y[..., last] - x[..., last] * y[..., following]) * inverse
-    total = jnp.sum(weights, axis=-1)
-    plain = jnp.sum(weights / inverse, axis=-1)
+    xs, ys = ([picked[..., k, axis] - centre for k in range(3)] for axis, centre in ((0, u), (1, v)))  # [..., H, W] each
+    inverses = [1.0 / jnp.where(seen, picked[..., k, 2], 1.0) for k in range(3)]
+    areas = [xs[(k + 1) % 3] * ys[(k + 2) % 3] - xs[(k + 2) % 3] * ys[(k + 1) % 3] for k in range(3)]
+    weights = [area * inverse for area, inverse in zip(areas, inverses)]
+    total = weights[0] + weights[1] + weights[2]
     safe = jnp.where(seen & (total != 0), total, 1.0)
-    barycentric = jnp.where(seen[..., None], weights / safe[..., None], 0.0)
-    return barycentric, jnp.where(seen, plain / safe, jnp.inf)
+    barycentric = jnp.stack([jnp.where(seen, weight / safe, 0.0) for weight in weights], axis=-1)
+    return barycentric, jnp.where(seen, (areas[0] + areas[1] + areas[2]) / safe, jnp.inf)

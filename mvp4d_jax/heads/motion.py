@@ -44,8 +44,8 @@ class Motion:
     @classmethod
     def still(cls, frames: int, expression_count: int, fps: float = 25.0) -> Motion:
         """A head at rest at the origin."""
-        zeros = np.zeros((frames, 3), np.float32)
-        return cls(np.zeros((frames, expression_count), np.float32), zeros, zeros, zeros, zeros,
+        rotation, translation, neck, jaw = np.zeros((4, frames, 3), np.float32)
+        return cls(np.zeros((frames, expression_count), np.float32), rotation, translation, neck, jaw,
                    np.zeros((frames, 2, 3), np.float32), fps)
 
 

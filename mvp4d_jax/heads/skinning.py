@@ -16,8 +16,11 @@ import jax.numpy as jnp
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.heads.motion import Motion
+from mvp4d_jax.heads.rotation import compose, rotate, rotation_matrix
 
 Array = Any
+__all__ = ["expression_offsets", "joint_rotations", "joint_transforms", "landmarks", "neutral", "place_in_world",
+           "rotation_matrix", "skin", "skin_in_head_space"]
 
 
 def skin(head: HeadModel, motion: Motion, shape: Array | None = None) -> Array:
@@ -66,25 +69,6 @@ def landmarks(head: HeadModel, vertices: Array) -> Array:
     return jnp.einsum("kc,...kcd->...kd", jnp.asarray(head.landmark_barycentric, jnp.float32), points)
 
 
-def rotation_matrix(axis_angle: Array) -> Array:
-    """[..., 3, 3] from axis-angle [..., 3] radians (Rodrigues); exact, with exact gradients, at zero too."""
-    axis_angle = jnp.asarray(axis_angle)
-    squared = jnp.sum(axis_angle**2, axis=-1)[..., None, None]
-    small = squared < 1e-8
-    safe = jnp.where(small, 1.0, squared)
-    angle = jnp.sqrt(safe)
-    first = jnp.where(small, 1.0 - squared / 6.0, jnp.sin(angle) / angle)
-    # 2 sin^2(a/2) does not cancel as 1 - cos(a) does.
-    second = jnp.where(small, 0.5 - squared / 24.0, 2.0 * jnp.sin(angle / 2) ** 2 / safe)
-    x, y, z = axis_angle[..., 0], axis_angle[..., 1], axis_angle[..., 2]
-    zero = jnp.zeros_like(x)
-    cross = jnp.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*x.shape, 3, 3)
-    outer = axis_angle[..., :, None] * axis_angle[..., None, :]
-    identity = jnp.eye(3, dtype=axis_angle.dtype)
-    # cross @ cross = outer - |a|^2 I, without a matrix product (TPUs would round it to bfloat16).
-    return identity + first * cross + second * (outer - squared * identity)
-
-
 def joint_transforms(head: HeadModel, joints: Array, rotations: Array) -> tuple[Array, Array]:
     """Rest-relative transforms of joints: x -> R x + t for points that follow each joint rigidly.
 
@@ -102,10 +86,10 @@ def joint_transforms(head: HeadModel, joints: Array, rotations: Array) -> tuple[
             positions.append(joints[:, index])
             continue
         offset = joints[:, index] - joints[:, parent]
-        chained_rotations.append(_matmul(chained_rotations[parent], rotations[:, index]))
-        positions.append(_rotate(chained_rotations[parent], offset) + positions[parent])
+        chained_rotations.append(compose(chained_rotations[parent], rotations[:, index]))
+        positions.append(rotate(chained_rotations[parent], offset) + positions[parent])
     chained = jnp.stack(chained_rotations, axis=1)
-    return chained, jnp.stack(positions, axis=1) - _rotate(chained, joints)
+    return chained, jnp.stack(positions, axis=1) - rotate(chained, joints)
 
 
 def joint_rotations(head: HeadModel, motion_arrays: dict[str, Array]) -> Array:
@@ -131,7 +115,7 @@ def _check(head: HeadModel, motion: Motion, shape: Array | None) -> None:
 @jax.jit
 def _place(rotation: Array, translation: Array, vertices: Array) -> Array:
     matrices = rotation_matrix(rotation.astype(jnp.float32))[:, None]
-    return _rotate(matrices, vertices) + translation.astype(jnp.float32)[:, None]
+    return rotate(matrices, vertices) + translation.astype(jnp.float32)[:, None]
 
 
 @jax.jit
@@ -155,20 +139,10 @@ def _skin(head: HeadModel, motion: dict[str, Array], shape: Array | None) -> Arr
     weights = jnp.asarray(head.skin_weights, jnp.float32)
     blended = jnp.einsum("nj,fjk->fnk", weights, transforms, precision="highest")  # [F, N, 12]
     blended = blended.reshape(*blended.shape[:2], 3, 4)
-    return _rotate(blended[..., :3], vertices) + blended[..., 3]
+    return rotate(blended[..., :3], vertices) + blended[..., 3]
 
 
 def _blend(coefficients: Array, basis: Array) -> Array:
     """[F, K] x [K, N, 3] -> [F, N, 3] in full float32 on every device."""
     flat = basis.astype(jnp.float32).reshape(basis.shape[0], -1)
     return jnp.matmul(coefficients, flat, precision="highest").reshape(-1, *basis.shape[1:])
-
-
-def _rotate(matrices: Array, vectors: Array) -> Array:
-    """[..., 3, 3] x [..., 3], summed by hand: batched 3x3 products are slow on CPU and rounded on TPU."""
-    return jnp.sum(matrices * vectors[..., None, :], axis=-1)
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    """[..., 3, 3] x [..., 3, 3], as `_rotate`."""
-    return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
