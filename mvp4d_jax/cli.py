@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _choose_platform() -> None:
-    """Keeps libtpu (installed for ahead-of-time compilation) from looking for a TPU that is not there: it waits and warns.
+    """Keeps libtpu (installed for ahead-of-time compilation) from looking for a TPU that is not there: it would wait.
 
     JAX_PLATFORMS, where the user has set it, stands. NVIDIA machines keep JAX's own choice.
     """
