@@ -1,0 +1,50 @@
+"""A picture to judge a fit by: the shaded head over the photo, with the landmarks found and fitted."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mvp4d_jax.geometry.cameras import Camera
+from mvp4d_jax.geometry.rasterize import interpolate, rasterize
+from mvp4d_jax.heads.model import HeadModel
+
+FOUND, FITTED = (40, 220, 60), (255, 60, 40)
+_LIGHT = np.array([0.3, 0.4, 0.87])
+
+
+def draw_overlay(photo: np.ndarray, head: HeadModel, vertices: np.ndarray, camera: Camera, found: np.ndarray | None,
+                 fitted: np.ndarray, opacity: float = 0.55) -> np.ndarray:
+    """uint8 [H, W, 3]: the mesh in grey over the left-hand colours, landmarks found (green) and fitted (red).
+
+    Args:
+      photo: uint8 [H, W, 3].
+      vertices: [N, 3] world vertices of `head` at this frame.
+      camera: unbatched.
+      found, fitted: [68, 2] pixels; found is None where there was no face.
+      opacity: of the mesh.
+    """
+    normals = vertex_normals(vertices, np.asarray(head.faces))
+    raster = rasterize(camera, vertices.astype(np.float32), head.faces, photo.shape[:2], cull_backfaces=True)
+    normal = np.asarray(interpolate(raster, head.faces, normals.astype(np.float32)))
+    covered = np.asarray(raster.face) >= 0
+    shade = 255 * (0.25 + 0.75 * np.clip(normal @ _LIGHT, 0, 1))
+    weight = (covered * opacity)[..., None]
+    mixed = photo * (1 - weight) + shade[..., None] * weight
+    picture = Image.fromarray(np.uint8(np.clip(mixed, 0, 255)))
+    radius = max(1.5, max(photo.shape[:2]) / 400)
+    brush = ImageDraw.Draw(picture)
+    for points, colour in ((found, FOUND), (fitted, FITTED)):
+        for x, y in [] if points is None else points:
+            brush.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    return np.asarray(picture)
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """[N, 3] unit normals, area-weighted means of the faces around each vertex."""
+    corners = vertices[faces]
+    crossed = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    total = np.zeros_like(vertices)
+    for corner in range(3):
+        np.add.at(total, faces[:, corner], crossed)
+    return total / np.maximum(np.linalg.norm(total, axis=-1, keepdims=True), 1e-12)

@@ -1,0 +1,154 @@
+"""From a photo or a video to a fit: pictures, landmarks, head, files."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image, ImageOps
+
+from mvp4d_jax.capture import images
+from mvp4d_jax.capture.convert import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from mvp4d_jax.capture.fit import Fit
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.files import atomic_file
+from mvp4d_jax.geometry.cameras import FIELDS, Camera
+from mvp4d_jax.heads.model import HeadModel
+from mvp4d_jax.heads.skinning import skin
+from mvp4d_jax.progress import progress
+from mvp4d_jax.tracking.detector import detect_faces
+from mvp4d_jax.tracking.landmarks import Landmarks, choose_face, from_mesh, read_landmarks
+from mvp4d_jax.tracking.overlay import draw_overlay
+from mvp4d_jax.tracking.solve import Solution, SolveConfig, solve
+
+MAX_ERROR = 0.08  # of the face box: a fit worse than this is no fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A photo or video to track.
+
+    Attributes:
+      path: the file.
+      image_size: (H, W) as seen (a photo's EXIF rotation applied).
+      frame_count, fps: 1 and 25 for a photo.
+      video: whether it is a video.
+    """
+
+    path: Path
+    image_size: tuple[int, int]
+    frame_count: int
+    fps: float
+    video: bool
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> Source:
+        """Looks at a file. A video is read once through to count its frames.
+
+        Raises:
+          UserError: missing, damaged, or neither a picture nor a video.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(path, "no such file" if not path.exists() else "not a file", "give a photo or a video")
+        suffix = path.suffix.lower()
+        if suffix in IMAGE_SUFFIXES:
+            return cls(path, read_photo(path).shape[:2], 1, 25.0, False)
+        if suffix not in VIDEO_SUFFIXES:
+            known = " ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+            raise UserError(path, "neither a picture nor a video that is known here", f"give one of {known}")
+        size, fps = images.video_facts(path)
+        return cls(path, size, sum(1 for _ in images.read_video(path)), fps, True)
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """uint8 [H, W, 3], one at a time."""
+        if self.video:
+            yield from images.read_video(self.path)
+        else:
+            yield read_photo(self.path)
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """A photo as uint8 [H, W, 3]: upright by its EXIF rotation, transparent parts on white."""
+    images.image_size(path)  # refuses what is damaged or too large
+    with Image.open(path) as picture:
+        try:
+            upright = ImageOps.exif_transpose(picture).convert("RGBA")
+        except Exception as error:  # Pillow's decoders each have their own errors
+            raise UserError(path, f"not a readable picture ({str(error)[:100]})") from None
+    white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
+    return np.asarray(Image.alpha_composite(white, upright).convert("RGB"))
+
+
+def find_landmarks(source: Source, *, landmarks: str | os.PathLike | None = None, face: int | None = None) -> Landmarks:
+    """The landmarks of one face of a source: from a file, or by MediaPipe.
+
+    Raises:
+      UserError: no face, or not enough frames with one.
+    """
+    if landmarks is not None:
+        found = read_landmarks(landmarks, source.image_size, source.frame_count, source.fps)
+    else:
+        faces = detect_faces(source.frames(), source.frame_count, source.image_size, video=source.video)
+        found = from_mesh(choose_face(faces, face, source.path), source.image_size, source.fps)
+    if found.found.mean() < 0.5:
+        raise UserError(source.path, f"only {int(found.found.sum())} of {source.frame_count} frames have a face",
+                        "cut the video to where the face is seen")
+    return found
+
+
+def track(source: Source, head: HeadModel, *, landmarks: str | os.PathLike | None = None, face: int | None = None,
+          focal: float | None = None, config: SolveConfig | None = None) -> tuple[Fit, Solution, Landmarks]:
+    """Fits `head` to a photo or video.
+
+    Args:
+      landmarks: a file to read them from instead of running MediaPipe.
+      face: which face, counted from the left from 1; the largest by default.
+      focal: focal length in pixels, where it is known.
+
+    Returns:
+      the fit (camera "cam0"), the solution it comes from, and the landmarks it was made from.
+
+    Raises:
+      UserError: no face, or none that the head can be laid on.
+    """
+    found = find_landmarks(source, landmarks=landmarks, face=face)
+    with progress(total=1, what="fitting", unit="step") as bar:
+        def report(step: int, total: int) -> None:
+            bar.total = total
+            bar.update(step - bar.n)
+
+        solution = solve(head, found, config or SolveConfig(), focal, report)
+    error = float(np.nanmean(solution.error))
+    if not error < MAX_ERROR:
+        raise UserError(source.path, f"the head cannot be laid on this face (landmarks {100 * error:.0f} % of the face "
+                        "box away)", "is it a face seen from the front or the side, in focus?")
+    cameras = Camera(**{name: np.asarray(getattr(solution.camera, name))[None, None] for name in FIELDS})
+    fit = Fit(solution.motion, cameras, np.array([source.image_size]), ("cam0",), solution.shape, head.name)
+    return fit, solution, found
+
+
+def write_overlay(path: str | os.PathLike, source: Source, head: HeadModel, solution: Solution,
+                  found: Landmarks) -> None:
+    """Writes the overlay: a PNG for a photo, an mp4 for a video."""
+    with atomic_file(path) as temporary, contextlib.ExitStack() as stack:
+        height, width = source.image_size
+        even = (height // 2 * 2, width // 2 * 2)
+        writer = images.VideoWriter(temporary, even, source.fps, crf=18) if source.video else None
+        if writer is not None:
+            stack.callback(writer.close)
+        pictures = progress(source.frames(), total=source.frame_count, what="drawing the overlay", unit="frame")
+        for frame, photo in enumerate(pictures):
+            vertices = np.asarray(skin(head, solution.motion[frame:frame + 1], solution.shape))[0]
+            seen = found.points[frame] if found.found[frame] else None
+            picture = draw_overlay(photo, head, vertices, jax.tree.map(np.asarray, solution.camera), seen,
+                                   solution.projected[frame])
+            if writer is None:
+                images.write_png(temporary, picture)
+            else:
+                writer.add(picture[: even[0], : even[1]])
