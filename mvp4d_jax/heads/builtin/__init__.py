@@ -11,6 +11,7 @@ import functools
 import numpy as np
 
 from mvp4d_jax.heads.arkit import ARKIT_NAMES
+from mvp4d_jax.heads.builtin.anatomy import JAW_OPEN_ANGLE
 from mvp4d_jax.heads.builtin.assembly import PART_NAMES, assemble
 from mvp4d_jax.heads.builtin.expressions import expression_basis
 from mvp4d_jax.heads.builtin.identity import MODES, shape_basis
@@ -70,5 +71,7 @@ def build_builtin_head() -> HeadModel:
     )
 
 
-__all__ = ["beard_mask", "brow_curves", "brow_mask", "build_builtin_head", "domain", "eyelid_lines", "lip_lines",
-           "lip_mask", "mirror_map", "piece_mask", "scalp_mask"]
+__all__ = [
+    "JAW_OPEN_ANGLE", "beard_mask", "brow_curves", "brow_mask", "build_builtin_head", "domain", "eyelid_lines",
+    "lip_lines", "lip_mask", "mirror_map", "piece_mask", "scalp_mask",
+]

@@ -120,7 +120,7 @@ def _cheeks_and_nose(face: _Face) -> dict[str, np.ndarray]:
     for side in (1, -1):
         puff += move(bell(side * 0.0430, -0.0640, 0.0155, 0.0170), side * 7.5, 0.0, 7.0)
     puff += move(face.middle(0.0, -0.069, 0.020, 0.010), 0.0, 0.0, 1.8)
-    squint = move(bell(0.0400, -0.0260, 0.0150, 0.0120), 0.6, 6.6, 4.2) + _lid_offset(face, 0.04, 0.55)
+    squint = move(bell(0.0400, -0.0260, 0.0150, 0.0120), 0.6, 6.6, 4.2) + _lid_offset(face, 0.06, 0.85)
     sneer = move(bell(0.0140, -0.0400, 0.0085, 0.0100), 1.8, 6.0, 0.8) + move(
         bell(0.0150, -0.0120, 0.0070, 0.0100), -0.8, 4.2, 2.2)
     sneer += move(bell(0.0150, -0.0570, 0.0100, 0.0080) * face.upper, 0.6, 3.8, 0.3) + move(
@@ -132,8 +132,11 @@ def _jaw(face: _Face) -> dict[str, np.ndarray]:
     turned = rotate_x(face.head.vertices, JAW_JOINT, face.jaw * JAW_OPEN_ANGLE)
     opened = turned - face.head.vertices
     opened += face.inward(face.middle(0.0, -0.0690, 0.0300, 0.0160), 2.6)  # the cheeks draw the corners in
-    forward, side = face.move(face.jaw, 0.0, -0.8, 7.5), face.move(face.jaw, 9.0, 0.0, 0.0)
-    return {"jawOpen": opened, "jawForward": forward, "jawLeft": side, "jawRight": side * MIRROR_X,
+    forward = face.move(face.jaw, 0.0, -0.8, 7.5)
+    # The far side of the jaw swings forwards, and the teeth part a little to let it pass.
+    side = face.move(face.jaw, 9.0, -1.6, 0.0) + face.move(face.jaw * smoothstep(face.x, 0.03, -0.06), 0.0, 0.0, 3.5)
+    return {"jawOpen": opened, "jawForward": forward, "jawLeft": side,
+            "jawRight": (side * MIRROR_X)[face.head.mirror],
             "mouthClose": _close(face, opened)}
 
 
@@ -145,6 +148,7 @@ def _close(face: _Face, opened: np.ndarray) -> np.ndarray:
     gap = opened[lower] - opened[upper]  # [m + 1, 3] from midline to corner
     reach = np.abs(face.x)
     across = np.stack([np.interp(reach, face.x[upper], gap[:, k]) for k in range(3)], -1)
+    across[:, 0] *= np.sign(face.x)
     beyond = np.hypot(np.maximum(reach - MOUTH_HALF_WIDTH, 0), face.y - MOUTH_HEIGHT)
     spread = np.where(face.upper > 0.5, 0.0120, 0.0200)
     near = face.soft * np.exp(-((np.maximum(beyond - 0.006, 0) / spread) ** 2))
@@ -161,7 +165,8 @@ def _mouth_corners(face: _Face) -> dict[str, np.ndarray]:
     smile += move(bell(0.0340, -0.0200, 0.013, 0.0080), 0.0, 1.6, 0.8)
     frown = move(corner, 0.5, -5.0, -0.8) + move(bell(0.0280, -0.0730, 0.0140, 0.0130), 0.8, -5.0, -0.6)
     frown += move(face.bell(0.0, -0.095, 0.012, 0.010), 0.0, 0.8, 0.6)
-    dimple = move(corner, 4.5, 0.6, -5.0) + move(wide, 2.5, 0.4, -2.2) + move(bell(0.040, -0.066, 0.007, 0.008), 0, 0, 2.2)
+    dimple = move(corner, 4.5, 0.6, -5.0) + move(wide, 2.5, 0.4, -2.2) + move(
+        bell(0.040, -0.066, 0.007, 0.008), 0, 0, 2.2)
     stretch = move(corner, 4.5, -3.0, -2.2) + move(bell(0.0310, -0.0760, 0.0180, 0.0170), 6.5, -4.6, -3.4)
     return {"mouthSmileLeft": smile, "mouthFrownLeft": frown, "mouthDimpleLeft": dimple, "mouthStretchLeft": stretch}
 

@@ -7,6 +7,7 @@ softer (brow, cheekbones, philtrum, chin fold) is a bump or a groove in the fron
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -92,7 +93,7 @@ def round_cone(points: np.ndarray, start: tuple, end: tuple, start_radius: float
 def polyline_distance(x: np.ndarray, y: np.ndarray, line: tuple) -> np.ndarray:
     """Distance of points (x, y) from a polyline, all in metres."""
     best = np.full(np.shape(x), np.inf)
-    for (ax, ay), (bx, by) in zip(line[:-1], line[1:], strict=True):
+    for (ax, ay), (bx, by) in itertools.pairwise(line):
         dx, dy = bx - ax, by - ay
         along = np.clip(((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy), 0.0, 1.0)
         best = np.minimum(best, np.hypot(x - ax - along * dx, y - ay - along * dy))
@@ -200,7 +201,7 @@ def cast(origins: np.ndarray, directions: np.ndarray, reach: float, field: Field
     outer, inner = np.full(len(origins), reach), np.zeros(len(origins))
     near, far = (inner, outer) if first else (outer, inner)
     open_rays = np.arange(len(origins))
-    for before, step in zip(steps[:-1], steps[1:], strict=True):
+    for before, step in itertools.pairwise(steps):
         crossed = (field(origins[open_rays] + step * directions[open_rays]) < 0) != first
         near[open_rays[crossed]], far[open_rays[crossed]] = before, step
         open_rays = open_rays[~crossed]

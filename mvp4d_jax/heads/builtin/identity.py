@@ -62,11 +62,6 @@ def _about(p: np.ndarray, centre: tuple, spread: tuple, amount: tuple, radius: f
     return result
 
 
-def _head(y):
-    """1 on the head, 0 on the bust."""
-    return smoothstep(y, -0.190, -0.110)
-
-
 def _lips(sign: float, amount: float) -> Warp:
     def warp(p: np.ndarray, upper: np.ndarray) -> np.ndarray:
         mine = upper if sign > 0 else 1 - upper
@@ -79,13 +74,24 @@ def _eye_size(p: np.ndarray, upper: np.ndarray) -> np.ndarray:
     return _about(p, (0.0315, 0.0, 0.088), (0.014, 0.010, 0.020), (0.75, 0.75, 0.0), 0.010)
 
 
+def _philtrum(x, y):
+    ridges = np.exp(-0.5 * ((np.abs(x) - 0.0055) / 0.0022) ** 2) - np.exp(-0.5 * (x / 0.0022) ** 2)
+    return 0.8 * ridges * np.exp(-0.5 * ((y + 0.0555) / 0.0045) ** 2)
+
+
+def _thicken(x, y, z, wide, deep):
+    """Widens the column of the neck and nothing of head and bust."""
+    neck = smoothstep(y + 0.35 * z, -0.065, -0.125) * smoothstep(y, -0.225, -0.165)
+    return x / 0.055 * wide * neck, 0, (z + 0.013) / 0.055 * deep * neck
+
+
 def _eye_tilt(x, y, z):
     reach = np.exp(-0.5 * (((np.abs(x) - 0.0315) / 0.014) ** 2 + (y / 0.013) ** 2)) * smoothstep(z, 0.05, 0.075)
     return 0, reach * (np.abs(x) - 0.0300) / 0.0140 * 1.3, 0
 
 
 MODES: dict[str, Warp] = {
-    "head_width": _field(lambda x, y, z: (np.tanh(x / 0.075) / 0.76 * 3.0 * _head(y) * smoothstep(y, -0.11, 0.03), 0, 0)),
+    "head_width": _field(lambda x, y, z: (np.tanh(x / 0.075) / 0.76 * 3.0 * smoothstep(y, -0.11, 0.03), 0, 0)),
     "head_length": _field(lambda x, y, z: (0, 0, -5.0 * smoothstep(z, 0.03, -0.08) * smoothstep(y, -0.10, -0.02))),
     "head_height": _field(lambda x, y, z: (0, 5.0 * smoothstep(y, 0.03, 0.12), 0)),
     "face_width": _field(lambda x, y, z: (np.tanh(x / 0.06) / 0.76 * 2.6 * smoothstep(z, -0.02, 0.05)
@@ -110,7 +116,8 @@ MODES: dict[str, Warp] = {
     "nose_projection": _sides((0, -0.0370, 0.120), (0.0130, 0.0120, 0.018), (0, 0, 2.6)),
     "nose_tip_up": _field(lambda x, y, z: (0, 2.6 * np.exp(-0.5 * ((x / 0.010) ** 2 + ((y + 0.037) / 0.008) ** 2))
                                            * smoothstep(z, 0.104, 0.124), 0)),
-    "nose_tip_size": lambda p, upper: _about(p, (0.0, -0.0355, 0.114), (0.009, 0.008, 0.012), (0.55, 0.40, 0.30), 0.009),
+    "nose_tip_size": lambda p, upper: _about(p, (0.0, -0.0355, 0.114), (0.009, 0.008, 0.012), (0.55, 0.40, 0.30),
+                                             0.009),
     "nose_hump": _sides((0, -0.0170, 0.115), (0.0070, 0.0075, 0.02), (0, 0, 1.5)),
     "upper_lip_fullness": _lips(1.0, 1.5),
     "lower_lip_fullness": _lips(-1.0, 1.5),
@@ -118,9 +125,7 @@ MODES: dict[str, Warp] = {
     "mouth_height": _field(lambda x, y, z: (0, 1.7 * np.exp(-0.5 * ((x / 0.030) ** 2 + ((y + 0.069) / 0.012) ** 2))
                                             * smoothstep(z, 0.05, 0.09), 0)),
     "mouth_projection": _sides((0, -0.0690, 0.112), (0.0220, 0.0160, 0.03), (0, 0, 2.3)),
-    "philtrum_depth": _field(lambda x, y, z: (0, 0, 0.8 * (np.exp(-0.5 * ((np.abs(x) - 0.0055) / 0.0022) ** 2)
-                                              - np.exp(-0.5 * (x / 0.0022) ** 2))
-                                              * np.exp(-0.5 * ((y + 0.0555) / 0.0045) ** 2) * smoothstep(z, 0.08, 0.1))),
+    "philtrum_depth": _field(lambda x, y, z: (0, 0, _philtrum(x, y) * smoothstep(z, 0.08, 0.1))),
     "eye_size": _eye_size,
     "eye_spacing": _sides((0.032, 0.0, 0.085), (0.016, 0.015, 0.030), (1.6, 0, 0)),
     "eye_height": _sides((0.032, 0.0, 0.085), (0.018, 0.014, 0.030), (0, 1.4, 0)),
@@ -135,10 +140,10 @@ MODES: dict[str, Warp] = {
     "ear_protrusion": _field(lambda x, y, z: (np.sign(x) * 3.2 * smoothstep(np.abs(x), 0.0775, 0.095)
                                               * np.exp(-0.5 * ((y + 0.013) / 0.030) ** 2)
                                               * smoothstep(z, 0.012, -0.012), 0, 0)),
-    "neck_thickness": _field(lambda x, y, z: (x / 0.055 * 3.4 * _neck(y, z), 0, (z + 0.013) / 0.055 * 2.6 * _neck(y, z))),
+    "neck_thickness": _field(lambda x, y, z: _thicken(x, y, z, 3.4, 2.6)),
     "weight": _sum(_sides((0.052, -0.070, 0.055), (0.020, 0.024, 0.035), (3.2, -0.6, 1.6)),
                    _sides((0, -0.122, 0.060), (0.034, 0.014, 0.032), (0, -4.2, 1.0)),
-                   _field(lambda x, y, z: (x / 0.055 * 3.0 * _neck(y, z), 0, (z + 0.013) / 0.055 * 2.0 * _neck(y, z)))),
+                   _field(lambda x, y, z: _thicken(x, y, z, 3.0, 2.0))),
     "age": _sum(_sides((0.040, -0.086, 0.075), (0.013, 0.011, 0.02), (0.6, -2.6, 1.2)),
                 _sides((0.034, 0.0120, 0.092), (0.015, 0.0045, 0.012), (0, -1.0, 0.4)),
                 _sides((0.050, -0.050, 0.075), (0.012, 0.014, 0.025), (-1.6, 0, -1.4)),
@@ -146,8 +151,7 @@ MODES: dict[str, Warp] = {
     "masculinity": _sum(_sides((0.056, -0.082, 0.035), (0.020, 0.020, 0.035), (2.0, -1.4, 0)),
                         _sides((0.024, 0.0215, 0.100), (0.020, 0.0075, 0.025), (0, -1.1, 1.5)),
                         _spread_x((0, -0.106, 0.095), (1, 0.012, 0.025), 1.8, 0.018), _lips(1.0, -0.5),
-                        _field(lambda x, y, z: (x / 0.055 * 2.6 * _neck(y, z), 0,
-                                                (z + 0.013) / 0.055 * 2.0 * _neck(y, z))),
+                        _field(lambda x, y, z: _thicken(x, y, z, 2.6, 2.0)),
                         _sides((0, -0.150, 0.045), (0.012, 0.016, 0.02), (0, 0, 1.8))),
     "shoulder_width": _field(lambda x, y, z: (np.tanh(x / 0.15) / 0.76 * 9.0 * smoothstep(y, -0.150, -0.220), 0, 0)),
     "nose_deviation": _field(lambda x, y, z: (1.1 * np.exp(-0.5 * ((x / 0.012) ** 2 + ((y + 0.028) / 0.014) ** 2))
@@ -159,11 +163,6 @@ MODES: dict[str, Warp] = {
     "mouth_asymmetry": _field(lambda x, y, z: (0, np.tanh(x / 0.02) * 0.8 * smoothstep(z, 0.05, 0.09)
                                                * np.exp(-0.5 * (((y + 0.069) / 0.011) ** 2 + (x / 0.032) ** 2)), 0)),
 }
-
-
-def _neck(y, z):
-    """1 on the column of the neck, 0 on head and bust."""
-    return smoothstep(y + 0.35 * z, -0.065, -0.125) * smoothstep(y, -0.225, -0.165)
 
 
 def shape_basis(head: Assembly) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """What is not skin: eyeballs, lashes, the inside of the mouth, teeth, gums, tongue and ears of the built-in head.
 
-Every part is made for the half with x >= 0 (midline vertices at x = 0 exactly) and mirrored by `assembly.py`. `flat` are
-uv points in the lower strip of the atlas, of the right half u in [0.5, 1].
+Every part is made for the half with x >= 0 (midline vertices at x = 0 exactly) and mirrored by `assembly.py`. `flat`
+are uv points in the lower strip of the atlas, of the right half u in [0.5, 1].
 """
 
 from __future__ import annotations
@@ -202,19 +202,19 @@ _EAR_STEPS = np.array([0.0, 0.16, 0.32, 0.45, 0.56, 0.66, 0.76, 0.86, 0.94, 1.0,
 
 def _ear_heights(angle: np.ndarray, backward: np.ndarray) -> np.ndarray:
     """Relief of the ear in metres [rows, segments]; angle 0 points up, pi / 2 to the back of the head."""
-    plain = np.array([0.0, 0.4, 2.0, 6.5, 10.8, 10.6, 8.4, 8.8, 12.4, 12.2, 10.4, 4.5, -7.0])
-    lobe = np.array([0.0, 0.6, 3.0, 6.0, 7.0, 7.2, 7.4, 7.4, 7.2, 6.4, 4.6, 2.0, -6.0])
+    plain = np.array([0.0, 0.4, 2.0, 5.6, 9.2, 8.9, 6.8, 7.2, 10.6, 10.4, 8.4, 3.0, -7.0])
+    lobe = np.array([0.0, 0.2, 1.0, 2.0, 2.6, 2.9, 3.1, 3.2, 3.0, 2.3, 0.7, -2.0, -7.0])
     front = np.array([0.0, 0.6, 2.0, 5.2, 6.6, 5.6, 3.6, 1.4, -1.0, -3.0, -5.0, -7.0, -9.0])
-    helix = np.array([0.0, 0.4, 1.6, 4.0, 6.4, 8.0, 7.6, 8.6, 11.2, 10.6, 8.6, 3.0, -7.0])
+    helix = np.array([0.0, 0.4, 1.4, 3.2, 4.8, 5.8, 5.2, 6.0, 8.2, 7.6, 5.6, 1.0, -7.0])
 
     def near(middle: float, spread: float) -> np.ndarray:
         gap = (angle - middle + np.pi) % (2 * np.pi) - np.pi
         return np.exp(-0.5 * (gap / spread) ** 2)
 
-    weights = np.stack([near(1.6, 0.85), near(3.45, 0.42), near(4.65, 0.42), near(0.1, 0.40) + near(5.7, 0.35)])
+    weights = np.stack([near(1.6, 0.85), near(3.35, 0.52), near(4.65, 0.42), near(0.1, 0.40) + near(5.7, 0.35)])
     weights = weights / weights.sum(0)
     heights = np.einsum("ks,kr->rs", weights, np.stack([plain, lobe, front, helix])) * 1e-3
-    return heights + 0.10 * np.maximum(backward - 0.014, 0.0)
+    return heights + 0.08 * np.maximum(backward - 0.014, 0.0)
 
 
 def ear() -> Patch:

@@ -96,7 +96,7 @@ def lid_rings() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def lip_curves() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Contact line, vermilion border and outermost ring as polylines [2m + 1, 2] from the upper to the lower midline."""
+    """Contact line, vermilion border and outermost ring: polylines [2m + 1, 2] from the upper to the lower midline."""
     share = np.sin(0.5 * np.pi * np.arange(LIP_POINTS + 1) / LIP_POINTS) ** 0.95
     contact_line = PchipInterpolator([0, 0.30, 0.65, 1.0], [-0.0692, -0.0686, -0.0687, -0.0693])
     upper_border = PchipInterpolator([0, 0.12, 0.25, 0.40, 0.75, 1.0],
@@ -144,8 +144,8 @@ def _lid_depth(flat: np.ndarray) -> np.ndarray:
 
 
 def lid_pose(upper: float, lower: float) -> np.ndarray:
-    """Lid rings of the left eye [K + 2, P, 3], from the lining inside the lid outwards, with the upper and the lower lid
-    moved by a share of their way to the closing line (0 open, 1 closed, below 0 wider)."""
+    """Lid rings of the left eye [K + 2, P, 3], from the lining inside the lid outwards, upper and lower lid moved by
+    a share of their way to the closing line (0 open, 1 closed, below 0 wider)."""
     flat, way, follow = lid_rings()
     upper_half = np.sin(2 * np.pi * np.arange(EYE_POINTS) / EYE_POINTS) >= 0
     flat = flat.copy()
