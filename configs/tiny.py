@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.mesh = (1, 1, 1)
     config.transformer = ConfigDict({"size": "tiny", "dtype": "float32", "remat": "none"})
     config.prepare.image_size, config.prepare.frames, config.prepare.stride = 64, 9, 8
-    config.prepare.images, config.prepare.crop, config.prepare.variants = 4, "none", 1
+    config.prepare.images, config.prepare.crop, config.prepare.variants = 4, "reference", 1
     config.data.threads, config.data.buffer = 1, 8
     # Few steps on one machine: a short EMA, a high learning rate, no shift of the noise towards more frames.
     config.optimiser.ema, config.optimiser.weight_decay = 0.998, 1e-2

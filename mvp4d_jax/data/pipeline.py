@@ -111,7 +111,7 @@ class Batches:
                  conditioning: ConditioningConfig, *, steps: int, seed: int,
                  rows: dict[str, tuple[int, int]] | None = None):
         self.shards, self.modalities, self.options = list(shards), [m for m in modalities if m.weight > 0], options
-        self.layout, self.steps, self.seed, self.rows = conditioning.layout(), steps, seed, rows or {}
+        self.parts, self.steps, self.seed, self.rows = conditioning.parts, steps, seed, rows or {}
         if not self.modalities:
             raise UserError("mixture", "no kind of data has a weight above 0")
         self.items = [self._items(modality) for modality in self.modalities]
@@ -179,7 +179,7 @@ class Batches:
                 part = slice(0, modality.latents)
             latents.append(record["latents"][part])
             maps.append(record["conditioning"][part])
-        record = shards.read(scene.shard, scene.image_records[crops[-1], reference_view])
+        record = shards.read(scene.shard, scene.reference_records[crops[-1], reference_view])
         turn = scene.world_rotation[crops[-1], reference_view, reference_image]
         return self._finish(np.stack(latents), np.stack(maps), record["latents"][reference_image],
                             record["conditioning"][reference_image], turn, random)
@@ -192,17 +192,17 @@ class Batches:
 
     def _finish(self, latents, maps, reference, reference_maps, turn, random) -> dict[str, np.ndarray]:
         """Turns rays into the reference's axes, chooses clean frames, drops conditions."""
-        layout = self.layout
+        rays, mask = self.parts["rays"], self.parts["reference"]
         maps, reference_maps = maps.copy(), reference_maps.copy()
         for array in (maps, reference_maps):
-            array[..., layout["rays"]] = (array[..., layout["rays"]].astype(np.float32) @ turn.T).astype(array.dtype)
+            array[..., rays] = (array[..., rays].astype(np.float32) @ turn.T).astype(array.dtype)
         clean = self._clean(latents.shape[:2], random)
         if random.random() < self.options.condition_dropout:
             maps[:], reference_maps[:] = 0, 0
             reference = np.zeros_like(reference)
         else:
-            reference_maps[..., layout["reference_mask"]] = 1
-        maps[..., layout["reference_mask"]] = clean[:, :, None, None, None]
+            reference_maps[..., mask] = 1
+        maps[..., mask] = clean[:, :, None, None, None]
         return {"latents": latents, "conditioning": maps, "reference_latents": reference,
                 "reference_conditioning": reference_maps, "clean": clean}
 

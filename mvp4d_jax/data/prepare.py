@@ -19,11 +19,11 @@ import numpy as np
 from flax import nnx
 
 from mvp4d_jax.capture import Capture
-from mvp4d_jax.data import crop as crops
 from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.files import atomic_file, write_json
-from mvp4d_jax.geometry.cameras import FIELDS, Camera
+from mvp4d_jax.geometry import crops
+from mvp4d_jax.geometry.cameras import FIELDS, Camera, project
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
 from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import rotation_matrix, skin
@@ -40,7 +40,8 @@ class PrepareOptions:
       frames: F of a window, 1 + 4k.
       stride: frames between the starts of neighbouring windows.
       images: single images encoded per view: references, and the frames of static samples.
-      crop: "head" (a still square around the head, per view and window) or "none" (the whole image).
+      crop: "head" (a still square around the head, per view), "none" (the whole image), or "reference": whole images,
+        but references cropped around the head, as a photo is when sampling.
       variants: crops per view: the plain one, and variants - 1 jittered ones.
       jitter_scale, jitter_shift: largest change of a jittered crop's size (relative), place (in its sides).
       captures_per_shard: how many captures one file holds.
@@ -59,8 +60,8 @@ class PrepareOptions:
     def __post_init__(self):
         if (self.frames - 1) % 4:
             raise UserError("prepare.frames", f"is {self.frames}", "choose 1 + 4k frames (5, 9, 13, ...)")
-        if self.crop not in ("head", "none"):
-            raise UserError("prepare.crop", f"is '{self.crop}'", "choose 'head' or 'none'")
+        if self.crop not in ("head", "none", "reference"):
+            raise UserError("prepare.crop", f"is '{self.crop}'", "choose 'head', 'none' or 'reference'")
         if min(self.image_size, self.stride, self.images, self.variants, self.captures_per_shard) < 1:
             raise UserError("prepare", "image_size, stride, images, variants and captures_per_shard must be at least 1")
 
@@ -192,71 +193,89 @@ class _Encoder:
     def scene(self, capture: Capture, shard: str, writer: ShardWriter) -> Scene:
         """Writes a capture's records; returns what the manifest says of it."""
         options, views = self.options, range(capture.view_count)
-        vertices = np.asarray(skin(capture.head, capture.motion))  # [F, N, 3]
+        vertices = np.asarray(skin(capture.head, capture.motion))[:, crops.head_vertices(capture.head)]  # [F, N', 3]
         starts = tuple(range(0, capture.frame_count - options.frames + 1, options.stride))
         images = tuple(int(frame) for frame in
                        np.linspace(0, capture.frame_count - 1, min(options.images, capture.frame_count)).round())
-        windows, singles, rotations = [], [], []
+        windows, singles, references, rotations = [], [], [], []
         for variant in range(options.variants):
             random = np.random.default_rng([self.seed, _stable(capture), variant])
-            boxes = [self._box(capture, view, vertices, variant, random) for view in views]
+            boxes = [self._box(capture, view, vertices, options.crop == "head", variant, random) for view in views]
             singles.append([self._images(capture, view, images, boxes[view], writer) for view in views])
+            references.append(singles[-1])
+            if options.crop == "reference":
+                boxes_of_heads = [self._box(capture, view, vertices, True, variant, random) for view in views]
+                references[-1] = [self._images(capture, view, images, boxes_of_heads[view], writer) for view in views]
             windows.append([[self._window(capture, view, start, boxes[view], writer) for start in starts]
                             for view in views])
             rotations.append([[capture.camera(view, frame).world_to_camera[:3, :3] for frame in images] for view in views])
         return Scene(
             name=_scene_name(capture), shard=shard, views=capture.names, world_rotation=np.asarray(rotations, np.float32),
             frontal_angle=_frontal_angles(capture, images), window_starts=starts, image_frames=images,
-            window_records=np.asarray(windows, np.int64), image_records=np.asarray(singles, np.int64))
+            window_records=np.asarray(windows, np.int64), image_records=np.asarray(singles, np.int64),
+            reference_records=np.asarray(references, np.int64))
 
-    def _box(self, capture: Capture, view: int, vertices: np.ndarray, variant: int, random) -> crops.Box:
+    def _box(self, capture: Capture, view: int, vertices: np.ndarray, head: bool, variant: int, random) -> np.ndarray:
+        """[4] left, top, right, bottom: around the head in all frames (so that the crop itself does not move), or all."""
         scale = float(np.exp(random.uniform(-1, 1) * np.log1p(self.options.jitter_scale)))
-        shift = tuple(random.uniform(-1, 1, 2) * self.options.jitter_shift)
-        if self.options.crop == "head":
-            camera = Camera(**{name: getattr(capture.cameras, name)[view] for name in FIELDS})
-            box = crops.head_box(vertices if camera.fx.shape[0] > 1 else vertices[None].reshape(1, -1, 3), camera)
+        shift = random.uniform(-1, 1, 2) * self.options.jitter_shift
+        if head:
+            camera = Camera(**{name: getattr(capture.cameras, name)[view] for name in FIELDS})  # [F']
+            if camera.fx.shape[0] == 1:
+                camera, points = _first(camera), vertices.reshape(-1, 3)
+            else:
+                points = vertices
+            box = crops.head_box(np.asarray(project(camera, points)[0]))
         else:
-            box = crops.whole_box(capture.image_size)
-        return box.jittered(scale, shift) if variant else box
+            height, width = capture.image_size
+            half = max(height, width) / 2
+            box = np.array([width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half])
+        if not variant:
+            return box
+        centre, side = (box[:2] + box[2:]) / 2, box[2] - box[0]
+        centre = centre + shift * side
+        return np.concatenate([centre - scale * side / 2, centre + scale * side / 2])
 
-    def _window(self, capture: Capture, view: int, start: int, box: crops.Box, writer: ShardWriter) -> int:
+    def _window(self, capture: Capture, view: int, start: int, box: np.ndarray, writer: ShardWriter) -> int:
         frames = range(start, start + self.options.frames)
         latents, maps = self._record(capture, view, frames, box)
         return writer.add({"latents": latents[0], "conditioning": maps})
 
-    def _images(self, capture: Capture, view: int, frames: tuple[int, ...], box: crops.Box, writer: ShardWriter) -> int:
+    def _images(self, capture: Capture, view: int, frames: tuple[int, ...], box: np.ndarray, writer: ShardWriter) -> int:
         parts = [self._record(capture, view, range(frame, frame + 1), box) for frame in frames]
         return writer.add({"latents": np.stack([latents[0, 0] for latents, _ in parts]),
                            "conditioning": np.stack([maps[0] for _, maps in parts])})
 
-    def _record(self, capture: Capture, view: int, frames: range, box: crops.Box) -> tuple[np.ndarray, np.ndarray]:
+    def _record(self, capture: Capture, view: int, frames: range, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Latents [1, L, h, w, C] and maps [L, h, w, Cc] of some frames of a view, float16."""
         size = self.options.image_size
         pictures = capture.frames(view, slice(frames.start, frames.stop))  # [F, H, W, 3]
-        cropped = np.stack([crops.crop_image(picture, box, size) for picture in pictures])
-        latents = self._encode(self._state, jnp.asarray(cropped[None], jnp.float32) / 127.5 - 1)  # [1, L, h, w, C]
-        maps = self._maps(capture, view, frames, box)
+        cut = [crops.crop_image(picture, box, size) for picture in pictures]
+        video = np.stack([picture for picture, _ in cut])[None] / 127.5 - 1  # [1, F, S, S, 3]
+        latents = self._encode(self._state, jnp.asarray(video, jnp.float32))  # [1, L, h, w, C]
+        maps = self._maps(capture, view, frames, box, cut[0][1])
         return np.asarray(latents, np.float16), maps.astype(np.float16)
 
-    def _maps(self, capture: Capture, view: int, frames: range, box: crops.Box) -> np.ndarray:
+    def _maps(self, capture: Capture, view: int, frames: range, box: np.ndarray,
+              outside: np.ndarray) -> np.ndarray:
         part = slice(frames.start, frames.stop) if capture.cameras.fx.shape[1] > 1 else slice(0, 1)
         cameras = Camera(**{name: getattr(capture.cameras, name)[view: view + 1, part] for name in FIELDS})
         size = self.options.image_size
-        inside = crops.inside_mask(box, capture.image_size, size)
         maps = draw_conditioning(capture.head, capture.motion[frames.start: frames.stop],
                                  crops.crop_camera(cameras, box, size), (size, size), self.conditioning,
-                                 _world_axes())[0]
-        maps = np.array(maps)  # [L, h, w, Cc]
-        height, width = maps.shape[1:3]
-        pooled = inside.reshape(height, size // height, width, size // width).mean((1, 3))
-        maps[..., self.conditioning.layout()["crop_mask"]] = pooled[..., None]
-        return maps
+                                 _world_axes(), outside=outside[None, None])
+        return np.asarray(maps)[0]  # [L, h, w, Cc]
 
 
 @functools.cache
 def _world_axes() -> Camera:
     """A reference camera without rotation: ray maps then stay in world axes (turned when a sample knows its reference)."""
     return Camera(np.eye(4), np.float64(1), np.float64(1), np.float64(0), np.float64(0))
+
+
+def _first(camera: Camera) -> Camera:
+    """The one camera of [1]."""
+    return Camera(**{name: getattr(camera, name)[0] for name in FIELDS})
 
 
 def _stable(capture: Capture) -> int:

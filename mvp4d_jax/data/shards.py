@@ -49,7 +49,8 @@ class Scene:
       frontal_angle: [V, K] radians between the face's direction and the direction to the camera.
       window_starts: frame each window starts at.
       image_frames: frame of each single image.
-      window_records: [A, V, W] record numbers in the shard; image_records: [A, V].
+      window_records: [A, V, W] record numbers in the shard; image_records: [A, V] single images that serve as targets,
+        reference_records: [A, V] the same frames as references (the same records where both are cropped alike).
     """
 
     name: str
@@ -61,6 +62,7 @@ class Scene:
     image_frames: tuple[int, ...]
     window_records: np.ndarray
     image_records: np.ndarray
+    reference_records: np.ndarray
 
     def as_json(self) -> dict:
         value = dataclasses.asdict(self)
@@ -76,6 +78,7 @@ class Scene:
             window_records=np.asarray(value["window_records"], np.int64).reshape(
                 len(value["image_records"]), len(value["views"]), len(value["window_starts"])),
             image_records=np.asarray(value["image_records"], np.int64),
+            reference_records=np.asarray(value["reference_records"], np.int64),
         )
 
 

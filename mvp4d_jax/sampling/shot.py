@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mvp4d_jax.data.crop import crop_camera, crop_image, head_box, inside_mask
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.geometry.cameras import FIELDS, Camera, centre, project
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
+from mvp4d_jax.geometry.crops import crop_camera, crop_image, head_box, head_vertices
 from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
@@ -66,13 +66,15 @@ def crop_reference(image: np.ndarray, camera: Camera, motion: Motion, head: Head
     _, depth = project(camera, vertices[0])
     if np.asarray(depth).min() <= 0:
         raise UserError("--fit", "the fitted head lies behind the photo's camera", "track the photo again")
-    box = head_box(vertices, camera, margin)
+    pixels, _ = project(camera, vertices[0][head_vertices(head)])
+    box = head_box(np.asarray(pixels), margin)
     height, width = image.shape[:2]
-    if box.x < 0 or box.y < 0 or box.x > width or box.y > height:
-        raise UserError("--fit", f"the fitted head is centred at ({box.x:.0f}, {box.y:.0f}), outside of the "
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    if x < 0 or y < 0 or x > width or y > height:
+        raise UserError("--fit", f"the fitted head is centred at ({x:.0f}, {y:.0f}), outside of the "
                         f"{width}x{height} photo", "give the fit that was made from this photo")
-    cropped = crop_image((image * 255 + 0.5).astype(np.uint8), box, size)
-    return cropped.astype(np.float32) / 255, crop_camera(camera, box, size), inside_mask(box, (height, width), size)
+    cropped, outside = crop_image(image, box, size, background=1.0)
+    return cropped.clip(0, 1), crop_camera(camera, box, size), 1 - outside
 
 
 def make_reference(image: np.ndarray, camera: Camera, motion: Motion, head: HeadModel, encode: Any,

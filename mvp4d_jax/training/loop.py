@@ -25,13 +25,18 @@ from mvp4d_jax.files import write_json
 from mvp4d_jax.models.checkpoint import load_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.progress import progress
-from mvp4d_jax.training import dump
+from mvp4d_jax.training import dump, memory
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config
 from mvp4d_jax.training.metrics import MetricsLog, forward_flops, peak_flops, tokens_of
-from mvp4d_jax.training.plan import Plan, Stage, autoencoder_folder, resolve
+from mvp4d_jax.training.plan import Plan, Stage, autoencoder_folder, batch_shapes, resolve
 from mvp4d_jax.training.state import (
-    ModelTemplate, TrainState, abstract_state, initial_state, make_optimiser, with_params,
+    ModelTemplate,
+    TrainState,
+    abstract_state,
+    initial_state,
+    make_optimiser,
+    with_params,
 )
 from mvp4d_jax.training.step import MODEL_INPUTS, make_train_step
 from mvp4d_jax.training.validation import Validation
@@ -45,8 +50,13 @@ class Interrupted(Exception):
     exit_code = 128 + signal.SIGTERM
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path) -> str:
+def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: bool = True) -> str:
     """Trains until the last stage is done, or until told to stop; goes on where the workdir's newest checkpoint stands.
+
+    Args:
+      config: as `training.config.load_config` gives it.
+      workdir: of the run; made when missing.
+      check_memory: refuse to start a stage whose step needs more memory than a device has free.
 
     Returns:
       One line that says where to look.
@@ -78,7 +88,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> str:
 
     # ---- Run.
     with parallel.use_mesh(mesh):
-        run = _Run(config, plan, template, optimiser, mesh, checkpoints, workdir, seconds, held_out)
+        run = _Run(config, plan, template, optimiser, mesh, checkpoints, workdir, seconds, held_out, check_memory)
         try:
             run.all_stages(state, folders)
         finally:
@@ -137,17 +147,19 @@ def _start(config, plan: Plan, template, optimiser, mesh, checkpoints: Checkpoin
         return state, float(position["seconds"])
     state = initial_state(template, optimiser, mesh, config.seed)
     if config.initial:
-        state = with_params(state, template.params_of(load_transformer(Path(config.initial), plan.transformer)))
+        state = with_params(state, template.params_of(load_transformer(Path(config.initial))[0]))
     return state, 0.0
 
 
 class _Run:
     """What the stages share."""
 
-    def __init__(self, config, plan: Plan, template, optimiser, mesh, checkpoints, workdir: Path, seconds: float, held_out):
+    def __init__(self, config, plan: Plan, template, optimiser, mesh, checkpoints, workdir: Path, seconds: float, held_out,
+                 check_memory: bool):
         self.config, self.plan, self.mesh, self.checkpoints, self.workdir = config, plan, mesh, checkpoints, workdir
         step = make_train_step(template, optimiser, plan.optimiser, plan.loss, plan.learning_rate())
         self.step = jax.jit(step, donate_argnums=0)
+        self.check_memory = check_memory
         self.validation = Validation(config, plan, template, held_out, mesh)
         self.metrics = MetricsLog(workdir, checkpoints.latest() or 0)
         self.peak = peak_flops(mesh.devices.flat[0]) * mesh.size
@@ -174,12 +186,13 @@ class _Run:
         data = self.config.data
         stream = iterate(batches, step - stage.start, threads=data.threads, buffer=data.buffer, workers=data.workers)
         log.info("stage '%s': steps %d to %d at %d pixels", stage.name, step, stage.stop, stage.image_size)
+        steps = self._compile(state, stage, layouts)
         window = _Window()
         local, waited = self._next(stream)
         while step < stage.stop:
             modality = batches.modality(step - stage.start)
             placed = _place(local, layouts[modality.kind], modality.batch)
-            state, result = self.step(state, placed)
+            state, result = steps[modality.kind](state, placed)
             used, step = local, step + 1
             local, more = self._next(stream) if step < stage.stop else (None, 0.0)  # made while the devices work
             result = {name: float(value) for name, value in result.items()}
@@ -207,6 +220,17 @@ class _Run:
                 self.checkpoints.close()
                 raise Interrupted(f"stopped at step {step} and saved; run the same command again to go on: {self.workdir}")
         return state, step
+
+    def _compile(self, state: TrainState, stage: Stage, layouts: dict) -> dict[str, Any]:
+        """The step for every kind of data in the stage, compiled and held to the memory there is."""
+        compiled = {}
+        for modality in stage.modalities:
+            if modality.weight > 0:
+                shapes = batch_shapes(self.plan, stage, modality, layouts[modality.kind])
+                compiled[modality.kind] = self.step.lower(state, shapes).compile()
+                if self.check_memory:
+                    memory.check(compiled[modality.kind], self.mesh, f"stage '{stage.name}', {modality.kind}")
+        return compiled
 
     def _next(self, stream: Iterator) -> tuple[dict[str, np.ndarray], float]:
         began = time.perf_counter()

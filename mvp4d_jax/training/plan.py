@@ -162,3 +162,14 @@ def autoencoder_folder(config: ml_collections.ConfigDict) -> Path | None:
         raise UserError("config.autoencoder", f"{folder} holds no autoencoder (no config.json)",
                         "give the folder with config.json and *.safetensors")
     return folder
+
+
+def batch_shapes(plan: Plan, stage: Stage, modality: Modality, layout: jax.sharding.Sharding) -> dict[str, Any]:
+    """The model's inputs of one step, as shapes with shardings."""
+    size, channels = plan.latent_size(stage), plan.autoencoder.latent_channels
+    b, v, n, cc = modality.batch, modality.views, modality.latents, plan.transformer.conditioning_channels
+    shapes = {"latents": ((b, v, n, size, size, channels), jnp.float16),
+              "conditioning": ((b, v, n, size, size, cc), jnp.float16),
+              "reference_latents": ((b, size, size, channels), jnp.float16),
+              "reference_conditioning": ((b, size, size, cc), jnp.float16), "clean": ((b, v, n), jnp.bool_)}
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout) for name, (shape, dtype) in shapes.items()}

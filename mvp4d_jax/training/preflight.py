@@ -92,7 +92,7 @@ class Topology:
         base = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
         base["JAX_PLATFORMS"] = "cpu"
         if self.is_tpu:
-            base.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost",
+            base.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", ALLOW_MULTIPLE_LIBTPU_LOAD="1",
                         TPU_ACCELERATOR_TYPE=f"{self.device.accelerator}-{self.chips * self.device.cores}")
         else:
             base["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={self.chips}"
@@ -137,7 +137,8 @@ def _compile(config, overrides, topology: Topology, part: str, stage: str, kind:
         except subprocess.TimeoutExpired:
             raise UserError(f"{part} on {topology.text}", f"did not compile within {timeout:.0f} s") from None
         if not answer.is_file():
-            lines = [line for line in done.stderr.strip().splitlines() if line.strip()] or ["no message"]
+            named = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+(Error|Exception)\b", line)]
+            lines = named or done.stderr.split("\n")[-2:] or ["no message"]
             raise UserError(f"{part} on {topology.text}", f"the compiler ended with {done.returncode}: {lines[-1][:400]}")
         report = json.loads(answer.read_text())
     if "error" in report:

@@ -25,7 +25,7 @@ from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.hlo import program_cost
 from mvp4d_jax.training.metrics import tokens_of
-from mvp4d_jax.training.plan import Plan, Stage, resolve
+from mvp4d_jax.training.plan import Plan, Stage, batch_shapes, resolve
 from mvp4d_jax.training.preflight import GIB, Topology
 from mvp4d_jax.training.state import ModelTemplate, abstract_state, make_optimiser
 from mvp4d_jax.training.step import make_train_step
@@ -67,17 +67,10 @@ def heaviest(plan: Plan, stage: str = "", kind: str = "") -> tuple[Stage, Modali
                                                    plan.latent_size(pair[0])) * pair[1].batch)
 
 
-def batch_shapes(plan: Plan, stage: Stage, modality: Modality, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """The model's inputs of one step, as shapes with shardings."""
-    size, channels = plan.latent_size(stage), plan.autoencoder.latent_channels
-    b, v, n, cc = modality.batch, modality.views, modality.latents, plan.transformer.conditioning_channels
+def _batch(plan: Plan, stage: Stage, modality: Modality, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     with parallel.use_mesh(mesh):
-        layout = NamedSharding(mesh, parallel.fit_spec((b,), ("batch",)))
-    shapes = {"latents": ((b, v, n, size, size, channels), jnp.float16),
-              "conditioning": ((b, v, n, size, size, cc), jnp.float16),
-              "reference_latents": ((b, size, size, channels), jnp.float16),
-              "reference_conditioning": ((b, size, size, cc), jnp.float16), "clean": ((b, v, n), jnp.bool_)}
-    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout) for name, (shape, dtype) in shapes.items()}
+        layout = NamedSharding(mesh, parallel.fit_spec((modality.batch,), ("batch",)))
+    return batch_shapes(plan, stage, modality, layout)
 
 
 def _describe(plan: Plan, stage: Stage, modality: Modality, samples: int) -> dict[str, Any]:
@@ -93,9 +86,9 @@ def _train(plan: Plan, stage: Stage, modality: Modality, devices: list) -> tuple
     template = ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
     optimiser = make_optimiser(plan.optimiser, template.shapes)
     step = make_train_step(template, optimiser, plan.optimiser, plan.loss, plan.learning_rate())
+    state = abstract_state(template, optimiser, mesh)  # outside of the mesh: optax makes small arrays on the way
     with parallel.use_mesh(mesh):
-        lowered = jax.jit(step, donate_argnums=0).lower(abstract_state(template, optimiser, mesh),
-                                                        batch_shapes(plan, stage, modality, mesh))
+        lowered = jax.jit(step, donate_argnums=0).lower(state, _batch(plan, stage, modality, mesh))
         return lowered, mesh, _describe(plan, stage, modality, modality.batch)
 
 
@@ -119,7 +112,7 @@ def _denoise(plan: Plan, stage: Stage, modality: Modality, devices: list) -> tup
                           template.shapes, template.shardings)
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=parallel.replicated(mesh))
     with parallel.use_mesh(mesh):
-        lowered = jax.jit(step).lower(params, batch_shapes(plan, stage, one, mesh), scalar, scalar)
+        lowered = jax.jit(step).lower(params, _batch(plan, stage, one, mesh), scalar, scalar)
         return lowered, mesh, _describe(plan, stage, one, 1)
 
 

@@ -81,7 +81,6 @@ class ModelTemplate:
         with parallel.use_mesh(mesh):
             abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
             self.graph, params, self.rest = nnx.split(abstract, nnx.Param, ...)
-            self._treedef = jax.tree.structure(nnx.to_pure_dict(params))
             self._template = params
             self.shapes = nnx.to_pure_dict(params)
             self.shardings = _shardings(params, mesh)
@@ -90,6 +89,18 @@ class ModelTemplate:
         """Fresh parameters, made where they live. Call inside `jax.jit` or outside."""
         _, params, _ = nnx.split(self._build(nnx.Rngs(key)), nnx.Param, ...)
         return nnx.to_pure_dict(params)
+
+    def params_of(self, model: nnx.Module) -> Tree:
+        """A module's numbers as a plain tree.
+
+        Raises:
+          UserError: another shape than this template's.
+        """
+        params = nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[1])
+        if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, self.shapes):
+            raise UserError("config.initial", "its parameters are not those of config.transformer",
+                            "use the sizes it was trained with")
+        return params
 
     def model(self, params: Tree) -> nnx.Module:
         """The module with these numbers; for use while tracing."""
