@@ -217,7 +217,7 @@ class MultiViewTransformer(nnx.Module):
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
         outputs = config.latent_channels * config.patch_size**2
-        with nnx.use_eager_sharding(parallel.current_mesh() is not None):
+        with nnx.use_eager_sharding(False):  # without a mesh, too, parameters can be made
             self.patch_embed = PatchEmbed(config, rngs)
             if config.conditioning_channels:
                 # Zero at first, so that adding maps to a pretrained model changes nothing until they are trained.
@@ -228,6 +228,7 @@ class MultiViewTransformer(nnx.Module):
             self.norm_final = LayerNorm(config.width, config.norm_eps)
             self.norm_out = AdaLayerNorm(config, 2, rngs)
             self.proj_out = Linear(config.width, outputs, ("embed", None), config.dtype, rngs)
+        nnx.update(self, jax.tree.map(_shard, nnx.state(self), is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
 
     def __call__(
         self, latents: jax.Array, timesteps: jax.Array, *, conditioning: jax.Array | None = None,
@@ -359,6 +360,11 @@ def _stack(config: TransformerConfig, rngs: nnx.Rngs) -> Block:
         return Block(config, rngs)
 
     return create(rngs)
+
+
+def _shard(variable: nnx.Variable) -> nnx.Variable:
+    """The parameter laid out over the current mesh by its logical axes."""
+    return variable.replace(parallel.constrain(variable.get_value(), *variable.get_metadata("out_sharding")))
 
 
 def _with_reference(views: jax.Array, reference: jax.Array | None) -> jax.Array:
