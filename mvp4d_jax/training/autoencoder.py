@@ -1,0 +1,196 @@
+"""Trains a video autoencoder on captures: single images and short clips by turns, no discriminator.
+
+The paper keeps CogVideoX's pretrained autoencoder frozen; this job is for sizes that have no pretrained weights. Loss:
+L1, L1 of image gradients at three scales (against blur), and a small KL that keeps the latent near unit variance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from mvp4d_jax import parallel
+from mvp4d_jax.capture import Capture
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.evaluation.metrics import psnr
+from mvp4d_jax.files import write_json
+from mvp4d_jax.models.autoencoder import VideoAutoencoder
+from mvp4d_jax.models.checkpoint import save_autoencoder
+from mvp4d_jax.models.config import AutoencoderConfig
+from mvp4d_jax.progress import progress
+from mvp4d_jax.training.checkpoints import Checkpoints
+from mvp4d_jax.training.config import save_config
+from mvp4d_jax.training.metrics import MetricsLog
+from mvp4d_jax.training.state import ModelTemplate, TrainState, abstract_state, initial_state
+
+Array = Any
+
+
+def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
+    """Trains from wherever the workdir stands; returns the closing line.
+
+    Raises:
+      UserError: no captures, captures of different sizes, or a loss that is not finite.
+    """
+    clips, held_out = load_clips(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", save_config(config))
+    mesh = parallel.make_mesh((-1, 1, 1))
+    template, optimiser = _template(config, mesh), _optimiser(config)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep_last=2)
+    if checkpoints.latest() is None:
+        state = initial_state(template, optimiser, mesh, config.seed)
+    else:
+        state, _ = checkpoints.restore(abstract_state(template, optimiser, mesh))
+    step = jax.jit(make_step(template, optimiser, config), donate_argnums=0)
+    reconstruct = jax.jit(lambda params, video: template.model(params).decode(
+        jnp.split(template.model(params).encode(video), 2, axis=-1)[0]))
+    first = int(state.step)
+    metrics = MetricsLog(workdir, first)
+    with parallel.use_mesh(mesh), progress(total=config.steps - first, what="training", unit="step") as bar:
+        for index, video in zip(range(first, config.steps), batches(clips, config, first)):
+            state, values = step(state, video)
+            done = index + 1
+            if done % config.every.metrics == 0:
+                values = {name: float(value) for name, value in values.items()}
+                if not np.isfinite(values["loss"]):
+                    raise UserError(workdir, f"the loss is not finite at step {done}", "lower config.learning_rate")
+                bar.set_postfix_str(f"loss {values['loss']:.4f}")
+                metrics.write(done, values)
+            if done % config.every.validation == 0 or done == config.steps:
+                metrics.write(done, validate(reconstruct, state.ema, held_out, config))
+            if done % config.every.checkpoint == 0 or done == config.steps:
+                checkpoints.save(done, state, {})
+            bar.update()
+    checkpoints.close()
+    metrics.close()
+    return f"{config.steps} steps: {workdir}; next: add --export vae to this command"
+
+
+def export_autoencoder(config: ConfigDict, workdir: Path, out: Path) -> str:
+    """Writes the newest checkpoint's moving average as a diffusers folder, its latents scaled to unit variance.
+
+    Returns the closing line, with what was measured on held-out captures.
+    """
+    _, held_out = load_clips(config)
+    mesh = parallel.make_mesh((-1, 1, 1))
+    template, optimiser = _template(config, mesh), _optimiser(config)
+    state, _ = Checkpoints(workdir / "checkpoints", read_only=True).restore(abstract_state(template, optimiser, mesh))
+    model = template.model(state.ema)
+    latents = np.asarray(jnp.split(model.encode(jnp.asarray(_to_float(held_out[:, :9]))), 2, axis=-1)[0])
+    scale = float(1 / latents.std())
+    sizes = dataclasses.replace(AutoencoderConfig.named(config.size), scaling_factor=round(scale, 5))
+    reconstruct = jax.jit(lambda params, video: template.model(params).decode(
+        jnp.split(template.model(params).encode(video), 2, axis=-1)[0]))
+    scores = validate(reconstruct, state.ema, held_out, config)
+    save_autoencoder(out, model, sizes)
+    return (f"step {int(state.step)}: {out}; held-out PSNR {scores['validation_psnr_image']:.2f} dB (images), "
+            f"{scores['validation_psnr_clip']:.2f} dB (clips), latent scale {sizes.scaling_factor}")
+
+
+def load_clips(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+    """Every view of every capture of the folder: uint8 [N, F, H, W, 3] to train on, and the same held out."""
+    folder = Path(config.data.captures)
+    paths = sorted(path.parent for path in folder.glob("*/capture.json")) if config.data.captures else []
+    if len(paths) <= config.data.held_out:
+        raise UserError("config.data.captures", f"'{folder}' holds {len(paths)} captures",
+                        f"make more than {config.data.held_out} with `mvp4d studio --identities`")
+    captures = [Capture.open(path) for path in paths]
+    frames = min(capture.frame_count for capture in captures)
+    for capture in captures:
+        if capture.image_size != captures[0].image_size:
+            raise UserError(capture.path, f"pictures are {capture.image_size}, others {captures[0].image_size}")
+    clips = [[capture.frames(view, slice(frames)) for view in range(capture.view_count)]
+             for capture in progress(captures, what="reading captures", unit="capture")]
+    cut = len(clips) - config.data.held_out
+    return np.concatenate(clips[:cut]), np.concatenate(clips[cut:])
+
+
+def batches(clips: np.ndarray, config: ConfigDict, first: int) -> Iterator[np.ndarray]:
+    """Step n's batch [B, F, H, W, 3] in [-1, 1], a function of (seed, n): images at even steps, clips at odd ones."""
+    index = first
+    while True:
+        random = np.random.default_rng([config.seed, index])
+        frames, size = (1, config.image_batch) if index % 2 == 0 else (config.clip_frames, config.clip_batch)
+        chosen = random.integers(len(clips), size=size)
+        starts = random.integers(clips.shape[1] - frames + 1, size=size)
+        video = np.stack([clips[clip, start : start + frames] for clip, start in zip(chosen, starts)])
+        flipped = random.random(size) < 0.5
+        video[flipped] = video[flipped, :, :, ::-1]
+        yield _to_float(video)
+        index += 1
+
+
+def reconstruction_loss(video: Array, target: Array, gradient_weight: float) -> Array:
+    """Mean absolute error, plus that of horizontal and vertical differences at full, half and quarter size."""
+    loss = jnp.mean(jnp.abs(video - target))
+    for _ in range(3):
+        for axis in (2, 3):
+            loss += gradient_weight / 3 * jnp.mean(jnp.abs(jnp.diff(video, axis=axis) - jnp.diff(target, axis=axis)))
+        video, target = _halve(video), _halve(target)
+    return loss
+
+
+def make_step(template: ModelTemplate, optimiser: optax.GradientTransformation, config: ConfigDict) -> Any:
+    """The function to jit: (state, video [B, F, H, W, 3]) -> (state, metrics)."""
+
+    def loss_of(params: Any, video: Array, key: Array) -> tuple[Array, Array]:
+        model = template.model(params)
+        mean, log_variance = jnp.split(model.encode(video), 2, axis=-1)
+        log_variance = jnp.clip(log_variance, -30.0, 20.0)
+        latents = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
+        error = reconstruction_loss(model.decode(latents), video, config.loss.gradient)
+        kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)
+        return error + config.loss.kl * kl, jnp.std(mean)
+
+    def step(state: TrainState, video: Array) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        (loss, spread), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params, video, key)
+        updates, moments = optimiser.update(gradient, state.moments, state.params)
+        params = optax.apply_updates(state.params, updates)
+        taken = state.step.astype(jnp.float32)
+        decay = jnp.minimum(config.ema, (1 + taken) / (10 + taken))
+        ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
+        kind = jnp.float32(video.shape[1] > 1)
+        values = {"loss": loss, "gradient_norm": optax.global_norm(gradient), "latent_std": spread, "clip": kind}
+        return TrainState(state.step + 1, state.key, params, ema, moments), values
+
+    return step
+
+
+def validate(reconstruct: Any, params: Any, held_out: np.ndarray, config: ConfigDict) -> dict[str, float]:
+    """Mean PSNR in dB of held-out single images and clips (reconstructed from the posterior's mean)."""
+    scores = {}
+    for name, frames in (("image", 1), ("clip", config.clip_frames)):
+        count = min(len(held_out), 24 if frames == 1 else 8)
+        video = held_out[np.linspace(0, len(held_out) - 1, count).astype(int), :frames]
+        output = np.clip(np.asarray(reconstruct(params, jnp.asarray(_to_float(video)))), -1, 1)
+        scores[f"validation_psnr_{name}"] = float(psnr((output + 1) / 2, video / 255.0).mean())
+    return scores
+
+
+def _template(config: ConfigDict, mesh: jax.sharding.Mesh) -> ModelTemplate:
+    return ModelTemplate(lambda rngs: VideoAutoencoder(AutoencoderConfig.named(config.size), rngs=rngs), mesh)
+
+
+def _optimiser(config: ConfigDict) -> optax.GradientTransformation:
+    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup, config.steps,
+                                              config.learning_rate / 20)
+    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate, b1=0.9, b2=0.99))
+
+
+def _halve(video: Array) -> Array:
+    batch, frames, height, width, channels = video.shape
+    return video.reshape(batch, frames, height // 2, 2, width // 2, 2, channels).mean((3, 5))
+
+
+def _to_float(video: np.ndarray) -> np.ndarray:
+    return video.astype(np.float32) / 127.5 - 1
