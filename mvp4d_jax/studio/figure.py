@@ -22,11 +22,12 @@ from mvp4d_jax.studio.zbuffer import nearest_face, unpack
 
 # One size for everybody, so that all identities share one compiled program; hair beyond it is thinned.
 EXTRA_VERTICES, EXTRA_FACES = 26_000, 23_000
+_BURIED = 0.10  # share of all directions
 _HEAD_CENTRE = np.array([0.0, 0.010, 0.0])
 _PART_COLOURS = {"mouth_inside": (0.16, 0.035, 0.03), "gums": (0.42, 0.13, 0.12), "tongue": (0.40, 0.12, 0.11),
                  "upper_teeth": (0.70, 0.66, 0.56), "lower_teeth": (0.68, 0.63, 0.53), "lashes": (0.015, 0.012, 0.010),
                  "lid_lining": (0.50, 0.22, 0.19)}
-_SUN_COUNT, _MAP_SIZE, _SPAN = 56, 144, 0.36
+_SUN_COUNT, _MAP_SIZE, _SPAN = 48, 112, 0.46
 
 
 @dataclasses.dataclass
@@ -53,10 +54,11 @@ def build_figure(identity: Identity, head: HeadModel) -> Figure:
     canonical = np.asarray(head.canonical, np.float64)
     parts = np.asarray(head.face_parts)
     skin_faces = faces[parts == head.part_names.index("skin")]
-    head_surface = RadialSurface(vertices, skin_faces, _HEAD_CENTRE)
-    rng = random_for(identity.number, "hair")
-    ribbons = hair.grow(identity, vertices, canonical, skin_faces, head_surface, rng)
+    above = skin_faces[canonical[skin_faces, 1].min(1) > -0.14]  # seen from the head's middle, shoulders hide the neck
+    head_surface = RadialSurface(vertices, above, _HEAD_CENTRE)
     torso = RadialSurface(vertices, skin_faces, wardrobe.TORSO, blur=1.5)
+    rng = random_for(identity.number, "hair")
+    ribbons = hair.grow(identity, vertices, canonical, skin_faces, head_surface, torso, rng)
     eyes = np.asarray(head.joints)[[head.joint_names.index(name) for name in ("left_eye", "right_eye")]]
     face_skin = vertices[np.unique(skin_faces)]
     ears = vertices[np.unique(faces[parts == head.part_names.index("ears")])]
@@ -74,7 +76,9 @@ def build_figure(identity: Identity, head: HeadModel) -> Figure:
     all_looks = np.concatenate([looks, extra.looks]).astype(np.float32)
     everything = np.concatenate([vertices, extra.vertices]).astype(np.float32)
     normals = np.concatenate([_normals(vertices, faces), extra.normals]).astype(np.float32)
-    transfer, visibility = _occlusion(everything, normals, all_faces, all_looks)
+    transfer, visibility, share = _occlusion(everything, normals, all_faces, all_looks)
+    buried = (all_looks[:, 0] == HAIR) & (share[all_faces].max(1) < _BURIED)
+    all_faces[buried] = len(everything) - 1  # locks under locks: nothing of them is ever seen
     return Figure(
         rig=rig, faces=all_faces, two_sided=all_looks[:, 0] >= HAIR,
         corner_uv=np.concatenate([corner_uv, extra.corner_uv]).astype(np.float32), looks=all_looks,
@@ -132,6 +136,7 @@ def _from_ribbons(item: hair.Ribbons, rng: np.random.Generator) -> _Extra:
     looks = np.zeros((count, number - 1, 2, 8))
     looks[..., 0], looks[..., 1:4] = HAIR, item.colour[:, None, None]
     looks[..., 4], looks[..., 5] = item.random[:, None, None], item.gloss[:, None, None]
+    looks[..., 6] = (vertices[:, :-1, 0, 1] > -0.035)[..., None] & ~item.follow[:, None, None]
     faces = faces.reshape(-1, 3)
     follow = np.repeat(item.follow, number * 2)
     return _Extra(vertices.reshape(-1, 3), normals.reshape(-1, 3), np.repeat(tangent.reshape(-1, 3), 2, 0), faces,
@@ -240,14 +245,15 @@ def _seen_from(vertices: jax.Array, shifted: jax.Array, faces: jax.Array, suns: 
 
 
 def _occlusion(vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray,
-               looks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Transfer and visibility harmonics [N, 9] of a figure at rest. What lies in the mouth is lit as if it were open."""
+               looks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Transfer and visibility harmonics [N, 9] of a figure at rest, and the share of directions seen [N]. What lies in the mouth is lit as if it were open."""
     suns = _suns()
     material = np.zeros(len(vertices))
     material[faces.ravel()] = np.repeat(looks[:, 0], 3)
     shift = np.where(material == HAIR, 0.006, 0.0025)[:, None]
     seen = np.asarray(_seen_from(vertices, (vertices + normals * shift).astype(np.float32), faces, suns,
                                  90_000)).T.copy()  # [N, K]
+    share = seen.mean(1)
     seen = np.where((material == HAIR)[:, None], 0.22 + 0.78 * seen, seen)
     # The mouth opens to the front: light falls in from there, less the deeper it has to reach.
     reach = np.clip((vertices[:, 2] - 0.055) / 0.045, 0.03, 1.0)[:, None] ** 1.5
@@ -259,4 +265,4 @@ def _occlusion(vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray,
     scale = 4 * np.pi / _SUN_COUNT
     transfer = (seen * soft) @ basis * (scale / np.pi)
     # Visibility itself: a projection of a function in [0, 1] on nine harmonics.
-    return transfer.astype(np.float32), (seen @ basis * scale).astype(np.float32)
+    return transfer.astype(np.float32), (seen @ basis * scale).astype(np.float32), share

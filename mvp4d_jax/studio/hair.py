@@ -47,10 +47,12 @@ class Style:
       locks, points: how many ribbons, and points along each.
       length: shortest and longest, metres; front: factor for locks that start over the forehead.
       width: metres; volume: height of the outermost layer over the scalp.
-      flow: direction field, one of "down", "back", "part", "radial", "forward", "tie", "bun".
+      flow: direction field, one of "down", "back", "part", "radial", "cloud", "forward", "tie", "bun".
       gravity: 0 stays in the field, 1 falls.
       curl: radius of curls, metres; turns: per metre.
       spread: how much neighbours differ in direction.
+      cut: height at which scissors stop, metres; None leaves the length as drawn.
+      tip: width of a lock's end, as a share.
     """
 
     locks: int
@@ -64,37 +66,39 @@ class Style:
     curl: float = 0.0
     turns: float = 0.0
     spread: float = 0.15
+    cut: float | None = None
+    tip: float = 0.15
 
 
 STYLES = {
     "buzz": Style(2600, 3, (0.005, 0.008), 0.0045, 0.004, "radial", 1.0, 0.0, 0.0, 0.0, 0.5),
     "crop": Style(2200, 4, (0.018, 0.030), 0.0060, 0.010, "forward", 1.0, 0.25, 0.0, 0.0, 0.35),
     "short": Style(1800, 5, (0.035, 0.060), 0.0080, 0.017, "back", 1.1, 0.25, 0.002, 20.0, 0.30),
-    "side part": Style(1500, 6, (0.060, 0.100), 0.0090, 0.020, "part", 1.1, 0.45, 0.0, 0.0, 0.15),
-    "fringe": Style(1300, 7, (0.110, 0.150), 0.0100, 0.018, "down", 0.62, 0.7, 0.0, 0.0, 0.10),
-    "bob": Style(1150, 8, (0.170, 0.215), 0.0120, 0.020, "part", 1.0, 0.9, 0.001, 12.0, 0.08),
-    "long": Style(950, 10, (0.300, 0.400), 0.0130, 0.020, "part", 1.0, 1.0, 0.002, 9.0, 0.07),
-    "wavy": Style(950, 10, (0.240, 0.330), 0.0130, 0.026, "part", 1.0, 1.0, 0.009, 14.0, 0.12),
-    "curly": Style(900, 10, (0.090, 0.160), 0.0100, 0.034, "radial", 0.8, 0.55, 0.011, 34.0, 0.35),
-    "afro": Style(2100, 4, (0.045, 0.065), 0.0110, 0.058, "radial", 0.9, 0.0, 0.004, 60.0, 0.45),
+    "side part": Style(1500, 6, (0.060, 0.100), 0.0090, 0.020, "part", 1.1, 0.45, 0.0, 0.0, 0.15, -0.055),
+    "fringe": Style(1300, 7, (0.06, 0.24), 0.0100, 0.018, "down", 0.50, 0.7, 0.0, 0.0, 0.08, -0.085, 0.4),
+    "bob": Style(1150, 8, (0.05, 0.26), 0.0110, 0.022, "part", 1.0, 0.9, 0.001, 12.0, 0.06, -0.105, 0.5),
+    "long": Style(950, 10, (0.12, 0.40), 0.0120, 0.020, "part", 1.0, 1.0, 0.002, 9.0, 0.06, -0.25, 0.35),
+    "wavy": Style(950, 10, (0.10, 0.33), 0.0125, 0.026, "part", 1.0, 1.0, 0.009, 14.0, 0.10, -0.18, 0.35),
+    "curly": Style(1500, 6, (0.045, 0.070), 0.0080, 0.048, "cloud", 0.8, 0.9, 0.0085, 26.0, 0.5, None, 0.5),
+    "afro": Style(2300, 4, (0.026, 0.038), 0.0110, 0.056, "cloud", 0.9, 0.0, 0.0050, 40.0, 0.9, None, 0.7),
     "ponytail": Style(1000, 8, (0.25, 0.32), 0.0110, 0.008, "tie", 1.0, 0.2, 0.0, 0.0, 0.03),
     "bun": Style(1000, 8, (0.25, 0.32), 0.0110, 0.008, "bun", 1.0, 0.2, 0.0, 0.0, 0.03),
 }
 
 
 def grow(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray, surface: RadialSurface,
-         rng: np.random.Generator) -> list[Ribbons]:
+         torso: RadialSurface, rng: np.random.Generator) -> list[Ribbons]:
     """All hair of a person: scalp, brows, lashes, beard.
 
     Args:
       vertices: [N, 3] the person at rest; canonical: [N, 3] the head before identity; faces: [T, 3] of the skin.
-      surface: of the person, around the middle of the head.
+      surface, torso: of the person's head and shoulders, around the middle of each.
     """
     parts = [_brows(identity, vertices, canonical, faces, rng)]
     if identity.beard not in ("none", "stubble"):
         parts.append(_beard(identity, vertices, canonical, faces, rng))
     if identity.style in STYLES:
-        parts += _scalp_hair(identity, STYLES[identity.style], vertices, canonical, faces, surface, rng)
+        parts += _scalp_hair(identity, STYLES[identity.style], vertices, canonical, faces, surface, torso, rng)
     return parts
 
 
@@ -104,7 +108,8 @@ def scatter(weights: np.ndarray, vertices: np.ndarray, faces: np.ndarray, count:
     corners = vertices[faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1)
     total = np.cumsum(area * weights[faces].mean(1))
-    ticks = (np.arange(count) + rng.random(count)) / count * total[-1]
+    # Shuffled, so that locks left out for want of room are missing evenly.
+    ticks = rng.permutation((np.arange(count) + rng.random(count)) / count) * total[-1]
     face = np.minimum(np.searchsorted(total, ticks), len(faces) - 1)
     u, v = rng.random(count), rng.random(count)
     flip = u + v > 1
@@ -129,7 +134,7 @@ def _tone(identity: Identity, count: int, rng: np.random.Generator, spread: floa
 
 
 def _scalp_hair(identity: Identity, style: Style, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray,
-                surface: RadialSurface, rng: np.random.Generator) -> list[Ribbons]:
+                surface: RadialSurface, torso: RadialSurface, rng: np.random.Generator) -> list[Ribbons]:
     recede = 0.018 * max(0.0, identity.age - 0.35) * (identity.beard != "none" or rng.random() < 0.3)
     weights = anatomy.scalp(canonical, recede)
     face, weight = scatter(weights, vertices, faces, style.locks, rng)
@@ -137,8 +142,10 @@ def _scalp_hair(identity: Identity, style: Style, vertices: np.ndarray, canonica
     rest, _ = _at(face, weight, canonical, faces)
     count = style.locks
     layer = rng.random(count) ** 0.7
-    length = rng.uniform(*style.length, count)
     turn = anatomy.azimuth(rest)
+    length = rng.uniform(*style.length, count)
+    if style.cut is not None:
+        length = np.clip((rest[:, 1] - style.cut) * 1.12 + 0.02, *style.length) * rng.uniform(0.9, 1.04, count)
     over_brow = _ease((0.75 - turn) / 0.4) * _ease((rest[:, 1] - 0.03) / 0.03)
     length *= 1 + (style.front - 1) * over_brow
     if style.flow in ("back", "forward", "radial", "part") and style.length[1] < 0.12:
@@ -148,14 +155,17 @@ def _scalp_hair(identity: Identity, style: Style, vertices: np.ndarray, canonica
     part = float(rng.choice([-1, 1]) * rng.uniform(0.012, 0.034)) if rng.random() < 0.75 else 0.0
     lift = identity.volume * style.volume * (0.25 + 0.75 * layer)
     free = over_brow > 0.2 if style.front < 0.8 else np.zeros(count, bool)
-    points = _follow(style, roots, normals, rest, length, lift, part, free, surface, rng)
+    if style.flow == "cloud":
+        points = _cloud(style, roots, length, lift, surface, rng)
+    else:
+        points = _follow(style, roots, normals, rest, length, lift, part, free, surface, torso, rng)
     if style.curl:
         points = _curl(points, style, surface, lift, rng)
     along = np.linspace(0, 1, style.points)
     width = style.width * rng.uniform(0.7, 1.3, (count, 1)) * np.minimum(1.0, 0.55 + 2 * along)
-    width *= np.clip((1.04 - along) / 0.30, 0.12, 1.0)
+    width *= np.maximum(np.clip((1.04 - along) / 0.30, 0.0, 1.0), style.tip)
     colour = _tone(identity, count, rng, 0.13) * (0.72 + 0.28 * layer[:, None])
-    gloss = np.full(count, 0.45 if style.flow == "radial" and style.gravity == 0 else 1.0)
+    gloss = np.full(count, {"radial": 0.4, "cloud": 0.55}.get(style.flow, 1.0))
     return [Ribbons(points, width, points - surface.centre, rng.random(count), colour, gloss, np.zeros(count, bool))]
 
 
@@ -188,7 +198,7 @@ def _direction(style: Style, points: np.ndarray, roots: np.ndarray, part: float,
 
 
 def _follow(style: Style, roots: np.ndarray, normals: np.ndarray, rest: np.ndarray, length: np.ndarray,
-            lift: np.ndarray, part: float, free: np.ndarray, surface: RadialSurface,
+            lift: np.ndarray, part: float, free: np.ndarray, surface: RadialSurface, torso: RadialSurface,
             rng: np.random.Generator) -> np.ndarray:
     """Centre lines [R, K, 3]."""
     count = len(roots)
@@ -208,8 +218,22 @@ def _follow(style: Style, roots: np.ndarray, normals: np.ndarray, rest: np.ndarr
         climb = np.minimum(1.0, 0.35 + 0.65 * k / max(2.0, 0.35 * style.points))
         tuck = 1.0 - 0.35 * _ease((k / (style.points - 1) - 0.7) / 0.3) * (style.flow in ("part", "down"))
         ahead = _clear_face(surface.push_out(ahead, lift * climb * tuck), free)
-        points.append(_settle(ahead, lift * climb * tuck, surface, style))
+        ahead = _settle(ahead, lift * climb * tuck, surface, style)
+        low = ahead[:, 1:2] < -0.11
+        points.append(np.where(low, torso.push_out(ahead, 0.010 + 0.4 * lift), ahead))
     return np.stack(points, 1)
+
+
+def _cloud(style: Style, roots: np.ndarray, length: np.ndarray, lift: np.ndarray, surface: RadialSurface,
+           rng: np.random.Generator) -> np.ndarray:
+    """Locks of frizzy hair: short arcs at every height of a soft ball around the scalp, [R, K, 3]."""
+    outward = _unit(roots - surface.centre)
+    start = roots + outward * np.maximum(lift - 0.35 * length, 0.0)[:, None]
+    tangent = _unit(np.cross(outward, rng.normal(0, 1, roots.shape)))
+    tangent[:, 1] -= style.gravity
+    toward = _unit(outward * (0.8 - 0.5 * style.gravity) + style.spread * tangent)
+    along = np.linspace(0, 1, style.points)[None, :, None] * length[:, None, None]
+    return start[:, None] + along * toward[:, None]
 
 
 def _settle(points: np.ndarray, height: np.ndarray, surface: RadialSurface, style: Style) -> np.ndarray:
@@ -227,8 +251,8 @@ def _settle(points: np.ndarray, height: np.ndarray, surface: RadialSurface, styl
 def _clear_face(points: np.ndarray, free: np.ndarray) -> np.ndarray:
     """Turns points that hang before the face to its side; locks that are `free` may cover the forehead."""
     turn, y = anatomy.azimuth(points), points[:, 1]
-    low = np.where(free, 0.020, 0.052)
-    keep = 1.12 * _ease((low - y) / 0.035)
+    low = np.where(free, 0.024, 0.060)
+    keep = 1.12 * _ease((low - y) / 0.024)
     keep = np.where(y < -0.105, np.maximum(keep - 4.0 * (-0.105 - y), 0.55), keep)
     target = np.maximum(turn, keep)
     radius = np.hypot(points[:, 0], points[:, 2])
@@ -335,7 +359,7 @@ def _brows(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, face
 
 def _beard(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray,
            rng: np.random.Generator) -> Ribbons:
-    count, number = {"moustache": 180, "goatee": 380, "full": 900}[identity.beard], 4
+    count, number = {"moustache": 180, "goatee": 380, "full": 620}[identity.beard], 4
     face, weight = scatter(anatomy.beard(canonical, identity.beard) + 1e-9, vertices, faces, count, rng)
     roots, normals = _at(face, weight, vertices, faces)
     rest, _ = _at(face, weight, canonical, faces)
@@ -347,7 +371,7 @@ def _beard(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, face
     t = np.linspace(0, 1, number)[None, :, None]
     flow = _unit(flow - np.sum(flow * normals, -1, keepdims=True) * normals * 0.9 + rng.normal(0, 0.22, (count, 3)))
     points = roots[:, None] + length[:, None, None] * (t * flow[:, None] + normals[:, None] * 0.45 * np.sqrt(t))
-    width = np.array([0.8, 1.0, 0.8, 0.15]) * rng.uniform(0.0028, 0.0045, (count, 1))
+    width = np.array([0.8, 1.0, 0.8, 0.15]) * rng.uniform(0.0034, 0.0055, (count, 1))
     tone = _tone(identity, count, rng, 0.18) * np.array([1.05, 0.95, 0.9])
     return Ribbons(points, width, np.repeat(normals[:, None], number, 1), rng.random(count), tone, np.full(count, 0.35),
                    np.ones(count, bool))

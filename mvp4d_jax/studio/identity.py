@@ -11,8 +11,8 @@ from mvp4d_jax.errors import UserError
 TRAIN_END, VALIDATION_END = 10_000, 11_000
 
 # sRGB of facial skin from light to deep, spaced as the ten-step Monk scale is, without its extremes.
-_SKIN_RAMP = np.array([[243, 210, 188], [234, 192, 164], [219, 171, 138], [198, 145, 109], [168, 114, 80],
-                       [128, 83, 57], [92, 60, 43], [66, 44, 34]]) / 255.0
+_SKIN_RAMP = np.array([[228, 188, 164], [219, 173, 145], [206, 156, 123], [189, 136, 101], [163, 110, 77],
+                       [130, 84, 58], [97, 63, 45], [72, 48, 37]]) / 255.0
 # Linear albedo of hair fibres, and how often each is drawn for light and for deep skin.
 _HAIR_COLOURS = {
     "black": ((0.016, 0.013, 0.012), 2.0, 8.0), "dark brown": ((0.040, 0.025, 0.016), 4.0, 3.0),

@@ -7,9 +7,12 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
+
 from mvp4d_jax.capture import Capture, CaptureWriter
+from mvp4d_jax.capture.fit import Fit
 from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry.cameras import Camera
+from mvp4d_jax.geometry.cameras import FIELDS, Camera
 from mvp4d_jax.geometry.rigs import camera_rig, rig_names
 from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.progress import progress
@@ -70,7 +73,6 @@ def make_cameras(order: Order, identity: int) -> Camera:
 
 
 def _join(rigs: list[Camera]) -> Camera:
-    import numpy as np
     return Camera(*(np.concatenate([getattr(rig, field.name) for rig in rigs]) for field in dataclasses.fields(Camera)))
 
 
@@ -92,6 +94,8 @@ def make_capture(path: str | os.PathLike, identity: int, order: Order | None = N
     studio = Studio(identity, order.seed)
     motion = _motion(studio, order)
     cameras = make_cameras(order, identity)
+    if cameras.fx.ndim == 1:
+        cameras = Camera(*(getattr(cameras, name)[:, None] for name in FIELDS))
     views = cameras.fx.shape[0]
     traits = studio.traits
     writer = CaptureWriter(
@@ -123,9 +127,6 @@ def recorded_motion(path: str, studio: Studio, frames: int) -> Motion:
     Raises:
       UserError: not a fit, or fewer frames than asked for.
     """
-    import numpy as np
-
-    from mvp4d_jax.capture.fit import Fit
     motion = Fit.load(path).motion
     if motion.frame_count < frames:
         raise UserError(path, f"holds {motion.frame_count} frames, {frames} were asked for", f"--frames {motion.frame_count}")

@@ -35,7 +35,7 @@ class Figure:
       rig: HeadModel whose vertices are all N: extra vertices follow the head through the same skinning function.
       faces: [T, 3]; two_sided: [T] bool, drawn from behind too.
       corner_uv: [T, 3, 2] texture coordinate (skin), direction from the eye's centre (eyes), across and along (hair).
-      looks: [T, 8] material, red, green, blue, random, gloss, two spare.
+      looks: [T, 8] material, red, green, blue, random, gloss, whether the skull hides it from behind, spare.
       around: [n, R] faces around each of the head's own n vertices, padded with T (a face without area).
       normals, tangents: [N - n, 3] of the extra vertices at rest.
       transfer, visibility: [N, 9] harmonics of what a vertex sees, with and without the cosine.
@@ -140,6 +140,11 @@ def draw(figure: Figure, posed: Posed, camera: Camera, lights: Lights, *, size: 
     area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (c[:, 0] - a[:, 0]) * (b[:, 1] - a[:, 1])
     drawn = (area < 0) | figure.two_sided  # counter-clockwise outside turns clockwise with y down
     drawn &= corners[:, :, 2].min(1) >= 0
+    # Hair on the far side of the skull is not drawn at all: that is half of it.
+    first = figure.faces[:, 0]
+    sight = posed.vertices[first] + transform[:3, 3] @ transform[:3, :3]  # from the camera
+    away = jnp.sum(posed.corner[first, :3] * sight, -1) > 0.25 * depth[first]
+    drawn &= ~(away & (figure.looks[:, 6] > 0))
     key, wanted = nearest_face(corners[:, :, :2], corners[:, :, 2], drawn, (height, width), blocks)
     face, _, covered = unpack(key)  # [P]
 

@@ -105,7 +105,7 @@ class Studio:
 def _room(size: tuple[int, int]) -> int:
     """How many 4 x 4 blocks a head that fills the picture needs, by measurement; more are made when it overflows."""
     samples = 4 * size[0] * size[1]
-    return int(26_000 + 0.45 * samples)
+    return int(30_000 + 1.2 * samples)
 
 
 def _more(blocks: int, wanted: int) -> int:
