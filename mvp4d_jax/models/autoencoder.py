@@ -3,8 +3,8 @@
 A video of F = 1 + 4k frames becomes L = 1 + k latent frames at an eighth of the height and width. It is worked on in
 chunks of 8 frames (2 latent frames); what is left over joins the first chunk (49 frames: 9 + 8 x 5; 13 latent frames:
 3 + 2 x 5). Caches carry the last two frames of every causal convolution from chunk to chunk, so convolutions do not see
-the seams; GroupNorm does: it normalises one chunk at a time, which makes the chunk size part of the model. Layout, chunks
-and names follow diffusers' `AutoencoderKLCogVideoX`; `tests/models/test_autoencoder.py` holds the numbers to it.
+the seams; GroupNorm does: it normalises one chunk at a time, which makes the chunk size part of the model. Layers and
+chunks follow diffusers' `AutoencoderKLCogVideoX`; `tests/models/test_autoencoder.py` holds the numbers to it.
 
 Memory: a scan over the chunks keeps one chunk's activations alive, whatever the length. Shards over the batch (views):
 no layer mixes its elements.
@@ -12,6 +12,7 @@ no layer mixes its elements.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import jax
@@ -52,7 +53,7 @@ class Stage(nnx.Module):
         self.resnets = nnx.List([
             ResnetBlock(before, after, groups=config.norm_num_groups, eps=config.norm_eps,
                         latent_channels=latent_channels, rngs=rngs)
-            for before, after in zip(widths[:-1], widths[1:])])
+            for before, after in itertools.pairwise(widths)])
         self.resample = None if resample is None else resample(widths[-1], in_time=in_time, rngs=rngs)
 
     def __call__(self, x: Array, latent: Array | None, cache: Cache) -> tuple[Array, Cache]:

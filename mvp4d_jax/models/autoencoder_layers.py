@@ -23,7 +23,7 @@ def _init_kernel(rngs: nnx.Rngs, shape: Sequence[int]) -> nnx.Param:
     fan_in = 1
     for size in shape[:-1]:
         fan_in *= size
-    bound = fan_in**-0.5  # torch's default: kaiming uniform with a = sqrt(5), which is U(-1/sqrt(fan_in), 1/sqrt(fan_in))
+    bound = fan_in**-0.5  # torch's default initialisation of convolutions and linear layers
     return nnx.Param(jax.random.uniform(rngs.params(), tuple(shape), jnp.float32, -bound, bound))
 
 
@@ -48,7 +48,7 @@ def _conv3d_as_2d(x: Array, kernel: Array) -> Array:
 def conv3d(x: Array, kernel: Array) -> Array:
     """x [B, T + 2, H, W, I], kernel [3, 3, 3, I, O] -> [B, T, H, W, O]; no padding in time, zeros in space.
 
-    On CPU a sum of three 2D convolutions: XLA's 3D convolution runs there at half their speed (`benchmarks/autoencoder.py`).
+    On CPU a sum of three 2D convolutions: XLA's 3D convolution runs there at half their speed or less.
     """
     return lax.platform_dependent(x, kernel, cpu=_conv3d_as_2d, default=_conv3d_direct)
 
@@ -190,8 +190,8 @@ class Downsample(nnx.Module):
 class Upsample(nnx.Module):
     """Doubles height and width (nearest neighbour, then a 3 x 3 convolution); with `in_time`, also repeats frames.
 
-    An odd chunk keeps its first frame single: 1 + 2 frames become 1 + 4. The convolution is per frame, so it runs before
-    frames are repeated.
+    An odd chunk keeps its first frame single: 1 + 2 frames become 1 + 4. The convolution is per frame, so it runs
+    before frames are repeated.
     """
 
     def __init__(self, channels: int, *, in_time: bool, rngs: nnx.Rngs):

@@ -1,100 +1,150 @@
-"""Tables from diffusers' parameter names to paths in our modules, with the change of layout between the two.
+"""Tables from diffusers' parameter names to the leaves of our modules, with the change of layout between the two.
 
-A rule is a regular expression over the whole checkpoint name, the path template, and a layout:
+One entry per checkpoint tensor, written out for a config, so that what is missing and what is left over is a difference
+of two sets. Layouts:
 
-    linear   torch [O, I]            ours [I, O]
-    conv2d   torch [O, I, kh, kw]    ours [kh, kw, I, O]
-    conv3d   torch [O, I, kt, kh, kw] ours [kt, kh, kw, I, O]
-    point3d  torch [O, I, 1, 1, 1]   ours [I, O]
     same     unchanged
-
-`{}` in a path takes the groups of the expression in turn; a digit is an index into a list.
+    linear   theirs [O, I]                 ours [I, O]
+    point3d  theirs [O, I, 1, 1, 1]        ours [I, O]
+    patch    theirs [O, C, p, p]           ours [C p p, O]
+    conv2d   theirs [O, I, kh, kw]         ours [kh, kw, I, O]
+    conv3d   theirs [O, I, kt, kh, kw]     ours [kt, kh, kw, I, O]
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
-_TO_OURS = {"linear": (1, 0), "conv2d": (2, 3, 1, 0), "conv3d": (2, 3, 4, 1, 0)}
-_TO_THEIRS = {"linear": (1, 0), "conv2d": (3, 2, 0, 1), "conv3d": (4, 3, 0, 1, 2)}
+from mvp4d_jax.models.config import AutoencoderConfig
+from mvp4d_jax.models.transformer_config import TransformerConfig
 
-
-def to_ours(array: np.ndarray, layout: str) -> np.ndarray:
-    """Brings a checkpoint's tensor into our layout (a view)."""
-    if layout == "point3d":
-        return array.reshape(array.shape[:2]).transpose(1, 0)
-    return array.transpose(_TO_OURS[layout]) if layout in _TO_OURS else array
-
-
-def to_theirs(array: np.ndarray, layout: str) -> np.ndarray:
-    """Brings our tensor into the checkpoint's layout, contiguous."""
-    if layout == "point3d":
-        array = array.transpose(1, 0)[:, :, None, None, None]
-    elif layout in _TO_THEIRS:
-        array = array.transpose(_TO_THEIRS[layout])
-    return np.ascontiguousarray(array)
+_TO_OURS = {"conv2d": (2, 3, 1, 0), "conv3d": (2, 3, 4, 1, 0)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Where a checkpoint's tensor goes: path of the leaf, layout, and for a stacked leaf the index along its first axis."""
+    """Where a checkpoint's tensor goes.
 
-    path: tuple[str, ...]
+    Attributes:
+      path: of the leaf in our module's state; list indices are integers, as in `nnx.to_flat_state`.
+      layout: how the two differ, see above.
+      layer: index along the first axis of a leaf that stacks all layers; None for a leaf of its own.
+      patch: side p of the `patch` layout.
+    """
+
+    path: tuple[str | int, ...]
     layout: str
     layer: int | None = None
+    patch: int = 0
+
+    def shape(self, leaf: Sequence[int]) -> tuple[int, ...]:
+        """The tensor's shape in the checkpoint, from the leaf's shape in our module."""
+        own = tuple(leaf if self.layer is None else leaf[1:])
+        if self.layout == "linear":
+            return own[::-1]
+        if self.layout == "point3d":
+            return (*own[::-1], 1, 1, 1)
+        if self.layout == "patch":
+            return own[1], own[0] // self.patch**2, self.patch, self.patch
+        if self.layout in _TO_OURS:
+            return (own[-1], own[-2], *own[:-2])
+        return own
+
+    def to_ours(self, array: np.ndarray) -> np.ndarray:
+        """A checkpoint's tensor in our layout (a view)."""
+        if self.layout in ("linear", "point3d", "patch"):
+            return array.reshape(array.shape[0], -1).T
+        return array.transpose(_TO_OURS[self.layout]) if self.layout in _TO_OURS else array
+
+    def to_theirs(self, array: np.ndarray) -> np.ndarray:
+        """Our leaf (one layer of it) in the checkpoint's layout, contiguous."""
+        if self.layout in ("linear", "point3d", "patch"):
+            leaf = array.shape if self.layer is None else (1, *array.shape)
+            return np.ascontiguousarray(array.T).reshape(self.shape(leaf))
+        if self.layout in _TO_OURS:
+            array = array.transpose(np.argsort(_TO_OURS[self.layout]))
+        return np.ascontiguousarray(array)
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """One line of a table; `stacked`: the first group is the layer's index in a leaf that stacks all layers."""
-
-    pattern: str
-    path: str
-    layout: str
-    stacked: bool = False
-
-    def match(self, name: str) -> Target | None:
-        """The target of `name`, or None when the rule is not about it."""
-        found = re.fullmatch(self.pattern, name)
-        if not found:
-            return None
-        groups = list(found.groups())
-        layer = int(groups.pop(0)) if self.stacked else None
-        return Target(tuple(self.path.format(*groups).split(".")), self.layout, layer)
+Table = dict[str, Target]
 
 
-def find_target(rules: Sequence[Rule], name: str) -> Target | None:
-    """The target of the first rule that knows `name`, else None."""
-    return next((target for rule in rules if (target := rule.match(name))), None)
+def _add(table: Table, name: str, path: tuple[str | int, ...], layout: str, *, scale: bool = False, **options) -> None:
+    """A weight and the bias beside it."""
+    table[f"{name}.weight"] = Target((*path, "scale" if scale else "kernel"), layout, **options)
+    table[f"{name}.bias"] = Target((*path, "bias"), "same", layer=options.get("layer"))
 
 
-def _pair(pattern: str, path: str, layout: str, *, scale: str = "kernel", stacked: bool = False) -> list[Rule]:
-    """Rules for a weight and the bias beside it."""
-    return [Rule(pattern + r"\.weight", f"{path}.{scale}", layout, stacked),
-            Rule(pattern + r"\.bias", f"{path}.bias", "same", stacked)]
+def autoencoder_table(config: AutoencoderConfig) -> Table:
+    """Every tensor of diffusers' `AutoencoderKLCogVideoX` of this config, in the order of its layers."""
+    table: Table = {}
+    widths, depth = config.block_out_channels, config.layers_per_block
+
+    def norm(name: str, path: tuple, spatial: bool) -> None:
+        if spatial:
+            _add(table, f"{name}.norm_layer", (*path, "norm"), "same", scale=True)
+            _add(table, f"{name}.conv_y.conv", (*path, "scale"), "point3d")
+            _add(table, f"{name}.conv_b.conv", (*path, "shift"), "point3d")
+        else:
+            _add(table, name, path, "same", scale=True)
+
+    def resnets(name: str, path: tuple, stage: Sequence[int], spatial: bool) -> None:
+        for index, (before, after) in enumerate(itertools.pairwise(stage)):
+            here, there = f"{name}.resnets.{index}", (*path, "resnets", index)
+            for half in (1, 2):
+                norm(f"{here}.norm{half}", (*there, f"norm{half}"), spatial)
+                _add(table, f"{here}.conv{half}.conv", (*there, f"conv{half}"), "conv3d")
+            if before != after:
+                _add(table, f"{here}.conv_shortcut", (*there, "conv_shortcut"), "point3d")
+
+    for coder, blocks, sampler in (("encoder", "down_blocks", "downsamplers"), ("decoder", "up_blocks", "upsamplers")):
+        spatial = coder == "decoder"
+        ordered = widths[::-1] if spatial else widths
+        _add(table, f"{coder}.conv_in.conv", (coder, "conv_in"), "conv3d")
+        resnets(f"{coder}.mid_block", (coder, "middle"), (widths[-1],) * 3, spatial)
+        for level, width in enumerate(ordered):
+            name, path = f"{coder}.{blocks}.{level}", (coder, "blocks", level)
+            resnets(name, path, (ordered[max(level - 1, 0)], *[width] * (depth + spatial)), spatial)
+            if level < len(ordered) - 1:
+                _add(table, f"{name}.{sampler}.0.conv", (*path, "resample"), "conv2d")
+        norm(f"{coder}.norm_out", (coder, "norm_out"), spatial)
+        _add(table, f"{coder}.conv_out.conv", (coder, "conv_out"), "conv3d")
+    return table
 
 
-_STAGE = r"(encoder|decoder)\.(?:down_|up_)blocks\.(\d+)"
-_RESNETS = [(_STAGE + r"\.resnets\.(\d+)", "{}.blocks.{}.resnets.{}"),
-            (r"(encoder|decoder)\.mid_block\.resnets\.(\d+)", "{}.middle.resnets.{}")]
-
-AUTOENCODER: tuple[Rule, ...] = (
-    *_pair(r"(encoder|decoder)\.(conv_in|conv_out)\.conv", "{}.{}", "conv3d"),
-    *_pair(r"encoder\.norm_out", "encoder.norm_out", "same", scale="scale"),
-    *_pair(r"decoder\.norm_out\.norm_layer", "decoder.norm_out.norm", "same", scale="scale"),
-    *_pair(r"decoder\.norm_out\.conv_y\.conv", "decoder.norm_out.scale", "point3d"),
-    *_pair(r"decoder\.norm_out\.conv_b\.conv", "decoder.norm_out.shift", "point3d"),
-    *_pair(_STAGE + r"\.(?:downsamplers|upsamplers)\.0\.conv", "{}.blocks.{}.resample", "conv2d"),
-    *(rule for pattern, path in _RESNETS for rule in (
-        *_pair(pattern + r"\.(conv1|conv2)\.conv", path + ".{}", "conv3d"),
-        *_pair(pattern + r"\.conv_shortcut", path + ".conv_shortcut", "point3d"),
-        *_pair(pattern + r"\.(norm1|norm2)", path + ".{}", "same", scale="scale"),
-        *_pair(pattern + r"\.(norm1|norm2)\.norm_layer", path + ".{}.norm", "same", scale="scale"),
-        *_pair(pattern + r"\.(norm1|norm2)\.conv_y\.conv", path + ".{}.scale", "point3d"),
-        *_pair(pattern + r"\.(norm1|norm2)\.conv_b\.conv", path + ".{}.shift", "point3d"),
-    )),
+# Names of one layer: diffusers' name, path in our block, whether the weight is a norm's scale.
+_BLOCK = (
+    ("norm1.linear", ("norm1", "linear"), False), ("norm1.norm", ("norm1", "norm"), True),
+    ("attn1.to_q", ("attn", "to_q"), False), ("attn1.to_k", ("attn", "to_k"), False),
+    ("attn1.to_v", ("attn", "to_v"), False), ("attn1.to_out.0", ("attn", "to_out"), False),
+    ("attn1.norm_q", ("attn", "norm_q"), True), ("attn1.norm_k", ("attn", "norm_k"), True),
+    ("norm2.linear", ("norm2", "linear"), False), ("norm2.norm", ("norm2", "norm"), True),
+    ("ff.net.0.proj", ("ff", "up"), False), ("ff.net.2", ("ff", "down"), False),
 )
+CONDITIONING = "conditioning_embed"  # the one module that CogVideoX does not have
+TEXT = "patch_embed.text_proj"
+
+
+def transformer_table(config: TransformerConfig) -> Table:
+    """Every tensor of diffusers' `CogVideoXTransformer3DModel` of this config, and of our conditioning projection."""
+    table: Table = {}
+    _add(table, "patch_embed.proj", ("patch_embed", "proj"), "patch", patch=config.patch_size)
+    if config.text_dim:
+        _add(table, TEXT, ("patch_embed", "text_proj"), "linear")
+    if config.conditioning_channels:
+        _add(table, CONDITIONING, ("conditioning_embed",), "patch", patch=config.patch_size)
+    for half in ("linear_1", "linear_2"):
+        _add(table, f"time_embedding.{half}", ("time_embedding", half), "linear")
+    for layer in range(config.num_layers):
+        for name, path, is_norm in _BLOCK:
+            _add(table, f"transformer_blocks.{layer}.{name}", ("blocks", *path), "same" if is_norm else "linear",
+                 scale=is_norm, layer=layer)
+    _add(table, "norm_final", ("norm_final",), "same", scale=True)
+    _add(table, "norm_out.linear", ("norm_out", "linear"), "linear")
+    _add(table, "norm_out.norm", ("norm_out", "norm"), "same", scale=True)
+    _add(table, "proj_out", ("proj_out",), "linear")
+    return table

@@ -1,0 +1,354 @@
+"""Model weights on disk: safetensors and config.json, in the diffusers layout.
+
+Our folders are diffusers folders: the same names, shapes and dtypes, so that PyTorch users can load them. A multi-view
+transformer has two tensors more, `conditioning_embed.{weight,bias}`, and `conditioning_channels` in its config; without
+a text stream it lacks `patch_embed.text_proj` and the text half of every `norm*.linear`. A release folder holds `vae/`,
+`transformer/` and `mvp4d.json` (what it was trained for).
+
+Loading goes leaf by leaf: one leaf (all layers of one parameter) is in host memory at a time beside the model itself.
+Every tensor must have its leaf and every leaf its tensor, of the right shape; else one error lists all that differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.files import atomic_folder
+from mvp4d_jax.models.autoencoder import VideoAutoencoder
+from mvp4d_jax.models.checkpoint_config import Config, read_config, to_json
+from mvp4d_jax.models.checkpoint_files import DTYPES, Weights, open_weights, shorten, write_weights
+from mvp4d_jax.models.checkpoint_names import Table, autoencoder_table, transformer_table
+from mvp4d_jax.models.config import AutoencoderConfig
+from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.models.transformer_config import TransformerConfig
+
+SHARD_BYTES = 5 * 10**9  # diffusers' default
+# Fields of TransformerConfig that only say how the same weights are used.
+_OPTIONS = {"dtype", "remat", "attention_backend", "context_form", "pad_patches_to", "spatial_scale", "temporal_scale",
+            "sample_height", "sample_width"}
+_ADAPTABLE = {"text_dim", "conditioning_channels"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensors:
+    """A checkpoint as a model of another config needs it: {name: (dtype, shape)}, and how to read one."""
+
+    facts: dict[str, tuple[str, tuple[int, ...]]]
+    read: Callable[[str], np.ndarray]
+
+
+def abstract_model(config: Config) -> nnx.Module:
+    """The model of a config, its arrays replaced by their shapes; nothing is allocated."""
+    make = VideoAutoencoder if isinstance(config, AutoencoderConfig) else MultiViewTransformer
+    return nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0)))
+
+
+def table_of(config: Config) -> Table:
+    """Names of the checkpoint's tensors and where they go."""
+    return autoencoder_table(config) if isinstance(config, AutoencoderConfig) else transformer_table(config)
+
+
+def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of every tensor of the checkpoint of a model of this config; nothing is allocated."""
+    state = nnx.state(abstract_model(config), nnx.Param)
+    leaves = {path: variable.shape for path, variable in nnx.to_flat_state(state)}
+    table = table_of(config)
+    unfilled = set(leaves) - {target.path for target in table.values()}
+    if unfilled:
+        raise AssertionError(f"no tensor of the checkpoint fills {unfilled}")
+    return {name: target.shape(leaves[target.path]) for name, target in table.items()}
+
+
+# ----- reading
+
+
+def adapt(weights: Weights, source: Config, target: Config) -> Tensors:
+    """The tensors of `weights` (a checkpoint of `source`) as a model of `target` takes them.
+
+    Three differences are bridged: conditioning that the checkpoint lacks starts at zero, conditioning or a text stream
+    that the model lacks is left out.
+
+    Raises:
+      UserError: the configs differ otherwise; tensors are missing, left over or misshapen.
+    """
+    _check_same_architecture(weights.folder, source, target)
+    facts = {name: (entry.dtype, entry.shape) for name, entry in weights.entries.items()}
+    check_tensors(weights.folder, {name: shape for name, (_, shape) in facts.items()}, expected_shapes(source))
+    wanted = expected_shapes(target)
+    common = next(iter(facts.values()))[0]
+    facts = {name: (facts[name][0] if name in facts else common, shape) for name, shape in wanted.items()}
+
+    def read(name: str) -> np.ndarray:
+        dtype, shape = facts[name]
+        if name not in weights.entries:
+            return np.zeros(shape, DTYPES[dtype])
+        # Where the text stream is left out, the first half of a modulation is the video's.
+        return weights.read(name)[: shape[0]]
+
+    return Tensors(facts, read)
+
+
+def _check_same_architecture(folder: Path, source: Config, target: Config) -> None:
+    if type(source) is not type(target):
+        raise UserError(folder, f"holds a model of {type(source).__name__}, not of {type(target).__name__}")
+    free = _OPTIONS | _ADAPTABLE if isinstance(source, TransformerConfig) else {"scaling_factor"}
+    for field in dataclasses.fields(source):
+        theirs, ours = getattr(source, field.name), getattr(target, field.name)
+        if field.name not in free and theirs != ours:
+            raise UserError(folder, f"has {field.name} {theirs}, the model {ours}",
+                            "choose the size it was trained with")
+    if isinstance(source, TransformerConfig):
+        if target.text_dim not in (0, source.text_dim):
+            raise UserError(folder, f"has text of width {source.text_dim}, the model {target.text_dim}",
+                            "a text stream can be left out, not added")
+        if source.conditioning_channels and target.conditioning_channels not in (0, source.conditioning_channels):
+            raise UserError(folder, f"has {source.conditioning_channels} conditioning channels, the model "
+                            f"{target.conditioning_channels}", "use the conditioning it was trained with")
+
+
+def check_tensors(where: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises one UserError that lists tensors that are missing, left over or misshapen, if any are."""
+    parts = []
+    for label, names in (("missing", [name for name in wanted if name not in found]),
+                         ("left over", [name for name in found if name not in wanted])):
+        if names:
+            parts.append(f"{len(names)} {label}: {shorten(names)}")
+    misshapen = [f"{name} {shape} instead of {wanted[name]}" for name, shape in found.items()
+                 if name in wanted and shape != wanted[name]]
+    if misshapen:
+        parts.append(f"{len(misshapen)} misshapen: {shorten(misshapen)}")
+    if parts:
+        raise UserError(where, f"tensors do not fit config.json ({'; '.join(parts)})",
+                        "take the config of these weights")
+
+
+def _load(folder: Path, target: Config | None, kind: type, shardings: Any) -> tuple[nnx.Module, Config]:
+    source, _ = read_config(folder)
+    if not isinstance(source, kind):
+        raise UserError(folder, f"holds a model of {type(source).__name__}, not of {kind.__name__}")
+    config = target or source
+    tensors = adapt(open_weights(folder), source, config)
+    by_leaf: dict[tuple, list[tuple[str, Any]]] = {}
+    for name, where in table_of(config).items():
+        by_leaf.setdefault(where.path, []).append((name, where))
+    graph, state = nnx.split(abstract_model(config))
+    filled = {}
+    for path, variable in nnx.to_flat_state(state):
+        leaf = np.empty(variable.shape, np.float32)
+        for name, where in by_leaf[path]:
+            leaf[() if where.layer is None else where.layer] = where.to_ours(tensors.read(name))
+        filled[path] = variable.replace(_placed(leaf, _at(shardings, path)))
+    return nnx.merge(graph, nnx.from_flat_state(filled)), config
+
+
+def _at(tree: Any, path: Sequence[str | int]) -> Any:
+    for key in path if tree is not None else ():
+        tree = tree[key]
+    return tree
+
+
+def _placed(leaf: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
+    if sharding is None:
+        return jnp.asarray(leaf)
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+
+def load_autoencoder(folder: Path | str, *,
+                     dtype: DTypeLike = jnp.float32) -> tuple[VideoAutoencoder, AutoencoderConfig]:
+    """Loads a video autoencoder (diffusers' or ours); parameters become float32.
+
+    Args:
+      folder: holds config.json and safetensors.
+      dtype: what the model computes in.
+
+    Raises:
+      UserError: a file is missing or damaged, another architecture, tensors that do not fit, NaN.
+    """
+    model, config = _load(Path(folder), None, AutoencoderConfig, None)
+    model.dtype = jnp.dtype(dtype)
+    return model, config
+
+
+def load_transformer(folder: Path | str, config: TransformerConfig | None = None, *,
+                     shardings: Any = None) -> tuple[MultiViewTransformer, TransformerConfig]:
+    """Loads a transformer (diffusers' CogVideoX or ours); parameters become float32.
+
+    Args:
+      folder: holds config.json and safetensors.
+      config: the model to load into, default the folder's own. It may have conditioning that the folder lacks (it
+        starts at zero, so that the model still computes what the checkpoint does), lack its text stream, and differ in
+        how it computes (dtype, remat, attention, positions' scale).
+      shardings: nested dictionaries of `jax.sharding.Sharding`, as `nnx.to_pure_dict` of the state is nested; every
+        device then holds its part only. None: one device.
+
+    Raises:
+      UserError: a file is missing or damaged, another architecture, tensors that do not fit, NaN.
+    """
+    return _load(Path(folder), config, TransformerConfig, shardings)
+
+
+# ----- writing
+
+
+def _save(folder: Path, model: nnx.Module, config: Config, dtype: str, shard_bytes: int, overwrite: bool) -> None:
+    names = {str(kind): code for code, kind in DTYPES.items()}
+    if dtype not in names:
+        raise UserError("dtype", f"'{dtype}' is not one of {', '.join(names)}")
+    code = names[dtype]
+    leaves = {path: variable.get_value() for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    table = table_of(config)
+
+    def read(name: str) -> np.ndarray:
+        where = table[name]
+        leaf = leaves[where.path]
+        return where.to_theirs(np.asarray(leaf if where.layer is None else leaf[where.layer])).astype(DTYPES[code])
+
+    tensors = [(name, code, shape) for name, shape in expected_shapes(config).items()]
+    with _new_folder(folder, overwrite) as temporary:
+        (temporary / "config.json").write_text(json.dumps(to_json(config), indent=2) + "\n")
+        write_weights(temporary, tensors, read, shard_bytes=shard_bytes)
+
+
+def _new_folder(folder: Path, overwrite: bool):
+    if Path(folder).exists() and not overwrite:
+        raise UserError(folder, "exists", "choose another folder or remove it")
+    return atomic_folder(folder, overwrite=overwrite)
+
+
+def save_autoencoder(folder: Path | str, model: VideoAutoencoder, config: AutoencoderConfig, *, dtype: str = "float32",
+                     shard_bytes: int = SHARD_BYTES, overwrite: bool = False) -> None:
+    """Writes an autoencoder that diffusers' `AutoencoderKLCogVideoX.from_pretrained` and we load; atomic.
+
+    Args:
+      dtype: "float32", "float16" or "bfloat16".
+      shard_bytes: largest file; more is written as shards and an index.
+
+    Raises:
+      UserError: the folder exists and `overwrite` is False.
+    """
+    _save(Path(folder), model, config, dtype, shard_bytes, overwrite)
+
+
+def save_transformer(folder: Path | str, model: MultiViewTransformer, config: TransformerConfig, *,
+                     dtype: str = "float32", shard_bytes: int = SHARD_BYTES, overwrite: bool = False) -> None:
+    """Writes a transformer in the diffusers layout with our conditioning projection; see `save_autoencoder`."""
+    _save(Path(folder), model, config, dtype, shard_bytes, overwrite)
+
+
+# ----- converting and checking
+
+
+def components(folder: Path) -> dict[str, Path]:
+    """{"vae": path, "transformer": path} of a release or pipeline folder; {"": folder} of a model's own folder.
+
+    Raises:
+      UserError: neither.
+    """
+    if not folder.is_dir():
+        raise UserError(folder, "no such folder")
+    if (folder / "config.json").is_file():
+        return {"": folder}
+    found = {name: folder / name for name in ("vae", "transformer") if (folder / name / "config.json").is_file()}
+    if not found:
+        raise UserError(folder, "holds no model (config.json, or vae/ and transformer/)", "give a diffusers folder")
+    return found
+
+
+def convert(source: Path | str, destination: Path | str, *, conditioning_channels: int | None = None,
+            drop_text: bool = False, dtype: str | None = None, shard_bytes: int = SHARD_BYTES,
+            overwrite: bool = False) -> str:
+    """Diffusers checkpoint to ours, or ours to diffusers: checks every tensor and writes it anew, one at a time.
+
+    The layout on disk is the same, so tensors keep their bytes (unless `dtype` asks otherwise); what is converted is
+    the set of tensors. A plain CogVideoX transformer gains the zero-initialised conditioning projection, a multi-view
+    one loses it. Other parts of a pipeline folder (text encoder, tokenizer, scheduler) are not ours and not copied.
+
+    Args:
+      source: a model folder, or one that holds `vae/` and `transformer/`.
+      destination: a new folder.
+      conditioning_channels: of the transformer that is written; 0: plain CogVideoX. Default: 56 for a plain source, 0
+        for a multi-view one.
+      drop_text: write a transformer without a text stream (not for diffusers).
+      dtype: "float32", "float16", "bfloat16"; None keeps each tensor's own.
+
+    Returns:
+      What was written, in one line.
+
+    Raises:
+      UserError: anything that `load_*` would refuse; `destination` exists.
+    """
+    source, destination = Path(source), Path(destination)
+    names = {str(kind): code for code, kind in DTYPES.items()}
+    if dtype is not None and dtype not in names:
+        raise UserError("dtype", f"'{dtype}' is not one of {', '.join(names)}")
+    jobs = []
+    for name, folder in components(source).items():
+        own, value = read_config(folder)
+        target = own
+        if isinstance(own, TransformerConfig):
+            channels = conditioning_channels
+            if channels is None:
+                channels = 0 if own.conditioning_channels else TransformerConfig().conditioning_channels
+            target = dataclasses.replace(own, conditioning_channels=channels, text_dim=0 if drop_text else own.text_dim)
+        jobs.append((name, to_json(target, value), adapt(open_weights(folder), own, target)))
+    said = []
+    with _new_folder(destination, overwrite) as temporary:
+        for name, value, tensors in jobs:
+            folder = temporary / name
+            folder.mkdir(exist_ok=True)
+            (folder / "config.json").write_text(json.dumps(value, indent=2) + "\n")
+            codes = {key: names[dtype] if dtype else code for key, (code, _) in tensors.facts.items()}
+
+            def read(key: str, tensors=tensors, codes=codes) -> np.ndarray:
+                return tensors.read(key).astype(DTYPES[codes[key]], copy=False)
+
+            write_weights(folder, [(key, codes[key], shape) for key, (_, shape) in tensors.facts.items()], read,
+                          shard_bytes=shard_bytes)
+            said.append(f"{value['_class_name']} of {len(codes)} tensors")
+    return f"{destination}: {' and '.join(said)}"
+
+
+def validate_weights(folder: Path | str) -> str:
+    """Reads every tensor of a model folder, or of a release with `vae/` and `transformer/`; one line says what it is.
+
+    Raises:
+      UserError: a file is missing or damaged, tensors that do not fit, NaN, a release of parts that do not fit.
+    """
+    folder = Path(folder)
+    said, configs = [], {}
+    for name, path in components(folder).items():
+        config, value = read_config(path)
+        tensors = adapt(open_weights(path), config, config)
+        count = sum(tensors.read(key).size for key in tensors.facts)
+        said.append(f"{value['_class_name']}, {len(tensors.facts)} tensors, {count:,} parameters")
+        configs[name] = config
+    _check_release(folder, configs)
+    return f"{folder}: {'; '.join(said)}"
+
+
+def _check_release(folder: Path, configs: dict[str, Config]) -> None:
+    if {"vae", "transformer"} <= configs.keys() and \
+            configs["vae"].latent_channels != configs["transformer"].latent_channels:
+        raise UserError(folder, f"its autoencoder has {configs['vae'].latent_channels} latent channels, its "
+                        f"transformer {configs['transformer'].latent_channels}", "take both from one release")
+    facts = folder / "mvp4d.json"
+    if not facts.is_file():
+        return
+    try:
+        scale = json.loads(facts.read_text()).get("latent_scale")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(facts, f"cannot be read ({error})") from None
+    own = getattr(configs.get("vae"), "scaling_factor", scale)
+    if scale is not None and scale != own:
+        raise UserError(facts, f"says latent_scale {scale}, vae/config.json {own}", "export the release again")
