@@ -25,7 +25,6 @@ from mvp4d_export.losses import Lpips, multi_scale_ssim, psnr, ssim
 from mvp4d_export.optimiser import Adam
 from mvp4d_export.presets import DistillConfig
 from mvp4d_export.progress import progress
-from mvp4d_export.triangles import triangle_frames
 
 MIN_SIDE = 16          # pictures are not halved below this
 DIVERGED = 4.0         # times the best running loss
@@ -49,6 +48,8 @@ class Distiller:
         self.optimiser = Adam()
         self.statistics = densify.Statistics(self.avatar.gaussian_count, self.device)
         self.edges = _edges(self.avatar.mesh_faces)
+        rest = self.avatar.gather(self.avatar.rig.template)
+        self.edge_length = (rest[self.edges[:, 0]] - rest[self.edges[:, 1]]).norm(dim=1)
         self.step_done = 0
         self.average: float | None = None
         self.best = math.inf
@@ -147,21 +148,15 @@ class Distiller:
         loss = loss + weights.neck * self.avatar.neck_offsets[moment].square().sum()
         if self.avatar.net is None:
             return loss
-        both = torch.stack((expressive, neutral)) / OUTPUT_UNIT
-        bend = (both[:, self.edges[:, 0]] - both[:, self.edges[:, 1]]).square().sum(-1).mean()
-        relative = (both[0] - both[1]).square().sum(-1).mean()
-        return loss + weights.laplacian * bend + weights.relative * 0.1 * relative + weights.turn * self._turn(
-            expressive, neutral)
-
-    def _turn(self, expressive: Tensor, neutral: Tensor) -> Tensor:
-        """How far the expression turns triangles relative to what the neutral deformation does, 1 - cos per axis."""
-        rest = self.avatar.gather(self.avatar.rig.template)
-        first, _, _ = triangle_frames(rest + expressive, self.avatar.mesh_faces)
-        second, _, _ = triangle_frames(rest + neutral, self.avatar.mesh_faces)
-        return (1 - (first * second).sum(1)).mean()
+        both = torch.cat((expressive, neutral), 1) / OUTPUT_UNIT                                  # [P, 6]
+        step = both.index_select(0, self.edges[:, 0]) - both.index_select(0, self.edges[:, 1])    # [edges, 6]
+        relative = (expressive - neutral).square().sum(-1).mean() / OUTPUT_UNIT**2
+        # To first order an edge turns by its relative displacement over its length.
+        turn = ((step[:, :3] - step[:, 3:]).square().sum(-1) * (OUTPUT_UNIT / self.edge_length).square()).mean()
+        return (loss + weights.laplacian * step.square().mean() + weights.relative * relative + weights.turn * turn)
 
     def _check(self, loss: Tensor, rgb: Tensor, pictures: Tensor, step: int) -> dict[str, float]:
-        value = float(loss)
+        value = float(loss.detach())
         self.average = value if self.average is None else 0.95 * self.average + 0.05 * value
         diverged = not math.isfinite(value) or (step > WARM_UP and self.average > DIVERGED * self.best)
         if diverged:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, max_pool3d
 
@@ -15,6 +16,9 @@ from mvp4d_export.triangles import triangle_frames
 MARGIN = (0.14, 0.13, 0.14)      # metres around the rig that hair and clothes may take
 REACH = 0.13                     # metres from the nearest triangle that a Gaussian may start at
 TIMES = 5                        # moments that must agree on the hull
+SURFACE_SHARE = 0.2              # of all Gaussians, at most, close the seams of the UV chart
+HIDDEN_PARTS = ("inside", "socket", "nostril", "gum", "tongue")
+COARSE_STEP = 0.012              # metres between hull points of the first try
 TOLERANCE = 0.06                 # share of the pictures in which a hull point may fall outside of the mask
 DEPTH_SLACK = 0.012              # metres behind the nearest point at which a point still counts as visible
 SH_0 = 0.28209479177387814
@@ -35,10 +39,10 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
 
     spacing = frames[0][1].median()
     extra = _surface_samples(avatar, data, times[0], seed)
-    extra = extra[nearest(extra, points)[0] > 0.8 * spacing]
-    points = torch.cat((points, _thin(extra, float(0.8 * spacing))))
+    extra = _thin(extra[nearest(extra, points)[0] > 0.8 * spacing], SURFACE_SHARE * limit, float(0.8 * spacing))
+    points = torch.cat((points, extra))
     on_rig = len(points)
-    if data.masks is not None:
+    if data.masks is not None and limit > on_rig:
         points = torch.cat((points, _hull(data, times, frames, points, limit - on_rig)))
     binding = torch.cat((binding, nearest(points[len(binding):], centres)[1]))
 
@@ -58,24 +62,26 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
     return len(points) - on_rig
 
 
-def nearest(points: Tensor, targets: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
+def nearest(points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Distance [M] to, and index [M] of, the nearest target of each point."""
-    pairs = [torch.cdist(part, targets).min(1) for part in points.split(chunk)]
-    if not pairs:
-        return points.new_zeros(0), torch.zeros(0, dtype=torch.int64, device=points.device)
-    return torch.cat([pair.values for pair in pairs]), torch.cat([pair.indices for pair in pairs])
+    distance, index = cKDTree(targets.cpu().numpy()).query(points.cpu().numpy())
+    return (torch.as_tensor(distance, dtype=points.dtype, device=points.device),
+            torch.as_tensor(index, dtype=torch.int64, device=points.device))
 
 
-def _neighbour_distance(points: Tensor, chunk: int = 4096) -> Tensor:
+def _neighbour_distance(points: Tensor) -> Tensor:
     """Mean distance to the three nearest others."""
-    return torch.cat([torch.cdist(part, points).topk(4, largest=False).values[:, 1:].mean(1)
-                      for part in points.split(chunk)])
+    host = points.cpu().numpy()
+    distance, _ = cKDTree(host).query(host, k=4)
+    return torch.as_tensor(distance[:, 1:].mean(1), dtype=points.dtype, device=points.device)
 
 
 def _surface_samples(avatar: Avatar, data: Dataset, time: int, seed: int) -> Tensor:
     """Points spread over the whole rig by area: they close the seams of the UV chart."""
     vertices, _ = avatar.rig(data.pose[time:time + 1])
-    corners = vertices[0][avatar.rig.faces].cpu()
+    hidden = [any(word in name.lower() for word in HIDDEN_PARTS) for name in avatar.rig.part_names]
+    outside = ~torch.tensor(hidden, device=vertices.device)[avatar.rig.face_parts]
+    corners = vertices[0][avatar.rig.faces[outside]].cpu()
     area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)
     generator = torch.Generator().manual_seed(seed)
     face = torch.multinomial(area + 1e-12, 20000, replacement=True, generator=generator)
@@ -85,50 +91,59 @@ def _surface_samples(avatar: Avatar, data: Dataset, time: int, seed: int) -> Ten
     return (a + u[:, :1] * (b - a) + u[:, 1:] * (c - a)).to(vertices.device)
 
 
-def _thin(points: Tensor, spacing: float) -> Tensor:
-    """One point per cell of a grid."""
-    if not len(points):
-        return points
-    cells = (points / spacing).floor().long()
-    cells = cells - cells.amin(0)
-    sizes = cells.amax(0) + 1
-    keys = (cells[:, 0] * sizes[1] + cells[:, 1]) * sizes[2] + cells[:, 2]
-    order = keys.argsort(stable=True)
-    first = torch.ones(len(order), dtype=torch.bool, device=points.device)
-    first[1:] = keys[order][1:] != keys[order][:-1]
-    return points[order[first]]
+def _thin(points: Tensor, limit: float, spacing: float) -> Tensor:
+    """One point per cell of a grid of at least this spacing, coarser where more than `limit` would be left."""
+    while len(points):
+        cells = (points / spacing).floor().long()
+        cells = cells - cells.amin(0)
+        sizes = cells.amax(0) + 1
+        keys = (cells[:, 0] * sizes[1] + cells[:, 1]) * sizes[2] + cells[:, 2]
+        order = keys.argsort(stable=True)
+        first = torch.ones(len(order), dtype=torch.bool, device=points.device)
+        first[1:] = keys[order][1:] != keys[order][:-1]
+        if int(first.sum()) <= limit:
+            return points[order[first]]
+        spacing *= 1.2
+    return points
 
 
 def _hull(data: Dataset, times: list[int], frames: list[tuple[Tensor, Tensor, Tensor]], taken: Tensor,
           budget: int) -> Tensor:
     """Points on the hull of the masks that are not already covered, as fine as the budget allows. Head space."""
+    step, points = COARSE_STEP, _hull_at(data, times, frames, taken, COARSE_STEP)
+    for _ in range(4):
+        # The count of a surface goes with the inverse square of the step.
+        finer = max(0.004, step * (len(points) / max(0.95 * budget, 1)) ** 0.5)
+        if len(points) <= budget and finer > 0.95 * step:
+            return points
+        step = finer
+        points = _hull_at(data, times, frames, taken, step)
+    return points[:: -(-len(points) // max(budget, 1))]
+
+
+def _hull_at(data: Dataset, times: list[int], frames: list[tuple[Tensor, Tensor, Tensor]], taken: Tensor,
+             step: float) -> Tensor:
+    """Hull points on a grid of `step` metres."""
     centres = frames[0][2]
     margin = torch.tensor(MARGIN, device=centres.device)
     low, high = centres.amin(0) - margin, centres.amax(0) + margin
-    extent = high - low
-    # A hull has about the area of its box; the first guess for the step follows from that.
-    step = max(0.003, float((extent[0] * extent[1] + extent[1] * extent[2] + extent[0] * extent[2]) / max(budget, 1))**0.5)
-    while True:
-        sizes = [int(n) + 1 for n in (extent / step).tolist()]
-        axes = [low[k] + step * torch.arange(sizes[k], device=centres.device) for k in range(3)]
-        grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-        inside = _inside(data, times[0], grid) >= 1 - TOLERANCE
-        solid = inside.reshape(1, 1, *sizes)
-        surface = solid & (max_pool3d((~solid).float(), 3, 1, 1) > 0)
-        points = grid[surface.flatten()]
-        points = points[nearest(points, taken)[0] > max(0.7 * step, 0.003)]
-        distance, bound = nearest(points, centres)
-        points, bound = points[distance < REACH], bound[distance < REACH]
-        agreed = torch.zeros(len(points), device=points.device)
-        rotation, scale, centre = (value[bound] for value in frames[0])
-        local = ((points - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
-        for time, (rotation, scale, centre) in zip(times, frames):
-            moved = scale[bound, None] * (rotation[bound] * local[:, None]).sum(-1) + centre[bound]
-            agreed += _inside(data, time, moved) >= 1 - 2 * TOLERANCE
-        points = points[agreed >= 0.7 * len(times)]
-        if len(points) <= budget:
-            return points
-        step *= 1.2
+    sizes = [int(n) + 1 for n in ((high - low) / step).tolist()]
+    axes = [low[k] + step * torch.arange(sizes[k], device=centres.device) for k in range(3)]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    inside = _inside(data, times[0], grid) >= 1 - TOLERANCE
+    solid = inside.reshape(1, 1, *sizes)
+    surface = solid & (max_pool3d((~solid).float(), 3, 1, 1) > 0)
+    points = grid[surface.flatten()]
+    points = points[nearest(points, taken)[0] > max(0.7 * step, 0.003)]
+    distance, bound = nearest(points, centres)
+    points, bound = points[distance < REACH], bound[distance < REACH]
+    agreed = torch.zeros(len(points), device=points.device)
+    rotation, scale, centre = (value[bound] for value in frames[0])
+    local = ((points - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
+    for time, (rotation, scale, centre) in zip(times, frames):
+        moved = scale[bound, None] * (rotation[bound] * local[:, None]).sum(-1) + centre[bound]
+        agreed += _inside(data, time, moved) >= 1 - 2 * TOLERANCE
+    return points[agreed >= 0.7 * len(times)]
 
 
 def _project(data: Dataset, time: int, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +167,7 @@ def _inside(data: Dataset, time: int, points: Tensor) -> Tensor:
     height, width = data.size
     seen = (pixels > 0).all(-1) & (pixels < pixels.new_tensor([width, height])).all(-1) & (depth > 0.01)
     seen &= usable[:, None]
-    value = grid_sample(masks[:, None], _grid(pixels, height, width), align_corners=False)[:, 0, 0] > 0.4
+    value = grid_sample(masks[:, None], _grid(pixels, height, width), align_corners=False)[:, 0, 0] > 0.5
     total = seen.sum(0)
     return torch.where(total >= 2, (value & seen).sum(0) / total.clamp(min=1), torch.zeros_like(depth[0]))
 

@@ -1,0 +1,98 @@
+"""Renders an avatar: any motion, any cameras."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mvp4d_export.avatar import Avatar
+from mvp4d_export.cameras import CameraPath
+from mvp4d_export.errors import UserError
+from mvp4d_export.files import atomic_file, atomic_folder
+from mvp4d_export.progress import progress
+from mvp4d_export.rig import Pose
+from mvp4d_export.video import VideoWriter
+
+
+@dataclasses.dataclass(frozen=True)
+class Shot:
+    """What to render, frame by frame: (frame of the motion, index of the camera)."""
+
+    pose: Pose
+    cameras: CameraPath
+    pairs: list[tuple[int, int]]
+    image_size: tuple[int, int]
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+def plan_shot(pose: Pose, cameras: CameraPath, image_size: tuple[int, int],
+              background: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Shot:
+    """One video: a moving camera follows the motion; still cameras are walked through one per frame while the motion
+    loops."""
+    frames, views = len(pose.expression), len(cameras.viewmats)
+    pairs = [(frame, frame) for frame in range(frames)] if cameras.moving else [(view % frames, view) for view in range(views)]
+    return Shot(pose, cameras, pairs, image_size, background)
+
+
+def every_view(pose: Pose, cameras: CameraPath, image_size: tuple[int, int],
+               background: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> list[Shot]:
+    """One video per still camera, each with the whole motion."""
+    frames = len(pose.expression)
+    return [Shot(pose, cameras, [(frame, view) for frame in range(frames)], image_size, background)
+            for view in range(len(cameras.viewmats))]
+
+
+@torch.no_grad()
+def render_frames(avatar: Avatar, shot: Shot) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields rgb [H, W, 3] and alpha [H, W] in [0, 1], on the avatar's device. Deterministic."""
+    device = avatar.device
+    viewmats, Ks = (torch.from_numpy(array).to(device) for array in (shot.cameras.viewmats, shot.cameras.Ks))
+    background = torch.tensor(shot.background, device=device)
+    height, width = shot.image_size
+    splats, last = None, None
+    for frame, view in shot.pairs:
+        pose = shot.pose[frame:frame + 1]
+        if frame != last:
+            splats, last = avatar.splats(avatar.vertices(pose)), frame
+        rendering = avatar.render(splats, pose, viewmats[view:view + 1], Ks[view:view + 1], width, height, background)
+        yield rendering.rgb[0].clamp(0, 1), rendering.alpha[0].clamp(0, 1)
+
+
+def to_bytes(picture: Tensor) -> np.ndarray:
+    """[0, 1] to uint8 on the host."""
+    return (picture * 255).round().byte().cpu().numpy()
+
+
+def write_video(avatar: Avatar, shot: Shot, path: Path, fps: float) -> None:
+    """Renders into one mp4, which appears when it is whole."""
+    with atomic_file(path) as temporary:
+        writer = VideoWriter(temporary, shot.image_size, fps)
+        try:
+            for rgb, _ in progress(render_frames(avatar, shot), total=len(shot.pairs), what=f"rendering {path.name}",
+                                   unit="frame"):
+                writer.add(to_bytes(rgb))
+        finally:
+            writer.close()
+
+
+def write_frames(avatar: Avatar, shot: Shot, folder: Path, *, alpha: bool, overwrite: bool) -> None:
+    """Renders into numbered PNG files: RGB on the background, or RGBA with straight alpha."""
+    with contextlib.ExitStack() as stack:
+        try:
+            target = stack.enter_context(atomic_folder(folder, overwrite=overwrite))
+        except FileExistsError:
+            raise UserError(folder, "is already there", "choose another name, or give --overwrite") from None
+        frames = render_frames(avatar, dataclasses.replace(shot, background=(0.0, 0.0, 0.0)) if alpha else shot)
+        for index, (rgb, opacity) in enumerate(progress(frames, total=len(shot.pairs), what=f"rendering {folder.name}",
+                                                        unit="frame")):
+            if alpha:
+                straight = (rgb / opacity[..., None].clamp(min=1e-4)).clamp(0, 1)
+                rgb = torch.cat((straight, opacity[..., None]), -1)
+            Image.fromarray(to_bytes(rgb)).save(target / f"{index:05d}.png", compress_level=4)
