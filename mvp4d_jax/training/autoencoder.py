@@ -110,16 +110,18 @@ def load_clips(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
             raise UserError(capture.path, f"pictures are {capture.image_size}, others {captures[0].image_size}")
     clips = [[capture.frames(view, slice(frames)) for view in range(capture.view_count)]
              for capture in progress(captures, what="reading captures", unit="capture")]
-    cut = len(clips) - config.data.held_out
-    return np.concatenate(clips[:cut]), np.concatenate(clips[cut:])
+    # The first ones, so that they stay the same where captures are added between two runs.
+    return np.concatenate(clips[config.data.held_out :]), np.concatenate(clips[: config.data.held_out])
 
 
 def batches(clips: np.ndarray, config: ConfigDict, first: int) -> Iterator[np.ndarray]:
-    """Step n's batch [B, F, H, W, 3] in [-1, 1], a function of (seed, n): images at even steps, clips at odd ones."""
+    """Step n's batch [B, F, H, W, 3] in [-1, 1], a function of (seed, n): images, at every `clip_every`-th clips."""
     index = first
     while True:
         random = np.random.default_rng([config.seed, index])
-        frames, size = (1, config.image_batch) if index % 2 == 0 else (config.clip_frames, config.clip_batch)
+        frames, size = 1, config.image_batch
+        if (index + 1) % config.clip_every == 0:
+            frames, size = config.clip_frames, config.clip_batch
         chosen = random.integers(len(clips), size=size)
         starts = random.integers(clips.shape[1] - frames + 1, size=size)
         video = np.stack([clips[clip, start : start + frames] for clip, start in zip(chosen, starts)])
