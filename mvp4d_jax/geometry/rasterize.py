@@ -197,7 +197,7 @@ def _attributes_of(points: Array, faces: Array, face: Array) -> tuple[Array, Arr
     flat_points, flat_corners = points.reshape(-1, *points.shape[-2:]), corners.reshape(-1, height, width, 3)
     picked = jax.vmap(lambda p, c: p[c])(flat_points, flat_corners).reshape(*batch, height, width, 3, 3)
     v, u = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
-    xs, ys = ([picked[..., k, axis] - centre for k in range(3)] for axis, centre in ((0, u), (1, v)))  # [..., H, W] each
+    xs, ys = ([picked[..., k, axis] - centre for k in range(3)] for axis, centre in ((0, u), (1, v)))
     inverses = [1.0 / jnp.where(seen, picked[..., k, 2], 1.0) for k in range(3)]
     areas = [xs[(k + 1) % 3] * ys[(k + 2) % 3] - xs[(k + 2) % 3] * ys[(k + 1) % 3] for k in range(3)]
     weights = [area * inverse for area, inverse in zip(areas, inverses)]

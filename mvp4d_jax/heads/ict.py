@@ -29,6 +29,7 @@ from mvp4d_jax.files import read_npz
 from mvp4d_jax.heads.arkit import ARKIT_NAMES
 from mvp4d_jax.heads.check import check_head
 from mvp4d_jax.heads.model import HeadModel
+from mvp4d_jax.heads.obj import read_obj, read_vertices
 
 _METRES = 0.01
 # Puts the eyeballs where FLAME's are, so that recorded head poses fit (docs/architecture.md).
@@ -105,13 +106,14 @@ def read_folder(folder: Path) -> IctArrays:
     neutral_path = folder / "generic_neutral_mesh.obj"
     if not neutral_path.is_file():
         raise UserError(folder, "holds no generic_neutral_mesh.obj", "give ICT-FaceKit's FaceXModel folder")
-    vertices, uv, faces, face_uvs, material, materials = _read_obj(neutral_path)
+    mesh = read_obj(neutral_path)
+    vertices = mesh.vertices
     shapes = sorted(item for item in folder.glob("*.obj") if item.stem not in _NOT_EXPRESSIONS)
     if not shapes or len(shapes) > _COUNT_OF_FILES:
         raise UserError(folder, f"holds {len(shapes)} shape OBJ files", "give ICT-FaceKit's FaceXModel folder")
     offsets = {}
     for shape in shapes:
-        moved = _read_vertices(shape)
+        moved = read_vertices(shape)
         if moved.shape != vertices.shape:
             raise UserError(shape, f"has {len(moved)} vertices, the neutral mesh {len(vertices)}")
         offsets[shape.stem] = moved - vertices
@@ -119,7 +121,7 @@ def read_folder(folder: Path) -> IctArrays:
     expression = [name for name in offsets if name not in identity]
     zero = np.zeros((0, *vertices.shape), np.float32)
     return IctArrays(
-        vertices, faces, face_uvs, uv, material, materials,
+        vertices, mesh.faces, mesh.face_uvs, mesh.uv, mesh.face_material, mesh.material_names,
         np.stack([offsets[name] for name in identity]) if identity else zero, tuple(identity),
         np.stack([offsets[name] for name in expression]) if expression else zero, tuple(expression))
 
@@ -236,48 +238,3 @@ def _skin_weights(vertices: np.ndarray, eyes: list[np.ndarray]) -> np.ndarray:
         weights[eye] = 0.0
         weights[eye, 2 + index] = 1.0
     return weights
-
-
-def _read_vertices(path: Path) -> np.ndarray:
-    """[N, 3] float32 vertex positions of an OBJ file."""
-    lines = [line[2:] for line in _read_text(path).splitlines() if line.startswith("v ")]
-    try:
-        return np.array(" ".join(lines).split(), np.float32).reshape(len(lines), -1)[:, :3]
-    except ValueError as error:
-        raise UserError(path, f"not a readable OBJ file ({error})") from None
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(path, f"cannot be read ({error})") from None
-
-
-def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Vertices, uv, faces [Q, 4], face_uvs [Q, 4], material of each face, material names."""
-    uv, faces, face_uvs, material, materials, current = [], [], [], [], [], 0
-    try:
-        for line in _read_text(path).splitlines():
-            kind, _, rest = line.partition(" ")
-            if kind == "vt":
-                uv.append([float(item) for item in rest.split()[:2]])
-            elif kind == "usemtl":
-                name = rest.strip()
-                if name not in materials:
-                    materials.append(name)
-                current = materials.index(name)
-            elif kind == "f":
-                corners = [corner.split("/") for corner in rest.split()]
-                if len(corners) not in (3, 4):
-                    raise ValueError(f"a face with {len(corners)} corners")
-                padding = [-1] * (4 - len(corners))
-                faces.append([int(corner[0]) - 1 for corner in corners] + padding)
-                face_uvs.append([int(corner[1]) - 1 for corner in corners] + padding)
-                material.append(current)
-    except (ValueError, IndexError) as error:
-        raise UserError(path, f"not a readable OBJ file ({error})") from None
-    if not faces or not uv:
-        raise UserError(path, "holds no faces or no texture coordinates")
-    return (_read_vertices(path), np.array(uv, np.float32), np.array(faces, np.int32), np.array(face_uvs, np.int32),
-            np.array(material, np.uint8), tuple(materials))

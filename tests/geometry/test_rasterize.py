@@ -1,12 +1,10 @@
 """The rasteriser against a brute-force reference in float64 that tests every triangle at every pixel."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mvp4d_jax.geometry import cameras
-from mvp4d_jax.geometry.rasterize import interpolate, interpolate_corners, rasterize, rasterize_screen
+from mvp4d_jax.geometry.rasterize import interpolate, rasterize
 
 SIZE = (48, 64)
 
