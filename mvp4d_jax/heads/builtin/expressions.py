@@ -177,12 +177,16 @@ def _lips(face: _Face) -> dict[str, np.ndarray]:
     tight = face.middle(0.0, -0.0690, 0.0200, 0.0085)
     centre = face.middle(0.0, -0.0690, 0.0130, 0.0100)
     around = face.middle(0.0, -0.0690, 0.0330, 0.0200)
-    funnel = face.inward(around, 10.5) + move(whole, 0, 0, 7.0) + move(centre * up, 0, 6.2, 2.0) + move(
-        centre * low, 0, -6.8, 2.0)
+    oval = np.sqrt(np.clip(1 - (face.x / 0.0262) ** 2, 0, 1)) * np.clip(centre / np.maximum(
+        np.exp(-0.5 * (face.x / 0.0130) ** 2), 1e-9), 0, 1)  # an O rather than a lozenge
+    funnel = face.inward(around, 9.5) + move(whole, 0, 0, 5.6) + move(oval * up, 0, 6.4, 2.4) + move(
+        oval * low, 0, -8.6, 2.4)
     pucker = face.inward(around, 13.5) + move(whole, 0, 0, 8.5) + move(tight * up, 0, -0.6, 1.0) + move(
         tight * low, 0, 0.6, 1.0)
     side = move(face.middle(0.0, -0.0690, 0.0300, 0.0190), 9.5, 0.0, 0.0) + move(
-        bell(0.0270, -0.069, 0.012, 0.012), 1.0, 1.6, -1.6)
+        bell(0.0270, -0.069, 0.012, 0.012), 1.0, 1.8, -1.8)
+    side += move(bell(0.0430, -0.0600, 0.0110, 0.0140), 1.6, 0.6, 3.0) + move(
+        bell(-0.0280, -0.0690, 0.0120, 0.0120), 1.0, -0.8, -1.4)  # one cheek bunches, the other is pulled flat
     roll = face.middle(0.0, -0.0690, 0.0120, 0.0056)
     roll_wide = face.middle(0.0, -0.0690, 0.0130, 0.0100)
     roll_upper = move(roll * up, 0, -0.6, -3.4) + move(roll_wide * up, 0, -3.6, -1.6)
@@ -199,7 +203,7 @@ def _lips(face: _Face) -> dict[str, np.ndarray]:
     thin = face.middle(0.0, -0.0690, 0.0160, 0.0068) * left
     press = move(thin * up, 0, -3.0, -2.6) + move(thin * low, 0, 4.4, -2.6) + move(
         bell(0.0120, -0.0860, 0.0120, 0.0060), 0, 1.2, 2.0)
-    press += move(bell(0.0275, -0.0690, 0.0080, 0.0085), 3.0, 0.6, -2.2)
+    press += move(bell(0.0275, -0.0690, 0.0080, 0.0085), 2.4, 0.6, -1.2)
     return {"mouthFunnel": funnel, "mouthPucker": pucker, "mouthLeft": side, "mouthRight": None,
             "mouthRollUpper": roll_upper, "mouthRollLower": roll_lower, "mouthShrugUpper": shrug_upper,
             "mouthShrugLower": shrug_lower, "mouthLowerDownLeft": lower_down, "mouthUpperUpLeft": upper_up,

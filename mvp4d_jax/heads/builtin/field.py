@@ -152,7 +152,7 @@ def _nose(points: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     tip = ellipsoid(half, (0, -0.0350, 0.1140), (0.0112, 0.0088, 0.0112))
     columella = round_cone(half, (0, -0.0420, 0.1165), (0, -0.0470, 0.1075), 0.0042, 0.0048)
     wing = ellipsoid(half, (0.0116, -0.0400, 0.1050), (0.0063, 0.0071, 0.0107))
-    return bridge, smooth_min(smooth_min(tip, columella, 0.005), wing, 0.0060)
+    return bridge, smooth_min(smooth_min(tip, columella, 0.006), wing, 0.0085)
 
 
 def _neck(points: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -187,7 +187,7 @@ def head_field(points: np.ndarray) -> np.ndarray:
     x = np.sqrt(np.square(points[:, 0]) + 1e-8)
     face = _skull(points, x) - _relief(points, x)
     bridge, lower_nose = _nose(points, x)
-    face = smooth_min(smooth_min(face, bridge, 0.017), lower_nose, 0.0042)
+    face = smooth_min(smooth_min(face, bridge, 0.017), lower_nose, 0.0052)
     half = np.stack([x, points[:, 1], points[:, 2]], -1)
     bulge = np.linalg.norm(half - EYE_CENTRE, axis=-1) - LID_RADIUS
     return smooth_min(smooth_min(face, bulge, 0.0045), body_field(points), 0.016)

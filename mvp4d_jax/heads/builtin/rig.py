@@ -87,7 +87,7 @@ def skin_weights(head: Assembly) -> np.ndarray:
 
 # Landmarks of the midline and of one side, as (x, y) seen from the front; the jaw line as (x, y, z).
 _JAW_LINE = ((0.0745, 0.0000, 0.0200), (0.0740, -0.0210, 0.0240), (0.0715, -0.0410, 0.0280), (0.0670, -0.0600, 0.0340),
-             (0.0585, -0.0800, 0.0490), (0.0450, -0.0960, 0.0680), (0.0305, -0.1060, 0.0820), (0.0155, -0.1120, 0.0950))
+             (0.0585, -0.0800, 0.0490), (0.0450, -0.0960, 0.0680), (0.0305, -0.1060, 0.0820), (0.0155, -0.1115, 0.0930))
 _BROW = ((0.0575, 0.0150), (0.0490, 0.0220), (0.0375, 0.0245), (0.0240, 0.0230), (0.0120, 0.0190))
 _NOSE = ((0.0, 0.0030), (0.0, -0.0100), (0.0, -0.0220), (0.0, -0.0350))
 _NOSE_BASE = ((0.0125, -0.0462), (0.0062, -0.0480), (0.0, -0.0490))
@@ -107,7 +107,7 @@ def landmark_vertices(head: Assembly) -> np.ndarray:
         return [int(head.mirror[p]) for p in points] + points[::-1]
 
     jaw = [nearest(p) for p in _JAW_LINE]
-    chin = nearest((0.0, -0.1135, 0.1000), middle=True)
+    chin = nearest((0.0, -0.1145, 0.0930), middle=True)
     brow = [nearest(p) for p in _BROW]
     nose = [nearest(p, middle=True) for p in _NOSE]
     base = [nearest(p, middle=p[0] == 0) for p in _NOSE_BASE]

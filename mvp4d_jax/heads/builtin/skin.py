@@ -332,7 +332,8 @@ def _relax(vertices: np.ndarray, faces: np.ndarray, tags: dict) -> np.ndarray:
 def _fill(flat: np.ndarray, tags: dict, holes: list[np.ndarray]) -> np.ndarray:
     """Delaunay triangles between the outermost rings and the free points, holes left open, counter-clockwise."""
     used = np.concatenate([tags["eye"][-1], tags["lips"][-1], tags["nostril"][0], tags["free"]])
-    simplices = Delaunay(flat[used]).simplices
+    # Sheared a little: the corners of a rectangle lie on one circle, and rounding would choose its diagonal.
+    simplices = Delaunay(flat[used] @ np.array([[1.0, 0.0], [0.06, 1.0]])).simplices
     centre = flat[used][simplices].mean(1)
     keep = ~np.any([_inside_polygon(centre, hole) for hole in holes], 0)
     faces = used[simplices[keep]]
