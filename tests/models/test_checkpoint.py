@@ -1,0 +1,312 @@
+"""Checkpoints: diffusers to ours and back, against diffusers itself and the safetensors library."""
+
+import dataclasses
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+from flax import nnx
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from mvp4d_jax import cli, parallel
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.models import checkpoint
+from mvp4d_jax.models.config import AutoencoderConfig
+from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.models.transformer_config import TransformerConfig
+
+SMALL = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 32, "time_embed_dim": 16,
+         "text_embed_dim": 24, "in_channels": 4, "out_channels": 4}
+
+
+def randomised(model: torch.nn.Module) -> torch.nn.Module:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.2)
+    return model.eval().requires_grad_(False)
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    merged = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        merged.update(load_file(file))
+    return merged
+
+
+def raw_bytes(folder: Path) -> dict[str, tuple]:
+    return {name: (str(tensor.dtype), tuple(tensor.shape), tensor.contiguous().view(torch.uint8).numpy().tobytes())
+            for name, tensor in tensors_of(folder).items()}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory) -> Path:
+    """A pipeline folder as diffusers writes it: transformer in shards of bfloat16, autoencoder in float16."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    transformer = randomised(CogVideoXTransformer3DModel(**SMALL)).to(torch.bfloat16)
+    transformer.save_pretrained(folder / "transformer", max_shard_size="200KB")
+    assert len(list((folder / "transformer").glob("*.safetensors"))) > 1
+    autoencoder = AutoencoderKLCogVideoX(block_out_channels=(8, 16, 16, 32), layers_per_block=1, norm_num_groups=4)
+    randomised(autoencoder).to(torch.float16).save_pretrained(folder / "vae")
+    return folder
+
+
+@pytest.fixture()
+def copy(pipeline, tmp_path) -> Path:
+    """A transformer folder of its own to damage."""
+    return shutil.copytree(pipeline / "transformer", tmp_path / "transformer")
+
+
+def test_round_trip_is_byte_identical_and_diffusers_loads_it(pipeline, tmp_path):
+    checkpoint.convert(pipeline, tmp_path / "ours", shard_bytes=150_000)
+    said = checkpoint.convert(tmp_path / "ours", tmp_path / "back", shard_bytes=10**9)
+    assert "CogVideoXTransformer3DModel" in said and "AutoencoderKLCogVideoX" in said
+    for part in ("vae", "transformer"):
+        assert raw_bytes(tmp_path / "back" / part) == raw_bytes(pipeline / part)
+    ours = tensors_of(tmp_path / "ours" / "transformer")
+    assert ours.keys() - tensors_of(pipeline / "transformer").keys() == {
+        "conditioning_embed.weight", "conditioning_embed.bias"}
+    assert ours["conditioning_embed.weight"].shape == (64, 56, 2, 2) and not ours["conditioning_embed.weight"].any()
+    for kind, part in ((AutoencoderKLCogVideoX, "vae"), (CogVideoXTransformer3DModel, "transformer")):
+        for root in (tmp_path / "back", tmp_path / "ours"):  # ours loads too: what is more is ignored
+            loaded, info = kind.from_pretrained(root / part, output_loading_info=True)
+            assert not info["missing_keys"] and not info["mismatched_keys"]
+            assert loaded.config.norm_eps == kind.load_config(pipeline / part)["norm_eps"]
+
+
+def test_loaded_transformer_computes_what_diffusers_does(pipeline):
+    """Text and video through both, the multi-view model with conditioning that is still zero."""
+    config = dataclasses.replace(checkpoint.load_transformer(pipeline / "transformer")[1], conditioning_channels=6)
+    model, _ = checkpoint.load_transformer(pipeline / "transformer", config)
+    oracle = CogVideoXTransformer3DModel.from_pretrained(pipeline / "transformer").float().eval()
+    random = np.random.default_rng(0)
+    latents = random.standard_normal((1, 1, 1, 4, 6, 4)).astype(np.float32)
+    text = random.standard_normal((1, 3, 24)).astype(np.float32)
+    with torch.no_grad():
+        theirs = oracle(torch.from_numpy(latents[:, 0]).permute(0, 1, 4, 2, 3), torch.from_numpy(text),
+                        torch.tensor([400])).sample.permute(0, 1, 3, 4, 2).numpy()
+    maps = random.standard_normal((*latents.shape[:-1], 6)).astype(np.float32)
+    ours = model(jnp.asarray(latents), jnp.asarray([400]), text=jnp.asarray(text), conditioning=jnp.asarray(maps))
+    assert np.linalg.norm(ours[:, 0] - theirs) / np.linalg.norm(theirs) < 1e-5
+
+
+def test_dropping_text_keeps_the_videos_half(pipeline, tmp_path):
+    checkpoint.convert(pipeline / "transformer", tmp_path / "ours", drop_text=True, conditioning_channels=0)
+    source, ours = tensors_of(pipeline / "transformer"), tensors_of(tmp_path / "ours")
+    assert source.keys() - ours.keys() == {"patch_embed.text_proj.weight", "patch_embed.text_proj.bias"}
+    name = "transformer_blocks.1.norm2.linear.weight"
+    assert torch.equal(ours[name], source[name][: 3 * 64])
+    model, config = checkpoint.load_transformer(tmp_path / "ours")
+    assert config.text_dim == 0
+    # A checkpoint with text loads into a model without, the same way.
+    direct, _ = checkpoint.load_transformer(pipeline / "transformer", config)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(model), nnx.state(direct))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_what_we_save_we_and_safetensors_read(tmp_path, dtype):
+    config = TransformerConfig.named("tiny", num_layers=3, num_heads=1, time_embed_dim=8, conditioning_channels=5)
+    model = MultiViewTransformer(config, rngs=nnx.Rngs(0))
+    checkpoint.save_transformer(tmp_path / "saved", model, config, dtype=dtype, shard_bytes=100_000)
+    loaded, again = checkpoint.load_transformer(tmp_path / "saved")
+    assert again == config
+    code = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype]
+    for file in (tmp_path / "saved").glob("*.safetensors"):
+        with safe_open(file, "pt") as handle:
+            assert handle.metadata() == {"format": "pt"}
+            assert {handle.get_slice(name).get_dtype() for name in handle.keys()} == {code}  # noqa: SIM118
+    jax.tree.map(lambda ours, read: np.testing.assert_array_equal(jnp.asarray(ours, dtype).astype(jnp.float32), read),
+                 nnx.state(model), nnx.state(loaded))
+    count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model)))
+    assert f"{count:,} parameters" in checkpoint.validate_weights(tmp_path / "saved")
+
+
+def test_full_2b_has_the_originals_names_and_shapes():
+    """Nothing is allocated on either side."""
+    with torch.device("meta"):
+        transformer, autoencoder = CogVideoXTransformer3DModel(), AutoencoderKLCogVideoX()
+    for config, model in ((TransformerConfig.named("2b", conditioning_channels=0), transformer),
+                          (AutoencoderConfig.named("2b"), autoencoder)):
+        theirs = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        assert checkpoint.expected_shapes(config) == theirs
+        leaves = jax.tree.leaves(nnx.state(checkpoint.abstract_model(config), nnx.Param))
+        assert sum(leaf.size for leaf in leaves) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_loads_onto_a_mesh(pipeline):
+    """Every device holds its part only, and the numbers are the same."""
+    alone, _ = checkpoint.load_transformer(pipeline / "transformer")
+    mesh = parallel.make_mesh((1, 8, 1))
+
+    def spread(leaf):
+        axes = ["fsdp" if leaf.ndim > 1 and size % 8 == 0 and axis == leaf.ndim - 1 else None
+                for axis, size in enumerate(leaf.shape)]
+        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+    shardings = jax.tree.map(spread, nnx.to_pure_dict(nnx.state(alone, nnx.Param)))
+    sharded, _ = checkpoint.load_transformer(pipeline / "transformer", shardings=shardings)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(alone), nnx.state(sharded))
+    kernel = sharded.blocks.ff.up.kernel.get_value()
+    assert kernel.addressable_shards[0].data.shape == (2, 64, 32) and len(kernel.addressable_shards) == 8
+
+
+def _write(file: Path, tensors: dict[str, np.ndarray]) -> None:
+    """A float32 safetensors file, written here by hand."""
+    header, body = {}, b""
+    for name, array in tensors.items():
+        place = [len(body), len(body) + array.nbytes]
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": place}
+        body += array.astype("<f4").tobytes()
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+def test_one_error_lists_missing_left_over_and_misshapen(copy):
+    tensors = {name: tensor.float().numpy() for name, tensor in tensors_of(copy).items()}
+    for file in copy.glob("*.safetensors*"):
+        file.unlink()
+    tensors["surplus.weight"] = tensors.pop("norm_final.weight")
+    tensors["proj_out.bias"] = np.zeros(7, np.float32)
+    _write(copy / "diffusion_pytorch_model.safetensors", tensors)
+    with pytest.raises(UserError) as caught:
+        checkpoint.load_transformer(copy)
+    message = str(caught.value)
+    assert "1 missing: norm_final.weight" in message and "1 left over: surplus.weight" in message
+    assert "1 misshapen: proj_out.bias (7,) instead of (16,)" in message
+
+
+def damage_missing_shard(folder: Path) -> str:
+    sorted(folder.glob("*.safetensors"))[0].unlink()
+    return "is missing"
+
+
+def damage_truncation(folder: Path) -> str:
+    file = sorted(folder.glob("*.safetensors"))[-1]
+    file.write_bytes(file.read_bytes()[:-100])
+    return "truncated"
+
+
+def damage_header(folder: Path) -> str:
+    sorted(folder.glob("*.safetensors"))[0].write_bytes(b"\x40\0\0\0\0\0\0\0{not json" + b" " * 80)
+    return "damaged header"
+
+
+def damage_empty_file(folder: Path) -> str:
+    sorted(folder.glob("*.safetensors"))[0].write_bytes(b"")
+    return "truncated"
+
+
+def damage_nan(folder: Path) -> str:
+    file = sorted(folder.glob("*.safetensors"))[0]
+    content = bytearray(file.read_bytes())
+    content[-2:] = b"\xc0\x7f"  # a bfloat16 NaN
+    file.write_bytes(content)
+    return "NaN"
+
+
+def damage_architecture(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text()) | {"_class_name": "FluxTransformer2DModel"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return "architecture 'FluxTransformer2DModel'"
+
+
+def damage_unsupported_field(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text()) | {"patch_size_t": 2}
+    (folder / "config.json").write_text(json.dumps(config))
+    return "patch_size_t is 2"
+
+
+def damage_config(folder: Path) -> str:
+    (folder / "config.json").write_text('{"_class_name": ')
+    return "cannot be read"
+
+
+def damage_field_of_wrong_kind(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text()) | {"num_layers": "two"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return "num_layers"
+
+
+def damage_index(folder: Path) -> str:
+    file = next(folder.glob("*.index.json"))
+    index = json.loads(file.read_text())
+    del index["weight_map"]["norm_final.bias"]
+    file.write_text(json.dumps(index))
+    return "norm_final.bias"
+
+
+def damage_pickle(folder: Path) -> str:
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    torch.save({}, folder / "diffusion_pytorch_model.bin")
+    return "pickled weights are not read"
+
+
+def damage_everything(folder: Path) -> str:
+    shutil.rmtree(folder)
+    return "no such folder"
+
+
+@pytest.mark.parametrize("damage", [value for name, value in sorted(globals().items()) if name.startswith("damage_")])
+def test_bad_input_is_one_line_and_exit_code_2(copy, damage, capsys):
+    expected = damage(copy)
+    assert cli.main(["convert", str(copy), str(copy.parent / "out")]) == 2
+    message = capsys.readouterr().err
+    assert expected in message and message.count("\n") == 1 and "Traceback" not in message
+    assert not (copy.parent / "out").exists()
+
+
+def test_convert_does_not_overwrite(pipeline, tmp_path, capsys):
+    assert cli.main(["convert", str(pipeline / "vae"), str(tmp_path)]) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_a_release_whose_scale_disagrees_is_refused(pipeline, tmp_path):
+    release = shutil.copytree(pipeline, tmp_path / "release")
+    (release / "transformer" / "config.json").write_text(json.dumps(
+        json.loads((release / "transformer" / "config.json").read_text())))
+    with pytest.raises(UserError, match="latent channels"):  # 16 of the autoencoder, 4 of the transformer
+        checkpoint.validate_weights(release)
+    shutil.rmtree(release / "transformer")
+    (release / "mvp4d.json").write_text('{"latent_scale": 0.5}')
+    with pytest.raises(UserError, match="latent_scale"):
+        checkpoint.validate_weights(release)
+
+
+def test_memory_of_conversion(tmp_path):
+    """Peak memory above the interpreter's own stays under 1.3 x (largest shard + output shard)."""
+    config = TransformerConfig.named("tiny", num_layers=4, num_heads=12, text_dim=64, conditioning_channels=0)
+    shapes = checkpoint.expected_shapes(config)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(checkpoint.to_json(config)))
+    random = np.random.default_rng(0)
+    shard = 48 << 20
+    checkpoint.write_weights(source, [(name, "F32", shape) for name, shape in shapes.items()],
+                             lambda name: random.standard_normal(shapes[name], np.float32), shard_bytes=shard)
+    assert len(list(source.glob("*.safetensors"))) >= 3
+    script = (
+        "import resource, sys, tracemalloc\n"
+        "from mvp4d_jax.models.checkpoint import convert, expected_shapes\n"
+        "from mvp4d_jax.models.transformer_config import TransformerConfig\n"
+        "expected_shapes(TransformerConfig.named('tiny', num_layers=4, num_heads=12, text_dim=64))\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "tracemalloc.start()\n"
+        "convert(sys.argv[1], sys.argv[2], shard_bytes=int(sys.argv[3]))\n"
+        "resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"  # kilobytes on Linux
+        "print(resident * 1024, tracemalloc.get_traced_memory()[1])\n")
+    out = subprocess.run([sys.executable, "-c", script, str(source), str(tmp_path / "out"), str(shard)],
+                         capture_output=True, text=True, check=True).stdout
+    largest = max(4 * int(np.prod(shape)) for shape in shapes.values())
+    resident, allocated = map(int, out.split())
+    assert largest < allocated < 1.3 * 2 * shard and resident < 1.3 * 2 * shard
