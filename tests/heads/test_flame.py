@@ -50,10 +50,10 @@ def test_vertices_equal_smplx(name, arrays, folder, motion):
     shape = np.random.default_rng(2).normal(0, 1, 300).astype(np.float32)
     ours = np.asarray(skin(head, motion, shape))
     oracle = smplx.FLAME(
-        str(folder), data_struct=_struct(arrays), num_betas=300, num_expression_coeffs=100, batch_size=FRAMES,
+        str(_smplx_folder(folder, arrays)), num_betas=300, num_expression_coeffs=100, batch_size=FRAMES,
         use_face_contour=False, create_neck_pose=False, create_jaw_pose=False, create_leye_pose=False,
         create_reye_pose=False, create_betas=False, create_expression=False, create_global_orient=False,
-        create_transl=False, dtype=torch.float64, vertex_ids={}, static_landmark_embedding_path=str(_embedding(folder)))
+        create_transl=False, dtype=torch.float64)
     inputs = {"betas": np.tile(shape, (FRAMES, 1)), "expression": motion.expression,
               "global_orient": motion.rotation * 0, "neck_pose": motion.neck, "jaw_pose": motion.jaw,
               "leye_pose": motion.eyes[:, 0],
@@ -66,17 +66,13 @@ def test_vertices_equal_smplx(name, arrays, folder, motion):
     assert np.abs(ours - expected).max() < 1e-6
 
 
-def _struct(arrays):
-    from smplx.utils import Struct
-
-    return Struct(**arrays)
-
-
-def _embedding(folder):
-    """smplx insists on a landmark embedding of its own; its contents do not matter here."""
-    path = folder / "static_embedding.pkl"
-    with open(path, "wb") as handle:
-        pickle.dump({"lmk_face_idx": np.zeros(1, np.int64), "lmk_b_coords": np.ones((1, 3)) / 3}, handle)
+def _smplx_folder(folder, arrays):
+    """smplx wants its own file names, and a landmark embedding whose contents do not matter here."""
+    path = folder / "smplx"
+    path.mkdir(exist_ok=True)
+    write_2023(path / "FLAME_NEUTRAL.pkl", arrays)
+    with open(path / "flame_static_embedding.pkl", "wb") as handle:
+        pickle.dump({"lmk_face_idx": np.zeros(51, np.int64), "lmk_b_coords": np.ones((51, 3)) / 3}, handle)
     return path
 
 
