@@ -1,0 +1,43 @@
+"""Fixtures of the PyTorch half: one small capture, one small avatar."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
+
+from synthetic import write_capture  # noqa: E402
+
+from mvp4d_export.avatar import AvatarConfig  # noqa: E402
+from mvp4d_export.capture import Capture  # noqa: E402
+from mvp4d_export.dataset import Dataset  # noqa: E402
+from mvp4d_export.deformation import NetConfig  # noqa: E402
+from mvp4d_export.distill import Distiller, distill  # noqa: E402
+from mvp4d_export.presets import DistillConfig, preset  # noqa: E402
+
+STEPS = 70
+
+
+def small_config(**changes) -> DistillConfig:
+    """The cpu preset at the size of the test capture."""
+    avatar = AvatarConfig(24, 1, NetConfig((8, 12), 1, 1))
+    return dataclasses.replace(preset("cpu"), **{"avatar": avatar, "steps": STEPS, "views": 3, "start_gaussians": 1600,
+                                                 "max_gaussians": 2000, "coarse": 0.3, **changes})
+
+
+@pytest.fixture(scope="session")
+def egg(tmp_path_factory) -> Path:
+    """A capture of 6 views x 6 frames of 48 x 48."""
+    return write_capture(tmp_path_factory.mktemp("egg") / "capture")
+
+
+@pytest.fixture(scope="session")
+def fitted(egg, tmp_path_factory) -> tuple[Path, dict]:
+    """An avatar distilled from `egg` with one view and one frame held out, and its report."""
+    out = tmp_path_factory.mktemp("avatar") / "avatar"
+    fit = Distiller(Dataset.load(Capture.open(egg), hold_views=1, hold_times=1), small_config())
+    return out, distill(fit, out)

@@ -1,0 +1,114 @@
+"""The rig against the JAX skinning, through files alone; triangle frames and quaternions against scipy."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+from synthetic import make_head, make_motion
+
+from mvp4d_export.capture import MOTION_ARRAYS, read_head, read_motion
+from mvp4d_export.remesh import remesh
+from mvp4d_export.rig import Pose, Rig, rotation_matrix
+from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions, triangle_frames
+
+
+def jax_vertices(head_path, motion_path):
+    """World vertices by the other half of the project, from the same files."""
+    from mvp4d_jax.heads.model import HeadModel
+    from mvp4d_jax.heads.motion import Motion
+    from mvp4d_jax.heads.skinning import skin
+
+    data = np.load(motion_path)
+    return np.asarray(skin(HeadModel.load(head_path), Motion(**{name: data[name] for name in MOTION_ARRAYS})))
+
+
+@pytest.mark.parametrize("pose_correctives", [False, True])
+def test_skinning_equals_jax(tmp_path, pose_correctives):
+    """A random head with every feature that the format has."""
+    from mvp4d_jax.heads.model import HeadModel
+
+    rng = np.random.default_rng(1)
+    egg = make_head()
+    count, joints = len(egg.template), len(egg.joint_names)
+
+    def small(*shape):
+        return rng.normal(0, 0.004, shape).astype(np.float32)
+
+    empty = np.zeros((0, count, 3), np.float32)
+    head = HeadModel(
+        name="random", canonical=egg.template, template=egg.template, faces=egg.faces.astype(np.int32), uv=egg.uv,
+        face_uvs=egg.face_uvs.astype(np.int32), face_parts=egg.face_parts.astype(np.uint8), shape_basis=empty,
+        expression_basis=small(4, count, 3), pose_basis=small((joints - 1) * 9, count, 3) if pose_correctives else empty,
+        joints=egg.joints, joint_shape_basis=np.zeros((0, joints, 3), np.float32), joint_expression_basis=small(4, joints, 3),
+        skin_weights=rng.dirichlet(np.ones(joints), count).astype(np.float32), landmark_faces=np.zeros(68, np.int32),
+        landmark_barycentric=np.full((68, 3), 1 / 3, np.float32), shape_names=(), expression_names=egg.expression_names,
+        joint_names=egg.joint_names, joint_parents=egg.joint_parents, part_names=egg.part_names)
+    head.save(tmp_path / "head.npz")
+    motion = {name: rng.normal(0, 0.5, getattr(make_motion(5), name).shape).astype(np.float32) for name in MOTION_ARRAYS}
+    motion["rotation"][0] = 0
+    motion["jaw"][1] = 1e-5
+    np.savez(tmp_path / "motion.npz", **motion, fps=24.0)
+    ours = Rig(read_head(tmp_path / "head.npz")).world_vertices(Pose.of(read_motion(tmp_path / "motion.npz", 4)))
+    assert np.abs(ours.numpy() - jax_vertices(tmp_path / "head.npz", tmp_path / "motion.npz")).max() < 1e-6
+
+
+def test_builtin_head_skins_as_in_jax(tmp_path):
+    from mvp4d_jax.heads import load_head
+
+    head = load_head("builtin")
+    head = head.personalise(np.linspace(-1, 1, head.shape_count))
+    head.save(tmp_path / "head.npz")
+    rng = np.random.default_rng(0)
+    motion = {"expression": rng.uniform(0, 1, (3, head.expression_count)), "rotation": rng.normal(0, 0.4, (3, 3)),
+              "translation": rng.normal(0, 0.1, (3, 3)), "neck": rng.normal(0, 0.2, (3, 3)),
+              "jaw": rng.normal(0, 0.1, (3, 3)), "eyes": rng.normal(0, 0.2, (3, 2, 3))}
+    np.savez(tmp_path / "motion.npz", **{name: value.astype(np.float32) for name, value in motion.items()}, fps=25.0)
+    exported = read_head(tmp_path / "head.npz")
+    ours = Rig(exported).world_vertices(Pose.of(read_motion(tmp_path / "motion.npz")))
+    assert np.abs(ours.numpy() - jax_vertices(tmp_path / "head.npz", tmp_path / "motion.npz")).max() < 1e-6
+
+
+def test_rotations_equal_scipy():
+    rng = np.random.default_rng(0)
+    vectors = np.concatenate([rng.normal(0, 1.5, (50, 3)), np.zeros((1, 3)), [[1e-5, 0, 0], [0, np.pi, 0]]])
+    matrices = rotation_matrix(torch.from_numpy(vectors))
+    expected = Rotation.from_rotvec(vectors)
+    np.testing.assert_allclose(matrices.numpy(), expected.as_matrix(), atol=1e-12)
+    quaternions = matrix_to_quaternion(matrices).numpy()
+    reference = expected.as_quat(scalar_first=True)
+    np.testing.assert_allclose(np.abs((quaternions * reference).sum(1)), 1, atol=1e-12)
+    product = multiply_quaternions(torch.from_numpy(reference[:20]), torch.from_numpy(reference[20:40])).numpy()
+    expected_product = (expected[:20] * expected[20:40]).as_quat(scalar_first=True)
+    np.testing.assert_allclose(np.abs((product * expected_product).sum(1)), 1, atol=1e-12)
+
+
+def test_triangle_frames_follow_cap4ds_definition():
+    """Each line of CAP4D's decoding, in numpy, on random triangles."""
+    rng = np.random.default_rng(0)
+    vertices, faces = rng.normal(0, 1, (30, 3)), rng.permutation(30).reshape(10, 3)
+    rotation, scale, centre = (value.numpy() for value in triangle_frames(torch.from_numpy(vertices), torch.from_numpy(faces)))
+    for index, (v0, v1, v2) in enumerate(vertices[faces]):
+        a0 = (v1 - v0) / np.linalg.norm(v1 - v0)
+        a1 = np.cross(a0, v2 - v0)
+        a1 /= np.linalg.norm(a1)
+        a2 = -np.cross(a1, a0) / np.linalg.norm(np.cross(a1, a0))
+        np.testing.assert_allclose(rotation[index], np.stack([a0, a1, a2], 1), atol=1e-12)
+        np.testing.assert_allclose(scale[index], (np.linalg.norm(v1 - v0) + abs(a2 @ (v2 - v0))) / 2)
+        np.testing.assert_allclose(centre[index], (v0 + v1 + v2) / 3)
+
+
+def test_remesh_lies_on_the_head():
+    """Vertices lie on the surface, triangles wind outwards and cover all but the chart's seam and poles."""
+    head = make_head()
+    mesh = remesh(head, 32)
+    points = (head.template[mesh.corners] * mesh.weights[..., None]).sum(1)
+    radii = np.abs(points / np.array([0.075, 0.105, 0.09]))
+    assert np.abs(np.linalg.norm(radii, axis=1) - 1).max() < 0.02
+    corners = points[mesh.faces]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    assert ((normals * corners.mean(1)).sum(1) > 0).all()
+    whole = head.template[head.faces]
+    area = np.linalg.norm(np.cross(whole[:, 1] - whole[:, 0], whole[:, 2] - whole[:, 0]), axis=1).sum()
+    assert np.linalg.norm(normals, axis=1).sum() > 0.9 * area
+    assert mesh.deformable.max() == 1
+    assert mesh.deformable[points[:, 2] < -0.05].max() < 0.05
