@@ -163,12 +163,12 @@ def _lid_lining(margin: np.ndarray) -> np.ndarray:
     distance = np.linalg.norm(offset, axis=-1, keepdims=True)
     edge = EYE_CENTRE + offset * np.minimum(1.0, (EYE_RADIUS + 0.00025) / distance)
     edge = np.where(distance > LID_RADIUS + 0.0012, margin - np.array([0, 0, 0.0012]), edge)
-    # Where the lids reach beyond the eyeball, in the corners, the lining comes back to it; elsewhere it runs on inside.
+    # The lining dips into the eyeball, above the margin or, in the corners, on the way back from there: no gap shows.
     flat = edge[:, :2] - EYE_CENTRE[:2]
     reach = np.linalg.norm(flat, axis=-1, keepdims=True)
-    target = np.where(reach > 0.0106, 0.0104, np.minimum(reach + 0.0022, 0.0108))
+    target = np.minimum(reach + 0.0022, 0.0104)
     flat = flat / reach * target
-    depth = np.sqrt((EYE_RADIUS + np.where(reach > 0.0106, -0.0002, 0.00035)) ** 2 - target**2)
+    depth = np.sqrt((EYE_RADIUS - 0.0014) ** 2 - target**2)
     back = EYE_CENTRE + np.concatenate([flat, depth], -1)
     return np.stack([back, edge])
 
