@@ -16,7 +16,7 @@ def base() -> ConfigDict:
     config.initial = ""  # transformer folder to start from (a converted CogVideoX); "": from random weights
     config.mesh = (1, 1, -1)  # devices along data, fsdp, context; -1 takes what is left
 
-    config.transformer = ConfigDict({"size": "2b", "dtype": "float32", "remat": "none"})
+    config.transformer = transformer("2b")
     config.conditioning = ConfigDict({})  # fields of ConditioningConfig that differ from its defaults
     config.prepare = ConfigDict({
         "image_size": 512, "frames": 49, "stride": 24, "images": 4, "crop": "head", "variants": 2,
@@ -42,8 +42,16 @@ def base() -> ConfigDict:
         "every": 1000, "batches": 4,  # loss on held-out samples, with the same noise every time
         "sample_steps": 25, "guidance": 2.0,  # of the sample that is drawn for the eye; 0 steps: none
     })
+    config.curriculum = ()  # names of the stages, in the order they run
     config.stages = ConfigDict()
     return config
+
+
+def transformer(size: str, **changes: object) -> ConfigDict:
+    """A transformer by its size's name; what is None stays as the size has it."""
+    fields = ("dtype", "remat", "attention_backend", "context_form", "pad_patches_to", "num_layers", "num_heads",
+              "head_dim", "time_embed_dim", "text_dim", "spatial_scale", "temporal_scale")
+    return ConfigDict({"size": size, **dict.fromkeys(fields), **changes})
 
 
 def stage(*, steps: int, learning_rate: float, image_size: int, mixture: dict[str, dict], warmup: int = 1000,

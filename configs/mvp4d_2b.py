@@ -12,7 +12,7 @@ the curriculum's kinds of data, not its sizes: stage sizes, batch, learning rate
 
 from ml_collections import ConfigDict
 
-from mvp4d_configs.base import base, mix, stage
+from mvp4d_configs.base import base, mix, stage, transformer
 
 
 def get_config() -> ConfigDict:
@@ -20,11 +20,12 @@ def get_config() -> ConfigDict:
     config.head = "flame2023-nojaw"
     config.autoencoder_size = "2b"
     config.mesh = (1, 8, -1)  # 8 samples, each over all the devices that are left
-    config.transformer = ConfigDict({"size": "2b", "dtype": "bfloat16", "remat": "full", "text_dim": 0})
+    config.transformer = transformer("2b", dtype="bfloat16", remat="full", text_dim=0)
     config.data.threads, config.data.workers = 8, 4
     config.optimiser.ema, config.optimiser.weight_decay = 0.9999, 1e-3
     config.loss.timesteps, config.loss.snr_shift = "mixed", 3.0
     config.checkpoint.every, config.checkpoint.keep_last, config.validation.every = 500, 4, 2000
+    config.curriculum = ("images", "views", "full")
     config.stages = ConfigDict({
         # Learn to follow the maps and to hold an identity: cheap samples, many of them.
         "images": stage(

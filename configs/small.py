@@ -8,19 +8,20 @@
 
 from ml_collections import ConfigDict
 
-from mvp4d_configs.base import base, mix, stage
+from mvp4d_configs.base import base, mix, stage, transformer
 
 
 def get_config() -> ConfigDict:
     config = base()
     config.autoencoder_size = "small"
     config.mesh = (1, -1, 1)
-    config.transformer = ConfigDict({"size": "small", "dtype": "bfloat16", "remat": "attention"})
+    config.transformer = transformer("small", dtype="bfloat16", remat="attention")
     config.prepare.image_size, config.prepare.frames, config.prepare.stride = 128, 17, 16
     config.prepare.variants = 2
     config.optimiser.ema, config.optimiser.weight_decay = 0.9995, 1e-2
     config.loss.timesteps, config.loss.snr_shift = "mixed", 1.5
     config.checkpoint.every, config.validation.every = 1000, 2000
+    config.curriculum = ("views", "video")
     config.stages = ConfigDict({
         "views": stage(
             steps=60000, learning_rate=3e-4, warmup=1000, image_size=128,

@@ -8,7 +8,7 @@
 
 from ml_collections import ConfigDict
 
-from mvp4d_configs.base import base, mix, stage
+from mvp4d_configs.base import base, mix, stage, transformer
 
 
 def get_config() -> ConfigDict:
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.autoencoder_size = "tiny"
     config.autoencoder = "builtin:tiny"
     config.mesh = (1, 1, 1)
-    config.transformer = ConfigDict({"size": "tiny", "dtype": "float32", "remat": "none"})
+    config.transformer = transformer("tiny", dtype="float32")
     config.prepare.image_size, config.prepare.frames, config.prepare.stride = 64, 9, 8
     config.prepare.images, config.prepare.crop, config.prepare.variants = 4, "reference", 1
     config.data.threads, config.data.buffer = 1, 8
@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     config.sampling.reference_angle = 1.05
     config.checkpoint.every, config.validation.every = 200, 400
     config.validation.batches, config.validation.sample_steps = 4, 0
+    config.curriculum = ("all",)
     config.stages = ConfigDict({
         "all": stage(
             steps=20000, learning_rate=6e-4, warmup=200, decay="constant", image_size=64,

@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d_jax.training.config import load_config
     config = load_config(args.config, args.overrides)
     if config.get("job") == "autoencoder":
-        from mvp4d_jax.training.autoencoder import train_autoencoder
+        from mvp4d_jax.training.autoencoder import export_autoencoder, train_autoencoder
+        if args.export is not None:
+            return export_autoencoder(config, args.workdir, args.export)
         return train_autoencoder(config, args.workdir)
     if args.export is not None:
         from mvp4d_jax.training.release import export_release

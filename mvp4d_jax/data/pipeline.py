@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import grain
 import jax
 import numpy as np
+from absl import flags
 
 from mvp4d_jax.data.shards import Scene, Shards
 from mvp4d_jax.errors import UserError
@@ -237,5 +238,7 @@ def iterate(batches: Batches, start: int, *, threads: int = 2, buffer: int = 4,
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
     stream = dataset.to_iter_dataset(options)
     if workers:
+        if not flags.FLAGS.is_parsed():  # Grain's worker processes read absl flags, which this command line does not use
+            flags.FLAGS.mark_as_parsed()
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=buffer))
     return iter(stream)

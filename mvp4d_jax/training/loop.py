@@ -147,7 +147,8 @@ def _start(config, plan: Plan, template, optimiser, mesh, checkpoints: Checkpoin
         return state, float(position["seconds"])
     state = initial_state(template, optimiser, mesh, config.seed)
     if config.initial:
-        state = with_params(state, template.params_of(load_transformer(Path(config.initial))[0]))
+        state = with_params(state, template.params_of(
+            load_transformer(Path(config.initial), plan.transformer, shardings=template.shardings)[0]))
     return state, 0.0
 
 

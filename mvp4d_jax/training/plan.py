@@ -104,8 +104,11 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
     transformer = _transformer(config, conditioning)
     optimiser = _options(OptimiserOptions, config.optimiser, "optimiser")
     stages, start = [], 0
-    for name, settings in config.stages.items():
-        stage = _stage(name, start, settings)
+    if set(config.curriculum) != set(config.stages) or len(set(config.curriculum)) != len(config.curriculum):
+        raise UserError("config.curriculum", f"is {tuple(config.curriculum)}",
+                        f"name every stage once, in order: {', '.join(config.stages)}")
+    for name in config.curriculum:  # a ConfigDict keeps its keys in alphabetical order
+        stage = _stage(name, start, config.stages[name])
         multiple = autoencoder.spatial_compression_ratio * transformer.patch_size
         if stage.image_size % multiple:
             raise UserError(f"config.stages.{name}.image_size", f"is {stage.image_size}", f"choose a multiple of {multiple}")
@@ -120,7 +123,7 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
 
 
 def _transformer(config: ml_collections.ConfigDict, conditioning: ConditioningConfig) -> TransformerConfig:
-    changes = {name: value for name, value in config.transformer.items() if name != "size"}
+    changes = {name: value for name, value in config.transformer.items() if name != "size" and value is not None}
     try:
         return TransformerConfig.named(config.transformer.size, conditioning_channels=conditioning.channels, **changes)
     except (ValueError, TypeError) as error:

@@ -1,0 +1,68 @@
+"""A checkpoint's moving average as a release: `transformer/`, `vae/` and `mvp4d.json` with what they were trained for."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import ml_collections
+
+from mvp4d_jax import parallel
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.files import atomic_folder, read_json, write_json
+from mvp4d_jax.geometry.crops import MARGIN
+from mvp4d_jax.models.checkpoint import save_transformer
+from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.training.checkpoints import Checkpoints
+from mvp4d_jax.training.config import save_config
+from mvp4d_jax.training.plan import autoencoder_folder, resolve
+from mvp4d_jax.training.state import ModelTemplate, abstract_state, make_optimiser
+
+FACTS = "mvp4d.json"
+
+
+def export_release(config: ml_collections.ConfigDict, workdir: Path, out: Path, step: int | str = "latest",
+                   dtype: str = "float16") -> str:
+    """Writes a release folder; one that is there (a release, or nothing but a `vae`) is replaced as a whole.
+
+    Args:
+      config: what the checkpoint was trained with.
+      workdir: of the run.
+      out: the folder to write.
+      step: "latest", "best" (lowest validation loss) or a number.
+      dtype: of the transformer's file.
+
+    Returns:
+      One line that says what is there.
+
+    Raises:
+      UserError: no such checkpoint, one of another model, no autoencoder, a folder in the way.
+    """
+    plan, mesh = resolve(config), parallel.make_mesh((1, 1, 1))
+    vae = autoencoder_folder(config)
+    if vae is None:
+        raise UserError("config.autoencoder", "names no folder", "a release holds its autoencoder, too")
+    if out.exists() and not (out / FACTS).is_file() and {path.name for path in out.iterdir()} - {"vae"}:
+        raise UserError(out, "is in the way and holds no release", "choose another folder")
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    number = {"latest": checkpoints.latest, "best": checkpoints.best}[step]() if isinstance(step, str) else step
+    template = ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
+    optimiser = make_optimiser(plan.optimiser, template.shapes)
+    state, position = checkpoints.restore(abstract_state(template, optimiser, mesh), number)
+    last = plan.stages[-1]
+    widest = max(last.modalities, key=lambda modality: modality.views * modality.latents)
+    facts = {
+        "head": config.head, "image_size": last.image_size, "views": widest.views,
+        "frames": 1 + 4 * (widest.latents - 1), "snr_shift": plan.loss.snr_shift, "crop_margin": MARGIN,
+        "latent_scale": read_json(vae / "config.json")["scaling_factor"],
+        "conditioning": dataclasses.asdict(plan.conditioning),
+        "training": {"step": int(state.step), "hours": round(position["seconds"] / 3600, 2), "weights": "EMA",
+                     "config": save_config(config)},
+    }
+    with atomic_folder(out, overwrite=True) as temporary:
+        shutil.copytree(vae, temporary / "vae")
+        save_transformer(temporary / "transformer", template.model(state.ema), plan.transformer, dtype=dtype)
+        write_json(temporary / FACTS, facts)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
+    return f"step {int(state.step)} ({facts['training']['hours']} h), {size:.1f} MB: {out}"

@@ -1,0 +1,53 @@
+"""Shards of random numbers, written with the project's own writer: what the pipeline and the loop need, without models."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum
+from mvp4d_jax.geometry.conditioning import ConditioningConfig
+
+
+def write_shards(folder: Path, *, scenes: int = 3, views: int = 4, windows: int = 2, images: int = 3, latents: int = 3,
+                 size: int = 4, channels: int = 16, variants: int = 1, autoencoder: str = "none", seed: int = 0,
+                 image_size: int | None = None) -> Path:
+    """`scenes` captures in two files; a record's first latent value tells which record it is."""
+    random, conditioning = np.random.default_rng(seed), ConditioningConfig()
+    folder.mkdir(parents=True)
+    files, listed, serial = [], [], 0
+    half = (scenes + 1) // 2
+    for index, part in enumerate([range(half), range(half, scenes)]):
+        name = f"shard-{index:05d}.array_record"
+        writer = ShardWriter(folder / name)
+
+        def record(frames: int) -> int:
+            nonlocal serial
+            serial += 1
+            content = random.normal(size=(frames, size, size, channels)).astype(np.float16)
+            content[..., 0, 0, 0] = serial
+            maps = random.normal(size=(frames, size, size, conditioning.channels)).astype(np.float16)
+            return writer.add({"latents": content, "conditioning": maps})
+
+        for scene in part:
+            turns = np.linalg.qr(random.normal(size=(variants, views, images, 3, 3)))[0]
+            singles = np.array([[record(images) for _ in range(views)] for _ in range(variants)])
+            listed.append(Scene(
+                name=f"scene{scene}", shard=name, views=tuple(f"cam{view}" for view in range(views)),
+                world_rotation=turns.astype(np.float32),
+                frontal_angle=np.tile(np.linspace(0, np.pi, views, dtype=np.float32)[:, None], (1, images)),
+                window_starts=tuple(range(0, 4 * windows, 4)), image_frames=tuple(range(images)),
+                window_records=np.array([[[record(latents) for _ in range(windows)] for _ in range(views)]
+                                         for _ in range(variants)]),
+                image_records=singles, reference_records=singles))
+        writer.close()
+        files.append({"name": name, "bytes": (folder / name).stat().st_size, "records": writer.count,
+                      "sha256": checksum(folder / name)})
+    manifest = {
+        "format": FORMAT, "version": VERSION, "head": "builtin", "image_size": image_size or size * 8, "latents": latents,
+        "frames": 1 + 4 * (latents - 1), "latent_scale": 1.0, "latent_channels": channels, "autoencoder": autoencoder,
+        "conditioning": {"motion": "displacement", "frequencies": 7, "expression_scale": 0.0104, "image_to_latent": 8,
+                         "supersampling": 2},
+        "scenes": [scene.as_json() for scene in listed], "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
