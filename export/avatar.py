@@ -108,33 +108,42 @@ class Avatar(nn.Module):
         image = values.new_zeros(side * side, values.shape[1])
         return image.index_copy(0, self.mesh_pixels, values).T.reshape(-1, side, side)
 
-    def deformation(self, pose: Pose) -> tuple[Tensor, Tensor]:
-        """The net's offsets [P, 3] metres (rest axes) for one frame's expression, and those for the neutral face.
-
-        The neck does not count as expression.
-        """
+    def offsets(self, pose: Pose) -> Tensor:
+        """The net's offsets [P, 3] metres (rest axes) for one frame's expression. The neck does not count as expression."""
         if self.net is None:
-            zero = self.mesh_weights.new_zeros(len(self.mesh_pixels), 3)
-            return zero, zero
-        with torch.no_grad():
-            vertices, _ = self.rig(dataclasses.replace(pose, neck=torch.zeros_like(pose.neck)))
-            moved = self._image(self.gather(vertices[0] - self.rig.template) / EXPRESSION_UNIT)
-            features = torch.stack((torch.cat((moved, self.neutral_features)),
-                                    torch.cat((torch.zeros_like(moved), self.neutral_features))))
-        offsets = self.net(features).flatten(2)[:, :, self.mesh_pixels].transpose(1, 2)      # [2, P, 3]
-        offsets = offsets * self.mesh_deformable[:, None]
-        return offsets[0], offsets[1]
+            return torch.zeros_like(self.mesh_weights)
+        return self._evaluate(self._expression_image(pose)[None])[0]
+
+    def deformation(self, pose: Pose) -> tuple[Tensor, Tensor]:
+        """`offsets` of one frame and those of the neutral face, in one batch."""
+        if self.net is None:
+            return torch.zeros_like(self.mesh_weights), torch.zeros_like(self.mesh_weights)
+        moved = self._expression_image(pose)
+        expressive, neutral = self._evaluate(torch.stack((moved, torch.zeros_like(moved)))).unbind(0)
+        return expressive, neutral
+
+    @torch.no_grad()
+    def _expression_image(self, pose: Pose) -> Tensor:
+        """[3, R, R] offsets of the expression on the UV square, in the net's unit."""
+        vertices, _ = self.rig(dataclasses.replace(pose, neck=torch.zeros_like(pose.neck)))
+        return self._image(self.gather(vertices[0] - self.rig.template) / EXPRESSION_UNIT)
+
+    def _evaluate(self, moved: Tensor) -> Tensor:
+        """[B, 3, R, R] expression images to offsets [B, P, 3]."""
+        features = torch.cat((moved, self.neutral_features.expand(len(moved), -1, -1, -1)), 1)
+        offsets = self.net(features).flatten(2)[:, :, self.mesh_pixels].transpose(1, 2)
+        return offsets * self.mesh_deformable[:, None]
 
     def vertices(self, pose: Pose, offsets: Tensor | None = None, neck: Tensor | None = None) -> Tensor:
         """UV vertices [P, 3] of one frame in head space.
 
         Args:
           pose: one frame.
-          offsets: [P, 3] in rest axes, as `deformation` gives them; evaluated when None.
+          offsets: [P, 3] in rest axes, as `offsets` gives them; evaluated when None.
           neck: [3] learned rotation added to the pose's own.
         """
         if offsets is None:
-            offsets = self.deformation(pose)[0]
+            offsets = self.offsets(pose)
         if neck is not None:
             pose = dataclasses.replace(pose, neck=pose.neck + neck)
         skinned, joint_rotations = self.rig(pose)

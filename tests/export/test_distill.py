@@ -1,0 +1,336 @@
+"""The distiller on a small capture: it learns, resumes, repeats itself, grows and shrinks, and says what is wrong."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_config
+from PIL import Image
+from safetensors.torch import load_file
+from synthetic import write_capture
+
+from mvp4d_export import densify
+from mvp4d_export.avatar import Avatar
+from mvp4d_export.capture import Capture, read_motion
+from mvp4d_export.dataset import Dataset
+from mvp4d_export.distill import Distiller, distill
+from mvp4d_export.errors import UserError
+from mvp4d_export.losses import psnr
+from mvp4d_export.rig import Pose
+
+
+def load(path, **options):
+    return Dataset.load(Capture.open(path), **options)
+
+
+def test_fit_beats_its_start_on_views_and_times_it_never_saw(egg, fitted):
+    out, report = fitted
+    start = Distiller(load(egg, hold_views=1, hold_times=1), small_config()).score()
+    for group in ("held_views", "held_times", "held_both"):
+        assert report["scores"][group]["psnr"] > start[group]["psnr"] + 2.0, (start, report["scores"])
+    assert report["scores"]["held_views"]["psnr"] > 22
+    assert json.loads((out / "report.json").read_text())["scores"] == report["scores"]
+    assert "multi-scale" in report["perceptual"]
+    assert list((out / "tensorboard").iterdir())
+    assert not out.with_name(f"{out.name}.run").exists()
+
+
+def test_start_covers_what_the_rig_does_not(egg):
+    """Before any step: the carved hull gives the wig, and no view has a hole in the head."""
+    data = load(egg)
+    fit = Distiller(data, small_config())
+    assert fit.on_hull > 100
+    pose = data.pose[:1]
+    splats = fit.avatar.splats(fit.avatar.vertices(pose))
+    views = list(range(6))
+    alpha = fit.avatar.render(splats, pose, data.viewmats[views, 0], data.Ks[views, 0], 48, 48).alpha.detach()
+    inside = data.masks[:, 0].float() / 255 > 0.95
+    assert float((alpha[inside] > 0.7).float().mean()) > 0.98
+    # Beyond the rig: the wig's crown stands two centimetres over the egg.
+    assert float((splats.means[:, 1] > 0.112).sum()) > 10
+
+
+def test_resumed_fit_equals_an_uninterrupted_one(egg, tmp_path):
+    config = small_config(steps=12, densify=densify.DensifyConfig(rounds=2, start=0.2, stop=0.8))
+    whole = Distiller(load(egg), config)
+    for _ in range(12):
+        whole.train_step()
+    first = Distiller(load(egg), config)
+    for _ in range(7):
+        first.train_step()
+    first.save_checkpoint(tmp_path)
+    second = Distiller(load(egg), config)
+    assert second.load_checkpoint(tmp_path)
+    assert second.step_done == 7
+    for _ in range(5):
+        second.train_step()
+    for name, value in whole.parameters().items():
+        torch.testing.assert_close(second.parameters()[name], value, rtol=0, atol=0)
+    other = Distiller(load(egg), config, seed=1)
+    assert not other.load_checkpoint(tmp_path)
+
+
+def test_every_moment_comes_once_per_round_and_held_out_ones_never(egg):
+    data = load(egg, hold_views=2, hold_times=2)
+    fit = Distiller(data, small_config())
+    chosen = [fit.choose(step) for step in range(8)]
+    assert sorted(moment for moment, _ in chosen[:4]) == data.train_times == sorted(m for m, _ in chosen[4:])
+    assert all(set(views) <= set(data.train_views) and len(set(views)) == 3 for _, views in chosen)
+
+
+def test_default_densification_grows_where_gradients_are(egg):
+    fit = Distiller(load(egg), small_config())
+    avatar, count = fit.avatar, fit.avatar.gaussian_count
+    splats = avatar.splats(avatar.vertices(fit.data.pose[:1]))
+    statistics = densify.Statistics(count, avatar.device)
+    statistics.seen += 1
+    statistics.gradient[:40] = 1.0
+    config = densify.DensifyConfig(split_size=float(splats.scales.amax(1)[:40].median()), max_size=1.0)
+    avatar.logit_opacity.data[100:110] = -10
+    splats = avatar.splats(avatar.vertices(fit.data.pose[:1]))
+    change = densify.default_round(avatar, splats, statistics, config, 10**6, torch.Generator().manual_seed(0))
+    split = int((splats.scales.amax(1)[:40] > config.split_size).sum())
+    assert 0 < split < 40
+    assert len(change.keep) == count - 10 - split
+    assert len(change.binding) == (40 - split) + 2 * split
+    assert set(range(100, 110)).isdisjoint(change.keep.tolist())
+    torch.testing.assert_close(change.binding[-split:], avatar.binding[:40][splats.scales.amax(1)[:40] > config.split_size])
+
+
+def test_mcmc_relocation_keeps_the_picture():
+    """n Gaussians of the new opacity, stacked, let as much light through at the centre as the one they replace."""
+    opacity, copies = torch.tensor([0.9, 0.5, 0.2]), torch.tensor([2, 3, 5])
+    new, shrink = densify.relocated(opacity, copies)
+    torch.testing.assert_close(1 - (1 - new) ** copies, opacity)
+    assert (shrink < 1).all()
+    # Along a line through the centre, the summed alpha is kept (equation 9 of the paper): integrate numerically.
+    x = torch.linspace(-8, 8, 20001)
+    for o, n, count, s in zip(opacity, new, copies, shrink):
+        old = o * torch.exp(-x.square() / 2)
+        stacked = 1 - (1 - n * torch.exp(-x.square() / (2 * s * s))) ** count
+        assert abs(float(stacked.mean() / old.mean()) - 1) < 2e-3
+
+
+def test_mcmc_run(egg):
+    config = small_config(steps=20, densify=densify.DensifyConfig(strategy="mcmc", rounds=3, start=0.1, stop=0.9))
+    fit = Distiller(load(egg), config)
+    before = fit.avatar.gaussian_count
+    losses = [fit.train_step()["loss"] for _ in range(20)]
+    assert before < fit.avatar.gaussian_count <= config.max_gaussians
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_colour_correction_takes_up_a_tint(egg, tmp_path):
+    """One view is darkened; with the correction its colour transform learns that, and the avatar stays as it was."""
+    tinted = tmp_path / "tinted"
+    shutil.copytree(egg, tinted)
+    for path in (tinted / "images" / "cam02").iterdir():
+        Image.fromarray((np.asarray(Image.open(path)) * 0.8).astype(np.uint8)).save(path)
+    config = small_config(steps=40, rates=dataclasses.replace(small_config().rates, colour=1e-2))
+    fit = Distiller(load(tinted), config, colour_correction=True)
+    for _ in range(40):
+        fit.train_step()
+    gain = fit.colour.detach()[..., :3].diagonal(dim1=1, dim2=2).mean(1) + fit.colour.detach()[..., 3].mean(1)
+    assert gain[2] < gain[[0, 1, 3, 4, 5]].min() - 0.03
+
+
+def test_avatar_survives_saving_and_loads_without_jax(fitted, egg):
+    out, _ = fitted
+    avatar = Avatar.load(out)
+    data = load(egg)
+    code = ("import sys, importlib.abc\n"
+            "class Wall(importlib.abc.MetaPathFinder):\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name.split('.')[0] in ('jax', 'flax', 'optax', 'orbax', 'grain'): raise ImportError(name)\n"
+            "sys.meta_path.insert(0, Wall())\n"
+            "from mvp4d_jax.cli import main\n"
+            "sys.exit(main(sys.argv[1:]))\n")
+    frames = out.parent / "frames"
+    run = subprocess.run([sys.executable, "-c", code, "render", str(out), "--motion", str(egg), "--cameras",
+                          f"file:{egg / 'cameras.npz'}", "--size", "48", "--out", str(frames)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "rendered 6 frames" in run.stdout
+    for view in range(6):
+        pose = Pose.of(data.capture.motion)[view:view + 1]
+        with torch.no_grad():
+            expected = avatar.render(avatar.splats(avatar.vertices(pose)), pose, data.viewmats[view:view + 1, 0],
+                                     data.Ks[view:view + 1, 0], 48, 48, torch.ones(3)).rgb[0]
+        picture = np.asarray(Image.open(frames / f"{view:05d}.png")) / 255
+        assert np.abs(picture - expected.clamp(0, 1).numpy()).max() < 0.5 / 255 + 1e-6
+    # and it is a picture of the capture
+    assert float(psnr(torch.from_numpy(picture)[None].float(), data.batch([5], 5)[0])) > 20
+
+
+def one_line(run, *words):
+    with pytest.raises(UserError) as caught:
+        run()
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text, text
+
+
+def test_damaged_captures_end_in_one_line(egg, tmp_path):
+    def damaged(change):
+        target = tmp_path / change.__name__
+        shutil.copytree(egg, target)
+        change(target)
+        return lambda: load(target, hold_views=0)
+
+    def no_head(path):
+        (path / "head.npz").unlink()
+
+    def cut_picture(path):
+        picture = path / "images" / "cam01" / "00002.png"
+        picture.write_bytes(picture.read_bytes()[:100])
+
+    def bad_version(path):
+        info = json.loads((path / "capture.json").read_text())
+        (path / "capture.json").write_text(json.dumps(info | {"version": 9}))
+
+    def not_json(path):
+        (path / "capture.json").write_text("{")
+
+    def nan_motion(path):
+        motion = dict(np.load(path / "motion.npz"))
+        motion["rotation"][1] = np.nan
+        np.savez(path / "motion.npz", **motion)
+
+    def index_out_of_range(path):
+        head = dict(np.load(path / "head.npz"))
+        head["faces"][0, 0] = 10**6
+        np.savez(path / "head.npz", **head)
+
+    def empty_frame(path):
+        for view in (path / "masks").iterdir():
+            Image.fromarray(np.zeros((48, 48), np.uint8)).save(view / "00003.png")
+
+    def all_empty(path):
+        for file in (path / "masks").rglob("*.png"):
+            Image.fromarray(np.zeros((48, 48), np.uint8)).save(file)
+
+    one_line(damaged(no_head), "head.npz", "no such file")
+    one_line(damaged(cut_picture), "cam01/00002.png", "not a readable picture")
+    one_line(damaged(bad_version), "capture.json", "version", "9")
+    one_line(damaged(not_json), "capture.json", "JSON")
+    one_line(damaged(nan_motion), "motion.npz", "rotation", "not finite")
+    one_line(damaged(index_out_of_range), "head.npz", "faces")
+    one_line(damaged(empty_frame), "frame 3", "transparent in every view")
+    one_line(damaged(all_empty), "every mask is transparent")
+    one_line(lambda: load(egg, hold_views=6), "--hold-views", "6 of 6")
+    one_line(lambda: load(tmp_path / "nowhere"), "no such folder")
+
+
+def test_a_transparent_picture_is_left_out(egg, tmp_path, capsys):
+    target = tmp_path / "capture"
+    shutil.copytree(egg, target)
+    Image.fromarray(np.zeros((48, 48), np.uint8)).save(target / "masks" / "cam01" / "00003.png")
+    data = load(target)
+    assert "1 pictures are all transparent" in capsys.readouterr().err
+    fit = Distiller(data, small_config(views=0))
+    views = {moment: views for moment, views in (fit.choose(step) for step in range(6))}
+    assert sorted(views[3]) == [0, 2, 3, 4, 5]
+    assert sorted(views[2]) == list(range(6))
+
+
+def test_damaged_avatars_end_in_one_line(fitted, tmp_path):
+    out, _ = fitted
+
+    def damaged(name, change):
+        target = tmp_path / name
+        shutil.copytree(out, target)
+        change(target)
+        return lambda: Avatar.load(target)
+
+    def cut(path):
+        data = (path / "avatar.safetensors").read_bytes()
+        (path / "avatar.safetensors").write_bytes(data[:len(data) // 2])
+
+    def rewrite(**changes):
+        def change(path):
+            info = json.loads((path / "avatar.json").read_text())
+            (path / "avatar.json").write_text(json.dumps(info | changes))
+        return change
+
+    def binding_out_of_range(path):
+        from safetensors.torch import save_file
+
+        tensors = load_file(path / "avatar.safetensors")
+        tensors["gaussians.binding"][0] = 10**6
+        save_file(tensors, path / "avatar.safetensors")
+
+    one_line(damaged("cut", cut), "avatar.safetensors", "not a readable safetensors file")
+    one_line(damaged("version", rewrite(version=7)), "avatar.json", "version", "7")
+    one_line(damaged("count", rewrite(gaussians=3)), "avatar.safetensors", "avatar.json says")
+    one_line(damaged("net", rewrite(net=None, sh_degree=2)), "avatar.safetensors")
+    one_line(damaged("binding", binding_out_of_range), "binding")
+    one_line(lambda: Avatar.load(Path("/nowhere/avatar")), "no such folder")
+
+
+def test_diverging_fit_stops(egg):
+    fit = Distiller(load(egg), small_config())
+    fit.avatar.harmonics.data[:] = float("nan")
+    one_line(fit.train_step, "diverged")
+    fit = Distiller(load(egg), small_config())
+    fit.step_done, fit.average, fit.best = 65, 1.0, 0.02
+    one_line(fit.train_step, "diverged", "best 0.02")
+
+
+def test_running_out_of_memory_and_no_cuda_end_in_one_line(egg, monkeypatch, tmp_path):
+    from mvp4d_export.device import guard_memory, pick_device
+
+    def allocate():
+        with guard_memory("a smaller --size"):
+            torch.empty(1 << 60, dtype=torch.uint8)
+
+    def allocate_on_gpu():
+        with guard_memory("a smaller --preset"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+
+    one_line(allocate, "memory", "--size")
+    one_line(allocate_on_gpu, "memory", "3 GiB", "--preset")
+    if not torch.cuda.is_available():
+        one_line(lambda: pick_device("cuda"), "--device", "no CUDA device")
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--hold-views", "9"], ["--hold-views"]), (["--steps", "0"], ["--steps"]),
+    (["--lpips", "nothing.safetensors"], ["nothing.safetensors"])])
+def test_command_line_mistakes(egg, tmp_path, capsys, arguments, words):
+    from mvp4d_jax.cli import main
+
+    assert main(["distill", str(egg), "--out", str(tmp_path / "a"), "--device", "cpu", *arguments]) == 2
+    text = capsys.readouterr().err.strip().splitlines()[-1]
+    assert all(word in text for word in words), text
+
+
+def test_video_captures_are_read(tmp_path):
+    """The same frames as an mp4 come back within what the codec loses."""
+    from mvp4d_export.video import VideoWriter
+
+    path = write_capture(tmp_path / "capture", views=2, frames=3, gaussians=3000)
+    capture = Capture.open(path)
+    truth = np.stack([capture.view_frames(view) for view in range(2)])
+    (path / "videos").mkdir()
+    for view, name in enumerate(capture.names):
+        writer = VideoWriter(path / "videos" / f"{name}.mp4", (48, 48), 24)
+        for frame in truth[view]:
+            writer.add(frame)
+        writer.close()
+    shutil.rmtree(path / "images")
+    (path / "capture.json").write_text((path / "capture.json").read_text().replace('"png"', '"video"'))
+    video = Capture.open(path)
+    assert np.abs(video.view_frames(1).astype(int) - truth[1]).mean() < 4
+
+
+def test_a_fit_has_no_spikes(fitted):
+    avatar = Avatar.load(fitted[0])
+    with torch.no_grad():
+        splats = avatar.splats(avatar.vertices(Pose.of(read_motion(fitted[0]))[:1]))
+    assert float(splats.scales.max()) < 0.03

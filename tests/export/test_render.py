@@ -1,0 +1,105 @@
+"""Cameras against the other half's rigs, videos and frames, and that rendering is deterministic."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mvp4d_export.avatar import Avatar
+from mvp4d_export.cameras import camera_path
+from mvp4d_export.capture import read_motion
+from mvp4d_export.errors import UserError
+from mvp4d_export.render import plan_shot, render_frames
+from mvp4d_export.rig import Pose
+from mvp4d_jax.cli import main
+
+
+@pytest.mark.parametrize("spec", ["orbit:360x8", "arc:120x5@15", "turn:-90", "sway:30@-10", "orbit:90x3,distance=0.8,fov=30"])
+def test_specs_mean_what_they_mean_in_the_other_half(spec):
+    from mvp4d_jax.geometry.rigs import camera_rig
+
+    ours, theirs = camera_path(spec, (48, 64), 7), camera_rig(spec, (48, 64), 7)
+    np.testing.assert_allclose(ours.viewmats, np.asarray(theirs.world_to_camera).reshape(-1, 4, 4), atol=1e-6)
+    for place, name in (((0, 0), "fx"), ((1, 1), "fy"), ((0, 2), "cx"), ((1, 2), "cy")):
+        expected = np.asarray(getattr(theirs, name)).reshape(-1)
+        np.testing.assert_allclose(ours.Ks[(slice(None), *place)], expected, rtol=1e-6)
+
+
+def test_cap4d_paths_mean_what_they_mean_in_the_other_half(shared_data):
+    from mvp4d_jax.geometry.rigs import read_camera_path
+
+    path = shared_data / "tracked_examples" / "driving_00" / "orbit.npz"
+    camera, size, _ = read_camera_path(path)
+    ours = camera_path(f"file:{path}", size, 5)
+    np.testing.assert_allclose(ours.viewmats, np.asarray(camera.world_to_camera)[:5], atol=1e-5)
+    np.testing.assert_allclose(ours.Ks[:, 0, 0], np.asarray(camera.fx)[:5], rtol=1e-6)
+
+
+def test_real_driving_motion_is_read(shared_data):
+    motion = read_motion(shared_data / "tracked_examples" / "driving_00" / "fit.npz")
+    assert motion.frame_count == 384
+    assert motion.expression.shape == (384, 65)
+
+
+@pytest.mark.parametrize("spec", ["orbit:360", "turn:360x8", "circle:3x3", "orbit:360x0", "orbit:360x4,fov=500", "file:none.npz"])
+def test_bad_specs_end_in_one_line(spec):
+    with pytest.raises(UserError):
+        camera_path(spec, (48, 48), 4)
+
+
+def test_shots_walk_still_cameras_and_follow_moving_ones():
+    from mvp4d_export.capture import Motion
+
+    pose = Pose.of(Motion.still(3, 2))
+    assert plan_shot(pose, camera_path("orbit:360x5", (48, 48), 3), (48, 48)).pairs == [(0, 0), (1, 1), (2, 2), (0, 3), (1, 4)]
+    assert plan_shot(pose, camera_path("turn:360", (48, 48), 3), (48, 48)).pairs == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_rendering_twice_gives_the_same_bytes(fitted, egg, tmp_path, capsys):
+    for name in ("one", "two"):
+        assert main(["render", str(fitted[0]), "--motion", str(egg), "--cameras", "orbit:360x4", "--size", "48x40", "--out",
+                     str(tmp_path / f"{name}.mp4"), "--device", "cpu"]) == 0
+    assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "two.mp4").read_bytes()
+    assert main(["render", str(fitted[0]), "--cameras", "orbit:360x2", "--size", "48", "--out", str(tmp_path / "v.mp4"),
+                 "--frames", "1:3", "--each-view"]) == 0
+    assert (tmp_path / "v_00.mp4").is_file()
+    assert (tmp_path / "v_01.mp4").is_file()
+    capsys.readouterr()
+
+
+def test_video_shows_the_frames(fitted, tmp_path):
+    import imageio_ffmpeg
+
+    assert main(["render", str(fitted[0]), "--cameras", "orbit:360x3", "--size", "48", "--out", str(tmp_path / "v.mp4")]) == 0
+    reader = imageio_ffmpeg.read_frames(str(tmp_path / "v.mp4"))
+    assert next(reader)["size"] == (48, 48)
+    frames = [np.frombuffer(data, np.uint8).reshape(48, 48, 3) for data in reader]
+    avatar = Avatar.load(fitted[0])
+    pose = Pose.of(read_motion(fitted[0]))
+    shot = plan_shot(pose, camera_path("orbit:360x3", (48, 48), 6), (48, 48))
+    expected = [rgb.numpy() * 255 for rgb, _ in render_frames(avatar, shot)]
+    assert len(frames) == 3
+    for got, want in zip(frames, expected):
+        assert np.abs(got - want).mean() < 6
+
+
+def test_alpha_frames_lay_over_any_background(fitted, tmp_path):
+    common = ["render", str(fitted[0]), "--cameras", "orbit:360x2", "--size", "48"]
+    assert main([*common, "--out", str(tmp_path / "rgba"), "--alpha"]) == 0
+    assert main([*common, "--out", str(tmp_path / "green"), "--background", "#10c020"]) == 0
+    rgba = np.asarray(Image.open(tmp_path / "rgba" / "00001.png")).astype(float) / 255
+    green = np.asarray(Image.open(tmp_path / "green" / "00001.png")).astype(float) / 255
+    assert rgba.shape == (48, 48, 4)
+    laid = rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:]) * np.array([0x10, 0xC0, 0x20]) / 255
+    assert np.abs(laid - green).max() < 2 / 255
+
+
+@pytest.mark.parametrize("arguments, word", [(["--out", "x.mp4", "--alpha"], "--alpha"), (["--out", "x.gif"], ".gif"),
+                                             (["--out", "x.mp4", "--size", "2"], "--size"),
+                                             (["--out", "x.mp4", "--background", "red"], "--background"),
+                                             (["--out", "x.mp4", "--frames", "9:3"], "--frames"),
+                                             (["--out", "x.mp4", "--motion", "none.npz"], "none.npz")])
+def test_mistakes_end_in_one_line(fitted, capsys, arguments, word):
+    assert main(["render", str(fitted[0]), *arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert word in lines[0]
