@@ -1,10 +1,12 @@
 """The rasteriser against a brute-force reference in float64 that tests every triangle at every pixel."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mvp4d_jax.geometry import cameras
-from mvp4d_jax.geometry.rasterize import interpolate, rasterize
+from mvp4d_jax.geometry.rasterize import interpolate, interpolate_corners, rasterize
 
 SIZE = (48, 64)
 
@@ -41,7 +43,8 @@ def brute_force(camera, vertices, faces, size, cull_backfaces):
         best = np.where(closer, depth, best)
         face = np.where(closer, index, face)
         barycentric = np.where(closer[..., None], normalised, barycentric)
-    return face, barycentric, best, near_edge | (second - best < 1e-5)
+    with np.errstate(invalid="ignore"):
+        return face, barycentric, best, near_edge | (np.nan_to_num(second - best, nan=np.inf) < 1e-5)
 
 
 def frontal_camera(size=SIZE, distance=1.0, fov=40.0):
@@ -83,15 +86,79 @@ def test_agrees_with_brute_force(mesh, cull):
     attributes = np.random.default_rng(2).uniform(-1, 1, (len(vertices), 4)).astype(np.float32)
     expected = (attributes[faces[np.maximum(face, 0)]] * barycentric[..., None]).sum(-2)
     painted = np.asarray(interpolate(raster, faces, attributes))
-    # Slivers amplify the float32 rounding of their corners' pixel positions: judge triangles wider than a tenth pixel.
+    # Slivers amplify the float32 rounding of their corners' pixel positions.
     pixels, _ = cameras.project(camera, vertices)
     corner = pixels[faces]
     area = np.abs(np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])) / 2
     longest = np.linalg.norm(corner - np.roll(corner, 1, axis=1), axis=-1).max(1)
-    sound = same & (2 * area / longest > 0.1)[face]
-    assert sound.sum() > 0.9 * same.sum()
+    width = (2 * area / longest)[face]
+    sound = same & (width > 0.1)
+    assert (same & (width > 1)).sum() > 0.7 * same.sum()
+    assert np.abs(painted - expected)[same & (width > 1)].max() < 1e-5
     assert np.abs(painted - expected)[sound].max() < 1e-4
-    assert np.quantile(np.abs(painted - expected)[sound], 0.99) < 1e-5
     np.testing.assert_allclose(np.asarray(raster.depth)[sound], depth[sound], rtol=1e-5)
     np.testing.assert_array_equal(painted[ours < 0], 0)
     assert np.isinf(np.asarray(raster.depth)[ours < 0]).all()
+
+
+def test_many_chunks_batches_and_vmap_give_the_same():
+    vertices, faces = bumpy_sphere(64, 80)  # 10080 faces: several chunks
+    camera = frontal_camera()
+    poses = np.stack([vertices, vertices * 0.8, vertices + [0.05, 0, 0]]).astype(np.float32)
+    together = rasterize(camera, poses, faces, SIZE)
+    single = [rasterize(camera, pose, faces, SIZE) for pose in poses]
+    mapped = jax.vmap(lambda pose: rasterize(camera, pose, faces, SIZE).face)(poses)
+    for index, raster in enumerate(single):
+        np.testing.assert_array_equal(together.face[index], raster.face)
+        np.testing.assert_array_equal(mapped[index], raster.face)
+    colours = np.random.default_rng(0).uniform(size=(3, len(vertices), 2)).astype(np.float32)
+    painted = np.asarray(interpolate(together, faces, colours))
+    for index, raster in enumerate(single):
+        np.testing.assert_allclose(painted[index], interpolate(raster, faces, colours[index]), atol=1e-6)
+
+
+def test_corner_values_and_perspective():
+    # A square that recedes steeply: the middle of the picture shows less than half of it.
+    vertices = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, -6], [-1, 1, -6]], np.float32)
+    faces = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
+    camera = cameras.perspective(cameras.look_at(np.array([0.0, 0.0, 2.0]), np.zeros(3)), np.deg2rad(60), SIZE)
+    raster = rasterize(camera, vertices, faces, SIZE)
+    corners = np.array([[[0, 0], [1, 0], [1, 1]], [[0, 0], [1, 1], [0, 1]]], np.float32)
+    uv = np.asarray(interpolate_corners(raster, corners))
+    hit = np.asarray(raster.face) >= 0
+    rays = np.asarray(cameras.pixel_rays(camera, SIZE))[hit]
+    points = np.array([0, 0, 2.0]) + rays * (np.asarray(raster.depth)[hit] / -rays[:, 2])[:, None]
+    np.testing.assert_allclose(uv[hit][:, 1], (points[:, 1] + 1) / 2, atol=1e-5)
+    np.testing.assert_allclose(points[:, 2], -3 * (points[:, 1] + 1), atol=1e-4)
+    assert (np.asarray(interpolate_corners(raster, corners, background=-1.0))[~hit] == -1).all()
+
+
+def test_near_plane_and_points_behind_the_camera_draw_nothing_wrong():
+    vertices = np.array([[-1, -1, 3], [1, -1, 3], [0, 1, 3],  # behind
+                         [-5, -1, 0.5], [5, -1, 0.5], [0, 1, 1.5],  # crosses the camera plane
+                         [np.nan, 0, 0], [0.1, 0, 0], [0, 0.1, 0],  # not finite
+                         [-0.1, -0.1, 0], [0.1, -0.1, 0], [0, 0.1, 0]], np.float32)
+    faces = np.arange(12).reshape(4, 3).astype(np.int32)
+    raster = rasterize(frontal_camera(), vertices, faces, SIZE)
+    assert set(np.unique(raster.face)) == {-1, 3}
+    assert np.isfinite(np.asarray(raster.barycentric)).all()
+
+
+def test_ties_go_to_the_lower_face():
+    vertices = np.array([[-0.1, -0.1, 0], [0.1, -0.1, 0], [0, 0.1, 0]] * 2, np.float32)
+    raster = rasterize(frontal_camera(), vertices, np.array([[3, 4, 5], [0, 1, 2]], np.int32), SIZE)
+    assert set(np.unique(raster.face)) == {-1, 0}
+
+
+def test_gradient_of_depth_follows_the_mesh():
+    vertices, faces = bumpy_sphere(12, 16)
+    camera = frontal_camera()
+
+    def mean_depth(shift):
+        depth = rasterize(camera, vertices + shift * jnp.array([0.0, 0.0, 1.0]), faces, SIZE).depth
+        return jnp.where(jnp.isfinite(depth), depth, 0.0)[20:28, 28:36].mean()
+
+    toward = float(jax.jit(jax.grad(mean_depth))(0.0))
+    step = 2e-3
+    numeric = float((mean_depth(step) - mean_depth(-step)) / (2 * step))
+    assert np.isfinite(toward) and abs(toward - numeric) < 0.05 * abs(numeric) and numeric < -0.5
