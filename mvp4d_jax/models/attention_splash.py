@@ -18,12 +18,11 @@ def _tile(length: int, largest: int) -> int:
 
 
 def padded_length(length: int) -> int:
-    """`length` rounded up so that good tiles divide it: to 1024 tokens if that costs at most 1 in 16, else to 128."""
-    for multiple in (1024, 512, 256):
-        padded = -(-length // multiple) * multiple
-        if (padded - length) * 16 <= length:
-            return padded
-    return -(-length // LANES) * LANES
+    """`length` rounded up to the next multiple of 128 that tiles of at least 512 divide (or to 128, 256 or 384)."""
+    padded = -(-length // LANES) * LANES
+    while _tile(padded, MAX_QUERY_TILE) < min(512, padded):
+        padded += LANES
+    return padded
 
 
 def block_sizes(queries: int, keys: int) -> kernel.BlockSizes:
