@@ -119,10 +119,10 @@ def _mesh(text: str) -> Any:
 
 def _cost(folder: Path, plan: Any) -> dict[str, float]:
     """What `describe` needs: read off the transformer's config.json and file size, before anything is loaded."""
-    from mvp4d_jax.models.checkpoint import read_transformer_config
+    from mvp4d_jax.models.checkpoint_config import read_config
     from mvp4d_jax.sampling.predictor import forward_flops
 
-    config = read_transformer_config(folder / "transformer")
+    config, _ = read_config(folder / "transformer")
     size = sum(file.stat().st_size for file in (folder / "transformer").glob("*.safetensors"))
     return {"patch": config.patch_size, "flops_per_forward": forward_flops(config, plan.tokens(config.patch_size)),
             "parameter_bytes": float(size)}
