@@ -10,7 +10,6 @@ import logging
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from mvp4d_jax import parallel
 from mvp4d_jax.models.attention_ring import ring_attention
@@ -18,9 +17,6 @@ from mvp4d_jax.models.attention_splash import splash_attention
 from mvp4d_jax.models.attention_xla import xla_attention
 
 log = logging.getLogger(__name__)
-
-# The name under which attention's result can be kept for the backward pass (the remat policy "attention").
-SAVED_NAME = "attention"
 
 
 def attention(
@@ -49,8 +45,7 @@ def attention(
     mesh = parallel.current_mesh()
     _report(chosen, parallel.platform(), parts, context_form if parts > 1 else None)
     if mesh is None or mesh.size == 1:
-        out = _BACKENDS[chosen](q, k, v, key_length)
-        return checkpoint_name(out, SAVED_NAME)
+        return _BACKENDS[chosen](q, k, v, key_length)
     if total % parts:
         raise ValueError(f"{total} tokens cannot be split over {parts} devices of the context axis; pad them")
 
@@ -64,8 +59,7 @@ def attention(
 
     spec = parallel.fit_spec(q.shape, ("batch", "tokens", None, None))
     # The kernels' outputs carry no replication types, so that check is off.
-    out = jax.shard_map(local, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
-    return checkpoint_name(out, SAVED_NAME)
+    return jax.shard_map(local, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
 
 
 def choose_backend(dtype: jnp.dtype, backend: str | None = None) -> str:

@@ -10,6 +10,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from mvp4d_jax.models.attention_xla import SAVED_NAME
 
 MASKED = -1e30  # finite, so that a block without any real key does no harm
 LOGITS_PER_CHUNK = 1 << 26  # logits held at a time, in elements
@@ -52,7 +55,8 @@ def _ring_forward(q, k, v, key_length, axis):
     )
     numerator, denominator, peak = _around(visit, state, (k, v), key_length, axis)[0]
     out = _join((numerator / denominator.swapaxes(2, 3)[..., None]).astype(q.dtype), q.shape[1])
-    return out, (q, k, v, out, peak + jnp.log(denominator))
+    out, normaliser = (checkpoint_name(x, SAVED_NAME) for x in (out, peak + jnp.log(denominator)))
+    return out, (q, k, v, out, normaliser)
 
 
 def _ring_backward(key_length, axis, kept, d_out):

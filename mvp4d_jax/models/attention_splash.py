@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
+from mvp4d_jax.models.attention_xla import SAVED_NAME
+
 LANES = 128  # the kernel works on multiples of this many tokens
 # Largest tile that is tried, in tokens; a tile must divide the padded length.
 MAX_QUERY_TILE, MAX_KEY_TILE, MAX_KEY_COMPUTE_TILE = 1024, 2048, 1024
@@ -52,7 +54,7 @@ def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array, key_length: int) 
     mask = masks.MultiHeadMask([masks.FullMask((padded_queries, padded_keys))] * heads)
     run = kernel.make_splash_mha(
         mask, block_sizes=block_sizes(padded_queries, padded_keys), head_shards=1, q_seq_shards=1,
-        residual_checkpoint_name="attention",
+        residual_checkpoint_name=SAVED_NAME,
     )
     scale = jnp.asarray(1.0 / math.sqrt(q.shape[-1]), q.dtype)
     out = jax.vmap(run, in_axes=(0, 0, 0, None))(

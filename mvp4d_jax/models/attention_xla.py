@@ -10,8 +10,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from mvp4d_jax import parallel
+
+# What the backward pass needs of attention is kept under this name (the remat policy "attention"), by every backend
+# that can: here and in the ring and splash forms.
+SAVED_NAME = "attention"
 
 # Logits held at a time, in elements: large enough for full-speed products, small enough to stay near the caches.
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "gpu": 1 << 28, "tpu": 1 << 26}
@@ -27,7 +32,7 @@ def xla_attention(q: jax.Array, k: jax.Array, v: jax.Array, key_length: int) -> 
         out = jax.lax.map(lambda head: _by_chunks(*head, CHUNK_ELEMENTS["cpu"]), flat).reshape(q.shape)
     else:
         out = _by_chunks(q, k, v, CHUNK_ELEMENTS[platform])
-    return out.transpose(0, 2, 1, 3)  # [B, N, H, d]
+    return checkpoint_name(out.transpose(0, 2, 1, 3), SAVED_NAME)  # [B, N, H, d]
 
 
 def _by_chunks(q: jax.Array, k: jax.Array, v: jax.Array, elements: int) -> jax.Array:

@@ -13,8 +13,8 @@ class AutoencoderConfig:
 
     Attributes:
       in_channels, out_channels: image channels in and out.
-      block_out_channels: width of each resolution of the encoder, finest first; the decoder runs them backwards. Between
-        two resolutions height and width halve, so the spatial compression is 2 ** (len - 1).
+      block_out_channels: width of each resolution of the encoder, finest first; the decoder runs them backwards.
+        Between two resolutions height and width halve, so the spatial compression is 2 ** (len - 1).
       latent_channels: channels of the latent.
       layers_per_block: residual blocks per resolution in the encoder; the decoder has one more.
       norm_num_groups, norm_eps: GroupNorm.

@@ -15,7 +15,8 @@ from flax import nnx
 
 from mvp4d_jax import parallel
 from mvp4d_jax.models import embeddings
-from mvp4d_jax.models.attention import SAVED_NAME, attention
+from mvp4d_jax.models.attention import attention
+from mvp4d_jax.models.attention_xla import SAVED_NAME
 from mvp4d_jax.models.transformer_config import TransformerConfig
 
 _POLICIES = {
