@@ -34,8 +34,9 @@ def main() -> None:
     sizes = AutoencoderConfig.named(args.size)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    theirs = AutoencoderKLCogVideoX(block_out_channels=sizes.block_out_channels, layers_per_block=sizes.layers_per_block,
-                                    norm_num_groups=sizes.norm_num_groups).eval().requires_grad_(False)
+    theirs = AutoencoderKLCogVideoX(
+        block_out_channels=sizes.block_out_channels, layers_per_block=sizes.layers_per_block,
+        norm_num_groups=sizes.norm_num_groups).eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(Path(folder) / "vae")
         ours, _ = load_autoencoder(Path(folder) / "vae")
