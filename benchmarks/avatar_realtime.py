@@ -63,38 +63,50 @@ def main() -> None:
     avatar = avatar.to(device)
     pose = Pose.of(avatar.check_motion(read_motion(args.avatar), args.avatar), device)
     count = len(pose.expression)
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    name = (
+        torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    )
     print(f"{name}; torch {torch.__version__}; {avatar.gaussian_count} Gaussians; {len(avatar.mesh_faces)} triangles")
 
     @torch.no_grad()
     def rig(index: int) -> None:
-        avatar.rig(pose[index % count:index % count + 1])
+        avatar.rig(pose[index % count : index % count + 1])
 
     @torch.no_grad()
     def deform(index: int) -> None:
-        avatar.offsets(pose[index % count:index % count + 1])
+        avatar.offsets(pose[index % count : index % count + 1])
 
-    print(f"rig {rate(rig, args.frames, device):.0f} frames/s, rig + deformation net {rate(deform, args.frames, device):.0f} "
-          "frames/s (launched one by one)")
+    rates = rate(rig, args.frames, device), rate(deform, args.frames, device)
+    print(f"rig {rates[0]:.0f} frames/s, deformation net {rates[1]:.0f} frames/s (launched one by one)")
     for text in args.sizes:
         height, width = parse_size(text)
-        path = camera_path(f"orbit:360x{args.frames}", (height, width), args.frames)
-        viewmats, Ks = torch.from_numpy(path.viewmats).to(device), torch.from_numpy(path.Ks).to(device)
-        renderer = RealtimeRenderer(avatar, width, height)
+        posing, drawing, both = size_rates(avatar, pose, height, width, args.frames, device)
+        print(
+            f"{width}x{height}: rig + deformation {posing:.0f} frames/s, rasterisation {drawing:.0f} frames/s, "
+            f"whole {both:.0f} frames/s"
+        )
 
-        def advance(index: int) -> None:
-            renderer.advance(pose[index % count:index % count + 1], viewmats[index % len(viewmats)])
 
-        def draw(index: int) -> None:
-            renderer.draw(Ks[0])
+def size_rates(
+    avatar: Avatar, pose: Pose, height: int, width: int, frames: int, device: str
+) -> tuple[float, float, float]:
+    """Frames per second of posing, of drawing, and of both, while the camera goes around."""
+    path = camera_path(f"orbit:360x{frames}", (height, width), frames)
+    viewmats, Ks = torch.from_numpy(path.viewmats).to(device), torch.from_numpy(path.Ks).to(device)
+    renderer = RealtimeRenderer(avatar, width, height)
+    count = len(pose.expression)
 
-        def whole(index: int) -> None:
-            advance(index)
-            draw(index)
+    def advance(index: int) -> None:
+        renderer.advance(pose[index % count : index % count + 1], viewmats[index % len(viewmats)])
 
-        posing, drawing, both = (rate(function, args.frames, device) for function in (advance, draw, whole))
-        print(f"{width}x{height}: rig + deformation {posing:.0f} frames/s, rasterisation {drawing:.0f} frames/s, "
-              f"whole {both:.0f} frames/s")
+    def draw(_: int) -> None:
+        renderer.draw(Ks[0])
+
+    def whole(index: int) -> None:
+        advance(index)
+        draw(index)
+
+    return tuple(rate(function, frames, device) for function in (advance, draw, whole))
 
 
 if __name__ == "__main__":

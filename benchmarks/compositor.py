@@ -50,8 +50,10 @@ def main() -> None:
             result.rgb.square().mean().backward()
             total.append(time.perf_counter() - start)
         forward, total = sorted(forward[2:]), sorted(total[2:])
-        print(f"{args.gaussians} Gaussians {size}x{size}: forward {1e3 * forward[len(forward) // 2]:.1f} ms, "
-              f"forward + backward {1e3 * total[len(total) // 2]:.1f} ms (best {1e3 * total[0]:.1f})")
+        print(
+            f"{args.gaussians} Gaussians {size}x{size}: forward {1e3 * forward[len(forward) // 2]:.1f} ms, "
+            f"forward + backward {1e3 * total[len(total) // 2]:.1f} ms (best {1e3 * total[0]:.1f})"
+        )
 
 
 if __name__ == "__main__":

@@ -33,12 +33,16 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"))
     args = parser.parse_args()
     device = pick_device(args.device)
-    data = Dataset.load(Capture.open(args.capture), hold_views=args.hold_views, hold_times=args.hold_times, device=device)
+    data = Dataset.load(
+        Capture.open(args.capture), hold_views=args.hold_views, hold_times=args.hold_times, device=device
+    )
     config = preset(args.preset)
     if args.steps:
         config = dataclasses.replace(config, steps=args.steps)
-    configs = {"with": config,
-               "without": dataclasses.replace(config, avatar=dataclasses.replace(config.avatar, net=None))}
+    configs = {
+        "with": config,
+        "without": dataclasses.replace(config, avatar=dataclasses.replace(config.avatar, net=None)),
+    }
     scores = {}
     for name in [args.only] if args.only else list(configs):
         start, busy = time.perf_counter(), time.process_time()
@@ -47,8 +51,11 @@ def main() -> None:
             fit.train_step()
         seconds, busy = time.perf_counter() - start, time.process_time() - busy
         scores[name] = fit.score()
-        print(f"{args.preset}, {name} the deformation net, {device}, {torch.get_num_threads()} threads: {seconds:.0f} s "
-              f"({busy:.0f} s of processor time), {fit.avatar.gaussian_count} Gaussians", flush=True)
+        print(
+            f"{args.preset}, {name} the deformation net, {device}, {torch.get_num_threads()} threads: {seconds:.0f} s "
+            f"({busy:.0f} s of processor time), {fit.avatar.gaussian_count} Gaussians",
+            flush=True,
+        )
         for group, values in scores[name].items():
             print(f"  {group:<22} PSNR {values['psnr']:6.2f} dB   SSIM {values['ssim']:.4f}", flush=True)
     if len(scores) == 2:

@@ -38,7 +38,7 @@ class AvatarConfig:
 
     uv_resolution: int = 128
     sh_degree: int = 3
-    net: NetConfig | None = NetConfig()
+    net: NetConfig | None = None
     antialiased: bool = False
 
     @property
@@ -60,26 +60,32 @@ class Splats:
 class Avatar(nn.Module):
     """G Gaussians on T triangles of P vertices over a rig with E expressions.
 
-    Parameters (all in the frame of the Gaussian's triangle, in units of its scale): position [G, 3], rotation [G, 4] wxyz,
-    log_scale [G, 3], logit_opacity [G], harmonics [G, K, 3]; `binding` [G] says which triangle. `neck_offsets` [F, 3] are the
-    learned neck rotations of the F frames that it was fitted to.
+    Parameters (all in the frame of the Gaussian's triangle, in units of its scale): position [G, 3], rotation [G, 4]
+    wxyz, log_scale [G, 3], logit_opacity [G], harmonics [G, K, 3]; `binding` [G] says which triangle. `neck_offsets`
+    [F, 3] are the learned neck rotations of the F frames that it was fitted to.
     """
 
-    def __init__(self, config: AvatarConfig, head: Head, gaussian_count: int = 0, frames: int = 0,
-                 mesh: UVMesh | None = None):
+    def __init__(
+        self, config: AvatarConfig, head: Head, gaussian_count: int = 0, frames: int = 0, mesh: UVMesh | None = None
+    ):
         super().__init__()
         self.config, self.head = config, head
         self.rig = Rig(head)
         self.mesh = remesh(head, config.uv_resolution) if mesh is None else mesh
         for name in ("corners", "weights", "pixels", "faces", "deformable"):
             self.register_buffer(f"mesh_{name}", torch.from_numpy(getattr(self.mesh, name)), persistent=False)
-        self.register_buffer("mesh_skin", self.gather(self.rig.skin_weights), persistent=False)      # [P, J]
+        self.register_buffer("mesh_skin", self.gather(self.rig.skin_weights), persistent=False)  # [P, J]
         neutral = self.gather(self.rig.template)
         self.register_buffer("neutral_features", self._image(position_features(neutral)), persistent=False)
         self.net = DeformationNet(config.net) if config.net is not None else None
         self.register_buffer("binding", torch.zeros(gaussian_count, dtype=torch.int64))
-        shapes = {"position": (3,), "rotation": (4,), "log_scale": (3,), "logit_opacity": (),
-                  "harmonics": (config.harmonic_count, 3)}
+        shapes = {
+            "position": (3,),
+            "rotation": (4,),
+            "log_scale": (3,),
+            "logit_opacity": (),
+            "harmonics": (config.harmonic_count, 3),
+        }
         for name in GAUSSIAN_TENSORS:
             self.register_parameter(name, nn.Parameter(torch.zeros(gaussian_count, *shapes[name])))
         self.neck_offsets = nn.Parameter(torch.zeros(frames, 3))
@@ -109,7 +115,7 @@ class Avatar(nn.Module):
         return image.index_copy(0, self.mesh_pixels, values).T.reshape(-1, side, side)
 
     def offsets(self, pose: Pose) -> Tensor:
-        """The net's offsets [P, 3] metres (rest axes) for one frame's expression. The neck does not count as expression."""
+        """The net's offsets [P, 3] metres, rest axes, for one frame's expression (which the neck is no part of)."""
         if self.net is None:
             return torch.zeros_like(self.mesh_weights)
         return self._evaluate(self._expression_image(pose)[None])[0]
@@ -147,26 +153,49 @@ class Avatar(nn.Module):
         if neck is not None:
             pose = dataclasses.replace(pose, neck=pose.neck + neck)
         skinned, joint_rotations = self.rig(pose)
-        turn = torch.einsum("pj,jab->pab", self.mesh_skin, joint_rotations[0])               # [P, 3, 3]
+        turn = torch.einsum("pj,jab->pab", self.mesh_skin, joint_rotations[0])  # [P, 3, 3]
         return self.gather(skinned[0]) + (turn * offsets[:, None, :]).sum(-1)
 
     def splats(self, vertices: Tensor) -> Splats:
         """The Gaussians on UV vertices [P, 3]."""
         rotation, scale, centre = triangle_frames(vertices, self.mesh_faces)
         frame = torch.cat((rotation.flatten(1), scale[:, None], centre, matrix_to_quaternion(rotation)), 1)
-        frame = frame[self.binding]                                                           # [G, 17]
+        frame = frame[self.binding]  # [G, 17]
         rotation, scale, centre = frame[:, :9].reshape(-1, 3, 3), frame[:, 9:10], frame[:, 10:13]
         means = scale * (rotation * self.position[:, None, :]).sum(-1) + centre
         quaternions = multiply_quaternions(frame[:, 13:], nn.functional.normalize(self.rotation, dim=-1))
         return Splats(means, quaternions, self.log_scale.exp() * scale, self.logit_opacity.sigmoid(), self.harmonics)
 
-    def render(self, splats: Splats, pose: Pose, viewmats: Tensor, Ks: Tensor, width: int, height: int,
-               background: Tensor | None = None, *, sh_degree: int | None = None, **options) -> Rendering:
+    def render(
+        self,
+        splats: Splats,
+        pose: Pose,
+        viewmats: Tensor,
+        Ks: Tensor,
+        width: int,
+        height: int,
+        background: Tensor | None = None,
+        *,
+        sh_degree: int | None = None,
+        **options,
+    ) -> Rendering:
         """Renders the Gaussians of one frame into V views; the head's pose is folded into the cameras."""
         degree = self.config.sh_degree if sh_degree is None else sh_degree
-        return rasterize(splats.means, splats.quaternions, splats.scales, splats.opacities, splats.harmonics,
-                         viewmats @ pose.head_matrix(), Ks, width, height, background, sh_degree=degree,
-                         antialiased=self.config.antialiased, **options)
+        return rasterize(
+            splats.means,
+            splats.quaternions,
+            splats.scales,
+            splats.opacities,
+            splats.harmonics,
+            viewmats @ pose.head_matrix(),
+            Ks,
+            width,
+            height,
+            background,
+            sh_degree=degree,
+            antialiased=self.config.antialiased,
+            **options,
+        )
 
     def check_motion(self, motion: Motion, where: object) -> Motion:
         """Motion with as many expression coefficients as the rig; UserError when it has more."""
@@ -189,12 +218,20 @@ class Avatar(nn.Module):
                 tensors[f"head.{field.name}"] = torch.as_tensor(value)
         for field in dataclasses.fields(UVMesh)[1:]:
             tensors[f"mesh.{field.name}"] = torch.from_numpy(getattr(self.mesh, field.name))
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-                  folder / "avatar.safetensors")
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / "avatar.safetensors"
+        )
         net = None if self.config.net is None else dataclasses.asdict(self.config.net)
-        info = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self.config), "net": net,
-                "gaussians": self.gaussian_count, "frames": len(self.neck_offsets),
-                "head": {name: getattr(self.head, name) for name in _HEAD_TEXT}, "extra": extra or {}}
+        info = {
+            "format": FORMAT,
+            "version": VERSION,
+            **dataclasses.asdict(self.config),
+            "net": net,
+            "gaussians": self.gaussian_count,
+            "frames": len(self.neck_offsets),
+            "head": {name: getattr(self.head, name) for name in _HEAD_TEXT},
+            "extra": extra or {},
+        }
         (folder / "avatar.json").write_text(json.dumps(info, indent=2) + "\n")
 
     @classmethod
@@ -212,20 +249,27 @@ class Avatar(nn.Module):
         if info.get("format") != FORMAT:
             raise UserError(where, f"field 'format' is not '{FORMAT}'", "this is not an avatar")
         if info.get("version") != VERSION:
-            raise UserError(where, f"field 'version' is {info.get('version')}, this program reads {VERSION}",
-                            "update the program or distil the avatar again")
+            raise UserError(
+                where,
+                f"field 'version' is {info.get('version')}, this program reads {VERSION}",
+                "update the program or distil the avatar again",
+            )
         try:
             tensors = load_file(weights)
         except (OSError, SafetensorError, ValueError) as error:
-            raise UserError(weights, f"not a readable safetensors file ({str(error)[:120]})",
-                            "distil the avatar again") from None
+            raise UserError(
+                weights, f"not a readable safetensors file ({str(error)[:120]})", "distil the avatar again"
+            ) from None
         try:
             return cls._from_files(info, tensors, weights).to(device)
         except UserError:
             raise
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise UserError(weights, f"does not fit avatar.json ({' '.join(str(error).split())[:160]})",
-                            "the avatar is damaged; distil it again") from None
+            raise UserError(
+                weights,
+                f"does not fit avatar.json ({' '.join(str(error).split())[:160]})",
+                "the avatar is damaged; distil it again",
+            ) from None
 
     @classmethod
     def _from_files(cls, info: dict, tensors: dict[str, Tensor], where: Path) -> Avatar:
@@ -233,10 +277,15 @@ class Avatar(nn.Module):
         config = AvatarConfig(int(info["uv_resolution"]), int(info["sh_degree"]), net, bool(info["antialiased"]))
         arrays = {name[5:]: value.numpy() for name, value in tensors.items() if name.startswith("head.")}
         head = check_head({**arrays, **info["head"]}, where)
-        mesh = UVMesh(config.uv_resolution, **{field.name: tensors[f"mesh.{field.name}"].numpy()
-                                               for field in dataclasses.fields(UVMesh)[1:]})
-        for name, limit in (("corners", len(head.template)), ("pixels", config.uv_resolution**2),
-                            ("faces", len(mesh.pixels))):
+        mesh = UVMesh(
+            config.uv_resolution,
+            **{field.name: tensors[f"mesh.{field.name}"].numpy() for field in dataclasses.fields(UVMesh)[1:]},
+        )
+        for name, limit in (
+            ("corners", len(head.template)),
+            ("pixels", config.uv_resolution**2),
+            ("faces", len(mesh.pixels)),
+        ):
             array = getattr(mesh, name)
             if array.min() < 0 or array.max() >= limit:
                 raise UserError(where, f"tensor 'mesh.{name}' points outside of its {limit} targets")
@@ -258,8 +307,11 @@ _HEAD_TEXT = ("name", "expression_names", "joint_names", "joint_parents", "part_
 
 def _fill(target: Tensor, value: Tensor, name: str, where: Path) -> None:
     if target.shape != value.shape:
-        raise UserError(where, f"tensor '{name}' is {tuple(value.shape)}, avatar.json says {tuple(target.shape)}",
-                        "the avatar is damaged; distil it again")
+        raise UserError(
+            where,
+            f"tensor '{name}' is {tuple(value.shape)}, avatar.json says {tuple(target.shape)}",
+            "the avatar is damaged; distil it again",
+        )
     if value.is_floating_point() and not torch.isfinite(value).all():
         raise UserError(where, f"tensor '{name}' holds values that are not finite", "distil the avatar again")
     target.copy_(value)

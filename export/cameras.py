@@ -1,11 +1,11 @@
 """Cameras for rendering, by the same specs as `mvp4d_jax/geometry/rigs.py`, and camera paths from files.
 
-    orbit:360x48           48 cameras evenly around the head, the first one in front
-    arc:120x24@15          24 cameras over 120 degrees, centred in front, 15 degrees above the horizon
-    turn:360               once around while the motion plays; turn:-90 goes the other way
-    sway:30                swings 30 degrees to either side and back while the motion plays
-    file:orbit.npz         a CAP4D camera path (or the cameras.npz of a capture)
-    orbit:360x8,distance=1.5,fov=20      metres from the head's centre, and degrees across the picture's height
+orbit:360x48           48 cameras evenly around the head, the first one in front
+arc:120x24@15          24 cameras over 120 degrees, centred in front, 15 degrees above the horizon
+turn:360               once around while the motion plays; turn:-90 goes the other way
+sway:30                swings 30 degrees to either side and back while the motion plays
+file:orbit.npz         a CAP4D camera path (or the cameras.npz of a capture)
+orbit:360x8,distance=1.5,fov=20      metres from the head's centre, and degrees across the picture's height
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from mvp4d_export.errors import UserError
 DISTANCE, FOV_DEGREES = 1.2, 18.0
 HEAD_CENTRE = (0.0, -0.015, -0.02)
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
-_SPEC = re.compile(rf"(?P<kind>orbit|arc|turn|sway):(?P<degrees>{_NUMBER})(?:x(?P<count>\d+))?(?:@(?P<elevation>{_NUMBER}))?"
-                   rf"(?P<options>(?:,(?:distance|fov)={_NUMBER})*)")
+_SPEC = re.compile(
+    rf"(?P<kind>orbit|arc|turn|sway):(?P<degrees>{_NUMBER})(?:x(?P<count>\d+))?(?:@(?P<elevation>{_NUMBER}))?"
+    rf"(?P<options>(?:,(?:distance|fov)={_NUMBER})*)"
+)
 _HELP = "use for example orbit:360x48, arc:120x24@15, turn:360, sway:30 or file:orbit.npz"
 
 
@@ -61,8 +63,11 @@ def camera_path(spec: str, image_size: tuple[int, int], frames: int) -> CameraPa
     distance, fov = float(options.get("distance", DISTANCE)), float(options.get("fov", FOV_DEGREES))
     elevation = float(match["elevation"] or 0)
     if not 0.05 <= distance <= 100 or not 0.5 <= fov <= 170 or abs(elevation) >= 90:
-        raise UserError("--cameras", f"'{spec}' has a distance, field of view or elevation out of range",
-                        "distance 0.05 to 100 m, fov 0.5 to 170 degrees, elevation within 89 degrees")
+        raise UserError(
+            "--cameras",
+            f"'{spec}' has a distance, field of view or elevation out of range",
+            "distance 0.05 to 100 m, fov 0.5 to 170 degrees, elevation within 89 degrees",
+        )
     azimuth = _azimuths(match, frames)
     if not 1 <= len(azimuth) <= 100_000:
         raise UserError("--cameras", f"'{spec}' has {len(azimuth)} cameras", _HELP)
@@ -70,8 +75,9 @@ def camera_path(spec: str, image_size: tuple[int, int], frames: int) -> CameraPa
     height, width = image_size
     focal = height / 2 / np.tan(np.deg2rad(fov) / 2)
     ones = np.ones(len(azimuth))
-    return CameraPath(viewmats.astype(np.float32), intrinsics(focal * ones, focal * ones, width / 2 * ones, height / 2 * ones),
-                      moving)
+    return CameraPath(
+        viewmats.astype(np.float32), intrinsics(focal * ones, focal * ones, width / 2 * ones, height / 2 * ones), moving
+    )
 
 
 def look_at(azimuth: float, elevation: float, distance: float) -> np.ndarray:
@@ -106,8 +112,10 @@ def _from_file(path: str, image_size: tuple[int, int], frames: int) -> CameraPat
         if "extr" in data:
             size = np.asarray(data["resolution"], float).reshape(2)
             viewmats = np.asarray(data["extr"], np.float64) @ CAP4D_AXES
-            values = [np.broadcast_to(np.asarray(data[key], np.float64).reshape(-1), len(viewmats)).copy()
-                      for key in ("fx", "fy", "cx", "cy")]
+            values = [
+                np.broadcast_to(np.asarray(data[key], np.float64).reshape(-1), len(viewmats)).copy()
+                for key in ("fx", "fy", "cx", "cy")
+            ]
             moving = True
         else:
             size = np.asarray(image_size, float)

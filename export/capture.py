@@ -31,16 +31,16 @@ class Head:
     """
 
     name: str
-    template: np.ndarray                # [N, 3]
-    faces: np.ndarray                   # [T, 3]
-    uv: np.ndarray                      # [U, 2]
-    face_uvs: np.ndarray                # [T, 3]
-    face_parts: np.ndarray              # [T]
-    expression_basis: np.ndarray        # [E, N, 3]
-    pose_basis: np.ndarray              # [(J - 1) * 9 or 0, N, 3]
-    joints: np.ndarray                  # [J, 3]
+    template: np.ndarray  # [N, 3]
+    faces: np.ndarray  # [T, 3]
+    uv: np.ndarray  # [U, 2]
+    face_uvs: np.ndarray  # [T, 3]
+    face_parts: np.ndarray  # [T]
+    expression_basis: np.ndarray  # [E, N, 3]
+    pose_basis: np.ndarray  # [(J - 1) * 9 or 0, N, 3]
+    joints: np.ndarray  # [J, 3]
     joint_expression_basis: np.ndarray  # [E, J, 3]
-    skin_weights: np.ndarray            # [N, J]
+    skin_weights: np.ndarray  # [N, J]
     expression_names: tuple[str, ...]
     joint_names: tuple[str, ...]
     joint_parents: tuple[int, ...]
@@ -53,8 +53,11 @@ class Head:
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-    """Per-frame pose and expression, float32 arrays: expression [F, E]; rotation, translation, neck, jaw [F, 3]; eyes
-    [F, 2, 3]. Axis-angle radians, metres; a posed vertex is R(rotation) x + translation."""
+    """Per-frame pose and expression, float32. F frames, E expressions; axis-angle radians, metres.
+
+    expression [F, E]; rotation, translation, neck, jaw [F, 3]; eyes [F, 2, 3]. A posed vertex is R(rotation) x +
+    translation.
+    """
 
     expression: np.ndarray
     rotation: np.ndarray
@@ -72,8 +75,15 @@ class Motion:
     def still(cls, frames: int, expressions: int, fps: float = 25.0) -> Motion:
         """A head at rest."""
         zeros = np.zeros((frames, 3), np.float32)
-        return cls(np.zeros((frames, expressions), np.float32), zeros, zeros, zeros, zeros,
-                   np.zeros((frames, 2, 3), np.float32), fps)
+        return cls(
+            np.zeros((frames, expressions), np.float32),
+            zeros,
+            zeros,
+            zeros,
+            zeros,
+            np.zeros((frames, 2, 3), np.float32),
+            fps,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +123,11 @@ class Capture:
         if info.get("format") != FORMAT:
             raise UserError(where, f"field 'format' is not '{FORMAT}'", "this is not a capture")
         if info.get("version") != VERSION:
-            raise UserError(where, f"field 'version' is {info.get('version')}, this program reads {VERSION}",
-                            "update the program or write the capture again")
+            raise UserError(
+                where,
+                f"field 'version' is {info.get('version')}, this program reads {VERSION}",
+                "update the program or write the capture again",
+            )
         names = _field(info, "cameras", list, where)
         frames = _field(info, "frame_count", int, where)
         size = _field(info, "image_size", list, where)
@@ -132,28 +145,47 @@ class Capture:
             raise UserError(path / "motion.npz", f"holds {motion.frame_count} frames, capture.json says {frames}")
         cameras = _check_cameras(read_npz(path / "cameras.npz"), len(names), frames, path / "cameras.npz")
         background = np.asarray(info.get("background", (255, 255, 255)), np.float32) / 255
-        return cls(path, fps, frames, (size[0], size[1]), tuple(names), kind, bool(info.get("masks")), background, cameras,
-                   motion, head, str(info.get("source", "")))
+        return cls(
+            path,
+            fps,
+            frames,
+            (size[0], size[1]),
+            tuple(names),
+            kind,
+            bool(info.get("masks")),
+            background,
+            cameras,
+            motion,
+            head,
+            str(info.get("source", "")),
+        )
 
     def view_frames(self, view: int) -> np.ndarray:
         """Every picture of a view, uint8 [F, H, W, 3]."""
         name = self.names[view]
         if self.images == "video":
             return _read_video(self.path / "videos" / f"{name}.mp4", self.frame_count, self.image_size)
-        return np.stack([read_image(self.path / "images" / name / f"{frame:05d}.png", "RGB", self.image_size)
-                         for frame in range(self.frame_count)])
+        return np.stack(
+            [
+                read_image(self.path / "images" / name / f"{frame:05d}.png", "RGB", self.image_size)
+                for frame in range(self.frame_count)
+            ]
+        )
 
     def view_masks(self, view: int) -> np.ndarray:
         """Every alpha mask of a view, uint8 [F, H, W]."""
         folder = self.path / "masks" / self.names[view]
-        return np.stack([read_image(folder / f"{frame:05d}.png", "L", self.image_size)
-                         for frame in range(self.frame_count)])
+        return np.stack(
+            [read_image(folder / f"{frame:05d}.png", "L", self.image_size) for frame in range(self.frame_count)]
+        )
 
     def camera_matrices(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """World-to-camera [V, 4, 4] and intrinsics [V, 3, 3] at a frame, float32."""
         time = 0 if self.cameras["fx"].shape[1] == 1 else frame
-        return (self.cameras["world_to_camera"][:, time].astype(np.float32),
-                intrinsics(*(self.cameras[name][:, time] for name in CAMERA_ARRAYS[1:])))
+        return (
+            self.cameras["world_to_camera"][:, time].astype(np.float32),
+            intrinsics(*(self.cameras[name][:, time] for name in CAMERA_ARRAYS[1:])),
+        )
 
 
 def intrinsics(fx: np.ndarray, fy: np.ndarray, cx: np.ndarray, cy: np.ndarray) -> np.ndarray:
@@ -186,8 +218,17 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
             return {name: data[name] for name in data.files}
     except FileNotFoundError:
         raise UserError(path, "no such file") from None
-    except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, MemoryError, NotImplementedError,
-            RuntimeError) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        zlib.error,
+        zipfile.BadZipFile,
+        MemoryError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise UserError(path, f"not a readable npz file ({str(error)[:120] or type(error).__name__})") from None
 
 
@@ -222,9 +263,18 @@ def check_head(values: dict[str, np.ndarray], where: object) -> Head:
     count, triangles = len(head.template), len(head.faces)
     joints, expressions = len(head.joint_names), head.expression_count
     pose = (joints - 1) * 9 if len(head.pose_basis) else 0
-    wanted = {"template": (count, 3), "faces": (triangles, 3), "uv": (len(head.uv), 2), "face_uvs": (triangles, 3),
-              "face_parts": (triangles,), "expression_basis": (expressions, count, 3), "pose_basis": (pose, count, 3),
-              "joints": (joints, 3), "joint_expression_basis": (expressions, joints, 3), "skin_weights": (count, joints)}
+    wanted = {
+        "template": (count, 3),
+        "faces": (triangles, 3),
+        "uv": (len(head.uv), 2),
+        "face_uvs": (triangles, 3),
+        "face_parts": (triangles,),
+        "expression_basis": (expressions, count, 3),
+        "pose_basis": (pose, count, 3),
+        "joints": (joints, 3),
+        "joint_expression_basis": (expressions, joints, 3),
+        "skin_weights": (count, joints),
+    }
     for key, shape in wanted.items():
         if getattr(head, key).shape != shape:
             raise UserError(where, f"array '{key}' is {getattr(head, key).shape}, expected {shape}")
@@ -265,7 +315,9 @@ def read_motion(path: str | os.PathLike, expressions: int | None = None) -> Moti
         for name in MOTION_ARRAYS:
             arrays[name] = np.asarray(data[name], np.float32)
             if name != "expression" and arrays[name].shape != shapes.get(name, (frames, 3)):
-                raise UserError(path, f"array '{name}' is {arrays[name].shape}, expected {shapes.get(name, (frames, 3))}")
+                raise UserError(
+                    path, f"array '{name}' is {arrays[name].shape}, expected {shapes.get(name, (frames, 3))}"
+                )
         motion = Motion(**arrays, fps=float(data.get("fps", 25.0)))
     if motion.expression.ndim != 2 or motion.frame_count == 0:
         raise UserError(path, f"array 'expression' is {motion.expression.shape}, expected (frames, coefficients)")
@@ -279,8 +331,9 @@ def fit_expressions(motion: Motion, expressions: int, where: object) -> Motion:
     """Fills missing expression coefficients with zeros; refuses more than the head has."""
     given = motion.expression.shape[1]
     if given > expressions:
-        raise UserError(where, f"holds {given} expression coefficients, the head has {expressions}",
-                        "use motion made for this head")
+        raise UserError(
+            where, f"holds {given} expression coefficients, the head has {expressions}", "use motion made for this head"
+        )
     if given == expressions:
         return motion
     padding = np.zeros((motion.frame_count, expressions - given), np.float32)
@@ -294,7 +347,9 @@ def _from_fit(data: dict[str, np.ndarray], path: Path) -> Motion:
         frames = expression.shape[0]
         rotation, translation = (np.asarray(data[name], np.float32).reshape(frames, 3) for name in ("rot", "tra"))
         zeros = np.zeros((frames, 3), np.float32)
-        neck, jaw = (np.asarray(data.get(name, zeros), np.float32).reshape(frames, 3) for name in ("neck_rot", "jaw_rot"))
+        neck, jaw = (
+            np.asarray(data.get(name, zeros), np.float32).reshape(frames, 3) for name in ("neck_rot", "jaw_rot")
+        )
         eye = np.asarray(data.get("eye_rot", zeros), np.float32).reshape(frames, -1)
         eyes = np.stack([eye[:, :3], eye[:, -3:]], 1)
     except (ValueError, KeyError, IndexError) as error:
@@ -324,8 +379,11 @@ def _read_video(path: Path, frames: int, size: tuple[int, int]) -> np.ndarray:
         raise UserError(path, "no such video")
     pictures: list[np.ndarray] = []
     try:
-        reader = imageio_ffmpeg.read_frames(str(path.resolve()), input_params=["-protocol_whitelist", "file"],
-                                            output_params=["-fps_mode", "passthrough"])
+        reader = imageio_ffmpeg.read_frames(
+            str(path.resolve()),
+            input_params=["-protocol_whitelist", "file"],
+            output_params=["-fps_mode", "passthrough"],
+        )
         width, height = next(reader)["size"]
         if (height, width) != tuple(size):
             raise UserError(path, f"is {height} x {width}, expected {size[0]} x {size[1]}")
@@ -346,7 +404,9 @@ def _check_cameras(data: dict[str, np.ndarray], views: int, frames: int, where: 
         tail = (4, 4) if name == "world_to_camera" else ()
         allowed = [(views, count, *tail) for count in (1, frames)]
         if cameras[name].shape not in allowed:
-            raise UserError(where, f"array '{name}' is {cameras[name].shape}, expected {' or '.join(map(str, allowed))}")
+            raise UserError(
+                where, f"array '{name}' is {cameras[name].shape}, expected {' or '.join(map(str, allowed))}"
+            )
         if not np.isfinite(cameras[name]).all():
             raise UserError(where, f"array '{name}' holds values that are not finite")
     rotation = cameras["world_to_camera"][..., :3, :3]

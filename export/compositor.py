@@ -1,10 +1,10 @@
 """Front-to-back compositing of projected Gaussians on the CPU, in torch, with a hand-written backward pass.
 
-Gaussians are sorted by depth and listed per tile of 4 x 4 pixels. Tiles are worked off in rounds: a round takes the next
-`ROUND` Gaussians of every tile that still has some and still lets light through, so a round is one dense batch
-[A tiles, K Gaussians, 16 pixels], and what hides behind an opaque surface is never evaluated. Within a tile the exponent
-of a Gaussian is a quadratic polynomial of the pixel's offset, which makes its evaluation (and the gradient) a product
-with a constant 6 x 16 matrix.
+Gaussians are sorted by depth and listed per tile of 4 x 4 pixels. Tiles are worked off in rounds: a round takes the
+next `ROUND` Gaussians of every tile that still has some and still lets light through, so a round is one dense batch
+[A tiles, K Gaussians, 16 pixels], and what hides behind an opaque surface is never evaluated. Within a tile the
+exponent of a Gaussian is a quadratic polynomial of the pixel's offset, which makes its evaluation (and the gradient)
+a product with a constant 6 x 16 matrix.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from mvp4d_export.projection import ALPHA_THRESHOLD, Projected
 
-TILE = 4                      # pixels
+TILE = 4  # pixels
 PIXELS = TILE * TILE
-ROUNDS = (8, 8, 16, 32)       # Gaussians taken per tile in the first rounds; the last number repeats
-MAX_ALPHA = 0.999             # gsplat's clamp
-MIN_TRANSMITTANCE = 1e-4      # a pixel is done before its transmittance would fall to this
-_NEVER = -1e4                 # log alpha of a padding entry
+ROUNDS = (8, 8, 16, 32)  # Gaussians taken per tile in the first rounds; the last number repeats
+MAX_ALPHA = 0.999  # gsplat's clamp
+MIN_TRANSMITTANCE = 1e-4  # a pixel is done before its transmittance would fall to this
+_NEVER = -1e4  # log alpha of a padding entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +50,15 @@ def list_tiles(projected: Projected, width: int, height: int) -> TileLists:
     limit = means.new_tensor([width - 1, height - 1])
     first = torch.minimum((means - extents - 0.5).ceil().clamp(min=0), limit + 1)
     last = torch.minimum((means + extents - 0.5).floor(), limit)
-    seen = (extents[..., 0] > 0) & (last >= first).all(-1)                       # [V, N]
-    order = projected.depths.detach().argsort(dim=1, stable=True)                # [V, N]
+    seen = (extents[..., 0] > 0) & (last >= first).all(-1)  # [V, N]
+    order = projected.depths.detach().argsort(dim=1, stable=True)  # [V, N]
     order = (order + torch.arange(views)[:, None] * count).flatten()
-    order = order[seen.flatten()[order]]                                         # [G']
-    low = (first.reshape(-1, 2)[order].long()) // TILE                           # [G', 2] as (column, row)
+    order = order[seen.flatten()[order]]  # [G']
+    low = (first.reshape(-1, 2)[order].long()) // TILE  # [G', 2] as (column, row)
     high = (last.reshape(-1, 2)[order].long()) // TILE
     size = high - low + 1
     pairs = size[:, 0] * size[:, 1]
-    owner = torch.repeat_interleave(torch.arange(len(order)), pairs)             # [M]
+    owner = torch.repeat_interleave(torch.arange(len(order)), pairs)  # [M]
     within = torch.arange(len(owner)) - (pairs.cumsum(0) - pairs)[owner]
     stride = size[:, 0][owner]
     row = torch.div(within, stride, rounding_mode="floor")
@@ -78,8 +78,9 @@ def _stable_order(keys: Tensor, limit: int) -> Tensor:
     return torch.argsort(keys, stable=True)
 
 
-def composite(projected: Projected, colours: Tensor, background: Tensor, width: int,
-              height: int) -> tuple[Tensor, Tensor]:
+def composite(
+    projected: Projected, colours: Tensor, background: Tensor, width: int, height: int
+) -> tuple[Tensor, Tensor]:
     """Blends Gaussians front to back over a background.
 
     Args:
@@ -88,14 +89,15 @@ def composite(projected: Projected, colours: Tensor, background: Tensor, width: 
       background: [V, 3].
 
     Returns:
-      rgb [V, H, W, 3] over the background, alpha [V, H, W]. Differentiable in all of `projected` but depths and extents,
-      and in the colours and the background.
+      rgb [V, H, W, 3] over the background, alpha [V, H, W]. Differentiable in all of `projected` but depths and
+      extents, and in the colours and the background.
     """
     lists = list_tiles(projected, width, height)
     views, count = projected.depths.shape
-    attributes = torch.cat((projected.means2d, projected.conics, projected.opacities.clamp(min=1e-12).log()[..., None],
-                            colours), -1).reshape(views * count, 9)
-    blended = _Blend.apply(attributes, lists, views)                          # [tiles, 16, 4] premultiplied rgb, alpha
+    attributes = torch.cat(
+        (projected.means2d, projected.conics, projected.opacities.clamp(min=1e-12).log()[..., None], colours), -1
+    ).reshape(views * count, 9)
+    blended = _Blend.apply(attributes, lists, views)  # [tiles, 16, 4] premultiplied rgb, alpha
     image = blended.reshape(views, lists.rows, lists.columns, TILE, TILE, 4).permute(0, 1, 3, 2, 4, 5)
     image = image.reshape(views, lists.rows * TILE, lists.columns * TILE, 4)[:, :height, :width]
     alpha = image[..., 3]
@@ -114,7 +116,7 @@ def _round_length(index: int) -> int:
 
 
 class _Blend(torch.autograd.Function):
-    """attributes [G, 9] = (u, v, conic xx xy yy, log opacity, r g b) -> [tiles, 16, 4] premultiplied colour and alpha."""
+    """attributes [G, 9]: u v, conic xx xy yy, log opacity, r g b -> [tiles, 16, 4] premultiplied colour, alpha."""
 
     @staticmethod
     def forward(ctx, attributes: Tensor, lists: TileLists, views: int) -> Tensor:
@@ -128,15 +130,15 @@ class _Blend(torch.autograd.Function):
         while len(active):
             length = _round_length(index)
             position = done + torch.arange(length)
-            real = position < lists.counts[active, None]                                     # [A, K]
+            real = position < lists.counts[active, None]  # [A, K]
             where = (lists.starts[active, None] + position).clamp(max=len(lists.gaussians) - 1)
-            gaussians = lists.gaussians[where.flatten()]                                     # [A K]
-            rows = attributes[gaussians]                                                     # [A K, 9]
+            gaussians = lists.gaussians[where.flatten()]  # [A K]
+            rows = attributes[gaussians]  # [A K, 9]
             offset = (centres[active, None] - rows[:, :2].reshape(len(active), length, 2)).reshape(-1, 2)
-            alpha = _polynomial(rows, offset, real.flatten()).matmul(basis).exp_()           # [A K, 16]
+            alpha = _polynomial(rows, offset, real.flatten()).matmul(basis).exp_()  # [A K, 16]
             alpha.clamp_(max=MAX_ALPHA).mul_(alpha >= ALPHA_THRESHOLD)
             alpha = alpha.reshape(len(active), length, PIXELS)
-            after = torch.cumprod(1 - alpha, 1).mul_(through[active, None])                  # [A, K, 16]
+            after = torch.cumprod(1 - alpha, 1).mul_(through[active, None])  # [A, K, 16]
             weight = torch.empty_like(alpha)
             weight[:, 0] = through[active]
             weight[:, 1:] = after[:, :-1]
@@ -157,19 +159,19 @@ class _Blend(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         basis = ctx.basis
         tiles = gradient.shape[0]
-        behind = gradient.new_zeros(tiles, PIXELS)   # sum over what lies further back of weight * (colour . gradient)
+        behind = gradient.new_zeros(tiles, PIXELS)  # sum over what lies further back of weight * (colour . gradient)
         ids, parts = [], []
         for active, gaussians, rows, offset, alpha, weight, colour in reversed(ctx.rounds):
-            pixel_gradient = gradient[active]                                                # [A, 16, 4]
-            value = colour.bmm(pixel_gradient.transpose(1, 2)).mul_(weight)                  # [A, K, 16]
+            pixel_gradient = gradient[active]  # [A, 16, 4]
+            value = colour.bmm(pixel_gradient.transpose(1, 2)).mul_(weight)  # [A, K, 16]
             sums = value.cumsum(1)
             total = sums[:, -1] + behind[active]
-            hidden = total[:, None] - sums                                                   # strictly behind
+            hidden = total[:, None] - sums  # strictly behind
             behind[active] = total
             # d L / d log alpha; nothing flows where the pixel was done or alpha was clamped
             hidden.mul_(alpha / (1 - alpha))
             value.sub_(hidden).mul_((weight > 0) & (alpha < MAX_ALPHA))
-            polynomial = value.reshape(-1, PIXELS).matmul(basis.T)                           # [A K, 6]
+            polynomial = value.reshape(-1, PIXELS).matmul(basis.T)  # [A K, 6]
             row_gradient = torch.empty_like(rows)
             _polynomial_backward(polynomial, rows, offset, row_gradient)
             row_gradient[:, 6:] = weight.bmm(pixel_gradient[..., :3]).reshape(-1, 3)

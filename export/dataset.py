@@ -15,7 +15,7 @@ from mvp4d_export.errors import UserError
 from mvp4d_export.progress import progress
 from mvp4d_export.rig import Pose
 
-EMPTY_ALPHA = 8   # of 255: a picture whose mask stays under it shows nobody
+EMPTY_ALPHA = 8  # of 255: a picture whose mask stays under it shows nobody
 
 
 @dataclasses.dataclass
@@ -60,11 +60,19 @@ class Dataset:
         usable = np.ones((views, frames), bool)
         if masks:
             usable = (torch.stack(masks).flatten(2).amax(2) >= EMPTY_ALPHA).numpy()
-        dataset = cls(capture, torch.stack(pictures).to(device), torch.stack(masks).to(device) if masks else None,
-                      *_cameras(capture, device), Pose.of(capture.motion, device),
-                      torch.from_numpy(capture.background).to(device), usable,
-                      [v for v in range(views) if v not in held_views], held_views,
-                      [t for t in range(frames) if t not in held_times], held_times)
+        dataset = cls(
+            capture,
+            torch.stack(pictures).to(device),
+            torch.stack(masks).to(device) if masks else None,
+            *_cameras(capture, device),
+            Pose.of(capture.motion, device),
+            torch.from_numpy(capture.background).to(device),
+            usable,
+            [v for v in range(views) if v not in held_views],
+            held_views,
+            [t for t in range(frames) if t not in held_times],
+            held_times,
+        )
         dataset._check_usable()
         return dataset
 
@@ -75,20 +83,23 @@ class Dataset:
         seen = self.usable[self.train_views].any(0)
         dark = [time for time in self.train_times if not seen[time]]
         if dark:
-            raise UserError(path / "masks", f"frame {dark[0]} is transparent in every view that is fitted "
-                            f"({len(dark)} such frames)", "cut these frames out of the capture")
+            raise UserError(
+                path / "masks",
+                f"frame {dark[0]} is transparent in every view that is fitted ({len(dark)} such frames)",
+                "cut these frames out of the capture",
+            )
         empty = np.argwhere(~self.usable)
         if len(empty):
             view, frame = empty[0]
-            print(f"{path}: {len(empty)} pictures are all transparent (first: camera '{names[view]}' frame {frame}) and are "
-                  "left out", file=sys.stderr)
+            first = f"camera '{names[view]}' frame {frame}"
+            print(f"{path}: {len(empty)} pictures are all transparent (first: {first}) and left out", file=sys.stderr)
 
     @property
     def size(self) -> tuple[int, int]:
         return self.capture.image_size
 
     def batch(self, views: list[int], time: int, level: int = 0) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """Pictures [B, h, w, 3] in [0, 1], masks [B, h, w] or None, viewmats [B, 4, 4] and Ks [B, 3, 3] of views of a time.
+        """Pictures [B, h, w, 3] in [0, 1], masks [B, h, w] or None, viewmats [B, 4, 4], Ks [B, 3, 3] of a moment.
 
         Args:
           level: sides are halved this many times, by averaging.
@@ -107,8 +118,10 @@ class Dataset:
 
 def _cameras(capture: Capture, device: str) -> tuple[Tensor, Tensor]:
     pairs = [capture.camera_matrices(frame) for frame in range(capture.frame_count)]
-    return (torch.from_numpy(np.stack([pair[0] for pair in pairs], 1)).to(device),
-            torch.from_numpy(np.stack([pair[1] for pair in pairs], 1)).to(device))
+    return (
+        torch.from_numpy(np.stack([pair[0] for pair in pairs], 1)).to(device),
+        torch.from_numpy(np.stack([pair[1] for pair in pairs], 1)).to(device),
+    )
 
 
 def _spaced(count: int, held: int, flag: str) -> list[int]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, silu
 
-EXPRESSION_UNIT = 0.0104   # metres; CAP4D divides expression offsets by it
-OUTPUT_UNIT = 0.0108       # metres per unit of the last layer
-FREQUENCIES = 4            # 3 coordinates x 4 octaves x (sin, cos) = 24 channels
+EXPRESSION_UNIT = 0.0104  # metres; CAP4D divides expression offsets by it
+OUTPUT_UNIT = 0.0108  # metres per unit of the last layer
+FREQUENCIES = 4  # 3 coordinates x 4 octaves x (sin, cos) = 24 channels
 IN_CHANNELS = 3 + 6 * FREQUENCIES
 
 
@@ -41,8 +41,9 @@ class DeformationNet(nn.Module):
         widths = config.channels
         self.stem = nn.Conv2d(IN_CHANNELS, widths[0], 3, stride=config.stride, padding=1)
         self.down = nn.ModuleList(_stage(widths[max(i - 1, 0)], width, config.blocks) for i, width in enumerate(widths))
-        self.up = nn.ModuleList(_stage(widths[i + 1] + widths[i], widths[i], config.blocks)
-                                for i in range(len(widths) - 1))
+        self.up = nn.ModuleList(
+            _stage(widths[i + 1] + widths[i], widths[i], config.blocks) for i in range(len(widths) - 1)
+        )
         self.head = nn.Conv2d(widths[0], 3, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

@@ -84,8 +84,14 @@ def local_scale(avatar: Avatar, splats: Splats) -> Tensor:
 
 
 @torch.no_grad()
-def default_round(avatar: Avatar, splats: Splats, statistics: Statistics, config: DensifyConfig, limit: int,
-                  generator: torch.Generator) -> Change:
+def default_round(
+    avatar: Avatar,
+    splats: Splats,
+    statistics: Statistics,
+    config: DensifyConfig,
+    limit: int,
+    generator: torch.Generator,
+) -> Change:
     """Clones small and splits large Gaussians with large screen gradients; drops faint, huge and never seen ones."""
     device = avatar.device
     size = splats.scales.amax(1)
@@ -106,13 +112,13 @@ def default_round(avatar: Avatar, splats: Splats, statistics: Statistics, config
         spread = torch.cat((tensors["log_scale"][split],) * 2).exp() * noise
         children["position"][clones:] += (quaternion_to_matrix(both) * spread[:, None]).sum(-1)
         children["log_scale"][clones:] -= math.log(1.6)
-    return Change(keep.nonzero()[:, 0], torch.cat((avatar.binding[clone], avatar.binding[split], avatar.binding[split])),
-                  children)
+    return Change(
+        keep.nonzero()[:, 0], torch.cat((avatar.binding[clone], avatar.binding[split], avatar.binding[split])), children
+    )
 
 
 @torch.no_grad()
-def mcmc_round(avatar: Avatar, splats: Splats, config: DensifyConfig, limit: int,
-               generator: torch.Generator) -> Change:
+def mcmc_round(avatar: Avatar, splats: Splats, config: DensifyConfig, limit: int, generator: torch.Generator) -> Change:
     """Moves dead Gaussians onto live ones and adds up to 5 %, both drawn by opacity, keeping the picture as it is."""
     opacity = splats.opacities
     dead = opacity <= config.min_opacity
@@ -121,7 +127,7 @@ def mcmc_round(avatar: Avatar, splats: Splats, config: DensifyConfig, limit: int
     alive = (~dead).nonzero()[:, 0]
     drawn = torch.multinomial(opacity[alive].cpu(), count, replacement=True, generator=generator).to(avatar.device)
     chosen = alive[drawn]
-    copies = torch.bincount(chosen, minlength=avatar.gaussian_count)[chosen] + 1              # the original counts
+    copies = torch.bincount(chosen, minlength=avatar.gaussian_count)[chosen] + 1  # the original counts
     new_opacity, shrink = relocated(opacity[chosen], copies)
     logit = torch.logit(new_opacity.clamp(config.min_opacity, 1 - 1e-6))
     avatar.logit_opacity.data[chosen] = logit
@@ -144,8 +150,9 @@ def relocated(opacity: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def mcmc_noise(avatar: Avatar, splats: Splats, learning_rate: float, config: DensifyConfig,
-               generator: torch.Generator) -> None:
+def mcmc_noise(
+    avatar: Avatar, splats: Splats, learning_rate: float, config: DensifyConfig, generator: torch.Generator
+) -> None:
     """Moves Gaussians at random, faint ones most: the exploration of 3DGS-MCMC."""
     faint = 1 / (1 + torch.exp(-100 * (0.005 - splats.opacities)))
     noise = torch.randn(avatar.gaussian_count, 3, generator=generator).to(avatar.device)

@@ -1,4 +1,4 @@
-"""Fits an avatar to a capture: every step renders several views of one moment, which share mesh, neck and deformation."""
+"""Fits an avatar to a capture: a step renders several views of one moment, which share mesh, neck and deformation."""
 
 from __future__ import annotations
 
@@ -26,16 +26,23 @@ from mvp4d_export.optimiser import Adam
 from mvp4d_export.presets import DistillConfig
 from mvp4d_export.progress import progress
 
-MIN_SIDE = 16          # pictures are not halved below this
-DIVERGED = 4.0         # times the best running loss
-WARM_UP = 60           # steps before divergence is judged
+MIN_SIDE = 16  # pictures are not halved below this
+DIVERGED = 4.0  # times the best running loss
+WARM_UP = 60  # steps before divergence is judged
 
 
 class Distiller:
     """One fit. The same capture, config and seed give the same avatar on the same kind of device."""
 
-    def __init__(self, data: Dataset, config: DistillConfig, *, seed: int = 0, lpips: Lpips | None = None,
-                 colour_correction: bool = False):
+    def __init__(
+        self,
+        data: Dataset,
+        config: DistillConfig,
+        *,
+        seed: int = 0,
+        lpips: Lpips | None = None,
+        colour_correction: bool = False,
+    ):
         self.data, self.config, self.seed = data, config, seed
         self.device = data.pictures.device
         self.lpips = lpips.to(self.device) if lpips is not None else None
@@ -68,8 +75,10 @@ class Distiller:
         rates, factor = self.config.rates, self.config.decay**share
         harmonics = torch.full((1, self.config.avatar.harmonic_count, 1), rates.harmonics_rest, device=self.device)
         harmonics[:, 0] = rates.harmonics
-        named = {name: getattr(rates, name) * factor for name in
-                 ("position", "rotation", "log_scale", "logit_opacity", "neck", "colour")}
+        named = {
+            name: getattr(rates, name) * factor
+            for name in ("position", "rotation", "log_scale", "logit_opacity", "neck", "colour")
+        }
         named["harmonics"] = harmonics * factor
         if self.avatar.net is not None:
             named |= {f"net.{name}": rates.net * factor for name, _ in self.avatar.net.named_parameters()}
@@ -100,13 +109,14 @@ class Distiller:
         moment, views = self.choose(step)
         pictures, masks, viewmats, Ks = self.data.batch(views, moment, self.level(share))
         height, width = pictures.shape[1:3]
-        pose = self.data.pose[moment:moment + 1]
+        pose = self.data.pose[moment : moment + 1]
         expressive, neutral = self.avatar.deformation(pose)
         vertices = self.avatar.vertices(pose, expressive, self.avatar.neck_offsets[moment])
         splats = self.avatar.splats(vertices)
         track = self.config.densify.strategy == "default" and share < self.config.densify.stop
-        rendering = self.avatar.render(splats, pose, viewmats, Ks, width, height, self.data.background,
-                                       keep_screen_gradient=track)
+        rendering = self.avatar.render(
+            splats, pose, viewmats, Ks, width, height, self.data.background, keep_screen_gradient=track
+        )
         rgb = rendering.rgb
         if self.colour_correction:
             correction = self.colour[views][:, None, None]
@@ -130,13 +140,16 @@ class Distiller:
         top = config.perceptual_lpips if self.lpips is not None else config.perceptual_fallback
         ramp = (share - config.perceptual_from) / max(config.perceptual_to - config.perceptual_from, 1e-9)
         mix = top * min(1.0, max(0.0, ramp))
-        loss = (1 - mix) * (weights.l1 * (rgb - pictures).abs().mean() + weights.ssim * (1 - ssim(rgb, pictures).mean()))
+        loss = (1 - mix) * (
+            weights.l1 * (rgb - pictures).abs().mean() + weights.ssim * (1 - ssim(rgb, pictures).mean())
+        )
         if mix == 0:
             return loss
         if self.lpips is not None:
             return loss + weights.lpips * mix * self.lpips(rgb, pictures).mean()
-        return loss + mix * (weights.l1 * (rgb - pictures).abs().mean()
-                             + weights.ssim * (1 - multi_scale_ssim(rgb, pictures).mean()))
+        return loss + mix * (
+            weights.l1 * (rgb - pictures).abs().mean() + weights.ssim * (1 - multi_scale_ssim(rgb, pictures).mean())
+        )
 
     def regulariser(self, splats: Splats, expressive: Tensor, neutral: Tensor, moment: int) -> Tensor:
         config, weights = self.config, self.config.weights
@@ -148,24 +161,30 @@ class Distiller:
         loss = loss + weights.neck * self.avatar.neck_offsets[moment].square().sum()
         if self.avatar.net is None:
             return loss
-        both = torch.cat((expressive, neutral), 1) / OUTPUT_UNIT                                  # [P, 6]
-        step = both.index_select(0, self.edges[:, 0]) - both.index_select(0, self.edges[:, 1])    # [edges, 6]
+        both = torch.cat((expressive, neutral), 1) / OUTPUT_UNIT  # [P, 6]
+        step = both.index_select(0, self.edges[:, 0]) - both.index_select(0, self.edges[:, 1])  # [edges, 6]
         relative = (expressive - neutral).square().sum(-1).mean() / OUTPUT_UNIT**2
         # To first order an edge turns by its relative displacement over its length.
         turn = ((step[:, :3] - step[:, 3:]).square().sum(-1) * (OUTPUT_UNIT / self.edge_length).square()).mean()
-        return (loss + weights.laplacian * step.square().mean() + weights.relative * relative + weights.turn * turn)
+        return loss + weights.laplacian * step.square().mean() + weights.relative * relative + weights.turn * turn
 
     def _check(self, loss: Tensor, rgb: Tensor, pictures: Tensor, step: int) -> dict[str, float]:
         value = float(loss.detach())
         self.average = value if self.average is None else 0.95 * self.average + 0.05 * value
         diverged = not math.isfinite(value) or (step > WARM_UP and self.average > DIVERGED * self.best)
         if diverged:
-            raise UserError(f"step {step}", f"the fit diverged (loss {value:.4g}, best {self.best:.4g})",
-                            "try another --seed, or a capture with consistent views")
+            raise UserError(
+                f"step {step}",
+                f"the fit diverged (loss {value:.4g}, best {self.best:.4g})",
+                "try another --seed, or a capture with consistent views",
+            )
         if step > WARM_UP // 2:
             self.best = min(self.best, self.average)
-        return {"loss": value, "psnr": float(psnr(rgb.detach(), pictures).mean()),
-                "gaussians": self.avatar.gaussian_count}
+        return {
+            "loss": value,
+            "psnr": float(psnr(rgb.detach(), pictures).mean()),
+            "gaussians": self.avatar.gaussian_count,
+        }
 
     def _densify(self, splats: Splats, rate: float) -> None:
         config = self.config.densify
@@ -179,8 +198,10 @@ class Distiller:
             change = densify.mcmc_round(self.avatar, splats, config, limit, generator)
         else:
             change = densify.default_round(self.avatar, splats, self.statistics, config, limit, generator)
-        tensors = {name: torch.cat((getattr(self.avatar, name).detach()[change.keep], change.tensors[name]))
-                   for name in GAUSSIAN_TENSORS}
+        tensors = {
+            name: torch.cat((getattr(self.avatar, name).detach()[change.keep], change.tensors[name]))
+            for name in GAUSSIAN_TENSORS
+        }
         self.start = torch.cat((self.start[change.keep], change.tensors["position"]))
         self.avatar.set_gaussians(torch.cat((self.avatar.binding[change.keep], change.binding)), tensors)
         self.optimiser.reindex(GAUSSIAN_TENSORS, change.keep, len(change.binding))
@@ -189,18 +210,35 @@ class Distiller:
     def fingerprint(self) -> str:
         """What a checkpoint must agree on to be resumed."""
         capture = self.data.capture
-        parts = (json.dumps(dataclasses.asdict(self.config), default=str), self.seed, str(capture.path.resolve()),
-                 capture.names, capture.image_size, capture.frame_count, self.data.held_views, self.data.held_times,
-                 self.colour_correction, self.lpips is not None)
+        parts = (
+            json.dumps(dataclasses.asdict(self.config), default=str),
+            self.seed,
+            str(capture.path.resolve()),
+            capture.names,
+            capture.image_size,
+            capture.frame_count,
+            self.data.held_views,
+            self.data.held_times,
+            self.colour_correction,
+            self.lpips is not None,
+        )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def save_checkpoint(self, folder: Path) -> None:
         tensors = {f"parameters.{name}": value.detach() for name, value in self.parameters().items()}
         tensors |= {f"optimiser.{name}": value for name, value in self.optimiser.tensors().items()}
-        tensors |= {"binding": self.avatar.binding, "start": self.start, "statistics.gradient": self.statistics.gradient,
-                    "statistics.seen": self.statistics.seen}
-        metadata = {"fingerprint": self.fingerprint(), "step": str(self.step_done), "average": repr(self.average),
-                    "best": repr(self.best)}
+        tensors |= {
+            "binding": self.avatar.binding,
+            "start": self.start,
+            "statistics.gradient": self.statistics.gradient,
+            "statistics.seen": self.statistics.seen,
+        }
+        metadata = {
+            "fingerprint": self.fingerprint(),
+            "step": str(self.step_done),
+            "average": repr(self.average),
+            "best": repr(self.best),
+        }
         with atomic_file(folder / "checkpoint.safetensors") as path:
             save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path, metadata)
 
@@ -219,13 +257,16 @@ class Distiller:
             raise UserError(path, f"not a readable checkpoint ({error})", "delete it to start over") from None
         if metadata.get("fingerprint") != self.fingerprint():
             return False
-        self.avatar.set_gaussians(tensors["binding"], {name: tensors[f"parameters.{name}"] for name in GAUSSIAN_TENSORS})
+        self.avatar.set_gaussians(
+            tensors["binding"], {name: tensors[f"parameters.{name}"] for name in GAUSSIAN_TENSORS}
+        )
         with torch.no_grad():
             for name, value in self.parameters().items():
                 value.copy_(tensors[f"parameters.{name}"])
         prefix = "optimiser."
-        self.optimiser.load({name[len(prefix):]: value for name, value in tensors.items() if name.startswith(prefix)},
-                            self.device)
+        self.optimiser.load(
+            {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}, self.device
+        )
         self.start = tensors["start"]
         self.statistics.gradient, self.statistics.seen = tensors["statistics.gradient"], tensors["statistics.seen"]
         self.step_done, self.best = int(metadata["step"]), float(metadata["best"])
@@ -235,23 +276,34 @@ class Distiller:
     @torch.no_grad()
     def render_frame(self, moment: int, views: list[int]) -> Tensor:
         """The avatar as the capture's cameras see it: [B, H, W, 3] in [0, 1], without colour correction."""
-        pose = self.data.pose[moment:moment + 1]
+        pose = self.data.pose[moment : moment + 1]
         neck = self.avatar.neck_offsets[moment] if moment in self.data.train_times else None
         splats = self.avatar.splats(self.avatar.vertices(pose, neck=neck))
         height, width = self.data.size
-        rendering = self.avatar.render(splats, pose, self.data.viewmats[views, moment], self.data.Ks[views, moment],
-                                       width, height, self.data.background)
+        rendering = self.avatar.render(
+            splats,
+            pose,
+            self.data.viewmats[views, moment],
+            self.data.Ks[views, moment],
+            width,
+            height,
+            self.data.background,
+        )
         return rendering.rgb.clamp(0, 1)
 
     def score(self) -> dict[str, dict[str, float]]:
         """PSNR and SSIM per group: fitted pictures, held-out views, held-out times, and their expressive half."""
         data = self.data
         motion = (self.avatar.rig(data.pose)[0] - self.avatar.rig.template).norm(dim=-1).mean(1)
-        expressive = sorted(data.held_times, key=lambda t: -float(motion[t]))[:(len(data.held_times) + 1) // 2]
-        shown = data.train_times[::max(1, len(data.train_times) // 12)]
-        groups = {"fitted": (data.train_views, shown), "held_views": (data.held_views, data.train_times),
-                  "held_times": (data.train_views, data.held_times), "held_times_expressive": (data.train_views, expressive),
-                  "held_both": (data.held_views, data.held_times)}
+        expressive = sorted(data.held_times, key=lambda t: -float(motion[t]))[: (len(data.held_times) + 1) // 2]
+        shown = data.train_times[:: max(1, len(data.train_times) // 12)]
+        groups = {
+            "fitted": (data.train_views, shown),
+            "held_views": (data.held_views, data.train_times),
+            "held_times": (data.train_views, data.held_times),
+            "held_times_expressive": (data.train_views, expressive),
+            "held_both": (data.held_views, data.held_times),
+        }
         return {name: score_group(self, views, times) for name, (views, times) in groups.items() if views and times}
 
 
@@ -265,8 +317,11 @@ def score_group(fit: Distiller, views: list[int], times: list[int]) -> dict[str,
             rendered = fit.render_frame(moment, usable)
             values.append(torch.stack((psnr(rendered, truth), ssim(rendered, truth)), 1))
     table = torch.cat(values).cpu()
-    return {"psnr": round(float(table[:, 0].mean()), 3), "ssim": round(float(table[:, 1].mean()), 4),
-            "pictures": len(table)}
+    return {
+        "psnr": round(float(table[:, 0].mean()), 3),
+        "ssim": round(float(table[:, 1].mean()), 4),
+        "pictures": len(table),
+    }
 
 
 def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
@@ -292,8 +347,12 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
             bar.update(fit.step_done)
             while fit.step_done < fit.config.steps:
                 numbers = fit.train_step()
-                bar.set_postfix(loss=f"{numbers['loss']:.4f}", psnr=f"{numbers['psnr']:.2f}",
-                                gaussians=numbers["gaussians"], refresh=False)
+                bar.set_postfix(
+                    loss=f"{numbers['loss']:.4f}",
+                    psnr=f"{numbers['psnr']:.2f}",
+                    gaussians=numbers["gaussians"],
+                    refresh=False,
+                )
                 bar.update(1)
                 if fit.step_done % 10 == 0:
                     for name, value in numbers.items():
@@ -310,11 +369,19 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
     for name, values in scores.items():
         writer.add_scalar(f"{name}/psnr", values["psnr"], fit.step_done)
     names = fit.data.capture.names
-    report = {"scores": scores, "held_views": [names[view] for view in fit.data.held_views],
-              "held_times": fit.data.held_times, "gaussians": fit.avatar.gaussian_count, "steps": fit.config.steps,
-              "seconds": round(time.monotonic() - started, 1), "resumed": resumed, "seed": fit.seed,
-              "perceptual": "lpips-vgg" if fit.lpips is not None else "multi-scale ssim (no VGG weights were given)",
-              "device": str(fit.device), "config": dataclasses.asdict(fit.config)}
+    report = {
+        "scores": scores,
+        "held_views": [names[view] for view in fit.data.held_views],
+        "held_times": fit.data.held_times,
+        "gaussians": fit.avatar.gaussian_count,
+        "steps": fit.config.steps,
+        "seconds": round(time.monotonic() - started, 1),
+        "resumed": resumed,
+        "seed": fit.seed,
+        "perceptual": "lpips-vgg" if fit.lpips is not None else "multi-scale ssim (no VGG weights were given)",
+        "device": str(fit.device),
+        "config": dataclasses.asdict(fit.config),
+    }
     _write(fit, out, work, report, overwrite)
     return report
 
@@ -324,8 +391,15 @@ def _write(fit: Distiller, out: Path, work: Path, report: dict, overwrite: bool)
 
     capture = fit.data.capture
     with atomic_folder(out, overwrite=overwrite) as folder:
-        fit.avatar.write(folder, {"fps": capture.fps, "source": str(capture.source), "image_size": list(capture.image_size),
-                                  "background": fit.data.background.tolist()})
+        fit.avatar.write(
+            folder,
+            {
+                "fps": capture.fps,
+                "source": str(capture.source),
+                "image_size": list(capture.image_size),
+                "background": fit.data.background.tolist(),
+            },
+        )
         write_json(folder / "report.json", report)
         for name in ("motion.npz", "cameras.npz"):
             shutil.copyfile(capture.path / name, folder / name)

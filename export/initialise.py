@@ -1,4 +1,4 @@
-"""Where Gaussians start: on the rig's surface, and on the hull that the masks carve around it (hair, glasses, clothes)."""
+"""Where Gaussians start: on the rig's surface, and on the hull that the masks carve around it (hair, clothes)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.triangles import triangle_frames
 
-MARGIN = (0.14, 0.13, 0.14)      # metres around the rig that hair and clothes may take
-REACH = 0.13                     # metres from the nearest triangle that a Gaussian may start at
-TIMES = 5                        # moments that must agree on the hull
-SURFACE_SHARE = 0.2              # of all Gaussians, at most, close the seams of the UV chart
+MARGIN = (0.14, 0.13, 0.14)  # metres around the rig that hair and clothes may take
+REACH = 0.13  # metres from the nearest triangle that a Gaussian may start at
+TIMES = 5  # moments that must agree on the hull
+SURFACE_SHARE = 0.2  # of all Gaussians, at most, close the seams of the UV chart
 HIDDEN_PARTS = ("inside", "socket", "nostril", "gum", "tongue")
-COARSE_STEP = 0.012              # metres between hull points of the first try
-TOLERANCE = 0.06                 # share of the pictures in which a hull point may fall outside of the mask
-DEPTH_SLACK = 0.012              # metres behind the nearest point at which a point still counts as visible
+COARSE_STEP = 0.012  # metres between hull points of the first try
+TOLERANCE = 0.06  # share of the pictures in which a hull point may fall outside of the mask
+DEPTH_SLACK = 0.012  # metres behind the nearest point at which a point still counts as visible
 SH_0 = 0.28209479177387814
 OPACITY = 0.75
 
@@ -31,7 +31,7 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
     device = avatar.mesh_faces.device
     times = sorted({data.train_times[int(i)] for i in torch.linspace(0, len(data.train_times) - 1, TIMES)})
     offsets = torch.zeros(len(avatar.mesh_pixels), 3, device=device)
-    posed = [avatar.vertices(data.pose[time:time + 1], offsets) for time in times]
+    posed = [avatar.vertices(data.pose[time : time + 1], offsets) for time in times]
     frames = [triangle_frames(vertices, avatar.mesh_faces) for vertices in posed]
     centres = frames[0][2]
     binding = torch.arange(len(centres), device=device)
@@ -44,29 +44,39 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
     on_rig = len(points)
     if data.masks is not None and limit > on_rig:
         points = torch.cat((points, _hull(data, times, frames, points, limit - on_rig)))
-    binding = torch.cat((binding, nearest(points[len(binding):], centres)[1]))
+    binding = torch.cat((binding, nearest(points[len(binding) :], centres)[1]))
 
     rotation, scale, centre = (value[binding] for value in frames[0])
     local = ((points - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
     size = _neighbour_distance(points).clamp(0.0008, 0.012)
     flat = size[:, None].repeat(1, 3) * 0.65
-    flat[:on_rig, 1] *= 0.35                          # thin along the triangle's normal
+    flat[:on_rig, 1] *= 0.35  # thin along the triangle's normal
     colour = _colours(avatar, data, times[0], points)
     harmonics = torch.zeros(len(points), avatar.config.harmonic_count, 3, device=device)
     harmonics[:, 0] = (colour - 0.5) / SH_0
     rotations = torch.zeros(len(points), 4, device=device)
     rotations[:, 0] = 1
     opacity = torch.full((len(points),), math.log(OPACITY / (1 - OPACITY)), device=device)
-    avatar.set_gaussians(binding, {"position": local, "rotation": rotations, "log_scale": (flat / scale[:, None]).log(),
-                                   "logit_opacity": opacity, "harmonics": harmonics})
+    avatar.set_gaussians(
+        binding,
+        {
+            "position": local,
+            "rotation": rotations,
+            "log_scale": (flat / scale[:, None]).log(),
+            "logit_opacity": opacity,
+            "harmonics": harmonics,
+        },
+    )
     return len(points) - on_rig
 
 
 def nearest(points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Distance [M] to, and index [M] of, the nearest target of each point."""
     distance, index = cKDTree(targets.cpu().numpy()).query(points.cpu().numpy())
-    return (torch.as_tensor(distance, dtype=points.dtype, device=points.device),
-            torch.as_tensor(index, dtype=torch.int64, device=points.device))
+    return (
+        torch.as_tensor(distance, dtype=points.dtype, device=points.device),
+        torch.as_tensor(index, dtype=torch.int64, device=points.device),
+    )
 
 
 def _neighbour_distance(points: Tensor) -> Tensor:
@@ -78,7 +88,7 @@ def _neighbour_distance(points: Tensor) -> Tensor:
 
 def _surface_samples(avatar: Avatar, data: Dataset, time: int, seed: int) -> Tensor:
     """Points spread over the whole rig by area: they close the seams of the UV chart."""
-    vertices, _ = avatar.rig(data.pose[time:time + 1])
+    vertices, _ = avatar.rig(data.pose[time : time + 1])
     hidden = [any(word in name.lower() for word in HIDDEN_PARTS) for name in avatar.rig.part_names]
     outside = ~torch.tensor(hidden, device=vertices.device)[avatar.rig.face_parts]
     corners = vertices[0][avatar.rig.faces[outside]].cpu()
@@ -107,8 +117,9 @@ def _thin(points: Tensor, limit: float, spacing: float) -> Tensor:
     return points
 
 
-def _hull(data: Dataset, times: list[int], frames: list[tuple[Tensor, Tensor, Tensor]], taken: Tensor,
-          budget: int) -> Tensor:
+def _hull(
+    data: Dataset, times: list[int], frames: list[tuple[Tensor, Tensor, Tensor]], taken: Tensor, budget: int
+) -> Tensor:
     """Points on the hull of the masks that are not already covered, as fine as the budget allows. Head space."""
     step, points = COARSE_STEP, _hull_at(data, times, frames, taken, COARSE_STEP)
     for _ in range(4):
@@ -121,8 +132,9 @@ def _hull(data: Dataset, times: list[int], frames: list[tuple[Tensor, Tensor, Te
     return points[:: -(-len(points) // max(budget, 1))]
 
 
-def _hull_at(data: Dataset, times: list[int], frames: list[tuple[Tensor, Tensor, Tensor]], taken: Tensor,
-             step: float) -> Tensor:
+def _hull_at(
+    data: Dataset, times: list[int], frames: list[tuple[Tensor, Tensor, Tensor]], taken: Tensor, step: float
+) -> Tensor:
     """Hull points on a grid of `step` metres."""
     centres = frames[0][2]
     margin = torch.tensor(MARGIN, device=centres.device)
@@ -148,7 +160,7 @@ def _hull_at(data: Dataset, times: list[int], frames: list[tuple[Tensor, Tensor,
 
 def _project(data: Dataset, time: int, points: Tensor) -> tuple[Tensor, Tensor]:
     """Head-space points in every fitted view of a time: pixels [V, M, 2] and depth [V, M]."""
-    viewmats = data.viewmats[data.train_views, time] @ data.pose[time:time + 1].head_matrix()
+    viewmats = data.viewmats[data.train_views, time] @ data.pose[time : time + 1].head_matrix()
     camera = points @ viewmats[:, :3, :3].transpose(1, 2) + viewmats[:, None, :3, 3]
     pixels = camera @ data.Ks[data.train_views, time].transpose(1, 2)
     return pixels[..., :2] / pixels[..., 2:].clamp(min=1e-6), camera[..., 2]
@@ -186,7 +198,9 @@ def _colours(avatar: Avatar, data: Dataset, time: int, points: Tensor) -> Tensor
     nearest_depth.scatter_reduce_(1, index, torch.where(inside, depth, torch.full_like(depth, math.inf)), "amin")
     visible = inside & (depth < nearest_depth.gather(1, index) + DEPTH_SLACK)
     smooth = avg_pool2d(pictures.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False)
-    colour = grid_sample(smooth, _grid(pixels, height, width), align_corners=False)[:, :, 0].transpose(1, 2)  # [V, M, 3]
+    colour = grid_sample(smooth, _grid(pixels, height, width), align_corners=False)[:, :, 0].transpose(
+        1, 2
+    )  # [V, M, 3]
     weight = visible.float()[..., None]
     total = weight.sum(0)
     mean = (weight * colour).sum(0) / total.clamp(min=1)

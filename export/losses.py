@@ -1,4 +1,4 @@
-"""Picture losses and measures: SSIM as matrix products, multi-scale SSIM, PSNR, LPIPS from weights that the user brings."""
+"""Picture losses and measures: SSIM as matrix products, multi-scale SSIM, PSNR, LPIPS from the user's weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.nn.functional import avg_pool2d, conv2d, max_pool2d, normalize
 
 from mvp4d_export.errors import UserError
 
-WINDOW, SIGMA = 11, 1.5                       # Wang et al. 2004
+WINDOW, SIGMA = 11, 1.5  # Wang et al. 2004
 C1, C2 = 0.01**2, 0.03**2
-SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)      # Wang et al. 2003, the first three of five scales, made to sum to one
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)  # Wang et al. 2003, the first three of five scales, made to sum to one
 VGG_STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)   # the lpips package's scaling layer
+LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # the lpips package's scaling layer
 
 
 @functools.lru_cache(maxsize=32)
@@ -28,7 +28,7 @@ def _window_matrix(side: int, dtype: torch.dtype, device: torch.device) -> Tenso
     taps = taps / taps.sum()
     matrix = torch.zeros(side - WINDOW + 1, side, dtype=torch.float64)
     for row in range(len(matrix)):
-        matrix[row, row:row + WINDOW] = taps
+        matrix[row, row : row + WINDOW] = taps
     return matrix.to(dtype=dtype, device=device)
 
 
@@ -51,7 +51,7 @@ def multi_scale_ssim(x: Tensor, y: Tensor) -> Tensor:
     """[B] of pictures [B, H, W, C]: up to three scales, as many as the sides allow."""
     x, y = x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2)
     scales = [scale for scale in range(3) if min(x.shape[2:]) >> scale >= WINDOW]
-    weights = torch.tensor(SCALE_WEIGHTS[:len(scales)])
+    weights = torch.tensor(SCALE_WEIGHTS[: len(scales)])
     weights = (weights / weights.sum()).tolist()
     result = 1.0
     for scale in scales:
@@ -85,8 +85,11 @@ class Lpips(nn.Module):
         names += [f"lin{stage}.model.1.weight" for stage in range(len(VGG_STAGES))]
         missing = [name for name in names if name not in source]
         if missing:
-            raise UserError(path, f"lacks {len(missing)} tensors, {missing[0]} among them",
-                            "join torchvision's VGG-16 features and the lpips package's lin layers")
+            raise UserError(
+                path,
+                f"lacks {len(missing)} tensors, {missing[0]} among them",
+                "join torchvision's VGG-16 features and the lpips package's lin layers",
+            )
         for name in names:
             self.register_buffer(name.replace(".", "_"), source[name].float())
         self.register_buffer("shift", torch.tensor(LPIPS_SHIFT)[:, None, None])

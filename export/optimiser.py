@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-15   # 3D Gaussian splatting's epsilon: gradients of single Gaussians are tiny
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-15  # 3D Gaussian splatting's epsilon: gradients of single Gaussians are tiny
 
 
 class Adam:

@@ -23,8 +23,13 @@ def world_splats(splats: Splats, matrix: Tensor, degree: int) -> Splats:
     """Splats moved by a rigid transform [4, 4]; their harmonics turn along."""
     rotation = matrix[:3, :3]
     turn = matrix_to_quaternion(rotation)[None].expand(len(splats.means), 4)
-    return Splats(splats.means @ rotation.T + matrix[:3, 3], multiply_quaternions(turn, splats.quaternions), splats.scales,
-                  splats.opacities, rotate_harmonics(splats.harmonics, rotation, degree))
+    return Splats(
+        splats.means @ rotation.T + matrix[:3, 3],
+        multiply_quaternions(turn, splats.quaternions),
+        splats.scales,
+        splats.opacities,
+        rotate_harmonics(splats.harmonics, rotation, degree),
+    )
 
 
 def rotate_harmonics(coefficients: Tensor, rotation: Tensor, degree: int) -> Tensor:
@@ -37,29 +42,35 @@ def rotate_harmonics(coefficients: Tensor, rotation: Tensor, degree: int) -> Ten
         return coefficients
     directions = torch.randn(64, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     old = spherical_harmonics(degree, directions @ rotation.double().cpu())
-    matrix = torch.linalg.lstsq(spherical_harmonics(degree, directions), old).solution      # [K, K]
+    matrix = torch.linalg.lstsq(spherical_harmonics(degree, directions), old).solution  # [K, K]
     return torch.einsum("kl,glc->gkc", matrix.to(coefficients), coefficients[:, : len(matrix)])
 
 
 def write_splats(splats: Splats, path: str | os.PathLike) -> None:
     """The binary PLY of 3D Gaussian splatting: f_rest channel by channel, logit opacity, log scale, wxyz rotation."""
-    columns = _splat_columns(splats.means, splats.harmonics, torch.logit(splats.opacities.clamp(1e-6, 1 - 1e-6)),
-                             splats.scales.log(), splats.quaternions)
+    columns = _splat_columns(
+        splats.means,
+        splats.harmonics,
+        torch.logit(splats.opacities.clamp(1e-6, 1 - 1e-6)),
+        splats.scales.log(),
+        splats.quaternions,
+    )
     table = _table(columns)
     with atomic_file(path) as temporary, open(temporary, "wb") as handle:
         handle.write(_header([("vertex", table)]).encode())
         handle.write(table.tobytes())
 
 
-def _splat_columns(means: Tensor, harmonics: Tensor, logit: Tensor, log_scales: Tensor,
-                   quaternions: Tensor) -> dict[str, np.ndarray]:
+def _splat_columns(
+    means: Tensor, harmonics: Tensor, logit: Tensor, log_scales: Tensor, quaternions: Tensor
+) -> dict[str, np.ndarray]:
     def host(value: Tensor) -> np.ndarray:
         return value.detach().float().cpu().numpy()
 
     columns = dict(zip("xyz", host(means).T))
     columns |= {name: np.zeros(len(means), np.float32) for name in ("nx", "ny", "nz")}
     columns |= {f"f_dc_{k}": value for k, value in enumerate(host(harmonics[:, 0]).T)}
-    rest = host(harmonics[:, 1:].transpose(1, 2).flatten(1))                      # [G, 3 (K - 1)], channel-major
+    rest = host(harmonics[:, 1:].transpose(1, 2).flatten(1))  # [G, 3 (K - 1)], channel-major
     columns |= {f"f_rest_{k}": value for k, value in enumerate(rest.T)}
     columns["opacity"] = host(logit)
     columns |= {f"scale_{k}": value for k, value in enumerate(host(log_scales).T)}
@@ -92,7 +103,7 @@ def sequence(avatar: Avatar, pose: Pose) -> Iterator[Splats]:
     """World-space splats of every frame of a motion."""
     matrices = pose.head_matrix()
     for frame in range(len(pose.expression)):
-        window = pose[frame:frame + 1]
+        window = pose[frame : frame + 1]
         yield world_splats(avatar.splats(avatar.vertices(window)), matrices[frame], avatar.config.sh_degree)
 
 
@@ -101,27 +112,33 @@ def write_animation(avatar: Avatar, pose: Pose, path: str | os.PathLike) -> None
     """CAP4D's animation PLY: the triangles, Gaussians in their frames, and the vertices' motion, in head space.
 
     Elements: `faces`, `base_vertex`, `vertex` (local position, harmonics, logit opacity, log scales, wxyz rotation,
-    `binding`), and per frame `meta_delta_min_N`, `meta_delta_max_N` and `delta_vertex_N` = (offset - min) / (max - min).
-    The head's own rotation and translation are left to the viewer's camera, as CAP4D does.
+    `binding`), and per frame `meta_delta_min_N`, `meta_delta_max_N` and `delta_vertex_N` = (offset - min) / (max -
+    min). The head's own rotation and translation are left to the viewer's camera, as CAP4D does.
     """
     frames = len(pose.expression)
-    vertices = torch.stack([avatar.vertices(pose[frame:frame + 1])
-                            for frame in progress(range(frames), what="posing", unit="frame")])
+    vertices = torch.stack(
+        [avatar.vertices(pose[frame : frame + 1]) for frame in progress(range(frames), what="posing", unit="frame")]
+    )
     base = avatar.gather(avatar.rig.template)
     columns = _splat_columns(avatar.position, avatar.harmonics, avatar.logit_opacity, avatar.log_scale, avatar.rotation)
     for name in ("nx", "ny", "nz"):
         del columns[name]
     columns["binding"] = avatar.binding.cpu().numpy().astype(np.uint32)
     faces = avatar.mesh_faces.cpu().numpy().astype(np.uint32)
-    elements = [("faces", _table({f"index_{k}": faces[:, k] for k in range(3)})), ("base_vertex", _points(base)),
-                ("vertex", _table(columns))]
+    elements = [
+        ("faces", _table({f"index_{k}": faces[:, k] for k in range(3)})),
+        ("base_vertex", _points(base)),
+        ("vertex", _table(columns)),
+    ]
     for frame in range(frames):
         offset = vertices[frame] - base
         low, high = offset.amin(0), offset.amax(0)
         span = torch.where(high > low, high - low, torch.ones_like(high))
-        elements += [(f"meta_delta_min_{frame:05d}", _points(low[None])),
-                     (f"meta_delta_max_{frame:05d}", _points((low + span)[None])),
-                     (_FRAME.format(frame), _points((offset - low) / span))]
+        elements += [
+            (f"meta_delta_min_{frame:05d}", _points(low[None])),
+            (f"meta_delta_max_{frame:05d}", _points((low + span)[None])),
+            (_FRAME.format(frame), _points((offset - low) / span)),
+        ]
     with atomic_file(path) as temporary, open(temporary, "wb") as handle:
         handle.write(_header(elements).encode())
         for _, table in elements:

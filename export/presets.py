@@ -29,8 +29,8 @@ class Rates:
 class Weights:
     """Weights of the loss. Lengths enter in units of 0.0108 m (the deformation) or metres (the hinges).
 
-    l1, ssim, lpips, laplacian, turn and neck are CAP4D's. `relative` is a tenth of CAP4D's: at its 0.4 the net explains less
-    of what the rig misses. `alpha` is ours: captures carry masks.
+    l1, ssim, lpips, laplacian, turn and neck are CAP4D's. `relative` is a tenth of CAP4D's: at its 0.4 the net
+    explains less of what the rig misses. `alpha` is ours: captures carry masks.
     """
 
     l1: float = 0.6
@@ -44,6 +44,9 @@ class Weights:
     scale: float = 1.0
     spike: float = 0.01
     position: float = 1.0
+
+
+_DENSIFY = DensifyConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,7 @@ class DistillConfig:
     coarse: float = 0.0
     rates: Rates = Rates()
     weights: Weights = Weights()
-    densify: DensifyConfig = DensifyConfig()
+    densify: DensifyConfig = _DENSIFY
     perceptual_from: float = 0.1
     perceptual_to: float = 0.6
     perceptual_lpips: float = 0.9
@@ -84,14 +87,42 @@ class DistillConfig:
 
 _FAST = Rates(position=1e-2, rotation=5e-3, log_scale=1.5e-2, harmonics=1e-2, harmonics_rest=1e-3, net=2e-3)
 PRESETS = {
-    "cpu": DistillConfig(AvatarConfig(56, 1, NetConfig((16, 24, 32), 1, 2)), 1000, 3, 10000, 12000, coarse=0.4,
-                         rates=_FAST, densify=DensifyConfig(rounds=5, gradient=1e-4)),
-    "low": DistillConfig(AvatarConfig(96, 2, NetConfig((16, 32, 64), 1, 2)), 5000, 4, 25000, 40000, coarse=0.2,
-                         rates=dataclasses.replace(_FAST, position=8e-3)),
-    "default": DistillConfig(AvatarConfig(128, 3, NetConfig((32, 64, 128, 128), 1, 1)), 12000, 0, 50000, 100000, coarse=0.1,
-                             densify=DensifyConfig(rounds=30)),
-    "high": DistillConfig(AvatarConfig(128, 3, NetConfig((64, 128, 256, 512), 2, 1)), 100000, 0, 60000, 200000,
-                          densify=DensifyConfig(rounds=60)),
+    "cpu": DistillConfig(
+        AvatarConfig(56, 1, NetConfig((16, 24, 32), 1, 2)),
+        1000,
+        3,
+        10000,
+        12000,
+        coarse=0.4,
+        rates=_FAST,
+        densify=DensifyConfig(rounds=5, gradient=1e-4),
+    ),
+    "low": DistillConfig(
+        AvatarConfig(96, 2, NetConfig((16, 32, 64), 1, 2)),
+        5000,
+        4,
+        25000,
+        40000,
+        coarse=0.2,
+        rates=dataclasses.replace(_FAST, position=8e-3),
+    ),
+    "default": DistillConfig(
+        AvatarConfig(128, 3, NetConfig((32, 64, 128, 128), 1, 1)),
+        12000,
+        0,
+        50000,
+        100000,
+        coarse=0.1,
+        densify=DensifyConfig(rounds=30),
+    ),
+    "high": DistillConfig(
+        AvatarConfig(128, 3, NetConfig((64, 128, 256, 512), 2, 1)),
+        100000,
+        0,
+        60000,
+        200000,
+        densify=DensifyConfig(rounds=60),
+    ),
 }
 
 

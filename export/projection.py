@@ -8,10 +8,10 @@ import math
 import torch
 from torch import Tensor
 
-EPS_2D = 0.3                 # pixels squared, added to every projected covariance (gsplat `eps2d`)
+EPS_2D = 0.3  # pixels squared, added to every projected covariance (gsplat `eps2d`)
 ALPHA_THRESHOLD = 1.0 / 255  # fainter contributions are skipped (gsplat ALPHA_THRESHOLD)
-NEAR = 0.01                  # metres
-MAX_EXTENT = 3.33            # standard deviations: at opacity 1 alpha falls under the threshold there
+NEAR = 0.01  # metres
+MAX_EXTENT = 3.33  # standard deviations: at opacity 1 alpha falls under the threshold there
 
 
 @dataclasses.dataclass
@@ -37,15 +37,32 @@ def quaternion_to_matrix(quaternions: Tensor) -> Tensor:
     """[..., 4] wxyz, any length but zero, to rotation matrices [..., 3, 3]."""
     w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
     rows = (
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+        1 - 2 * (y * y + z * z),
+        2 * (x * y - w * z),
+        2 * (x * z + w * y),
+        2 * (x * y + w * z),
+        1 - 2 * (x * x + z * z),
+        2 * (y * z - w * x),
+        2 * (x * z - w * y),
+        2 * (y * z + w * x),
+        1 - 2 * (x * x + y * y),
     )
     return torch.stack(rows, -1).reshape(quaternions.shape[:-1] + (3, 3))
 
 
-def project(means: Tensor, quaternions: Tensor, scales: Tensor, opacities: Tensor, viewmats: Tensor, Ks: Tensor,
-            width: int, height: int, *, antialiased: bool = False, eps2d: float = EPS_2D) -> Projected:
+def project(
+    means: Tensor,
+    quaternions: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    *,
+    antialiased: bool = False,
+    eps2d: float = EPS_2D,
+) -> Projected:
     """Projects Gaussians into views (first-order EWA splatting, as gsplat 1.5.3).
 
     Args:
@@ -65,10 +82,10 @@ def project(means: Tensor, quaternions: Tensor, scales: Tensor, opacities: Tenso
     margin_x, margin_y = 0.15 * width / fx, 0.15 * height / fy
     slope_x = (x / z).clamp(min=-(cx / fx + margin_x), max=(width - cx) / fx + margin_x)
     slope_y = (y / z).clamp(min=-(cy / fy + margin_y), max=(height - cy) / fy + margin_y)
-    along_x = fx / z, -fx * slope_x / z   # d u / d (x, z)
-    along_y = fy / z, -fy * slope_y / z   # d v / d (y, z)
-    spread = quaternion_to_matrix(quaternions) * scales[:, None, :]           # [N, 3, 3]
-    spread = torch.einsum("vij,njk->vnik", rotation, spread)                  # [V, N, 3, 3]
+    along_x = fx / z, -fx * slope_x / z  # d u / d (x, z)
+    along_y = fy / z, -fy * slope_y / z  # d v / d (y, z)
+    spread = quaternion_to_matrix(quaternions) * scales[:, None, :]  # [N, 3, 3]
+    spread = torch.einsum("vij,njk->vnik", rotation, spread)  # [V, N, 3, 3]
     row_u = along_x[0][..., None] * spread[..., 0, :] + along_x[1][..., None] * spread[..., 2, :]
     row_v = along_y[0][..., None] * spread[..., 1, :] + along_y[1][..., None] * spread[..., 2, :]
     xx, xy, yy = (row_u * row_u).sum(-1), (row_u * row_v).sum(-1), (row_v * row_v).sum(-1)
@@ -94,8 +111,13 @@ def project(means: Tensor, quaternions: Tensor, scales: Tensor, opacities: Tenso
 _C0 = 0.5 / math.sqrt(math.pi)
 _C1 = math.sqrt(3 / (4 * math.pi))
 _C2 = (math.sqrt(15 / (4 * math.pi)), math.sqrt(5 / (16 * math.pi)), math.sqrt(15 / (16 * math.pi)))
-_C3 = (math.sqrt(35 / (32 * math.pi)), math.sqrt(105 / (4 * math.pi)), math.sqrt(21 / (32 * math.pi)),
-       math.sqrt(7 / (16 * math.pi)), math.sqrt(105 / (16 * math.pi)))
+_C3 = (
+    math.sqrt(35 / (32 * math.pi)),
+    math.sqrt(105 / (4 * math.pi)),
+    math.sqrt(21 / (32 * math.pi)),
+    math.sqrt(7 / (16 * math.pi)),
+    math.sqrt(105 / (16 * math.pi)),
+)
 
 
 def spherical_harmonics(degree: int, directions: Tensor) -> Tensor:
@@ -108,9 +130,15 @@ def spherical_harmonics(degree: int, directions: Tensor) -> Tensor:
         xx, yy, zz = x * x, y * y, z * z
         values += [_C2[0] * x * y, -_C2[0] * y * z, _C2[1] * (3 * zz - 1), -_C2[0] * x * z, _C2[2] * (xx - yy)]
     if degree >= 3:
-        values += [-_C3[0] * y * (3 * xx - yy), _C3[1] * x * y * z, -_C3[2] * y * (5 * zz - 1),
-                   _C3[3] * z * (5 * zz - 3), -_C3[2] * x * (5 * zz - 1), _C3[4] * z * (xx - yy),
-                   -_C3[0] * x * (xx - 3 * yy)]
+        values += [
+            -_C3[0] * y * (3 * xx - yy),
+            _C3[1] * x * y * z,
+            -_C3[2] * y * (5 * zz - 1),
+            _C3[3] * z * (5 * zz - 3),
+            -_C3[2] * x * (5 * zz - 1),
+            _C3[4] * z * (xx - yy),
+            -_C3[0] * x * (xx - 3 * yy),
+        ]
     return torch.stack(values, -1)
 
 
@@ -122,6 +150,6 @@ def shade(coefficients: Tensor, means: Tensor, viewmats: Tensor, degree: int) ->
     if degree == 0:
         flat = (coefficients[:, 0] * _C0 + 0.5).clamp(min=0)
         return flat[None].expand(viewmats.shape[0], -1, -1)
-    centres = -(viewmats[:, :3, :3].transpose(1, 2) @ viewmats[:, :3, 3, None])[..., 0]   # [V, 3]
-    basis = spherical_harmonics(degree, means.detach()[None] - centres[:, None])          # [V, N, K]
+    centres = -(viewmats[:, :3, :3].transpose(1, 2) @ viewmats[:, :3, 3, None])[..., 0]  # [V, 3]
+    basis = spherical_harmonics(degree, means.detach()[None] - centres[:, None])  # [V, N, K]
     return (torch.einsum("vnk,nkc->vnc", basis, coefficients[:, : basis.shape[-1]]) + 0.5).clamp(min=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
 from torch import Tensor
 
 from mvp4d_export.compositor import composite
@@ -29,14 +28,28 @@ class Rendering:
     visible: Tensor | None
 
 
-def rasterize(means: Tensor, quaternions: Tensor, scales: Tensor, opacities: Tensor, colours: Tensor, viewmats: Tensor,
-              Ks: Tensor, width: int, height: int, background: Tensor | None = None, *, sh_degree: int | None = None,
-              antialiased: bool = False, packed: bool = False, absolute_gradient: bool = False,
-              keep_screen_gradient: bool = False) -> Rendering:
+def rasterize(
+    means: Tensor,
+    quaternions: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colours: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    background: Tensor | None = None,
+    *,
+    sh_degree: int | None = None,
+    antialiased: bool = False,
+    packed: bool = False,
+    absolute_gradient: bool = False,
+    keep_screen_gradient: bool = False,
+) -> Rendering:
     """Renders N Gaussians into V views in one call.
 
-    Pixel centres at +0.5, 2D covariances blurred by 0.3 pixels squared, alpha clamped at 0.999, contributions under 1/255
-    skipped, a pixel done before its transmittance falls to 1e-4 (gsplat 1.5.3).
+    Pixel centres at +0.5, 2D covariances blurred by 0.3 pixels squared, alpha clamped at 0.999, contributions under
+    1/255 skipped, a pixel done before its transmittance falls to 1e-4 (gsplat 1.5.3).
 
     Args:
       means: [N, 3] world, metres. quaternions: [N, 4] wxyz. scales: [N, 3] metres. opacities: [N] in [0, 1].
@@ -56,8 +69,23 @@ def rasterize(means: Tensor, quaternions: Tensor, scales: Tensor, opacities: Ten
         background = means.new_zeros(3)
     background = background.expand(views, 3)
     if means.device.type == "cuda":
-        return _rasterize_cuda(means, quaternions, scales, opacities, colours, viewmats, Ks, width, height, background,
-                               sh_degree, antialiased, packed, absolute_gradient, keep_screen_gradient)
+        return _rasterize_cuda(
+            means,
+            quaternions,
+            scales,
+            opacities,
+            colours,
+            viewmats,
+            Ks,
+            width,
+            height,
+            background,
+            sh_degree,
+            antialiased,
+            packed,
+            absolute_gradient,
+            keep_screen_gradient,
+        )
     if means.device.type != "cpu":
         raise UserError("device", f"no rasteriser for '{means.device.type}'", "use cpu or cuda")
     if sh_degree is not None:
@@ -70,14 +98,43 @@ def rasterize(means: Tensor, quaternions: Tensor, scales: Tensor, opacities: Ten
     return Rendering(rgb, alpha, projected.means2d, projected.extents[..., 0] > 0)
 
 
-def _rasterize_cuda(means, quaternions, scales, opacities, colours, viewmats, Ks, width, height, background, sh_degree,
-                    antialiased, packed, absolute_gradient, keep_screen_gradient) -> Rendering:
+def _rasterize_cuda(
+    means,
+    quaternions,
+    scales,
+    opacities,
+    colours,
+    viewmats,
+    Ks,
+    width,
+    height,
+    background,
+    sh_degree,
+    antialiased,
+    packed,
+    absolute_gradient,
+    keep_screen_gradient,
+) -> Rendering:
     from gsplat import rasterization
 
     rgb, alpha, info = rasterization(
-        means, quaternions, scales, opacities, colours, viewmats, Ks, width, height, near_plane=NEAR, eps2d=EPS_2D,
-        sh_degree=sh_degree, packed=packed, backgrounds=background, absgrad=absolute_gradient,
-        rasterize_mode="antialiased" if antialiased else "classic")
+        means,
+        quaternions,
+        scales,
+        opacities,
+        colours,
+        viewmats,
+        Ks,
+        width,
+        height,
+        near_plane=NEAR,
+        eps2d=EPS_2D,
+        sh_degree=sh_degree,
+        packed=packed,
+        backgrounds=background,
+        absgrad=absolute_gradient,
+        rasterize_mode="antialiased" if antialiased else "classic",
+    )
     if packed:
         return Rendering(rgb, alpha[..., 0], None, None)
     if keep_screen_gradient and info["means2d"].requires_grad:

@@ -15,17 +15,23 @@ class RealtimeRenderer:
     """Renders one frame per call without waiting for the device.
 
     Rig, deformation net and triangle frames have fixed shapes, so on CUDA they are recorded once as a CUDA graph and
-    replayed: hundreds of small kernels cost one launch. gsplat's rasteriser sizes its buffers by what is in view, which a
-    graph cannot do; it runs after it.
+    replayed: hundreds of small kernels cost one launch. gsplat's rasteriser sizes its buffers by what is in view,
+    which a graph cannot do; it runs after it.
     """
 
-    def __init__(self, avatar: Avatar, width: int, height: int, background: tuple[float, float, float] = (1.0, 1.0, 1.0)):
+    def __init__(
+        self, avatar: Avatar, width: int, height: int, background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    ):
         self.avatar, self.width, self.height = avatar.eval().requires_grad_(False), width, height
         device = avatar.device
         self.background = torch.tensor(background, device=device)
         expressions = len(avatar.rig.expression_names)
-        self.pose = Pose(*(torch.zeros(shape, device=device) for shape in (
-            (1, expressions), (1, 3), (1, 3), (1, 3), (1, 3), (1, 2, 3))))
+        self.pose = Pose(
+            *(
+                torch.zeros(shape, device=device)
+                for shape in ((1, expressions), (1, 3), (1, 3), (1, 3), (1, 3), (1, 2, 3))
+            )
+        )
         self.viewmat = torch.eye(4, device=device)[None].clone()
         self.graph: torch.cuda.CUDAGraph | None = None
         self.posed: tuple[Splats, Tensor] | None = None
@@ -63,7 +69,18 @@ class RealtimeRenderer:
         """The posed Gaussians through intrinsics [3, 3]: rgb [H, W, 3] and alpha [H, W], on the device."""
         splats, viewmats = self.posed
         config = self.avatar.config
-        result = rasterize(splats.means, splats.quaternions, splats.scales, splats.opacities, splats.harmonics, viewmats,
-                           K[None], self.width, self.height, self.background, sh_degree=config.sh_degree,
-                           antialiased=config.antialiased)
+        result = rasterize(
+            splats.means,
+            splats.quaternions,
+            splats.scales,
+            splats.opacities,
+            splats.harmonics,
+            viewmats,
+            K[None],
+            self.width,
+            self.height,
+            self.background,
+            sh_degree=config.sh_degree,
+            antialiased=config.antialiased,
+        )
         return result.rgb[0], result.alpha[0]

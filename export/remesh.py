@@ -9,11 +9,11 @@ import numpy as np
 from mvp4d_export.capture import Head
 from mvp4d_export.errors import UserError
 
-MAX_STRETCH = 2.5          # a grid edge that an expression lengthens by more, and
-MIN_STRETCH = 0.004        # by more than this many metres, spans a gap (the lips, the lids) and is not built
-MAX_EDGE = 4.0             # in units of the median edge: longer ones span a seam of the UV chart
-ACTIVE_OFFSET = 0.001      # metres an expression must move a point for it to be fully deformable
-JAW_OPEN = 0.35            # radians of jaw rotation for the stretch test
+MAX_STRETCH = 2.5  # a grid edge that an expression lengthens by more, and
+MIN_STRETCH = 0.004  # by more than this many metres, spans a gap (the lips, the lids) and is not built
+MAX_EDGE = 4.0  # in units of the median edge: longer ones span a seam of the UV chart
+ACTIVE_OFFSET = 0.001  # metres an expression must move a point for it to be fully deformable
+JAW_OPEN = 0.35  # radians of jaw rotation for the stretch test
 RIGID_PARTS = ("eyeball", "eyes", "teeth", "tongue", "gum", "cornea")
 
 
@@ -45,7 +45,7 @@ def remesh(head: Head, resolution: int) -> UVMesh:
     Raises:
       UserError: the head's UV chart covers hardly any pixel.
     """
-    owner, weights = _rasterise(head.uv[head.face_uvs] * resolution, resolution)      # [R R], [R R, 3]
+    owner, weights = _rasterise(head.uv[head.face_uvs] * resolution, resolution)  # [R R], [R R, 3]
     pixels = np.flatnonzero(owner >= 0)
     if len(pixels) < 32:
         raise UserError("head rig", f"its UV chart covers {len(pixels)} of {resolution}^2 pixels", "check its uv")
@@ -90,7 +90,7 @@ def _rasterise(triangles: np.ndarray, resolution: int) -> tuple[np.ndarray, np.n
     weights = np.stack([area(point, b, c), area(a, point, c), area(a, b, point)], 1) / safe[:, None]
     hit = usable & (weights >= -1e-6).all(1)
     owner, out = np.full(resolution * resolution, -1), np.zeros((resolution * resolution, 3))
-    pixel = (y * resolution + x)[hit][::-1]       # written back to front, so that the first triangle stays
+    pixel = (y * resolution + x)[hit][::-1]  # written back to front, so that the first triangle stays
     owner[pixel], out[pixel] = face[hit][::-1], np.clip(weights[hit][::-1], 0, 1)
     return owner, out / np.maximum(out.sum(1, keepdims=True), 1e-12)
 

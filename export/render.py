@@ -32,21 +32,34 @@ class Shot:
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-def plan_shot(pose: Pose, cameras: CameraPath, image_size: tuple[int, int],
-              background: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Shot:
-    """One video: a moving camera follows the motion; still cameras are walked through one per frame while the motion
-    loops."""
+def plan_shot(
+    pose: Pose,
+    cameras: CameraPath,
+    image_size: tuple[int, int],
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> Shot:
+    """One video: a moving camera follows the motion; still ones are walked through while the motion loops."""
     frames, views = len(pose.expression), len(cameras.viewmats)
-    pairs = [(frame, frame) for frame in range(frames)] if cameras.moving else [(view % frames, view) for view in range(views)]
+    pairs = (
+        [(frame, frame) for frame in range(frames)]
+        if cameras.moving
+        else [(view % frames, view) for view in range(views)]
+    )
     return Shot(pose, cameras, pairs, image_size, background)
 
 
-def every_view(pose: Pose, cameras: CameraPath, image_size: tuple[int, int],
-               background: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> list[Shot]:
+def every_view(
+    pose: Pose,
+    cameras: CameraPath,
+    image_size: tuple[int, int],
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> list[Shot]:
     """One video per still camera, each with the whole motion."""
     frames = len(pose.expression)
-    return [Shot(pose, cameras, [(frame, view) for frame in range(frames)], image_size, background)
-            for view in range(len(cameras.viewmats))]
+    return [
+        Shot(pose, cameras, [(frame, view) for frame in range(frames)], image_size, background)
+        for view in range(len(cameras.viewmats))
+    ]
 
 
 @torch.no_grad()
@@ -58,10 +71,12 @@ def render_frames(avatar: Avatar, shot: Shot) -> Iterator[tuple[Tensor, Tensor]]
     height, width = shot.image_size
     splats, last = None, None
     for frame, view in shot.pairs:
-        pose = shot.pose[frame:frame + 1]
+        pose = shot.pose[frame : frame + 1]
         if frame != last:
             splats, last = avatar.splats(avatar.vertices(pose)), frame
-        rendering = avatar.render(splats, pose, viewmats[view:view + 1], Ks[view:view + 1], width, height, background)
+        rendering = avatar.render(
+            splats, pose, viewmats[view : view + 1], Ks[view : view + 1], width, height, background
+        )
         yield rendering.rgb[0].clamp(0, 1), rendering.alpha[0].clamp(0, 1)
 
 
@@ -75,8 +90,9 @@ def write_video(avatar: Avatar, shot: Shot, path: Path, fps: float) -> None:
     with atomic_file(path) as temporary:
         writer = VideoWriter(temporary, shot.image_size, fps)
         try:
-            for rgb, _ in progress(render_frames(avatar, shot), total=len(shot.pairs), what=f"rendering {path.name}",
-                                   unit="frame"):
+            for rgb, _ in progress(
+                render_frames(avatar, shot), total=len(shot.pairs), what=f"rendering {path.name}", unit="frame"
+            ):
                 writer.add(to_bytes(rgb))
         finally:
             writer.close()
@@ -90,8 +106,9 @@ def write_frames(avatar: Avatar, shot: Shot, folder: Path, *, alpha: bool, overw
         except FileExistsError:
             raise UserError(folder, "is already there", "choose another name, or give --overwrite") from None
         frames = render_frames(avatar, dataclasses.replace(shot, background=(0.0, 0.0, 0.0)) if alpha else shot)
-        for index, (rgb, opacity) in enumerate(progress(frames, total=len(shot.pairs), what=f"rendering {folder.name}",
-                                                        unit="frame")):
+        for index, (rgb, opacity) in enumerate(
+            progress(frames, total=len(shot.pairs), what=f"rendering {folder.name}", unit="frame")
+        ):
             if alpha:
                 straight = (rgb / opacity[..., None].clamp(min=1e-4)).clamp(0, 1)
                 rgb = torch.cat((straight, opacity[..., None]), -1)

@@ -24,7 +24,9 @@ class Pose:
 
     @classmethod
     def of(cls, motion: Motion, device: torch.device | str = "cpu") -> Pose:
-        return cls(*(torch.as_tensor(getattr(motion, name), dtype=torch.float32, device=device) for name in MOTION_ARRAYS))
+        return cls(
+            *(torch.as_tensor(getattr(motion, name), dtype=torch.float32, device=device) for name in MOTION_ARRAYS)
+        )
 
     def __getitem__(self, index) -> Pose:
         """A window of frames; `index` is a slice or an integer tensor."""
@@ -66,12 +68,12 @@ class Rig(nn.Module):
         frames, count = len(pose.expression), self.template.shape[0]
         vertices = self.template + (pose.expression @ self.expression_basis.flatten(1)).reshape(frames, count, 3)
         joints = self.joints + torch.einsum("fe,ejk->fjk", pose.expression, self.joint_expression_basis)
-        rotations = self.joint_rotations(pose)                                                  # [F, J, 3, 3]
+        rotations = self.joint_rotations(pose)  # [F, J, 3, 3]
         if len(self.pose_basis):
             features = (rotations[:, 1:] - torch.eye(3, device=rotations.device)).flatten(1)
             vertices = vertices + (features @ self.pose_basis.flatten(1)).reshape(frames, count, 3)
         chained, offsets = self.joint_transforms(joints, rotations)
-        transforms = torch.cat((chained, offsets[..., None]), -1).reshape(frames, -1, 12)       # [F, J, 12]
+        transforms = torch.cat((chained, offsets[..., None]), -1).reshape(frames, -1, 12)  # [F, J, 12]
         blended = torch.einsum("nj,fjk->fnk", self.skin_weights, transforms).reshape(frames, count, 3, 4)
         return (blended[..., :3] * vertices[..., None, :]).sum(-1) + blended[..., 3], chained
 
@@ -83,8 +85,13 @@ class Rig(nn.Module):
 
     def joint_rotations(self, pose: Pose) -> Tensor:
         """[F, J, 3, 3] by role; the root stays at rest."""
-        by_role = {"root": torch.zeros_like(pose.neck), "neck": pose.neck, "jaw": pose.jaw,
-                   "left_eye": pose.eyes[:, 0], "right_eye": pose.eyes[:, 1]}
+        by_role = {
+            "root": torch.zeros_like(pose.neck),
+            "neck": pose.neck,
+            "jaw": pose.jaw,
+            "left_eye": pose.eyes[:, 0],
+            "right_eye": pose.eyes[:, 1],
+        }
         return rotation_matrix(torch.stack([by_role[name] for name in self.joint_names], 1))
 
     def joint_transforms(self, joints: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ from torch.nn.functional import normalize
 def triangle_frames(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Frames of triangles [T, 3] of vertices [P, 3].
 
-    a0 along the first edge, a1 along its cross product with the second edge, a2 = -a1 x a0; the scale is the mean of the
-    first edge's length and the triangle's extent along a2.
+    a0 along the first edge, a1 along its cross product with the second edge, a2 = -a1 x a0; the scale is the mean of
+    the first edge's length and the triangle's extent along a2.
 
     Returns:
       rotation [T, 3, 3] with columns a0 a1 a2, scale [T], centroid [T, 3]: x = scale * rotation @ local + centroid.
@@ -28,12 +28,15 @@ def triangle_frames(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Te
 def matrix_to_quaternion(matrix: Tensor) -> Tensor:
     """Unit quaternions [..., 4] wxyz of rotation matrices [..., 3, 3]: of four formulas the best conditioned."""
     m00, m01, m02, m10, m11, m12, m20, m21, m22 = matrix.flatten(-2).unbind(-1)
-    candidates = torch.stack((
-        torch.stack((1 + m00 + m11 + m22, m21 - m12, m02 - m20, m10 - m01), -1),
-        torch.stack((m21 - m12, 1 + m00 - m11 - m22, m10 + m01, m02 + m20), -1),
-        torch.stack((m02 - m20, m10 + m01, 1 - m00 + m11 - m22, m12 + m21), -1),
-        torch.stack((m10 - m01, m02 + m20, m12 + m21, 1 - m00 - m11 + m22), -1),
-    ), -2)                                                                        # [..., 4 candidates, 4]
+    candidates = torch.stack(
+        (
+            torch.stack((1 + m00 + m11 + m22, m21 - m12, m02 - m20, m10 - m01), -1),
+            torch.stack((m21 - m12, 1 + m00 - m11 - m22, m10 + m01, m02 + m20), -1),
+            torch.stack((m02 - m20, m10 + m01, 1 - m00 + m11 - m22, m12 + m21), -1),
+            torch.stack((m10 - m01, m02 + m20, m12 + m21, 1 - m00 - m11 + m22), -1),
+        ),
+        -2,
+    )  # [..., 4 candidates, 4]
     best = torch.diagonal(candidates, dim1=-2, dim2=-1).detach().argmax(-1)
     picked = candidates.gather(-2, best[..., None, None].expand(*best.shape, 1, 4))[..., 0, :]
     return normalize(picked, dim=-1)
@@ -43,5 +46,12 @@ def multiply_quaternions(a: Tensor, b: Tensor) -> Tensor:
     """Hamilton product of wxyz quaternions [..., 4]: the rotation b followed by a."""
     aw, ax, ay, az = a.unbind(-1)
     bw, bx, by, bz = b.unbind(-1)
-    return torch.stack((aw * bw - ax * bx - ay * by - az * bz, aw * bx + ax * bw + ay * bz - az * by,
-                        aw * by - ax * bz + ay * bw + az * bx, aw * bz + ax * by - ay * bx + az * bw), -1)
+    return torch.stack(
+        (
+            aw * bw - ax * bx - ay * by - az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+        ),
+        -1,
+    )

@@ -21,13 +21,31 @@ class VideoWriter:
         self._size = (height, width)
         # One thread: the same frames give the same file.
         self._sink = imageio_ffmpeg.write_frames(
-            str(path), (width, height), fps=fps, codec="libx264", macro_block_size=1, ffmpeg_log_level="error",
-            output_params=["-crf", str(crf), "-preset", "veryfast", "-threads", "1", "-movflags", "+faststart",
-                           "-fflags", "+bitexact", "-flags:v", "+bitexact"])
+            str(path),
+            (width, height),
+            fps=fps,
+            codec="libx264",
+            macro_block_size=1,
+            ffmpeg_log_level="error",
+            output_params=[
+                "-crf",
+                str(crf),
+                "-preset",
+                "veryfast",
+                "-threads",
+                "1",
+                "-movflags",
+                "+faststart",
+                "-fflags",
+                "+bitexact",
+                "-flags:v",
+                "+bitexact",
+            ],
+        )
         self._sink.send(None)
 
     def add(self, frame: np.ndarray) -> None:
-        self._sink.send(np.ascontiguousarray(frame[:self._size[0], :self._size[1]]))
+        self._sink.send(np.ascontiguousarray(frame[: self._size[0], : self._size[1]]))
 
     def close(self) -> None:
         self._sink.close()

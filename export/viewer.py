@@ -15,17 +15,23 @@ import torch
 import viser
 
 from mvp4d_export.avatar import Avatar, Splats
-from mvp4d_export.capture import Motion
 from mvp4d_export.cameras import DISTANCE, FOV_DEGREES, HEAD_CENTRE
+from mvp4d_export.capture import Motion
 from mvp4d_export.projection import quaternion_to_matrix, shade
 from mvp4d_export.render import to_bytes
 from mvp4d_export.rig import Pose
 
-SCENE_SCALE = 10.0   # the browser stores covariances as half floats, too coarse for square metres
-MAX_SIDE = 1024      # pixels that the server renders at most along a side
-ANGLES = (("jaw open", "jaw", 0, 0.0, 0.5), ("jaw sideways", "jaw", 1, -0.2, 0.2), ("neck nod", "neck", 0, -0.5, 0.5),
-          ("neck turn", "neck", 1, -0.8, 0.8), ("neck tilt", "neck", 2, -0.5, 0.5),
-          ("gaze up-down", "eyes", 0, -0.5, 0.5), ("gaze sideways", "eyes", 1, -0.6, 0.6))
+SCENE_SCALE = 10.0  # the browser stores covariances as half floats, too coarse for square metres
+MAX_SIDE = 1024  # pixels that the server renders at most along a side
+ANGLES = (
+    ("jaw open", "jaw", 0, 0.0, 0.5),
+    ("jaw sideways", "jaw", 1, -0.2, 0.2),
+    ("neck nod", "neck", 0, -0.5, 0.5),
+    ("neck turn", "neck", 1, -0.8, 0.8),
+    ("neck tilt", "neck", 2, -0.5, 0.5),
+    ("gaze up-down", "eyes", 0, -0.5, 0.5),
+    ("gaze sideways", "eyes", 1, -0.6, 0.6),
+)
 
 
 class Viewer:
@@ -88,7 +94,7 @@ class Viewer:
         """The pose that the sliders ask for: added to the motion's frame, or to a head at rest."""
         if self.follow.value:
             index = min(int(self.frame.value), self.motion.frame_count - 1)
-            pose = Pose.of(self.motion, self.avatar.device)[index:index + 1]
+            pose = Pose.of(self.motion, self.avatar.device)[index : index + 1]
         else:
             pose = Pose.of(Motion.still(1, len(self.expressions)), self.avatar.device)
         added = torch.tensor([[handle.value for handle in self.expressions.values()]], device=self.avatar.device)
@@ -118,7 +124,9 @@ class Viewer:
     def _show(self, means: np.ndarray, covariances: np.ndarray, colours: np.ndarray, opacities: np.ndarray) -> None:
         self.server.scene.set_background_image(np.full((8, 8, 3), self.background.value, np.uint8), format="png")
         if self.handle is None:
-            self.handle = self.server.scene.add_gaussian_splats("/avatar", means, covariances, colours / 255.0, opacities)
+            self.handle = self.server.scene.add_gaussian_splats(
+                "/avatar", means, covariances, colours / 255.0, opacities
+            )
             return
         with self.server.atomic():
             self.handle.centers = means
@@ -136,7 +144,9 @@ class Viewer:
         K = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
         device = self.avatar.device
         background = torch.tensor(self.background.value, device=device) / 255
-        rendering = self.avatar.render(splats, pose, viewmat[None].to(device), K[None].to(device), width, height, background)
+        rendering = self.avatar.render(
+            splats, pose, viewmat[None].to(device), K[None].to(device), width, height, background
+        )
         client.scene.set_background_image(to_bytes(rendering.rgb[0].clamp(0, 1)), format="jpeg")
 
     def start(self) -> None:

@@ -1,7 +1,7 @@
 """Fits a 4D Gaussian avatar to a capture.
 
-Presets: cpu (minutes on two cores, for captures of about 128 x 128), low (a small GPU), default (one GPU, minutes), high
-(one GPU, hours). The avatar folder holds report.json with the scores of held-out views and times.
+Presets: cpu (minutes on two cores, for captures of about 128 x 128), low (a small GPU), default (one GPU, minutes),
+high (one GPU, hours). The avatar folder holds report.json with the scores of held-out views and times.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mvp4d_export.errors import UserError
 from mvp4d_export.presets import PRESETS, DistillConfig, preset
+
+if TYPE_CHECKING:
+    from mvp4d_export.distill import Distiller
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +30,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--densify", choices=("default", "mcmc", "none"), help="how the set of Gaussians grows")
     parser.add_argument("--no-deformation", action="store_true", help="rig and Gaussians only, no deformation net")
     parser.add_argument("--antialiased", action="store_true", help="fit and render with Mip-Splatting's compensation")
-    parser.add_argument("--colour-correction", action="store_true",
-                        help="learn a colour transform per view (generated views differ in exposure)")
+    parser.add_argument(
+        "--colour-correction",
+        action="store_true",
+        help="learn a colour transform per view (generated views differ in exposure)",
+    )
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="safetensors file with VGG-16 and LPIPS weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
@@ -38,8 +45,6 @@ def run(args: argparse.Namespace) -> str:
     """Checks everything cheap first, then fits."""
     if args.out.exists() and not (args.overwrite and (args.out / "avatar.json").is_file()):
         raise UserError(args.out, "is already there", "choose another name, or give --overwrite to replace an avatar")
-    import torch
-
     from mvp4d_export.capture import Capture
     from mvp4d_export.dataset import Dataset
     from mvp4d_export.device import guard_memory, pick_device
@@ -53,17 +58,27 @@ def run(args: argparse.Namespace) -> str:
     if lpips is None:
         print("no VGG weights given (--lpips): multi-scale SSIM stands in for LPIPS", file=sys.stderr)
     with guard_memory("a smaller --preset, --views-per-step, or --device cpu"):
-        data = Dataset.load(Capture.open(args.capture), hold_views=args.hold_views, hold_times=args.hold_times,
-                            device=device)
+        data = Dataset.load(
+            Capture.open(args.capture), hold_views=args.hold_views, hold_times=args.hold_times, device=device
+        )
         fit = Distiller(data, config, seed=args.seed, lpips=lpips, colour_correction=args.colour_correction)
-        height, width = data.size
-        print(f"fitting {fit.avatar.gaussian_count} Gaussians ({fit.on_hull} off the rig) to {len(data.train_views)} views x "
-              f"{len(data.train_times)} frames of {width} x {height}: {config.steps} steps, preset {name}, {device}, "
-              f"{torch.get_num_threads()} threads", file=sys.stderr)
+        print(describe(fit, name), file=sys.stderr)
         report = distill(fit, args.out, overwrite=args.overwrite)
-    lines = [f"  {group:<22} PSNR {values['psnr']:6.2f} dB   SSIM {values['ssim']:.4f}   ({values['pictures']} pictures)"
-             for group, values in report["scores"].items()]
+    lines = [
+        f"  {group:<22} PSNR {values['psnr']:6.2f} dB   SSIM {values['ssim']:.4f}   ({values['pictures']} pictures)"
+        for group, values in report["scores"].items()
+    ]
     return "\n".join([*lines, f"avatar: {args.out} ({report['gaussians']} Gaussians, {report['seconds']:.0f} s)"])
+
+
+def describe(fit: Distiller, name: str) -> str:
+    """One line: what is about to be fitted to what."""
+    data, config = fit.data, fit.config
+    return (
+        f"fitting {fit.avatar.gaussian_count} Gaussians ({fit.on_hull} off the rig) to {len(data.train_views)} views x "
+        f"{len(data.train_times)} frames of {data.size[1]} x {data.size[0]}: {config.steps} steps, preset {name}, "
+        f"{fit.device}"
+    )
 
 
 def configured(config: DistillConfig, args: argparse.Namespace) -> DistillConfig:

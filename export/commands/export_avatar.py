@@ -7,9 +7,11 @@ from pathlib import Path
 
 from mvp4d_export.errors import UserError
 
-FORMATS = {"ply": "the 3D Gaussian splatting file of one frame (--frame)",
-           "ply-sequence": "a folder of numbered such files",
-           "cap4d-animation": "CAP4D's animation PLY, for its web viewer"}
+FORMATS = {
+    "ply": "the 3D Gaussian splatting file of one frame (--frame)",
+    "ply-sequence": "a folder of numbered such files",
+    "cap4d-animation": "CAP4D's animation PLY, for its web viewer",
+}
 
 
 def configure(parser: argparse._ArgumentGroup) -> None:
@@ -31,7 +33,11 @@ def export_avatar(path: Path, format: str, out: Path, args: argparse.Namespace) 
     path, out, overwrite = Path(path), Path(out), bool(getattr(args, "overwrite", False))
     if out.exists() and not overwrite:
         raise UserError(out, "is already there", "choose another name, or give --overwrite")
-    if format == "ply-sequence" and out.exists() and not (out.is_dir() and all(p.suffix == ".ply" for p in out.iterdir())):
+    if (
+        format == "ply-sequence"
+        and out.exists()
+        and not (out.is_dir() and all(p.suffix == ".ply" for p in out.iterdir()))
+    ):
         raise UserError(out, "is no folder of PLY files, so it is not overwritten", "choose another name")
     from mvp4d_export import ply
     from mvp4d_export.avatar import Avatar
@@ -48,11 +54,13 @@ def export_avatar(path: Path, format: str, out: Path, args: argparse.Namespace) 
         frame = int(getattr(args, "frame", 0) or 0)
         if not 0 <= frame < frames:
             raise UserError("--frame", f"{frame} is none of {frames} frames")
-        ply.write_splats(next(ply.sequence(avatar, pose[frame:frame + 1])), out)
+        ply.write_splats(next(ply.sequence(avatar, pose[frame : frame + 1])), out)
         return f"{out}: {avatar.gaussian_count} Gaussians of frame {frame}"
     if format == "ply-sequence":
         with atomic_folder(out, overwrite=overwrite) as folder:
-            for index, splats in enumerate(progress(ply.sequence(avatar, pose), total=frames, what="writing", unit="frame")):
+            for index, splats in enumerate(
+                progress(ply.sequence(avatar, pose), total=frames, what="writing", unit="frame")
+            ):
                 ply.write_splats(splats, folder / f"{index:05d}.ply")
         return f"{out}: {frames} files of {avatar.gaussian_count} Gaussians"
     ply.write_animation(avatar, pose, out)

@@ -3,8 +3,8 @@
   mvp4d render AVATAR --motion CAPTURE|motion.npz|fit.npz --cameras orbit:360x48 --out orbit.mp4
   mvp4d render AVATAR --motion fit.npz --cameras sway:30 --out frames/ --alpha
 
-An orbit or arc of N cameras is walked through, one camera per frame, while the motion loops; with --each-view every one of
-them films the whole motion. turn, sway and file: paths move with the motion.
+An orbit or arc of N cameras is walked through, one camera per frame, while the motion loops; with --each-view every
+one of them films the whole motion. turn, sway and file: paths move with the motion.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def run(args: argparse.Namespace) -> str:
     cameras = camera_path(args.cameras, size, stop - start)
     if args.each_view and cameras.moving:
         raise UserError("--each-view", f"'{args.cameras}' is one moving camera", "use orbit: or arc:")
-    shots = every_view(pose, cameras, size, background) if args.each_view else [plan_shot(pose, cameras, size, background)]
+    shots = (
+        every_view(pose, cameras, size, background) if args.each_view else [plan_shot(pose, cameras, size, background)]
+    )
     fps = args.fps or motion.fps
     with guard_memory("a smaller --size"):
         for index, shot in enumerate(shots):
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """"512" or "1920x1080" (width x height) to (H, W)."""
+    """Reads "512" or "1920x1080" (width x height) to (H, W)."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
@@ -84,11 +86,11 @@ def parse_colour(text: str) -> tuple[float, float, float]:
     if not re.fullmatch(r"#?[0-9a-fA-F]{6}", text):
         raise UserError("--background", f"'{text}' is no colour", "use for example #ffffff")
     digits = text.removeprefix("#")
-    return tuple(int(digits[k:k + 2], 16) / 255 for k in (0, 2, 4))
+    return tuple(int(digits[k : k + 2], 16) / 255 for k in (0, 2, 4))
 
 
 def parse_frames(text: str | None, count: int) -> tuple[int, int]:
-    """"A:B" (either may be empty) to a window of the motion."""
+    """Reads "A:B" (either may be empty) to a window of the motion."""
     if text is None:
         return 0, count
     match = re.fullmatch(r"(\d*):(\d*)", text)

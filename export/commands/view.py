@@ -1,7 +1,7 @@
 """Opens an avatar in the browser: orbit camera, playback, sliders for expression, jaw, gaze and neck.
 
-Over SSH: run it there, forward the port (ssh -L 8080:127.0.0.1:8080 HOST) and open http://127.0.0.1:8080 here. With CUDA
-the server renders; without, the browser draws the splats.
+Over SSH: run it there, forward the port (ssh -L 8080:127.0.0.1:8080 HOST) and open http://127.0.0.1:8080 here. With
+CUDA the server renders; without, the browser draws the splats.
 """
 
 from __future__ import annotations
@@ -55,4 +55,6 @@ def check_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise UserError("--port", f"cannot listen on {host}:{port} ({error.strerror})", "choose another --port") from None
+            raise UserError(
+                "--port", f"cannot listen on {host}:{port} ({error.strerror})", "choose another --port"
+            ) from None

@@ -25,8 +25,18 @@ STEPS = 70
 def small_config(**changes) -> DistillConfig:
     """The cpu preset at the size of the test capture."""
     avatar = AvatarConfig(24, 1, NetConfig((8, 12), 1, 1))
-    return dataclasses.replace(preset("cpu"), **{"avatar": avatar, "steps": STEPS, "views": 3, "start_gaussians": 1600,
-                                                 "max_gaussians": 2000, "coarse": 0.3, **changes})
+    return dataclasses.replace(
+        preset("cpu"),
+        **{
+            "avatar": avatar,
+            "steps": STEPS,
+            "views": 3,
+            "start_gaussians": 1600,
+            "max_gaussians": 2000,
+            "coarse": 0.3,
+            **changes,
+        },
+    )
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def make_head(rows: int = 24, columns: int = 32) -> Head:
     angle = (u - 0.5) * 2 * np.pi
     height = (v - 0.5) * np.pi
     unit = np.stack([np.sin(angle) * np.cos(height), np.sin(height), np.cos(angle) * np.cos(height)], -1).reshape(-1, 3)
-    owner = (np.arange(rows)[:, None] * columns + np.arange(columns + 1) % columns).reshape(-1)   # seam shares vertices
+    owner = (np.arange(rows)[:, None] * columns + np.arange(columns + 1) % columns).reshape(-1)  # seam shares vertices
     template = np.zeros((rows * columns, 3))
     template[owner] = unit * RADII
     index = np.arange(rows * (columns + 1)).reshape(rows, columns + 1)
@@ -36,21 +36,42 @@ def make_head(rows: int = 24, columns: int = 32) -> Head:
     face_uvs = np.concatenate([np.stack([a, b, c], -1).reshape(-1, 3), np.stack([a, c, d], -1).reshape(-1, 3)])
     count = len(template)
     basis = np.zeros((len(EXPRESSIONS), count, 3))
-    for k, (centre, direction) in enumerate([((0, -0.07, 0.06), (0, -0.012, 0.003)), ((0.05, -0.03, 0.06), (0.006, 0.008, 0)),
-                                             ((-0.05, -0.03, 0.06), (-0.006, 0.008, 0)), ((0, 0.05, 0.07), (0, 0.008, 0))]):
+    for k, (centre, direction) in enumerate(
+        [
+            ((0, -0.07, 0.06), (0, -0.012, 0.003)),
+            ((0.05, -0.03, 0.06), (0.006, 0.008, 0)),
+            ((-0.05, -0.03, 0.06), (-0.006, 0.008, 0)),
+            ((0, 0.05, 0.07), (0, 0.008, 0)),
+        ]
+    ):
         near = np.exp(-((template - centre) ** 2).sum(1) / 0.03**2)
         basis[k] = near[:, None] * direction
     weights = np.zeros((count, len(JOINTS)))
     weights[:, 0] = np.clip((-0.06 - template[:, 1]) / 0.03, 0, 1)
     weights[:, 2] = (1 - weights[:, 0]) * np.exp(-((template - (0, -0.07, 0.06)) ** 2).sum(1) / 0.03**2)
     weights[:, 1] = 1 - weights[:, 0] - weights[:, 2]
-    return check_head({
-        "name": "egg", "template": template, "faces": owner[face_uvs], "uv": uv, "face_uvs": face_uvs,
-        "face_parts": np.zeros(len(face_uvs)), "expression_basis": basis, "pose_basis": np.zeros((0, count, 3)),
-        "joints": np.array([[0, -0.12, 0], [0, -0.09, 0], [0, -0.02, 0.01], [0.03, 0.03, 0.06], [-0.03, 0.03, 0.06]]),
-        "joint_expression_basis": np.zeros((len(EXPRESSIONS), 5, 3)), "skin_weights": weights,
-        "expression_names": EXPRESSIONS, "joint_names": JOINTS, "joint_parents": [-1, 0, 1, 1, 1],
-        "part_names": ["face"]}, "egg")
+    return check_head(
+        {
+            "name": "egg",
+            "template": template,
+            "faces": owner[face_uvs],
+            "uv": uv,
+            "face_uvs": face_uvs,
+            "face_parts": np.zeros(len(face_uvs)),
+            "expression_basis": basis,
+            "pose_basis": np.zeros((0, count, 3)),
+            "joints": np.array(
+                [[0, -0.12, 0], [0, -0.09, 0], [0, -0.02, 0.01], [0.03, 0.03, 0.06], [-0.03, 0.03, 0.06]]
+            ),
+            "joint_expression_basis": np.zeros((len(EXPRESSIONS), 5, 3)),
+            "skin_weights": weights,
+            "expression_names": EXPRESSIONS,
+            "joint_names": JOINTS,
+            "joint_parents": [-1, 0, 1, 1, 1],
+            "part_names": ["face"],
+        },
+        "egg",
+    )
 
 
 def make_motion(frames: int, seed: int = 0) -> Motion:
@@ -59,15 +80,22 @@ def make_motion(frames: int, seed: int = 0) -> Motion:
     time = np.arange(frames)[:, None] / max(frames, 2) * 2 * np.pi
     waves = np.sin(time * np.arange(1, len(phase) + 1) ** 0.5 + phase).astype(np.float32)
     count = len(EXPRESSIONS)
-    return Motion((0.5 + 0.5 * waves[:, :count]), 0.15 * waves[:, count:count + 3], 0.01 * waves[:, count + 3:count + 6],
-                  np.zeros((frames, 3), np.float32), np.abs(waves[:, :1]) * np.array([[0.1, 0, 0]], np.float32),
-                  np.zeros((frames, 2, 3), np.float32), 24.0)
+    return Motion(
+        (0.5 + 0.5 * waves[:, :count]),
+        0.15 * waves[:, count : count + 3],
+        0.01 * waves[:, count + 3 : count + 6],
+        np.zeros((frames, 3), np.float32),
+        np.abs(waves[:, :1]) * np.array([[0.1, 0, 0]], np.float32),
+        np.zeros((frames, 2, 3), np.float32),
+        24.0,
+    )
 
 
 def look_at(azimuth: float, elevation: float, distance: float = 0.6) -> np.ndarray:
     """World-to-camera [4, 4] in OpenCV axes of a camera that looks at the origin; azimuth 0 faces the head."""
-    position = distance * np.array([np.sin(azimuth) * np.cos(elevation), np.sin(elevation),
-                                    np.cos(azimuth) * np.cos(elevation)])
+    position = distance * np.array(
+        [np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)]
+    )
     forward = -position / np.linalg.norm(position)
     right = np.cross(forward, [0, 1, 0])
     right /= np.linalg.norm(right)
@@ -87,8 +115,8 @@ def _cloud(head: Head, count: int, rng: np.random.Generator):
     point = (corners[face] * weights[..., None]).sum(1)
     x, y, z = (point / RADII).T
     colour = np.stack([0.75 + 0.1 * np.sin(14 * x), 0.55 + 0.1 * np.sin(11 * y + 3), 0.45 + 0.1 * np.cos(12 * z)], 1)
-    eyes = ((np.abs(np.abs(x) - 0.42) < 0.13) & (np.abs(y - 0.25) < 0.08) & (z > 0))
-    mouth = ((np.abs(x) < 0.35) & (np.abs(y + 0.55) < 0.07) & (z > 0))
+    eyes = (np.abs(np.abs(x) - 0.42) < 0.13) & (np.abs(y - 0.25) < 0.08) & (z > 0)
+    mouth = (np.abs(x) < 0.35) & (np.abs(y + 0.55) < 0.07) & (z > 0)
     colour[eyes] = (0.15, 0.2, 0.3)
     colour[mouth] = (0.7, 0.2, 0.2)
     hairy = (y > 0.45) | ((z < 0.1) & (y > -0.2))
@@ -97,8 +125,17 @@ def _cloud(head: Head, count: int, rng: np.random.Generator):
     return face, weights, colour, hairy, normal
 
 
-def write_capture(folder: Path, *, views: int = 6, frames: int = 6, size: int = 48, gaussians: int = 9000,
-                  images: str = "png", masks: bool = True, seed: int = 0) -> Path:
+def write_capture(
+    folder: Path,
+    *,
+    views: int = 6,
+    frames: int = 6,
+    size: int = 48,
+    gaussians: int = 9000,
+    images: str = "png",
+    masks: bool = True,
+    seed: int = 0,
+) -> Path:
     """Writes the capture folder; returns it."""
     rng = np.random.default_rng(seed)
     head, motion = make_head(), make_motion(frames, seed)
@@ -112,8 +149,13 @@ def write_capture(folder: Path, *, views: int = 6, frames: int = 6, size: int = 
     colour = colour + 0.03 * rng.standard_normal(colour.shape)
     colour[hairy] = np.array([0.25, 0.14, 0.08]) * (1 + 0.5 * rng.random((hairy.sum(), 1)))
     lift = np.where(hairy, rng.uniform(0, 0.03, len(face)), 0)
-    cheeks = np.exp(-((np.abs((head.template[head.faces[face]] * weights[..., None]).sum(1)) - (0.05, 0.03, 0.06)) ** 2
-                      ).sum(1) / 0.02**2) * ~hairy
+    cheeks = (
+        np.exp(
+            -((np.abs((head.template[head.faces[face]] * weights[..., None]).sum(1)) - (0.05, 0.03, 0.06)) ** 2).sum(1)
+            / 0.02**2
+        )
+        * ~hairy
+    )
     for frame in range(frames):
         turn = _rotation(motion.rotation[frame])
         points = (posed[frame][head.faces[face]] * weights[..., None]).sum(1)
@@ -121,9 +163,23 @@ def write_capture(folder: Path, *, views: int = 6, frames: int = 6, size: int = 
         points = points + (normal * bulge[:, None]) @ turn.T
         radius = np.full((len(points), 3), 0.0024, np.float32)
         quaternions = np.tile(np.array([1, 0, 0, 0], np.float32), (len(points), 1))
-        result = rasterize(*(torch.from_numpy(np.asarray(a, np.float32)) for a in (
-            points, quaternions, radius, np.full(len(points), 0.95), colour.clip(0, 1), extrinsics,
-            intrinsics(focal, focal, centre, centre))), width=size, height=size, background=torch.ones(3))
+        result = rasterize(
+            *(
+                torch.from_numpy(np.asarray(a, np.float32))
+                for a in (
+                    points,
+                    quaternions,
+                    radius,
+                    np.full(len(points), 0.95),
+                    colour.clip(0, 1),
+                    extrinsics,
+                    intrinsics(focal, focal, centre, centre),
+                )
+            ),
+            width=size,
+            height=size,
+            background=torch.ones(3),
+        )
         for view, name in enumerate(names):
             for kind, picture in (("images", result.rgb[view]), ("masks", result.alpha[view])):
                 if kind == "masks" and not masks:
@@ -131,14 +187,35 @@ def write_capture(folder: Path, *, views: int = 6, frames: int = 6, size: int = 
                 path = folder / kind / name / f"{frame:05d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray((picture.clamp(0, 1) * 255).round().byte().numpy()).save(path)
-    info = {"format": "mvp4d-capture", "version": 1, "fps": motion.fps, "frame_count": frames, "image_size": [size, size],
-            "cameras": names, "head": head.name, "images": images, "masks": masks, "background": [255, 255, 255],
-            "reference": None, "source": "test", "extra": {}}
+    info = {
+        "format": "mvp4d-capture",
+        "version": 1,
+        "fps": motion.fps,
+        "frame_count": frames,
+        "image_size": [size, size],
+        "cameras": names,
+        "head": head.name,
+        "images": images,
+        "masks": masks,
+        "background": [255, 255, 255],
+        "reference": None,
+        "source": "test",
+        "extra": {},
+    }
     (folder / "capture.json").write_text(json.dumps(info))
-    np.savez(folder / "cameras.npz", world_to_camera=extrinsics[:, None], fx=focal[:, None], fy=focal[:, None],
-             cx=centre[:, None], cy=centre[:, None])
-    np.savez(folder / "motion.npz", **{name: getattr(motion, name) for name in
-                                       ("expression", "rotation", "translation", "neck", "jaw", "eyes")}, fps=motion.fps)
+    np.savez(
+        folder / "cameras.npz",
+        world_to_camera=extrinsics[:, None],
+        fx=focal[:, None],
+        fy=focal[:, None],
+        cx=centre[:, None],
+        cy=centre[:, None],
+    )
+    np.savez(
+        folder / "motion.npz",
+        **{name: getattr(motion, name) for name in ("expression", "rotation", "translation", "neck", "jaw", "eyes")},
+        fps=motion.fps,
+    )
     np.savez(folder / "head.npz", **{key: np.asarray(value) for key, value in vars(head).items()})
     return folder
 

@@ -19,7 +19,7 @@ from mvp4d_export import densify
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.capture import Capture, read_motion
 from mvp4d_export.dataset import Dataset
-from mvp4d_export.distill import Distiller, distill
+from mvp4d_export.distill import Distiller
 from mvp4d_export.errors import UserError
 from mvp4d_export.losses import psnr
 from mvp4d_export.rig import Pose
@@ -32,9 +32,9 @@ def load(path, **options):
 def test_fit_beats_its_start_on_views_and_times_it_never_saw(egg, fitted):
     out, report = fitted
     start = Distiller(load(egg, hold_views=1, hold_times=1), small_config()).score()
-    for group in ("held_views", "held_times", "held_both"):
+    for group in ("fitted", "held_views", "held_times", "held_both"):
         assert report["scores"][group]["psnr"] > start[group]["psnr"] + 2.0, (start, report["scores"])
-    assert report["scores"]["held_views"]["psnr"] > 22
+        assert report["scores"][group]["ssim"] > start[group]["ssim"] + 0.1
     assert json.loads((out / "report.json").read_text())["scores"] == report["scores"]
     assert "multi-scale" in report["perceptual"]
     assert list((out / "tensorboard").iterdir())
@@ -91,7 +91,7 @@ def test_default_densification_grows_where_gradients_are(egg):
     statistics = densify.Statistics(count, avatar.device)
     statistics.seen += 1
     statistics.gradient[:40] = 1.0
-    config = densify.DensifyConfig(split_size=float(splats.scales.amax(1)[:40].median()), max_size=1.0)
+    config = densify.DensifyConfig(split_size=float(splats.scales.detach().amax(1)[:40].median()), max_size=1.0)
     avatar.logit_opacity.data[100:110] = -10
     splats = avatar.splats(avatar.vertices(fit.data.pose[:1]))
     change = densify.default_round(avatar, splats, statistics, config, 10**6, torch.Generator().manual_seed(0))
@@ -100,7 +100,9 @@ def test_default_densification_grows_where_gradients_are(egg):
     assert len(change.keep) == count - 10 - split
     assert len(change.binding) == (40 - split) + 2 * split
     assert set(range(100, 110)).isdisjoint(change.keep.tolist())
-    torch.testing.assert_close(change.binding[-split:], avatar.binding[:40][splats.scales.amax(1)[:40] > config.split_size])
+    torch.testing.assert_close(
+        change.binding[-split:], avatar.binding[:40][splats.scales.amax(1)[:40] > config.split_size]
+    )
 
 
 def test_mcmc_relocation_keeps_the_picture():
@@ -144,23 +146,49 @@ def test_avatar_survives_saving_and_loads_without_jax(fitted, egg):
     out, _ = fitted
     avatar = Avatar.load(out)
     data = load(egg)
-    code = ("import sys, importlib.abc\n"
-            "class Wall(importlib.abc.MetaPathFinder):\n"
-            "    def find_spec(self, name, path=None, target=None):\n"
-            "        if name.split('.')[0] in ('jax', 'flax', 'optax', 'orbax', 'grain'): raise ImportError(name)\n"
-            "sys.meta_path.insert(0, Wall())\n"
-            "from mvp4d_jax.cli import main\n"
-            "sys.exit(main(sys.argv[1:]))\n")
+    code = (
+        "import sys, importlib.abc\n"
+        "class Wall(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('jax', 'flax', 'optax', 'orbax', 'grain'): raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Wall())\n"
+        "from mvp4d_jax.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
     frames = out.parent / "frames"
-    run = subprocess.run([sys.executable, "-c", code, "render", str(out), "--motion", str(egg), "--cameras",
-                          f"file:{egg / 'cameras.npz'}", "--size", "48", "--out", str(frames)], capture_output=True, text=True)
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code,
+            "render",
+            str(out),
+            "--motion",
+            str(egg),
+            "--cameras",
+            f"file:{egg / 'cameras.npz'}",
+            "--size",
+            "48",
+            "--out",
+            str(frames),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     assert "rendered 6 frames" in run.stdout
     for view in range(6):
-        pose = Pose.of(data.capture.motion)[view:view + 1]
+        pose = Pose.of(data.capture.motion)[view : view + 1]
         with torch.no_grad():
-            expected = avatar.render(avatar.splats(avatar.vertices(pose)), pose, data.viewmats[view:view + 1, 0],
-                                     data.Ks[view:view + 1, 0], 48, 48, torch.ones(3)).rgb[0]
+            expected = avatar.render(
+                avatar.splats(avatar.vertices(pose)),
+                pose,
+                data.viewmats[view : view + 1, 0],
+                data.Ks[view : view + 1, 0],
+                48,
+                48,
+                torch.ones(3),
+            ).rgb[0]
         picture = np.asarray(Image.open(frames / f"{view:05d}.png")) / 255
         assert np.abs(picture - expected.clamp(0, 1).numpy()).max() < 0.5 / 255 + 1e-6
     # and it is a picture of the capture
@@ -234,7 +262,7 @@ def test_a_transparent_picture_is_left_out(egg, tmp_path, capsys):
     data = load(target)
     assert "1 pictures are all transparent" in capsys.readouterr().err
     fit = Distiller(data, small_config(views=0))
-    views = {moment: views for moment, views in (fit.choose(step) for step in range(6))}
+    views = dict(fit.choose(step) for step in range(6))
     assert sorted(views[3]) == [0, 2, 3, 4, 5]
     assert sorted(views[2]) == list(range(6))
 
@@ -250,12 +278,13 @@ def test_damaged_avatars_end_in_one_line(fitted, tmp_path):
 
     def cut(path):
         data = (path / "avatar.safetensors").read_bytes()
-        (path / "avatar.safetensors").write_bytes(data[:len(data) // 2])
+        (path / "avatar.safetensors").write_bytes(data[: len(data) // 2])
 
     def rewrite(**changes):
         def change(path):
             info = json.loads((path / "avatar.json").read_text())
             (path / "avatar.json").write_text(json.dumps(info | changes))
+
         return change
 
     def binding_out_of_range(path):
@@ -299,9 +328,14 @@ def test_running_out_of_memory_and_no_cuda_end_in_one_line(egg, monkeypatch, tmp
         one_line(lambda: pick_device("cuda"), "--device", "no CUDA device")
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--hold-views", "9"], ["--hold-views"]), (["--steps", "0"], ["--steps"]),
-    (["--lpips", "nothing.safetensors"], ["nothing.safetensors"])])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--hold-views", "9"], ["--hold-views"]),
+        (["--steps", "0"], ["--steps"]),
+        (["--lpips", "nothing.safetensors"], ["nothing.safetensors"]),
+    ],
+)
 def test_command_line_mistakes(egg, tmp_path, capsys, arguments, words):
     from mvp4d_jax.cli import main
 

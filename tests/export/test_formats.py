@@ -33,7 +33,7 @@ def cameras():
 def truth(fitted, cameras):
     """The avatar's own rendering of one frame, with view-dependent colour in every band."""
     avatar = Avatar.load(fitted[0])
-    pose = Pose.of(read_motion(fitted[0]))[FRAME:FRAME + 1]
+    pose = Pose.of(read_motion(fitted[0]))[FRAME : FRAME + 1]
     with torch.no_grad():
         return avatar.render(avatar.splats(avatar.vertices(pose)), pose, *cameras, 48, 48, torch.ones(3)).rgb
 
@@ -45,21 +45,26 @@ def arguments(**values):
 def read_splats(path):
     """nerfstudio's way of reading a splat PLY, with plyfile."""
     vertex = PlyData.read(str(path))["vertex"]
-    rest = sorted((p.name for p in vertex.properties if p.name.startswith("f_rest_")), key=lambda n: int(n.split("_")[-1]))
+    rest = sorted(
+        (p.name for p in vertex.properties if p.name.startswith("f_rest_")), key=lambda n: int(n.split("_")[-1])
+    )
     dc = np.stack([vertex[f"f_dc_{k}"] for k in range(3)], 1)
     bands = np.stack([vertex[name] for name in rest], 1).reshape(len(dc), 3, -1) if rest else np.zeros((len(dc), 3, 0))
-    tensors = {"means": np.stack([vertex[k] for k in "xyz"], 1),
-               "quaternions": np.stack([vertex[f"rot_{k}"] for k in range(4)], 1),
-               "scales": np.exp(np.stack([vertex[f"scale_{k}"] for k in range(3)], 1)),
-               "opacities": 1 / (1 + np.exp(-vertex["opacity"])),
-               "colours": np.concatenate([dc[:, :, None], bands], 2).transpose(0, 2, 1)}
+    tensors = {
+        "means": np.stack([vertex[k] for k in "xyz"], 1),
+        "quaternions": np.stack([vertex[f"rot_{k}"] for k in range(4)], 1),
+        "scales": np.exp(np.stack([vertex[f"scale_{k}"] for k in range(3)], 1)),
+        "opacities": 1 / (1 + np.exp(-vertex["opacity"])),
+        "colours": np.concatenate([dc[:, :, None], bands], 2).transpose(0, 2, 1),
+    }
     return {name: torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)) for name, value in tensors.items()}
 
 
 def render(tensors, cameras):
     degree = int(tensors["colours"].shape[1] ** 0.5) - 1
-    return rasterize(**tensors, viewmats=cameras[0], Ks=cameras[1], width=48, height=48, background=torch.ones(3),
-                     sh_degree=degree).rgb
+    return rasterize(
+        **tensors, viewmats=cameras[0], Ks=cameras[1], width=48, height=48, background=torch.ones(3), sh_degree=degree
+    ).rgb
 
 
 def test_ply_renders_the_same_picture(fitted, truth, cameras, tmp_path):
@@ -72,8 +77,15 @@ def test_ply_equals_gsplats_own_exporter(fitted, tmp_path):
     """Same columns and values as gsplat writes for the same Gaussians (ours adds the customary zero normals)."""
     export_avatar(fitted[0], "ply", tmp_path / "ours.ply", arguments(frame=FRAME))
     ours = read_splats(tmp_path / "ours.ply")
-    export_splats(ours["means"], ours["scales"].log(), ours["quaternions"], torch.logit(ours["opacities"]),
-                  ours["colours"][:, :1], ours["colours"][:, 1:], save_to=str(tmp_path / "theirs.ply"))
+    export_splats(
+        ours["means"],
+        ours["scales"].log(),
+        ours["quaternions"],
+        torch.logit(ours["opacities"]),
+        ours["colours"][:, :1],
+        ours["colours"][:, 1:],
+        save_to=str(tmp_path / "theirs.ply"),
+    )
     mine, theirs = (PlyData.read(str(tmp_path / name))["vertex"] for name in ("ours.ply", "theirs.ply"))
     names = [p.name for p in theirs.properties]
     assert [p.name for p in mine.properties if p.name not in ("nx", "ny", "nz")] == names
@@ -117,12 +129,16 @@ def test_cap4d_animation_renders_the_same_picture(fitted, truth, cameras, tmp_pa
     scale = (np.linalg.norm(v1 - v0, axis=1) + np.abs((a2 * (v2 - v0)).sum(1))) / 2
     binding = np.asarray(file["vertex"]["binding"]).astype(int)
     local = read_splats_of(file)
-    means = scale[binding, None] * np.einsum("gij,gj->gi", frames[binding], local["means"]) + (v0 + v1 + v2)[binding] / 3
+    means = (
+        scale[binding, None] * np.einsum("gij,gj->gi", frames[binding], local["means"]) + (v0 + v1 + v2)[binding] / 3
+    )
     turned = Rotation.from_matrix(frames[binding]) * Rotation.from_quat(local["quaternions"].numpy(), scalar_first=True)
-    tensors = local | {"means": torch.from_numpy(means.astype(np.float32)),
-                       "quaternions": torch.from_numpy(turned.as_quat(scalar_first=True).astype(np.float32)),
-                       "scales": local["scales"] * torch.from_numpy(scale[binding, None].astype(np.float32))}
-    head = Pose.of(read_motion(fitted[0]))[FRAME:FRAME + 1].head_matrix()
+    tensors = local | {
+        "means": torch.from_numpy(means.astype(np.float32)),
+        "quaternions": torch.from_numpy(turned.as_quat(scalar_first=True).astype(np.float32)),
+        "scales": local["scales"] * torch.from_numpy(scale[binding, None].astype(np.float32)),
+    }
+    head = Pose.of(read_motion(fitted[0]))[FRAME : FRAME + 1].head_matrix()
     assert (render(tensors, (cameras[0] @ head, cameras[1])) - truth).abs().max() < 2e-3
 
 
@@ -130,11 +146,13 @@ def read_splats_of(file):
     vertex = file["vertex"]
     dc = np.stack([vertex[f"f_dc_{k}"] for k in range(3)], 1)
     rest = np.stack([vertex[f"f_rest_{k}"] for k in range(9)], 1).reshape(len(dc), 3, 3)
-    tensors = {"means": np.stack([vertex[k] for k in "xyz"], 1),
-               "quaternions": np.stack([vertex[f"rot_{k}"] for k in range(4)], 1),
-               "scales": np.exp(np.stack([vertex[f"scale_{k}"] for k in range(3)], 1)),
-               "opacities": 1 / (1 + np.exp(-vertex["opacity"])),
-               "colours": np.concatenate([dc[:, :, None], rest], 2).transpose(0, 2, 1)}
+    tensors = {
+        "means": np.stack([vertex[k] for k in "xyz"], 1),
+        "quaternions": np.stack([vertex[f"rot_{k}"] for k in range(4)], 1),
+        "scales": np.exp(np.stack([vertex[f"scale_{k}"] for k in range(3)], 1)),
+        "opacities": 1 / (1 + np.exp(-vertex["opacity"])),
+        "colours": np.concatenate([dc[:, :, None], rest], 2).transpose(0, 2, 1),
+    }
     return {name: torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)) for name, value in tensors.items()}
 
 

@@ -18,8 +18,15 @@ def test_ssim_and_psnr_equal_scikit_image():
     x, y = pair()
     ours, decibels = ssim(torch.from_numpy(x), torch.from_numpy(y)), psnr(torch.from_numpy(x), torch.from_numpy(y))
     for index in range(2):
-        expected = structural_similarity(x[index], y[index], channel_axis=2, data_range=1.0, gaussian_weights=True, sigma=1.5,
-                                         use_sample_covariance=False)
+        expected = structural_similarity(
+            x[index],
+            y[index],
+            channel_axis=2,
+            data_range=1.0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
         assert abs(float(ours[index]) - expected) < 1e-9
         assert abs(float(decibels[index]) - peak_signal_noise_ratio(x[index], y[index], data_range=1.0)) < 1e-9
 
@@ -40,8 +47,9 @@ def test_lpips_equals_the_jax_halfs(tmp_path):
 
     rng = np.random.default_rng(0)
     weights, inputs = {}, 3
-    for stage, (width, indices) in enumerate(zip((64, 128, 256, 512, 512), (
-            (0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)))):
+    for stage, (width, indices) in enumerate(
+        zip((64, 128, 256, 512, 512), ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)))
+    ):
         for index in indices:
             scale = (2 / (9 * inputs)) ** 0.5
             weights[f"features.{index}.weight"] = rng.normal(0, scale, (width, inputs, 3, 3)).astype(np.float32)

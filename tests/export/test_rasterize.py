@@ -19,14 +19,19 @@ def make_scene(count, dtype=torch.float64, seed=0, views=2, width=22, height=18)
     def uniform(*shape):
         return torch.rand(*shape, generator=generator, dtype=dtype)
 
-    tensors = {"means": uniform(count, 3) * 0.3 - 0.15, "quaternions": uniform(count, 4) - 0.5,
-               "scales": uniform(count, 3) * 0.04 + 0.004, "opacities": uniform(count) * 0.98 + 0.01,
-               "colours": uniform(count, 3)}
+    tensors = {
+        "means": uniform(count, 3) * 0.3 - 0.15,
+        "quaternions": uniform(count, 4) - 0.5,
+        "scales": uniform(count, 3) * 0.04 + 0.004,
+        "opacities": uniform(count) * 0.98 + 0.01,
+        "colours": uniform(count, 3),
+    }
     viewmats = torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=dtype)).repeat(views, 1, 1)
     for view in range(views):
         angle = 0.8 * view
-        turn = torch.tensor([[math.cos(angle), 0, math.sin(angle)], [0, 1, 0], [-math.sin(angle), 0, math.cos(angle)]],
-                            dtype=dtype)
+        turn = torch.tensor(
+            [[math.cos(angle), 0, math.sin(angle)], [0, 1, 0], [-math.sin(angle), 0, math.cos(angle)]], dtype=dtype
+        )
         viewmats[view, :3, :3] = viewmats[view, :3, :3] @ turn
     viewmats[:, 2, 3] = 0.5
     K = torch.tensor([[40.0, 0, width / 2 + 0.3], [0, 42.0, height / 2 - 0.4], [0, 0, 1]], dtype=dtype)
@@ -58,12 +63,22 @@ def composite_by_loop(means2d, conics, opacities, depths, radii, colours, backgr
 
 def test_projection_equals_gsplats_torch_projection():
     tensors, viewmats, Ks, width, height = make_scene(200)
-    tensors["means"][:20, 2] += 0.6   # some behind the camera
-    ours = project(tensors["means"], tensors["quaternions"], tensors["scales"], tensors["opacities"], viewmats, Ks, width,
-                   height, antialiased=True)
+    tensors["means"][:20, 2] += 0.6  # some behind the camera
+    ours = project(
+        tensors["means"],
+        tensors["quaternions"],
+        tensors["scales"],
+        tensors["opacities"],
+        viewmats,
+        Ks,
+        width,
+        height,
+        antialiased=True,
+    )
     covars, _ = _quat_scale_to_covar_preci(tensors["quaternions"], tensors["scales"], True, False)
     radii, means2d, depths, conics, compensations = _fully_fused_projection(
-        tensors["means"], covars, viewmats, Ks, width, height, calc_compensations=True)
+        tensors["means"], covars, viewmats, Ks, width, height, calc_compensations=True
+    )
     seen = (radii > 0).all(-1)
     front = depths > 0.01
     assert seen.sum() > 100
@@ -83,19 +98,33 @@ def test_composite_equals_a_per_pixel_loop(seed, count):
     covars, _ = _quat_scale_to_covar_preci(tensors["quaternions"], tensors["scales"], True, False)
     radii, means2d, depths, conics, _ = _fully_fused_projection(tensors["means"], covars, viewmats, Ks, width, height)
     for view in range(2):
-        image, alpha = composite_by_loop(means2d[view], conics[view], tensors["opacities"], depths[view], radii[view],
-                                         tensors["colours"], background, width, height)
+        image, alpha = composite_by_loop(
+            means2d[view],
+            conics[view],
+            tensors["opacities"],
+            depths[view],
+            radii[view],
+            tensors["colours"],
+            background,
+            width,
+            height,
+        )
         torch.testing.assert_close(ours.rgb[view], image, rtol=0, atol=1e-9)
         torch.testing.assert_close(ours.alpha[view], alpha, rtol=0, atol=1e-9)
     if count == 300:
-        assert ours.alpha.max() > 0.999   # the early stop took part
+        assert ours.alpha.max() > 0.999  # the early stop took part
 
 
 def test_float32_agrees_with_float64():
     tensors, viewmats, Ks, width, height = make_scene(300, width=64, height=48)
     exact = rasterize(**tensors, viewmats=viewmats, Ks=Ks, width=width, height=height)
-    single = rasterize(**{k: v.float() for k, v in tensors.items()}, viewmats=viewmats.float(), Ks=Ks.float(), width=width,
-                       height=height)
+    single = rasterize(
+        **{k: v.float() for k, v in tensors.items()},
+        viewmats=viewmats.float(),
+        Ks=Ks.float(),
+        width=width,
+        height=height,
+    )
     # A contribution at the 1/255 threshold may fall on either side.
     assert (exact.rgb - single.rgb).abs().max() < 5e-3
     assert (exact.rgb - single.rgb).abs().mean() < 1e-5
@@ -144,8 +173,9 @@ def test_nothing_in_view_gives_the_background():
     tensors, viewmats, Ks, width, height = make_scene(10)
     tensors["means"][:, 2] += 5.0
     tensors["means"].requires_grad_()
-    result = rasterize(**tensors, viewmats=viewmats, Ks=Ks, width=width, height=height,
-                       background=torch.ones(3, dtype=torch.float64))
+    result = rasterize(
+        **tensors, viewmats=viewmats, Ks=Ks, width=width, height=height, background=torch.ones(3, dtype=torch.float64)
+    )
     assert (result.rgb == 1).all()
     assert (result.alpha == 0).all()
     result.rgb.sum().backward()
@@ -162,8 +192,16 @@ def test_agrees_with_gsplat_on_cuda(packed, antialiased):
     results = {}
     for device in ("cpu", "cuda"):
         values = {name: value.to(device).requires_grad_() for name, value in tensors.items()}
-        result = rasterize(**values, viewmats=viewmats.to(device), Ks=Ks.to(device), width=64, height=64,
-                           background=torch.ones(3, device=device), packed=packed, antialiased=antialiased)
+        result = rasterize(
+            **values,
+            viewmats=viewmats.to(device),
+            Ks=Ks.to(device),
+            width=64,
+            height=64,
+            background=torch.ones(3, device=device),
+            packed=packed,
+            antialiased=antialiased,
+        )
         (result.rgb.square().sum() + result.alpha.sum()).backward()
         results[device] = [result.rgb.cpu(), result.alpha.cpu()] + [values[name].grad.cpu() for name in ARGUMENTS]
     for ours, theirs in zip(*results.values()):

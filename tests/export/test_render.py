@@ -13,7 +13,9 @@ from mvp4d_export.rig import Pose
 from mvp4d_jax.cli import main
 
 
-@pytest.mark.parametrize("spec", ["orbit:360x8", "arc:120x5@15", "turn:-90", "sway:30@-10", "orbit:90x3,distance=0.8,fov=30"])
+@pytest.mark.parametrize(
+    "spec", ["orbit:360x8", "arc:120x5@15", "turn:-90", "sway:30@-10", "orbit:90x3,distance=0.8,fov=30"]
+)
 def test_specs_mean_what_they_mean_in_the_other_half(spec):
     from mvp4d_jax.geometry.rigs import camera_rig
 
@@ -40,7 +42,9 @@ def test_real_driving_motion_is_read(shared_data):
     assert motion.expression.shape == (384, 65)
 
 
-@pytest.mark.parametrize("spec", ["orbit:360", "turn:360x8", "circle:3x3", "orbit:360x0", "orbit:360x4,fov=500", "file:none.npz"])
+@pytest.mark.parametrize(
+    "spec", ["orbit:360", "turn:360x8", "circle:3x3", "orbit:360x0", "orbit:360x4,fov=500", "file:none.npz"]
+)
 def test_bad_specs_end_in_one_line(spec):
     with pytest.raises(UserError):
         camera_path(spec, (48, 48), 4)
@@ -50,17 +54,56 @@ def test_shots_walk_still_cameras_and_follow_moving_ones():
     from mvp4d_export.capture import Motion
 
     pose = Pose.of(Motion.still(3, 2))
-    assert plan_shot(pose, camera_path("orbit:360x5", (48, 48), 3), (48, 48)).pairs == [(0, 0), (1, 1), (2, 2), (0, 3), (1, 4)]
+    assert plan_shot(pose, camera_path("orbit:360x5", (48, 48), 3), (48, 48)).pairs == [
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (0, 3),
+        (1, 4),
+    ]
     assert plan_shot(pose, camera_path("turn:360", (48, 48), 3), (48, 48)).pairs == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_rendering_twice_gives_the_same_bytes(fitted, egg, tmp_path, capsys):
     for name in ("one", "two"):
-        assert main(["render", str(fitted[0]), "--motion", str(egg), "--cameras", "orbit:360x4", "--size", "48x40", "--out",
-                     str(tmp_path / f"{name}.mp4"), "--device", "cpu"]) == 0
+        assert (
+            main(
+                [
+                    "render",
+                    str(fitted[0]),
+                    "--motion",
+                    str(egg),
+                    "--cameras",
+                    "orbit:360x4",
+                    "--size",
+                    "48x40",
+                    "--out",
+                    str(tmp_path / f"{name}.mp4"),
+                    "--device",
+                    "cpu",
+                ]
+            )
+            == 0
+        )
     assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "two.mp4").read_bytes()
-    assert main(["render", str(fitted[0]), "--cameras", "orbit:360x2", "--size", "48", "--out", str(tmp_path / "v.mp4"),
-                 "--frames", "1:3", "--each-view"]) == 0
+    assert (
+        main(
+            [
+                "render",
+                str(fitted[0]),
+                "--cameras",
+                "orbit:360x2",
+                "--size",
+                "48",
+                "--out",
+                str(tmp_path / "v.mp4"),
+                "--frames",
+                "1:3",
+                "--each-view",
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / "v_00.mp4").is_file()
     assert (tmp_path / "v_01.mp4").is_file()
     capsys.readouterr()
@@ -69,7 +112,10 @@ def test_rendering_twice_gives_the_same_bytes(fitted, egg, tmp_path, capsys):
 def test_video_shows_the_frames(fitted, tmp_path):
     import imageio_ffmpeg
 
-    assert main(["render", str(fitted[0]), "--cameras", "orbit:360x3", "--size", "48", "--out", str(tmp_path / "v.mp4")]) == 0
+    assert (
+        main(["render", str(fitted[0]), "--cameras", "orbit:360x3", "--size", "48", "--out", str(tmp_path / "v.mp4")])
+        == 0
+    )
     reader = imageio_ffmpeg.read_frames(str(tmp_path / "v.mp4"))
     assert next(reader)["size"] == (48, 48)
     frames = [np.frombuffer(data, np.uint8).reshape(48, 48, 3) for data in reader]
@@ -93,11 +139,17 @@ def test_alpha_frames_lay_over_any_background(fitted, tmp_path):
     assert np.abs(laid - green).max() < 2 / 255
 
 
-@pytest.mark.parametrize("arguments, word", [(["--out", "x.mp4", "--alpha"], "--alpha"), (["--out", "x.gif"], ".gif"),
-                                             (["--out", "x.mp4", "--size", "2"], "--size"),
-                                             (["--out", "x.mp4", "--background", "red"], "--background"),
-                                             (["--out", "x.mp4", "--frames", "9:3"], "--frames"),
-                                             (["--out", "x.mp4", "--motion", "none.npz"], "none.npz")])
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (["--out", "x.mp4", "--alpha"], "--alpha"),
+        (["--out", "x.gif"], ".gif"),
+        (["--out", "x.mp4", "--size", "2"], "--size"),
+        (["--out", "x.mp4", "--background", "red"], "--background"),
+        (["--out", "x.mp4", "--frames", "9:3"], "--frames"),
+        (["--out", "x.mp4", "--motion", "none.npz"], "none.npz"),
+    ],
+)
 def test_mistakes_end_in_one_line(fitted, capsys, arguments, word):
     assert main(["render", str(fitted[0]), *arguments]) == 2
     lines = capsys.readouterr().err.strip().splitlines()

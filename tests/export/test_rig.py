@@ -36,15 +36,32 @@ def test_skinning_equals_jax(tmp_path, pose_correctives):
 
     empty = np.zeros((0, count, 3), np.float32)
     head = HeadModel(
-        name="random", canonical=egg.template, template=egg.template, faces=egg.faces.astype(np.int32), uv=egg.uv,
-        face_uvs=egg.face_uvs.astype(np.int32), face_parts=egg.face_parts.astype(np.uint8), shape_basis=empty,
-        expression_basis=small(4, count, 3), pose_basis=small((joints - 1) * 9, count, 3) if pose_correctives else empty,
-        joints=egg.joints, joint_shape_basis=np.zeros((0, joints, 3), np.float32), joint_expression_basis=small(4, joints, 3),
-        skin_weights=rng.dirichlet(np.ones(joints), count).astype(np.float32), landmark_faces=np.zeros(68, np.int32),
-        landmark_barycentric=np.full((68, 3), 1 / 3, np.float32), shape_names=(), expression_names=egg.expression_names,
-        joint_names=egg.joint_names, joint_parents=egg.joint_parents, part_names=egg.part_names)
+        name="random",
+        canonical=egg.template,
+        template=egg.template,
+        faces=egg.faces.astype(np.int32),
+        uv=egg.uv,
+        face_uvs=egg.face_uvs.astype(np.int32),
+        face_parts=egg.face_parts.astype(np.uint8),
+        shape_basis=empty,
+        expression_basis=small(4, count, 3),
+        pose_basis=small((joints - 1) * 9, count, 3) if pose_correctives else empty,
+        joints=egg.joints,
+        joint_shape_basis=np.zeros((0, joints, 3), np.float32),
+        joint_expression_basis=small(4, joints, 3),
+        skin_weights=rng.dirichlet(np.ones(joints), count).astype(np.float32),
+        landmark_faces=np.zeros(68, np.int32),
+        landmark_barycentric=np.full((68, 3), 1 / 3, np.float32),
+        shape_names=(),
+        expression_names=egg.expression_names,
+        joint_names=egg.joint_names,
+        joint_parents=egg.joint_parents,
+        part_names=egg.part_names,
+    )
     head.save(tmp_path / "head.npz")
-    motion = {name: rng.normal(0, 0.5, getattr(make_motion(5), name).shape).astype(np.float32) for name in MOTION_ARRAYS}
+    motion = {
+        name: rng.normal(0, 0.5, getattr(make_motion(5), name).shape).astype(np.float32) for name in MOTION_ARRAYS
+    }
     motion["rotation"][0] = 0
     motion["jaw"][1] = 1e-5
     np.savez(tmp_path / "motion.npz", **motion, fps=24.0)
@@ -59,9 +76,14 @@ def test_builtin_head_skins_as_in_jax(tmp_path):
     head = head.personalise(np.linspace(-1, 1, head.shape_count))
     head.save(tmp_path / "head.npz")
     rng = np.random.default_rng(0)
-    motion = {"expression": rng.uniform(0, 1, (3, head.expression_count)), "rotation": rng.normal(0, 0.4, (3, 3)),
-              "translation": rng.normal(0, 0.1, (3, 3)), "neck": rng.normal(0, 0.2, (3, 3)),
-              "jaw": rng.normal(0, 0.1, (3, 3)), "eyes": rng.normal(0, 0.2, (3, 2, 3))}
+    motion = {
+        "expression": rng.uniform(0, 1, (3, head.expression_count)),
+        "rotation": rng.normal(0, 0.4, (3, 3)),
+        "translation": rng.normal(0, 0.1, (3, 3)),
+        "neck": rng.normal(0, 0.2, (3, 3)),
+        "jaw": rng.normal(0, 0.1, (3, 3)),
+        "eyes": rng.normal(0, 0.2, (3, 2, 3)),
+    }
     np.savez(tmp_path / "motion.npz", **{name: value.astype(np.float32) for name, value in motion.items()}, fps=25.0)
     exported = read_head(tmp_path / "head.npz")
     ours = Rig(exported).world_vertices(Pose.of(read_motion(tmp_path / "motion.npz")))
@@ -86,7 +108,9 @@ def test_triangle_frames_follow_cap4ds_definition():
     """Each line of CAP4D's decoding, in numpy, on random triangles."""
     rng = np.random.default_rng(0)
     vertices, faces = rng.normal(0, 1, (30, 3)), rng.permutation(30).reshape(10, 3)
-    rotation, scale, centre = (value.numpy() for value in triangle_frames(torch.from_numpy(vertices), torch.from_numpy(faces)))
+    rotation, scale, centre = (
+        value.numpy() for value in triangle_frames(torch.from_numpy(vertices), torch.from_numpy(faces))
+    )
     for index, (v0, v1, v2) in enumerate(vertices[faces]):
         a0 = (v1 - v0) / np.linalg.norm(v1 - v0)
         a1 = np.cross(a0, v2 - v0)

@@ -14,8 +14,13 @@ from mvp4d_export.capture import read_motion
 from mvp4d_export.commands.view import check_free
 from mvp4d_export.errors import UserError
 
-FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist",
-         "--disable-dev-shm-usage"]
+FLAGS = [
+    "--no-sandbox",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+    "--disable-dev-shm-usage",
+]
 
 
 def free_port():
