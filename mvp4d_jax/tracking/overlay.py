@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mvp4d_jax.geometry.cameras import Camera
+from mvp4d_jax.geometry.cameras import Camera, crop, resize
 from mvp4d_jax.geometry.rasterize import interpolate, rasterize
 from mvp4d_jax.heads.model import HeadModel
 
@@ -15,7 +15,7 @@ _LIGHT = np.array([0.3, 0.4, 0.87])
 
 def draw_overlay(photo: np.ndarray, head: HeadModel, vertices: np.ndarray, camera: Camera, found: np.ndarray | None,
                  fitted: np.ndarray, opacity: float = 0.55) -> np.ndarray:
-    """uint8 [H, W, 3]: the mesh in grey over the left-hand colours, landmarks found (green) and fitted (red).
+    """uint8 [H, W, 3]: the mesh in grey over the photo, landmarks found (green) and fitted (red).
 
     Args:
       photo: uint8 [H, W, 3].
@@ -30,14 +30,29 @@ def draw_overlay(photo: np.ndarray, head: HeadModel, vertices: np.ndarray, camer
     covered = np.asarray(raster.face) >= 0
     shade = 255 * (0.25 + 0.75 * np.clip(normal @ _LIGHT, 0, 1))
     weight = (covered * opacity)[..., None]
-    mixed = photo * (1 - weight) + shade[..., None] * weight
-    picture = Image.fromarray(np.uint8(np.clip(mixed, 0, 255)))
+    picture = Image.fromarray(np.uint8(np.clip(photo * (1 - weight) + shade[..., None] * weight, 0, 255)))
     radius = max(1.5, max(photo.shape[:2]) / 400)
     brush = ImageDraw.Draw(picture)
     for points, colour in ((found, FOUND), (fitted, FITTED)):
         for x, y in [] if points is None else points:
             brush.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
     return np.asarray(picture)
+
+
+def draw_pair(photo: np.ndarray, head: HeadModel, vertices: np.ndarray, camera: Camera, found: np.ndarray | None,
+              fitted: np.ndarray, size: int = 640) -> np.ndarray:
+    """uint8 [size, 2 size, 3]: the head's surroundings cut out of the photo, and the same with the overlay."""
+    low, high = fitted.min(0), fitted.max(0)
+    middle, half = (low + high) / 2, 1.3 * float((high - low).max())
+    left, top = middle - half
+    scale = size / (2 * half)
+    window = (left, top, left + 2 * half, top + 2 * half)
+    cut = Image.fromarray(photo).transform((size, size), Image.Transform.EXTENT, window, Image.Resampling.BICUBIC,
+                                           fillcolor=(255, 255, 255))
+    view = resize(crop(camera, left, top), (2 * half, 2 * half), (size, size))
+    move = lambda points: None if points is None else (points - [left, top]) * scale  # noqa: E731
+    picture = np.asarray(cut)
+    return np.concatenate([picture, draw_overlay(picture, head, vertices, view, move(found), move(fitted))], axis=1)
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -206,11 +206,13 @@ class _Problem:
     def _solve(self, value: np.ndarray, by_shared: np.ndarray, by_frame: np.ndarray, shared: np.ndarray,
                frames: np.ndarray, damping: float, pose_only: bool) -> tuple[np.ndarray, np.ndarray]:
         count, size = frames.shape
-        blocks = np.einsum("frp,frq->fpq", by_frame, by_frame)  # [F, P, P]
-        border = np.einsum("frp,frs->fps", by_frame, by_shared).reshape(count * size, -1)  # [F P, S + 1]
-        gradient = np.einsum("frp,fr->fp", by_frame, value)  # [F, P]
-        corner = np.einsum("frs,frt->st", by_shared, by_shared) + np.diag(self._shared_spread**-2.0)
-        corner_gradient = np.einsum("frs,fr->s", by_shared, value) + self._shared_prior(shared) / self._shared_spread
+        turned = by_frame.transpose(0, 2, 1)
+        blocks = turned @ by_frame  # [F, P, P]
+        border = (turned @ by_shared).reshape(count * size, -1)  # [F P, S + 1]
+        gradient = (turned @ value[..., None])[..., 0]  # [F, P]
+        stacked = by_shared.reshape(-1, by_shared.shape[-1])  # [F R, S + 1]
+        corner = stacked.T @ stacked + np.diag(self._shared_spread**-2.0)
+        corner_gradient = stacked.T @ value.reshape(-1) + self._shared_prior(shared) / self._shared_spread
         if count > 2:
             gradient = gradient + _second_differences_transposed(np.diff(frames, 2, axis=0) * self._smooth**2)
         diagonal = np.einsum("fpp->fp", blocks)

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -23,7 +22,7 @@ from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.progress import progress
 from mvp4d_jax.tracking.detector import detect_faces
 from mvp4d_jax.tracking.landmarks import Landmarks, choose_face, from_mesh, read_landmarks
-from mvp4d_jax.tracking.overlay import draw_overlay
+from mvp4d_jax.tracking.overlay import draw_overlay, draw_pair
 from mvp4d_jax.tracking.solve import Solution, SolveConfig, solve
 
 MAX_ERROR = 0.08  # of the face box: a fit worse than this is no fit
@@ -135,7 +134,7 @@ def track(source: Source, head: HeadModel, *, landmarks: str | os.PathLike | Non
 
 def write_overlay(path: str | os.PathLike, source: Source, head: HeadModel, solution: Solution,
                   found: Landmarks) -> None:
-    """Writes the overlay: a PNG for a photo, an mp4 for a video."""
+    """Writes the overlay: for a photo a PNG of the head beside the overlay, for a video an mp4 of whole frames."""
     with atomic_file(path) as temporary, contextlib.ExitStack() as stack:
         height, width = source.image_size
         even = (height // 2 * 2, width // 2 * 2)
@@ -146,9 +145,8 @@ def write_overlay(path: str | os.PathLike, source: Source, head: HeadModel, solu
         for frame, photo in enumerate(pictures):
             vertices = np.asarray(skin(head, solution.motion[frame:frame + 1], solution.shape))[0]
             seen = found.points[frame] if found.found[frame] else None
-            picture = draw_overlay(photo, head, vertices, jax.tree.map(np.asarray, solution.camera), seen,
-                                   solution.projected[frame])
+            facts = photo, head, vertices, solution.camera, seen, solution.projected[frame]
             if writer is None:
-                images.write_png(temporary, picture)
+                images.write_png(temporary, draw_pair(*facts))
             else:
-                writer.add(picture[: even[0], : even[1]])
+                writer.add(draw_overlay(*facts)[: even[0], : even[1]])
