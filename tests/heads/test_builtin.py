@@ -7,6 +7,7 @@ import pytest
 
 from mvp4d_jax.heads import builtin, load_head
 from mvp4d_jax.heads.builtin.assembly import Assembly, assemble
+from mvp4d_jax.heads.builtin.field import head_field
 from mvp4d_jax.heads.check import check_head
 from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
@@ -138,6 +139,15 @@ def test_front_of_the_face_looks_forwards(head):
     forwards = np.cross(b - a, c - a)[:, 2] > 0
     seen = ids[ids >= 0]
     assert (~forwards[seen]).mean() < 0.005
+
+
+def test_skin_has_no_folds(head):
+    """No triangle of the skin lies against the slope of the surface that the mesh was made from."""
+    faces = head.faces[np.isin(head.face_parts, [head.part_names.index("skin")])]
+    a, b, c = (head.template[faces[:, k]].astype(float) for k in range(3))
+    normal, centre, step = np.cross(b - a, c - a), (a + b + c) / 3, 3e-4
+    slope = np.stack([head_field(centre + step * e) - head_field(centre - step * e) for e in np.eye(3)], 1)
+    assert (np.einsum("ij,ij->i", normal, slope) < 0).sum() == 0
 
 
 def test_uv_triangles_do_not_overlap(head):

@@ -26,7 +26,7 @@ def scalp_mask() -> np.ndarray:
     """[N] float32 in [0, 1]: where hair grows."""
     head, angle, skin = _frame()
     line = PchipInterpolator(_HAIRLINE[:, 0], _HAIRLINE[:, 1])(angle)
-    return (smoothstep(head.vertices[:, 1] - line, -0.004, 0.006) * skin).astype(np.float32)
+    return (smoothstep(head.vertices[:, 1] - line, -0.008, 0.008) * skin).astype(np.float32)
 
 
 def beard_mask() -> np.ndarray:
@@ -35,7 +35,7 @@ def beard_mask() -> np.ndarray:
     x, y, z = np.abs(head.vertices[:, 0]), head.vertices[:, 1], head.vertices[:, 2]
     top = PchipInterpolator([0, 12, 24, 40, 55, 70, 80], [-0.0500, -0.0520, -0.0640, -0.0600, -0.0420, -0.020, -0.005])
     below = smoothstep(top(np.clip(angle, 0, 80)) - y, -0.002, 0.006)
-    throat = smoothstep(y, -0.150, -0.128)
+    throat = smoothstep(y, -0.142, -0.120)
     mask = below * throat * smoothstep(angle, 84, 76) * skin * smoothstep(z, 0.0, 0.015)
     under_lip = np.exp(-0.5 * (((x - 0.016) / 0.006) ** 2 + ((y + 0.083) / 0.004) ** 2))
     return (mask * (1 - lip_mask()) * (1 - 0.6 * under_lip)).astype(np.float32)

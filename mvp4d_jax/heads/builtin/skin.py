@@ -32,9 +32,9 @@ _ROWS = np.array([
     [-0.088, -0.088, 0.000, 0.0],
     [-0.115, -0.088, 0.000, -15.0],
     [-0.165, -0.080, -0.010, -50.0],
-    [-0.240, -0.172, -0.030, 0.0],
+    [-0.240, -0.1720, -0.030, 0.0],
     [-0.262, -0.2244, -0.030, 30.0],
-    [-0.276, -0.261, -0.030, 45.0],
+    [-0.276, -0.2610, -0.030, 45.0],
     [-0.294, -0.3236, -0.030, 60.0],
     [-0.400, -0.3236, -0.030, 8.0],
 ])[::-1]
@@ -299,7 +299,7 @@ def build_half() -> Patch:
     top = top[np.argsort(flat[top, 0])]
     faces.append(np.stack([np.full(len(top) - 1, tags["crown"][0]), top[:-1], top[1:]], -1))
     faces = np.concatenate(faces)
-    return Patch(_relax(vertices, faces, tags), faces, flat, tags)
+    return Patch(_relax(vertices, faces, tags, flat), faces, flat, tags)
 
 
 def _seal_lips(vertices: np.ndarray, contact: np.ndarray) -> None:
@@ -308,24 +308,27 @@ def _seal_lips(vertices: np.ndarray, contact: np.ndarray) -> None:
     vertices[contact, 1] -= 0.00025 * np.clip((LIP_POINTS - index) / 3.0, -1.0, 1.0)
 
 
-def _relax(vertices: np.ndarray, faces: np.ndarray, tags: dict) -> np.ndarray:
-    """Evens out the free vertices along the surface; those of the midline stay on it, the lower edge of the bust stays
-    put."""
+def _relax(vertices: np.ndarray, faces: np.ndarray, tags: dict, flat: np.ndarray) -> np.ndarray:
+    """Evens out the free vertices along the surface: most at the base of the neck, where rays of successive rows meet
+    at narrow angles. The midline stays on the midline, the lower edge of the bust stays put."""
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     edges = np.concatenate([edges, edges[:, ::-1]])
-    degree = np.bincount(edges[:, 0], minlength=len(vertices))[:, None]
     free = tags["free"]
+    neck = free[(flat[free, 1] < -0.150) & (flat[free, 1] > -0.285)]
     free = free[vertices[free, 1] > vertices[free, 1].min() + 0.03]
-    middle = vertices[free, 0] == 0.0
-    for _ in range(5):
-        total = np.stack([np.bincount(edges[:, 0], vertices[edges[:, 1], k], len(vertices)) for k in range(3)], -1)
-        moved = 0.5 * vertices[free] + 0.5 * (total / degree)[free]
-        # A neighbour across the midline mirrors one on this side: the sideways pull cancels there.
-        moved[middle, 0] = 0.0
-        moved = project(moved, passes=1)
-        moved[middle, 0] = 0.0
-        vertices = vertices.copy()
-        vertices[free] = moved
+    vertices = vertices.copy()
+    for chosen, passes in ((free, 5), (neck, 25)):
+        mine = edges[np.isin(edges[:, 0], chosen)]
+        degree = np.bincount(mine[:, 0], minlength=len(vertices))[chosen, None]
+        middle = vertices[chosen, 0] == 0.0
+        for _ in range(passes):
+            total = [np.bincount(mine[:, 0], vertices[mine[:, 1], k], len(vertices))[chosen] for k in range(3)]
+            moved = 0.5 * vertices[chosen] + 0.5 * np.stack(total, -1) / degree
+            # A neighbour across the midline mirrors one on this side: the sideways pull cancels there.
+            moved[middle, 0] = 0.0
+            moved = project(moved, passes=1)
+            moved[middle, 0] = 0.0
+            vertices[chosen] = moved
     return vertices
 
 
