@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 
 from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.studio import hair, wardrobe
+from mvp4d_jax.studio.eyes import paint_eye
 from mvp4d_jax.studio.identity import Identity, random_for
 from mvp4d_jax.studio.lighting import harmonics
 from mvp4d_jax.studio.rendering import Figure, faces_around
@@ -25,7 +26,7 @@ EXTRA_VERTICES, EXTRA_FACES = 26_000, 23_000
 _BURIED = 0.10  # share of all directions
 _HEAD_CENTRE = np.array([0.0, 0.010, 0.0])
 _PART_COLOURS = {"mouth_inside": (0.16, 0.035, 0.03), "gums": (0.42, 0.13, 0.12), "tongue": (0.40, 0.12, 0.11),
-                 "upper_teeth": (0.70, 0.66, 0.56), "lower_teeth": (0.68, 0.63, 0.53), "lashes": (0.015, 0.012, 0.010),
+                 "upper_teeth": (0.86, 0.80, 0.69), "lower_teeth": (0.82, 0.76, 0.65), "lashes": (0.015, 0.012, 0.010),
                  "lid_lining": (0.50, 0.22, 0.19)}
 _SUN_COUNT, _MAP_SIZE, _SPAN = 48, 112, 0.46
 
@@ -82,9 +83,9 @@ def build_figure(identity: Identity, head: HeadModel) -> Figure:
     return Figure(
         rig=rig, faces=all_faces, two_sided=all_looks[:, 0] >= HAIR,
         corner_uv=np.concatenate([corner_uv, extra.corner_uv]).astype(np.float32), looks=all_looks,
-        around=faces_around(faces, head.vertex_count), normals=extra.normals.astype(np.float32),
-        tangents=extra.tangents.astype(np.float32), transfer=transfer, visibility=visibility,
-        texture=paint(identity, head), traits=_traits(identity, head))
+        around=faces_around(faces, head.vertex_count), normals=_by_joint(extra.normals, rig),
+        tangents=_by_joint(extra.tangents, rig), transfer=transfer, visibility=visibility,
+        texture=paint(identity, head), eye=paint_eye(identity), traits=_traits(identity))
 
 
 def _own_looks(head: HeadModel, vertices: np.ndarray, eyes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,10 +107,10 @@ def _own_looks(head: HeadModel, vertices: np.ndarray, eyes: np.ndarray) -> tuple
     return looks, corner_uv
 
 
-def _traits(identity: Identity, head: HeadModel) -> np.ndarray:
-    values = dict(zip(TRAITS, (*identity.iris, 0.50, identity.pupil, identity.number % 97 * 0.37, 0.62,
-                               0.42 - 0.25 * identity.melanin, identity.oiliness * (0.8 + 0.5 * identity.melanin), 1.0, 1.0,
-                               float(identity.stripes), 2 * np.pi / 0.028, 0.0)))
+def _traits(identity: Identity) -> np.ndarray:
+    values = {"scatter": 0.42 - 0.25 * identity.melanin, "oiliness": identity.oiliness * (0.8 + 0.5 * identity.melanin),
+              "hair_gloss": 1.0, "hair_streak": 1.0, "cloth_pattern": float(identity.stripes),
+              "cloth_scale": 2 * np.pi / 0.028}
     return np.array([values[name] for name in TRAITS], np.float32)
 
 
@@ -200,6 +201,12 @@ def _extend(head: HeadModel, extra: _Extra, bind: np.ndarray) -> HeadModel:
         skin_weights=np.concatenate([np.asarray(head.skin_weights), weights]).astype(np.float32))
 
 
+def _by_joint(vectors: np.ndarray, rig: HeadModel) -> np.ndarray:
+    """[M, J * 3]: vectors [M, 3] of the extra vertices times the weight of each joint."""
+    weights = rig.skin_weights[-len(vectors):]
+    return (weights[:, :, None] * vectors[:, None]).reshape(len(vectors), -1).astype(np.float32)
+
+
 def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     corners = vertices[faces]
     face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -228,7 +235,9 @@ def _seen_from(vertices: jax.Array, shifted: jax.Array, faces: jax.Array, suns: 
             local = (points - jnp.array([0.0, -0.06, 0.0])) @ axes.T
             return (local[:, :2] / _SPAN + 0.5) * _MAP_SIZE, local[:, 2] / (2 * _SPAN) + 0.5
         xy, depth = onto(vertices)
-        packed, _ = nearest_face(xy[faces], depth[faces], jnp.ones(faces.shape[0], bool), (_MAP_SIZE, _MAP_SIZE), blocks)
+        ends = [jnp.concatenate([xy, depth[:, None]], -1)[faces[:, k]] for k in range(3)]
+        packed, _ = nearest_face([(end[:, 0], end[:, 1]) for end in ends], [end[:, 2] for end in ends],
+                                 jnp.ones(faces.shape[0], bool), (_MAP_SIZE, _MAP_SIZE), blocks)
         _, nearest, covered = unpack(packed)
         nearest = jnp.where(covered, nearest, 2.0).reshape(_MAP_SIZE, _MAP_SIZE)
         place, own = onto(shifted)
@@ -257,7 +266,7 @@ def _occlusion(vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray,
     seen = np.where((material == HAIR)[:, None], 0.22 + 0.78 * seen, seen)
     # The mouth opens to the front: light falls in from there, less the deeper it has to reach.
     reach = np.clip((vertices[:, 2] - 0.055) / 0.045, 0.03, 1.0)[:, None] ** 1.5
-    mouth = np.clip(suns[:, 2] * 1.5, 0, 1) * reach * 0.85
+    mouth = np.clip(suns[:, 2] * 1.5, 0, 1) * reach
     seen = np.where((material == MOUTH)[:, None] & (np.abs(vertices[:, 1:2]) > 0.03), mouth, seen)
     basis = harmonics(suns)  # [K, 9]
     cosine = normals @ suns.T

@@ -80,7 +80,7 @@ STYLES = {
     "long": Style(950, 10, (0.12, 0.40), 0.0120, 0.020, "part", 1.0, 1.0, 0.002, 9.0, 0.06, -0.25, 0.35),
     "wavy": Style(950, 10, (0.10, 0.33), 0.0125, 0.026, "part", 1.0, 1.0, 0.009, 14.0, 0.10, -0.18, 0.35),
     "curly": Style(1500, 6, (0.045, 0.070), 0.0080, 0.048, "cloud", 0.8, 0.9, 0.0085, 26.0, 0.5, None, 0.5),
-    "afro": Style(2300, 4, (0.026, 0.038), 0.0110, 0.056, "cloud", 0.9, 0.0, 0.0050, 40.0, 0.9, None, 0.7),
+    "afro": Style(2650, 4, (0.024, 0.034), 0.0085, 0.054, "cloud", 0.9, 0.0, 0.0045, 44.0, 0.9, None, 0.6),
     "ponytail": Style(1000, 8, (0.25, 0.32), 0.0110, 0.008, "tie", 1.0, 0.2, 0.0, 0.0, 0.03),
     "bun": Style(1000, 8, (0.25, 0.32), 0.0110, 0.008, "bun", 1.0, 0.2, 0.0, 0.0, 0.03),
 }
@@ -165,7 +165,7 @@ def _scalp_hair(identity: Identity, style: Style, vertices: np.ndarray, canonica
     width = style.width * rng.uniform(0.7, 1.3, (count, 1)) * np.minimum(1.0, 0.55 + 2 * along)
     width *= np.maximum(np.clip((1.04 - along) / 0.30, 0.0, 1.0), style.tip)
     colour = _tone(identity, count, rng, 0.13) * (0.72 + 0.28 * layer[:, None])
-    gloss = np.full(count, {"radial": 0.4, "cloud": 0.55}.get(style.flow, 1.0))
+    gloss = np.full(count, {"radial": 0.4, "cloud": 0.3}.get(style.flow, 1.0))
     return [Ribbons(points, width, points - surface.centre, rng.random(count), colour, gloss, np.zeros(count, bool))]
 
 
@@ -338,7 +338,7 @@ def _bun(identity: Identity, style: Style, knot: np.ndarray, surface: RadialSurf
 
 def _brows(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray,
            rng: np.random.Generator) -> Ribbons:
-    count, number = 260, 3
+    count, number = 300, 3
     density, _ = anatomy.brow(canonical)
     face, weight = scatter(density + 1e-9, vertices, faces, count, rng)
     roots, normals = _at(face, weight, vertices, faces)
@@ -351,7 +351,7 @@ def _brows(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, face
     length = (0.0065 + 0.002 * rng.random(count)) * identity.brow_weight**0.3 * (0.6 + 0.4 * inside)
     t = np.linspace(0, 1, number)[None, :, None]
     points = roots[:, None] + t * length[:, None, None] * slope[:, None] + normals[:, None] * (0.0004 + 0.0006 * t)
-    width = 0.0011 * identity.brow_weight * np.array([1.0, 0.9, 0.25]) * np.ones((count, 1))
+    width = 0.0007 * identity.brow_weight * np.array([1.0, 0.9, 0.25]) * np.ones((count, 1))
     tone = np.minimum(np.array(identity.hair) * 0.75, 0.22) * np.exp(rng.normal(0, 0.15, (count, 1)))
     return Ribbons(points, width, np.repeat(normals[:, None], number, 1), rng.random(count), tone, np.full(count, 0.2),
                    np.ones(count, bool))

@@ -17,6 +17,7 @@ import numpy as np
 
 from mvp4d_jax.geometry.cameras import Camera
 from mvp4d_jax.heads.model import HeadModel
+from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import joint_rotations, rotation_matrix, skin
 from mvp4d_jax.studio.lighting import Lights, environment, harmonics
 from mvp4d_jax.studio.shading import shade
@@ -37,9 +38,9 @@ class Figure:
       corner_uv: [T, 3, 2] texture coordinate (skin), direction from the eye's centre (eyes), across and along (hair).
       looks: [T, 8] material, red, green, blue, random, gloss, whether the skull hides it from behind, spare.
       around: [n, R] faces around each of the head's own n vertices, padded with T (a face without area).
-      normals, tangents: [N - n, 3] of the extra vertices at rest.
+      normals, tangents: [N - n, J * 3] of the extra vertices at rest, times the weight of each joint.
       transfer, visibility: [N, 9] harmonics of what a vertex sees, with and without the cosine.
-      texture: [S, S, 4] linear RGB and gloss of the skin.
+      texture: [S, S, 4] linear RGB and gloss of the skin; eye: [E, E, 3] linear RGB of the eyeballs seen from ahead.
       traits: float vector read by `shading`.
     """
 
@@ -54,6 +55,7 @@ class Figure:
     transfer: Array
     visibility: Array
     texture: Array
+    eye: Array
     traits: Array
 
 
@@ -83,7 +85,6 @@ def pose(figure: Figure, motion: dict[str, Array], lights: Lights) -> Posed:
     Args:
       motion: arrays of a Motion, by name, [F, ...].
     """
-    from mvp4d_jax.heads.motion import Motion
     vertices = skin(figure.rig, Motion(**motion))  # [F, N, 3]
     own = figure.around.shape[0]
     normals = _smooth_normals(vertices[:, :own], figure)  # [F, n, 3]
@@ -95,22 +96,23 @@ def pose(figure: Figure, motion: dict[str, Array], lights: Lights) -> Posed:
     chained = jnp.stack(chained, 1)  # [F, J, 3, 3]
     world = rotation_matrix(jnp.asarray(motion["rotation"], jnp.float32))  # [F, 3, 3]
     chained = jnp.einsum("fij,fajk->faik", world, chained, precision="highest")
-    weights = figure.rig.skin_weights[own:]  # [M, J]
-    turn = jnp.einsum("mj,fja->fma", weights, chained.reshape(*chained.shape[:2], 9), precision="highest")
-    turn = turn.reshape(*turn.shape[:2], 3, 3)  # [F, M, 3, 3]
-    extra_normals = jnp.sum(turn * figure.normals[:, None, :], -1)
-    tangents = jnp.sum(turn * figure.tangents[:, None, :], -1)
-    tangents = jnp.concatenate([jnp.zeros_like(normals), tangents], 1)
-    normals = jnp.concatenate([normals, extra_normals], 1)
+    # Extra vertices carry their normals and tangents, times every joint's weight, so that turning is one product.
+    turn = chained.transpose(1, 3, 0, 2).reshape(-1, chained.shape[0] * 3)  # [J 3, F 3]
+    frames = vertices.shape[0]
+
+    def turned(vectors: Array) -> Array:
+        product = jnp.matmul(vectors, turn, precision="highest")  # [M, F 3]
+        return product.reshape(-1, frames, 3).transpose(1, 0, 2)  # [F, M, 3]
+
+    tangents = jnp.concatenate([jnp.zeros_like(normals), turned(figure.tangents)], 1)
+    normals = jnp.concatenate([normals, turned(figure.normals)], 1)
 
     head = chained[:, figure.rig.joint_names.index("neck")]  # [F, 3, 3], head to world
-
-    def lit(rotation):
-        light = jnp.maximum(figure.transfer @ environment(lights, rotation), 0.0)  # [N, 3]
-        key = figure.visibility @ harmonics(lights.directions[0] @ rotation)  # [N]
-        return light, key[:, None]
-
-    light, key = jax.vmap(lit)(head)
+    sky = jax.vmap(lambda rotation: environment(lights, rotation))(head)  # [F, 9, 3]
+    sun = jax.vmap(lambda rotation: harmonics(lights.directions[0] @ rotation))(head)  # [F, 9]
+    light = jnp.matmul(figure.transfer, sky.transpose(1, 0, 2).reshape(9, -1), precision="highest")  # [N, F 3]
+    light = jnp.maximum(light.reshape(-1, frames, 3).transpose(1, 0, 2), 0.0)
+    key = jnp.matmul(figure.visibility, sun.T, precision="highest").T[..., None]  # [F, N, 1]
     return Posed(vertices, jnp.concatenate([normals, light, key, tangents], -1))
 
 
@@ -135,44 +137,54 @@ def draw(figure: Figure, posed: Posed, camera: Camera, lights: Lights, *, size: 
     depth = local[:, 2]
     xy = local[:, :2] / jnp.maximum(depth, 1e-3)[:, None] * scale + centre
     near, far = jnp.maximum(depth.min(), 0.01), depth.max()
-    corners = jnp.concatenate([xy, ((depth - near) / (far - near))[:, None]], -1)[figure.faces]  # [T, 3, 3]
-    a, b, c = corners[:, 0, :2], corners[:, 1, :2], corners[:, 2, :2]
-    area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (c[:, 0] - a[:, 0]) * (b[:, 1] - a[:, 1])
+    table = jnp.concatenate([posed.vertices, posed.corner[:, :3], xy, ((depth - near) / (far - near))[:, None]], -1)
+    ends = [table[figure.faces[:, k]] for k in range(3)]  # 3 x [T, 9]
+    flat = [(end[:, 6], end[:, 7]) for end in ends]
+    (ax, ay), (bx, by), (cx, cy) = flat
+    area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
     drawn = (area < 0) | figure.two_sided  # counter-clockwise outside turns clockwise with y down
-    drawn &= corners[:, :, 2].min(1) >= 0
+    drawn &= jnp.minimum(jnp.minimum(ends[0][:, 8], ends[1][:, 8]), ends[2][:, 8]) >= 0
     # Hair on the far side of the skull is not drawn at all: that is half of it.
-    first = figure.faces[:, 0]
-    sight = posed.vertices[first] + transform[:3, 3] @ transform[:3, :3]  # from the camera
-    away = jnp.sum(posed.corner[first, :3] * sight, -1) > 0.25 * depth[first]
+    camera_at = -transform[:3, 3] @ transform[:3, :3]
+    sight = [ends[0][:, c] - camera_at[c] for c in range(3)]
+    facing = sum(ends[0][:, 3 + c] * sight[c] for c in range(3))
+    away = (facing > 0) & (facing * facing > 0.06 * sum(value * value for value in sight))
     drawn &= ~(away & (figure.looks[:, 6] > 0))
-    key, wanted = nearest_face(corners[:, :, :2], corners[:, :, 2], drawn, (height, width), blocks)
-    face, _, covered = unpack(key)  # [P]
-
-    pixel = jnp.arange(height * width)
+    key, wanted = nearest_face(flat, [end[:, 8] for end in ends], drawn, (height, width), blocks)
+    # Samples of a pixel lie a whole picture apart, so that averaging adds four pictures. P = 4 H W.
+    order = (size[0], SUPERSAMPLING, size[1], SUPERSAMPLING)
+    pixel = jnp.arange(height * width, dtype=jnp.int32).reshape(order).transpose(1, 3, 0, 2).reshape(-1)
+    face, _, covered = unpack(key[pixel])  # [P]
     u, v = pixel % width + 0.5, pixel // width + 0.5
     index = figure.faces[face]  # [P, 3]
-    seen = corners[:, :, :2].reshape(-1, 6)[face]  # [P, 6]
+    seen = jnp.stack([value for pair in flat for value in pair], -1)[face]  # [P, 6]
     ax, ay, bx, by, cx, cy = (seen[:, i] for i in range(6))
     full = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
     full = jnp.where(jnp.abs(full) < 1e-12, 1.0, full)
     wb = ((u - ax) * (cy - ay) - (cx - ax) * (v - ay)) / full
     wc = ((bx - ax) * (v - ay) - (u - ax) * (by - ay)) / full
-    wa = 1.0 - wb - wc
+    share = [value[:, None] for value in (1.0 - wb - wc, wb, wc)]
     flip = jnp.where(full > 0, -1.0, 1.0)  # seen from behind
-    table = posed.corner
-    corner = wa[:, None] * table[index[:, 0]] + wb[:, None] * table[index[:, 1]] + wc[:, None] * table[index[:, 2]]
+    corner = sum(share[k] * posed.corner[index[:, k]] for k in range(3))  # [P, 10]
     uv = figure.corner_uv.reshape(-1, 6)[face]
-    uv = wa[:, None] * uv[:, :2] + wb[:, None] * uv[:, 2:4] + wc[:, None] * uv[:, 4:]  # [P, 2]
-    toward = jnp.stack([(u - centre[0]) / scale[0], (v - centre[1]) / scale[1], jnp.ones_like(u)], -1)
-    toward = -toward @ transform[:3, :3]  # camera to world, from the surface to the eye
-    linear = shade(figure.looks[face], corner, uv, toward, flip, figure.texture, figure.traits, lights)  # [P, 3]
+    uv = share[0] * uv[:, :2] + share[1] * uv[:, 2:4] + share[2] * uv[:, 4:]  # [P, 2]
+    x, y = (centre[0] - u) / scale[0], (centre[1] - v) / scale[1]
+    toward = [x * transform[0, c] + y * transform[1, c] - transform[2, c] for c in range(3)]  # from surface to camera
+    # The barrier keeps XLA from gathering again for every use of what was gathered.
+    looks, corner, uv = jax.lax.optimization_barrier((figure.looks[face], corner, uv))
+    linear = shade(looks, corner, uv, toward, flip, figure.texture, figure.eye, figure.traits, lights)
+    weight = covered.astype(jnp.float32)
+    hits = _sum_samples(weight)  # [H W]
+    alpha = hits / SUPERSAMPLING**2
+    picture = [alpha * encode(_sum_samples(value * weight) / jnp.maximum(hits, 1.0)) + (1.0 - alpha) for value in linear]
+    return _to_uint8(jnp.stack(picture, -1)).reshape(*size, 3), _to_uint8(alpha).reshape(size), wanted
 
-    weight = covered.astype(jnp.float32)[:, None]
-    grid = (size[0], SUPERSAMPLING, size[1], SUPERSAMPLING)
-    share = weight.reshape(*grid, 1).mean((1, 3))  # [H, W, 1]
-    mean = (linear * weight).reshape(*grid, 3).mean((1, 3)) / jnp.maximum(share, 1e-6)
-    picture = share * encode(mean) + (1.0 - share)
-    return _to_uint8(picture), _to_uint8(share[..., 0]), wanted
+
+def _sum_samples(values: Array) -> Array:
+    """[4 H W] -> [H W]."""
+    count = SUPERSAMPLING**2
+    parts = jnp.split(values, count)
+    return sum(parts[1:], parts[0])
 
 
 def encode(linear: Array) -> Array:
@@ -191,11 +203,15 @@ def _smooth_normals(vertices: Array, figure: Figure) -> Array:
     """[F, n, 3] unit normals: sum of the area-weighted normals of the faces around each vertex."""
     own = vertices.shape[1]
     faces = figure.faces[: figure.rig.face_parts.shape[0]]  # the head's own faces come first
-    corners = vertices[:, faces.clip(0, own - 1)]  # [F, T, 3, 3]
-    normal = jnp.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
+    first, second, third = (vertices[:, faces[:, k]] for k in range(3))  # [F, T, 3]
+    along, across = second - first, third - first
+    ax, ay, az = (along[..., c] for c in range(3))
+    bx, by, bz = (across[..., c] for c in range(3))
+    normal = jnp.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], -1)
     normal = jnp.concatenate([normal, jnp.zeros_like(normal[:, :1])], 1)
-    total = normal[:, figure.around].sum(2)
-    return total / jnp.maximum(jnp.linalg.norm(total, axis=-1, keepdims=True), 1e-12)
+    total = sum(normal[:, figure.around[:, slot]] for slot in range(figure.around.shape[1]))  # [F, n, 3]
+    x, y, z = (total[..., c] for c in range(3))
+    return total / jnp.sqrt(jnp.maximum(x * x + y * y + z * z, 1e-24))[..., None]
 
 
 def faces_around(faces: np.ndarray, vertex_count: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import distance_transform_edt, map_coordinates
 
@@ -42,7 +43,8 @@ def _atlas(key: _AtlasKey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     uv = np.asarray(head.uv)[np.asarray(head.face_uvs)[faces]] * size
     uv = np.stack([uv[..., 0], size - uv[..., 1]], -1).astype(np.float32)  # row 0 is the top of the atlas
     blocks = int((np.ceil(np.ptp(uv, axis=1) / 4) + 1).prod(-1).sum())
-    packed, _ = nearest_face(uv, np.zeros((len(faces), 3), np.float32), np.ones(len(faces), bool), (size, size), blocks)
+    corners = [(jnp.asarray(uv[:, k, 0]), jnp.asarray(uv[:, k, 1])) for k in range(3)]
+    packed, _ = nearest_face(corners, [jnp.zeros(len(faces))] * 3, jnp.ones(len(faces), bool), (size, size), blocks)
     face, _, covered = (np.asarray(item) for item in unpack(packed))
     index = np.flatnonzero(covered)
     place = np.stack([index % size + 0.5, index // size + 0.5], -1)
@@ -161,8 +163,8 @@ def _hair_shadow(colour: np.ndarray, identity: Identity, points: np.ndarray, noi
     density = {"bald": 1.0, "buzz": 0.85}.get(identity.style, 0.97) * (0.75 + 0.25 * speck)
     colour = _mix(colour, hair * 0.55, cover * density)
     brow, _ = anatomy.brow(points)
-    strokes = 0.6 + 0.4 * noise(points, 900, (0.7, 1.3, 1.0))
-    colour = _mix(colour, np.minimum(hair * 0.8, 0.25), np.clip(brow * strokes * 0.62 * identity.brow_weight, 0, 0.85))
+    strokes = 0.8 + 0.3 * noise(points, 900, (0.7, 1.3, 1.0))
+    colour = _mix(colour, np.minimum(hair * 0.8, 0.25), np.clip(brow * strokes * 0.72 * identity.brow_weight, 0, 0.88))
     if identity.beard != "none":
         cover = anatomy.beard(points, identity.beard)
         strength = 0.42 if identity.beard == "stubble" else 0.85

@@ -1,8 +1,8 @@
 """The studio's depth buffer: thousands of triangles smaller than a pixel, drawn in a few milliseconds on a CPU.
 
-`geometry.rasteriser` answers which face a pixel sees with exact, perspective-correct barycentrics, for any mesh. Pictures of
-a person hold forty thousand slivers of hair instead, need only the nearest face, and are drawn by the million for training
-sets. So triangles are cut into 4 x 4-pixel blocks, blocks are listed, and one scatter-minimum over
+`geometry.rasterize` answers which face a pixel sees with exact, perspective-correct barycentrics, for any mesh. Pictures
+of a person hold forty thousand slivers of hair instead, need only the nearest face, and are drawn by the million for
+training sets. So triangles are cut into 4 x 4-pixel blocks, blocks are listed, and one scatter-minimum over
 (depth, face) packed in 32 bits settles visibility.
 """
 
@@ -17,12 +17,12 @@ MAXIMUM_FACES = (1 << FACE_BITS) - 1
 EMPTY = jnp.uint32(0xFFFFFFFF)
 
 
-def nearest_face(xy: jax.Array, depth: jax.Array, drawn: jax.Array, size: tuple[int, int], blocks: int) -> tuple:
+def nearest_face(xy: list, depth: list, drawn: jax.Array, size: tuple[int, int], blocks: int) -> tuple:
     """The face nearest to the camera at every pixel centre.
 
     Args:
-      xy: [T, 3, 2] corners in pixels, pixel centres at +0.5.
-      depth: [T, 3] in [0, 1]; resolved to 1 / 32768.
+      xy: x [T] and y [T] of the three corners, in pixels, pixel centres at +0.5.
+      depth: of the three corners, [T] each, in [0, 1]; resolved to 1 / 32768.
       drawn: [T] bool, faces to draw (both orientations are drawn).
       size: height, width.
       blocks: how many 4 x 4 blocks the list holds; with more, the faces last in order are lost.
@@ -32,27 +32,30 @@ def nearest_face(xy: jax.Array, depth: jax.Array, drawn: jax.Array, size: tuple[
       wanted: [] int32, the number of blocks that were needed: compare it with `blocks`.
     """
     height, width = size
-    limit = jnp.array([width, height])
-    low = jnp.ceil(jnp.clip(xy.min(1), -1.0, limit + 1.0) - 0.5).astype(jnp.int32)  # [T, 2]
-    high = jnp.floor(jnp.clip(xy.max(1), -1.0, limit + 1.0) - 0.5).astype(jnp.int32)
-    low, high = jnp.maximum(low, 0), jnp.minimum(high, limit - 1)
-    columns, rows = ((high - low) // BLOCK + 1)[:, 0], ((high - low) // BLOCK + 1)[:, 1]
-    seen = drawn & (high >= low).all(-1)
+    def span(a: jax.Array, b: jax.Array, c: jax.Array, limit: int) -> tuple[jax.Array, jax.Array]:
+        low, high = jnp.minimum(jnp.minimum(a, b), c), jnp.maximum(jnp.maximum(a, b), c)
+        low = jnp.ceil(jnp.clip(low, -1.0, limit + 1.0) - 0.5).astype(jnp.int32)
+        high = jnp.floor(jnp.clip(high, -1.0, limit + 1.0) - 0.5).astype(jnp.int32)
+        return jnp.maximum(low, 0), jnp.minimum(high, limit - 1)
+
+    (left, right), (top, bottom) = (span(*(corner[axis] for corner in xy), limit) for axis, limit in
+                                    ((0, width), (1, height)))
+    columns, rows = (right - left) // BLOCK + 1, (bottom - top) // BLOCK + 1
+    seen = drawn & (right >= left) & (bottom >= top)
     count = jnp.where(seen, columns * rows, 0)  # [T]
     end = jnp.cumsum(count)
     start = end - count
-    face_count = xy.shape[0]
+    face_count = drawn.shape[0]
     # Item i belongs to the last face whose run starts at or before i.
     first = jnp.zeros(blocks, jnp.int32).at[jnp.where(count > 0, start, blocks)].max(
         jnp.arange(face_count, dtype=jnp.int32), mode="drop")
     face = jax.lax.cummax(first)  # [M]
     item = jnp.arange(blocks, dtype=jnp.int32)
-    corner = jnp.concatenate([xy.reshape(face_count, 6), depth], -1)
-    layout = jnp.stack([start, columns, low[:, 0], low[:, 1]], -1)[face]  # [M, 4]
+    layout = jnp.stack([start, jnp.maximum(columns, 1), left, top], -1)[face]  # [M, 4]
     offset = item - layout[:, 0]
-    x0 = layout[:, 2] + BLOCK * (offset % jnp.maximum(layout[:, 1], 1))
-    y0 = layout[:, 3] + BLOCK * (offset // jnp.maximum(layout[:, 1], 1))
-    corner = corner[face]  # [M, 9]
+    x0 = layout[:, 2] + BLOCK * (offset % layout[:, 1])
+    y0 = layout[:, 3] + BLOCK * (offset // layout[:, 1])
+    corner = jnp.stack([value for pair in xy for value in pair] + list(depth), -1)[face]  # [M, 9]
     ax, ay, bx, by, cx, cy, az, bz, cz = (corner[:, i, None] for i in range(9))
     step = jnp.arange(BLOCK * BLOCK, dtype=jnp.int32)
     px, py = x0[:, None] + step % BLOCK, y0[:, None] + step // BLOCK  # [M, 16]
