@@ -4,9 +4,9 @@
     mvp4d prepare CAPTURE... --config mvp4d_2b --config.autoencoder=weights/vae --out shards
     mvp4d preflight --config mvp4d_2b --topology v5p:4x4x4 --job train
     mvp4d train --config mvp4d_2b --config.initial=weights/transformer --config.autoencoder=weights/vae \\
-        --config.data.shards=shards --workdir gs://bucket/run
+        --config.data.shards=shards --workdir runs/mvp4d
 
-107,520 tokens a sample in the last stage (1,024 of the reference, 8 views x 13 latent frames x 1,024). The paper publishes
+107,520 tokens a sample in the last stage (1,024 of the reference, 8 views x 13 latent frames x 1,024). The paper tells
 the curriculum's kinds of data, not its sizes: stage sizes, batch, learning rates and steps are this project's choice.
 """
 

@@ -16,12 +16,12 @@ def get_config() -> ConfigDict:
     config.autoencoder_size = "tiny"
     config.autoencoder = "builtin:tiny"
     config.mesh = (1, 1, 1)
-    config.transformer = transformer("tiny", dtype="float32")
-    config.prepare.image_size, config.prepare.frames, config.prepare.stride = 64, 9, 8
+    config.transformer = transformer("tiny", dtype="float32", num_layers=4)
+    config.prepare.image_size, config.prepare.frames, config.prepare.stride = 64, 9, 4
     config.prepare.images, config.prepare.crop, config.prepare.variants = 4, "reference", 1
     config.data.threads, config.data.buffer = 1, 8
     # Few steps on one machine: a short EMA, a high learning rate, no shift of the noise towards more frames.
-    config.optimiser.ema, config.optimiser.weight_decay = 0.998, 1e-2
+    config.optimiser.ema, config.optimiser.weight_decay = 0.995, 1e-2
     config.loss.timesteps, config.loss.snr_shift = "mixed", 1.0
     config.sampling.reference_angle = 1.05
     config.checkpoint.every, config.validation.every = 200, 400
@@ -29,11 +29,11 @@ def get_config() -> ConfigDict:
     config.curriculum = ("all",)
     config.stages = ConfigDict({
         "all": stage(
-            steps=20000, learning_rate=6e-4, warmup=200, decay="constant", image_size=64,
+            steps=20000, learning_rate=1e-3, warmup=100, decay="constant", image_size=64,
             mixture={
-                "monocular": mix(weight=0.15, frames=9, batch=24),
-                "static": mix(weight=0.35, views=4, batch=24),
-                "multiview": mix(weight=0.5, views=4, frames=9, batch=8),
+                "monocular": mix(weight=0.1, frames=9, batch=16),
+                "static": mix(weight=0.5, views=4, batch=16),
+                "multiview": mix(weight=0.4, views=4, frames=9, batch=6),
             },
         ),
     })

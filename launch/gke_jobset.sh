@@ -2,17 +2,17 @@
 # Train on TPU slices of a GKE cluster, as a JobSet (what xpk makes, too). Needs kubectl and the JobSet controller.
 #
 #   NAME=mvp4d IMAGE=REGISTRY/mvp4d-jax:TAG ACCELERATOR=tpu-v5p-slice TOPOLOGY=4x4x4 HOSTS=16 CHIPS_PER_HOST=4 \
-#     BUCKET=gs://bucket launch/gke_jobset.sh --config mvp4d_2b --config.data.shards=/data/shards
+#     BUCKET=bucket launch/gke_jobset.sh --config mvp4d_2b --config.data.shards=/bucket/shards
 #
 # DRY_RUN=1 prints the manifest. On a cluster that xpk made, the same run is
 #   xpk workload create --cluster CLUSTER --workload NAME --tpu-type v5p-128 --docker-image IMAGE \
-#     --command "mvp4d train --distributed --workdir gs://bucket/NAME ARGUMENTS"
+#     --command "mvp4d train --distributed --workdir /bucket/NAME ARGUMENTS"
 # A preempted slice is started again as a whole (maxRestarts) and goes on from its newest checkpoint.
 set -euo pipefail
 : "${NAME:?}" "${IMAGE:?an image with this project and its tpu extra}" "${ACCELERATOR:?for example tpu-v5p-slice}"
-: "${TOPOLOGY:?for example 4x4x4}" "${HOSTS:?hosts of a slice}" "${CHIPS_PER_HOST:?4 on v5p, v6e}" "${BUCKET:?gs://...}"
+: "${TOPOLOGY:?for example 4x4x4}" "${HOSTS:?hosts of a slice}" "${CHIPS_PER_HOST:?4 on v5p, v6e}" "${BUCKET:?mounted at /bucket through the GCS FUSE driver}"
 [[ $# -gt 0 ]] || { sed -n '2,12p' "$0"; exit 2; }
-arguments=$(printf '"%s", ' "--workdir" "$BUCKET/$NAME" "$@")
+arguments=$(printf '"%s", ' "--workdir" "/bucket/$NAME" "$@")
 
 manifest=$(cat <<YAML
 apiVersion: jobset.x-k8s.io/v1alpha2
@@ -33,6 +33,7 @@ spec:
         template:
           metadata:
             annotations:
+              gke-gcsfuse/volumes: "true"
               alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
           spec:
             restartPolicy: Never
@@ -51,6 +52,13 @@ spec:
               resources:
                 limits:
                   google.com/tpu: $CHIPS_PER_HOST
+              volumeMounts:
+              - {name: bucket, mountPath: /bucket}
+            volumes:
+            - name: bucket
+              csi:
+                driver: gcsfuse.csi.storage.gke.io
+                volumeAttributes: {bucketName: $BUCKET, mountOptions: implicit-dirs}
 YAML
 )
 if [[ -n ${DRY_RUN:-} ]]; then echo "$manifest"; else kubectl apply -f - <<<"$manifest"; fi

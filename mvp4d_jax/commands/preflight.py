@@ -1,7 +1,7 @@
 """Compile a job ahead of time for a named topology: does it fit, what does it compute and move?
 
-TPU topologies (v5e:4x4, v5p:4x4x4, v6e:8x8, tpu7x:4x4x4) compile through libtpu, no TPU needed. GPU-shaped ones (h100:8) compile
-on host devices. Exit code 1 when the job does not fit.
+TPU topologies (v5e:4x4, v5p:4x4x4, v6e:8x8, tpu7x:4x4x4) compile through libtpu, no TPU needed. GPU-shaped ones
+(h100:8) compile on host devices. Exit code 1 when the job does not fit.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ TAKES_OVERRIDES = True
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help="tiny, small, mvp4d_2b, or a path; override with --config.a.b=v")
+    parser.add_argument("--config", required=True, help="name or path; override with --config.a.b=v")
     parser.add_argument("--topology", required=True, help="v5p:4x4x4, v6e:8x8, h100:8, ...")
     parser.add_argument("--job", choices=("train", "sample"), default="train")
     parser.add_argument("--stage", default="", help="of the curriculum; default the one with the most tokens")
-    parser.add_argument("--kind", default="", help="monocular, static or multiview; default the one with the most tokens")
+    parser.add_argument("--kind", default="", help="monocular, static or multiview; default the largest")
     parser.add_argument("--json", action="store_true", help="print the reports as JSON")
 
 

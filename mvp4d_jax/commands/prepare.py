@@ -1,7 +1,7 @@
 """Captures -> training shards of latents, maps and references.
 
-Several processes share the work (`--process I/N`, on any machines that see the same folders); a run that was stopped goes
-on where it was when the same command is given again. Settings are those of `config.prepare`.
+Several processes share the work (`--process I/N`, on any machines that see the same folders); a run that was stopped
+goes on where it was when the same command is given again. Settings are those of `config.prepare`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ TAKES_OVERRIDES = True
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("captures", nargs="+", metavar="CAPTURE", help="capture folders, or folders that hold captures")
-    parser.add_argument("--config", required=True, help="tiny, small, mvp4d_2b, or a path; override with --config.prepare.x=y")
+    parser.add_argument("--config", required=True, help="name or path; override with --config.prepare.x=y")
     parser.add_argument("--out", required=True, type=Path, help="shards folder to write")
-    parser.add_argument("--process", default="0/1", metavar="I/N", help="this process does every N-th shard from the I-th on")
+    parser.add_argument("--process", default="0/1", metavar="I/N", help="does every N-th shard from the I-th on")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> str:
     plan = resolve(config)
     folder = autoencoder_folder(config)
     if folder is None:
-        raise UserError("config.autoencoder", "names no folder", "give --config.autoencoder=FOLDER (config.json, *.safetensors)")
+        raise UserError("config.autoencoder", "names no folder",
+                        "give --config.autoencoder=FOLDER (config.json, *.safetensors)")
     return prepare(
         find_captures(args.captures), args.out, PrepareOptions(**config.prepare.to_dict()), load_autoencoder(folder)[0],
         plan.conditioning, identity=autoencoder_identity(folder), seed=config.seed, process=_process(args.process))

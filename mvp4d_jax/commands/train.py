@@ -1,9 +1,9 @@
 """Train on a device mesh: all stages of a config, from wherever the workdir stands.
 
 Run the same command again to go on after a stop, a preemption or a crash. Settings are changed with
-`--config.group.name=value`. On several hosts start the same command on each: on TPU VMs, GKE and SLURM they find each other
-(`--distributed`); elsewhere give --coordinator, --processes and --process. `--export OUT` writes the weights instead of
-training.
+`--config.group.name=value`. On several hosts start the same command on each: on TPU VMs, GKE and SLURM they find each
+other (`--distributed`); elsewhere give --coordinator, --processes and --process. `--export OUT` writes the weights
+instead of training.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ TAKES_OVERRIDES = True
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="tiny, small, mvp4d_2b, tiny_autoencoder, or a path")
-    parser.add_argument("--workdir", required=True, type=Path, help="checkpoints, metrics and the resolved config")
-    parser.add_argument("--distributed", action="store_true", help="join the other hosts of a TPU pod, GKE or SLURM job")
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's address, where hosts do not find each other")
+    parser.add_argument("--workdir", required=True, help="checkpoints, metrics and the resolved config")
+    parser.add_argument("--distributed", action="store_true", help="join the hosts of a TPU pod, GKE or SLURM job")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where hosts do not find each other")
     parser.add_argument("--processes", type=int, metavar="N")
     parser.add_argument("--process", type=int, metavar="I")
-    parser.add_argument("--join-timeout", type=float, default=300, metavar="SECONDS", help="to wait for the others (300)")
+    parser.add_argument("--join-timeout", type=float, default=300, metavar="S", help="seconds to wait (300)")
     parser.add_argument("--no-memory-check", action="store_true", help="start without asking whether the step fits")
     parser.add_argument("--export", type=Path, metavar="OUT", help="write a release folder from a checkpoint and stop")
     parser.add_argument("--step", default="latest", help="checkpoint to export: latest, best, or a step")
 
 
 def run(args: argparse.Namespace) -> str:
+    if "://" in args.workdir:
+        raise UserError("--workdir", f"'{args.workdir}' is not a folder", "mount the bucket and give its path")
+    workdir = Path(args.workdir)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for noisy in ("absl", "orbax", "jax", "grain"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -44,13 +47,13 @@ def run(args: argparse.Namespace) -> str:
     if config.get("job") == "autoencoder":
         from mvp4d_jax.training.autoencoder import export_autoencoder, train_autoencoder
         if args.export is not None:
-            return export_autoencoder(config, args.workdir, args.export)
-        return train_autoencoder(config, args.workdir)
+            return export_autoencoder(config, workdir, args.export)
+        return train_autoencoder(config, workdir)
     if args.export is not None:
         from mvp4d_jax.training.release import export_release
-        return export_release(config, args.workdir, args.export, _step(args.step))
+        return export_release(config, workdir, args.export, _step(args.step))
     from mvp4d_jax.training.loop import train
-    return train(config, args.workdir, check_memory=not args.no_memory_check)
+    return train(config, workdir, check_memory=not args.no_memory_check)
 
 
 def _step(text: str) -> str | int:

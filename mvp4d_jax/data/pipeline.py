@@ -103,8 +103,8 @@ class Batches:
       seed: of every choice.
       rows: kind -> (first, last + 1) of the batch's rows to make; default all (see `local_rows`).
 
-    A batch is a dictionary of arrays: latents [b, V, L, h, w, C], conditioning [b, V, L, h, w, Cc] (reference mask set on
-    clean frames; zero but for that mask where dropped), reference_latents [b, h, w, C], reference_conditioning
+    A batch is a dictionary of arrays: latents [b, V, L, h, w, C], conditioning [b, V, L, h, w, Cc] (reference mask
+    set on clean frames; zero but for that mask where dropped), reference_latents [b, h, w, C], reference_conditioning
     [b, h, w, Cc], clean [b, V, L] bool, sample [b] int64 (numbers within the kind).
     """
 
@@ -238,7 +238,7 @@ def iterate(batches: Batches, start: int, *, threads: int = 2, buffer: int = 4,
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
     stream = dataset.to_iter_dataset(options)
     if workers:
-        if not flags.FLAGS.is_parsed():  # Grain's worker processes read absl flags, which this command line does not use
+        if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which this command line does not use
             flags.FLAGS.mark_as_parsed()
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=buffer))
     return iter(stream)

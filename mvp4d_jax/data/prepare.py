@@ -67,7 +67,8 @@ class PrepareOptions:
 
 
 def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoencoder: VideoAutoencoder,
-            conditioning: ConditioningConfig, *, identity: str, seed: int = 0, process: tuple[int, int] = (0, 1)) -> str:
+            conditioning: ConditioningConfig, *, identity: str, seed: int = 0,
+            process: tuple[int, int] = (0, 1)) -> str:
     """Writes this process's share of the shards, and the manifest when all shares are done.
 
     Args:
@@ -114,11 +115,11 @@ def _open_all(captures: Sequence[Path], options: PrepareOptions) -> list[Capture
     opened = [Capture.open(path) for path in captures]
     for capture in opened:
         if capture.head.name != opened[0].head.name:
-            raise UserError(capture.path, f"head is '{capture.head.name}', the first capture has '{opened[0].head.name}'",
+            raise UserError(capture.path, f"head is '{capture.head.name}', the first has '{opened[0].head.name}'",
                             "prepare one head model at a time")
         if capture.frame_count < options.frames:
             raise UserError(capture.path, f"has {capture.frame_count} frames, windows need {options.frames}",
-                            f"lower config.prepare.frames to {1 + 4 * ((capture.frame_count - 1) // 4)} or leave it out")
+                            f"set config.prepare.frames to {1 + 4 * ((capture.frame_count - 1) // 4)} or leave it out")
     names = [_scene_name(capture) for capture in opened]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -184,7 +185,8 @@ def _finish(out: Path, count: int, facts: dict) -> str:
 class _Encoder:
     """Turns captures into records; compiles once per shape."""
 
-    def __init__(self, autoencoder: VideoAutoencoder, conditioning: ConditioningConfig, options: PrepareOptions, seed: int):
+    def __init__(self, autoencoder: VideoAutoencoder, conditioning: ConditioningConfig, options: PrepareOptions,
+                 seed: int):
         self.options, self.conditioning, self.seed = options, conditioning, seed
         graph, state = nnx.split(autoencoder)
         self._encode = jax.jit(lambda state, video: nnx.merge(graph, state).encode_latents(video))
@@ -208,15 +210,17 @@ class _Encoder:
                 references[-1] = [self._images(capture, view, images, boxes_of_heads[view], writer) for view in views]
             windows.append([[self._window(capture, view, start, boxes[view], writer) for start in starts]
                             for view in views])
-            rotations.append([[capture.camera(view, frame).world_to_camera[:3, :3] for frame in images] for view in views])
+            rotations.append([[capture.camera(view, frame).world_to_camera[:3, :3] for frame in images]
+                              for view in views])
         return Scene(
-            name=_scene_name(capture), shard=shard, views=capture.names, world_rotation=np.asarray(rotations, np.float32),
+            name=_scene_name(capture), shard=shard, views=capture.names,
+            world_rotation=np.asarray(rotations, np.float32),
             frontal_angle=_frontal_angles(capture, images), window_starts=starts, image_frames=images,
             window_records=np.asarray(windows, np.int64), image_records=np.asarray(singles, np.int64),
             reference_records=np.asarray(references, np.int64))
 
     def _box(self, capture: Capture, view: int, vertices: np.ndarray, head: bool, variant: int, random) -> np.ndarray:
-        """[4] left, top, right, bottom: around the head in all frames (so that the crop itself does not move), or all."""
+        """[4] left, top, right, bottom: around the head in all frames (so that the crop does not move), or all."""
         scale = float(np.exp(random.uniform(-1, 1) * np.log1p(self.options.jitter_scale)))
         shift = random.uniform(-1, 1, 2) * self.options.jitter_shift
         if head:
@@ -241,7 +245,8 @@ class _Encoder:
         latents, maps = self._record(capture, view, frames, box)
         return writer.add({"latents": latents[0], "conditioning": maps})
 
-    def _images(self, capture: Capture, view: int, frames: tuple[int, ...], box: np.ndarray, writer: ShardWriter) -> int:
+    def _images(self, capture: Capture, view: int, frames: tuple[int, ...], box: np.ndarray,
+                writer: ShardWriter) -> int:
         parts = [self._record(capture, view, range(frame, frame + 1), box) for frame in frames]
         return writer.add({"latents": np.stack([latents[0, 0] for latents, _ in parts]),
                            "conditioning": np.stack([maps[0] for _, maps in parts])})
@@ -269,7 +274,7 @@ class _Encoder:
 
 @functools.cache
 def _world_axes() -> Camera:
-    """A reference camera without rotation: ray maps then stay in world axes (turned when a sample knows its reference)."""
+    """A reference camera without rotation: ray maps then stay in world axes (see `shards`)."""
     return Camera(np.eye(4), np.float64(1), np.float64(1), np.float64(0), np.float64(0))
 
 

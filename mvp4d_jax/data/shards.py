@@ -176,7 +176,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(file, f"not readable JSON ({error})", "run 'mvp4d prepare' again") from None
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-        raise UserError(file, f"is {manifest.get('format')} version {manifest.get('version')}, wanted {FORMAT} {VERSION}",
+        raise UserError(file, f"is {manifest.get('format')} version {manifest.get('version')}, not {FORMAT} {VERSION}",
                         "run 'mvp4d prepare' of this version")
     return manifest
 

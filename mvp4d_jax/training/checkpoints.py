@@ -56,7 +56,8 @@ class Checkpoints:
         """Every finished step."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: TrainState, position: dict[str, Any], validation_loss: float | None = None) -> None:
+    def save(self, step: int, state: TrainState, position: dict[str, Any],
+             validation_loss: float | None = None) -> None:
         """Begins to write a checkpoint; returns as soon as the arrays are copied off the devices.
 
         Args:

@@ -15,7 +15,7 @@ from mvp4d_jax.training.state import TrainState
 
 
 def write(workdir: Path, step: int, state: TrainState, batch: dict[str, np.ndarray], result: dict[str, Any]) -> Path:
-    """Writes `dump-step-N/`: every process's rows of the batch, the metrics, and the state as it was before the step."""
+    """Writes `dump-step-N/`: every process's rows of the batch, the metrics, the state as it was before the step."""
     folder = (workdir / f"dump-step-{step}").absolute()
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / f"batch-{jax.process_index()}.npz", **batch)

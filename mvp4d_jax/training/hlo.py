@@ -1,7 +1,7 @@
 """What a compiled program computes and moves, read off its text.
 
-XLA's own count takes the body of a loop once and leaves Pallas kernels out. This one multiplies by the trip counts, adds
-the kernels, and sums collectives by kind.
+XLA's own count takes the body of a loop once and leaves Pallas kernels out. This one multiplies by the trip counts,
+adds the kernels, and sums collectives by kind.
 """
 
 from __future__ import annotations

@@ -155,8 +155,8 @@ def _start(config, plan: Plan, template, optimiser, mesh, checkpoints: Checkpoin
 class _Run:
     """What the stages share."""
 
-    def __init__(self, config, plan: Plan, template, optimiser, mesh, checkpoints, workdir: Path, seconds: float, held_out,
-                 check_memory: bool):
+    def __init__(self, config, plan: Plan, template, optimiser, mesh, checkpoints, workdir: Path, seconds: float,
+                 held_out, check_memory: bool):
         self.config, self.plan, self.mesh, self.checkpoints, self.workdir = config, plan, mesh, checkpoints, workdir
         step = make_train_step(template, optimiser, plan.optimiser, plan.loss, plan.learning_rate())
         self.step = jax.jit(step, donate_argnums=0)
@@ -219,7 +219,7 @@ class _Run:
             if self.stop.asked(step):
                 self._save(state, step)
                 self.checkpoints.close()
-                raise Interrupted(f"stopped at step {step} and saved; run the same command again to go on: {self.workdir}")
+                raise Interrupted(f"stopped at step {step} and saved; run the same command again: {self.workdir}")
         return state, step
 
     def _compile(self, state: TrainState, stage: Stage, layouts: dict) -> dict[str, Any]:

@@ -26,7 +26,7 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device: jax.Device) -> float:
-    """Peak FLOP/s of one device: the data sheet's, or (CPU and unknown devices) that of a matrix product measured now."""
+    """Peak FLOP/s of one device: the data sheet's, or (CPU, unknown devices) a matrix product's measured now."""
     for name in sorted(PEAK_FLOPS, key=len, reverse=True):
         if device.device_kind.startswith(name):
             return PEAK_FLOPS[name]
@@ -76,7 +76,7 @@ class MetricsLog:
             return
         path = folder / "metrics.jsonl"
         _drop_after(path, step)
-        self._file = open(path, "a", buffering=1)
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115 (open for the length of the run; `close`)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, Any]) -> None:

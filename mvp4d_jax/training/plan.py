@@ -111,7 +111,8 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
         stage = _stage(name, start, config.stages[name])
         multiple = autoencoder.spatial_compression_ratio * transformer.patch_size
         if stage.image_size % multiple:
-            raise UserError(f"config.stages.{name}.image_size", f"is {stage.image_size}", f"choose a multiple of {multiple}")
+            raise UserError(f"config.stages.{name}.image_size", f"is {stage.image_size}",
+                            f"choose a multiple of {multiple}")
         for modality in stage.modalities:
             check_accumulation(optimiser, modality.batch, f"config.stages.{name}.mixture.{modality.kind}.batch")
         stages.append(stage)

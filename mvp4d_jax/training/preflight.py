@@ -1,7 +1,8 @@
 """Does a job fit a topology? Compiles it ahead of time, without the devices, and reads off what it takes.
 
-TPU topologies compile through libtpu, no TPU needed; GPU-shaped meshes on as many host devices, which shows the sharding and
-is an estimate of the memory. The compilation runs in a process of its own, because it needs an environment of its own.
+TPU topologies compile through libtpu, no TPU needed; GPU-shaped meshes on as many host devices, which shows the
+sharding and is an estimate of the memory. The compilation runs in a process of its own, because it needs
+an environment of its own.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A device. `accelerator`: what libtpu calls a slice of it; `cores`: cores per chip that the slice's name counts;
-    `dims`: of its torus; `gib`: memory a program may use, of one JAX device; `flops`: dense bf16 peak of one JAX device."""
+    """A device: what libtpu calls a slice of it, cores per chip that the slice's name counts, dimensions of its torus;
+    of one JAX device: memory a program may use (GiB), dense bf16 peak (FLOP/s)."""
 
     accelerator: str
     cores: int
@@ -139,7 +140,8 @@ def _compile(config, overrides, topology: Topology, part: str, stage: str, kind:
         if not answer.is_file():
             named = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+(Error|Exception)\b", line)]
             lines = named or done.stderr.split("\n")[-2:] or ["no message"]
-            raise UserError(f"{part} on {topology.text}", f"the compiler ended with {done.returncode}: {lines[-1][:400]}")
+            raise UserError(f"{part} on {topology.text}",
+                            f"the compiler ended with {done.returncode}: {lines[-1][:400]}")
         report = json.loads(answer.read_text())
     if "error" in report:
         raise UserError(*report["error"])
@@ -153,13 +155,15 @@ def table(reports: list[dict[str, Any]], topology: Topology) -> str:
     for report in reports:
         moved = report["collective_bytes"]
         lines += [
-            f"{report['part']} on {topology.text} ({report['devices']} devices, mesh {report['mesh']}): {report['what']}",
+            f"{report['part']} on {topology.text} ({report['devices']} devices, mesh {report['mesh']}): "
+            f"{report['what']}",
             f"  memory per device   {report['total'] / GIB:7.2f} GiB of {report['limit'] / GIB:.2f} "
             f"({report['arguments'] / GIB:.2f} arguments, {report['temporaries'] / GIB:.2f} temporaries)",
         ]
         if report["flops"]:
             lines += [
-                f"  FLOPs per device    {report['flops'] / 1e12:7.2f} T ({report['kernel_flops'] / 1e12:.2f} T in Pallas kernels); "
+                f"  FLOPs per device    {report['flops'] / 1e12:7.2f} T "
+                f"({report['kernel_flops'] / 1e12:.2f} T in Pallas kernels); "
                 f"{report['flops'] / topology.device.flops:.2f} s at the device's peak",
                 f"  moved per device    {sum(moved.values()) / 1e9:7.2f} GB"
                 + "".join(f"; {name} {value / 1e9:.2f}" for name, value in sorted(moved.items())),

@@ -76,7 +76,8 @@ def _batch(plan: Plan, stage: Stage, modality: Modality, mesh: Mesh) -> dict[str
 def _describe(plan: Plan, stage: Stage, modality: Modality, samples: int) -> dict[str, Any]:
     tokens = tokens_of(plan.transformer, modality.views, modality.latents, plan.latent_size(stage))
     frames = 1 + 4 * (modality.latents - 1)
-    return {"what": f"{samples} x {modality.views} views x {frames} frames x {stage.image_size}^2, {tokens:,} tokens a sample",
+    return {"what": f"{samples} x {modality.views} views x {frames} frames x {stage.image_size}^2, "
+                    f"{tokens:,} tokens a sample",
             "tokens": tokens, "samples": samples,
             "attention": choose_backend(jnp.dtype(plan.transformer.dtype), plan.transformer.attention_backend)}
 
@@ -106,7 +107,8 @@ def _denoise(plan: Plan, stage: Stage, modality: Modality, devices: list) -> tup
                                    reference_latents=batch["reference_latents"],
                                    reference_conditioning=batch["reference_conditioning"])
         x0, noise = schedule.x0_from_v(latents, v, timesteps), schedule.epsilon_from_v(latents, v, timesteps)
-        return jnp.where(batch["clean"][..., None, None, None], latents, schedule.add_noise(x0, noise, then + 0 * timesteps))
+        stepped = schedule.add_noise(x0, noise, jnp.broadcast_to(then, timesteps.shape))
+        return jnp.where(batch["clean"][..., None, None, None], latents, stepped)
 
     params = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
                           template.shapes, template.shardings)

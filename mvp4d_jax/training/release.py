@@ -1,4 +1,4 @@
-"""A checkpoint's moving average as a release: `transformer/`, `vae/` and `mvp4d.json` with what they were trained for."""
+"""A checkpoint's moving average as a release: `transformer/`, `vae/`, and `mvp4d.json`: what they were trained for."""
 
 from __future__ import annotations
 

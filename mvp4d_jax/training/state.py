@@ -167,7 +167,8 @@ def state_shardings(template: ModelTemplate, optimiser: optax.GradientTransforma
     return TrainState(nowhere, nowhere, template.shardings, template.shardings, moments)
 
 
-def initial_state(template: ModelTemplate, optimiser: optax.GradientTransformation, mesh: Mesh, seed: int) -> TrainState:
+def initial_state(template: ModelTemplate, optimiser: optax.GradientTransformation, mesh: Mesh,
+                  seed: int) -> TrainState:
     """A fresh state, every array made in its shards."""
     shardings = state_shardings(template, optimiser, mesh)
 
@@ -193,5 +194,6 @@ def abstract_state(template: ModelTemplate, optimiser: optax.GradientTransformat
 
 def with_params(state: TrainState, params: Tree) -> TrainState:
     """The state with other parameters (pretrained ones), laid out as its own; the EMA starts from them."""
-    placed = jax.tree.map(lambda old, new: jax.device_put(jnp.asarray(new, old.dtype), old.sharding), state.params, params)
+    placed = jax.tree.map(lambda old, new: jax.device_put(jnp.asarray(new, old.dtype), old.sharding), state.params,
+                          params)
     return dataclasses.replace(state, params=placed, ema=jax.tree.map(jnp.copy, placed))

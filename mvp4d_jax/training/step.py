@@ -86,8 +86,8 @@ def make_train_step(template: ModelTemplate, optimiser: optax.GradientTransforma
                     ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """The function to jit: (state, batch) -> (state, metrics).
 
-    Metrics: loss, gradient_norm, learning_rate, finite. Where loss or gradient are not finite the state comes back as it
-    went in (but for donated buffers), so that it can be dumped and looked at.
+    Metrics: loss, gradient_norm, learning_rate, finite. Where loss or gradient are not finite the state comes back as
+    it went in (but for donated buffers), so that it can be dumped and looked at.
     """
     schedule = NoiseSchedule.cogvideox(snr_shift=loss.snr_shift)
     count = options.accumulation

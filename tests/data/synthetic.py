@@ -1,4 +1,4 @@
-"""Shards of random numbers, written with the project's own writer: what the pipeline and the loop need, without models."""
+"""Shards of random numbers, written with the project's own writer: what pipeline and loop need, without models."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def write_shards(folder: Path, *, scenes: int = 3, views: int = 4, windows: int 
         name = f"shard-{index:05d}.array_record"
         writer = ShardWriter(folder / name)
 
-        def record(frames: int) -> int:
+        def record(frames: int, writer: ShardWriter = writer) -> int:
             nonlocal serial
             serial += 1
             content = random.normal(size=(frames, size, size, channels)).astype(np.float16)
@@ -44,8 +44,9 @@ def write_shards(folder: Path, *, scenes: int = 3, views: int = 4, windows: int 
         files.append({"name": name, "bytes": (folder / name).stat().st_size, "records": writer.count,
                       "sha256": checksum(folder / name)})
     manifest = {
-        "format": FORMAT, "version": VERSION, "head": "builtin", "image_size": image_size or size * 8, "latents": latents,
-        "frames": 1 + 4 * (latents - 1), "latent_scale": 1.0, "latent_channels": channels, "autoencoder": autoencoder,
+        "format": FORMAT, "version": VERSION, "head": "builtin", "image_size": image_size or size * 8,
+        "latents": latents, "frames": 1 + 4 * (latents - 1), "latent_scale": 1.0, "latent_channels": channels,
+        "autoencoder": autoencoder,
         "conditioning": {"motion": "displacement", "frequencies": 7, "expression_scale": 0.0104, "image_to_latent": 8,
                          "supersampling": 2},
         "scenes": [scene.as_json() for scene in listed], "files": files}

@@ -64,7 +64,7 @@ def test_mismatch_with_the_config(folder, field, value, message):
 
 
 def test_manifest_absent_or_foreign(folder, tmp_path):
-    with pytest.raises(UserError, match="no manifest.json"):
+    with pytest.raises(UserError, match=r"no manifest\.json"):
         Shards.open(tmp_path / "nothing")
     manifest = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**manifest, "version": 99}))

@@ -82,7 +82,8 @@ def test_learning_rate_over_stages():
     """Warm-up, constant, then a second stage with a cosine, by the formula."""
     plan = resolve(load_config("small"))
     rate, (first, second) = plan.learning_rate(), plan.stages
-    steps = np.array([0, 499, 999, 5000, second.start, second.start + 499, second.start + second.steps // 2, second.stop - 1])
+    steps = np.array([0, 499, 999, 5000, second.start, second.start + 499, second.start + second.steps // 2,
+                      second.stop - 1])
     ours = [float(rate(np.int32(step))) for step in steps]
     part = (second.steps // 2 - second.warmup) / (second.steps - second.warmup)
     cosine = second.learning_rate * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * part)))

@@ -14,7 +14,8 @@ from mvp4d_jax.models.transformer_config import TransformerConfig
 from mvp4d_jax.training.state import ModelTemplate, OptimiserOptions, initial_state, make_optimiser, path_name
 from mvp4d_jax.training.step import LossOptions, draw_timesteps, make_train_step, noisy_batch
 
-CONFIG = TransformerConfig.named("tiny", num_layers=2, num_heads=2, head_dim=16, time_embed_dim=32, conditioning_channels=8)
+CONFIG = TransformerConfig.named("tiny", num_layers=2, num_heads=2, head_dim=16, time_embed_dim=32,
+                                 conditioning_channels=8)
 SHAPE = (8, 2, 2, 8, 8, 16)  # [B, V, L, h, w, C]
 
 
@@ -39,11 +40,12 @@ def run_steps(mesh_shape, accumulation: int, steps: int = 2):
     template = ModelTemplate(lambda rngs: MultiViewTransformer(CONFIG, rngs=rngs), mesh)
     optimiser = make_optimiser(options, template.shapes)
     state = initial_state(template, optimiser, mesh, seed=0)
-    step = jax.jit(make_train_step(template, optimiser, options, LossOptions(snr_shift=1.0), lambda step: jnp.float32(1e-2)))
+    step = jax.jit(make_train_step(template, optimiser, options, LossOptions(snr_shift=1.0),
+                                   lambda step: jnp.float32(1e-2)))
     losses = []
     with parallel.use_mesh(mesh):
         for index in range(steps):
-            batch = {name: jax.device_put(value, parallel.batch_sharding(mesh)) for name, value in make_batch(index).items()}
+            batch = jax.device_put(make_batch(index), parallel.batch_sharding(mesh))
             state, metrics = step(state, batch)
             losses.append(float(metrics["loss"]))
     return np.asarray(losses), state
@@ -78,7 +80,8 @@ def test_state_is_really_sharded(mesh):
         leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size > 4096]
         total = sum(leaf.nbytes for leaf in leaves)
         for device in made.devices.flat:
-            held = sum(shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards if shard.device == device)
+            shards = [shard for leaf in leaves for shard in leaf.addressable_shards if shard.device == device]
+            held = sum(shard.data.nbytes for shard in shards)
             assert held <= total / split * 1.05, (mesh, held, total)
 
 

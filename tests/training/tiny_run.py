@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "data"))
-from synthetic import write_shards  # noqa: E402
+from synthetic import write_shards
 
 __all__ = ["overrides", "run", "start", "write_shards"]
 
@@ -16,7 +16,8 @@ def overrides(shards: Path, *, steps: int = 12, mesh=(1, 1, 1), **more) -> list[
     settings = {
         "autoencoder": "", "data.shards": shards, "mesh": ",".join(map(str, mesh)), "transformer.num_layers": 1,
         "transformer.num_heads": 2, "transformer.head_dim": 16, "transformer.time_embed_dim": 16,
-        "stages.all.image_size": 32, "stages.all.steps": steps, "stages.all.warmup": 2, "stages.all.learning_rate": 1e-3,
+        "stages.all.image_size": 32, "stages.all.steps": steps, "stages.all.warmup": 2,
+        "stages.all.learning_rate": 1e-3,
         "stages.all.mixture.monocular.weight": 0.0, "stages.all.mixture.static.batch": 8,
         "stages.all.mixture.multiview.batch": 8, "stages.all.mixture.multiview.views": 2, "checkpoint.every": 4,
         "metrics.every": 1, "validation.every": 1000000,
@@ -25,11 +26,13 @@ def overrides(shards: Path, *, steps: int = 12, mesh=(1, 1, 1), **more) -> list[
     return [f"--config.{name}={value}" for name, value in settings.items()]
 
 
-def start(workdir: Path, arguments: list[str], *, devices: int = 1, extra: list[str] = (), limits: str = "") -> subprocess.Popen:
+def start(workdir: Path, arguments: list[str], *, devices: int = 1, extra: list[str] = (),
+          limits: str = "") -> subprocess.Popen:
     """`mvp4d train --config tiny` in a process of its own, on so many host devices."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu",
                    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    command = [sys.executable, "-m", "mvp4d_jax.cli", "train", "--config", "tiny", "--workdir", str(workdir), *extra, *arguments]
+    command = [sys.executable, "-m", "mvp4d_jax.cli", "train", "--config", "tiny", "--workdir", str(workdir), *extra,
+               *arguments]
     if limits:
         command = ["bash", "-c", f"{limits}; exec \"$@\"", "bash", *command]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -1,0 +1,108 @@
+"""Training of the autoencoder: what a batch holds, what a loss is, a resumed run, an export that diffusers loads."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from safetensors.torch import load_file
+
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.models.checkpoint import load_autoencoder
+from mvp4d_jax.training import autoencoder
+from mvp4d_jax.training.checkpoints import Checkpoints
+from mvp4d_jax.training.config import load_config
+
+
+def smooth_clips(count: int, frames: int, size: int) -> np.ndarray:
+    """Random low-frequency clips, uint8 [N, F, S, S, 3]."""
+    coarse = np.random.default_rng(0).uniform(0, 255, (count, frames, 3, 3, 3))
+    return np.asarray(jax.image.resize(coarse, (count, frames, size, size, 3), "cubic")).clip(0, 255).astype(np.uint8)
+
+
+def settings(*overrides: str):
+    return load_config("tiny_autoencoder", [
+        "--config.image_batch=2", "--config.clip_every=1000", "--config.warmup=1", "--config.every.metrics=1",
+        "--config.every.validation=1000", "--config.every.checkpoint=2", *overrides])
+
+
+@pytest.fixture()
+def clips(monkeypatch):
+    made = smooth_clips(6, 1, 16)
+    monkeypatch.setattr(autoencoder, "load_clips", lambda config: (made[2:], made[:2]))
+    monkeypatch.setattr(autoencoder, "validate", lambda *_: {})
+    return made
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    clips = smooth_clips(5, 9, 8)
+    config = settings("--config.clip_every=4", "--config.clip_batch=3")
+    straight = [batch for batch, _ in zip(autoencoder.batches(clips, config, 0), range(6))]
+    resumed = [batch for batch, _ in zip(autoencoder.batches(clips, config, 2), range(4))]
+    assert [batch.shape[:2] for batch in straight] == [(2, 1), (2, 1), (2, 1), (3, 9), (2, 1), (2, 1)]
+    for one, other in zip(straight[2:], resumed):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(straight[0], straight[1])
+    known = np.concatenate([clips, clips[:, :, :, ::-1]]) / 127.5 - 1
+    for sample in straight[3]:  # a clip as it is, or its mirror image
+        assert np.abs(known - sample).max((1, 2, 3, 4)).min() < 1e-5
+
+
+def test_loss_by_hand():
+    """A constant error has no gradient; a checkerboard's halves are flat."""
+    target = jnp.zeros((1, 1, 8, 8, 3))
+    assert abs(float(autoencoder.reconstruction_loss(target + 0.25, target, 1.0)) - 0.25) < 1e-6
+    board = jnp.asarray((np.indices((8, 8)).sum(0) % 2) * 2.0 - 1)[None, None, :, :, None] * jnp.ones(3)
+    assert abs(float(autoencoder.reconstruction_loss(board, target, 0.6)) - (1 + 0.2 * (2 + 2))) < 1e-5
+
+
+def interrupted_after(step: int):
+    """`Checkpoints.save` of a run that is killed once the checkpoint of `step` is on disk."""
+    save = Checkpoints.save
+
+    def save_and_stop(self, at, *rest):
+        save(self, at, *rest)
+        self.close()
+        if at == step:
+            raise KeyboardInterrupt
+
+    return save_and_stop
+
+
+def test_resume_and_export(clips, tmp_path):
+    """A run that was killed ends with the same weights, bit for bit; diffusers reads them and computes the same."""
+    config = settings("--config.steps=4")
+    autoencoder.train_autoencoder(config, tmp_path / "straight")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", interrupted_after(2))
+        with pytest.raises(KeyboardInterrupt):
+            autoencoder.train_autoencoder(config, tmp_path / "resumed")
+    autoencoder.train_autoencoder(config, tmp_path / "resumed")
+    lines = [json.loads(line) for line in (tmp_path / "resumed" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(autoencoder, "validate", lambda *_: {"validation_psnr_image": 0.0, "validation_psnr_clip": 0.0})
+        for name in ("straight", "resumed"):
+            autoencoder.export_autoencoder(config, tmp_path / name, tmp_path / name / "vae")
+    one, other = (load_file(tmp_path / name / "vae" / "diffusion_pytorch_model.safetensors")
+                  for name in ("straight", "resumed"))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+    model, sizes = load_autoencoder(tmp_path / "resumed" / "vae")
+    oracle = AutoencoderKLCogVideoX.from_pretrained(tmp_path / "resumed" / "vae").eval()
+    held_out = clips[:2].astype(np.float32) / 127.5 - 1
+    latents = model.encode_latents(jnp.asarray(held_out))
+    with torch.no_grad():
+        theirs = oracle.encode(torch.from_numpy(held_out).permute(0, 4, 1, 2, 3)).latent_dist.mean
+    np.testing.assert_allclose(latents, theirs.permute(0, 2, 3, 4, 1) * sizes.scaling_factor, atol=1e-4)
+    assert abs(float(latents.std()) - 1) < 0.01  # the scale was measured on the held-out clips
+
+
+def test_no_captures_is_the_users_mistake(tmp_path):
+    for folder in ("", str(tmp_path)):
+        with pytest.raises(UserError, match="holds 0 captures"):
+            autoencoder.train_autoencoder(settings(f"--config.data.captures={folder}"), tmp_path / "run")
