@@ -4,11 +4,14 @@ Gaussians lie on a sphere that fills most of the picture, with the sizes and opa
 """
 
 import argparse
+import os
 import time
 
-import torch
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as mvp4d_export does, before torch is loaded
 
-from mvp4d_export.rasterize import rasterize
+import torch  # noqa: E402
+
+from mvp4d_export.rasterize import rasterize  # noqa: E402
 
 
 def scene(count: int, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -1,11 +1,15 @@
 """Fixtures of the PyTorch half: one small capture, one small avatar."""
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as mvp4d_export does, before torch is loaded
+
+import torch  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
