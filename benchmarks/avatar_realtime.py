@@ -15,15 +15,15 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as mvp4d_export does, before torch is loaded
 
-import torch  # noqa: E402
+import torch
 
-from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar  # noqa: E402
-from mvp4d_export.cameras import camera_path  # noqa: E402
-from mvp4d_export.capture import read_motion  # noqa: E402
-from mvp4d_export.commands.render import parse_size  # noqa: E402
-from mvp4d_export.device import pick_device  # noqa: E402
-from mvp4d_export.realtime import RealtimeRenderer  # noqa: E402
-from mvp4d_export.rig import Pose  # noqa: E402
+from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
+from mvp4d_export.cameras import camera_path
+from mvp4d_export.capture import read_motion
+from mvp4d_export.commands.render import parse_size
+from mvp4d_export.device import pick_device
+from mvp4d_export.realtime import RealtimeRenderer
+from mvp4d_export.rig import Pose
 
 
 def grow(avatar: Avatar, count: int) -> None:

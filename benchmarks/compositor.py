@@ -9,9 +9,9 @@ import time
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as mvp4d_export does, before torch is loaded
 
-import torch  # noqa: E402
+import torch
 
-from mvp4d_export.rasterize import rasterize  # noqa: E402
+from mvp4d_export.rasterize import rasterize
 
 
 def scene(count: int, seed: int = 0) -> dict[str, torch.Tensor]:

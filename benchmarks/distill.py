@@ -14,14 +14,14 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as mvp4d_export does, before torch is loaded
 
-import torch  # noqa: E402
+import torch
 
-from mvp4d_export.capture import Capture  # noqa: E402
-from mvp4d_export.dataset import Dataset  # noqa: E402
-from mvp4d_export.device import pick_device  # noqa: E402
-from mvp4d_export.distill import Distiller  # noqa: E402
-from mvp4d_export.presets import PRESETS, preset  # noqa: E402
-from mvp4d_export.progress import progress  # noqa: E402
+from mvp4d_export.capture import Capture
+from mvp4d_export.dataset import Dataset
+from mvp4d_export.device import pick_device
+from mvp4d_export.distill import Distiller
+from mvp4d_export.presets import PRESETS, preset
+from mvp4d_export.progress import progress
 
 
 def main() -> None:
