@@ -161,7 +161,7 @@ class _Run:
         step = make_train_step(template, optimiser, plan.optimiser, plan.loss, plan.learning_rate())
         self.step = jax.jit(step, donate_argnums=0)
         self.check_memory = check_memory
-        self.validation = Validation(config, plan, template, held_out, mesh)
+        self.validation = Validation(config, plan, template, held_out, mesh, workdir)
         self.metrics = MetricsLog(workdir, checkpoints.latest() or 0)
         self.peak = peak_flops(mesh.devices.flat[0]) * mesh.size
         self.began = time.monotonic() - seconds

@@ -51,7 +51,7 @@ TPU_TEXT = """HloModule jit_f
   %i = s32[] get-tuple-element(%arg), index=0
   %x = bf16[4,64,32] get-tuple-element(%arg), index=1
   %next = s32[] add(%i, %one)
-  %call = f32[4,64,32]{2,1,0} custom-call(%x, %x, %x), custom_call_target="tpu_custom_call", metadata={op_name="mha_fwd"}
+  %call = f32[4,64,32] custom-call(%x, %x, %x), custom_call_target="tpu_custom_call", metadata={op_name="mha_fwd"}
   %gather = (bf16[4,64,32], bf16[4,512,32]) all-gather-start(%x), dimensions={1}
   %done = bf16[4,512,32] all-gather-done(%gather)
   ROOT %out = (s32[], bf16[4,64,32]) tuple(%next, %x)
