@@ -165,7 +165,7 @@ class _Run:
         self.metrics = MetricsLog(workdir, checkpoints.latest() or 0)
         self.peak = peak_flops(mesh.devices.flat[0]) * mesh.size
         self.began = time.monotonic() - seconds
-        self.stop = _StopSignal()
+        self.stop: _StopSignal | None = None  # before the first step there is nothing to save
 
     def all_stages(self, state: TrainState, folders: dict[str, list[Shards]]) -> None:
         step = int(state.step)
@@ -188,6 +188,7 @@ class _Run:
         stream = iterate(batches, step - stage.start, threads=data.threads, buffer=data.buffer, workers=data.workers)
         log.info("stage '%s': steps %d to %d at %d pixels", stage.name, step, stage.stop, stage.image_size)
         steps = self._compile(state, stage, layouts)
+        self.stop = self.stop or _StopSignal()
         window = _Window()
         local, waited = self._next(stream)
         while step < stage.stop:

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from synthetic import write_shards
 
 from mvp4d_jax.data.shards import MANIFEST, Shards, check_same, pack, unpack
 from mvp4d_jax.errors import UserError
+from tests.data.synthetic import write_shards
 
 
 @pytest.fixture

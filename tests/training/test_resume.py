@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_run import overrides, run, start, write_shards
 
 from mvp4d_jax import parallel
 from mvp4d_jax.models.transformer import MultiViewTransformer
@@ -20,6 +19,7 @@ from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.metrics import read_metrics
 from mvp4d_jax.training.plan import resolve
 from mvp4d_jax.training.state import ModelTemplate, abstract_state, make_optimiser
+from tests.training.tiny_run import overrides, run, start, write_shards
 
 STEPS = 12
 

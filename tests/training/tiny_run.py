@@ -5,8 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "data"))
-from synthetic import write_shards
+from tests.data.synthetic import write_shards
 
 __all__ = ["overrides", "run", "start", "write_shards"]
 

@@ -1,0 +1,136 @@
+"""Captures to shards: what a record holds, sharing and restarting the work, refusals."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mvp4d_jax.capture import Capture, CaptureWriter
+from mvp4d_jax.data.prepare import PrepareOptions, prepare
+from mvp4d_jax.data.shards import Shards
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.geometry.cameras import FIELDS, Camera
+from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
+from mvp4d_jax.models.autoencoder import VideoAutoencoder
+from mvp4d_jax.models.config import AutoencoderConfig
+from tests.capture.toy import make_cameras, make_motion, make_rig
+
+SIZE, VIEWS, FRAMES = 32, 2, 7
+CONDITIONING = ConditioningConfig()
+OPTIONS = PrepareOptions(image_size=SIZE, frames=5, stride=2, images=2, crop="none", captures_per_shard=1)
+
+
+def write_toy(path, name: str = "toy", frames: int = FRAMES):
+    cameras = make_cameras(VIEWS)
+    scale = SIZE / 12
+    cameras = Camera(cameras.world_to_camera, *(getattr(cameras, name) * scale for name in FIELDS[1:]))
+    pixels = np.random.default_rng(len(path.name)).integers(0, 256, (VIEWS, frames, SIZE, SIZE, 3), dtype=np.uint8)
+    with CaptureWriter(path, head=make_rig(name), motion=make_motion(frames), cameras=cameras,
+                       names=("left", "right"), image_size=(SIZE, SIZE), masks=False) as writer:
+        for view in range(VIEWS):
+            for frame in range(frames):
+                writer.add(view, frame, pixels[view, frame])
+    return path
+
+
+@pytest.fixture(scope="module")
+def captures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("captures")
+    return [write_toy(folder / name) for name in ("a", "bb", "ccc")]
+
+
+@pytest.fixture(scope="module")
+def autoencoder():
+    config = AutoencoderConfig(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
+                               scaling_factor=1.25)
+    graph, state = nnx.split(nnx.eval_shape(lambda: VideoAutoencoder(config, rngs=nnx.Rngs(0))))
+    random = np.random.default_rng(0)
+    state = jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.2, leaf.shape), leaf.dtype), state)
+    return nnx.merge(graph, state)
+
+
+@pytest.fixture(scope="module")
+def shards(captures, autoencoder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "shards"
+    prepare(captures, out, OPTIONS, autoencoder, CONDITIONING, identity="abc")
+    return Shards.open(out)
+
+
+def test_manifest(shards):
+    assert shards.manifest["latent_scale"] == 1.25 and shards.manifest["head"] == "toy"
+    assert shards.manifest["autoencoder"] == "abc" and shards.manifest["latents"] == 2
+    assert [scene.window_starts for scene in shards.scenes] == [(0, 2)] * 3
+    assert shards.scenes[0].image_frames == (0, 6) and len(shards.manifest["files"]) == 3
+
+
+def test_records_hold_scaled_latents_and_maps(shards, captures, autoencoder):
+    """Against the autoencoder and the drawing called by hand, with the reference's axes put in afterwards."""
+    capture, scene = Capture.open(captures[1]), shards.scenes[1]
+    record = shards.read(scene.shard, scene.window_records[0, 1, 1])
+    video = jnp.asarray(capture.frames("right", slice(2, 7)), jnp.float32)[None] / 127.5 - 1
+    mean = jnp.split(autoencoder.encode(video), 2, axis=-1)[0][0]
+    np.testing.assert_allclose(record["latents"], 1.25 * mean, atol=5e-3)
+    reference = capture.camera(0, 0)
+    cameras = Camera(*(np.asarray(getattr(capture.cameras, name))[1:2] for name in FIELDS))
+    expected = draw_conditioning(capture.head, capture.motion[2:7], cameras, (SIZE, SIZE), CONDITIONING, reference)[0]
+    rays = CONDITIONING.parts["rays"]
+    ours = record["conditioning"].astype(np.float32)
+    ours[..., rays] = ours[..., rays] @ reference.world_to_camera[:3, :3].T
+    np.testing.assert_allclose(ours, expected, atol=5e-3)
+    np.testing.assert_allclose(scene.world_rotation[0, 0, 0], reference.world_to_camera[:3, :3], atol=1e-6)
+
+
+def test_frontal_angles(shards, captures):
+    """The angle between the face's axis and the camera's direction, with scipy's rotations."""
+    from scipy.spatial.transform import Rotation
+    capture = Capture.open(captures[0])
+    for place, frame in enumerate(shards.scenes[0].image_frames):
+        turn = Rotation.from_rotvec(capture.motion.rotation[frame]) * Rotation.from_rotvec(capture.motion.neck[frame])
+        for view in range(VIEWS):
+            matrix = capture.camera(view, frame).world_to_camera
+            towards = -matrix[:3, :3].T @ matrix[:3, 3] - capture.motion.translation[frame]
+            cosine = turn.apply([0, 0, 1]) @ towards / np.linalg.norm(towards)
+            assert shards.scenes[0].frontal_angle[view, place] == pytest.approx(np.arccos(cosine), abs=1e-4)
+
+
+def test_processes_share_and_a_restart_goes_on(shards, captures, autoencoder, tmp_path):
+    out = tmp_path / "shards"
+    first = prepare(captures, out, OPTIONS, autoencoder, CONDITIONING, identity="abc", process=(0, 2))
+    assert "1 of 3 are with the other processes" in first
+    with pytest.raises(UserError, match="not finished"):
+        Shards.open(out)
+    (out / "shard-00002.json").unlink()  # as if killed before its note was written
+    (out / ".shard-00002.1234.tmp.array_record").write_bytes(b"cut")
+    kept = (out / "shard-00000.array_record").stat().st_mtime_ns
+    for index in (1, 0):
+        prepare(captures, out, OPTIONS, autoencoder, CONDITIONING, identity="abc", process=(index, 2))
+    again = Shards.open(out)
+    assert (out / "shard-00000.array_record").stat().st_mtime_ns == kept, "a finished shard is not made again"
+    assert again.manifest["files"] == shards.manifest["files"] and again.manifest["scenes"] == shards.manifest["scenes"]
+
+
+def test_refusals(captures, autoencoder, tmp_path):
+    def attempt(paths, out="o", options=OPTIONS, **more):
+        return prepare(paths, tmp_path / out, options, autoencoder, CONDITIONING, identity="abc", **more)
+
+    with pytest.raises(UserError, match="none given"):
+        attempt([])
+    with pytest.raises(UserError, match="has 3 frames, windows need 5"):
+        attempt([write_toy(tmp_path / "short", frames=3)])
+    with pytest.raises(UserError, match="head is 'other', the first has 'toy'"):
+        attempt([captures[0], write_toy(tmp_path / "foreign", name="other")])
+    with pytest.raises(UserError, match="given twice"):
+        attempt([captures[0], captures[0]])
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "plan.json").write_text(json.dumps({"head": "toy", "seed": 7}))
+    with pytest.raises(UserError, match="begun with other settings"):
+        attempt(captures[:1])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="not empty"):
+        attempt(captures[:1], out="full")
+    with pytest.raises(UserError, match="1 \\+ 4k"):
+        PrepareOptions(image_size=32, frames=6, stride=1, images=1)
