@@ -1,0 +1,120 @@
+"""The promises of the presets at full size: on a studio capture of a test identity, and on a GPU if there is one."""
+
+import dataclasses
+import time
+
+import pytest
+import torch
+
+from mvp4d_export.capture import Capture
+from mvp4d_export.dataset import Dataset
+from mvp4d_export.distill import Distiller, distill
+from mvp4d_export.presets import preset
+from mvp4d_jax.cli import main
+
+IDENTITY = "11001"
+
+
+def film(folder, *, frames, size):
+    arguments = ["studio", "--out", str(folder), "--identity", IDENTITY, "--views", "12", "--frames", str(frames)]
+    assert main([*arguments, "--size", str(size), "--motion", "expressive"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def person(tmp_path_factory):
+    """12 views x 24 frames of 128 x 128 of a person whose number no training has seen."""
+    return film(tmp_path_factory.mktemp("studio") / "person", frames=24, size=128)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_cpu_preset_on_a_studio_capture(person):
+    torch.set_num_threads(2)
+    scores = {}
+    for name in ("with", "without"):
+        config = preset("cpu")
+        if name == "without":
+            config = dataclasses.replace(config, avatar=dataclasses.replace(config.avatar, net=None))
+        data = Dataset.load(Capture.open(person), hold_views=2, hold_times=4)
+        fit = Distiller(data, config)
+        for _ in range(config.steps):
+            fit.train_step()
+        scores[name] = fit.score()
+    print(scores)
+    assert scores["with"]["held_views"]["psnr"] >= 28
+    assert scores["with"]["held_views"]["ssim"] >= 0.93
+    gain = scores["with"]["held_times_expressive"]["psnr"] - scores["without"]["held_times_expressive"]["psnr"]
+    assert gain >= 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(3000)
+def test_default_preset_and_real_time_on_a_gpu(tmp_path):
+    """12 views x 48 frames of 512 x 512 within ten minutes; 300 whole frames a second with 100 k Gaussians."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device: the default preset and the real-time loop need one")
+    from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
+    from mvp4d_export.cameras import camera_path
+    from mvp4d_export.capture import read_motion
+    from mvp4d_export.realtime import RealtimeRenderer
+    from mvp4d_export.rig import Pose
+
+    capture = film(tmp_path / "person", frames=48, size=512)
+    start = time.perf_counter()
+    fit = Distiller(Dataset.load(Capture.open(capture), hold_views=2, hold_times=4, device="cuda"), preset("default"))
+    report = distill(fit, tmp_path / "avatar")
+    assert time.perf_counter() - start < 600
+    assert report["scores"]["held_views"]["psnr"] >= 28
+    avatar = Avatar.load(tmp_path / "avatar", "cuda")
+    index = torch.randint(avatar.gaussian_count, (100_000,), device="cuda")
+    avatar.set_gaussians(avatar.binding[index], {name: getattr(avatar, name)[index] for name in GAUSSIAN_TENSORS})
+    renderer = RealtimeRenderer(avatar, 512, 512)
+    pose = Pose.of(read_motion(tmp_path / "avatar"), "cuda")
+    path = camera_path("orbit:360x48", (512, 512), 48)
+    viewmats, K = torch.from_numpy(path.viewmats).cuda(), torch.from_numpy(path.Ks[0]).cuda()
+
+    def seconds(posing: bool, drawing: bool) -> float:
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for frame in range(480):
+            if posing:
+                renderer.advance(pose[frame % 48 : frame % 48 + 1], viewmats[frame % 48])
+            if drawing:
+                renderer.draw(K)
+        torch.cuda.synchronize()
+        return (time.perf_counter() - began) / 480
+
+    seconds(True, True)
+    assert 1 / seconds(True, True) >= 300
+    assert seconds(True, False) <= seconds(False, True)
+
+
+@pytest.mark.gpu
+def test_recorded_graph_equals_the_plain_path(fitted):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device: CUDA graphs cannot be recorded")
+    check_realtime(fitted[0], "cuda")
+
+
+def test_realtime_loop_renders_what_render_does(fitted):
+    check_realtime(fitted[0], "cpu")
+
+
+def check_realtime(folder, device):
+    from mvp4d_export.avatar import Avatar
+    from mvp4d_export.cameras import camera_path
+    from mvp4d_export.capture import read_motion
+    from mvp4d_export.realtime import RealtimeRenderer
+    from mvp4d_export.render import plan_shot, render_frames
+    from mvp4d_export.rig import Pose
+
+    avatar = Avatar.load(folder, device)
+    pose = Pose.of(read_motion(folder), device)
+    path = camera_path("orbit:360x6", (48, 56), 6)
+    expected = [rgb for rgb, _ in render_frames(avatar, plan_shot(pose, path, (48, 56)))]
+    renderer = RealtimeRenderer(avatar, 56, 48)
+    for frame in range(6):
+        renderer.advance(pose[frame : frame + 1], torch.from_numpy(path.viewmats[frame]).to(device))
+        rgb, _ = renderer.draw(torch.from_numpy(path.Ks[frame]).to(device))
+        torch.testing.assert_close(rgb.clamp(0, 1), expected[frame], rtol=0, atol=1e-3 if device == "cuda" else 1e-6)
