@@ -2,8 +2,8 @@
 
     python benchmarks/conditioning.py [--head builtin|ict:PATH] [--frames 49] [--views 8] [--repeat 3]
 
-Prints milliseconds per frame of rasterising the head at 128 and 256 pixels, batched over frames, and the seconds that the
-conditioning of one sample takes (8 views x 49 frames at 512 pixels, latent 64). Compilation is not counted.
+Prints milliseconds per frame of rasterising the head at 128 and 256 pixels, batched over frames, and the seconds that
+the conditioning of one sample takes (8 views x 49 frames at 512 pixels, latent 64). Compilation is not counted.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
     head = load_head(args.head)
-    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores; head {args.head}: {head.vertex_count} vertices, "
-          f"{len(head.faces)} faces", flush=True)
+    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores; "
+          f"head {head.name}: {head.vertex_count} vertices, {len(head.faces)} faces", flush=True)
     batch = 16
     vertices = np.asarray(skin(head, talking(batch, head.expression_count)))
     for size in (128, 256):
@@ -67,10 +67,10 @@ def main() -> None:
     rig = camera_rig(f"orbit:360x{args.views}", (512, 512))
     cameras = Camera(*(getattr(rig, name)[:, None] for name in FIELDS))
     motion = talking(args.frames, head.expression_count)
-    seconds = best_of(lambda: draw_conditioning(head, motion, cameras, (512, 512), ConditioningConfig(), cameras[0, 0]),
-                      args.repeat)
-    print(f"conditioning {args.views} views x {args.frames} frames at 512 (latent 64, {latent_frames(args.frames)} latent "
-          f"frames): {seconds:.2f} s", flush=True)
+    config = ConditioningConfig()
+    seconds = best_of(lambda: draw_conditioning(head, motion, cameras, (512, 512), config, cameras[0, 0]), args.repeat)
+    print(f"conditioning {args.views} views x {args.frames} frames at 512 "
+          f"(latent 64, {latent_frames(args.frames)} latent frames): {seconds:.2f} s", flush=True)
 
 
 if __name__ == "__main__":
