@@ -18,7 +18,7 @@ from mvp4d_jax.errors import UserError
 from mvp4d_jax.files import write_json
 
 TEST_IDENTITY = 11_004  # of the studio's test range: the weights have never seen it
-VIEWS, FRAMES, ORBIT_FRAMES = 8, 17, 60
+VIEWS, FRAMES, ORBIT_FRAMES, ORBIT_SIZE = 8, 17, 100, 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,10 @@ def plan_stages(out: Path, *, photo: Path | None, mask: Path | None, weights: st
                             ("track", str(photo), "--head", "builtin", "--out", str(out / "fit.npz")), out / "fit.npz"))
         reference = ("--reference", str(photo), "--fit", str(out / "fit.npz"))
         reference += ("--mask", str(mask)) if mask else ("--matte", "auto")
+    drive = out / "drive"
+    stages.append(Stage("drive", f"recording {ORBIT_FRAMES} frames of speech and smiles to drive the avatar with",
+                        ("studio", "--identity", str(identity), "--views", "1", "--frames", str(ORBIT_FRAMES),
+                         "--size", "32", "--seed", "1", "--out", str(drive)), drive))
     generated, avatar, video = out / "generated", out / "avatar", out / "orbit.mp4"
     stages.append(Stage("sample", f"generating {VIEWS} views over 360 degrees from one picture",
                         ("sample", "--weights", weights, *reference, "--motion", str(truth), "--cameras", cameras,
@@ -64,7 +68,7 @@ def plan_stages(out: Path, *, photo: Path | None, mask: Path | None, weights: st
         Stage("distill", "distilling the views into a 4D Gaussian avatar",
               ("distill", str(generated), "--out", str(avatar), "--preset", "cpu"), avatar),
         Stage("render", "rendering the avatar from all around while it speaks",
-              ("render", str(avatar), "--motion", str(truth), "--cameras", f"orbit:360x{ORBIT_FRAMES}",
+              ("render", str(avatar), "--motion", str(drive), "--cameras", "turn:360", "--size", str(ORBIT_SIZE),
                "--out", str(video)), video)]
     return stages
 
