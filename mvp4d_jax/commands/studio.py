@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--identity", type=int, default=0, help="which person (default 0)")
     parser.add_argument("--identities", metavar="A:B", help="render identities A to B - 1, one capture each")
     cameras = parser.add_mutually_exclusive_group()
-    cameras.add_argument("--cameras", metavar="SPEC", help="orbit:360x8, arc:120x6@15, turn:360, file:orbit.npz, random:8")
+    cameras.add_argument("--cameras", metavar="SPEC", help="orbit:360x8, arc:120x6@15, turn:360, file:P, random:8")
     cameras.add_argument("--views", type=int, help="that many cameras evenly around the head (default 8)")
     parser.add_argument("--frames", type=int, default=13, help="frames of each view (default 13)")
     parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (default 128)")

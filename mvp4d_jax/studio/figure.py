@@ -255,7 +255,10 @@ def _seen_from(vertices: jax.Array, shifted: jax.Array, faces: jax.Array, suns: 
 
 def _occlusion(vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray,
                looks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Transfer and visibility harmonics [N, 9] of a figure at rest, and the share of directions seen [N]. What lies in the mouth is lit as if it were open."""
+    """Transfer and visibility harmonics [N, 9] of a figure at rest, and the share of directions seen [N].
+
+    What lies in the mouth is lit as if it were open.
+    """
     suns = _suns()
     material = np.zeros(len(vertices))
     material[faces.ravel()] = np.repeat(looks[:, 0], 3)

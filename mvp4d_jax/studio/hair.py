@@ -1,8 +1,8 @@
 """Hair as geometry: locks grown from the scalp, each a tapering ribbon with the normals of a round strand.
 
 A lock starts at a point of the scalp, follows its style's direction field and gravity, and is kept outside of head and
-shoulders at a height of its own, so that locks lie over each other and the silhouette is uneven. Brows, lashes and beards
-are ribbons too.
+shoulders at a height of its own, so that locks lie over each other and the silhouette is uneven. Brows and beards are
+ribbons too.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ STYLES = {
     "bob": Style(1150, 8, (0.05, 0.26), 0.0110, 0.022, "part", 1.0, 0.9, 0.001, 12.0, 0.06, -0.105, 0.5),
     "long": Style(950, 10, (0.12, 0.40), 0.0120, 0.020, "part", 1.0, 1.0, 0.002, 9.0, 0.06, -0.25, 0.35),
     "wavy": Style(950, 10, (0.10, 0.33), 0.0125, 0.026, "part", 1.0, 1.0, 0.009, 14.0, 0.10, -0.18, 0.35),
-    "curly": Style(1500, 6, (0.045, 0.070), 0.0080, 0.048, "cloud", 0.8, 0.9, 0.0085, 26.0, 0.5, None, 0.5),
+    "curly": Style(1850, 5, (0.040, 0.062), 0.0098, 0.042, "cloud", 0.8, 0.9, 0.0070, 26.0, 0.5, None, 0.7),
     "afro": Style(2650, 4, (0.024, 0.034), 0.0085, 0.054, "cloud", 0.9, 0.0, 0.0045, 44.0, 0.9, None, 0.6),
     "ponytail": Style(1000, 8, (0.25, 0.32), 0.0110, 0.008, "tie", 1.0, 0.2, 0.0, 0.0, 0.03),
     "bun": Style(1000, 8, (0.25, 0.32), 0.0110, 0.008, "bun", 1.0, 0.2, 0.0, 0.0, 0.03),
@@ -204,6 +204,7 @@ def _follow(style: Style, roots: np.ndarray, normals: np.ndarray, rest: np.ndarr
     count = len(roots)
     step = (length / (style.points - 1))[:, None]
     jitter = rng.normal(0, style.spread, (count, 3))
+    hangs = style.cut is not None
     points = [roots - 0.001 * normals]
     for k in range(1, style.points):
         here = points[-1]
@@ -217,7 +218,9 @@ def _follow(style: Style, roots: np.ndarray, normals: np.ndarray, rest: np.ndarr
         ahead = here + step * _unit(_unit(want) + rise * outward * (style.flow != "radial"))
         climb = np.minimum(1.0, 0.35 + 0.65 * k / max(2.0, 0.35 * style.points))
         tuck = 1.0 - 0.35 * _ease((k / (style.points - 1) - 0.7) / 0.3) * (style.flow in ("part", "down"))
-        ahead = _clear_face(surface.push_out(ahead, lift * climb * tuck), free)
+        ahead = surface.push_out(ahead, lift * climb * tuck)
+        if hangs:
+            ahead = _clear_face(ahead, free)
         ahead = _settle(ahead, lift * climb * tuck, surface, style)
         low = ahead[:, 1:2] < -0.11
         points.append(np.where(low, torso.push_out(ahead, 0.010 + 0.4 * lift), ahead))
@@ -251,8 +254,8 @@ def _settle(points: np.ndarray, height: np.ndarray, surface: RadialSurface, styl
 def _clear_face(points: np.ndarray, free: np.ndarray) -> np.ndarray:
     """Turns points that hang before the face to its side; locks that are `free` may cover the forehead."""
     turn, y = anatomy.azimuth(points), points[:, 1]
-    low = np.where(free, 0.024, 0.060)
-    keep = 1.12 * _ease((low - y) / 0.024)
+    low = np.where(free, 0.024, 0.064)
+    keep = 1.12 * _ease((low - y) / np.where(free, 0.024, 0.050))
     keep = np.where(y < -0.105, np.maximum(keep - 4.0 * (-0.105 - y), 0.55), keep)
     target = np.maximum(turn, keep)
     radius = np.hypot(points[:, 0], points[:, 2])

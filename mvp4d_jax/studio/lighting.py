@@ -50,7 +50,7 @@ def draw_lights(rng: np.random.Generator) -> Lights:
     warmth = rng.normal(0, 0.06)
     tints = np.array([[1 + warmth, 1.0, 1 - warmth], [1 - warmth, 1.0, 1 + warmth],
                       [1.0, 1.0, 1.03], [1 + warmth, 1.0, 1 - warmth]])
-    strength = np.array([rng.uniform(0.55, 0.95), rng.uniform(0.18, 0.4), rng.uniform(0.25, 0.6), rng.uniform(0.2, 0.5)])
+    strength = rng.uniform([0.55, 0.18, 0.25, 0.2], [0.95, 0.4, 0.6, 0.5])
     level = rng.uniform(0.42, 0.6)
     return Lights(
         directions.astype(np.float32), (tints * strength[:, None]).astype(np.float32),

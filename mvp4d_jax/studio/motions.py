@@ -81,9 +81,9 @@ def make_motion(expression_names: tuple[str, ...], frames: int, *, kind: str = "
     eyes[:, :, 0], eyes[:, :, 1] = gaze[:, 1, None], gaze[:, 0, None]
 
     reach = {"turning": 2.4, "mixed": 1.0, "speech": 0.8, "expressive": 1.0}[kind]
-    turn = np.stack([_wander(time, rng, 1.6) * 0.16, _wander(time, rng, 1.8) * 0.28, _wander(time, rng, 2.2) * 0.10], -1)
+    turn = np.stack([_wander(time, rng, period) * size for period, size in ((1.6, 0.16), (1.8, 0.28), (2.2, 0.10))], -1)
     turn = (turn * reach).astype(np.float32)  # pitch, yaw, roll
-    sway = np.stack([_wander(time, rng, 2.5) * 0.008, _wander(time, rng, 2.5) * 0.005, _wander(time, rng, 2.5) * 0.008], -1)
+    sway = np.stack([_wander(time, rng, 2.5) * size for size in (0.008, 0.005, 0.008)], -1)
     expression = np.clip(face.values, 0.0, 1.0).astype(np.float32)
     zeros = np.zeros((frames, 3), np.float32)
     return Motion(expression, 0.45 * turn, sway.astype(np.float32), 0.55 * turn, zeros, eyes, fps)

@@ -129,7 +129,8 @@ def recorded_motion(path: str, studio: Studio, frames: int) -> Motion:
     """
     motion = Fit.load(path).motion
     if motion.frame_count < frames:
-        raise UserError(path, f"holds {motion.frame_count} frames, {frames} were asked for", f"--frames {motion.frame_count}")
+        raise UserError(path, f"holds {motion.frame_count} frames, {frames} were asked for",
+                        f"--frames {motion.frame_count}")
     motion = motion[:frames]
     wanted = studio.head.expression_count
     same = motion.expression.shape[1] == wanted

@@ -1,8 +1,8 @@
 """Pictures of a figure: skinning, light per vertex, visibility, and shading per sample.
 
 Four samples a pixel (2 x 2) are shaded in linear light, averaged over those that hit the figure, encoded as sRGB and
-laid on white with alpha = the share that hit: rgb = alpha * figure + (1 - alpha) * white, so that an alpha of zero is exact
-white and a picture can be laid on another background by its mask.
+laid on white with alpha = the share that hit: rgb = alpha * figure + (1 - alpha) * white, so that an alpha of zero is
+exact white and a picture can be laid on another background by its mask.
 """
 
 from __future__ import annotations
@@ -176,7 +176,8 @@ def draw(figure: Figure, posed: Posed, camera: Camera, lights: Lights, *, size: 
     weight = covered.astype(jnp.float32)
     hits = _sum_samples(weight)  # [H W]
     alpha = hits / SUPERSAMPLING**2
-    picture = [alpha * encode(_sum_samples(value * weight) / jnp.maximum(hits, 1.0)) + (1.0 - alpha) for value in linear]
+    mean = [_sum_samples(value * weight) / jnp.maximum(hits, 1.0) for value in linear]
+    picture = [alpha * encode(value) + (1.0 - alpha) for value in mean]
     return _to_uint8(jnp.stack(picture, -1)).reshape(*size, 3), _to_uint8(alpha).reshape(size), wanted
 
 
@@ -201,7 +202,6 @@ def _to_uint8(image: Array) -> Array:
 
 def _smooth_normals(vertices: Array, figure: Figure) -> Array:
     """[F, n, 3] unit normals: sum of the area-weighted normals of the faces around each vertex."""
-    own = vertices.shape[1]
     faces = figure.faces[: figure.rig.face_parts.shape[0]]  # the head's own faces come first
     first, second, third = (vertices[:, faces[:, k]] for k in range(3))  # [F, T, 3]
     along, across = second - first, third - first

@@ -109,7 +109,8 @@ def _flush(colour: np.ndarray, identity: Identity, points: np.ndarray, front: np
     blush = np.clip(blush * (1 + 0.5 * mottle + 0.4 * blotch), 0, 1.6) * (0.35 + 0.65 * identity.redness)
     light = 1 - 0.65 * identity.melanin
     colour = colour * (1 + blush[:, None] * np.array([0.10, -0.22, -0.20]) * light)
-    ring = front * (_spot(mirrored, (0.030, -0.017, 0.085), 0.010) + 0.5 * _spot(mirrored, (0.030, 0.012, 0.088), 0.009))
+    lid = 0.5 * _spot(mirrored, (0.030, 0.012, 0.088), 0.009)
+    ring = front * (_spot(mirrored, (0.030, -0.017, 0.085), 0.010) + lid)
     colour *= 1 - ring[:, None] * np.array([0.13, 0.20, 0.16]) * (0.5 + 0.5 * identity.age)
     fold = front * _spot(mirrored, (0.026, -0.052, 0.095), 0.008)
     colour *= 1 - fold[:, None] * np.array([0.05, 0.08, 0.08])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,10 @@ from mvp4d_jax.studio.figure import build_figure
 from mvp4d_jax.studio.identity import Identity, draw_identity, random_for
 from mvp4d_jax.studio.lighting import Lights, draw_lights
 from mvp4d_jax.studio.motions import make_motion
-from mvp4d_jax.studio.rendering import draw, pose
+from mvp4d_jax.studio.rendering import Posed, draw, pose
 
 _CHUNK = 8  # frames posed at once
+_THREADS = 2
 MAXIMUM_SIZE = 2048
 
 
@@ -75,21 +77,29 @@ class Studio:
         if times not in (1, motion.frame_count):
             raise UserError("cameras", f"{times} moments for {motion.frame_count} frames of motion",
                             "still cameras, or as many moments as frames")
-        blocks = _room(size)
-        for start in range(0, motion.frame_count, _CHUNK):
-            frames = np.minimum(np.arange(start, start + _CHUNK), motion.frame_count - 1)
-            arrays = {name: jnp.asarray(np.asarray(getattr(motion, name), np.float32)[frames]) for name in ARRAYS}
-            posed = pose(self._figure, arrays, self.lights)
-            for place in range(min(_CHUNK, motion.frame_count - start)):
-                moment = jax.tree.map(lambda value, place=place: value[place], posed)
-                for view in range(views):
-                    time = 0 if times == 1 else start + place
-                    camera = Camera(**{name: np.float32(value[view, time]) for name, value in grid.items()})
-                    rgb, alpha, wanted = draw(self._figure, moment, camera, self.lights, size=size, blocks=blocks)
-                    if int(wanted) > blocks:
-                        blocks = _more(blocks, int(wanted))
-                        rgb, alpha, _ = draw(self._figure, moment, camera, self.lights, size=size, blocks=blocks)
-                    yield view, start + place, np.asarray(rgb), np.asarray(alpha)
+        room = [_room(size)]
+
+        def picture(job: tuple[int, int, Posed]) -> tuple:
+            view, frame, moment = job
+            time = 0 if times == 1 else frame
+            camera = Camera(**{name: np.float32(value[view, time]) for name, value in grid.items()})
+            while True:
+                blocks = room[0]
+                rgb, alpha, wanted = draw(self._figure, moment, camera, self.lights, size=size, blocks=blocks)
+                if int(wanted) <= blocks:
+                    return view, frame, np.asarray(rgb), np.asarray(alpha)
+                room[0] = max(room[0], _more(blocks, int(wanted)))
+
+        # Two pictures at a time: a single one does not keep two cores busy.
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for start in range(0, motion.frame_count, _CHUNK):
+                frames = np.minimum(np.arange(start, start + _CHUNK), motion.frame_count - 1)
+                arrays = {name: jnp.asarray(np.asarray(getattr(motion, name), np.float32)[frames]) for name in ARRAYS}
+                posed = pose(self._figure, arrays, self.lights)
+                moments = [jax.tree.map(lambda value, place=place: value[place], posed)
+                           for place in range(min(_CHUNK, motion.frame_count - start))]
+                jobs = [(view, start + place, moment) for place, moment in enumerate(moments) for view in range(views)]
+                yield from pool.map(picture, jobs)
 
     def render(self, motion: Motion, cameras: Camera, size: int | tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """rgb uint8 [V, F, H, W, 3] on white and alpha uint8 [V, F, H, W]; arguments as `stream`."""

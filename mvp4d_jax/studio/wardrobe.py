@@ -33,7 +33,8 @@ def dress(identity: Identity, surface: RadialSurface, rng: np.random.Generator) 
         return []
     turn = np.linspace(-np.pi, np.pi, _AROUND, endpoint=False)
     front, back = np.maximum(np.cos(turn), 0), np.maximum(-np.cos(turn), 0)
-    top = {"crew": 48 - 7 * front**2 + 8 * back, "vee": 48 + 8 * back - 26 * np.maximum(1 - np.abs(turn) / 0.9, 0) ** 0.9,
+    notch = np.maximum(1 - np.abs(turn) / 0.9, 0) ** 0.9
+    top = {"crew": 48 - 7 * front**2 + 8 * back, "vee": 48 + 8 * back - 26 * notch,
            "turtleneck": 67 - 4 * front + 2 * back, "shirt": 50 - 10 * front**4 + 8 * back}[identity.neckline]
     rows = np.linspace(0, 1, _DOWN)[:, None] ** 1.15
     elevation = np.radians(top * (1 - rows) - 30 * rows)  # [D, A]
@@ -116,7 +117,8 @@ def glasses(identity: Identity, eyes: np.ndarray, skin: np.ndarray, ears: np.nda
         pieces.append(_tube(rim, thick, identity.frame, closed=True))
         hinge = np.array([side * (middle + half[0] + 0.003), eye[1] + 0.004, plane - 0.011])
         ear = np.array([side * reach, ear_y, ear_z + 0.006])
-        arm = np.stack([rim[np.argmax(x)] + np.array([0, 0.006, 0]), hinge, 0.5 * (hinge + ear) + [side * 0.003, 0, 0], ear,
+        middle_arm = 0.5 * (hinge + ear) + [side * 0.003, 0, 0]
+        arm = np.stack([rim[np.argmax(x)] + np.array([0, 0.006, 0]), hinge, middle_arm, ear,
                         ear + [-side * 0.003, -0.012, -0.016], ear + [-side * 0.006, -0.028, -0.024]])
         pieces.append(_tube(arm, thick * 0.95, identity.frame))
     gap = middle - half[0]

@@ -1,8 +1,8 @@
 """The studio's depth buffer: thousands of triangles smaller than a pixel, drawn in a few milliseconds on a CPU.
 
-`geometry.rasterize` answers which face a pixel sees with exact, perspective-correct barycentrics, for any mesh. Pictures
-of a person hold forty thousand slivers of hair instead, need only the nearest face, and are drawn by the million for
-training sets. So triangles are cut into 4 x 4-pixel blocks, blocks are listed, and one scatter-minimum over
+`geometry.rasterize` answers which face a pixel sees with exact, perspective-correct barycentrics, for any mesh.
+Pictures of a person hold forty thousand slivers of hair instead, need only the nearest face, and are drawn by the
+million for training sets. So triangles are cut into 4 x 4-pixel blocks, blocks are listed, and one scatter-minimum over
 (depth, face) packed in 32 bits settles visibility.
 """
 

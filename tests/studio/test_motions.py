@@ -1,0 +1,72 @@
+"""Performances: in range, smooth, as fast as people are, and the same at every frame rate."""
+
+import numpy as np
+import pytest
+
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.studio.motions import EXPRESSIONS, KINDS, VISEMES, make_motion, pose_vector
+from mvp4d_jax.studio.studio import builtin_head
+
+
+@pytest.fixture(scope="module")
+def names():
+    return builtin_head().expression_names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranges_and_smoothness(names, kind):
+    motion = make_motion(names, 500, kind=kind, seed=3)
+    assert motion.expression.shape == (500, len(names))
+    assert motion.expression.min() >= 0 and motion.expression.max() <= 1
+    turn = motion.rotation + motion.neck
+    assert np.abs(turn).max() < 1.5
+    step = np.abs(np.diff(turn, axis=0)).max() * 25
+    assert step < 4.0  # radians a second
+    assert np.abs(np.diff(motion.translation, axis=0)).max() * 25 < 0.15
+    assert np.abs(motion.eyes).max() <= 0.46
+    blink = [place for place, name in enumerate(names) if "Blink" in name]
+    rest = np.delete(motion.expression, blink, axis=1)
+    assert np.abs(np.diff(rest, axis=0)).max() < 0.55
+    if kind != "still":
+        assert motion.expression.max() > 0.3 and np.abs(turn).max() > 0.02
+
+
+def test_same_performance_at_every_frame_rate(names):
+    slow, fast = make_motion(names, 50, fps=25.0, seed=9), make_motion(names, 100, fps=50.0, seed=9)
+    # Speech and reactions are drawn until the clip ends; both clips end within one frame of each other.
+    np.testing.assert_allclose(fast.rotation[::2], slow.rotation, atol=1e-6)
+    np.testing.assert_allclose(fast.eyes[::2], slow.eyes, atol=1e-6)
+    np.testing.assert_allclose(fast.expression[::2], slow.expression, atol=1e-5)
+
+
+def test_blinks_last_as_long_as_blinks_do(names):
+    fps = 500.0
+    motion = make_motion(names, int(60 * fps), kind="turning", fps=fps, seed=1)
+    lid = motion.expression[:, names.index("eyeBlinkLeft")] > 0
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], lid.astype(int), [0]])))
+    lengths = np.diff(edges.reshape(-1, 2), axis=1)[:, 0] / fps
+    lengths = lengths[1:-1]
+    assert 10 <= len(lengths) <= 40
+    assert lengths.min() > 0.13 and lengths.max() < 0.41
+
+
+def test_saccades_are_fast_and_fixations_still(names):
+    motion = make_motion(names, 5000, fps=500.0, seed=2)
+    speed = np.linalg.norm(np.diff(motion.eyes[:, 0], axis=0), axis=1) * 500
+    assert np.percentile(speed, 70) < 0.05 and speed.max() > 1.0  # radians a second
+
+
+def test_every_named_pose_exists_on_the_head(names):
+    for pose in (*VISEMES.values(), *EXPRESSIONS.values()):
+        for name in pose:
+            for side in ("Left", "Right") if "*" in name else ("",):
+                assert name.replace("*", side) in names
+    vector = pose_vector(names, {"mouthSmile*": 0.5})
+    assert vector.sum() == 1.0 and vector[names.index("mouthSmileLeft")] == 0.5
+
+
+def test_mistakes(names):
+    with pytest.raises(UserError, match="dance"):
+        make_motion(names, 5, kind="dance")
+    with pytest.raises(UserError, match="frames"):
+        make_motion(names, 0)
