@@ -15,6 +15,7 @@ from mvp4d_jax.capture.fit import Fit, check_same_head, pad_expression
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.heads.motion import Motion
+from mvp4d_jax.heads.transfer import FLAME_EYES, carry_pose, eye_centre
 
 LIVE_LINK_FPS = 60.0  # what the app records at; the timecode column says otherwise where it does not
 _ANGLES = ("HeadYaw", "HeadPitch", "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "RightEyeYaw", "RightEyePitch")
@@ -39,7 +40,10 @@ def load_motion(path: str | os.PathLike, head: HeadModel) -> tuple[Motion, str]:
         raise UserError(path, "no such motion", "give a fit.npz, a capture folder or a Live Link Face .csv")
     if path.is_dir():
         capture = Capture.open(path)
-        return retarget(capture.motion, capture.head.name, capture.head.expression_names, head)
+        motion, notice = retarget(capture.motion, capture.head.name, capture.head.expression_names, head)
+        if capture.head.name != head.name:
+            motion = carry_pose(motion, eye_centre(capture.head), head)
+        return motion, notice
     if path.suffix.lower() == ".csv":
         motion, names = read_live_link(path)
         return retarget(motion, "arkit", names, head)
@@ -48,14 +52,15 @@ def load_motion(path: str | os.PathLike, head: HeadModel) -> tuple[Motion, str]:
         try:
             check_same_head(fit.head, head, path)
         except UserError:
-            return retarget(fit.motion, fit.head, (), head)
+            motion, notice = retarget(fit.motion, fit.head, (), head)
+            return (carry_pose(motion, FLAME_EYES, head) if fit.head.startswith("flame") else motion), notice
         return pad_expression(fit.motion, head, path), ""
     raise UserError(path, f"cannot tell what kind of motion '{path.suffix or path.name}' is",
                     "give a fit.npz, a capture folder or a Live Link Face .csv")
 
 
 def retarget(motion: Motion, source: str, names: tuple[str, ...], head: HeadModel) -> tuple[Motion, str]:
-    """Reorders expression coefficients [F, E] by name; rotations and translation mean the same for every head.
+    """Reorders expression coefficients [F, E] by name; rotations and translation are taken as they are.
 
     A source whose coefficients have no ARKit names (FLAME's are principal components of another face space) drives a
     named head by its head, neck, jaw and eye rotations alone, and the notice says so.
