@@ -32,7 +32,7 @@ from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.heads.obj import read_obj, read_vertices
 
 _METRES = 0.01
-# Puts the eyeballs where FLAME's are, so that recorded head poses fit (docs/architecture.md).
+# Puts the eyeballs where FLAME's are (docs/architecture.md).
 _ORIGIN = np.array([0.0, -0.0141, -0.0622])
 _VERTICES = 26719
 _PARTS = {"M_Face": "face", "M_BackHead": "head", "M_GumsTongue": "gums_tongue", "M_Teeth": "teeth",
