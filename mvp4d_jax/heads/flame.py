@@ -112,6 +112,8 @@ def _check_arrays(data: dict[str, Any], where: Path) -> _Arrays:
         if array.ndim != len(shape) or array.shape != expected or array.dtype.kind not in "fiu":
             raise UserError(where, f"'{name}' has shape {array.shape}, FLAME's has {shape}")
         arrays[name] = array
+    if not 0 <= arrays["f"].min(initial=0) <= arrays["f"].max(initial=0) < VERTICES or len(arrays["f"]) == 0:
+        raise UserError(where, f"'f' points outside of the {VERTICES} vertices, or has no triangles")
     parents = [-1] + [int(item) for item in arrays["kintree_table"][0][1:].astype(np.int64)]
     return _Arrays(
         template=arrays["v_template"].astype(np.float64), faces=arrays["f"].astype(np.int64).astype(np.int32),

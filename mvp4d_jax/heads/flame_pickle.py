@@ -30,6 +30,8 @@ def read_flame_pickle(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(path, "not a regular file", "give a FLAME .pkl")
         if path.stat().st_size > _LIMIT:
             raise UserError(path, "is larger than any FLAME file")
         stream = io.BytesIO(path.read_bytes())
@@ -81,9 +83,16 @@ class _StandIn:
 
     arguments: tuple = ()
     state: Any = None
+    known: Any = None
 
     def __init__(self, *arguments: Any):
         self.arguments = arguments
+
+    def value(self) -> np.ndarray:
+        """The array, worked out once: a small file may name one object as often as it likes, and nest that."""
+        if self.known is None:
+            self.known = self.array()
+        return self.known
 
 
 class _DType(_StandIn):
@@ -215,12 +224,15 @@ def _build_array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     return array.astype(kind.newbyteorder("="))
 
 
+_PLAIN = (str, bytes, int, float, bool, type(None))
+
+
 def _plain(value: Any) -> Any:
-    """Stand-ins to numpy arrays; strings, numbers and None as they are; lists and tuples element by element."""
+    """Stand-ins to numpy arrays; strings, numbers and None as they are; flat lists and tuples of these as lists."""
     if isinstance(value, _StandIn) and hasattr(value, "array"):
-        return value.array()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, str | bytes | int | float | bool):
+        return value.value()
+    if isinstance(value, list | tuple) and all(isinstance(item, _PLAIN) for item in value):
+        return list(value)
+    if isinstance(value, _PLAIN):
         return value
     raise ValueError(f"a {type(value).__name__}")
