@@ -174,10 +174,10 @@ class _Problem:
             return shared, frames, min(damping * 10, 1e8), damping >= 1e6
         return new_shared, new_frames, max(damping / 5, 1e-7), (cost - new_cost) < 1e-5 * cost
 
-    def _chunks(self, function: Callable, shared: np.ndarray, frames: np.ndarray, size: int = 32) -> Any:
-        """Runs a vmapped function over frames in chunks of one size (one compilation), so that memory stays bounded."""
+    def _chunks(self, function: Callable, shared: np.ndarray, frames: np.ndarray) -> Any:
+        """Runs a vmapped function over frames in chunks of one size: bounded memory, one compilation for all videos."""
         count = len(frames)
-        size = min(size, count)
+        size = 1 if count == 1 else 16
         starts = range(0, count, size)
         index = np.minimum(np.arange(len(starts) * size), count - 1).reshape(-1, size)
         parts = [function(*self.small, shared, frames[rows], {name: item[rows] for name, item in self.data.items()},
