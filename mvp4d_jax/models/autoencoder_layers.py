@@ -122,6 +122,7 @@ class SpatialNorm(nnx.Module):
         self.norm = GroupNorm(channels, groups=groups, eps=eps)
         self.scale = Pointwise(latent_channels, channels, rngs=rngs)
         self.shift = Pointwise(latent_channels, channels, rngs=rngs)
+        self.scale.bias.set_value(jnp.ones((channels,)))  # begin as a plain norm; with zeros a decoder learns slowly
 
     def __call__(self, x: Array, latent: Array) -> Array:
         scale, shift = stretch(self.scale(latent), x.shape), stretch(self.shift(latent), x.shape)
