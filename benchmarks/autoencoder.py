@@ -90,8 +90,8 @@ def _fastest(run: Callable[[], object], repeats: int) -> np.ndarray:
 
 def _print_row(name: str, seconds: np.ndarray, frames: int, error: str) -> None:
     (theirs, theirs_cpu), (ours, ours_cpu) = seconds
-    print(f"{name:8}{theirs:10.3f} s{ours:10.3f} s{ours / theirs:8.2f}{frames / ours:10.1f}{ours_cpu / theirs_cpu:16.2f}"
-          f"{error:>12}", flush=True)
+    print(f"{name:8}{theirs:10.3f} s{ours:10.3f} s{ours / theirs:8.2f}{frames / ours:10.1f}"
+          f"{ours_cpu / theirs_cpu:16.2f}{error:>12}", flush=True)
 
 
 if __name__ == "__main__":
