@@ -91,7 +91,7 @@ def export_autoencoder(config: ConfigDict, workdir: Path, out: Path) -> str:
     reconstruct = jax.jit(lambda params, video: template.model(params).decode(
         jnp.split(template.model(params).encode(video), 2, axis=-1)[0]))
     scores = validate(reconstruct, state.ema, held_out, config)
-    save_autoencoder(out, model, sizes)
+    save_autoencoder(out, model, sizes, dtype="float16", overwrite=True)
     return (f"step {int(state.step)}: {out}; held-out PSNR {scores['validation_psnr_image']:.2f} dB (images), "
             f"{scores['validation_psnr_clip']:.2f} dB (clips), latent scale {sizes.scaling_factor}")
 
