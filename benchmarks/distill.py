@@ -20,7 +20,7 @@ from mvp4d_export.capture import Capture
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.device import pick_device
 from mvp4d_export.distill import Distiller
-from mvp4d_export.presets import PRESETS, preset
+from mvp4d_export.presets import PRESETS, adapted, preset
 from mvp4d_export.progress import progress
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     data = Dataset.load(
         Capture.open(args.capture), hold_views=args.hold_views, hold_times=args.hold_times, device=device
     )
-    config = preset(args.preset)
+    config = adapted(preset(args.preset), data.size)
     if args.steps:
         config = dataclasses.replace(config, steps=args.steps)
     configs = {

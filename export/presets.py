@@ -63,6 +63,8 @@ class DistillConfig:
       decay: learning rates end at this share of their start.
       scale_limit: metres that a Gaussian may measure freely; spike_limit: ratio of longest to middle axis.
       position_limit: metres that it may move from where it started.
+      picture_side: pixels of the pictures that the counts are meant for; `adapted` lowers them for smaller ones.
+      checkpoint_seconds: time between checkpoints.
     """
 
     avatar: AvatarConfig
@@ -82,6 +84,7 @@ class DistillConfig:
     scale_limit: float = 0.01
     spike_limit: float = 5.0
     position_limit: float = 0.02
+    picture_side: int = 0
     checkpoint_seconds: float = 60.0
 
 
@@ -94,6 +97,7 @@ PRESETS = {
         10000,
         12000,
         coarse=0.4,
+        picture_side=128,
         rates=_FAST,
         densify=DensifyConfig(rounds=5, gradient=1e-4),
     ),
@@ -131,3 +135,17 @@ def preset(name: str) -> DistillConfig:
     if name not in PRESETS:
         raise UserError("--preset", f"'{name}' is none of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def adapted(config: DistillConfig, image_size: tuple[int, int]) -> DistillConfig:
+    """The config for pictures of this size: smaller ones show less, so fewer Gaussians and steps do (half at least)."""
+    share = max(0.5, min(1.0, min(image_size) / max(config.picture_side, 1)))
+    if share == 1:
+        return config
+    return dataclasses.replace(
+        config,
+        avatar=dataclasses.replace(config.avatar, uv_resolution=round(config.avatar.uv_resolution * share**0.5)),
+        steps=round(config.steps * share**0.75),
+        start_gaussians=round(config.start_gaussians * share),
+        max_gaussians=round(config.max_gaussians * share),
+    )

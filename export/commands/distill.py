@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mvp4d_export.errors import UserError
-from mvp4d_export.presets import PRESETS, DistillConfig, preset
+from mvp4d_export.presets import PRESETS, DistillConfig, adapted, preset
 
 if TYPE_CHECKING:
     from mvp4d_export.distill import Distiller
@@ -53,14 +53,13 @@ def run(args: argparse.Namespace) -> str:
 
     device = pick_device(args.device)
     name = args.preset or ("default" if device == "cuda" else "cpu")
-    config = configured(preset(name), args)
+    capture = Capture.open(args.capture)
+    config = configured(adapted(preset(name), capture.image_size), args)
     lpips = Lpips(args.lpips) if args.lpips else None
     if lpips is None:
         print("no VGG weights given (--lpips): multi-scale SSIM stands in for LPIPS", file=sys.stderr)
     with guard_memory("a smaller --preset, --views-per-step, or --device cpu"):
-        data = Dataset.load(
-            Capture.open(args.capture), hold_views=args.hold_views, hold_times=args.hold_times, device=device
-        )
+        data = Dataset.load(capture, hold_views=args.hold_views, hold_times=args.hold_times, device=device)
         fit = Distiller(data, config, seed=args.seed, lpips=lpips, colour_correction=args.colour_correction)
         print(describe(fit, name), file=sys.stderr)
         report = distill(fit, args.out, overwrite=args.overwrite)

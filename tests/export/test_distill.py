@@ -22,6 +22,7 @@ from mvp4d_export.dataset import Dataset
 from mvp4d_export.distill import Distiller
 from mvp4d_export.errors import UserError
 from mvp4d_export.losses import psnr
+from mvp4d_export.presets import adapted, preset
 from mvp4d_export.rig import Pose
 
 
@@ -368,3 +369,16 @@ def test_a_fit_has_no_spikes(fitted):
     with torch.no_grad():
         splats = avatar.splats(avatar.vertices(Pose.of(read_motion(fitted[0]))[:1]))
     assert float(splats.scales.max()) < 0.03
+
+
+def test_presets_shrink_for_small_pictures():
+    """At half the side a fit takes half the Gaussians and fewer steps; at full size nothing changes."""
+    config = preset("cpu")
+    assert adapted(config, (128, 128)) == config == adapted(config, (512, 256))
+    small = adapted(config, (64, 64))
+    assert small.max_gaussians == config.max_gaussians // 2 == adapted(config, (16, 16)).max_gaussians
+    assert small.steps < config.steps
+    assert small.avatar.uv_resolution < config.avatar.uv_resolution
+    assert adapted(preset("default"), (64, 64)) == preset("default")
+    with pytest.raises(UserError, match="turbo"):
+        preset("turbo")
