@@ -63,7 +63,7 @@ def read_config(folder: Path) -> tuple[Config, dict[str, Any]]:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(path, "is missing", "give a diffusers model folder (config.json and *.safetensors)") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(path, f"cannot be read ({error})") from None
     name = value.get("_class_name") if isinstance(value, dict) else None
     if name not in (AUTOENCODER_CLASS, TRANSFORMER_CLASS, TEXTLESS_CLASS):
