@@ -19,7 +19,7 @@ from mvp4d_jax.errors import UserError
 _FOLDERS = (
     ("capture.json", "mvp4d_jax.capture", "validate"),
     ("avatar.json", "mvp4d_jax.commands.validate", "_avatar"),
-    ("shards.json", "mvp4d_jax.data.shards", "validate_shards"),
+    ("manifest.json", "mvp4d_jax.commands.validate", "_shards"),
     ("mvp4d.json", "mvp4d_jax.models.checkpoint", "validate_weights"),
     ("vae", "mvp4d_jax.models.checkpoint", "validate_weights"),
     ("transformer", "mvp4d_jax.models.checkpoint", "validate_weights"),
@@ -56,6 +56,17 @@ def detect(path: Path) -> tuple[str, str, Path]:
             raise UserError(path, f"not a readable npz file ({error})") from None
         return "mvp4d_jax.capture.fit", "validate_fit" if "expr.npy" in names else "validate_path", path
     raise UserError(path, "is neither a folder nor an npz file", "give a capture, fit, shards, weights or avatar")
+
+
+def _shards(path: Path) -> str:
+    from mvp4d_jax.data.shards import Shards
+
+    try:
+        shards = Shards.open(path)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(path / "manifest.json", f"not a manifest of shards ({type(error).__name__} {str(error)[:80]})",
+                        "run 'mvp4d prepare' again") from None
+    return f"{path}: shards, {len(shards.scenes)} scenes in {len(shards.manifest['files'])} files, checksums right"
 
 
 def _avatar(path: Path) -> str:

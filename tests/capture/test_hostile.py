@@ -436,6 +436,19 @@ def test_reference_lists(sandbox, text):
     assert_refused(read_references, path)
 
 
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b'{"format": 3, "version": 1}', b"\xff\xfe", b"[" * 5000,
+                                  b'{"format": "mvp4d-shards", "version": 1, "files": 7, "scenes": 3}'])
+@pytest.mark.parametrize("marker", ["manifest.json", "avatar.json", "mvp4d.json", "config.json"])
+def test_markers_of_other_folders(sandbox, capsys, marker, text):
+    """Folders that call themselves shards, avatars or weights and hold nothing."""
+    if marker == "avatar.json":
+        pytest.importorskip("mvp4d_export.avatar")
+    path = sandbox / "input"
+    path.mkdir()
+    (path / marker).write_bytes(text)
+    assert_one_line(capsys, path)
+
+
 def test_there_are_enough_cases(request):
     """The suite of damaged inputs counts at least 200."""
     here = [item for item in request.session.items if item.fspath == request.node.fspath]
