@@ -18,12 +18,24 @@ def patchify(latents: jax.Array, patch: int) -> jax.Array:
     return x.reshape(batch, -1, groups, channels * patch * patch)
 
 
-def unpatchify(tokens: jax.Array, patch: int, height: int, width: int) -> jax.Array:
-    """[B, P, G, C p p] -> [B, G, h, w, C]: undoes `patchify`."""
+def to_latents(
+    tokens: jax.Array, kernel: jax.Array, bias: jax.Array, patch: int, height: int, width: int
+) -> jax.Array:
+    """Tokens [B, P, G, D] -> latents [B, G, h, w, C], each through a kernel [D, C p p] and bias to its patch.
+
+    One product for each place in the patch, so that channels stay the last dimension throughout: taking a (C, p, p)
+    apart costs the compiler for TPU minutes.
+    """
     batch, _, groups, _ = tokens.shape
-    x = tokens.reshape(batch, height // patch, width // patch, groups, -1, patch, patch)
-    x = x.transpose(0, 3, 1, 5, 2, 6, 4)  # [B, G, h/p, p, w/p, p, C]
-    return x.reshape(batch, groups, height, width, -1)
+    kernel, bias = kernel.reshape(kernel.shape[0], -1, patch, patch), bias.reshape(-1, patch, patch)
+
+    def place(row: int, column: int) -> jax.Array:
+        x = tokens @ kernel[:, :, row, column] + bias[:, row, column]  # [B, P, G, C]
+        x = x.reshape(batch, height // patch, width // patch, groups, -1)
+        return x.transpose(0, 3, 1, 2, 4)  # [B, G, h/p, w/p, C]
+
+    rows = [jnp.stack([place(i, j) for j in range(patch)], axis=4) for i in range(patch)]  # [B, G, h/p, w/p, p, C]
+    return jnp.stack(rows, axis=3).reshape(batch, groups, height, width, -1)  # of [B, G, h/p, p, w/p, p, C]
 
 
 def timestep_features(timesteps: jax.Array, width: int) -> jax.Array:
@@ -41,33 +53,35 @@ def _sinusoids(positions: np.ndarray, width: int) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
-def _spread(time: np.ndarray, column: np.ndarray, row: np.ndarray, *, time_first: str) -> jax.Array:
-    """Lay one-dimensional tables [L, a], [w, b], [h, c] out on the grid: [h w, L, a + b + c] (or a, c, b)."""
-    shape = (row.shape[0], column.shape[0], time.shape[0])  # h, w, L
-    pieces = {
-        "t": jnp.broadcast_to(jnp.asarray(time)[None, None], (*shape, time.shape[1])),
-        "w": jnp.broadcast_to(jnp.asarray(column)[None, :, None], (*shape, column.shape[1])),
-        "h": jnp.broadcast_to(jnp.asarray(row)[:, None, None], (*shape, row.shape[1])),
-    }
-    table = jnp.concatenate([pieces[axis] for axis in time_first], axis=-1)
-    return table.reshape(shape[0] * shape[1], shape[2], -1)
+def _variable(table: np.ndarray) -> jax.Array:
+    """A constant that the compiler does not look into: it would fold what is made of it, a value for every token."""
+    return jax.lax.optimization_barrier(jnp.asarray(table))
 
 
 def sincos_positions(
     frames: int, height: int, width: int, dim: int, spatial_scale: float, temporal_scale: float
-) -> jax.Array:
-    """CogVideoX-2B's additive positions [P, L, D] float32: D/4 temporal, then 3D/8 of the column, then 3D/8 of the row.
+) -> tuple[jax.Array, jax.Array]:
+    """CogVideoX-2B's additive positions, in two parts that are zero where the other is not: [P, D] and [L, D] float32.
+
+    D/4 channels tell the frame, then 3D/8 the column, then 3D/8 the row. A token's position is the sum of its patch's
+    part and its frame's.
 
     Args:
       frames: L. height, width: the grid of patches (P = height * width). dim: D.
       spatial_scale, temporal_scale: positions are divided by these (float32, as diffusers does).
     """
-    scaled = [
-        np.arange(count, dtype=np.float32) / np.float32(scale)
-        for count, scale in ((frames, temporal_scale), (width, spatial_scale), (height, spatial_scale))
-    ]
-    time, column, row = (_sinusoids(p, d) for p, d in zip(scaled, (dim // 4, dim * 3 // 8, dim * 3 // 8)))
-    return _spread(time, column, row, time_first="twh")
+    time, column, row = (
+        _sinusoids(np.arange(count, dtype=np.float32) / np.float32(scale), channels)
+        for count, scale, channels in (
+            (frames, temporal_scale, dim // 4), (width, spatial_scale, dim * 3 // 8),
+            (height, spatial_scale, dim * 3 // 8),
+        )
+    )
+    start, middle = dim // 4, dim * 3 // 8  # where the columns' channels begin, and how many they are
+    column = np.pad(column, ((0, 0), (start, dim - start - middle)))
+    row = np.pad(row, ((0, 0), (start + middle, 0)))
+    space = (_variable(row)[:, None] + _variable(column)[None]).reshape(-1, dim)  # [P, D]
+    return space, _variable(np.pad(time, ((0, 0), (0, dim - start))))
 
 
 def rotary_positions(
@@ -94,12 +108,13 @@ def rotary_positions(
         frequencies = 1.0 / 10000.0 ** (np.arange(0, dim, 2, dtype=np.float32) / dim)
         return np.repeat(np.outer(positions, frequencies.astype(np.float32)), 2, axis=1).astype(np.float32)
 
-    tables = [
-        angles(np.arange(frames, dtype=np.float32), head_dim // 4), angles(column, head_dim // 8 * 3),
-        angles(row, head_dim // 8 * 3),
-    ]
-    cosines, sines = ([function(table) for table in tables] for function in (np.cos, np.sin))
-    return _spread(*cosines, time_first="thw"), _spread(*sines, time_first="thw")
+    spatial = head_dim // 8 * 3
+    shape = (height, width, frames)
+    time = _variable(angles(np.arange(frames, dtype=np.float32), head_dim // 4))[None, None]
+    row, column = _variable(angles(row, spatial))[:, None, None], _variable(angles(column, spatial))[None, :, None]
+    table = jnp.concatenate([jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in (time, row, column)], axis=-1)
+    table = table.reshape(height * width, frames, head_dim)
+    return jnp.cos(table), jnp.sin(table)
 
 
 def rotate(x: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:

@@ -44,9 +44,14 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32), out_sharding=axes)
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32), out_sharding=(None,))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def weights(self) -> tuple[jax.Array, jax.Array]:
+        """Kernel and bias as they are computed with, whole on every device."""
         kernel = parallel.gather_parameter(self.kernel.get_value().astype(self.dtype), self.axes)
-        return x.astype(self.dtype) @ kernel + self.bias.get_value().astype(self.dtype)
+        return kernel, self.bias.get_value().astype(self.dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel, bias = self.weights()
+        return x.astype(self.dtype) @ kernel + bias
 
 
 class LayerNorm(nnx.Module):
@@ -254,7 +259,7 @@ class MultiViewTransformer(nnx.Module):
         """
         config = self.config
         self._check(latents, timesteps, conditioning, reference_latents, reference_conditioning, text)
-        batch, views, frames, height, width, _ = latents.shape
+        _, views, frames, height, width, _ = latents.shape
         patch = config.patch_size
         grid = (height // patch, width // patch)
         patches = grid[0] * grid[1]
@@ -276,7 +281,7 @@ class MultiViewTransformer(nnx.Module):
         has_reference = reference_latents is not None
         positions, rotary = self._positions(frames, views, grid, padded, has_reference)
         if positions is not None:
-            video += positions.astype(video.dtype)
+            video = (video + positions[0] + positions[1]).astype(video.dtype)
         text = None if text is None else self.patch_embed.text_proj(text.astype(config.dtype))
 
         grouped, of_text = _group_timesteps(timesteps, views, frames, has_reference)
@@ -285,10 +290,10 @@ class MultiViewTransformer(nnx.Module):
         video = self._run_blocks(video, text, (time, text_time), rotary, patches * video.shape[2])
 
         shift, scale = self.norm_out.modulation(time)
-        video = self.proj_out(self.norm_out(self.norm_final(video), shift, scale, jnp.dtype(config.dtype)))
-        video = video[:, :patches, int(has_reference) :]  # [B, P, V L, C p p]
-        out = embeddings.unpatchify(video, patch, height, width).astype(jnp.float32)
-        return out.reshape(batch, views, frames, height, width, -1)
+        video = self.norm_out(self.norm_final(video), shift, scale, jnp.dtype(config.dtype))
+        kernel, bias = self.proj_out.weights()
+        out = embeddings.to_latents(video[:, :patches, int(has_reference) :], kernel, bias, patch, height, width)
+        return out.astype(jnp.float32).reshape(latents.shape)
 
     def _run_blocks(
         self, video: jax.Array, text: jax.Array | None, time: tuple[jax.Array, jax.Array],
@@ -310,20 +315,27 @@ class MultiViewTransformer(nnx.Module):
 
     def _positions(
         self, frames: int, views: int, grid: tuple[int, int], padded: int, has_reference: bool
-    ) -> tuple[jax.Array | None, tuple[jax.Array, jax.Array] | None]:
-        """What is added to tokens [P, G, D], or rotary tables [P G, d] twice: CogVideoX's, the same for every view."""
+    ) -> tuple[tuple[jax.Array, jax.Array] | None, tuple[jax.Array, jax.Array] | None]:
+        """CogVideoX's positions, the same for every view, the reference at frame 0.
+
+        Either what is added to the tokens, [P, 1, D] and [G, D], or the rotary tables, [P G, d] twice.
+        """
         config = self.config
 
-        def spread(table: jax.Array) -> jax.Array:  # [P, L, X] -> [padded P, G, X]
-            groups = [table[:, :1]] * has_reference + [table] * views
-            return jnp.pad(jnp.concatenate(groups, axis=1), ((0, padded - table.shape[0]), (0, 0), (0, 0)))
+        def by_group(table: jax.Array, axis: int) -> jax.Array:  # L -> G along `axis`
+            first = jax.lax.slice_in_dim(table, 0, 1, axis=axis)
+            return jnp.concatenate([first] * has_reference + [table] * views, axis=axis)
+
+        def pad(table: jax.Array) -> jax.Array:  # P -> padded P
+            return jnp.pad(table, [(0, padded - table.shape[0])] + [(0, 0)] * (table.ndim - 1))
 
         if config.position == "sincos":
             scales = (config.spatial_scale, config.temporal_scale)
-            return spread(embeddings.sincos_positions(frames, *grid, config.width, *scales)), None
+            space, time = embeddings.sincos_positions(frames, *grid, config.width, *scales)
+            return (pad(space)[:, None], by_group(time, 0)), None
         base = (config.sample_height // config.patch_size, config.sample_width // config.patch_size)
         tables = embeddings.rotary_positions(frames, *grid, config.head_dim, *base)
-        return None, tuple(spread(table).reshape(-1, config.head_dim) for table in tables)
+        return None, tuple(pad(by_group(table, 1)).reshape(-1, config.head_dim) for table in tables)
 
     def _check(self, latents, timesteps, conditioning, reference_latents, reference_conditioning, text) -> None:
         """Refuse shapes that do not belong together, before anything is computed."""

@@ -82,7 +82,8 @@ def test_one_view_without_conditioning_is_plain_cogvideox_bit_for_bit():
     def plain(model, video, timestep, text):  # video [1, L, h, w, C]
         _, frames, height, width, _ = video.shape
         x = model.patch_embed.proj(embeddings.patchify(video, 2))
-        x += embeddings.sincos_positions(frames, height // 2, width // 2, CONFIG.width, 1.875, 1.0)
+        space, time = embeddings.sincos_positions(frames, height // 2, width // 2, CONFIG.width, 1.875, 1.0)
+        x += space[:, None] + time
         text = model.patch_embed.text_proj(text)
         time = jax.nn.silu(model.time_embedding(timestep))
         graph, blocks = nnx.split(model.blocks)
@@ -93,9 +94,8 @@ def test_one_view_without_conditioning_is_plain_cogvideox_bit_for_bit():
 
         x = jax.lax.scan(layer, (x, text), blocks)[0][0]
         shift, scale = model.norm_out.modulation(time[:, None, None])
-        return embeddings.unpatchify(
-            model.proj_out(model.norm_out(model.norm_final(x), shift, scale, jnp.float32)), 2, height, width
-        )
+        x = model.norm_out(model.norm_final(x), shift, scale, jnp.float32)
+        return embeddings.to_latents(x, *model.proj_out.weights(), 2, height, width)
 
     graph, state = nnx.split(model)
     expected = jax.jit(lambda state, *a: plain(nnx.merge(graph, state), *a))(state, latents[:, 0], timestep, text)
