@@ -17,7 +17,7 @@ def overrides(shards: Path, *, steps: int = 12, mesh=(1, 1, 1), **more) -> list[
         "transformer.num_heads": 2, "transformer.head_dim": 16, "transformer.time_embed_dim": 16,
         "stages.all.image_size": 32, "stages.all.steps": steps, "stages.all.warmup": 2,
         "stages.all.learning_rate": 1e-3,
-        "stages.all.mixture.monocular.weight": 0.0, "stages.all.mixture.static.batch": 8,
+        "stages.all.mixture.monocular.weight": 0.0, "stages.all.mixture.static.weight": 0.0,
         "stages.all.mixture.multiview.batch": 8, "stages.all.mixture.multiview.views": 2, "checkpoint.every": 4,
         "metrics.every": 1, "validation.every": 1000000,
     }
