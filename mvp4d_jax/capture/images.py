@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -76,15 +77,8 @@ def read_video(path: str | os.PathLike, *, start: int = 0, size: tuple[int, int]
       UserError: missing, not a video, or of another size than (H, W) = `size`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(path, "no such video")
-    reader = imageio_ffmpeg.read_frames(str(path.resolve()), input_params=_GUARD,
-                                        output_params=["-fps_mode", "passthrough"])
+    reader, meta = _open_video(path)
     try:
-        try:
-            meta = next(reader)
-        except (OSError, RuntimeError, StopIteration, KeyError, ValueError) as error:
-            raise UserError(path, f"not a readable video ({_last_line(error)})") from None
         width, height = meta["size"]
         _check_size(path, (height, width), size)
         for index, data in enumerate(reader):
@@ -97,17 +91,43 @@ def read_video(path: str | os.PathLike, *, start: int = 0, size: tuple[int, int]
 
 
 def video_facts(path: str | os.PathLike) -> tuple[tuple[int, int], float]:
-    """((H, W), frames per second) of a video."""
+    """((H, W), frames per second) of a video that has at least one frame."""
     path = Path(path)
-    frames = read_video(path)
-    first = next(frames, None)
-    frames.close()
-    if first is None:
+    reader, meta = _open_video(path)
+    try:
+        empty = next(reader, None) is None
+    except (OSError, RuntimeError) as error:
+        raise UserError(path, f"the video breaks off ({_last_line(error)})") from None
+    finally:
+        reader.close()
+    if empty:
         raise UserError(path, "the video has no frames")
-    reader = imageio_ffmpeg.read_frames(str(path.resolve()), input_params=_GUARD)
-    fps = float(next(reader)["fps"])
-    reader.close()
-    return first.shape[:2], fps
+    (width, height), fps = meta["size"], float(meta["fps"])
+    if not 0 < fps <= 10_000:
+        raise UserError(path, f"says {fps:g} frames a second", "convert it to an ordinary mp4")
+    _check_size(path, (height, width), None)
+    return (height, width), fps
+
+
+def _open_video(path: Path, attempts: int = 4) -> tuple[Generator, dict[str, Any]]:
+    """Starts ffmpeg: a generator of raw frames, and what the file says of itself.
+
+    The reader gives ffmpeg ten seconds to say anything; on a machine with much else to do that may be too short, so a
+    silent ffmpeg is asked again.
+    """
+    if not path.is_file():
+        raise UserError(path, "no such video")
+    for attempt in range(attempts):
+        reader = imageio_ffmpeg.read_frames(str(path.resolve()), input_params=_GUARD,
+                                            output_params=["-fps_mode", "passthrough"])
+        try:
+            return reader, next(reader)
+        except (OSError, RuntimeError, StopIteration, KeyError, ValueError) as error:
+            reader.close()
+            silent = str(error).rstrip().endswith("=== stderr ===")
+            if not silent or attempt == attempts - 1:
+                raise UserError(path, f"not a readable video ({_last_line(error)})") from None
+    raise AssertionError("unreachable")
 
 
 class VideoWriter:

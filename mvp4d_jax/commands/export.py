@@ -1,7 +1,7 @@
 """Write a capture or an avatar in another tool's format, or read another tool's folder into a capture.
 
   mvp4d export CAPTURE --format gaussian-avatars|cap4d|nerfstudio --out DIR
-  mvp4d export AVATAR  --format ply|animation-ply|html|...        --out PATH
+  mvp4d export AVATAR  --format ply|ply-sequence|cap4d-animation  --out PATH
   mvp4d export SOURCE  --format capture --from cap4d|gaussian-avatars|nersemble|videos --head HEAD --out CAPTURE
 """
 

@@ -118,6 +118,16 @@ def test_driving_sequence_loads(shared_data):
     assert (depth > 0.5).all() and (np.abs(pixel - 256) < 60).all()
 
 
+@pytest.mark.parametrize("path, said", [
+    ("lincoln", "1 frames at 30 fps, 1 cameras (800 x 600), 150 identity and 65 expression"),
+    ("tesla", "1 frames at 30 fps, 1 cameras (1144 x 912), 150 identity and 65 expression"),
+    ("driving_00", "384 frames at 24 fps, 1 cameras (512 x 512), no identity and 65 expression"),
+    ("driving_00/orbit.npz", "camera path, 384 frames, 512 x 512 pixels")])
+def test_tracked_examples_validate(shared_data, capsys, path, said):
+    assert main(["validate", str(shared_data / "tracked_examples" / path)]) == 0
+    assert said in capsys.readouterr().out
+
+
 def test_gaussian_avatars_round_trip(tmp_path):
     rig = make_flame().personalise(np.array([0.7, -0.4], np.float32))
     write_capture(tmp_path / "c", head=rig, motion=make_motion(expressions=4))
