@@ -122,7 +122,10 @@ def _motion(studio: Studio, order: Order) -> Motion:
 
 
 def recorded_motion(path: str, studio: Studio, frames: int) -> Motion:
-    """Motion of a `fit.npz` on the studio's head: head, neck, jaw and eyes; coefficients where the names are the same.
+    """Motion of a `fit.npz` on the studio's head: head, neck, jaw and eyes, starting at the middle of the studio.
+
+    Coefficients are taken when there are as many as the studio's head has, else the face keeps still: those of another
+    head mean something else.
 
     Raises:
       UserError: not a fit, or fewer frames than asked for.
@@ -135,7 +138,8 @@ def recorded_motion(path: str, studio: Studio, frames: int) -> Motion:
     wanted = studio.head.expression_count
     same = motion.expression.shape[1] == wanted
     expression = motion.expression if same else np.zeros((frames, wanted), np.float32)
-    return dataclasses.replace(motion, expression=expression)
+    translation = np.asarray(motion.translation) - np.asarray(motion.translation)[:1]
+    return dataclasses.replace(motion, expression=expression, translation=translation)
 
 
 def make_set(folder: str | os.PathLike, identities: range, order: Order | None = None) -> int:
