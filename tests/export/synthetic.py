@@ -4,6 +4,7 @@ The wig is not part of the rig, and the cheeks bulge with the square of the firs
 do: what an avatar has to learn beyond its rig.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -135,10 +136,16 @@ def write_capture(
     images: str = "png",
     masks: bool = True,
     seed: int = 0,
+    strength: float = 1.0,
+    rig_share: float = 1.0,
 ) -> Path:
-    """Writes the capture folder; returns it."""
+    """Writes the capture folder; returns it.
+
+    Expressions are `strength` times the usual ones, of which the rig that is written knows only `rig_share`.
+    """
     rng = np.random.default_rng(seed)
     head, motion = make_head(), make_motion(frames, seed)
+    head = dataclasses.replace(head, expression_basis=head.expression_basis * np.float32(strength))
     names = [f"cam{view:02d}" for view in range(views)]
     extrinsics = np.stack([look_at(2 * np.pi * view / views, 0.15 * (-1) ** view) for view in range(views)])
     focal = np.full(views, size * 1.75)
@@ -216,6 +223,7 @@ def write_capture(
         **{name: getattr(motion, name) for name in ("expression", "rotation", "translation", "neck", "jaw", "eyes")},
         fps=motion.fps,
     )
+    head = dataclasses.replace(head, expression_basis=head.expression_basis * np.float32(rig_share))
     np.savez(folder / "head.npz", **{key: np.asarray(value) for key, value in vars(head).items()})
     return folder
 
