@@ -172,7 +172,7 @@ class _Problem:
         new_cost = self._cost(new_value, weights, new_shared, new_frames)
         if not new_cost < cost:
             return shared, frames, min(damping * 10, 1e8), damping >= 1e6
-        return new_shared, new_frames, max(damping / 5, 1e-7), (cost - new_cost) < 1e-4 * cost
+        return new_shared, new_frames, max(damping / 5, 1e-7), (cost - new_cost) < 1e-5 * cost
 
     def _chunks(self, function: Callable, shared: np.ndarray, frames: np.ndarray) -> Any:
         """Runs a vmapped function over frames in chunks of one size: bounded memory, one compilation for all videos."""
