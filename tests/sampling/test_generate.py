@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from scene import FRAMES, SIZE, ball, motion, write_release, write_scene
+from small_world import FRAMES, SIZE, ball, motion, write_release, write_scene
 
 from mvp4d_jax.capture import Capture, validate
 from mvp4d_jax.capture.fit import Fit

@@ -58,9 +58,9 @@ def motion(frames: int = FRAMES) -> Motion:
                                rotation=np.stack([0.2 * time, 0 * time, 0 * time], 1))
 
 
-def write_scene(path: Path, views: int = 2, frames: int = FRAMES, size: int = SIZE) -> Path:
-    """A capture of smooth noise, its reference at the first view and frame."""
-    rng = np.random.default_rng(1)
+def write_scene(path: Path, views: int = 2, frames: int = FRAMES, size: int = SIZE, seed: int = 1) -> Path:
+    """A capture of noise, its reference at the first view and frame."""
+    rng = np.random.default_rng(seed)
     cameras = jax.tree.map(lambda array: np.asarray(array)[:, None], camera_rig(f"orbit:360x{views}", (size, size)))
     writer = CaptureWriter(path, head=ball(), motion=motion(frames), cameras=cameras, names=rig_names(views),
                            image_size=(size, size), reference=(rig_names(views)[0], 0))

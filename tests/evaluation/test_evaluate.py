@@ -1,0 +1,80 @@
+"""`mvp4d evaluate` on small captures: means by hand, angles in closed form, a report that stands alone."""
+
+import json
+
+import numpy as np
+import pytest
+from small_world import ball, motion, write_scene
+
+from mvp4d_jax.capture import Capture
+from mvp4d_jax.cli import main
+from mvp4d_jax.evaluation.baselines import project_reference, repeat_reference, vertex_colours
+from mvp4d_jax.evaluation.evaluate import evaluate, reference_angles
+from mvp4d_jax.evaluation.metrics import psnr
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("captures")
+    return (Capture.open(write_scene(folder / "ours", views=4, frames=5, seed=1)),
+            Capture.open(write_scene(folder / "truth", views=4, frames=5, seed=2)))
+
+
+def test_scores_are_means_over_frames_and_views(pair):
+    ours, truth = pair
+    scores = evaluate(ours, truth)
+    by_hand = [psnr(ours.frames(view) / 255, truth.frames(view) / 255).mean() for view in range(4)]
+    np.testing.assert_allclose([view["psnr"] for view in scores["views"]], by_hand, rtol=1e-5)
+    assert scores["mean"]["psnr"] == pytest.approx(np.mean(by_hand), rel=1e-5)
+    assert {"LPIPS", "CSIM", "JOD", "RE@LG"} == set(scores["left_out"])
+
+
+def test_a_capture_against_itself_is_perfect(pair):
+    scores = evaluate(pair[0], pair[0])
+    mean = scores["mean"]
+    assert mean["psnr"] == 100 and mean["ssim"] == pytest.approx(1) and mean["flicker"] == 0
+
+
+def test_angles_are_the_rigs(pair):
+    """Four cameras around, the reference in front at frame 0, where the head does not turn: 0, 90, 180, 90 degrees."""
+    assert list(reference_angles(*pair).values()) == pytest.approx([0, 90, 180, 90], abs=1e-4)
+    rings = {ring["from"]: ring["views"] for ring in evaluate(*pair)["by_angle"]}
+    assert rings == {0: 1, 90: 2, 150: 1}
+
+
+def test_report_stands_alone(pair, tmp_path):
+    ours, truth = pair
+    assert main(["evaluate", str(ours.path), "--against", str(truth.path), "--out", str(tmp_path)]) == 0
+    scores = json.loads((tmp_path / "evaluation.json").read_text())
+    page = (tmp_path / "evaluation.html").read_text()
+    assert f"{scores['mean']['psnr']:.3f}" in page and page.count("data:image/png") == 4
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_captures_that_share_nothing_are_refused(pair, tmp_path, capsys):
+    other = write_scene(tmp_path / "other", views=1, frames=1, size=64)
+    assert main(["evaluate", str(other), "--against", str(pair[1].path)]) == 2
+    assert "pictures are" in capsys.readouterr().err
+
+
+def test_repeating_shows_the_reference_everywhere():
+    image = np.random.default_rng(0).uniform(size=(8, 8, 3))
+    np.testing.assert_array_equal(repeat_reference(image, 2, 3)[1, 2], image)
+
+
+def test_projection_gives_the_photo_back_from_its_own_camera(pair):
+    """A mesh painted by the photo and seen by the photo's camera shows the photo, where the mesh is."""
+    truth, head, still = pair[1], ball(), motion(1)
+    camera = truth.camera(0, 0)
+    v, u = np.mgrid[:32, :32] / 32
+    photo = np.stack([u, v, 1 - u], -1).astype(np.float32)
+    one = type(camera)(**{name: np.asarray(value)[None, None] for name, value in vars(camera).items()})
+    painted = project_reference(photo, camera, still, head, still, one)[0, 0]
+    inside = np.zeros((32, 32), bool)
+    inside[12:20, 12:20] = True
+    assert np.abs(painted - photo)[inside].max() < 0.05
+    corner = painted[0, 0]
+    np.testing.assert_array_equal(corner, 1)  # white where there is no mesh
+    colours = vertex_colours(photo, camera, still, head)
+    behind = head.template[:, 2] < -0.05
+    assert np.isfinite(colours[behind]).all() and colours[behind].std() > 0  # filled from what is known
