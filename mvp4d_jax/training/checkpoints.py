@@ -37,7 +37,8 @@ class Checkpoints:
                            keep_checkpoints_without_metrics=False)])
         options = ocp.CheckpointManagerOptions(
             create=not read_only, read_only=read_only, preservation_policy=None if read_only else keep,
-            best_fn=lambda metrics: metrics[METRIC], best_mode="min", enable_async_checkpointing=True)
+            best_fn=lambda metrics: metrics[METRIC], best_mode="min", enable_async_checkpointing=True,
+            cleanup_tmp_directories=not read_only)
         self._manager = ocp.CheckpointManager(
             self.folder, options=options,
             item_handlers={"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()})
