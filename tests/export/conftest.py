@@ -14,7 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
-from synthetic import write_capture  # noqa: E402
+from export_world import write_capture  # noqa: E402
 
 from mvp4d_export.avatar import AvatarConfig  # noqa: E402
 from mvp4d_export.capture import Capture  # noqa: E402

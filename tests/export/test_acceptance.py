@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 from conftest import small_config
-from synthetic import write_capture
+from export_world import write_capture
 
 from mvp4d_export.capture import Capture
 from mvp4d_export.dataset import Dataset

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import small_config
+from export_world import write_capture
 from PIL import Image
 from safetensors.torch import load_file
-from synthetic import write_capture
 
 from mvp4d_export import densify
 from mvp4d_export.avatar import Avatar

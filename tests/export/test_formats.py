@@ -5,10 +5,10 @@ import argparse
 import numpy as np
 import pytest
 import torch
+from export_world import look_at
 from gsplat import export_splats
 from plyfile import PlyData
 from scipy.spatial.transform import Rotation
-from synthetic import look_at
 
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.capture import intrinsics, read_motion

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from export_world import make_head, make_motion
 from scipy.spatial.transform import Rotation
-from synthetic import make_head, make_motion
 
 from mvp4d_export.capture import MOTION_ARRAYS, read_head, read_motion
 from mvp4d_export.remesh import remesh
