@@ -1,6 +1,5 @@
 """Fixtures of the PyTorch half: one small capture, one small avatar."""
 
-import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -14,33 +13,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
-from export_world import write_capture  # noqa: E402
+from export_world import small_config, write_capture  # noqa: E402
 
-from mvp4d_export.avatar import AvatarConfig  # noqa: E402
 from mvp4d_export.capture import Capture  # noqa: E402
 from mvp4d_export.dataset import Dataset  # noqa: E402
-from mvp4d_export.deformation import NetConfig  # noqa: E402
 from mvp4d_export.distill import Distiller, distill  # noqa: E402
-from mvp4d_export.presets import DistillConfig, preset  # noqa: E402
-
-STEPS = 70
-
-
-def small_config(**changes) -> DistillConfig:
-    """The cpu preset at the size of the test capture."""
-    avatar = AvatarConfig(24, 1, NetConfig((8, 12), 1, 1))
-    return dataclasses.replace(
-        preset("cpu"),
-        **{
-            "avatar": avatar,
-            "steps": STEPS,
-            "views": 3,
-            "start_gaussians": 1600,
-            "max_gaussians": 2000,
-            "coarse": 0.3,
-            **changes,
-        },
-    )
 
 
 @pytest.fixture(scope="session")

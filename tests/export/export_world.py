@@ -12,13 +12,36 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mvp4d_export.avatar import AvatarConfig
 from mvp4d_export.capture import Head, Motion, check_head, intrinsics
+from mvp4d_export.deformation import NetConfig
+from mvp4d_export.presets import DistillConfig, preset
 from mvp4d_export.rasterize import rasterize
 from mvp4d_export.rig import Pose, Rig
 
 EXPRESSIONS = ("jawOpen", "mouthSmile_L", "mouthSmile_R", "browInnerUp")
 JOINTS = ("root", "neck", "jaw", "left_eye", "right_eye")
 RADII = np.array([0.075, 0.105, 0.09])
+
+
+STEPS = 70
+
+
+def small_config(**changes) -> DistillConfig:
+    """The cpu preset at the size of the test capture."""
+    avatar = AvatarConfig(24, 1, NetConfig((8, 12), 1, 1))
+    return dataclasses.replace(
+        preset("cpu"),
+        **{
+            "avatar": avatar,
+            "steps": STEPS,
+            "views": 3,
+            "start_gaussians": 1600,
+            "max_gaussians": 2000,
+            "coarse": 0.3,
+            **changes,
+        },
+    )
 
 
 def make_head(rows: int = 24, columns: int = 32) -> Head:

@@ -5,8 +5,7 @@ import time
 
 import pytest
 import torch
-from conftest import small_config
-from export_world import write_capture
+from export_world import small_config, write_capture
 
 from mvp4d_export.capture import Capture
 from mvp4d_export.dataset import Dataset

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import small_config
-from export_world import write_capture
+from export_world import small_config, write_capture
 from PIL import Image
 from safetensors.torch import load_file
 
