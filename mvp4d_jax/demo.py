@@ -58,7 +58,7 @@ def plan_stages(out: Path, *, photo: Path | None, mask: Path | None, weights: st
                          "--size", "32", "--seed", "1", "--out", str(drive)), drive))
     generated, avatar, video = out / "generated", out / "avatar", out / "orbit.mp4"
     stages.append(Stage("sample", f"generating {VIEWS} views over 360 degrees from one picture",
-                        ("sample", "--weights", weights, *reference, "--motion", str(truth), "--cameras", cameras,
+                        ("sample", "--weights", weights, *reference, "--motion", str(truth), "--cameras", str(truth),
                          "--out", str(generated)), generated))
     if photo is None:
         stages.append(Stage("evaluate", "measuring the generated views against the studio's ground truth",
