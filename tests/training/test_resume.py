@@ -21,6 +21,8 @@ from mvp4d_jax.training.plan import resolve
 from mvp4d_jax.training.state import ModelTemplate, abstract_state, make_optimiser
 from tests.training.tiny_run import overrides, run, start, write_shards
 
+pytestmark = pytest.mark.slow  # minutes each: `make test-slow`
+
 STEPS = 12
 
 

@@ -16,6 +16,8 @@ from mvp4d_jax.training import autoencoder
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import load_config
 
+pytestmark = pytest.mark.slow  # minutes each: `make test-slow`
+
 
 def smooth_clips(count: int, frames: int, size: int) -> np.ndarray:
     """Random low-frequency clips, uint8 [N, F, S, S, 3]."""

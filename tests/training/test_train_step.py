@@ -14,6 +14,8 @@ from mvp4d_jax.models.transformer_config import TransformerConfig
 from mvp4d_jax.training.state import ModelTemplate, OptimiserOptions, initial_state, make_optimiser, path_name
 from mvp4d_jax.training.step import LossOptions, draw_timesteps, make_train_step, noisy_batch
 
+pytestmark = pytest.mark.slow  # minutes each: `make test-slow`
+
 CONFIG = TransformerConfig.named("tiny", num_layers=2, num_heads=2, head_dim=16, time_embed_dim=32,
                                  conditioning_channels=8)
 SHAPE = (8, 2, 2, 8, 8, 16)  # [B, V, L, h, w, C]
