@@ -12,6 +12,7 @@ no layer mixes its elements.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 
@@ -207,12 +208,13 @@ def _in_chunks(coder: Encoder | Decoder, x: Array, size: int, dtype: DTypeLike) 
     return _join(first.astype(jnp.float32), lax.scan(step, cache, rest)[1])
 
 
-@jax.jit
+# Inlined where they are differentiated: XLA's CPU backend runs a called gradient twenty times slower.
+@functools.partial(jax.jit, inline=True)
 def _encode(model: VideoAutoencoder, video: Array) -> Array:
     return _in_chunks(model.encoder, video, model.config.chunk_frames, model.dtype)
 
 
-@jax.jit
+@functools.partial(jax.jit, inline=True)
 def _decode(model: VideoAutoencoder, latents: Array) -> Array:
     video = _in_chunks(model.decoder, latents, model.config.chunk_latents, model.dtype)
     return video[:, -_frames_of(latents.shape[1], model.config):]
