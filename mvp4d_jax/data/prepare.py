@@ -195,7 +195,7 @@ class _Encoder:
         graph, state = nnx.split(autoencoder)
         self._encode = jax.jit(lambda state, video: nnx.merge(graph, state).encode_latents(video))
         self._state = state
-        self._drawn: dict[tuple, np.ndarray] = {}  # maps of the capture at work: its scenes share them
+        self._drawn: dict[tuple, tuple] = {}  # pictures and maps of the capture at work: its scenes share them
 
     def scenes(self, capture: Capture, shard: str, writer: ShardWriter) -> list[Scene]:
         """Writes a capture's records, in each of its colours; returns what the manifest says of them."""
@@ -254,28 +254,31 @@ class _Encoder:
 
     def _window(self, capture: Capture, view: int, start: int, box: np.ndarray, palette: Palette,
                 writer: ShardWriter) -> int:
-        frames = range(start, start + self.options.frames)
-        latents, maps = self._record(capture, view, frames, box, palette)
-        return writer.add({"latents": latents[0], "conditioning": maps})
+        pictures, maps = self._cut(capture, view, range(start, start + self.options.frames), box)
+        return writer.add({"latents": self._latents(pictures[None], palette)[0], "conditioning": maps})
 
     def _images(self, capture: Capture, view: int, frames: tuple[int, ...], box: np.ndarray, palette: Palette,
                 writer: ShardWriter) -> int:
-        parts = [self._record(capture, view, range(frame, frame + 1), box, palette) for frame in frames]
-        return writer.add({"latents": np.stack([latents[0, 0] for latents, _ in parts]),
-                           "conditioning": np.stack([maps[0] for _, maps in parts])})
+        parts = [self._cut(capture, view, range(frame, frame + 1), box) for frame in frames]
+        pictures = np.stack([picture for picture, _ in parts])  # [K, 1, S, S, 3]
+        return writer.add({"latents": self._latents(pictures, palette)[:, 0],
+                           "conditioning": np.concatenate([maps for _, maps in parts])})
 
-    def _record(self, capture: Capture, view: int, frames: range, box: np.ndarray,
-                palette: Palette) -> tuple[np.ndarray, np.ndarray]:
-        """Latents [1, L, h, w, C] and maps [L, h, w, Cc] of some frames of a view, float16."""
-        size = self.options.image_size
-        pictures = palette.apply(capture.frames(view, slice(frames.start, frames.stop)))  # [F, H, W, 3]
-        cut = [crops.crop_image(picture, box, size) for picture in pictures]
-        video = np.stack([picture for picture, _ in cut])[None] / 127.5 - 1  # [1, F, S, S, 3]
-        latents = self._encode(self._state, jnp.asarray(video, jnp.float32))  # [1, L, h, w, C]
+    def _latents(self, pictures: np.ndarray, palette: Palette) -> np.ndarray:
+        """uint8 [B, F, S, S, 3] -> [B, L, h, w, C] float16, in other colours."""
+        video = palette.apply(pictures) / 127.5 - 1
+        return np.asarray(self._encode(self._state, jnp.asarray(video, jnp.float32)), np.float16)
+
+    def _cut(self, capture: Capture, view: int, frames: range, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Some frames of a view, cropped: uint8 [F, S, S, 3], and their maps [L, h, w, Cc] float16."""
         place = (view, frames, tuple(box))
         if place not in self._drawn:
-            self._drawn[place] = self._maps(capture, view, frames, box, cut[0][1]).astype(np.float16)
-        return np.asarray(latents, np.float16), self._drawn[place]
+            size = self.options.image_size
+            cut = [crops.crop_image(picture, box, size) for picture in
+                   capture.frames(view, slice(frames.start, frames.stop))]
+            pictures = np.stack([picture for picture, _ in cut]).round().clip(0, 255).astype(np.uint8)
+            self._drawn[place] = pictures, self._maps(capture, view, frames, box, cut[0][1]).astype(np.float16)
+        return self._drawn[place]
 
     def _maps(self, capture: Capture, view: int, frames: range, box: np.ndarray,
               outside: np.ndarray) -> np.ndarray:
@@ -307,9 +310,11 @@ def _frontal_angles(capture: Capture, frames: Sequence[int]) -> np.ndarray:
     """[V, K] radians between where the face looks (its +z, turned by head and neck) and the direction to the camera."""
     angles = np.zeros((capture.view_count, len(frames)), np.float32)
     motion: Motion = capture.motion
+    chosen = list(frames)
+    turn = np.asarray(rotation_matrix(np.asarray(motion.rotation)[chosen])
+                      @ rotation_matrix(np.asarray(motion.neck)[chosen]))  # [K, 3, 3]
     for place, frame in enumerate(frames):
-        turn = np.asarray(rotation_matrix(motion.rotation[frame])) @ np.asarray(rotation_matrix(motion.neck[frame]))
-        forward, centre = turn[:, 2], np.asarray(motion.translation[frame])
+        forward, centre = turn[place, :, 2], np.asarray(motion.translation)[frame]
         for view in range(capture.view_count):
             matrix = np.asarray(capture.camera(view, frame).world_to_camera)
             towards = -matrix[:3, :3].T @ matrix[:3, 3] - centre
