@@ -24,6 +24,6 @@ def get_config() -> ConfigDict:
     config.image_batch, config.clip_batch, config.clip_every = 12, 2, 4
     config.clip_frames = 9
     config.data = ConfigDict({"captures": "", "held_out": 4})  # a folder of captures; the first ones measure
-    config.loss = ConfigDict({"gradient": 0.6, "kl": 3e-5})
+    config.loss = ConfigDict({"gradient": 0.6, "square": 4.0, "kl": 3e-5})
     config.every = ConfigDict({"metrics": 25, "checkpoint": 100, "validation": 200})
     return config

@@ -1,7 +1,8 @@
 """Trains a video autoencoder on captures: single images and short clips by turns, no discriminator.
 
 The paper keeps CogVideoX's pretrained autoencoder frozen; this job is for sizes that have no pretrained weights. Loss:
-L1, L1 of image gradients at three scales (against blur), and a small KL that keeps the latent near unit variance.
+L1, L1 of image gradients at three scales (against blur), squared error (rare colours and small features, which a median
+leaves out, are learned early), and a small KL that keeps the latent near unit variance.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 
 from mvp4d_jax import parallel
 from mvp4d_jax.capture import Capture
+from mvp4d_jax.data.recolour import draw_palettes
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.evaluation.metrics import psnr
 from mvp4d_jax.files import write_json
@@ -122,18 +124,21 @@ def batches(clips: np.ndarray, config: ConfigDict, first: int) -> Iterator[np.nd
         frames, size = 1, config.image_batch
         if (index + 1) % config.clip_every == 0:
             frames, size = config.clip_frames, config.clip_batch
-        chosen = random.integers(len(clips), size=size)
-        starts = random.integers(clips.shape[1] - frames + 1, size=size)
-        video = np.stack([clips[clip, start : start + frames] for clip, start in zip(chosen, starts)])
+        video = np.empty((size, frames, *clips.shape[2:]), np.float32)
+        for place in range(size):
+            start = random.integers(clips.shape[1] - frames + 1)
+            pictures = clips[random.integers(len(clips)), start : start + frames]
+            # Half of them in other colours, as `prepare` makes them for the transformer.
+            video[place] = _to_float(draw_palettes(2, random)[1].apply(pictures) if random.random() < 0.5 else pictures)
         flipped = random.random(size) < 0.5
         video[flipped] = video[flipped, :, :, ::-1]
-        yield _to_float(video)
+        yield video
         index += 1
 
 
-def reconstruction_loss(video: Array, target: Array, gradient_weight: float) -> Array:
-    """Mean absolute error, plus that of horizontal and vertical differences at full, half and quarter size."""
-    loss = jnp.mean(jnp.abs(video - target))
+def reconstruction_loss(video: Array, target: Array, gradient_weight: float, square_weight: float) -> Array:
+    """Mean absolute and squared error, plus that of horizontal and vertical differences at full, half, quarter size."""
+    loss = jnp.mean(jnp.abs(video - target)) + square_weight * jnp.mean(jnp.square(video - target))
     for _ in range(3):
         for axis in (2, 3):
             loss += gradient_weight / 3 * jnp.mean(jnp.abs(jnp.diff(video, axis=axis) - jnp.diff(target, axis=axis)))
@@ -149,7 +154,7 @@ def make_step(template: ModelTemplate, optimiser: optax.GradientTransformation, 
         mean, log_variance = jnp.split(model.encode(video), 2, axis=-1)
         log_variance = jnp.clip(log_variance, -30.0, 20.0)
         latents = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
-        error = reconstruction_loss(model.decode(latents), video, config.loss.gradient)
+        error = reconstruction_loss(model.decode(latents), video, config.loss.gradient, config.loss.square)
         kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)
         return error + config.loss.kl * kl, jnp.std(mean)
 

@@ -56,9 +56,9 @@ def test_batches_depend_on_seed_and_step_alone():
 def test_loss_by_hand():
     """A constant error has no gradient; a checkerboard's halves are flat."""
     target = jnp.zeros((1, 1, 8, 8, 3))
-    assert abs(float(autoencoder.reconstruction_loss(target + 0.25, target, 1.0)) - 0.25) < 1e-6
+    assert abs(float(autoencoder.reconstruction_loss(target + 0.25, target, 1.0, 4.0)) - 0.5) < 1e-6
     board = jnp.asarray((np.indices((8, 8)).sum(0) % 2) * 2.0 - 1)[None, None, :, :, None] * jnp.ones(3)
-    assert abs(float(autoencoder.reconstruction_loss(board, target, 0.6)) - (1 + 0.2 * (2 + 2))) < 1e-5
+    assert abs(float(autoencoder.reconstruction_loss(board, target, 0.6, 0.0)) - (1 + 0.2 * (2 + 2))) < 1e-5
 
 
 def interrupted_after(step: int):
