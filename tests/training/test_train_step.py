@@ -42,8 +42,7 @@ def run_steps(mesh_shape, accumulation: int, steps: int = 2):
     template = ModelTemplate(lambda rngs: MultiViewTransformer(CONFIG, rngs=rngs), mesh)
     optimiser = make_optimiser(options, template.shapes)
     state = initial_state(template, optimiser, mesh, seed=0)
-    step = jax.jit(make_train_step(template, optimiser, options, LossOptions(snr_shift=1.0),
-                                   lambda step: jnp.float32(1e-2)))
+    step = make_train_step(template, optimiser, options, LossOptions(snr_shift=1.0), lambda step: jnp.float32(1e-2))
     losses = []
     with parallel.use_mesh(mesh):
         for index in range(steps):
@@ -124,7 +123,7 @@ def test_non_finite_step_leaves_the_state_as_it_was():
     state = initial_state(template, optimiser, mesh, seed=0)
     batch = make_batch()
     batch["latents"][2, 0, 0, 0, 0, 0] = np.nan
-    step = jax.jit(make_train_step(template, optimiser, options, LossOptions(), lambda step: jnp.float32(1e-3)))
+    step = make_train_step(template, optimiser, options, LossOptions(), lambda step: jnp.float32(1e-3))
     after, metrics = step(state, batch)
     assert not bool(metrics["finite"])
     for ours, before in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
