@@ -65,9 +65,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
     mesh = parallel.make_mesh(plan.mesh)
     folders = open_shards(config, plan)
     held_out = [Shards.open(path, verify=config.data.verify) for path in config.data.validation_shards]
-    check_same(held_out, expected_facts(config, plan))
+    check_same(held_out, {**expected_facts(config, plan), "image_size": plan.stages[-1].image_size})
     workdir.mkdir(parents=True, exist_ok=True)
-    _save_config(config, workdir)
 
     # ---- Model, optimiser, state: the workdir's checkpoint, else pretrained weights, else random ones.
     template = ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
@@ -81,6 +80,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
              mesh.devices.flat[0].device_kind, step, plan.steps)
     if step >= plan.steps:
         return f"already trained {step} steps: {workdir}"
+    _save_config(config, workdir)
 
     # ---- Run.
     with parallel.use_mesh(mesh):
