@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> str:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for noisy in ("absl", "orbax", "jax", "grain"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Orbax's threads log the trace of what failed; it is raised again in the loop, and told there in one line.
+    logging.getLogger("absl").addFilter(lambda record: record.exc_info is None)
     # Before anything touches a device.
     from mvp4d_jax import parallel
     if args.distributed or args.coordinator:
