@@ -186,3 +186,20 @@ def test_two_processes_train_stop_and_resume(shards, autoencoder, undisturbed, t
     expected = [line["loss"] for line in read_metrics(undisturbed)]
     count = min(len(losses), len(expected))
     np.testing.assert_allclose(losses[:count], expected[:count], rtol=1e-4)
+
+
+@pytest.mark.slow  # may wait for JAX's heartbeat, 100 s
+def test_a_process_that_dies_takes_the_others_along(shards, tmp_path):
+    """Nobody waits for it longer than the heartbeat; the run goes on from its last checkpoint."""
+    both, deadline = start_two(tmp_path, overrides(shards, steps=100000, mesh=(2, 2, 2))), time.monotonic() + TIMEOUT
+    while lines_of(tmp_path) < 12 and time.monotonic() < deadline and all(process.poll() is None for process in both):
+        time.sleep(0.01)
+    both[1].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    outputs = [process.communicate(timeout=TIMEOUT)[0] for process in both]
+    assert both[0].returncode not in (0, 143), outputs[0][-3000:]
+    assert time.monotonic() - killed < 130
+    stopped = Checkpoints(tmp_path / "checkpoints", read_only=True).latest()
+    assert stopped >= 4
+    run(tmp_path, overrides(shards, steps=stopped + 2, mesh=(2, 2, 2)), devices=8)
+    assert [line["step"] for line in read_metrics(tmp_path)] == list(range(1, stopped + 3))
