@@ -14,25 +14,17 @@ from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.loop import train
 from mvp4d_jax.training.release import export_release
-from tests.training.tiny_run import TIMEOUT, final_state, overrides, run, start, write_autoencoder, write_shards
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("data") / "shards")
-
-
-@pytest.fixture(scope="module")
-def four_steps(shards, tmp_path_factory) -> Path:
-    workdir = tmp_path_factory.mktemp("runs") / "four"
-    run(workdir, overrides(shards, steps=4))
-    return workdir
+from tests.training.tiny_run import STEPS, TIMEOUT, final_state, overrides, run, start, write_shards
 
 
 @pytest.fixture()
-def workdir(four_steps, tmp_path) -> Path:
-    """A run that stands at step 4."""
-    return Path(shutil.copytree(four_steps, tmp_path / "run"))
+def workdir(undisturbed, tmp_path) -> Path:
+    """A run that stands at step 10."""
+    copy = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    for folder in (copy / "checkpoints").iterdir():
+        if folder.name != "10":
+            shutil.rmtree(folder)
+    return copy
 
 
 def fails(workdir: Path, arguments: list[str], **options) -> str:
@@ -48,17 +40,17 @@ def fails(workdir: Path, arguments: list[str], **options) -> str:
 
 def assert_intact(workdir: Path, shards: Path, expected: list[int]) -> None:
     assert Checkpoints(workdir / "checkpoints", read_only=True).steps() == expected
-    state, _ = final_state(workdir, overrides(shards), 4)
-    assert int(state.step) == 4 and all(np.isfinite(leaf).all() for leaf in state.params["blocks"]["ff"]["up"].values())
+    state, _ = final_state(workdir, overrides(shards), 10)
+    assert int(state.step) == 10 and all(np.isfinite(leaf).all() for leaf in state.params["blocks"]["ff"]["up"].values())
 
 
 def test_full_disk(shards, workdir):
     """A limit on file sizes stands in for a full disk: the next checkpoint cannot be written."""
-    line = fails(workdir, overrides(shards, steps=8), limits="trap '' XFSZ; ulimit -f 16")
+    line = fails(workdir, overrides(shards), limits="trap '' XFSZ; ulimit -f 16")
     assert "could not be written" in line and "earlier checkpoints are intact" in line
-    assert_intact(workdir, shards, [4])
-    run(workdir, overrides(shards, steps=8))
-    assert_intact(workdir, shards, [4, 8])
+    assert_intact(workdir, shards, [10])
+    run(workdir, overrides(shards, checkpoint__every=50))
+    assert_intact(workdir, shards, [10, 50, STEPS])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -71,18 +63,18 @@ def test_unreadable_record(shards, workdir, tmp_path, workers):
     manifest = json.loads((damaged / MANIFEST).read_text())
     manifest["files"][1]["sha256"] = checksum(file)
     (damaged / MANIFEST).write_text(json.dumps(manifest))
-    line = fails(workdir, overrides(damaged, steps=60, data__workers=workers))
+    line = fails(workdir, overrides(damaged, data__workers=workers))
     assert str(file) in line and "cannot be read" in line and "mvp4d prepare" in line
     assert_intact(workdir, shards, Checkpoints(workdir / "checkpoints", read_only=True).steps())
 
 
 def test_non_finite_loss_stops_with_a_dump(shards, workdir):
-    line = fails(workdir, overrides(shards, steps=12, stages__all__learning_rate=1e30, optimiser__clip=1e30))
+    line = fails(workdir, overrides(shards, stages__all__learning_rate=1e30, optimiser__clip=1e30))
     assert "are not finite" in line and "dump-step-" in line
     folder = next(workdir.glob("dump-step-*"))
     with np.load(folder / "batch-0.npz") as batch:
         assert batch["latents"].ndim == 6
-    assert json.loads((folder / "metrics.json").read_text())["step"] >= 5
+    assert json.loads((folder / "metrics.json").read_text())["step"] > 10
     assert (folder / "state").is_dir()
     assert_intact(workdir, shards, Checkpoints(workdir / "checkpoints", read_only=True).steps())
 
@@ -128,9 +120,9 @@ def test_wrong_latent_scale(workdir, tmp_path):
     refused(workdir, overrides(scaled), "latent_scale is 1.15258426, the config has 1.0.*scaled exactly once")
 
 
-def test_latents_of_another_autoencoder(shards, workdir, tmp_path):
-    write_autoencoder(tmp_path / "vae")
-    refused(workdir, overrides(shards, autoencoder=tmp_path / "vae"), "autoencoder is none, the config has")
+def test_latents_of_another_autoencoder(autoencoder, workdir, tmp_path):
+    other = write_shards(tmp_path / "other", autoencoder="0123456789abcdef")
+    refused(workdir, overrides(other, autoencoder=autoencoder), "autoencoder is 0123456789abcdef, the config has")
 
 
 def test_validation_shards_are_held_to_the_config_too(shards, workdir, tmp_path):
@@ -141,17 +133,16 @@ def test_validation_shards_are_held_to_the_config_too(shards, workdir, tmp_path)
 
 
 def test_other_model_or_seed_than_the_checkpoint(shards, workdir):
-    with pytest.raises(UserError, match="checkpoints/4: does not fit the model"):
+    with pytest.raises(UserError, match="checkpoints/10: does not fit the model"):
         train(load_config("tiny", overrides(shards, transformer__num_heads=4)), workdir)
     with pytest.raises(UserError, match=r"config\.seed: is 5, the checkpoint was trained with 0"):
         train(load_config("tiny", overrides(shards, seed=5)), workdir)
-    assert_intact(workdir, shards, [4])
+    assert_intact(workdir, shards, [10])
 
 
-def test_export_of_what_is_not_there(shards, workdir, tmp_path):
-    write_autoencoder(tmp_path / "vae")
-    config = load_config("tiny", overrides(shards, autoencoder=tmp_path / "vae"))
-    with pytest.raises(UserError, match="no checkpoint of step 77; there are: 4"):
+def test_export_of_what_is_not_there(shards, autoencoder, workdir, tmp_path):
+    config = load_config("tiny", overrides(shards, autoencoder=autoencoder))
+    with pytest.raises(UserError, match="no checkpoint of step 77; there are: 10"):
         export_release(config, workdir, tmp_path / "out", step=77)
     with pytest.raises(UserError, match="has no checkpoints"):
         export_release(config, tmp_path / "nowhere", tmp_path / "out")

@@ -26,22 +26,21 @@ from mvp4d_jax.training.release import export_release
 from mvp4d_jax.training.state import ModelTemplate, abstract_state, make_optimiser
 from mvp4d_jax.training.step import MODEL_INPUTS, loss_of, noisy_batch
 from mvp4d_jax.training.validation import sample
-from tests.training.tiny_run import run, write_autoencoder, write_shards
+from tests.training.tiny_run import run, write_shards
 
 SMALL, LARGE = 32, 48  # pixels of the two stages
 
 
 @pytest.fixture(scope="module")
-def arguments(tmp_path_factory) -> list[str]:
+def arguments(autoencoder, tmp_path_factory) -> list[str]:
     """`small` made minute: 4 steps of single views and single frames at 32 pixels, then 4 of multi-view video at 48."""
     folder = tmp_path_factory.mktemp("data")
-    write_autoencoder(folder / "vae")
-    identity = autoencoder_identity(folder / "vae")
+    identity = autoencoder_identity(autoencoder)
     write_shards(folder / "small", autoencoder=identity)
     for index, name in enumerate(("large", "held_out")):
         write_shards(folder / name, autoencoder=identity, size=LARGE // 8, seed=1 + index)
     settings = {
-        "autoencoder": folder / "vae", "data.shards": folder / "small", "stages.video.shards": folder / "large",
+        "autoencoder": autoencoder, "data.shards": folder / "small", "stages.video.shards": folder / "large",
         "data.validation_shards": folder / "held_out", "mesh": "1,1,1", "transformer.dtype": "float32",
         "transformer.num_layers": 1, "transformer.num_heads": 2, "transformer.head_dim": 16,
         "transformer.time_embed_dim": 16, "metrics.every": 1, "checkpoint.every": 3, "checkpoint.keep_last": 10,

@@ -15,38 +15,12 @@ import numpy as np
 import pytest
 
 from mvp4d_jax.data.pipeline import Batches
-from mvp4d_jax.data.prepare import autoencoder_identity
 from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.metrics import read_metrics
 from mvp4d_jax.training.plan import resolve
-from tests.training.tiny_run import TIMEOUT, final_state, overrides, run, start, write_autoencoder, write_shards
-
-STEPS = 40
-RECORDED = "tests.training.recorded_train"
-
-
-@pytest.fixture(scope="module")
-def autoencoder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("vae")
-    write_autoencoder(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory, autoencoder) -> Path:
-    """Ten windows, so that an epoch takes two and a half steps."""
-    return write_shards(tmp_path_factory.mktemp("data") / "shards", scenes=5,
-                        autoencoder=autoencoder_identity(autoencoder))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(shards, tmp_path_factory) -> Path:
-    """The workdir of a run that nothing happened to, with all its checkpoints."""
-    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    run(workdir, overrides(shards, steps=STEPS, checkpoint__keep_last=100), module=RECORDED)
-    return workdir
+from tests.training.tiny_run import RECORDED, STEPS, TIMEOUT, final_state, overrides, run, start
 
 
 def samples_of(workdir: Path) -> list[dict]:
@@ -73,7 +47,7 @@ def kill_until_done(workdir: Path, arguments: list[str], kills: int, seed: int) 
         if number % 5 == 4:
             time.sleep(choose.uniform(0, 4))  # on its way to the first step
         else:
-            wait_for_steps(workdir, process, choose.randint(1, 8))
+            wait_for_steps(workdir, process, choose.randint(1, 16))
             time.sleep(choose.uniform(0, 0.1))
         assert process.poll() is None, "the run was over before it could be killed"
         process.send_signal(signal.SIGKILL)
@@ -105,21 +79,21 @@ def assert_as_undisturbed(workdir: Path, other: Path, arguments: list[str], step
 
 
 def test_two_kills_leave_no_trace(shards, undisturbed, tmp_path):
-    arguments = overrides(shards, steps=STEPS)
+    arguments = overrides(shards)
     kill_until_done(tmp_path, arguments, kills=2, seed=3)
     assert_as_undisturbed(tmp_path, undisturbed, arguments, STEPS)
 
 
 @pytest.mark.slow  # twelve processes, about a minute: the two kills above take the same road
 def test_ten_kills_leave_no_trace(shards, tmp_path):
-    arguments = overrides(shards, steps=200)
+    arguments = overrides(shards, steps=400)
     run(tmp_path / "undisturbed", arguments, module=RECORDED)
     kill_until_done(tmp_path / "killed", arguments, kills=10, seed=11)
-    assert_as_undisturbed(tmp_path / "killed", tmp_path / "undisturbed", arguments, 200)
+    assert_as_undisturbed(tmp_path / "killed", tmp_path / "undisturbed", arguments, 400)
 
 
 def test_sigterm_saves_and_the_run_goes_on(shards, undisturbed, tmp_path):
-    arguments = overrides(shards, steps=STEPS, checkpoint__every=1000)
+    arguments = overrides(shards, checkpoint__every=1000)
     process = start(tmp_path, arguments, module=RECORDED)
     wait_for_steps(tmp_path, process, 3)
     process.send_signal(signal.SIGTERM)
@@ -130,19 +104,6 @@ def test_sigterm_saves_and_the_run_goes_on(shards, undisturbed, tmp_path):
     run(tmp_path, arguments, module=RECORDED)
     assert len(samples_of(tmp_path)) == STEPS, "no step was done twice"
     assert_as_undisturbed(tmp_path, undisturbed, arguments, STEPS)
-
-
-def test_resume_on_another_mesh(shards, undisturbed, tmp_path):
-    """From (2,2,2) to (1,1,4) in the middle of a run: the loss curve is that of the run on one device."""
-    run(tmp_path, overrides(shards, steps=4, mesh=(2, 2, 2)), devices=8)
-    run(tmp_path, overrides(shards, steps=8, mesh=(1, 1, 4)), devices=4)
-    ours, theirs = read_metrics(tmp_path), read_metrics(undisturbed)[:8]
-    assert [line["step"] for line in ours] == list(range(1, 9))
-    np.testing.assert_allclose([line["loss"] for line in ours], [line["loss"] for line in theirs], rtol=1e-4)
-    state, _ = final_state(tmp_path, overrides(shards))
-    for leaf, other in zip(jax.tree.leaves(state.params),
-                           jax.tree.leaves(final_state(undisturbed, overrides(shards), 8)[0].params), strict=True):
-        np.testing.assert_allclose(leaf, other, atol=1e-4)
 
 
 def start_two(workdir: Path, arguments: list[str]) -> list[subprocess.Popen]:
@@ -159,39 +120,45 @@ def lines_of(workdir: Path) -> int:
     return file.read_text().count("\n") if file.is_file() else 0
 
 
-def test_two_processes_train_stop_and_resume(shards, autoencoder, undisturbed, tmp_path):
-    """Over gloo, with validation and its sample: stopped by SIGTERM to both, gone on with, then as one process."""
-    def settings(steps: int) -> list[str]:
-        return overrides(shards, steps=steps, mesh=(2, 2, 2), autoencoder=autoencoder, data__validation_shards=shards,
-                         validation__every=3, validation__batches=1, validation__sample_steps=2)
-
-    both, deadline = start_two(tmp_path, settings(300)), time.monotonic() + TIMEOUT
-    while lines_of(tmp_path) < 5 and time.monotonic() < deadline and all(process.poll() is None for process in both):
+def stop_after(workdir: Path, both: list[subprocess.Popen], steps: int) -> int:
+    """SIGTERM to both once the run stands at `steps`, as a scheduler sends it; returns the step that was saved."""
+    deadline = time.monotonic() + TIMEOUT
+    while lines_of(workdir) < steps and time.monotonic() < deadline and all(process.poll() is None for process in both):
         time.sleep(0.01)
     for process in both:
         process.send_signal(signal.SIGTERM)
     outputs = [process.communicate(timeout=TIMEOUT)[0] for process in both]
     assert [process.returncode for process in both] == [143, 143], outputs
     stops = [int(re.search(r"stopped at step (\d+) and saved", output).group(1)) for output in outputs]
-    assert stops[0] == stops[1] == Checkpoints(tmp_path / "checkpoints", read_only=True).latest()
-    assert final_state(tmp_path, settings(300))[1]["processes"] == 2
-    assert (tmp_path / "samples" / "step-0000003.png").is_file()
+    assert stops[0] == stops[1] == Checkpoints(workdir / "checkpoints", read_only=True).latest()
+    return stops[0]
 
-    for process in start_two(tmp_path, settings(stops[0] + 3)):
-        output, _ = process.communicate(timeout=TIMEOUT)
-        assert process.returncode == 0, output[-3000:]
-    run(tmp_path, settings(stops[0] + 6), devices=8)
-    losses = [line["loss"] for line in read_metrics(tmp_path) if "loss" in line]
-    assert len(losses) == stops[0] + 6
-    expected = [line["loss"] for line in read_metrics(undisturbed)]
-    count = min(len(losses), len(expected))
-    np.testing.assert_allclose(losses[:count], expected[:count], rtol=1e-4)
+
+def test_two_processes_stop_resume_and_move_to_another_mesh(shards, autoencoder, undisturbed, tmp_path):
+    """Two processes on (2,2,2), with validation and its sample; again; then one on (1,1,4): one device's loss curve."""
+    arguments = overrides(shards, mesh=(2, 2, 2))
+    validating = overrides(shards, mesh=(2, 2, 2), autoencoder=autoencoder, data__validation_shards=shards,
+                           validation__every=3, validation__batches=1, validation__sample_steps=2)
+    first = stop_after(tmp_path, start_two(tmp_path, validating), 5)
+    assert (tmp_path / "samples" / "step-0000003.png").is_file()
+    second = stop_after(tmp_path, start_two(tmp_path, arguments), lines_of(tmp_path) + 1)
+    assert first < second < STEPS
+    assert final_state(tmp_path, arguments)[1]["processes"] == 2
+    run(tmp_path, overrides(shards, mesh=(1, 1, 4)), devices=4)
+
+    lines = [line for line in read_metrics(tmp_path) if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    np.testing.assert_allclose([line["loss"] for line in lines], [line["loss"] for line in read_metrics(undisturbed)],
+                               rtol=1e-4)
+    for ours, theirs in zip(*(jax.tree.leaves(final_state(folder, arguments)[0].params)
+                              for folder in (tmp_path, undisturbed)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 @pytest.mark.slow  # may wait for JAX's heartbeat, 100 s
 def test_a_process_that_dies_takes_the_others_along(shards, tmp_path):
     """Nobody waits for it longer than the heartbeat; the run goes on from its last checkpoint."""
-    both, deadline = start_two(tmp_path, overrides(shards, steps=100000, mesh=(2, 2, 2))), time.monotonic() + TIMEOUT
+    both, deadline = start_two(tmp_path, overrides(shards, mesh=(2, 2, 2))), time.monotonic() + TIMEOUT
     while lines_of(tmp_path) < 12 and time.monotonic() < deadline and all(process.poll() is None for process in both):
         time.sleep(0.01)
     both[1].send_signal(signal.SIGKILL)
@@ -200,6 +167,6 @@ def test_a_process_that_dies_takes_the_others_along(shards, tmp_path):
     assert both[0].returncode not in (0, 143), outputs[0][-3000:]
     assert time.monotonic() - killed < 130
     stopped = Checkpoints(tmp_path / "checkpoints", read_only=True).latest()
-    assert stopped >= 4
-    run(tmp_path, overrides(shards, steps=stopped + 2, mesh=(2, 2, 2)), devices=8)
-    assert [line["step"] for line in read_metrics(tmp_path)] == list(range(1, stopped + 3))
+    assert stopped >= 10
+    run(tmp_path, overrides(shards, mesh=(1, 1, 4)), devices=4)
+    assert [line["step"] for line in read_metrics(tmp_path)] == list(range(1, STEPS + 1))

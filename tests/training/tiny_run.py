@@ -20,13 +20,16 @@ from mvp4d_jax.training.plan import resolve
 from mvp4d_jax.training.state import ModelTemplate, TrainState, abstract_state, make_optimiser
 from tests.data.synthetic import write_shards
 
-__all__ = ["final_state", "overrides", "run", "start", "write_autoencoder", "write_shards"]
+__all__ = ["RECORDED", "STEPS", "TIMEOUT", "final_state", "overrides", "run", "start", "write_autoencoder",
+           "write_shards"]
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 300
+STEPS = 100  # of every run
+RECORDED = "tests.training.recorded_train"  # `start(module=RECORDED)` notes the samples of every step
 
 
-def overrides(shards: Path, *, steps: int = 12, mesh=(1, 1, 1), **more) -> list[str]:
+def overrides(shards: Path, *, steps: int = STEPS, mesh=(1, 1, 1), **more) -> list[str]:
     """Arguments that make `tiny` minute; `more` are further ones, dots as double underscores."""
     settings = {
         "autoencoder": "", "data.shards": shards, "mesh": ",".join(map(str, mesh)), "transformer.num_layers": 1,
@@ -34,7 +37,7 @@ def overrides(shards: Path, *, steps: int = 12, mesh=(1, 1, 1), **more) -> list[
         "stages.all.image_size": 32, "stages.all.steps": steps, "stages.all.warmup": 2,
         "stages.all.learning_rate": 1e-3,
         "stages.all.mixture.monocular.weight": 0.0, "stages.all.mixture.static.weight": 0.0,
-        "stages.all.mixture.multiview.batch": 4, "stages.all.mixture.multiview.views": 2, "checkpoint.every": 4,
+        "stages.all.mixture.multiview.batch": 4, "stages.all.mixture.multiview.views": 2, "checkpoint.every": 10,
         "metrics.every": 1, "validation.every": 1000000,
     }
     settings.update({name.replace("__", "."): value for name, value in more.items()})
