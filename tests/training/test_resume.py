@@ -159,7 +159,7 @@ def test_two_processes_stop_resume_and_move_to_another_mesh(shards, autoencoder,
 def test_a_process_that_dies_takes_the_others_along(shards, tmp_path):
     """Nobody waits for it longer than the heartbeat; the run goes on from its last checkpoint."""
     both, deadline = start_two(tmp_path, overrides(shards, mesh=(2, 2, 2))), time.monotonic() + TIMEOUT
-    while lines_of(tmp_path) < 12 and time.monotonic() < deadline and all(process.poll() is None for process in both):
+    while lines_of(tmp_path) < 25 and time.monotonic() < deadline and all(process.poll() is None for process in both):
         time.sleep(0.01)
     both[1].send_signal(signal.SIGKILL)
     killed = time.monotonic()
