@@ -7,6 +7,7 @@ leaves out, are learned early), and a small KL that keeps the latent near unit v
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config
 from mvp4d_jax.training.metrics import MetricsLog
 from mvp4d_jax.training.state import ModelTemplate, TrainState, abstract_state, initial_state
+from mvp4d_jax.training.stop import Interrupted, StopSignal
 
 Array = Any
 
@@ -41,6 +43,7 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
 
     Raises:
       UserError: no captures, captures of different sizes, or a loss that is not finite.
+      Interrupted: SIGTERM came; the state is saved.
     """
     clips, held_out = load_clips(config)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -56,8 +59,9 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
     reconstruct = jax.jit(lambda params, video: template.model(params).decode(
         jnp.split(template.model(params).encode(video), 2, axis=-1)[0]))
     first = int(state.step)
-    metrics = MetricsLog(workdir, first)
-    with parallel.use_mesh(mesh), progress(total=config.steps - first, what="training", unit="step") as bar:
+    metrics, stop = MetricsLog(workdir, first), StopSignal()
+    with (contextlib.closing(metrics), contextlib.closing(stop), parallel.use_mesh(mesh),
+          progress(total=config.steps - first, what="training", unit="step") as bar):
         for index, video in zip(range(first, config.steps), batches(clips, config, first)):
             state, values = step(state, video)
             done = index + 1
@@ -69,11 +73,14 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
                 metrics.write(done, values)
             if done % config.every.validation == 0 or done == config.steps:
                 metrics.write(done, validate(reconstruct, state.ema, held_out, config))
-            if done % config.every.checkpoint == 0 or done == config.steps:
+            asked = stop.asked(done)
+            if asked or done % config.every.checkpoint == 0 or done == config.steps:
                 checkpoints.save(done, state, {})
             bar.update()
+            if asked and done < config.steps:
+                checkpoints.close()
+                raise Interrupted(f"stopped at step {done} and saved; run the same command again: {workdir}")
     checkpoints.close()
-    metrics.close()
     return f"{config.steps} steps: {workdir}; next: add --export vae to this command"
 
 

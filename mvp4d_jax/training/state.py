@@ -73,11 +73,11 @@ class ModelTemplate:
 
     Args:
       build: makes the model from `nnx.Rngs`.
-      mesh: where it will live; read for the shardings of the logical axes.
+      mesh: where it will live.
     """
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh):
-        self._build = build
+        self._build, self.mesh = build, mesh
         with parallel.use_mesh(mesh):
             abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
             self.graph, params, self.rest = nnx.split(abstract, nnx.Param, ...)
