@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mvp4d_jax.diffusion.samplers import GuidanceConfig, SamplerConfig, guide, insert_clean, make_sampler
+from mvp4d_jax.diffusion.guidance import GuidanceConfig, guide
+from mvp4d_jax.diffusion.samplers import SamplerConfig, insert_clean, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.sampling.plan import Plan, deal_groups
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
@@ -25,7 +26,7 @@ class DenoiseOptions:
       stochasticity: noise drawn anew at every step, 0 to 1.
       snr_shift: of the schedule the weights were trained with.
       guidance_interval: share of the noise range in which guidance acts.
-      guidance_rescale: 0 to 1, see `diffusion.samplers.GuidanceConfig`.
+      guidance_rescale: 0 to 1, see `diffusion.guidance.GuidanceConfig`.
     """
 
     method: str = "dpm"

@@ -36,14 +36,14 @@ class ReferenceSource:
       camera: of the image, unbatched.
       motion: one frame.
       head: personalised rig.
-      inside: [H, W] share of each pixel inside the photo, or None.
+      inside: [H, W] share of each pixel inside the uncropped picture.
     """
 
     image: np.ndarray
     camera: Camera
     motion: Motion
     head: HeadModel
-    inside: np.ndarray | None
+    inside: np.ndarray
 
 
 def open_reference(args: argparse.Namespace, facts: Facts) -> ReferenceSource:
@@ -66,11 +66,8 @@ def _from_capture(path: Path, facts: Facts) -> ReferenceSource:
         raise UserError(path / "capture.json", "field 'reference' is null",
                         'set it to {"camera": NAME, "frame": N}, or give a photo and its fit')
     name, frame = capture.reference
-    size = (facts.image_size, facts.image_size)
     image = capture.frame(name, frame).astype(np.float32) / 255
     camera, motion = capture.camera(name, frame), capture.motion[slice(frame, frame + 1)]
-    if capture.image_size == size:
-        return ReferenceSource(image, camera, motion, capture.head, None)
     crop, camera, inside = crop_reference(image, camera, motion, capture.head, facts.image_size, facts.crop_margin)
     return ReferenceSource(crop, camera, motion, capture.head, inside)
 
