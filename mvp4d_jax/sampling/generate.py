@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from PIL import Image
 
 from mvp4d_jax.capture import Capture, CaptureWriter
 from mvp4d_jax.errors import UserError
@@ -102,7 +103,8 @@ class Generator:
 
         Args:
           plan: what to denoise together; shot: what is given; options: of the denoising.
-          out: the capture to write; the preview is `<out>.mp4`.
+          out: the capture to write; the preview is `<out>.mp4`, the reference as the model sees it
+            `<out>_reference.png`.
           fingerprint: of everything the pictures depend on; kept windows of another one are dropped.
           extra: facts to keep in the capture.
 
@@ -130,6 +132,8 @@ class _Run:
                 self._window(index, bar)
         capture = self._assemble(extra, overwrite)
         write_preview(self.out.with_name(f"{self.out.name}.mp4"), capture)
+        with atomic_file(self.out.with_name(f"{self.out.name}_reference.png")) as temporary:
+            Image.fromarray((self.shot.reference.image * 255 + 0.5).clip(0, 255).astype(np.uint8)).save(temporary)
         shutil.rmtree(self.work)
         return capture
 
