@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -90,6 +91,8 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
     Raises:
       UserError: a stage failed; its own message stands above.
     """
+    for left in out.glob(".*.tmp*"):  # half-written by a command that was killed
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     record_path = out / "demo.json"
     record = _read_record(record_path)
     stale = False  # once a stage runs anew, what was made from its output is out of date

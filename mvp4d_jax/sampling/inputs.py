@@ -53,14 +53,15 @@ def open_reference(args: argparse.Namespace, facts: Facts) -> ReferenceSource:
       UserError: anything that is missing, damaged or does not fit the weights.
     """
     path = Path(args.reference)
-    source = _from_capture(path, facts) if path.is_dir() else _from_photo(path, args, facts)
+    source = capture_reference(path, facts) if path.is_dir() else _from_photo(path, args, facts)
     if source.head.name != facts.head:
         raise UserError("--head", f"'{source.head.name}' is not the head the weights were trained on ('{facts.head}')",
                         "track the photo with that head")
     return source
 
 
-def _from_capture(path: Path, facts: Facts) -> ReferenceSource:
+def capture_reference(path: Path, facts: Facts) -> ReferenceSource:
+    """The reference image that a capture names, cropped around the head as in training. Raises UserError."""
     capture = Capture.open(path)
     if capture.reference is None:
         raise UserError(path / "capture.json", "field 'reference' is null",
