@@ -59,7 +59,7 @@ def _beginning(out: Path, photo: Path | None) -> str:
         found.insert(0, figure(_fitted(np.asarray(Image.open(photo).convert("RGB"))), f"The photo, {photo.name}", 256))
         if (out / "fit_overlay.png").is_file():
             overlay = np.asarray(Image.open(out / "fit_overlay.png").convert("RGB"))
-            found.insert(1, figure(_fitted(overlay), "The head fitted to it", 256))
+            found.insert(1, figure(_fitted(overlay), "The head fitted to it", 384))
     found += [_video(out / "generated.mp4", "Generated: eight views of one performance", 400),
               _video(out / "orbit.mp4", "The avatar, driven by another performance", 256)]
     return "".join(found)

@@ -28,7 +28,7 @@ td.best{font-weight:700;color:#0b6b35}
 th.group{text-align:center}
 figure{display:inline-block;margin:.3rem 1rem .3rem 0;text-align:center;vertical-align:top}
 figcaption,.note{font-size:.85rem;color:#5b636d}
-figcaption{max-width:270px;margin:.2rem auto 0}
+figcaption{max-width:300px;margin:.2rem auto 0}
 img,video{border:1px solid #e4e6ea;border-radius:4px;background:#fff;vertical-align:top}
 .pictures td,.pictures th{border:0;padding:1px;text-align:center;font-weight:400;font-size:.85rem;color:#5b636d}
 .pictures td:first-child{text-align:right;padding-right:.6rem;white-space:nowrap}
