@@ -1,17 +1,23 @@
 """The honest measure: test identities of the studio, unseen motions, the model against ground truth and two baselines.
 
-    python benchmarks/closed_loop.py                 # 20 identities, writes docs/images/closed_loop.jpg, prints tables
-    python benchmarks/closed_loop.py --identities 2  # a quick look
+    python benchmarks/closed_loop.py                            # 20 identities: tables, docs/images/closed_loop.jpg
+    python benchmarks/closed_loop.py --avatars 3                # and avatars distilled from the views of three of them
+    python benchmarks/closed_loop.py --identities 6 --guidance 1 1.5 2 --steps 12 24 --group 4 8    # which settings?
 
 Every identity is filmed by 8 cameras over 360 degrees; the reference is one picture from within 30 degrees of the
 front, at another moment. "repeat" shows the reference everywhere; "project" paints it onto the head's mesh (the true
-one), mirrored where unseen. Rings of angle are measured from the reference.
+one), mirrored where unseen. Rings of angle are measured from the reference, in the head's axes. An avatar is fitted to
+the generated views (`mvp4d distill --preset cpu`) and rendered through their cameras. The first of several settings is
+the one on the contact sheet and in the avatars.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,13 +25,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mvp4d_jax.evaluation.baselines import project_reference, repeat_reference
-from mvp4d_jax.evaluation.metrics import psnr, ssim
+from mvp4d_jax.capture import Capture, CaptureWriter
+from mvp4d_jax.evaluation.evaluate import baseline_pictures, reference_angles, score_view
 from mvp4d_jax.geometry.cameras import FIELDS, Camera, look_at, perspective
 from mvp4d_jax.geometry.rigs import DISTANCE, FOV_DEGREES, HEAD_CENTRE, camera_rig, direction, rig_names
 from mvp4d_jax.parallel import make_mesh
 from mvp4d_jax.sampling.denoise import DenoiseOptions
 from mvp4d_jax.sampling.generate import Generator, Shot
+from mvp4d_jax.sampling.inputs import capture_reference
 from mvp4d_jax.sampling.plan import make_plan
 from mvp4d_jax.sampling.release import load_release
 from mvp4d_jax.studio.studio import Studio
@@ -33,59 +40,69 @@ from mvp4d_jax.studio.studio import Studio
 FIRST_TEST_IDENTITY = 11_000
 VIEWS, FRAMES = 8, 9
 REFERENCE_SPREAD = np.radians(30)
-METHODS = ("model", "repeat", "project")
-RINGS = ((0, 60), (60, 120), (120, 180.1))
+RINGS = ((0, 180.1), (0, 60), (60, 120), (120, 180.1))
+SHOWN = 4  # identities on the contact sheet
+Setting = tuple[float, int, int]  # guidance, steps, views per sequence
 
 
-def reference_camera(rng: np.random.Generator, size: int) -> Camera:
-    """One camera within 30 degrees of the front, unbatched."""
-    azimuth = rng.uniform(-REFERENCE_SPREAD, REFERENCE_SPREAD)
+def film(identity: int, size: int, folder: Path) -> Capture:
+    """Ground truth of one identity: 8 views all around, and the reference camera, whose last frame is the reference."""
+    studio = Studio(identity)
+    motion = studio.motion(FRAMES + 1)
+    azimuth = np.random.default_rng([identity, 77]).uniform(-REFERENCE_SPREAD, REFERENCE_SPREAD)
     target = np.asarray(HEAD_CENTRE)
     matrix = look_at(target + DISTANCE * direction(azimuth, 0.0), target)
-    return perspective(matrix, np.radians(FOV_DEGREES), (size, size))
+    one = perspective(matrix, np.radians(FOV_DEGREES), (size, size))
+    rig = camera_rig(f"orbit:360x{VIEWS}", (size, size))
+    cameras = Camera(**{name: np.concatenate([getattr(rig, name), np.asarray(getattr(one, name))[None]])[:, None]
+                        for name in FIELDS})
+    writer = CaptureWriter(folder / f"{identity}", head=studio.head, motion=motion, cameras=cameras,
+                           names=[*rig_names(VIEWS), "reference"], image_size=(size, size), masks=True,
+                           reference=("reference", FRAMES), source="mvp4d studio")
+    with writer:
+        for view, frame, rgb, alpha in studio.stream(motion, cameras, size):
+            writer.add(view, frame, rgb, alpha)
+    return Capture.open(folder / f"{identity}")
 
 
-def film(identity: int, size: int) -> dict:
-    """Ground truth and reference of one identity."""
-    studio = Studio(identity)
-    rng = np.random.default_rng([identity, 77])
-    motion = studio.motion(FRAMES + 1)
-    cameras = camera_rig(f"orbit:360x{VIEWS}", (size, size))
-    truth, _ = studio.render(motion[slice(1, None)], cameras, size)
-    camera = reference_camera(rng, size)
-    batched = Camera(**{name: np.asarray(getattr(camera, name))[None] for name in FIELDS})
-    picture, _ = studio.render(motion[slice(0, 1)], batched, size)
-    cameras = Camera(**{name: np.asarray(getattr(cameras, name))[:, None] for name in FIELDS})
-    return {"head": studio.head, "motion": motion[slice(1, None)], "cameras": cameras, "truth": truth / 255.0,
-            "image": picture[0, 0] / np.float32(255), "camera": camera, "reference_motion": motion[slice(0, 1)]}
+def generate(generator: Generator, truth: Capture, identity: int, setting: Setting, out: Path) -> Capture:
+    """The model's capture for one identity."""
+    facts, (guidance, steps, group) = generator.release.facts, setting
+    source = capture_reference(truth.path, facts)
+    reference = generator.reference(source.image, source.camera, source.motion, source.head, source.inside)
+    plan = make_plan(views=VIEWS, frames=FRAMES, latent_size=(facts.image_size // 8,) * 2, trained_views=group,
+                     window_frames=facts.frames, steps=steps, guidance_scale=guidance, seed=identity)
+    shot = Shot(reference, truth.head, truth.motion[slice(0, FRAMES)], truth.cameras[:VIEWS], tuple(rig_names(VIEWS)))
+    return generator.run(plan, shot, DenoiseOptions(snr_shift=facts.snr_shift), out, f"{identity} {setting}")
 
 
-def generate(generator: Generator, scene: dict, identity: int, args: argparse.Namespace, folder: Path) -> np.ndarray:
-    """The model's pictures [V, F, H, W, 3] in [0, 1]."""
-    facts = generator.release.facts
-    reference = generator.reference(scene["image"], scene["camera"], scene["reference_motion"], scene["head"])
-    plan = make_plan(views=VIEWS, frames=FRAMES, latent_size=(facts.image_size // 8,) * 2,
-                     trained_views=args.group or VIEWS, window_frames=facts.frames, steps=args.steps,
-                     guidance_scale=args.guidance, seed=identity)
-    shot = Shot(reference, scene["head"], scene["motion"], scene["cameras"], tuple(rig_names(VIEWS)))
-    options = DenoiseOptions(snr_shift=facts.snr_shift)
-    capture = generator.run(plan, shot, options, folder / f"{identity}", f"{identity}")
-    return np.stack([capture.frames(view) for view in range(VIEWS)]) / 255.0
+def avatar_pictures(capture: Capture, folder: Path) -> np.ndarray:
+    """[V, F, H, W, 3] in [0, 1]: an avatar fitted to a capture, through the capture's own cameras."""
+    size = str(capture.image_size[0])
+    _mvp4d("distill", capture.path, "--preset", "cpu", "--out", folder / "avatar", "--overwrite")
+    _mvp4d("render", folder / "avatar", "--motion", capture.path, "--cameras", f"file:{capture.path / 'cameras.npz'}",
+           "--each-view", "--size", size, "--out", folder / "views", "--overwrite")
+    return np.stack([[np.asarray(Image.open(folder / f"views_{view:02d}" / f"{frame:05d}.png").convert("RGB"))
+                      for frame in range(FRAMES)] for view in range(VIEWS)]) / np.float32(255)
 
 
-def angles(scene: dict) -> np.ndarray:
-    """[V] degrees between each camera's axis and the reference camera's."""
-    axis = np.asarray(scene["camera"].world_to_camera)[2, :3]
-    cosines = np.asarray(scene["cameras"].world_to_camera)[:, 0, 2, :3] @ axis
-    return np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+def _mvp4d(*words: object) -> None:
+    subprocess.run([sys.executable, "-m", "mvp4d_jax.cli", *map(str, words)], check=True, capture_output=True)
 
 
-def table(records: list[dict]) -> str:
+def frames_of(capture: Capture) -> np.ndarray:
+    """[V, F, H, W, 3] float32 in [0, 1] of the eight views."""
+    return np.stack([capture.frames(capture.names.index(name), slice(0, FRAMES)) for name in rig_names(VIEWS)]
+                    ) / np.float32(255)
+
+
+def table(records: list[dict], methods: list[str]) -> str:
     """Mean PSNR and SSIM by method, over all views and by ring."""
-    lines = ["| views | " + " | ".join(f"{method} PSNR / SSIM" for method in METHODS) + " |", "| --- " * 4 + "|"]
-    for low, high in ((0, 180.1), *RINGS):
+    lines = ["| views | " + " | ".join(f"{method} PSNR / SSIM" for method in methods) + " |",
+             "| --- " * (len(methods) + 1) + "|"]
+    for low, high in RINGS:
         cells = []
-        for method in METHODS:
+        for method in methods:
             chosen = [record for record in records if record["method"] == method and low <= record["angle"] < high]
             cells.append(f"{np.mean([r['psnr'] for r in chosen]):.2f} / {np.mean([r['ssim'] for r in chosen]):.3f}")
         name = "all 360 degrees" if high - low > 180 else f"{low:.0f} to {min(high, 180):.0f} degrees"
@@ -93,23 +110,27 @@ def table(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def sheet(rows: list[tuple[np.ndarray, dict]], path: Path, enlarge: int = 2) -> None:
-    """Contact sheet: per identity the reference, then truth and each method beneath each other."""
+def label(setting: Setting) -> str:
+    guidance, steps, group = setting
+    return f"guidance {guidance:g}, {steps} steps, groups of {group}"
+
+
+def sheet(rows: list[tuple[np.ndarray, dict[str, np.ndarray]]], path: Path, enlarge: int = 2) -> None:
+    """Contact sheet: per identity the reference, then truth and each method beneath each other, middle frame."""
     pictures = []
     for reference, outputs in rows:
-        lines = [np.concatenate(list(views[:, FRAMES // 2]), axis=1) for views in outputs.values()]
-        block = np.concatenate(lines, axis=0)
+        block = np.concatenate([np.concatenate(list(views[:, FRAMES // 2]), axis=1) for views in outputs.values()])
         left = np.ones((block.shape[0], reference.shape[1], 3))
         left[: reference.shape[0]] = reference
         pictures.append(np.concatenate([left, block], axis=1))
-    picture = (np.clip(np.concatenate(pictures, axis=0), 0, 1) * 255).astype(np.uint8)
+    picture = (np.clip(np.concatenate(pictures), 0, 1) * 255 + 0.5).astype(np.uint8)
     larger = (picture.shape[1] * enlarge, picture.shape[0] * enlarge)
     image = Image.fromarray(picture).resize(larger, Image.Resampling.LANCZOS)
-    draw = ImageDraw.Draw(image)
-    side = rows[0][0].shape[0] * enlarge
-    for block in range(len(rows)):
-        for line, name in enumerate(rows[0][1]):
-            draw.text((4, (block * len(rows[0][1]) + line + 1) * side - 14), name, fill=(90, 90, 90))
+    draw, side, line = ImageDraw.Draw(image), rows[0][0].shape[0] * enlarge, 0
+    for _, outputs in rows:
+        for name in outputs:
+            draw.text((6, (line + 1) * side - 16), "reference, truth" if name == "truth" else name, fill=(90, 90, 90))
+            line += 1
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, quality=88)
 
@@ -118,34 +139,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="tiny")
     parser.add_argument("--identities", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--guidance", type=float, default=1.5)
-    parser.add_argument("--group", type=int, help="views per sequence (default: all jointly)")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.5])
+    parser.add_argument("--steps", type=int, nargs="+", default=[24])
+    parser.add_argument("--group", type=int, nargs="+", default=[VIEWS], help="views per sequence")
+    parser.add_argument("--avatars", type=int, default=0, help="identities whose avatar is fitted and measured too")
     parser.add_argument("--sheet", default="docs/images/closed_loop.jpg")
     parser.add_argument("--json", help="also write every view's numbers here")
     args = parser.parse_args()
-    release = load_release(args.weights)
-    generator, size = Generator(release, make_mesh((1, 1, 1))), release.facts.image_size
+    generator = Generator(load_release(args.weights), make_mesh((1, 1, 1)))
+    size, settings = generator.release.facts.image_size, list(itertools.product(args.guidance, args.steps, args.group))
     records, rows, began = [], [], time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        for identity in range(FIRST_TEST_IDENTITY, FIRST_TEST_IDENTITY + args.identities):
-            scene = film(identity, size)
-            outputs = {
-                "truth": scene["truth"],
-                "model": generate(generator, scene, identity, args, Path(folder)),
-                "repeat": repeat_reference(scene["image"], VIEWS, FRAMES),
-                "project": project_reference(scene["image"], scene["camera"], scene["reference_motion"], scene["head"],
-                                             scene["motion"], scene["cameras"])}
-            for method in METHODS:
-                for view, angle in enumerate(angles(scene)):
-                    records.append({"identity": identity, "method": method, "angle": float(angle),
-                                    "psnr": float(psnr(outputs[method][view], scene["truth"][view]).mean()),
-                                    "ssim": float(ssim(outputs[method][view], scene["truth"][view]).mean())})
-            if len(rows) < 4:
-                rows.append((scene["image"], outputs))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for count in range(args.identities):
+            started, identity = time.monotonic(), FIRST_TEST_IDENTITY + count
+            truth = film(identity, size, folder)
+            captures = {label(setting): generate(generator, truth, identity, setting, folder / f"{identity}-{index}")
+                        for index, setting in enumerate(settings)}
+            first = captures[label(settings[0])]
+            outputs = {name: frames_of(capture) for name, capture in captures.items()}
+            if count < args.avatars:
+                outputs["avatar"] = avatar_pictures(first, folder / f"{identity}-avatar")
+            outputs |= baseline_pictures(truth, rig_names(VIEWS), FRAMES)
+            angles, expected = reference_angles(first, truth), frames_of(truth)
+            for method, pictures in outputs.items():
+                for view, camera in enumerate(rig_names(VIEWS)):
+                    score = score_view(camera, angles[camera], pictures[view], expected[view])
+                    records.append({"identity": identity, "method": method, "angle": score.angle, "psnr": score.psnr,
+                                    "ssim": score.ssim})
+            if len(rows) < SHOWN:
+                shown = {"truth": expected, "model": outputs[label(settings[0])]}
+                shown |= {method: outputs[method] for method in ("avatar", "project") if method in outputs}
+                rows.append((truth.frame(*truth.reference) / 255, shown))
+            print(f"identity {identity}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
     print(f"weights {args.weights}, {args.identities} identities, {VIEWS} views x {FRAMES} frames, {size} pixels, "
-          f"{args.steps} steps, guidance {args.guidance}, {time.monotonic() - began:.0f} s\n")
-    print(table(records))
+          f"{time.monotonic() - began:.0f} s\n")
+    print(table(records, [*map(label, settings), "repeat", "project"]))
+    if args.avatars:
+        fitted = {record["identity"] for record in records if record["method"] == "avatar"}
+        print(f"\nThe {len(fitted)} identities whose avatar was fitted to the generated views:\n")
+        print(table([record for record in records if record["identity"] in fitted],
+                    [label(settings[0]), "avatar", "repeat", "project"]))
     sheet(rows, Path(args.sheet))
     if args.json:
         Path(args.json).write_text(json.dumps(records))

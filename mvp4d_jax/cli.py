@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from pathlib import Path
 
 # verb -> (module, one line for --help)
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     module_name, summary = VERBS[verb]
     _choose_platform()
+    # ffmpeg is started by fork and exec; JAX warns of forks that go on running Python.
+    warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
     try:
         module = importlib.import_module(module_name)
         parser = argparse.ArgumentParser(prog=f"mvp4d {verb}", description=module.__doc__ or summary,

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -62,15 +63,26 @@ def plan_stages(out: Path, *, photo: Path | None, mask: Path | None, weights: st
                          "--out", str(generated)), generated))
     if photo is None:
         stages.append(Stage("evaluate", "measuring the generated views against the studio's ground truth",
-                            ("evaluate", str(generated), "--against", str(truth), "--out", str(out / "evaluation")),
+                            ("evaluate", str(generated), "--against", str(truth), "--baselines",
+                             "--out", str(out / "evaluation")),
                             out / "evaluation" / "evaluation.html"))
-    stages += [
-        Stage("distill", "distilling the views into a 4D Gaussian avatar",
-              ("distill", str(generated), "--out", str(avatar), "--preset", "cpu"), avatar),
-        Stage("render", "rendering the avatar from all around while it speaks",
-              ("render", str(avatar), "--motion", str(drive), "--cameras", "turn:360", "--size", str(ORBIT_SIZE),
-               "--out", str(video)), video)]
+    stages.append(Stage("distill", "distilling the views into a 4D Gaussian avatar",
+                        ("distill", str(generated), "--out", str(avatar), "--preset", "cpu"), avatar))
+    if photo is None:
+        stages.append(Stage("compare", "rendering the avatar through the studio's own cameras",
+                            ("render", str(avatar), "--motion", str(truth),
+                             "--cameras", f"file:{truth / 'cameras.npz'}", "--each-view", "--size", str(size),
+                             "--out", str(out / "avatar_views")),
+                            avatar_view(out, VIEWS - 1)))
+    stages.append(Stage("render", "rendering the avatar from all around while it speaks",
+                        ("render", str(avatar), "--motion", str(drive), "--cameras", "turn:360",
+                         "--size", str(ORBIT_SIZE), "--out", str(video)), video))
     return stages
+
+
+def avatar_view(out: Path, view: int) -> Path:
+    """The folder of the avatar's frames from one of the studio's cameras, as `mvp4d render --each-view` names it."""
+    return out / f"avatar_views_{view:02d}"
 
 
 def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
@@ -79,6 +91,8 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
     Raises:
       UserError: a stage failed; its own message stands above.
     """
+    for left in out.glob(".*.tmp*"):  # half-written by a command that was killed
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     record_path = out / "demo.json"
     record = _read_record(record_path)
     stale = False  # once a stage runs anew, what was made from its output is out of date
@@ -103,7 +117,8 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
 
 
 def _overwrite(stage: Stage) -> list[str]:
-    return ["--overwrite"] if stage.output.is_dir() and stage.name != "evaluate" else []
+    """A stage that runs again replaces what it, or a run that was stopped, left."""
+    return ["--overwrite"] if stage.command[0] in ("studio", "sample", "distill", "render") else []
 
 
 def _read_record(path: Path) -> dict[str, dict]:

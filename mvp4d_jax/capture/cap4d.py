@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from mvp4d_jax.capture import convert, images
-from mvp4d_jax.capture.fit import CameraPath, Fit, read_references
+from mvp4d_jax.capture.fit import Fit, read_references
 from mvp4d_jax.capture.format import Capture, check_target
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.files import atomic_folder, write_json
+from mvp4d_jax.geometry.camera_path import CameraPath
 from mvp4d_jax.heads.model import HeadModel
 
 

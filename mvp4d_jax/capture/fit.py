@@ -1,8 +1,6 @@
-"""Fits, camera paths and reference lists on disk, in CAP4D's fields and axes; converted to ours here and nowhere else.
+"""Fits and reference lists on disk, in CAP4D's fields.
 
-CAP4D's `extr` acts on OpenCV-like axes (y down, z forward) while its head rotation and translation are in y-up,
-z-backward axes, which are ours: x_opencv = diag(1, -1, -1) x. So `world_to_camera = extr @ diag(1, -1, -1, 1)` and the
-head pose is taken as it is.
+Cameras are converted by `geometry.camera_path`; the head's rotation and translation are in our axes already.
 """
 
 from __future__ import annotations
@@ -16,11 +14,11 @@ import numpy as np
 from mvp4d_jax.capture import schema
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.files import atomic_file, read_json, read_npz
+from mvp4d_jax.geometry.camera_path import camera_arrays, read_cameras
 from mvp4d_jax.geometry.cameras import Camera
 from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.heads.motion import Motion
 
-FLIP = np.array([1.0, -1.0, -1.0, 1.0])  # M * FLIP is M @ diag(1, -1, -1, 1)
 CAP4D_HEAD = "flame2023-nojaw"  # the head of every file that does not name one
 _LIMIT = 1 << 29
 
@@ -57,11 +55,12 @@ class Fit:
           UserError: names the array at fault.
         """
         arrays = read_npz(path, limit=_LIMIT)
-        schema.require(arrays, ("fx", "fy", "cx", "cy", "extr", "expr", "rot", "tra", "resolutions"), path)
+        schema.require(arrays, ("expr", "rot", "tra", "resolutions"), path)
         if arrays["rot"].ndim != 2 or len(arrays["rot"]) == 0:
             raise UserError(path, f"'rot' has shape {list(arrays['rot'].shape)}, expected [T, 3]")
         frames = len(arrays["rot"])
-        cameras, count = _still_cameras(arrays, path)
+        cameras = read_cameras(arrays, path)
+        count = cameras.batch_shape[0]
         names = _names(arrays, count, path)
         resolutions = _resolutions(arrays["resolutions"], count, path)
         zeros = np.zeros((frames, 3), np.float32)
@@ -75,16 +74,14 @@ class Fit:
         motion = schema.check_motion(
             Motion(arrays["expr"], arrays["rot"], arrays["tra"], arrays.get("neck_rot", zeros),
                    arrays.get("jaw_rot", zeros), eyes, fps), frames, None, path)
-        return cls(motion, cameras, resolutions, names, _shape(arrays, path), _head_name(arrays, path))
+        return cls(motion, cameras[:, None], resolutions, names, _shape(arrays, path), _head_name(arrays, path))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes `fit.npz`, atomically: CAP4D's fields, and `head` and `eyes` beside them."""
         motion = self.motion
         eyes = np.asarray(motion.eyes, np.float32)
-        arrays = {name: np.asarray(getattr(self.cameras, name), np.float64).reshape(-1, 1)
-                  for name in ("fx", "fy", "cx", "cy")}
-        arrays |= {"extr": np.asarray(self.cameras.world_to_camera, np.float64).reshape(-1, 4, 4) * FLIP,
-                   "expr": motion.expression, "rot": motion.rotation, "tra": motion.translation,
+        arrays = camera_arrays(self.cameras)
+        arrays |= {"expr": motion.expression, "rot": motion.rotation, "tra": motion.translation,
                    "eye_rot": eyes.mean(1), "eyes": eyes, "neck_rot": motion.neck, "jaw_rot": motion.jaw,
                    "fps": np.float64(motion.fps), "resolutions": np.asarray(self.resolutions, np.int64),
                    "camera_order": np.asarray(self.names, np.str_), "head": np.asarray(self.head, np.str_)}
@@ -102,44 +99,6 @@ class Fit:
         check_same_head(self.head, head, where)
         rig = head.personalise(np.zeros(0, np.float32) if self.shape is None else self.shape)
         return rig, pad_expression(self.motion, rig, where)
-
-
-@dataclasses.dataclass(frozen=True)
-class CameraPath:
-    """A moving camera (`orbit.npz`). T frames.
-
-    Attributes:
-      camera: arrays [T], our axes.
-      image_size: (H, W).
-      fps: frames per second, or None where the file does not say.
-    """
-
-    camera: Camera
-    image_size: tuple[int, int]
-    fps: float | None = None
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> CameraPath:
-        """Reads `orbit.npz`. Raises UserError naming the array at fault."""
-        arrays = read_npz(path, limit=_LIMIT)
-        schema.require(arrays, ("fx", "fy", "cx", "cy", "extr", "resolution"), path)
-        cameras, _ = _still_cameras(arrays, path)
-        size = arrays["resolution"]
-        if size.dtype.kind not in "iu" or size.shape != (2,):
-            raise UserError(path, f"'resolution' is {size.dtype} {list(size.shape)}, expected two integers")
-        fps = schema.scalar(arrays["fps"], "fps", path) if "fps" in arrays else None
-        return cls(cameras[:, 0], schema.check_image_size([int(side) for side in size], path), fps)
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes `orbit.npz`, atomically."""
-        arrays = {name: np.asarray(getattr(self.camera, name), np.float64)[:, None]
-                  for name in ("fx", "fy", "cx", "cy")}
-        arrays |= {"extr": np.asarray(self.camera.world_to_camera, np.float64) * FLIP,
-                   "resolution": np.asarray(self.image_size, np.int64)}
-        if self.fps is not None:
-            arrays["fps"] = np.float64(self.fps)
-        with atomic_file(path) as temporary:
-            np.savez_compressed(temporary, **arrays)
 
 
 def read_references(path: str | os.PathLike) -> list[tuple[str, int]]:
@@ -173,20 +132,6 @@ def pad_expression(motion: Motion, head: HeadModel, where: object) -> Motion:
     expression = np.asarray(motion.expression)[:, :wanted]
     expression = np.pad(expression, ((0, 0), (0, wanted - expression.shape[1])))
     return dataclasses.replace(motion, expression=expression)
-
-
-def _still_cameras(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> tuple[Camera, int]:
-    extr = arrays["extr"]
-    if extr.ndim != 3 or extr.shape[1:] != (4, 4) or extr.dtype.kind not in "fiu" or len(extr) == 0:
-        raise UserError(path, f"'extr' is {extr.dtype} {list(extr.shape)}, expected numbers [C, 4, 4]")
-    count = len(extr)
-    intrinsics = {}
-    for name in ("fx", "fy", "cx", "cy"):
-        if arrays[name].size != count:
-            raise UserError(path, f"'{name}' has shape {list(arrays[name].shape)}, expected [{count}, 1]")
-        intrinsics[name] = arrays[name].reshape(count, 1)
-    matrices = (extr.astype(np.float64) * FLIP)[:, None]  # [C, 1, 4, 4]
-    return schema.check_cameras(Camera(matrices, **intrinsics), count, 1, path), count
 
 
 def _names(arrays: dict[str, np.ndarray], count: int, path: str | os.PathLike) -> tuple[str, ...]:
@@ -232,10 +177,3 @@ def validate_fit(path: str | os.PathLike) -> str:
     shape = "no identity" if fit.shape is None else f"{len(fit.shape)} identity"
     return (f"{path}: fit of head '{fit.head}', {fit.frame_count} frames at {fit.motion.fps:g} fps, {len(fit.names)} "
             f"cameras ({', '.join(sizes)}), {shape} and {fit.motion.expression.shape[1]} expression coefficients")
-
-
-def validate_path(path: str | os.PathLike) -> str:
-    """Checks `orbit.npz` and says what it is in one line. Raises UserError."""
-    found = CameraPath.load(path)
-    height, width = found.image_size
-    return f"{path}: camera path, {found.camera.fx.shape[0]} frames, {height} x {width} pixels"

@@ -8,6 +8,7 @@ ground truth. Run it again after a stop: finished stages are kept.
 from __future__ import annotations
 
 import argparse
+import platform
 from pathlib import Path
 
 
@@ -41,5 +42,6 @@ def run(args: argparse.Namespace) -> str:
     stages = plan_stages(out, photo=photo, mask=mask, weights=args.weights, size=facts.image_size,
                          identity=args.identity, frames=args.frames)
     seconds = run_stages(stages, out)
-    write_demo_report(out, photo, [(stage.name, stage.what, stage.command, seconds[stage.name]) for stage in stages])
+    commands = [(stage.name, stage.what, stage.command, seconds[stage.name]) for stage in stages]
+    write_demo_report(out, photo, commands, f"{cpu_count()} cores, {platform.machine()}, without a GPU")
     return f"done in {sum(seconds.values()):.0f} s: open {out / 'report.html'}"

@@ -14,6 +14,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", required=True, metavar="CAPTURE", help="the ground truth")
     parser.add_argument("--out", metavar="DIR", help="where to write the report (default: the capture's own folder)")
     parser.add_argument("--lpips", metavar="FILE", help="safetensors with VGG-16 features and lpips layers, for LPIPS")
+    parser.add_argument("--baselines", action="store_true",
+                        help="also score the truth's reference image repeated, and painted onto the truth's rig")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -23,7 +25,7 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d_jax.files import write_json
 
     capture, truth = Capture.open(args.capture), Capture.open(args.against)
-    scores = evaluate(capture, truth, lpips_weights=args.lpips)
+    scores = evaluate(capture, truth, lpips_weights=args.lpips, baselines=args.baselines)
     folder = Path(args.out or args.capture)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "evaluation.json", scores)

@@ -54,7 +54,9 @@ def detect(path: Path) -> tuple[str, str, Path]:
                 names = set(archive.namelist())
         except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
             raise UserError(path, f"not a readable npz file ({error})") from None
-        return "mvp4d_jax.capture.fit", "validate_fit" if "expr.npy" in names else "validate_path", path
+        if "expr.npy" in names:
+            return "mvp4d_jax.capture.fit", "validate_fit", path
+        return "mvp4d_jax.geometry.camera_path", "validate_path", path
     raise UserError(path, "is neither a folder nor an npz file", "give a capture, fit, shards, weights or avatar")
 
 

@@ -1,4 +1,4 @@
-"""DDIM and DPM-Solver++(2M) for v-prediction under zero terminal SNR, and classifier-free guidance.
+"""DDIM and DPM-Solver++(2M) for v-prediction under zero terminal SNR.
 
 A sampling loop is a fold over `SamplerConfig.steps` steps with a small carry, and works as a Python loop (one jitted
 step, which a plan of several groups needs) or under `jax.lax`:
@@ -171,60 +171,3 @@ def _dpm_rows(a: np.ndarray, a_next: np.ndarray, stochasticity: float) -> tuple[
 def insert_clean(sample: jax.Array, values: jax.Array, clean: jax.Array) -> jax.Array:
     """`values` where `clean` (bool, its shape leads the sample's), `sample` elsewhere; bit for bit."""
     return jnp.where(clean.reshape(clean.shape + (1,) * (sample.ndim - clean.ndim)), values, sample)
-
-
-@dataclasses.dataclass(frozen=True)
-class GuidanceConfig:
-    """Classifier-free guidance.
-
-    Attributes:
-      scale: 1: none, the conditional prediction alone. CAP4D uses 2, CogVideoX's text-to-video 6.
-      interval: (low, high) fraction of the schedule's timesteps, 0 clean, 1 noise, within which guidance is applied;
-        elsewhere the conditional prediction stands. (0, 1): always.
-      rescale: 0 .. 1, how far the guided prediction's deviation (per sample) is pulled back to the conditional one's
-        (Lin et al., arXiv 2305.08891, section 3.4); against over-saturation at large scales.
-    """
-
-    scale: float = 1.0
-    interval: tuple[float, float] = (0.0, 1.0)
-    rescale: float = 0.0
-
-    def __post_init__(self):
-        low, high = self.interval
-        if not 0.0 <= low <= high <= 1.0:
-            raise ValueError(f"interval is {self.interval}; it must lie in 0 .. 1, low first")
-        if not 0.0 <= self.rescale <= 1.0:
-            raise ValueError(f"rescale is {self.rescale}; it lies between 0 and 1")
-
-    def active(self, timestep: int | np.integer, steps: int = 1000) -> bool:
-        """Whether guidance applies at a timestep: where not, the unconditional pass need not be run at all."""
-        return self.scale != 1.0 and self.interval[0] <= int(timestep) / (steps - 1) <= self.interval[1]
-
-
-def guide(conditional: jax.Array, unconditional: jax.Array, config: GuidanceConfig) -> jax.Array:
-    """The guided v prediction, [B, ...] each: u + scale (c - u), rescaled. The interval is the caller's to ask for."""
-    guided = unconditional + config.scale * (conditional - unconditional)
-    if config.rescale:
-        axes = tuple(range(1, guided.ndim))
-        factor = conditional.std(axis=axes, keepdims=True) / guided.std(axis=axes, keepdims=True)
-        guided = guided * (config.rescale * factor + (1.0 - config.rescale))
-    return guided
-
-
-def guided_prediction(predict, conditional: dict, unconditional: dict, config: GuidanceConfig, *, batched: bool):
-    """Both predictions of classifier-free guidance, and `guide` of them.
-
-    Args:
-      predict: inputs by name, each [B, ...] -> v prediction [B, ...]; the model with its weights bound.
-      conditional, unconditional: inputs by name, the same names and shapes (dropped maps are zeros, as trained).
-      config: guidance that is active at this step (`config.active`).
-      batched: both in one pass of 2B samples, interleaved, so that a `data` axis of the mesh splits them evenly; or one
-        pass after the other, which needs half the activations.
-    """
-    if not batched:
-        return guide(predict(**conditional), predict(**unconditional), config)
-    both = {name: jnp.stack([conditional[name], unconditional[name]], axis=1) for name in conditional}
-    both = {name: value.reshape(-1, *value.shape[2:]) for name, value in both.items()}
-    v = predict(**both)
-    v = v.reshape(-1, 2, *v.shape[1:])
-    return guide(v[:, 0], v[:, 1], config)

@@ -7,11 +7,13 @@ import itertools
 import os
 from typing import Any
 
+import jax
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from mvp4d_jax.capture import Capture
 from mvp4d_jax.errors import UserError
+from mvp4d_jax.evaluation.baselines import project_reference, repeat_reference
 from mvp4d_jax.evaluation.lpips import load_weights, lpips
 from mvp4d_jax.evaluation.metrics import flicker, psnr, ssim
 from mvp4d_jax.evaluation.reprojection import consistency
@@ -38,14 +40,21 @@ class ViewScore:
 
 
 def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLike | None = None,
-             consistency_frames: int = 3) -> dict[str, Any]:
+             consistency_frames: int = 3, baselines: bool = False) -> dict[str, Any]:
     """Scores `capture` against `truth` on the cameras (by name) and frames both have.
 
+    Args:
+      lpips_weights: safetensors file with VGG-16 features and LPIPS layers.
+      consistency_frames: how many frames the reprojection error is measured on.
+      baselines: also score what any model must beat, made from the truth's reference image: "repeat" shows it
+        everywhere, "project" paints it onto the truth's own rig (`evaluation.baselines`).
+
     Returns:
-      A JSON-able dict: "views" (list of ViewScore), "mean", "by_angle", "consistency", "left_out".
+      A JSON-able dict: "views" (list of ViewScore), "mean", "by_angle", "consistency", "left_out", and with
+      `baselines` "baselines": {name: {"mean", "by_angle"}}.
 
     Raises:
-      UserError: no common camera, or picture sizes differ.
+      UserError: no common camera, picture sizes differ, or baselines of a truth that names no reference.
     """
     names = [name for name in capture.names if name in truth.names]
     if not names:
@@ -57,25 +66,54 @@ def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLi
     frames = min(capture.frame_count, truth.frame_count)
     weights = None if lpips_weights is None else load_weights(lpips_weights)
     angles = reference_angles(capture, truth)
-    views = []
-    for name in progress(names, what="measuring views", unit="view"):
-        ours = _frames(capture, capture.names.index(name), frames)
-        theirs = _frames(truth, truth.names.index(name), frames)
-        distance = None if weights is None else float(np.mean([
-            lpips(weights, ours[i][None], theirs[i][None])[0] for i in range(frames)]))
-        # A pixel-equal frame has infinite PSNR; 100 dB keeps the mean finite.
-        views.append(ViewScore(name, angles[name], float(np.minimum(psnr(ours, theirs), 100).mean()),
-                               float(ssim(ours, theirs).mean()), distance, flicker(ours, theirs)))
+
+    def score(name: str, ours: np.ndarray) -> ViewScore:
+        return score_view(name, angles[name], ours, _frames(truth, name, frames), weights)
+
+    views = [score(name, _frames(capture, name, frames))
+             for name in progress(names, what="measuring views", unit="view")]
     left_out = dict(LEFT_OUT)
     if weights is None:
         left_out["LPIPS"] = "needs VGG-16 and lpips weights; give them with --lpips FILE.safetensors"
-    return {
+    result = {
         "capture": str(capture.path), "against": str(truth.path), "frames": frames,
         "views": [dataclasses.asdict(view) for view in views],
-        "mean": _mean(views), "by_angle": by_angle(views),
+        "mean": mean(views), "by_angle": by_angle(views),
         "consistency": _consistency(capture, truth, names, frames, consistency_frames),
         "left_out": left_out,
     }
+    if baselines:
+        made = {label: [score(name, picture) for name, picture in zip(names, pictures)]
+                for label, pictures in baseline_pictures(truth, names, frames).items()}
+        result["baselines"] = {label: {"mean": mean(each), "by_angle": by_angle(each)} for label, each in made.items()}
+    return result
+
+
+def score_view(name: str, angle: float, ours: np.ndarray, theirs: np.ndarray, weights: Any = None) -> ViewScore:
+    """Scores the frames [F, H, W, 3] in [0, 1] of one view; `weights` of LPIPS, or None."""
+    distance = None if weights is None else float(np.mean([
+        lpips(weights, ours[i][None], theirs[i][None])[0] for i in range(len(ours))]))
+    # A pixel-equal frame has infinite PSNR; 100 dB keeps the mean finite.
+    return ViewScore(name, angle, float(np.minimum(psnr(ours, theirs), 100).mean()),
+                     float(ssim(ours, theirs).mean()), distance, flicker(ours, theirs))
+
+
+def baseline_pictures(truth: Capture, names: list[str], frames: int) -> dict[str, np.ndarray]:
+    """What any model must beat, [V, F, H, W, 3] in [0, 1] by name of the baseline, from the truth's reference image.
+
+    Raises:
+      UserError: the truth names no reference.
+    """
+    if truth.reference is None:
+        raise UserError(truth.path / "capture.json", "field 'reference' is null: baselines are made from it",
+                        'set it to {"camera": NAME, "frame": N}')
+    name, frame = truth.reference
+    image = truth.frame(name, frame).astype(np.float32) / 255
+    order = [truth.names.index(name) for name in names]
+    cameras = jax.tree.map(lambda array: np.asarray(array)[order][:, :frames], truth.cameras)
+    painted = project_reference(image, truth.camera(name, frame), truth.motion[slice(frame, frame + 1)], truth.head,
+                                truth.motion[slice(0, frames)], cameras)
+    return {"repeat": repeat_reference(image, len(names), frames), "project": painted}
 
 
 def reference_angles(capture: Capture, truth: Capture) -> dict[str, float]:
@@ -110,19 +148,20 @@ def by_angle(views: list[ViewScore]) -> list[dict[str, Any]]:
     for low, high in itertools.pairwise(ANGLE_EDGES):
         inside = [view for view in views if low <= view.angle < high or (high == 180 and view.angle == 180)]
         if inside:
-            rings.append({"from": low, "to": high, "views": len(inside), **_mean(inside)})
+            rings.append({"from": low, "to": high, "views": len(inside), **mean(inside)})
     return rings
 
 
-def _mean(views: list[ViewScore]) -> dict[str, float]:
+def mean(views: list[ViewScore]) -> dict[str, float]:
+    """Mean measures of some views."""
     result = {key: float(np.mean([getattr(view, key) for view in views])) for key in ("psnr", "ssim", "flicker")}
     if views[0].lpips is not None:
         result["lpips"] = float(np.mean([view.lpips for view in views]))
     return result
 
 
-def _frames(capture: Capture, view: int, frames: int) -> np.ndarray:
-    return capture.frames(view, slice(frames)).astype(np.float32) / 255
+def _frames(capture: Capture, name: str, frames: int) -> np.ndarray:
+    return capture.frames(capture.names.index(name), slice(frames)).astype(np.float32) / 255
 
 
 def _consistency(capture: Capture, truth: Capture, names: list[str], frames: int, count: int) -> dict[str, Any]:

@@ -14,26 +14,79 @@ from PIL import Image
 from mvp4d_jax.capture import Capture
 from mvp4d_jax.files import atomic_file
 
+MEASURES = [("psnr", "PSNR (dB)"), ("ssim", "SSIM")]
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1100px;padding:0 1rem;color:#222}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:collapse}
-td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:right}th:first-child,td:first-child{text-align:left}
-figure{display:inline-block;margin:.3rem;text-align:center}figcaption{font-size:.8rem;color:#555}
-img{image-rendering:auto;border:1px solid #eee}.note{color:#666}code{background:#f4f4f4;padding:.1rem .3rem}
+body{font:15px/1.55 system-ui,-apple-system,sans-serif;margin:2.2rem auto 4rem;max-width:1120px;padding:0 1.2rem;
+  color:#1f2328}
+h1{font-size:1.75rem;margin-bottom:.3rem}
+h2{font-size:1.2rem;margin:2.6rem 0 .6rem;padding-top:1rem;border-top:1px solid #e4e6ea}
+table{border-collapse:collapse;margin:.6rem 0}
+td,th{padding:.3rem .8rem;border-bottom:1px solid #e4e6ea;text-align:right}
+th{font-weight:600}
+th:first-child,td:first-child{text-align:left;white-space:nowrap}
+td.best{font-weight:700;color:#0b6b35}
+th.group{text-align:center}
+figure{display:inline-block;margin:.3rem 1rem .3rem 0;text-align:center;vertical-align:top}
+figcaption,.note{font-size:.85rem;color:#5b636d}
+figcaption{max-width:300px;margin:.2rem auto 0}
+img,video{border:1px solid #e4e6ea;border-radius:4px;background:#fff;vertical-align:top}
+.pictures td,.pictures th{border:0;padding:1px;text-align:center;font-weight:400;font-size:.85rem;color:#5b636d}
+.pictures td:first-child{text-align:right;padding-right:.6rem;white-space:nowrap}
+.pictures img{display:block}
+code,pre{background:#f4f5f7;border-radius:4px;font-size:.85rem}
+code{padding:.1rem .3rem}
+pre{padding:.7rem .9rem;overflow-x:auto}
+.scroll{overflow-x:auto}
+.bar{display:inline-block;height:.7rem;background:#4a7dbd;border-radius:2px;vertical-align:middle}
 """
 
 
 def picture(image: np.ndarray, width: int = 160) -> str:
-    """An <img> tag with the picture [H, W, 3] (uint8, or float in [0, 1]) inside it."""
+    """An <img> tag with the picture [H, W, 3] (uint8, or float in [0, 1]) inside it, `width` pixels wide."""
     pixels = image if image.dtype == np.uint8 else (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    height = round(pixels.shape[0] * width / pixels.shape[1])
+    drawn = Image.fromarray(pixels)
+    if width > drawn.width:  # browsers enlarge with bilinear blur
+        drawn = drawn.resize((width, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return f'<img width="{width}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    drawn.save(buffer, "PNG")
+    return (f'<img width="{width}" height="{height}" alt="" '
+            f'src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">')
 
 
 def figure(image: np.ndarray, caption: str, width: int = 160) -> str:
     """A captioned picture."""
     return f"<figure>{picture(image, width)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def pictures(rows: list[tuple[str, list[np.ndarray]]], headings: list[str], width: int) -> str:
+    """Rows of pictures under headings, each row with a label."""
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
+    lines = [f"<tr><td>{html.escape(label)}</td>" + "".join(f"<td>{picture(image, width)}</td>" for image in images)
+             + "</tr>" for label, images in rows]
+    return f'<div class="scroll"><table class="pictures"><tr><td></td>{head}</tr>{"".join(lines)}</table></div>'
+
+
+def compare(rows: list[tuple[str, dict[str, dict[str, float]]]], measures: list[tuple[str, str]]) -> str:
+    """A table of competitors, one group of columns per measure, the best of each row and measure marked.
+
+    Args:
+      rows: (label, {competitor: {measure: value}}), the same competitors in every row.
+      measures: (key, heading) of measures of which more is better.
+    """
+    names = list(rows[0][1])
+    top = "".join(f'<th colspan="{len(names)}" class="group">{html.escape(heading)}</th>' for _, heading in measures)
+    head = "".join(f"<th>{html.escape(name)}</th>" for _ in measures for name in names)
+    lines = []
+    for label, values in rows:
+        cells = [f"<td>{html.escape(label)}</td>"]
+        for key, _ in measures:
+            best = max(values[name][key] for name in names)
+            digits = 2 if key == "psnr" else 3
+            cells += [f"<td{' class=best' * (values[name][key] == best)}>{values[name][key]:.{digits}f}</td>"
+                      for name in names]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return (f'<div class="scroll"><table><tr><th></th>{top}</tr><tr><th></th>{head}</tr>{"".join(lines)}</table></div>')
 
 
 def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
@@ -76,7 +129,8 @@ def plot(points: list[tuple[float, float]], x_label: str, y_label: str, size: tu
 
 def page(title: str, body: str) -> str:
     """A whole HTML document."""
-    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f"<title>{html.escape(title)}</title>"
             f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>{body}</html>")
 
 
@@ -96,6 +150,7 @@ def write_report(path: str | os.PathLike, scores: dict[str, Any], capture: Captu
         "<h2>By angle from the reference</h2>",
         table(scores["by_angle"], ["from", "to", "views", "psnr", "ssim"]),
         plot([(view["angle"], view["psnr"]) for view in scores["views"]], "degrees from the reference", "PSNR (dB)"),
+        *_baselines(scores),
         "<h2>Multi-view consistency</h2>",
         f"<p>Reprojection error of SIFT matches: {_cell(error)} px; the truth's own: {_cell(true_error)} px.</p>",
         f"<h2>Pictures (frame {middle}): ours, truth, difference x 4</h2>", *rows,
@@ -104,6 +159,26 @@ def write_report(path: str | os.PathLike, scores: dict[str, Any], capture: Captu
     ]
     with atomic_file(path) as temporary:
         temporary.write_text(page("Evaluation", "".join(body)))
+
+
+def _baselines(scores: dict[str, Any]) -> list[str]:
+    """The measures beside those of the baselines, where they were made."""
+    if "baselines" not in scores:
+        return []
+    competitors = {"this capture": scores, **scores["baselines"]}
+    return ["<h2>Beside what any model must beat</h2>", compare(by_ring(competitors), MEASURES),
+            '<p class="note">repeat: the reference image everywhere; project: the reference painted onto the head\'s '
+            "mesh, mirrored where unseen, filled behind.</p>"]
+
+
+def by_ring(competitors: dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, dict[str, float]]]]:
+    """Rows for `compare`: all views, then rings of angle, of competitors with "mean" and "by_angle" as `evaluate`'s."""
+    rows = [("all views", {name: scores["mean"] for name, scores in competitors.items()})]
+    first = next(iter(competitors.values()))
+    for index, ring in enumerate(first["by_angle"]):
+        label = f"{ring['from']} to {ring['to']} degrees ({ring['views']} view{'s' if ring['views'] > 1 else ''})"
+        rows.append((label, {name: scores["by_angle"][index] for name, scores in competitors.items()}))
+    return rows
 
 
 def _beside(capture: Capture, truth: Capture, name: str, frame: int) -> np.ndarray:

@@ -182,6 +182,8 @@ def check(camera: Camera, where: object) -> None:
                         "flip one axis; cameras are OpenCV: x right, y down, z forward")
     if (np.asarray(camera.fx) <= 0).any() or (np.asarray(camera.fy) <= 0).any():
         raise UserError(where, "fx and fy must be positive pixels")
+    if np.abs(matrix[..., :3, 3]).max(initial=0.0) > 1e6:
+        raise UserError(where, "world_to_camera is more than 1000 km away", "translations are in metres")
 
 
 def _inverse_rotation(camera: Camera) -> Array:

@@ -12,22 +12,19 @@ Azimuth grows towards world x (the right of a frontal picture), elevation upward
 
 from __future__ import annotations
 
-import os
 import re
 
 import numpy as np
 
 from mvp4d_jax.errors import UserError
-from mvp4d_jax.files import read_npz
 from mvp4d_jax.geometry import cameras
+from mvp4d_jax.geometry.camera_path import CameraPath
 from mvp4d_jax.geometry.cameras import Camera
 
 # Frames 0.38 m at the head's centre: a head with hair and the upper part of its shoulders.
 DISTANCE = 1.2
 FOV_DEGREES = 18.0
 HEAD_CENTRE = (0.0, -0.015, -0.02)  # of head space, between chin and crown, face and nape
-# CAP4D's axes (y up, z backward, see docs/architecture.md) to ours.
-CAP4D_AXES = np.diag([1.0, -1.0, -1.0, 1.0])
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
 _SPEC = re.compile(
@@ -90,40 +87,6 @@ def attach_to_head(camera: Camera, rotation: np.ndarray, translation: np.ndarray
     return Camera(moved, camera.fx, camera.fy, camera.cx, camera.cy)
 
 
-def read_camera_path(path: str | os.PathLike) -> tuple[Camera, tuple[int, int], float | None]:
-    """Reads a CAP4D camera path (`orbit.npz`).
-
-    Returns:
-      Camera [T], the image size (H, W) that its intrinsics belong to, and frames per second where the file says so.
-
-    Raises:
-      UserError: not such a file, or a camera in it is not finite and rigid.
-    """
-    data = read_npz(path)
-    for key in ("extr", "fx", "fy", "cx", "cy", "resolution"):
-        if key not in data:
-            raise UserError(path, f"camera path lacks the array '{key}'", "it needs extr, fx, fy, cx, cy, resolution")
-        if data[key].dtype.kind not in "fiu":
-            raise UserError(path, f"{key} has type {data[key].dtype}, expected numbers")
-    extrinsics = data["extr"].astype(np.float64)
-    count = extrinsics.shape[0] if extrinsics.ndim == 3 else 0
-    if extrinsics.shape != (count, 4, 4) or count == 0:
-        raise UserError(path, f"extr has shape {data['extr'].shape}, expected [T, 4, 4]")
-    size = data["resolution"].reshape(-1)
-    if size.shape != (2,) or (size < 1).any() or (size > 65536).any():
-        raise UserError(path, "resolution is not two numbers of pixels (height, width)")
-    intrinsics = []
-    for key in ("fx", "fy", "cx", "cy"):
-        values = data[key].astype(np.float64).reshape(-1)
-        if values.size not in (1, count):
-            raise UserError(path, f"{key} holds {values.size} values for {count} frames")
-        intrinsics.append(np.broadcast_to(values, count).copy())
-    camera = Camera(extrinsics @ CAP4D_AXES, *intrinsics)
-    cameras.check(camera, path)
-    fps = float(data["fps"].reshape(-1)[0]) if "fps" in data and data["fps"].size else None
-    return camera, (int(size[0]), int(size[1])), fps
-
-
 def rig_names(count: int) -> list[str]:
     """Names for the cameras of a rig: cam00, cam01, ..."""
     digits = max(2, len(str(count - 1)))
@@ -150,8 +113,8 @@ def _azimuths(match: re.Match, spec: str, frames: int) -> np.ndarray:
 
 
 def _from_file(path: str, image_size: tuple[int, int], frames: int) -> Camera:
-    camera, size, _ = read_camera_path(path)
-    count = camera.batch_shape[0]
+    found = CameraPath.load(path)
+    count = found.camera.batch_shape[0]
     if count < frames:
         raise UserError(path, f"holds {count} cameras for {frames} frames", "use fewer frames or a longer path")
-    return cameras.resize(camera[:frames], size, image_size)[None]
+    return cameras.resize(found.camera[:frames], found.image_size, image_size)[None]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from mvp4d_jax import parallel
+from mvp4d_jax.files import atomic_file
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
+from mvp4d_jax.sampling.plan import frame_count
 
 
 class Coder:
@@ -54,6 +57,20 @@ class Coder:
                     for offset in range(count):
                         yield start + offset, first, pixels[offset]
                     first += pixels.shape[1]
+
+
+def decode_to_files(coder: Coder, latents: np.ndarray, path_of: Callable[[int], Path]) -> None:
+    """Streams the frames of latents [V, L, h, w, C] to disk: `path_of(view)` holds `frames` [F, H, W, 3] uint8.
+
+    A view's file appears when it is whole; memory is that of the views being decoded at once.
+    """
+    pieces: dict[int, list[np.ndarray]] = {}
+    frames = frame_count(latents.shape[1])
+    for view, first, chunk in coder.decode(latents):
+        pieces.setdefault(view, []).append(chunk)
+        if first + len(chunk) == frames:
+            with atomic_file(path_of(view)) as temporary:
+                np.savez_compressed(temporary, frames=np.concatenate(pieces.pop(view)))
 
 
 def _fill(array: np.ndarray, count: int) -> np.ndarray:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mvp4d_jax.diffusion.samplers import GuidanceConfig, SamplerConfig, guide, insert_clean, make_sampler
+from mvp4d_jax.diffusion.guidance import GuidanceConfig, guide
+from mvp4d_jax.diffusion.samplers import Sampler, SamplerConfig, SamplerState, insert_clean, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.sampling.plan import Plan, deal_groups
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
@@ -25,7 +27,7 @@ class DenoiseOptions:
       stochasticity: noise drawn anew at every step, 0 to 1.
       snr_shift: of the schedule the weights were trained with.
       guidance_interval: share of the noise range in which guidance acts.
-      guidance_rescale: 0 to 1, see `diffusion.samplers.GuidanceConfig`.
+      guidance_rescale: 0 to 1, see `diffusion.guidance.GuidanceConfig`.
     """
 
     method: str = "dpm"
@@ -55,7 +57,7 @@ def denoise(predictor: Predictor, conditions: Conditions, plan: Plan, window_ind
     Returns:
       [V, L, h, w, C] float32; latent frames that were given clean come out bit-identical.
     """
-    sampler = make_sampler(options.sampler(plan), NoiseSchedule.cogvideox(options.snr_shift))
+    sampler = _sampler(options.sampler(plan), options.snr_shift)
     guidance = options.guidance(plan)
     views = plan.views
     clean = jnp.asarray(conditions.clean)  # [V', L]
@@ -63,7 +65,6 @@ def denoise(predictor: Predictor, conditions: Conditions, plan: Plan, window_ind
     noise_key, step_key = jax.random.split(key)
     start = insert_clean(jax.random.normal(noise_key, given.shape, jnp.float32), given, clean)
     state = sampler.start(start[:views])
-    advance = jax.jit(lambda state, v, index: sampler.step(state, v, index, step_key, clean=clean[:views]))
     for index, timestep in enumerate(sampler.timesteps.tolist()):
         groups = deal_groups(plan, window_index * plan.steps + index)
         guided = guidance.active(timestep)
@@ -71,7 +72,18 @@ def denoise(predictor: Predictor, conditions: Conditions, plan: Plan, window_ind
         v, unconditional = predictor(latents, sampler.timesteps_for(index, clean), conditions, groups, guided)
         if guided:
             v = guide(v, unconditional, guidance)
-        state = advance(state, v, index)
+        state = _advance(sampler, state, v, index, step_key, clean[:views])
         if bar is not None:
             bar.update()
     return state.sample
+
+
+@functools.lru_cache(maxsize=8)
+def _sampler(config: SamplerConfig, snr_shift: float) -> Sampler:
+    """One object per setting, so that its step is compiled once for all windows and runs."""
+    return make_sampler(config, NoiseSchedule.cogvideox(snr_shift))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _advance(sampler: Sampler, state: SamplerState, v: Array, index: Array, key: Array, clean: Array) -> SamplerState:
+    return sampler.step(state, v, index, key, clean=clean)

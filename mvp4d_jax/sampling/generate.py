@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from PIL import Image
 
 from mvp4d_jax.capture import Capture, CaptureWriter
 from mvp4d_jax.errors import UserError
@@ -20,7 +21,7 @@ from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.progress import progress
-from mvp4d_jax.sampling.decode import Coder
+from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions, denoise
 from mvp4d_jax.sampling.matte import matte
 from mvp4d_jax.sampling.plan import Plan, Window
@@ -102,7 +103,8 @@ class Generator:
 
         Args:
           plan: what to denoise together; shot: what is given; options: of the denoising.
-          out: the capture to write; the preview is `<out>.mp4`.
+          out: the capture to write; the preview is `<out>.mp4`, the reference as the model sees it
+            `<out>_reference.png`.
           fingerprint: of everything the pictures depend on; kept windows of another one are dropped.
           extra: facts to keep in the capture.
 
@@ -130,6 +132,8 @@ class _Run:
                 self._window(index, bar)
         capture = self._assemble(extra, overwrite)
         write_preview(self.out.with_name(f"{self.out.name}.mp4"), capture)
+        with atomic_file(self.out.with_name(f"{self.out.name}_reference.png")) as temporary:
+            Image.fromarray((self.shot.reference.image * 255 + 0.5).clip(0, 255).astype(np.uint8)).save(temporary)
         shutil.rmtree(self.work)
         return capture
 
@@ -152,7 +156,7 @@ class _Run:
             with atomic_file(latents_path) as temporary:
                 np.savez(temporary, latents=np.asarray(latents, np.float32))
         if not self._frames_path(index, len(self.shot.names) - 1).is_file():
-            self._decode(index, read_npz(latents_path)["latents"])
+            decode_to_files(self.coder, read_npz(latents_path)["latents"], lambda view: self._frames_path(index, view))
 
     def _conditions(self, index: int) -> Conditions:
         """Maps, clean frames and reference of one window; noisy views first, then the clean views."""
@@ -179,16 +183,6 @@ class _Run:
         """The last frames of the window before, as they were written: [V, 1 + 4k, H, W, 3] in [-1, 1]."""
         count = self.plan.windows[index].clean_frames
         return np.stack([self._frames(index - 1, view)[-count:] for view in range(self.plan.views)]) / 127.5 - 1
-
-    def _decode(self, index: int, latents: np.ndarray) -> None:
-        """Streams a window's frames to disk, one file per view."""
-        pieces: dict[int, list[np.ndarray]] = {}
-        frames = self.plan.windows[index].frames
-        for view, first, chunk in self.coder.decode(latents):
-            pieces.setdefault(view, []).append(chunk)
-            if first + len(chunk) == frames:
-                with atomic_file(self._frames_path(index, view)) as temporary:
-                    np.savez_compressed(temporary, frames=np.concatenate(pieces.pop(view)))
 
     def _frames_path(self, index: int, view: int) -> Path:
         return self.work / f"frames_{index:03d}_{view:04d}.npz"

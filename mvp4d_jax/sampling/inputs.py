@@ -36,14 +36,14 @@ class ReferenceSource:
       camera: of the image, unbatched.
       motion: one frame.
       head: personalised rig.
-      inside: [H, W] share of each pixel inside the photo, or None.
+      inside: [H, W] share of each pixel inside the uncropped picture.
     """
 
     image: np.ndarray
     camera: Camera
     motion: Motion
     head: HeadModel
-    inside: np.ndarray | None
+    inside: np.ndarray
 
 
 def open_reference(args: argparse.Namespace, facts: Facts) -> ReferenceSource:
@@ -53,24 +53,22 @@ def open_reference(args: argparse.Namespace, facts: Facts) -> ReferenceSource:
       UserError: anything that is missing, damaged or does not fit the weights.
     """
     path = Path(args.reference)
-    source = _from_capture(path, facts) if path.is_dir() else _from_photo(path, args, facts)
+    source = capture_reference(path, facts) if path.is_dir() else _from_photo(path, args, facts)
     if source.head.name != facts.head:
         raise UserError("--head", f"'{source.head.name}' is not the head the weights were trained on ('{facts.head}')",
                         "track the photo with that head")
     return source
 
 
-def _from_capture(path: Path, facts: Facts) -> ReferenceSource:
+def capture_reference(path: Path, facts: Facts) -> ReferenceSource:
+    """The reference image that a capture names, cropped around the head as in training. Raises UserError."""
     capture = Capture.open(path)
     if capture.reference is None:
         raise UserError(path / "capture.json", "field 'reference' is null",
                         'set it to {"camera": NAME, "frame": N}, or give a photo and its fit')
     name, frame = capture.reference
-    size = (facts.image_size, facts.image_size)
     image = capture.frame(name, frame).astype(np.float32) / 255
     camera, motion = capture.camera(name, frame), capture.motion[slice(frame, frame + 1)]
-    if capture.image_size == size:
-        return ReferenceSource(image, camera, motion, capture.head, None)
     crop, camera, inside = crop_reference(image, camera, motion, capture.head, facts.image_size, facts.crop_margin)
     return ReferenceSource(crop, camera, motion, capture.head, inside)
 

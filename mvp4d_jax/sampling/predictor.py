@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from mvp4d_jax import parallel
+from mvp4d_jax.diffusion.guidance import keep_conditions
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.transformer import MultiViewTransformer
 
@@ -90,22 +91,19 @@ class Predictor:
                  conditional: Array) -> Array:
         """[R, g', L, h, w, C] predictions of R rows of g' member views each."""
         model = nnx.merge(self._graph, state)
-        keep = conditional[:, None, None, None].astype(jnp.float32)  # [R, 1, 1, 1]
-        maps = jnp.asarray(conditions.maps)[members]  # [R, g', L, h, w, Cc]
-        # Without conditions, as in training: no reference, no maps; which frames are clean stays known.
-        mask = maps[..., self._mask]
-        maps = (maps * keep[..., None, None]).at[..., self._mask].set(mask)
         rows = conditional.shape[0]
-
-        def reference(array: Array) -> Array:
-            return jnp.broadcast_to(array, (rows, *array.shape)) * keep
 
         def spread(array: Array) -> Array:
             return parallel.constrain(array, "batch", *(None,) * (array.ndim - 1))
 
-        return model(spread(latents[members]), spread(timesteps[members]), conditioning=spread(maps),
-                     reference_latents=spread(reference(jnp.asarray(conditions.reference_latents))),
-                     reference_conditioning=spread(reference(jnp.asarray(conditions.reference_maps))))
+        def reference(array: Array) -> Array:
+            return jnp.broadcast_to(jnp.asarray(array), (rows, *array.shape))
+
+        given = {"conditioning": jnp.asarray(conditions.maps)[members],  # [R, g', L, h, w, Cc]
+                 "reference_latents": reference(conditions.reference_latents),
+                 "reference_conditioning": reference(conditions.reference_maps)}
+        given = jax.tree.map(spread, keep_conditions(given, conditional, self._mask))
+        return model(spread(latents[members]), spread(timesteps[members]), **given)
 
 
 jax.tree_util.register_dataclass(Conditions, [field.name for field in dataclasses.fields(Conditions)], [])

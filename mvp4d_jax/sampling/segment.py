@@ -31,7 +31,7 @@ def segment_person(rgb: np.ndarray, head: np.ndarray) -> np.ndarray:
     small = resize(rgb, small_size, order=1, anti_aliasing=scale < 1)
     silhouette = resize(head.astype(float), small_size, order=1) > 0.5
     labels = seeds(silhouette)
-    probability = random_walker(small, labels, beta=BETA, mode="cg_j", channel_axis=-1, return_full_prob=True)[0]
+    probability = random_walker(small, labels, beta=BETA, mode="bf", channel_axis=-1, return_full_prob=True)[0]
     alpha = np.clip((ndimage.gaussian_filter(probability, 0.7) - 0.35) / 0.3, 0, 1)
     return resize(alpha, size, order=1).astype(np.float32)
 

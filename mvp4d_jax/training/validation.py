@@ -16,7 +16,8 @@ from PIL import Image
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches, Modality, local_rows
 from mvp4d_jax.data.shards import Shards
-from mvp4d_jax.diffusion.samplers import GuidanceConfig, SamplerConfig, guided_prediction, make_sampler
+from mvp4d_jax.diffusion.guidance import GuidanceConfig, guide, keep_conditions
+from mvp4d_jax.diffusion.samplers import SamplerConfig, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.files import atomic_file
 from mvp4d_jax.models.checkpoint import load_autoencoder
@@ -112,16 +113,12 @@ def sample(model: nnx.Module, key: jax.Array, batch: dict[str, jax.Array], sampl
     clean = batch["clean"]
     conditions = {name: batch[name].astype(jnp.float32)
                   for name in ("conditioning", "reference_latents", "reference_conditioning")}
-    dropped = jax.tree.map(jnp.zeros_like, conditions)
-    dropped["conditioning"] = dropped["conditioning"].at[..., mask].set(conditions["conditioning"][..., mask])
-
-    def predict(latents, timesteps, **given):
-        return model(latents, timesteps, **given)
 
     def step(index, state):
-        inputs = {"latents": state.sample, "timesteps": sampler.timesteps_for(index, clean)}
-        v = guided_prediction(predict, {**inputs, **conditions}, {**inputs, **dropped}, guidance, batched=False)
-        return sampler.step(state, v, index, clean=clean)
+        timesteps = sampler.timesteps_for(index, clean)
+        kept, dropped = (model(state.sample, timesteps, **keep_conditions(conditions, keep, mask))
+                         for keep in (True, False))
+        return sampler.step(state, guide(kept, dropped, guidance), index, clean=clean)
 
     noise = jax.random.normal(key, truth.shape)
     start = sampler.start(jnp.where(clean[..., None, None, None], truth, noise))

@@ -9,7 +9,7 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from diffusers.schedulers import scheduling_dpm_cogvideox
 
 from mvp4d_jax.diffusion import samplers
-from mvp4d_jax.diffusion.samplers import GuidanceConfig, SamplerConfig, make_sampler
+from mvp4d_jax.diffusion.samplers import SamplerConfig, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
 
 SHAPE = (2, 3, 4, 4, 5)  # [B, L, h, w, C]
@@ -156,40 +156,3 @@ def test_settings_that_cannot_be_are_refused(change):
 def test_more_steps_than_timesteps_are_refused(schedule):
     with pytest.raises(ValueError, match="1001 steps"):
         make_sampler(SamplerConfig(steps=1001), schedule)
-
-
-def test_guidance_and_its_rescale():
-    conditional, unconditional = (jax.random.normal(jax.random.key(k), SHAPE) for k in (0, 1))
-    guided = samplers.guide(conditional, unconditional, GuidanceConfig(3.0))
-    np.testing.assert_allclose(guided, 3 * conditional - 2 * unconditional, atol=1e-5)
-    whole = samplers.guide(conditional, unconditional, GuidanceConfig(3.0, rescale=1.0))
-    np.testing.assert_allclose(whole.std(axis=(1, 2, 3, 4)), conditional.std(axis=(1, 2, 3, 4)), rtol=1e-5)
-    half = samplers.guide(conditional, unconditional, GuidanceConfig(3.0, rescale=0.5))
-    np.testing.assert_allclose(half, (whole + guided) / 2, atol=1e-5)
-
-
-def test_guidance_interval():
-    config = GuidanceConfig(2.0, interval=(0.2, 0.8))
-    assert [config.active(t) for t in (0, 199, 200, 799, 800, 999)] == [False, False, True, True, False, False]
-    assert not GuidanceConfig(1.0).active(500) and GuidanceConfig(2.0).active(0) and GuidanceConfig(2.0).active(999)
-    with pytest.raises(ValueError, match="interval"):
-        GuidanceConfig(2.0, interval=(0.8, 0.2))
-
-
-def test_guidance_in_one_pass_equals_two():
-    names = ("latents", "maps")
-    conditional, unconditional = (
-        {name: jax.random.normal(jax.random.key(10 * k + i), SHAPE) for i, name in enumerate(names)} for k in (0, 1)
-    )
-    seen = []
-
-    def predict(latents, maps):
-        seen.append(latents.shape[0])
-        return jnp.tanh(latents) + latents.mean(axis=(1, 2, 3, 4), keepdims=True) * maps
-
-    one, two = (
-        samplers.guided_prediction(predict, conditional, unconditional, GuidanceConfig(2.5), batched=batched)
-        for batched in (True, False)
-    )
-    assert seen == [4, 2, 2]
-    np.testing.assert_allclose(one, two, atol=1e-6)

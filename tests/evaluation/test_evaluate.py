@@ -1,6 +1,7 @@
 """`mvp4d evaluate` on small captures: means by hand, angles in closed form, a report that stands alone."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -49,6 +50,29 @@ def test_report_stands_alone(pair, tmp_path):
     page = (tmp_path / "evaluation.html").read_text()
     assert f"{scores['mean']['psnr']:.3f}" in page and page.count("data:image/png") == 4
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_baselines_are_scored_like_the_capture(pair, tmp_path):
+    ours, truth = pair
+    words = ["evaluate", str(ours.path), "--against", str(truth.path), "--out", str(tmp_path), "--baselines"]
+    assert main(words) == 0
+    scores = json.loads((tmp_path / "evaluation.json").read_text())
+    reference = truth.frame(*truth.reference) / 255
+    by_hand = [np.minimum(psnr(np.broadcast_to(reference, (5, 32, 32, 3)), truth.frames(view) / 255), 100).mean()
+               for view in range(4)]
+    assert scores["baselines"]["repeat"]["mean"]["psnr"] == pytest.approx(np.mean(by_hand), rel=1e-4)
+    rings = [[ring["views"] for ring in each["by_angle"]] for each in (scores, *scores["baselines"].values())]
+    assert rings == [[1, 2, 1]] * 3
+    assert "painted onto the head" in (tmp_path / "evaluation.html").read_text()
+
+
+def test_baselines_need_a_reference(pair, tmp_path, capsys):
+    unnamed = tmp_path / "truth"
+    shutil.copytree(pair[1].path, unnamed)
+    info = json.loads((unnamed / "capture.json").read_text())
+    (unnamed / "capture.json").write_text(json.dumps({**info, "reference": None}))
+    assert main(["evaluate", str(pair[0].path), "--against", str(unnamed), "--out", str(tmp_path), "--baselines"]) == 2
+    assert "field 'reference'" in capsys.readouterr().err
 
 
 def test_captures_that_share_nothing_are_refused(pair, tmp_path, capsys):

@@ -27,10 +27,10 @@ def test_specs_mean_what_they_mean_in_the_other_half(spec):
 
 
 def test_cap4d_paths_mean_what_they_mean_in_the_other_half(shared_data):
-    from mvp4d_jax.geometry.rigs import read_camera_path
+    from mvp4d_jax.geometry.camera_path import CameraPath
 
     path = shared_data / "tracked_examples" / "driving_00" / "orbit.npz"
-    camera, size, _ = read_camera_path(path)
+    camera, size = CameraPath.load(path).camera, CameraPath.load(path).image_size
     ours = camera_path(f"file:{path}", size, 5)
     np.testing.assert_allclose(ours.viewmats, np.asarray(camera.world_to_camera)[:5], atol=1e-5)
     np.testing.assert_allclose(ours.Ks[:, 0, 0], np.asarray(camera.fx)[:5], rtol=1e-6)

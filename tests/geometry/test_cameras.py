@@ -7,9 +7,10 @@ import pytest
 
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.geometry import cameras
+from mvp4d_jax.geometry.camera_path import CameraPath
 from mvp4d_jax.geometry.cameras import Camera
 from mvp4d_jax.geometry.crops import crop_camera, crop_image, head_box
-from mvp4d_jax.geometry.rigs import DISTANCE, HEAD_CENTRE, attach_to_head, camera_rig, read_camera_path, rig_names
+from mvp4d_jax.geometry.rigs import DISTANCE, HEAD_CENTRE, attach_to_head, camera_rig, rig_names
 
 SIZE = (120, 160)
 
@@ -134,9 +135,9 @@ def test_camera_path_files(tmp_path):
     arrays = {"extr": camera.world_to_camera * [1, -1, -1, 1], "fx": camera.fx[:, None], "fy": camera.fy[:, None],
               "cx": camera.cx[:, None], "cy": camera.cy[:, None], "resolution": np.array(SIZE), "fps": np.array(24)}
     np.savez(path, **arrays)
-    read, size, fps = read_camera_path(path)
-    assert (size, fps) == (SIZE, 24.0)
-    np.testing.assert_allclose(read.world_to_camera, camera.world_to_camera)
+    read = CameraPath.load(path)
+    assert (read.image_size, read.fps) == (SIZE, 24.0)
+    np.testing.assert_allclose(read.camera.world_to_camera, camera.world_to_camera)
     rig = camera_rig(f"file:{path}", (60, 80), frames=3)
     assert rig.batch_shape == (1, 3)
     np.testing.assert_allclose(rig.fx[0], camera.fx[:3] / 2)
@@ -145,7 +146,7 @@ def test_camera_path_files(tmp_path):
     for key, value in (("extr", arrays["extr"][:, :3]), ("fx", np.ones((3, 1))), ("resolution", np.zeros(2))):
         np.savez(path, **{**arrays, key: value})
         with pytest.raises(UserError, match=key):
-            read_camera_path(path)
+            CameraPath.load(path)
 
 
 def test_head_box_is_square_with_margin():

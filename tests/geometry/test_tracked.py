@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mvp4d_jax.capture.fit import Fit
+from mvp4d_jax.geometry.camera_path import CameraPath
 from mvp4d_jax.geometry.cameras import project
 from mvp4d_jax.geometry.rasterize import rasterize
-from mvp4d_jax.geometry.rigs import camera_rig, read_camera_path
+from mvp4d_jax.geometry.rigs import camera_rig
 from mvp4d_jax.heads import load_head
 from mvp4d_jax.heads.flame import LANDMARKS
 from mvp4d_jax.heads.skinning import landmarks, skin
@@ -61,7 +62,8 @@ def test_head_pose_puts_the_mesh_on_the_portraits_face(portrait, head, shared_da
 def test_driving_sequence_stays_in_the_picture_of_its_camera_path(head, shared_data):
     folder = shared_data / "tracked_examples" / "driving_00"
     fit = Fit.load(folder / "fit.npz")
-    path, size, _ = read_camera_path(folder / "orbit.npz")
+    found = CameraPath.load(folder / "orbit.npz")
+    path, size = found.camera, found.image_size
     assert fit.frame_count == 384 and path.batch_shape == (384,) and fit.motion.fps == 24
     chosen = np.arange(0, 384, 24)
     motion = drive(fit, head)[chosen]

@@ -8,12 +8,15 @@ import pytest
 from flax import nnx
 
 from mvp4d_jax import parallel
+from mvp4d_jax.diffusion.samplers import make_sampler
+from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
 from mvp4d_jax.sampling.denoise import DenoiseOptions, denoise
 from mvp4d_jax.sampling.plan import make_plan
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
+from mvp4d_jax.training.validation import sample as validation_sample
 
 CONDITIONING = ConditioningConfig()
 CONFIG = TransformerConfig(num_layers=2, num_heads=2, head_dim=16, time_embed_dim=32, text_dim=0,
@@ -110,3 +113,16 @@ def test_clean_views_inform_but_are_not_returned(model):
         conditions, clean_latents=conditions.clean_latents + conditions.clean[..., None, None, None])
     other = _sample(model, conditions=moved, views=2, clean_views=1, trained_views=2)
     assert np.abs(out - other).max() > 1e-3
+
+
+def test_validation_draws_what_sampling_makes(model):
+    """Two loops, one under `lax`, over one sampler and one guidance: the same noise gives the same latents."""
+    conditions, plan, key = _conditions(views=2, clean_prefix=1), _plan(views=2, trained_views=2), jax.random.key(0)
+    batch = {"latents": conditions.clean_latents, "clean": conditions.clean, "conditioning": conditions.maps,
+             "reference_latents": conditions.reference_latents, "reference_conditioning": conditions.reference_maps}
+    sampler = make_sampler(DenoiseOptions().sampler(plan), NoiseSchedule.cogvideox(DenoiseOptions().snr_shift))
+    theirs, _ = validation_sample(
+        model, jax.random.split(key)[0], {name: jax.numpy.asarray(value)[None] for name, value in batch.items()},
+        sampler, DenoiseOptions().guidance(plan), CONDITIONING.parts["reference"])
+    ours = _sample(model, conditions=conditions, views=2, trained_views=2)
+    np.testing.assert_allclose(ours, theirs[0], atol=1e-4)

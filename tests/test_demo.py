@@ -1,0 +1,102 @@
+"""`mvp4d demo`: what was done is kept, what was stopped is done again, what is out of date is made anew."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mvp4d_jax import demo
+from mvp4d_jax.capture import Capture, validate
+from mvp4d_jax.errors import UserError
+
+
+class Programs:
+    """Stands in for `subprocess`: makes each command's output, or fails at the command named `dies_in`."""
+
+    def __init__(self):
+        self.ran, self.dies_in = [], None
+
+    def run(self, command, check):
+        words = command[command.index("mvp4d_jax.cli") + 1 :]
+        self.ran.append(words)
+        if words[0] == self.dies_in:
+            return subprocess.CompletedProcess(command, 130)
+        out = Path(words[words.index("--out") + 1])
+        for path in (out, out.with_name(f"{out.name}_07")):
+            if not out.suffix:
+                path.mkdir(parents=True, exist_ok=True)
+        if out.suffix:
+            out.touch()
+        elif words[0] == "evaluate":
+            (out / "evaluation.html").touch()
+        return subprocess.CompletedProcess(command, 0)
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    programs = Programs()
+    monkeypatch.setattr(demo.subprocess, "run", programs.run)
+    return programs
+
+
+def _stages(out, **changes):
+    return demo.plan_stages(out, **{"photo": None, "mask": None, "weights": "tiny", "size": 64, "identity": 11_004,
+                                    **changes})
+
+
+@pytest.mark.parametrize("photo", [None, Path("me.jpg")])
+def test_a_stopped_demo_goes_on_with_the_stage_it_was_in(programs, tmp_path, photo):
+    stages = _stages(tmp_path, photo=photo)
+    verbs = [stage.command[0] for stage in stages]
+    for stage in stages:
+        programs.dies_in, programs.ran = stage.command[0], []
+        if programs.dies_in in verbs[: stages.index(stage)]:  # `studio` and `render` run twice
+            continue
+        with pytest.raises(UserError, match="run the same command again"):
+            demo.run_stages(stages, tmp_path)
+        assert programs.ran[-1][0] == stage.command[0]
+    programs.dies_in, programs.ran = None, []
+    seconds = demo.run_stages(stages, tmp_path)
+    assert set(seconds) == {stage.name for stage in stages}
+    programs.ran = []
+    assert demo.run_stages(stages, tmp_path) == seconds and programs.ran == []
+
+
+def test_what_follows_a_changed_stage_is_made_anew(programs, tmp_path):
+    demo.run_stages(_stages(tmp_path), tmp_path)
+    programs.ran = []
+    stages = _stages(tmp_path, weights="other")
+    demo.run_stages(stages, tmp_path)
+    first = [stage.name for stage in stages].index("sample")
+    assert [words[0] for words in programs.ran] == [stage.command[0] for stage in stages[first:]]
+    assert all(("--overwrite" in words) == (words[0] != "evaluate") for words in programs.ran)
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_and_run_again(tmp_path):
+    """SIGKILL two seconds into each stage in turn; the last run ends with the report."""
+    out = tmp_path / "demo"
+    words = [sys.executable, "-u", "-m", "mvp4d_jax.cli", "demo", "--frames", "5", "--out", str(out)]
+    count = len(_stages(out))
+    for number in range(1, count + 1):
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                              start_new_session=True) as run:
+            kept = 0
+            for line in run.stdout:
+                kept += line.rstrip().endswith("already done")
+                if re.match(rf"\[{number}/", line):
+                    break
+            time.sleep(2)
+            os.killpg(run.pid, signal.SIGKILL)
+        assert kept == max(0, number - 2)  # the stage that was killed before runs again
+    last = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert last.stdout.count("already done") == count - 1
+    assert (out / "report.html").stat().st_size > 100_000
+    validate(out / "generated")
+    assert Capture.open(out / "generated").frame_count == 5
+    assert not [path.name for path in out.iterdir() if path.name.startswith(".") or path.suffix in (".work", ".run")]
