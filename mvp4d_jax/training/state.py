@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from mvp4d_jax import parallel
 from mvp4d_jax.errors import UserError
@@ -111,22 +111,12 @@ class ModelTemplate:
 
 def _shardings(params: nnx.State, mesh: Mesh) -> Tree:
     """The logical axis names that the modules gave, as shardings that divide every array evenly."""
-    def one(shape, spec) -> NamedSharding:
-        entries = []
-        for size, axes in zip(shape, tuple(spec) + (None,) * (len(shape) - len(spec))):
-            kept, split = [], 1
-            for axis in () if axes is None else (axes if isinstance(axes, tuple) else (axes,)):
-                if size % (split * mesh.shape[axis]):
-                    break
-                kept.append(axis)
-                split *= mesh.shape[axis]
-            entries.append(tuple(kept) or None)
-        return NamedSharding(mesh, PartitionSpec(*entries))
+    def one(variable: nnx.Variable) -> nnx.Variable:
+        shape = variable.get_value().shape
+        names = variable.get_metadata("out_sharding", None) or (None,) * len(shape)
+        return variable.replace(NamedSharding(mesh, parallel.fit_spec(shape, names)))
 
-    specs = nnx.to_pure_dict(nnx.get_partition_spec(params))
-    shapes = nnx.to_pure_dict(params)
-    return jax.tree.map(lambda leaf, spec: one(leaf.shape, spec if spec is not None else ()), shapes, specs,
-                        is_leaf=lambda leaf: leaf is None)
+    return nnx.to_pure_dict(jax.tree.map(one, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
 
 
 def make_optimiser(options: OptimiserOptions, shapes: Tree) -> optax.GradientTransformation:
