@@ -14,7 +14,8 @@ from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches
 from mvp4d_jax.data.prepare import autoencoder_identity
 from mvp4d_jax.data.shards import Shards
-from mvp4d_jax.diffusion.samplers import GuidanceConfig, SamplerConfig, make_sampler
+from mvp4d_jax.diffusion.guidance import GuidanceConfig
+from mvp4d_jax.diffusion.samplers import SamplerConfig, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.models.checkpoint import load_autoencoder
 from mvp4d_jax.models.transformer import MultiViewTransformer
