@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from mvp4d_jax import parallel
+
 Cache = Any  # a pytree of the last two input frames of every causal convolution, None before the first chunk
 _NARROW = 32  # channels up to which joining frames beats adding three results (measured, two cores)
 _PAST = 2  # frames of the past that a kernel of three frames sees
