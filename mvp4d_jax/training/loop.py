@@ -247,7 +247,7 @@ class _Run:
                                                 processes=set(range(jax.process_count())))
         except jax.errors.JaxRuntimeError as error:
             reason = str(error).splitlines()[0][:200]
-            raise UserError("processes", f"not all have compiled stage '{stage.name}' in {COMPILE_TIMEOUT} s ({reason})",
+            raise UserError("processes", f"not all compiled stage '{stage.name}' in {COMPILE_TIMEOUT} s ({reason})",
                             "look at the logs of the others") from error
 
     def _next(self, stream: Iterator) -> tuple[dict[str, np.ndarray], float]:
