@@ -44,10 +44,10 @@ def make_batch(seed: int = 0, shape=SHAPE) -> dict[str, np.ndarray]:
     }
 
 
-def run_steps(mesh_shape, accumulation: int, steps: int = 2):
+def run_steps(mesh_shape, accumulation: int, steps: int = 2, freeze: tuple[str, ...] = ()):
     """Losses and state after some steps on a mesh, and the compiled step."""
     mesh = parallel.make_mesh(mesh_shape)
-    options = OptimiserOptions(accumulation=accumulation, ema=0.5, clip=1.0, eps=1e-3)
+    options = OptimiserOptions(accumulation=accumulation, ema=0.5, clip=1.0, eps=1e-3, freeze=freeze)
     template = ModelTemplate(lambda rngs: MultiViewTransformer(CONFIG, rngs=rngs), mesh)
     optimiser = make_optimiser(options, template.shapes)
     state = initial_state(template, optimiser, mesh, seed=0)
@@ -143,6 +143,21 @@ def test_non_finite_step_leaves_the_state_as_it_was(one_device):
     assert not bool(metrics["finite"])
     for ours, theirs in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
         np.testing.assert_array_equal(np.asarray(ours), theirs)
+
+
+def test_frozen_parameters_stay_on_a_mesh():
+    """Two steps on (2,2,2): what is frozen and its average keep their bits, have no moments, and the rest moves."""
+    mesh = parallel.make_mesh((2, 2, 2))
+    template = ModelTemplate(lambda rngs: MultiViewTransformer(CONFIG, rngs=rngs), mesh)
+    before = initial_state(template, make_optimiser(OptimiserOptions(), template.shapes), mesh, seed=0)
+    _, after, _ = run_steps((2, 2, 2), 1, freeze=("^blocks/attn", "^patch_embed"))
+    for tree, old in ((after.params, before.params), (after.ema, before.ema)):
+        paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+        for (path, ours), theirs in zip(paths, jax.tree.leaves(old), strict=True):
+            same = np.array_equal(np.asarray(ours), np.asarray(theirs))
+            assert same == path_name(path).startswith(("blocks/attn", "patch_embed")), path_name(path)
+    moments = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(after.moments)[0]]
+    assert any("blocks/ff" in name for name in moments) and not any("blocks/attn" in name for name in moments)
 
 
 def test_freeze_and_decay():
