@@ -113,7 +113,8 @@ def test_loss_is_v_mse_of_noisy_frames_only():
     """Against the formula written out in numpy."""
     batch = {name: jnp.asarray(value) for name, value in make_batch(shape=(8, 2, 2, 16, 16, 16)).items()}
     schedule = NoiseSchedule.cogvideox(snr_shift=1.0)
-    noisy = jax.tree.map(np.asarray, noisy_batch(jax.random.key(3), batch, LossOptions(snr_shift=1.0), schedule))
+    made = jax.jit(lambda key, batch: noisy_batch(key, batch, LossOptions(snr_shift=1.0), schedule))
+    noisy = jax.tree.map(np.asarray, made(jax.random.key(3), batch))
     alphas = schedule.alphas_cumprod[noisy["timesteps"]][..., None, None, None]
     x0, clean = np.asarray(batch["latents"]), np.asarray(batch["clean"])
     np.testing.assert_array_equal(noisy["latents"][clean], x0[clean])
@@ -168,7 +169,7 @@ def test_freeze_and_decay():
     params = jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape), jnp.float32), template.shapes)
     zero = jax.tree.map(jnp.zeros_like, params)
     optimiser = make_optimiser(OptimiserOptions(weight_decay=0.1, freeze=("^blocks/attn",)), template.shapes)
-    updates, _ = optimiser.update(zero, optimiser.init(params), params)
+    updates, _ = jax.jit(lambda params: optimiser.update(zero, optimiser.init(params), params))(params)
     flat = jax.tree_util.tree_flatten_with_path(updates)[0]
     values = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
     assert any(path_name(path).startswith("blocks/attn") for path, _ in flat)
