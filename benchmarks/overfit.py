@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import mvp4d_jax
 from mvp4d_jax import cli, parallel
@@ -35,18 +36,19 @@ from mvp4d_jax.training.state import ModelTemplate, initial_state, with_params
 BUILT_IN = Path(mvp4d_jax.__file__).parent / "weights" / "tiny" / "vae"
 
 
-def fit_autoencoder(capture: Capture, out: Path, steps: int) -> None:
-    """The built-in autoencoder, trained on this capture's clips alone, with a latent scale to match."""
+def fit_autoencoder(capture: Capture, start: Path, out: Path, steps: int, parts: tuple[str, ...]) -> None:
+    """An autoencoder's `parts` (encoder, decoder), trained on this capture's clips alone, and the latent scale."""
     config = load_config("tiny_autoencoder", [f"--config.steps={steps}", "--config.warmup=10", "--config.clip_every=1",
                                               "--config.learning_rate=1e-3", "--config.ema=0.9"])
-    model, sizes = load_autoencoder(BUILT_IN)
+    model, sizes = load_autoencoder(start)
     mesh = parallel.make_mesh((1, 1, 1))
     template = ModelTemplate(lambda rngs: VideoAutoencoder(sizes, rngs=rngs), mesh)
-    optimiser = autoencoder._optimiser(config)
+    optimiser = optax.partition({True: autoencoder._optimiser(config), False: optax.set_to_zero()},
+                                {part: part in parts for part in template.shapes})
     state = with_params(initial_state(template, optimiser, mesh, 0), template.params_of(model))
     step = jax.jit(autoencoder.make_step(template, optimiser, config), donate_argnums=0)
     clips = np.stack([capture.frames(view) for view in capture.names])  # [V, F, H, W, 3] uint8
-    for _, video in zip(progress(range(steps), what="fitting the autoencoder", unit="step"),
+    for _, video in zip(progress(range(steps), what=f"fitting {' and '.join(parts)}", unit="step"),
                         autoencoder.batches(clips, config, 0)):
         state, _ = step(state, video)
     fitted = template.model(state.ema)
@@ -74,7 +76,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--identity", type=int, default=3)
     parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--autoencoder-steps", type=int, default=200)
+    parser.add_argument("--autoencoder-steps", type=int, default=200, help="of encoder and decoder together (200)")
+    parser.add_argument("--decoder-steps", type=int, default=300, help="of the decoder alone, after that (300)")
     args = parser.parse_args()
     truth, vae, shards, run = (args.out / name for name in ("truth", "vae", "shards", "run"))
     if not truth.exists():
@@ -82,7 +85,10 @@ def main() -> None:
                 "--out", truth)
     capture = Capture.open(truth)
     if not vae.exists():
-        fit_autoencoder(capture, vae, args.autoencoder_steps)
+        both = args.out / "vae-both"
+        if not both.exists():
+            fit_autoencoder(capture, BUILT_IN, both, args.autoencoder_steps, ("encoder", "decoder"))
+        fit_autoencoder(capture, both, vae, args.decoder_steps, ("decoder",))
     config = ["--config", "tiny", f"--config.autoencoder={vae}"]
     if not (shards / "manifest.json").exists():
         command("prepare", truth, *config, "--out", shards)

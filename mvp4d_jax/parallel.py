@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 AXES = ("data", "fsdp", "context")
 
 _GREETING = "mvp4d-process"
+_LEAVE_TIMEOUT = 60  # seconds that a process which ends, by an error perhaps, waits for the others to end as well
 
 # Logical axis -> mesh axes. CogVideoX-2B has 30 heads, which neither 4 nor 8 divides: no axis shards over heads.
 RULES = (
@@ -211,7 +212,8 @@ def initialise_processes(
         _meet(coordinator, count, index, timeout)
     left = max(1, math.ceil(timeout - (time.monotonic() - began)))
     try:
-        jax.distributed.initialize(coordinator, count, index, initialization_timeout=left)
+        jax.distributed.initialize(coordinator, count, index, initialization_timeout=left,
+                                   shutdown_timeout_seconds=_LEAVE_TIMEOUT)
     except (RuntimeError, ValueError) as error:  # the first line names the barrier; the rest is a stack of the runtime
         reason = str(error).strip().splitlines()[0]
         raise UserError(

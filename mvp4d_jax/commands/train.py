@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> str:
         raise UserError("--workdir", f"'{args.workdir}' is not a folder", "mount the bucket and give its path")
     workdir = Path(args.workdir)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    for noisy in ("absl", "orbax", "jax", "grain"):
+    for noisy in ("orbax", "jax", "grain"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     _quiet_orbax()
     # Before anything touches a device.
@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> str:
 
 def _quiet_orbax() -> None:
     """A write that failed is raised again in the loop and told in one line: no traces of Orbax's threads beside it."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it warns of every checkpoint without a validation loss
     logging.getLogger("absl").addFilter(lambda record: record.exc_info is None)
 
     def hook(unraisable: Any) -> None:  # tasks of a write that was given up, coming back to a loop that is gone

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+import orbax.checkpoint as ocp
 
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches, iterate, local_rows
@@ -43,6 +44,7 @@ from mvp4d_jax.training.stop import Interrupted, StopSignal
 from mvp4d_jax.training.validation import Validation
 
 log = logging.getLogger(__name__)
+COMPILE_TIMEOUT = 1800  # seconds
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: bool = True) -> str:
@@ -192,6 +194,7 @@ class _Run:
         stream = iterate(batches, step - stage.start, threads=data.threads, buffer=data.buffer, workers=data.workers)
         log.info("stage '%s': steps %d to %d at %d pixels", stage.name, step, stage.stop, stage.image_size)
         steps = self._compile(state, stage, layouts)
+        self._wait_for_all(stage)
         self.stop = self.stop or StopSignal()
         window = _Window()
         local, waited = self._next(stream)
@@ -236,6 +239,16 @@ class _Run:
                 if self.check_memory:
                     memory.check(compiled[modality.kind], self.mesh, f"stage '{stage.name}', {modality.kind}")
         return compiled
+
+    def _wait_for_all(self, stage: Stage) -> None:
+        """No process steps before all have compiled: collectives give up on a peer that comes half a minute later."""
+        try:
+            ocp.multihost.sync_global_processes(f"compiled {stage.name}", timeout=COMPILE_TIMEOUT,
+                                                processes=set(range(jax.process_count())))
+        except jax.errors.JaxRuntimeError as error:
+            reason = str(error).splitlines()[0][:200]
+            raise UserError("processes", f"not all compiled stage '{stage.name}' in {COMPILE_TIMEOUT} s ({reason})",
+                            "look at the logs of the others") from error
 
     def _next(self, stream: Iterator) -> tuple[dict[str, np.ndarray], float]:
         began = time.perf_counter()

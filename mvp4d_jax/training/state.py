@@ -152,8 +152,13 @@ def state_shardings(template: ModelTemplate, optimiser: optax.GradientTransforma
     """The sharding of every leaf of a TrainState: moments and EMA lie as their parameters do."""
     nowhere = parallel.replicated(mesh)
     moments = jax.eval_shape(optimiser.init, template.shapes)
-    moments = optax.tree_map_params(optimiser, lambda _, sharding: sharding, moments, template.shardings,
-                                    transform_non_params=lambda _: nowhere)
+
+    def frozen(leaf: Any) -> bool:  # stands where the optimiser keeps nothing
+        return isinstance(leaf, optax.MaskedNode)
+
+    moments = optax.tree_map_params(
+        optimiser, lambda leaf, sharding: leaf if frozen(leaf) else sharding, moments, template.shardings,
+        transform_non_params=lambda leaf: leaf if frozen(leaf) else nowhere, is_leaf=frozen)
     return TrainState(nowhere, nowhere, template.shardings, template.shardings, moments)
 
 

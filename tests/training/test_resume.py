@@ -150,9 +150,6 @@ def test_two_processes_stop_resume_and_move_to_another_mesh(shards, autoencoder,
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     np.testing.assert_allclose([line["loss"] for line in lines], [line["loss"] for line in read_metrics(undisturbed)],
                                rtol=1e-4)
-    for ours, theirs in zip(*(jax.tree.leaves(final_state(folder, arguments)[0].params)
-                              for folder in (tmp_path, undisturbed)), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 @pytest.mark.slow  # may wait for JAX's heartbeat, 100 s
