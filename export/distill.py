@@ -18,6 +18,7 @@ from mvp4d_export import densify
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.deformation import OUTPUT_UNIT
+from mvp4d_export.device import in_parallel
 from mvp4d_export.errors import UserError
 from mvp4d_export.files import atomic_file, write_json
 from mvp4d_export.initialise import initialise
@@ -29,6 +30,19 @@ from mvp4d_export.progress import progress
 MIN_SIDE = 16  # pictures are not halved below this
 DIVERGED = 4.0  # times the best running loss
 WARM_UP = 60  # steps before divergence is judged
+
+
+@dataclasses.dataclass
+class Sample:
+    """What one moment adds to a step: its loss and PSNR, a gradient (or None) per parameter, and for densification
+    the gradients on the screen [V, N, 2] per half picture and who is `visible` [V, N]."""
+
+    loss: float
+    psnr: float
+    gradients: tuple[Tensor | None, ...]
+    screen_gradient: Tensor | None
+    visible: Tensor | None
+    splats: Splats
 
 
 class Distiller:
@@ -99,24 +113,39 @@ class Distiller:
         return int(share < self.config.coarse and min(self.data.size) >= 2 * MIN_SIDE)
 
     def train_step(self) -> dict[str, float]:
-        """One optimiser step. Returns numbers to show.
+        """One optimiser step over the gradients of `config.moments` moments. Returns numbers to show.
 
         Raises:
           UserError: the fit diverged.
         """
-        step, steps = self.step_done, self.config.steps
+        step, steps, moments = self.step_done, self.config.steps, self.config.moments
         share = step / steps
-        moment, views = self.choose(step)
+        track = self.config.densify.strategy == "default" and share < self.config.densify.stop
+        samples = [self.choose(step * moments + index) for index in range(moments)]
+        parts = in_parallel(lambda sample: self.sample(*sample, share, track), samples)
+        numbers = self._check(parts, step)
+        for part in parts:
+            if part.screen_gradient is not None:
+                self.statistics.add(part.screen_gradient, part.visible)
+        parameters = self.parameters()
+        for index, parameter in enumerate(parameters.values()):
+            gradients = [part.gradients[index] for part in parts if part.gradients[index] is not None]
+            parameter.grad = sum(gradients) / moments if gradients else None
+        rates = self.rates(share)
+        self.optimiser.step(parameters, rates)
+        self.step_done += 1
+        self._densify(parts[-1].splats, float(rates["position"]))
+        return numbers
+
+    def sample(self, moment: int, views: list[int], share: float, track: bool) -> Sample:
+        """Loss and gradients of some views of a moment; with `track` those on the screen too."""
         pictures, masks, viewmats, Ks = self.data.batch(views, moment, self.level(share))
         height, width = pictures.shape[1:3]
         pose = self.data.pose[moment : moment + 1]
         expressive, neutral = self.avatar.deformation(pose)
         vertices = self.avatar.vertices(pose, expressive, self.avatar.neck_offsets[moment])
         splats = self.avatar.splats(vertices)
-        track = self.config.densify.strategy == "default" and share < self.config.densify.stop
-        rendering = self.avatar.render(
-            splats, pose, viewmats, Ks, width, height, self.data.background, keep_screen_gradient=track
-        )
+        rendering = self.avatar.render(splats, pose, viewmats, Ks, width, height, self.data.background)
         rgb = rendering.rgb
         if self.colour_correction:
             correction = self.colour[views][:, None, None]
@@ -125,15 +154,17 @@ class Distiller:
         if masks is not None:
             loss = loss + self.config.weights.alpha * (rendering.alpha - masks).abs().mean()
         loss = loss + self.regulariser(splats, expressive, neutral, moment)
-        loss.backward()
-        numbers = self._check(loss, rgb, pictures, step)
-        if track and rendering.means2d.grad is not None:
-            self.statistics.add(rendering.means2d.grad, rendering.visible, width, height)
-        rates = self.rates(share)
-        self.optimiser.step(self.parameters(), rates)
-        self.step_done += 1
-        self._densify(splats, float(rates["position"]))
-        return numbers
+        inputs = list(self.parameters().values())
+        gradients = torch.autograd.grad(loss, [*inputs, rendering.means2d] if track else inputs, allow_unused=True)
+        screen = gradients[-1] * gradients[-1].new_tensor([width / 2, height / 2]) if track else None
+        return Sample(
+            float(loss.detach()),
+            float(psnr(rgb.detach(), pictures).mean()),
+            gradients[: len(inputs)],
+            screen,
+            rendering.visible,
+            splats,
+        )
 
     def picture_loss(self, rgb: Tensor, pictures: Tensor, share: float) -> Tensor:
         config, weights = self.config, self.config.weights
@@ -168,8 +199,8 @@ class Distiller:
         turn = ((step[:, :3] - step[:, 3:]).square().sum(-1) * (OUTPUT_UNIT / self.edge_length).square()).mean()
         return loss + weights.laplacian * step.square().mean() + weights.relative * relative + weights.turn * turn
 
-    def _check(self, loss: Tensor, rgb: Tensor, pictures: Tensor, step: int) -> dict[str, float]:
-        value = float(loss.detach())
+    def _check(self, parts: list[Sample], step: int) -> dict[str, float]:
+        value = sum(part.loss for part in parts) / len(parts)
         self.average = value if self.average is None else 0.95 * self.average + 0.05 * value
         diverged = not math.isfinite(value) or (step > WARM_UP and self.average > DIVERGED * self.best)
         if diverged:
@@ -182,7 +213,7 @@ class Distiller:
             self.best = min(self.best, self.average)
         return {
             "loss": value,
-            "psnr": float(psnr(rgb.detach(), pictures).mean()),
+            "psnr": sum(part.psnr for part in parts) / len(parts),
             "gaussians": self.avatar.gaussian_count,
         }
 

@@ -56,7 +56,8 @@ class DistillConfig:
 
     Attributes:
       avatar: sizes of the avatar.
-      steps: optimiser steps. views: views of one moment rendered per step (all of them where 0).
+      steps: optimiser steps. moments: moments per step; on the CPU each is computed by a thread of its own.
+      views: views rendered per moment (all of them where 0).
       start_gaussians, max_gaussians: bounds on the count, at the start and later.
       coarse: share of the run at half size.
       perceptual_from, perceptual_to: share of the run over which the perceptual term takes over from 0 ...
@@ -77,6 +78,7 @@ class DistillConfig:
     rates: Rates = Rates()
     weights: Weights = Weights()
     densify: DensifyConfig = _DENSIFY
+    moments: int = 1
     perceptual_from: float = 0.1
     perceptual_to: float = 0.6
     perceptual_lpips: float = 0.9
