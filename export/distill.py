@@ -109,6 +109,13 @@ class Distiller:
         picked = torch.randperm(len(views), generator=_generator(self.seed, 2, step))[:count]
         return moment, [views[int(index)] for index in picked]
 
+    def backdrop(self, step: int) -> Tensor:
+        """The background [3] of a step: any colour where masks are there to exchange it, so that no Gaussian can pass
+        for background."""
+        if self.data.masks is None:
+            return self.data.background
+        return torch.rand(3, generator=_generator(self.seed, 4, step)).to(self.device)
+
     def level(self, share: float) -> int:
         return int(share < self.config.coarse and min(self.data.size) >= 2 * MIN_SIDE)
 
@@ -121,7 +128,8 @@ class Distiller:
         step, steps, moments = self.step_done, self.config.steps, self.config.moments
         share = step / steps
         track = self.config.densify.strategy == "default" and share < self.config.densify.stop
-        samples = [self.choose(step * moments + index) for index in range(moments)]
+        drawn = range(step * moments, (step + 1) * moments)
+        samples = [(*self.choose(index), self.backdrop(index)) for index in drawn]
         parts = in_parallel(lambda sample: self.sample(*sample, share, track), samples)
         numbers = self._check(parts, step)
         for part in parts:
@@ -137,15 +145,17 @@ class Distiller:
         self._densify(parts[-1].splats, float(rates["position"]))
         return numbers
 
-    def sample(self, moment: int, views: list[int], share: float, track: bool) -> Sample:
-        """Loss and gradients of some views of a moment; with `track` those on the screen too."""
+    def sample(self, moment: int, views: list[int], background: Tensor, share: float, track: bool) -> Sample:
+        """Loss and gradients of some views of a moment on a background; with `track` those on the screen too."""
         pictures, masks, viewmats, Ks = self.data.batch(views, moment, self.level(share))
+        if masks is not None:
+            pictures = pictures + (1 - masks)[..., None] * (background - self.data.background)
         height, width = pictures.shape[1:3]
         pose = self.data.pose[moment : moment + 1]
         expressive, neutral = self.avatar.deformation(pose)
         vertices = self.avatar.vertices(pose, expressive, self.avatar.neck_offsets[moment])
         splats = self.avatar.splats(vertices)
-        rendering = self.avatar.render(splats, pose, viewmats, Ks, width, height, self.data.background)
+        rendering = self.avatar.render(splats, pose, viewmats, Ks, width, height, background)
         rgb = rendering.rgb
         if self.colour_correction:
             correction = self.colour[views][:, None, None]
