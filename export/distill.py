@@ -6,8 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import shutil
-import time
 from pathlib import Path
 
 import torch
@@ -20,12 +18,11 @@ from mvp4d_export.dataset import Dataset
 from mvp4d_export.deformation import OUTPUT_UNIT
 from mvp4d_export.device import in_parallel
 from mvp4d_export.errors import UserError
-from mvp4d_export.files import atomic_file, write_json
+from mvp4d_export.files import atomic_file
 from mvp4d_export.initialise import initialise
 from mvp4d_export.losses import Lpips, multi_scale_ssim, psnr, ssim
 from mvp4d_export.optimiser import Adam
 from mvp4d_export.presets import DistillConfig
-from mvp4d_export.progress import progress
 
 MIN_SIDE = 16  # pictures are not halved below this
 DIVERGED = 4.0  # times the best running loss
@@ -109,11 +106,10 @@ class Distiller:
         picked = torch.randperm(len(views), generator=_generator(self.seed, 2, step))[:count]
         return moment, [views[int(index)] for index in picked]
 
-    def backdrop(self, step: int) -> Tensor:
-        """The background [3] of a step: any colour where masks are there to exchange it, so that no Gaussian can pass
-        for background."""
+    def backdrop(self, step: int) -> Tensor | None:
+        """A background [3] for a step: any colour, so that no Gaussian can pass for background. None without masks."""
         if self.data.masks is None:
-            return self.data.background
+            return None
         return torch.rand(3, generator=_generator(self.seed, 4, step)).to(self.device)
 
     def level(self, share: float) -> int:
@@ -145,11 +141,10 @@ class Distiller:
         self._densify(parts[-1].splats, float(rates["position"]))
         return numbers
 
-    def sample(self, moment: int, views: list[int], background: Tensor, share: float, track: bool) -> Sample:
+    def sample(self, moment: int, views: list[int], background: Tensor | None, share: float, track: bool) -> Sample:
         """Loss and gradients of some views of a moment on a background; with `track` those on the screen too."""
-        pictures, masks, viewmats, Ks = self.data.batch(views, moment, self.level(share))
-        if masks is not None:
-            pictures = pictures + (1 - masks)[..., None] * (background - self.data.background)
+        pictures, masks, viewmats, Ks = self.data.batch(views, moment, self.level(share), background)
+        background = self.data.background if background is None else background
         height, width = pictures.shape[1:3]
         pose = self.data.pose[moment : moment + 1]
         expressive, neutral = self.avatar.deformation(pose)
@@ -363,89 +358,6 @@ def score_group(fit: Distiller, views: list[int], times: list[int]) -> dict[str,
         "ssim": round(float(table[:, 1].mean()), 4),
         "pictures": len(table),
     }
-
-
-def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
-    """Runs a fit to its end, scores it and writes the avatar folder; a stopped run goes on where it was.
-
-    While it runs, `OUT.run/` holds the checkpoint and the TensorBoard log, which moves into the avatar at the end.
-
-    Returns:
-      the report that is also written to `OUT/report.json`.
-    """
-    out = Path(out)
-    work = out.with_name(f"{out.name}.run")
-    work.mkdir(parents=True, exist_ok=True)
-    resumed = fit.load_checkpoint(work)
-    if not resumed:
-        shutil.rmtree(work / "tensorboard", ignore_errors=True)
-    from tensorboardX import SummaryWriter
-
-    writer = SummaryWriter(str(work / "tensorboard"), purge_step=fit.step_done if resumed else None)
-    started = saved = time.monotonic()
-    try:
-        with progress(total=fit.config.steps, what="distilling", unit="step") as bar:
-            bar.update(fit.step_done)
-            while fit.step_done < fit.config.steps:
-                numbers = fit.train_step()
-                bar.set_postfix(
-                    loss=f"{numbers['loss']:.4f}",
-                    psnr=f"{numbers['psnr']:.2f}",
-                    gaussians=numbers["gaussians"],
-                    refresh=False,
-                )
-                bar.update(1)
-                if fit.step_done % 10 == 0:
-                    for name, value in numbers.items():
-                        writer.add_scalar(name, value, fit.step_done)
-                if time.monotonic() - saved > fit.config.checkpoint_seconds:
-                    fit.save_checkpoint(work)
-                    saved = time.monotonic()
-    except (KeyboardInterrupt, torch.OutOfMemoryError):
-        fit.save_checkpoint(work)
-        raise
-    finally:
-        writer.close()
-    scores = fit.score()
-    for name, values in scores.items():
-        writer.add_scalar(f"{name}/psnr", values["psnr"], fit.step_done)
-    names = fit.data.capture.names
-    report = {
-        "scores": scores,
-        "held_views": [names[view] for view in fit.data.held_views],
-        "held_times": fit.data.held_times,
-        "gaussians": fit.avatar.gaussian_count,
-        "steps": fit.config.steps,
-        "seconds": round(time.monotonic() - started, 1),
-        "resumed": resumed,
-        "seed": fit.seed,
-        "perceptual": "lpips-vgg" if fit.lpips is not None else "multi-scale ssim (no VGG weights were given)",
-        "device": str(fit.device),
-        "config": dataclasses.asdict(fit.config),
-    }
-    _write(fit, out, work, report, overwrite)
-    return report
-
-
-def _write(fit: Distiller, out: Path, work: Path, report: dict, overwrite: bool) -> None:
-    from mvp4d_export.files import atomic_folder
-
-    capture = fit.data.capture
-    with atomic_folder(out, overwrite=overwrite) as folder:
-        fit.avatar.write(
-            folder,
-            {
-                "fps": capture.fps,
-                "source": str(capture.source),
-                "image_size": list(capture.image_size),
-                "background": fit.data.background.tolist(),
-            },
-        )
-        write_json(folder / "report.json", report)
-        for name in ("motion.npz", "cameras.npz"):
-            shutil.copyfile(capture.path / name, folder / name)
-        shutil.move(work / "tensorboard", folder / "tensorboard")
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def _edges(faces: Tensor) -> Tensor:
