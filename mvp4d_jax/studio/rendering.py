@@ -144,12 +144,6 @@ def draw(figure: Figure, posed: Posed, camera: Camera, lights: Lights, *, size: 
     area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
     drawn = (area < 0) | figure.two_sided  # counter-clockwise outside turns clockwise with y down
     drawn &= jnp.minimum(jnp.minimum(ends[0][:, 8], ends[1][:, 8]), ends[2][:, 8]) >= 0
-    # Hair on the far side of the skull is not drawn at all: that is half of it.
-    camera_at = -transform[:3, 3] @ transform[:3, :3]
-    sight = [ends[0][:, c] - camera_at[c] for c in range(3)]
-    facing = sum(ends[0][:, 3 + c] * sight[c] for c in range(3))
-    away = (facing > 0) & (facing * facing > 0.06 * sum(value * value for value in sight))
-    drawn &= ~(away & (figure.looks[:, 6] > 0))
     key, wanted = nearest_face(flat, [end[:, 8] for end in ends], drawn, (height, width), blocks)
     # Samples of a pixel lie a whole picture apart, so that averaging adds four pictures. P = 4 H W.
     order = (size[0], SUPERSAMPLING, size[1], SUPERSAMPLING)
