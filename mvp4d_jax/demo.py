@@ -99,19 +99,20 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
     for number, stage in enumerate(stages, 1):
         label = f"[{number}/{len(stages)}] {stage.what}"
         known = record.get(stage.name)
-        if not stale and known and known["command"] == list(stage.command) and stage.output.exists():
+        command = [word.replace(str(out), "OUT") for word in stage.command]  # the same from wherever it is named
+        if not stale and known and known["command"] == command and stage.output.exists():
             print(f"{label}: already done", flush=True)
             continue
         stale = True
         record.pop(stage.name, None)
         print(f"{label}\n      $ mvp4d {shlex.join(stage.command)}", flush=True)
         began = time.monotonic()
-        command = [sys.executable, "-m", "mvp4d_jax.cli", *stage.command, *_overwrite(stage)]
-        status = subprocess.run(command, check=False).returncode
+        status = subprocess.run([sys.executable, "-m", "mvp4d_jax.cli", *stage.command, *_overwrite(stage)],
+                                check=False).returncode
         if status:
             raise UserError(f"demo, stage '{stage.name}'", f"stopped with status {status} (its own message is above)",
                             "run the same command again to go on from here")
-        record[stage.name] = {"command": list(stage.command), "seconds": round(time.monotonic() - began, 1)}
+        record[stage.name] = {"command": command, "seconds": round(time.monotonic() - began, 1)}
         write_json(record_path, record)
     return {stage.name: record[stage.name]["seconds"] for stage in stages}
 

@@ -65,6 +65,8 @@ def test_a_stopped_demo_goes_on_with_the_stage_it_was_in(programs, tmp_path, pho
     assert set(seconds) == {stage.name for stage in stages}
     programs.ran = []
     assert demo.run_stages(stages, tmp_path) == seconds and programs.ran == []
+    elsewhere = tmp_path / "." / ".." / tmp_path.name  # the same folder by another name
+    assert demo.run_stages(_stages(elsewhere, photo=photo), elsewhere) == seconds and programs.ran == []
 
 
 def test_what_follows_a_changed_stage_is_made_anew(programs, tmp_path):

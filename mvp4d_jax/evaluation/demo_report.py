@@ -11,7 +11,7 @@ from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mvp4d_jax.capture import Capture
 from mvp4d_jax.evaluation.evaluate import baseline_pictures, by_angle, mean, score_view
@@ -56,17 +56,16 @@ def _beginning(out: Path, photo: Path | None) -> str:
     seen = np.asarray(Image.open(out / "generated_reference.png").convert("RGB"))
     found = [figure(seen, "The reference: all that the model sees of this person", 256)]
     if photo is not None:
-        found.insert(0, figure(_fitted(np.asarray(Image.open(photo).convert("RGB"))), f"The photo, {photo.name}", 256))
-        if (out / "fit_overlay.png").is_file():
-            overlay = np.asarray(Image.open(out / "fit_overlay.png").convert("RGB"))
-            found.insert(1, figure(_fitted(overlay), "The head fitted to it", 384))
+        found = [figure(_shrunk(photo), f"The photo, {photo.name}", 256),
+                 figure(_shrunk(out / "fit_overlay.png"), "The head fitted to it", 384), *found]
     found += [_video(out / "generated.mp4", "Generated: eight views of one performance", 400),
               _video(out / "orbit.mp4", "The avatar, driven by another performance", 256)]
     return "".join(found)
 
 
-def _fitted(image: np.ndarray, side: int = 512) -> np.ndarray:
-    picture = Image.fromarray(image)
+def _shrunk(path: Path, side: int = 768) -> np.ndarray:
+    """A picture file, upright, at most `side` pixels a side."""
+    picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     picture.thumbnail((side, side))
     return np.asarray(picture)
 

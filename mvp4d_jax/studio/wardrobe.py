@@ -35,7 +35,7 @@ def dress(identity: Identity, surface: RadialSurface, rng: np.random.Generator) 
     front, back = np.maximum(np.cos(turn), 0), np.maximum(-np.cos(turn), 0)
     notch = np.maximum(1 - np.abs(turn) / 0.9, 0) ** 0.9
     top = {"crew": 48 - 7 * front**2 + 8 * back, "vee": 48 + 8 * back - 26 * notch,
-           "turtleneck": 67 - 4 * front + 2 * back, "shirt": 50 - 10 * front**4 + 8 * back}[identity.neckline]
+           "turtleneck": 58 - 17 * front + 7 * back, "shirt": 50 - 10 * front**4 + 8 * back}[identity.neckline]
     rows = np.linspace(0, 1, _DOWN)[:, None] ** 1.15
     elevation = np.radians(top * (1 - rows) - 30 * rows)  # [D, A]
     points = surface.at(np.broadcast_to(turn, elevation.shape), elevation)
