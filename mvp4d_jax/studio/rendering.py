@@ -36,7 +36,7 @@ class Figure:
       rig: HeadModel whose vertices are all N: extra vertices follow the head through the same skinning function.
       faces: [T, 3]; two_sided: [T] bool, drawn from behind too.
       corner_uv: [T, 3, 2] texture coordinate (skin), direction from the eye's centre (eyes), across and along (hair).
-      looks: [T, 8] material, red, green, blue, random, gloss, whether the skull hides it from behind, spare.
+      looks: [T, 6] material, red, green, blue, random, gloss.
       around: [n, R] faces around each of the head's own n vertices, padded with T (a face without area).
       normals, tangents: [N - n, J * 3] of the extra vertices at rest, times the weight of each joint.
       transfer, visibility: [N, 9] harmonics of what a vertex sees, with and without the cosine.
