@@ -2,7 +2,8 @@
 
     python benchmarks/pipeline.py SHARDS [--config tiny] [--seconds 20] [--threads 1] [--workers 0]
 
-Prints samples/s, MB/s and batches/s of every kind of data, read alone. The step's wait is in a run's metrics.jsonl
+Prints samples/s, batches/s and MB/s of every kind of data, read alone, and the processor time of a sample (which other
+work on the machine changes little; with --workers 0 only). The step's wait is in a run's metrics.jsonl
 (`data_wait`):
     mvp4d train --config tiny --config.data.shards=SHARDS --workdir RUN
 """
@@ -29,18 +30,20 @@ def main() -> None:
     plan = resolve(load_config(args.config))
     folders = [Shards.open(path) for path in args.shards]
     stage = plan.stages[-1]
-    print(f"{'kind':<12}{'batch':>6}{'views':>6}{'latents':>8}{'samples/s':>11}{'batches/s':>11}{'MB/s':>8}")
+    print(f"{'kind':<12}{'batch':>6}{'views':>6}{'latents':>8}{'samples/s':>11}{'batches/s':>11}{'MB/s':>8}"
+          f"{'CPU ms':>8}")
     for modality in stage.modalities:
         batches = Batches(folders, [modality], plan.sampling, plan.conditioning, steps=100_000, seed=0)
         stream = iterate(batches, 0, threads=args.threads, workers=args.workers)
         size = sum(value.nbytes for value in next(stream).values())
-        began, count = time.perf_counter(), 0
+        began, worked, count = time.perf_counter(), time.process_time(), 0
         while time.perf_counter() - began < args.seconds / len(stage.modalities):
             next(stream)
             count += 1
         rate = count / (time.perf_counter() - began)
+        cost = 1e3 * (time.process_time() - worked) / count / modality.batch
         print(f"{modality.kind:<12}{modality.batch:>6}{modality.views:>6}{modality.latents:>8}"
-              f"{rate * modality.batch:>11.1f}{rate:>11.2f}{rate * size / 1e6:>8.1f}")
+              f"{rate * modality.batch:>11.1f}{rate:>11.2f}{rate * size / 1e6:>8.1f}{cost:>8.2f}")
 
 
 if __name__ == "__main__":
