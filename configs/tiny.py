@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.transformer = transformer("tiny", dtype="float32", num_layers=4)
     config.prepare.image_size, config.prepare.frames, config.prepare.stride = 64, 9, 4
     config.prepare.images, config.prepare.crop, config.prepare.variants = 4, "reference", 1
+    config.prepare.colours = 2  # four hundred people are few: more skins, hairs and shirts than they have
     config.data.threads, config.data.buffer = 1, 8
     # Few steps on one machine: a short EMA, a high learning rate, no shift of the noise towards more frames.
     config.optimiser.ema, config.optimiser.weight_decay = 0.995, 1e-2
@@ -26,15 +27,14 @@ def get_config() -> ConfigDict:
     config.sampling.reference_angle = 1.05
     config.checkpoint.every, config.validation.every = 200, 400
     config.validation.batches, config.validation.sample_steps = 4, 0
-    config.curriculum = ("all",)
+    config.curriculum = ("all", "settle")
+    mixture = {
+        "monocular": mix(weight=0.1, frames=9, batch=16),
+        "static": mix(weight=0.5, views=4, batch=16),
+        "multiview": mix(weight=0.4, views=4, frames=9, batch=6),
+    }
     config.stages = ConfigDict({
-        "all": stage(
-            steps=20000, learning_rate=1e-3, warmup=100, decay="constant", image_size=64,
-            mixture={
-                "monocular": mix(weight=0.1, frames=9, batch=16),
-                "static": mix(weight=0.5, views=4, batch=16),
-                "multiview": mix(weight=0.4, views=4, frames=9, batch=6),
-            },
-        ),
+        "all": stage(steps=6000, learning_rate=1e-3, warmup=100, image_size=64, mixture=mixture),
+        "settle": stage(steps=2000, learning_rate=1e-3, warmup=0, decay="cosine", image_size=64, mixture=mixture),
     })
     return config

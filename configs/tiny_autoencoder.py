@@ -1,6 +1,6 @@
 """The tiny autoencoder: 64 x 64 pixels, on two CPU cores. Trained first; the tiny transformer works on its latents.
 
-    mvp4d studio --identities 0:160 --cameras random:6 --frames 13 --size 64 --out captures
+    mvp4d studio --identities 0:400 --cameras random:8 --frames 13 --size 64 --out captures
     mvp4d train --config tiny_autoencoder --config.data.captures=captures --workdir runs/tiny_autoencoder
     mvp4d train --config tiny_autoencoder --workdir runs/tiny_autoencoder --export vae
 
@@ -15,15 +15,16 @@ def get_config() -> ConfigDict:
     config.job = "autoencoder"
     config.size = "tiny"
     config.seed = 0
-    config.steps = 6000
-    config.learning_rate, config.warmup = 2e-3, 100  # cosine decay to a twentieth
+    config.steps = 8000
+    config.learning_rate, config.warmup = 1.5e-3, 100  # cosine decay to a twentieth
     config.ema = 0.998
     config.clip = 1.0
-    # Every fourth step learns clips, the others single images, which cost a third per frame. Nine frames, as many as
-    # the tiny transformer makes: of three latent frames the first is decoded to one frame, of two it is not.
-    config.image_batch, config.clip_batch, config.clip_every = 12, 2, 4
+    # Small batches: every pixel is a target, so that many steps are worth more. Every third step learns a clip. Nine
+    # frames, as many as the tiny transformer makes: of three latent frames the first is decoded to one frame, of two
+    # it is not.
+    config.image_batch, config.clip_batch, config.clip_every = 4, 1, 3
     config.clip_frames = 9
     config.data = ConfigDict({"captures": "", "held_out": 4})  # a folder of captures; the first ones measure
-    config.loss = ConfigDict({"gradient": 0.6, "kl": 3e-5})
-    config.every = ConfigDict({"metrics": 25, "checkpoint": 100, "validation": 200})
+    config.loss = ConfigDict({"gradient": 0.6, "square": 4.0, "kl": 3e-5})
+    config.every = ConfigDict({"metrics": 25, "checkpoint": 250, "validation": 500})
     return config

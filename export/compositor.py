@@ -19,7 +19,7 @@ from mvp4d_export.projection import ALPHA_THRESHOLD, Projected
 
 TILE = 4  # pixels
 PIXELS = TILE * TILE
-ROUNDS = (8, 8, 16, 32)  # Gaussians taken per tile in the first rounds; the last number repeats
+ROUNDS = (16, 16, 32)  # Gaussians taken per tile in the first rounds; the last number repeats
 MAX_ALPHA = 0.999  # gsplat's clamp
 MIN_TRANSMITTANCE = 1e-4  # a pixel is done before its transmittance would fall to this
 _NEVER = -1e4  # log alpha of a padding entry
@@ -120,60 +120,62 @@ class _Blend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, attributes: Tensor, lists: TileLists, views: int) -> Tensor:
-        tiles = lists.counts.shape[0]
         basis = _pixel_basis(attributes)
         centres = _tile_centres(lists, views, attributes)
-        out = attributes.new_zeros(tiles, PIXELS, 4)
-        through = attributes.new_ones(tiles, PIXELS)
+        out = attributes.new_zeros(len(lists.counts), PIXELS, 4)
         active = lists.counts.nonzero()[:, 0]
+        through = attributes.new_ones(len(active), PIXELS)
         done, index, rounds = 0, 0, []
+        counts, starts, centre = lists.counts[active], lists.starts[active], centres[active]
         while len(active):
             length = _round_length(index)
             position = done + torch.arange(length)
-            real = position < lists.counts[active, None]  # [A, K]
-            where = (lists.starts[active, None] + position).clamp(max=len(lists.gaussians) - 1)
-            gaussians = lists.gaussians[where.flatten()]  # [A K]
-            rows = attributes[gaussians]  # [A K, 9]
-            offset = (centres[active, None] - rows[:, :2].reshape(len(active), length, 2)).reshape(-1, 2)
-            alpha = _polynomial(rows, offset, real.flatten()).matmul(basis).exp_()  # [A K, 16]
-            alpha.clamp_(max=MAX_ALPHA).mul_(alpha >= ALPHA_THRESHOLD)
+            real = position < counts[:, None]  # [A, K]
+            where = (starts[:, None] + position).clamp_(max=len(lists.gaussians) - 1)
+            gaussians = lists.gaussians.index_select(0, where.flatten())  # [A K]
+            rows = attributes.index_select(0, gaussians)  # [A K, 9]
+            shape = rows[:, :6].T.contiguous()
+            offset = (centre[:, None] - rows[:, :2].reshape(len(active), length, 2)).reshape(-1, 2).T.contiguous()
+            alpha = _polynomial(shape, offset, real.flatten()).T.matmul(basis).exp_()  # [A K, 16]
+            torch.nn.functional.threshold_(alpha.clamp_(max=MAX_ALPHA), ALPHA_THRESHOLD, 0.0)
             alpha = alpha.reshape(len(active), length, PIXELS)
-            after = torch.cumprod(1 - alpha, 1).mul_(through[active, None])  # [A, K, 16]
+            after = torch.cumprod(1 - alpha, 1).mul_(through[:, None])  # [A, K, 16]
+            # A pixel that is done lets nothing more through its list.
+            alpha.masked_fill_(after <= MIN_TRANSMITTANCE, 0.0)
             weight = torch.empty_like(alpha)
-            weight[:, 0] = through[active]
-            weight[:, 1:] = after[:, :-1]
-            weight.mul_(alpha).mul_(after > MIN_TRANSMITTANCE)
+            torch.mul(alpha[:, 0], through, out=weight[:, 0])
+            torch.mul(alpha[:, 1:], after[:, :-1], out=weight[:, 1:])
             colour = torch.ones(len(active), length, 4, dtype=alpha.dtype)
             colour[..., :3] = rows[:, 6:].reshape(len(active), length, 3)
+            rounds.append((active, gaussians, shape, offset, alpha, weight, colour))
             out[active] += weight.transpose(1, 2).bmm(colour)
-            rounds.append((active, gaussians, rows, offset, alpha, weight, colour))
-            through[active] = after[:, -1]
             done, index = done + length, index + 1
-            more = (lists.counts[active] > done) & (after[:, -1].amax(-1) > MIN_TRANSMITTANCE)
-            active = active[more]
+            last = after[:, -1]
+            more = ((counts > done) & (last.amax(-1) > MIN_TRANSMITTANCE)).nonzero()[:, 0]
+            through = last.index_select(0, more)
+            active, counts, starts, centre = active[more], counts[more], starts[more], centre[more]
         if attributes.requires_grad:
             ctx.rounds, ctx.basis, ctx.shape = rounds, basis, attributes.shape
         return out
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        basis = ctx.basis
-        tiles = gradient.shape[0]
-        behind = gradient.new_zeros(tiles, PIXELS)  # sum over what lies further back of weight * (colour . gradient)
+        behind = gradient.new_zeros(
+            gradient.shape[:2]
+        )  # sum of weight * (colour . gradient) further back
         ids, parts = [], []
-        for active, gaussians, rows, offset, alpha, weight, colour in reversed(ctx.rounds):
-            pixel_gradient = gradient[active]  # [A, 16, 4]
+        for active, gaussians, shape, offset, alpha, weight, colour in reversed(ctx.rounds):
+            pixel_gradient = gradient.index_select(0, active)  # [A, 16, 4]
             value = colour.bmm(pixel_gradient.transpose(1, 2)).mul_(weight)  # [A, K, 16]
             sums = value.cumsum(1)
-            total = sums[:, -1] + behind[active]
-            hidden = total[:, None] - sums  # strictly behind
+            total = sums[:, -1] + behind.index_select(0, active)
+            hidden = torch.sub(total[:, None], sums, out=sums)  # strictly behind
             behind[active] = total
-            # d L / d log alpha; nothing flows where the pixel was done or alpha was clamped
-            hidden.mul_(alpha / (1 - alpha))
-            value.sub_(hidden).mul_((weight > 0) & (alpha < MAX_ALPHA))
-            polynomial = value.reshape(-1, PIXELS).matmul(basis.T)  # [A K, 6]
-            row_gradient = torch.empty_like(rows)
-            _polynomial_backward(polynomial, rows, offset, row_gradient)
+            # d L / d log alpha; nothing flows where alpha was clamped
+            value.addcmul_(hidden, alpha / (alpha - 1)).masked_fill_(alpha >= MAX_ALPHA, 0.0)
+            polynomial = value.reshape(-1, PIXELS).matmul(ctx.basis.T)  # [A K, 6]
+            row_gradient = torch.empty(len(gaussians), 9, dtype=gradient.dtype)
+            row_gradient[:, :6] = _polynomial_backward(polynomial.T.contiguous(), shape, offset).T
             row_gradient[:, 6:] = weight.bmm(pixel_gradient[..., :3]).reshape(-1, 3)
             ids.append(gaussians)
             parts.append(row_gradient)
@@ -191,24 +193,34 @@ def _tile_centres(lists: TileLists, views: int, like: Tensor) -> Tensor:
     return centres.repeat(views, 1)
 
 
-def _polynomial(rows: Tensor, offset: Tensor, real: Tensor) -> Tensor:
-    """Coefficients [A K, 6] of log alpha in the pixel basis; `offset` is tile centre minus mean."""
-    a, b, c, log_opacity = rows[:, 2:6].unbind(1)
-    dx, dy = offset.unbind(1)
-    slope_x, slope_y = a * dx + b * dy, b * dx + c * dy
-    constant = log_opacity - 0.5 * (dx * slope_x + dy * slope_y)
-    constant = torch.where(real, constant, torch.full_like(constant, _NEVER))
-    return torch.stack((constant, -slope_x, -slope_y, -0.5 * a, -b, -0.5 * c), 1)
+def _polynomial(shape: Tensor, offset: Tensor, real: Tensor) -> Tensor:
+    """Coefficients [6, A K] of log alpha in the pixel basis; `offset` [2, A K] is tile centre minus mean."""
+    _, _, a, b, c, log_opacity = shape
+    dx, dy = offset
+    out = torch.empty_like(shape)
+    torch.addcmul(b * dy, a, dx, out=out[1])
+    torch.addcmul(c * dy, b, dx, out=out[2])
+    constant = torch.add(log_opacity, dx * out[1] + dy * out[2], alpha=-0.5)
+    torch.where(real, constant, constant.new_tensor(_NEVER), out=out[0])
+    out[1:3].neg_()
+    torch.mul(a, -0.5, out=out[3])
+    torch.neg(b, out=out[4])
+    torch.mul(c, -0.5, out=out[5])
+    return out
 
 
-def _polynomial_backward(g: Tensor, rows: Tensor, offset: Tensor, out: Tensor) -> None:
-    """Chains coefficient gradients g [A K, 6] to the first six attributes, written into `out`."""
-    a, b, c = rows[:, 2:5].unbind(1)
-    dx, dy = offset.unbind(1)
-    g0, g1, g2 = g[:, 0], g[:, 1], g[:, 2]
-    out[:, 0] = g0 * (a * dx + b * dy) + g1 * a + g2 * b
-    out[:, 1] = g0 * (b * dx + c * dy) + g1 * b + g2 * c
-    out[:, 2] = -0.5 * g0 * dx * dx - g1 * dx - 0.5 * g[:, 3]
-    out[:, 3] = -g0 * dx * dy - g1 * dy - g2 * dx - g[:, 4]
-    out[:, 4] = -0.5 * g0 * dy * dy - g2 * dy - 0.5 * g[:, 5]
-    out[:, 5] = g0
+def _polynomial_backward(g: Tensor, shape: Tensor, offset: Tensor) -> Tensor:
+    """Chains coefficient gradients g [6, A K] to the first six attributes [6, A K]."""
+    _, _, a, b, c, _ = shape
+    dx, dy = offset
+    half_x, half_y = torch.addcmul(g[1], g[0], dx, value=0.5), torch.addcmul(g[2], g[0], dy, value=0.5)
+    return torch.stack(
+        (
+            g[0] * (a * dx + b * dy) + g[1] * a + g[2] * b,
+            g[0] * (b * dx + c * dy) + g[1] * b + g[2] * c,
+            -half_x * dx - 0.5 * g[3],
+            -g[0] * dx * dy - g[1] * dy - g[2] * dx - g[4],
+            -half_y * dy - 0.5 * g[5],
+            g[0],
+        )
+    )

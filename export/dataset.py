@@ -98,11 +98,14 @@ class Dataset:
     def size(self) -> tuple[int, int]:
         return self.capture.image_size
 
-    def batch(self, views: list[int], time: int, level: int = 0) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    def batch(
+        self, views: list[int], time: int, level: int = 0, background: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Pictures [B, h, w, 3] in [0, 1], masks [B, h, w] or None, viewmats [B, 4, 4], Ks [B, 3, 3] of a moment.
 
         Args:
           level: sides are halved this many times, by averaging.
+          background: [3], what the masks lay the pictures on in place of the capture's own; needs masks.
         """
         pictures = self.pictures[views, time].float().div_(255)
         masks = None if self.masks is None else self.masks[views, time].float().div_(255)
@@ -113,6 +116,8 @@ class Dataset:
             masks = None if masks is None else avg_pool2d(masks[:, None], factor)[:, 0]
             Ks = Ks.clone()
             Ks[:, :2] /= factor
+        if background is not None:
+            pictures = pictures + (1 - masks)[..., None] * (background - self.background)
         return pictures, masks, self.viewmats[views, time], Ks
 
 

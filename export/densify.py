@@ -58,11 +58,10 @@ class Statistics:
         self.gradient = torch.zeros(count, device=device)
         self.seen = torch.zeros(count, device=device)
 
-    def add(self, screen_gradient: Tensor, visible: Tensor, width: int, height: int) -> None:
-        """Adds d loss / d pixel [V, N, 2] of a step's views."""
-        views = screen_gradient.shape[0]
-        scaled = screen_gradient * screen_gradient.new_tensor([width / 2 * views, height / 2 * views])
-        self.gradient += (scaled.norm(dim=-1) * visible).sum(0)
+    def add(self, screen_gradient: Tensor, visible: Tensor) -> None:
+        """Adds d loss / d position [V, N, 2], in half pictures, of some views of a moment."""
+        # The loss is a mean over the views; the threshold is meant for one.
+        self.gradient += (screen_gradient.norm(dim=-1) * visible).sum(0) * len(screen_gradient)
         self.seen += visible.sum(0)
 
     def mean(self) -> Tensor:
@@ -92,7 +91,7 @@ def default_round(
     limit: int,
     generator: torch.Generator,
 ) -> Change:
-    """Clones small and splits large Gaussians with large screen gradients; drops faint, huge and never seen ones."""
+    """Clones small and splits large Gaussians with large screen gradients; drops faint, huge and always hidden ones."""
     device = avatar.device
     size = splats.scales.amax(1)
     mean = statistics.mean()
@@ -102,7 +101,8 @@ def default_round(
         wanted = torch.zeros_like(wanted).index_fill_(0, mean.topk(room).indices, True)
     split = wanted & (size > config.split_size)
     clone = wanted & ~split
-    keep = (splats.opacities > config.min_opacity) & (size < config.max_size) & ~split & (statistics.seen > 0)
+    # What hides behind others all the time has no gradient at all.
+    keep = (splats.opacities > config.min_opacity) & (size < config.max_size) & ~split & (statistics.gradient > 0)
     tensors = {name: getattr(avatar, name).detach() for name in GAUSSIAN_TENSORS}
     children = {name: torch.cat((value[clone], value[split], value[split])) for name, value in tensors.items()}
     clones, splits = int(clone.sum()), int(split.sum())

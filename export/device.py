@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
@@ -38,3 +42,28 @@ def guard_memory(fix: str) -> Iterator[None]:
         if "not enough memory" not in str(error) and "DefaultCPUAllocator" not in str(error):
             raise
         raise UserError("memory", "ran out (host)", f"try {fix}") from None
+
+
+_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_pool: ThreadPoolExecutor | None = None
+_lock = threading.Lock()
+
+
+def in_parallel(function: Callable[[_Item], _Result], items: list[_Item]) -> list[_Result]:
+    """`[function(item) for item in items]`, each item by a thread that computes on one core.
+
+    The tensors of a step on the CPU are small: sharing out whole samples keeps two cores busy, where sharing out every
+    single operation makes them wait for each other.
+    """
+    if len(items) == 1:
+        return [function(items[0])]
+    return list(_workers().map(function, items))
+
+
+def _workers() -> ThreadPoolExecutor:
+    global _pool
+    with _lock:
+        if _pool is None:
+            initializer = functools.partial(torch.set_num_threads, 1)  # holds for the thread that calls it
+            _pool = ThreadPoolExecutor(torch.get_num_threads(), "mvp4d", initializer)
+    return _pool

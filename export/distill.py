@@ -6,8 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import shutil
-import time
 from pathlib import Path
 
 import torch
@@ -18,17 +16,30 @@ from mvp4d_export import densify
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.deformation import OUTPUT_UNIT
+from mvp4d_export.device import in_parallel
 from mvp4d_export.errors import UserError
-from mvp4d_export.files import atomic_file, write_json
+from mvp4d_export.files import atomic_file
 from mvp4d_export.initialise import initialise
 from mvp4d_export.losses import Lpips, multi_scale_ssim, psnr, ssim
 from mvp4d_export.optimiser import Adam
 from mvp4d_export.presets import DistillConfig
-from mvp4d_export.progress import progress
 
 MIN_SIDE = 16  # pictures are not halved below this
 DIVERGED = 4.0  # times the best running loss
 WARM_UP = 60  # steps before divergence is judged
+
+
+@dataclasses.dataclass
+class Sample:
+    """What one moment adds to a step: its loss and PSNR, a gradient (or None) per parameter, and for densification
+    the gradients on the screen [V, N, 2] per half picture and who is `visible` [V, N]."""
+
+    loss: float
+    psnr: float
+    gradients: tuple[Tensor | None, ...]
+    screen_gradient: Tensor | None
+    visible: Tensor | None
+    splats: Splats
 
 
 class Distiller:
@@ -95,28 +106,51 @@ class Distiller:
         picked = torch.randperm(len(views), generator=_generator(self.seed, 2, step))[:count]
         return moment, [views[int(index)] for index in picked]
 
+    def backdrop(self, step: int) -> Tensor | None:
+        """A background [3] for a step: any colour, so that no Gaussian can pass for background. None without masks."""
+        if self.data.masks is None:
+            return None
+        return torch.rand(3, generator=_generator(self.seed, 4, step)).to(self.device)
+
     def level(self, share: float) -> int:
         return int(share < self.config.coarse and min(self.data.size) >= 2 * MIN_SIDE)
 
     def train_step(self) -> dict[str, float]:
-        """One optimiser step. Returns numbers to show.
+        """One optimiser step over the gradients of `config.moments` moments. Returns numbers to show.
 
         Raises:
           UserError: the fit diverged.
         """
-        step, steps = self.step_done, self.config.steps
+        step, steps, moments = self.step_done, self.config.steps, self.config.moments
         share = step / steps
-        moment, views = self.choose(step)
-        pictures, masks, viewmats, Ks = self.data.batch(views, moment, self.level(share))
+        track = self.config.densify.strategy == "default" and share < self.config.densify.stop
+        drawn = range(step * moments, (step + 1) * moments)
+        samples = [(*self.choose(index), self.backdrop(index)) for index in drawn]
+        parts = in_parallel(lambda sample: self.sample(*sample, share, track), samples)
+        numbers = self._check(parts, step)
+        for part in parts:
+            if part.screen_gradient is not None:
+                self.statistics.add(part.screen_gradient, part.visible)
+        parameters = self.parameters()
+        for index, parameter in enumerate(parameters.values()):
+            gradients = [part.gradients[index] for part in parts if part.gradients[index] is not None]
+            parameter.grad = sum(gradients) / moments if gradients else None
+        rates = self.rates(share)
+        self.optimiser.step(parameters, rates)
+        self.step_done += 1
+        self._densify(parts[-1].splats, float(rates["position"]))
+        return numbers
+
+    def sample(self, moment: int, views: list[int], background: Tensor | None, share: float, track: bool) -> Sample:
+        """Loss and gradients of some views of a moment on a background; with `track` those on the screen too."""
+        pictures, masks, viewmats, Ks = self.data.batch(views, moment, self.level(share), background)
+        background = self.data.background if background is None else background
         height, width = pictures.shape[1:3]
         pose = self.data.pose[moment : moment + 1]
         expressive, neutral = self.avatar.deformation(pose)
         vertices = self.avatar.vertices(pose, expressive, self.avatar.neck_offsets[moment])
         splats = self.avatar.splats(vertices)
-        track = self.config.densify.strategy == "default" and share < self.config.densify.stop
-        rendering = self.avatar.render(
-            splats, pose, viewmats, Ks, width, height, self.data.background, keep_screen_gradient=track
-        )
+        rendering = self.avatar.render(splats, pose, viewmats, Ks, width, height, background)
         rgb = rendering.rgb
         if self.colour_correction:
             correction = self.colour[views][:, None, None]
@@ -125,15 +159,17 @@ class Distiller:
         if masks is not None:
             loss = loss + self.config.weights.alpha * (rendering.alpha - masks).abs().mean()
         loss = loss + self.regulariser(splats, expressive, neutral, moment)
-        loss.backward()
-        numbers = self._check(loss, rgb, pictures, step)
-        if track and rendering.means2d.grad is not None:
-            self.statistics.add(rendering.means2d.grad, rendering.visible, width, height)
-        rates = self.rates(share)
-        self.optimiser.step(self.parameters(), rates)
-        self.step_done += 1
-        self._densify(splats, float(rates["position"]))
-        return numbers
+        inputs = list(self.parameters().values())
+        gradients = torch.autograd.grad(loss, [*inputs, rendering.means2d] if track else inputs, allow_unused=True)
+        screen = gradients[-1] * gradients[-1].new_tensor([width / 2, height / 2]) if track else None
+        return Sample(
+            float(loss.detach()),
+            float(psnr(rgb.detach(), pictures).mean()),
+            gradients[: len(inputs)],
+            screen,
+            rendering.visible,
+            splats,
+        )
 
     def picture_loss(self, rgb: Tensor, pictures: Tensor, share: float) -> Tensor:
         config, weights = self.config, self.config.weights
@@ -168,8 +204,8 @@ class Distiller:
         turn = ((step[:, :3] - step[:, 3:]).square().sum(-1) * (OUTPUT_UNIT / self.edge_length).square()).mean()
         return loss + weights.laplacian * step.square().mean() + weights.relative * relative + weights.turn * turn
 
-    def _check(self, loss: Tensor, rgb: Tensor, pictures: Tensor, step: int) -> dict[str, float]:
-        value = float(loss.detach())
+    def _check(self, parts: list[Sample], step: int) -> dict[str, float]:
+        value = sum(part.loss for part in parts) / len(parts)
         self.average = value if self.average is None else 0.95 * self.average + 0.05 * value
         diverged = not math.isfinite(value) or (step > WARM_UP and self.average > DIVERGED * self.best)
         if diverged:
@@ -182,7 +218,7 @@ class Distiller:
             self.best = min(self.best, self.average)
         return {
             "loss": value,
-            "psnr": float(psnr(rgb.detach(), pictures).mean()),
+            "psnr": sum(part.psnr for part in parts) / len(parts),
             "gaussians": self.avatar.gaussian_count,
         }
 
@@ -322,89 +358,6 @@ def score_group(fit: Distiller, views: list[int], times: list[int]) -> dict[str,
         "ssim": round(float(table[:, 1].mean()), 4),
         "pictures": len(table),
     }
-
-
-def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
-    """Runs a fit to its end, scores it and writes the avatar folder; a stopped run goes on where it was.
-
-    While it runs, `OUT.run/` holds the checkpoint and the TensorBoard log, which moves into the avatar at the end.
-
-    Returns:
-      the report that is also written to `OUT/report.json`.
-    """
-    out = Path(out)
-    work = out.with_name(f"{out.name}.run")
-    work.mkdir(parents=True, exist_ok=True)
-    resumed = fit.load_checkpoint(work)
-    if not resumed:
-        shutil.rmtree(work / "tensorboard", ignore_errors=True)
-    from tensorboardX import SummaryWriter
-
-    writer = SummaryWriter(str(work / "tensorboard"), purge_step=fit.step_done if resumed else None)
-    started = saved = time.monotonic()
-    try:
-        with progress(total=fit.config.steps, what="distilling", unit="step") as bar:
-            bar.update(fit.step_done)
-            while fit.step_done < fit.config.steps:
-                numbers = fit.train_step()
-                bar.set_postfix(
-                    loss=f"{numbers['loss']:.4f}",
-                    psnr=f"{numbers['psnr']:.2f}",
-                    gaussians=numbers["gaussians"],
-                    refresh=False,
-                )
-                bar.update(1)
-                if fit.step_done % 10 == 0:
-                    for name, value in numbers.items():
-                        writer.add_scalar(name, value, fit.step_done)
-                if time.monotonic() - saved > fit.config.checkpoint_seconds:
-                    fit.save_checkpoint(work)
-                    saved = time.monotonic()
-    except (KeyboardInterrupt, torch.OutOfMemoryError):
-        fit.save_checkpoint(work)
-        raise
-    finally:
-        writer.close()
-    scores = fit.score()
-    for name, values in scores.items():
-        writer.add_scalar(f"{name}/psnr", values["psnr"], fit.step_done)
-    names = fit.data.capture.names
-    report = {
-        "scores": scores,
-        "held_views": [names[view] for view in fit.data.held_views],
-        "held_times": fit.data.held_times,
-        "gaussians": fit.avatar.gaussian_count,
-        "steps": fit.config.steps,
-        "seconds": round(time.monotonic() - started, 1),
-        "resumed": resumed,
-        "seed": fit.seed,
-        "perceptual": "lpips-vgg" if fit.lpips is not None else "multi-scale ssim (no VGG weights were given)",
-        "device": str(fit.device),
-        "config": dataclasses.asdict(fit.config),
-    }
-    _write(fit, out, work, report, overwrite)
-    return report
-
-
-def _write(fit: Distiller, out: Path, work: Path, report: dict, overwrite: bool) -> None:
-    from mvp4d_export.files import atomic_folder
-
-    capture = fit.data.capture
-    with atomic_folder(out, overwrite=overwrite) as folder:
-        fit.avatar.write(
-            folder,
-            {
-                "fps": capture.fps,
-                "source": str(capture.source),
-                "image_size": list(capture.image_size),
-                "background": fit.data.background.tolist(),
-            },
-        )
-        write_json(folder / "report.json", report)
-        for name in ("motion.npz", "cameras.npz"):
-            shutil.copyfile(capture.path / name, folder / name)
-        shutil.move(work / "tensorboard", folder / "tensorboard")
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def _edges(faces: Tensor) -> Tensor:

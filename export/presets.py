@@ -56,7 +56,8 @@ class DistillConfig:
 
     Attributes:
       avatar: sizes of the avatar.
-      steps: optimiser steps. views: views of one moment rendered per step (all of them where 0).
+      steps: optimiser steps. moments: moments per step; on the CPU each is computed by a thread of its own.
+      views: views rendered per moment (all of them where 0).
       start_gaussians, max_gaussians: bounds on the count, at the start and later.
       coarse: share of the run at half size.
       perceptual_from, perceptual_to: share of the run over which the perceptual term takes over from 0 ...
@@ -77,6 +78,7 @@ class DistillConfig:
     rates: Rates = Rates()
     weights: Weights = Weights()
     densify: DensifyConfig = _DENSIFY
+    moments: int = 1
     perceptual_from: float = 0.1
     perceptual_to: float = 0.6
     perceptual_lpips: float = 0.9
@@ -92,15 +94,17 @@ class DistillConfig:
 _FAST = Rates(position=1e-2, rotation=5e-3, log_scale=1.5e-2, harmonics=1e-2, harmonics_rest=1e-3, net=4e-3)
 PRESETS = {
     "cpu": DistillConfig(
-        AvatarConfig(56, 1, NetConfig((16, 24, 32), 1, 2)),
-        1000,
-        3,
-        10000,
+        AvatarConfig(56, 1, NetConfig((16, 24, 32), 1, 2), antialiased=True),
+        2400,
+        1,
         12000,
-        coarse=0.4,
+        18000,
+        coarse=0.3,
+        moments=2,
+        perceptual_fallback=0.0,
         picture_side=128,
-        rates=_FAST,
-        densify=DensifyConfig(rounds=5, gradient=1e-4),
+        rates=dataclasses.replace(_FAST, position=3e-2, log_scale=2e-2, harmonics=2e-2, harmonics_rest=2e-3),
+        densify=DensifyConfig(rounds=10, stop=0.7, gradient=1e-4),
     ),
     "low": DistillConfig(
         AvatarConfig(96, 2, NetConfig((16, 32, 64), 1, 2)),

@@ -35,8 +35,13 @@ class Projected:
 
 def quaternion_to_matrix(quaternions: Tensor) -> Tensor:
     """[..., 4] wxyz, any length but zero, to rotation matrices [..., 3, 3]."""
-    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
-    rows = (
+    return torch.stack(_matrix_entries(quaternions.movedim(-1, 0)), -1).reshape(quaternions.shape[:-1] + (3, 3))
+
+
+def _matrix_entries(quaternions: Tensor) -> tuple[Tensor, ...]:
+    """[4, ...] to the nine entries of the rotation matrices, row by row."""
+    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=0).unbind(0)
+    return (
         1 - 2 * (y * y + z * z),
         2 * (x * y - w * z),
         2 * (x * z + w * y),
@@ -47,7 +52,6 @@ def quaternion_to_matrix(quaternions: Tensor) -> Tensor:
         2 * (y * z + w * x),
         1 - 2 * (x * x + y * y),
     )
-    return torch.stack(rows, -1).reshape(quaternions.shape[:-1] + (3, 3))
 
 
 def project(
@@ -71,9 +75,10 @@ def project(
       viewmats: [V, 4, 4] world to camera, OpenCV axes. Ks: [V, 3, 3] pixels.
       antialiased: multiplies opacity by sqrt(det before blur / det after blur), Mip-Splatting's compensation.
     """
-    rotation, translation = viewmats[:, :3, :3], viewmats[:, :3, 3]
-    camera = means @ rotation.transpose(1, 2) + translation[:, None]  # [V, N, 3]
-    x, y, z = camera.unbind(-1)
+    # Gaussians run along the last axis: contiguous rows are what the CPU is fast at.
+    views, count = len(viewmats), len(means)
+    rotation, translation = viewmats[:, :3, :3], viewmats[:, :3, 3:]
+    x, y, z = (rotation @ means.T + translation).unbind(1)  # [V, N] each
     in_front = z > NEAR
     z = torch.where(in_front, z, torch.ones_like(z))
     fx, fy, cx, cy = (Ks[:, i, j, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
@@ -84,11 +89,11 @@ def project(
     slope_y = (y / z).clamp(min=-(cy / fy + margin_y), max=(height - cy) / fy + margin_y)
     along_x = fx / z, -fx * slope_x / z  # d u / d (x, z)
     along_y = fy / z, -fy * slope_y / z  # d v / d (y, z)
-    spread = quaternion_to_matrix(quaternions) * scales[:, None, :]  # [N, 3, 3]
-    spread = torch.einsum("vij,njk->vnik", rotation, spread)  # [V, N, 3, 3]
-    row_u = along_x[0][..., None] * spread[..., 0, :] + along_x[1][..., None] * spread[..., 2, :]
-    row_v = along_y[0][..., None] * spread[..., 1, :] + along_y[1][..., None] * spread[..., 2, :]
-    xx, xy, yy = (row_u * row_u).sum(-1), (row_u * row_v).sum(-1), (row_v * row_v).sum(-1)
+    spread = torch.stack(_matrix_entries(quaternions.T)).reshape(3, 3, count) * scales.T  # axes in columns
+    spread = (rotation @ spread.reshape(3, 3 * count)).reshape(views, 3, 3, count)  # [V, 3 coordinates, 3 axes, N]
+    row_u = along_x[0][:, None] * spread[:, 0] + along_x[1][:, None] * spread[:, 2]
+    row_v = along_y[0][:, None] * spread[:, 1] + along_y[1][:, None] * spread[:, 2]
+    xx, xy, yy = (row_u * row_u).sum(1), (row_u * row_v).sum(1), (row_v * row_v).sum(1)
     determinant_sharp = xx * yy - xy * xy
     xx, yy = xx + eps2d, yy + eps2d
     determinant = (xx * yy - xy * xy).clamp(min=1e-10)

@@ -18,7 +18,7 @@ class Rendering:
     Attributes:
       rgb: [V, H, W, 3] over the background.
       alpha: [V, H, W].
-      means2d: [V, N, 2] pixels; with `keep_screen_gradient` its gradient is kept for densification.
+      means2d: [V, N, 2] pixels, a part of the graph: densification asks for its gradient.
       visible: [V, N] bool, which Gaussians reach a pixel of the view.
     """
 
@@ -44,7 +44,6 @@ def rasterize(
     antialiased: bool = False,
     packed: bool = False,
     absolute_gradient: bool = False,
-    keep_screen_gradient: bool = False,
 ) -> Rendering:
     """Renders N Gaussians into V views in one call.
 
@@ -65,11 +64,11 @@ def rasterize(
       UserError: tensors on a device that is neither CPU nor CUDA.
     """
     views = viewmats.shape[0]
-    if background is None:
-        background = means.new_zeros(3)
-    background = background.expand(views, 3)
+    background = (means.new_zeros(3) if background is None else background).expand(views, 3)
     if means.device.type == "cuda":
-        return _rasterize_cuda(
+        from gsplat import rasterization
+
+        rgb, alpha, info = rasterization(
             means,
             quaternions,
             scales,
@@ -79,64 +78,22 @@ def rasterize(
             Ks,
             width,
             height,
-            background,
-            sh_degree,
-            antialiased,
-            packed,
-            absolute_gradient,
-            keep_screen_gradient,
+            near_plane=NEAR,
+            eps2d=EPS_2D,
+            sh_degree=sh_degree,
+            packed=packed,
+            backgrounds=background,
+            absgrad=absolute_gradient,
+            rasterize_mode="antialiased" if antialiased else "classic",
         )
+        if packed:
+            return Rendering(rgb, alpha[..., 0], None, None)
+        return Rendering(rgb, alpha[..., 0], info["means2d"], (info["radii"] > 0).all(-1))
     if means.device.type != "cpu":
         raise UserError("device", f"no rasteriser for '{means.device.type}'", "use cpu or cuda")
     if sh_degree is not None:
         colours = shade(colours, means, viewmats, sh_degree)
     colours = colours.expand(views, *means.shape)
     projected = project(means, quaternions, scales, opacities, viewmats, Ks, width, height, antialiased=antialiased)
-    if keep_screen_gradient and projected.means2d.requires_grad:
-        projected.means2d.retain_grad()
     rgb, alpha = composite(projected, colours, background, width, height)
     return Rendering(rgb, alpha, projected.means2d, projected.extents[..., 0] > 0)
-
-
-def _rasterize_cuda(
-    means,
-    quaternions,
-    scales,
-    opacities,
-    colours,
-    viewmats,
-    Ks,
-    width,
-    height,
-    background,
-    sh_degree,
-    antialiased,
-    packed,
-    absolute_gradient,
-    keep_screen_gradient,
-) -> Rendering:
-    from gsplat import rasterization
-
-    rgb, alpha, info = rasterization(
-        means,
-        quaternions,
-        scales,
-        opacities,
-        colours,
-        viewmats,
-        Ks,
-        width,
-        height,
-        near_plane=NEAR,
-        eps2d=EPS_2D,
-        sh_degree=sh_degree,
-        packed=packed,
-        backgrounds=background,
-        absgrad=absolute_gradient,
-        rasterize_mode="antialiased" if antialiased else "classic",
-    )
-    if packed:
-        return Rendering(rgb, alpha[..., 0], None, None)
-    if keep_screen_gradient and info["means2d"].requires_grad:
-        info["means2d"].retain_grad()
-    return Rendering(rgb, alpha[..., 0], info["means2d"], (info["radii"] > 0).all(-1))

@@ -13,5 +13,8 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, where: object, what: str, fix: str = ""):
-        message = f"{where}: {what}" + (f"; {fix}" if fix else "")
-        super().__init__(" ".join(message.split()))
+        super().__init__(str(where), what, fix)  # what it was made from, so that worker processes can hand it on
+
+    def __str__(self) -> str:
+        where, what, fix = self.args
+        return " ".join((f"{where}: {what}" + (f"; {fix}" if fix else "")).split())

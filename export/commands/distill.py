@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d_export.capture import Capture
     from mvp4d_export.dataset import Dataset
     from mvp4d_export.device import guard_memory, pick_device
-    from mvp4d_export.distill import Distiller, distill
+    from mvp4d_export.distill import Distiller
+    from mvp4d_export.fitting import distill, perceptual_term
     from mvp4d_export.losses import Lpips
 
     device = pick_device(args.device)
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> str:
     config = configured(adapted(preset(name), capture.image_size), args)
     lpips = Lpips(args.lpips) if args.lpips else None
     if lpips is None:
-        print("no VGG weights given (--lpips): multi-scale SSIM stands in for LPIPS", file=sys.stderr)
+        print(f"perceptual term: {perceptual_term(config, False)}", file=sys.stderr)
     with guard_memory("a smaller --preset, --views-per-step, or --device cpu"):
         data = Dataset.load(capture, hold_views=args.hold_views, hold_times=args.hold_times, device=device)
         fit = Distiller(data, config, seed=args.seed, lpips=lpips, colour_correction=args.colour_correction)

@@ -120,7 +120,7 @@ def _mesh(text: str) -> Any:
 def _cost(folder: Path, plan: Any) -> dict[str, float]:
     """What `describe` needs: read off the transformer's config.json and file size, before anything is loaded."""
     from mvp4d_jax.models.checkpoint_config import read_config
-    from mvp4d_jax.sampling.predictor import forward_flops
+    from mvp4d_jax.models.transformer_config import forward_flops
 
     config, _ = read_config(folder / "transformer")
     size = sum(file.stat().st_size for file in (folder / "transformer").glob("*.safetensors"))

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
+from typing import Any
 
 from mvp4d_jax.errors import UserError
 
@@ -35,8 +37,9 @@ def run(args: argparse.Namespace) -> str:
         raise UserError("--workdir", f"'{args.workdir}' is not a folder", "mount the bucket and give its path")
     workdir = Path(args.workdir)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    for noisy in ("absl", "orbax", "jax", "grain"):
+    for noisy in ("orbax", "jax", "grain"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    _quiet_orbax()
     # Before anything touches a device.
     from mvp4d_jax import parallel
     if args.distributed or args.coordinator:
@@ -54,6 +57,18 @@ def run(args: argparse.Namespace) -> str:
         return export_release(config, workdir, args.export, _step(args.step))
     from mvp4d_jax.training.loop import train
     return train(config, workdir, check_memory=not args.no_memory_check)
+
+
+def _quiet_orbax() -> None:
+    """A write that failed is raised again in the loop and told in one line: no traces of Orbax's threads beside it."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it warns of every checkpoint without a validation loss
+    logging.getLogger("absl").addFilter(lambda record: record.exc_info is None)
+
+    def hook(unraisable: Any) -> None:  # tasks of a write that was given up, coming back to a loop that is gone
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _step(text: str) -> str | int:

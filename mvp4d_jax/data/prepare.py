@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 
 from mvp4d_jax.capture import Capture
+from mvp4d_jax.data.recolour import Palette, draw_palettes
 from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.files import atomic_file, write_json
@@ -44,6 +45,7 @@ class PrepareOptions:
         but references cropped around the head, as a photo is when sampling.
       variants: crops per view: the plain one, and variants - 1 jittered ones.
       jitter_scale, jitter_shift: largest change of a jittered crop's size (relative), place (in its sides).
+      colours: scenes made of each capture: one in its own colours, and colours - 1 recoloured ones (`data.recolour`).
       captures_per_shard: how many captures one file holds.
     """
 
@@ -55,6 +57,7 @@ class PrepareOptions:
     variants: int = 1
     jitter_scale: float = 0.15
     jitter_shift: float = 0.08
+    colours: int = 1
     captures_per_shard: int = 8
 
     def __post_init__(self):
@@ -62,8 +65,9 @@ class PrepareOptions:
             raise UserError("prepare.frames", f"is {self.frames}", "choose 1 + 4k frames (5, 9, 13, ...)")
         if self.crop not in ("head", "none", "reference"):
             raise UserError("prepare.crop", f"is '{self.crop}'", "choose 'head', 'none' or 'reference'")
-        if min(self.image_size, self.stride, self.images, self.variants, self.captures_per_shard) < 1:
-            raise UserError("prepare", "image_size, stride, images, variants and captures_per_shard must be at least 1")
+        if min(self.image_size, self.stride, self.images, self.variants, self.colours, self.captures_per_shard) < 1:
+            raise UserError("prepare", "image_size, stride, images, variants, colours and captures_per_shard must be "
+                            "at least 1")
 
 
 def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoencoder: VideoAutoencoder,
@@ -163,7 +167,7 @@ def _write_shard(out: Path, index: int, group: list[Capture], encoder: _Encoder,
         writer = ShardWriter(temporary)
         scenes = []
         for capture in group:
-            scenes.append(encoder.scene(capture, name, writer))
+            scenes += encoder.scenes(capture, name, writer)
             bar.update()
         writer.close()
     note = {"name": name, "bytes": (out / name).stat().st_size, "records": writer.count, "sha256": checksum(out / name)}
@@ -179,7 +183,7 @@ def _finish(out: Path, count: int, facts: dict) -> str:
     scenes = [scene for item in read for scene in item["scenes"]]
     write_json(out / MANIFEST, {**facts, "scenes": scenes, "files": [item["file"] for item in read]})
     size = sum(item["file"]["bytes"] for item in read) / 1e6
-    return f"{len(scenes)} captures in {count} shards, {size:.1f} MB: {out}"
+    return f"{len(scenes)} scenes in {count} shards, {size:.1f} MB: {out}"
 
 
 class _Encoder:
@@ -191,9 +195,16 @@ class _Encoder:
         graph, state = nnx.split(autoencoder)
         self._encode = jax.jit(lambda state, video: nnx.merge(graph, state).encode_latents(video))
         self._state = state
+        self._drawn: dict[tuple, tuple] = {}  # pictures and maps of the capture at work: its scenes share them
 
-    def scene(self, capture: Capture, shard: str, writer: ShardWriter) -> Scene:
-        """Writes a capture's records; returns what the manifest says of it."""
+    def scenes(self, capture: Capture, shard: str, writer: ShardWriter) -> list[Scene]:
+        """Writes a capture's records, in each of its colours; returns what the manifest says of them."""
+        self._drawn.clear()
+        palettes = draw_palettes(self.options.colours, np.random.default_rng([self.seed, _stable(capture)]))
+        return [self._scene(capture, shard, writer, f"~{index}" if index else "", palette)
+                for index, palette in enumerate(palettes)]
+
+    def _scene(self, capture: Capture, shard: str, writer: ShardWriter, suffix: str, palette: Palette) -> Scene:
         options, views = self.options, range(capture.view_count)
         vertices = np.asarray(skin(capture.head, capture.motion))[:, crops.head_vertices(capture.head)]  # [F, N', 3]
         starts = tuple(range(0, capture.frame_count - options.frames + 1, options.stride))
@@ -203,17 +214,18 @@ class _Encoder:
         for variant in range(options.variants):
             random = np.random.default_rng([self.seed, _stable(capture), variant])
             boxes = [self._box(capture, view, vertices, options.crop == "head", variant, random) for view in views]
-            singles.append([self._images(capture, view, images, boxes[view], writer) for view in views])
+            singles.append([self._images(capture, view, images, boxes[view], palette, writer) for view in views])
             references.append(singles[-1])
             if options.crop == "reference":
                 boxes_of_heads = [self._box(capture, view, vertices, True, variant, random) for view in views]
-                references[-1] = [self._images(capture, view, images, boxes_of_heads[view], writer) for view in views]
-            windows.append([[self._window(capture, view, start, boxes[view], writer) for start in starts]
+                references[-1] = [self._images(capture, view, images, boxes_of_heads[view], palette, writer)
+                                  for view in views]
+            windows.append([[self._window(capture, view, start, boxes[view], palette, writer) for start in starts]
                             for view in views])
             rotations.append([[capture.camera(view, frame).world_to_camera[:3, :3] for frame in images]
                               for view in views])
         return Scene(
-            name=_scene_name(capture), shard=shard, views=capture.names,
+            name=_scene_name(capture) + suffix, shard=shard, views=capture.names,
             world_rotation=np.asarray(rotations, np.float32),
             frontal_angle=_frontal_angles(capture, images), window_starts=starts, image_frames=images,
             window_records=np.asarray(windows, np.int64), image_records=np.asarray(singles, np.int64),
@@ -240,26 +252,33 @@ class _Encoder:
         centre = centre + shift * side
         return np.concatenate([centre - scale * side / 2, centre + scale * side / 2])
 
-    def _window(self, capture: Capture, view: int, start: int, box: np.ndarray, writer: ShardWriter) -> int:
-        frames = range(start, start + self.options.frames)
-        latents, maps = self._record(capture, view, frames, box)
-        return writer.add({"latents": latents[0], "conditioning": maps})
-
-    def _images(self, capture: Capture, view: int, frames: tuple[int, ...], box: np.ndarray,
+    def _window(self, capture: Capture, view: int, start: int, box: np.ndarray, palette: Palette,
                 writer: ShardWriter) -> int:
-        parts = [self._record(capture, view, range(frame, frame + 1), box) for frame in frames]
-        return writer.add({"latents": np.stack([latents[0, 0] for latents, _ in parts]),
-                           "conditioning": np.stack([maps[0] for _, maps in parts])})
+        pictures, maps = self._cut(capture, view, range(start, start + self.options.frames), box)
+        return writer.add({"latents": self._latents(pictures[None], palette)[0], "conditioning": maps})
 
-    def _record(self, capture: Capture, view: int, frames: range, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Latents [1, L, h, w, C] and maps [L, h, w, Cc] of some frames of a view, float16."""
-        size = self.options.image_size
-        pictures = capture.frames(view, slice(frames.start, frames.stop))  # [F, H, W, 3]
-        cut = [crops.crop_image(picture, box, size) for picture in pictures]
-        video = np.stack([picture for picture, _ in cut])[None] / 127.5 - 1  # [1, F, S, S, 3]
-        latents = self._encode(self._state, jnp.asarray(video, jnp.float32))  # [1, L, h, w, C]
-        maps = self._maps(capture, view, frames, box, cut[0][1])
-        return np.asarray(latents, np.float16), maps.astype(np.float16)
+    def _images(self, capture: Capture, view: int, frames: tuple[int, ...], box: np.ndarray, palette: Palette,
+                writer: ShardWriter) -> int:
+        parts = [self._cut(capture, view, range(frame, frame + 1), box) for frame in frames]
+        pictures = np.stack([picture for picture, _ in parts])  # [K, 1, S, S, 3]
+        return writer.add({"latents": self._latents(pictures, palette)[:, 0],
+                           "conditioning": np.concatenate([maps for _, maps in parts])})
+
+    def _latents(self, pictures: np.ndarray, palette: Palette) -> np.ndarray:
+        """uint8 [B, F, S, S, 3] -> [B, L, h, w, C] float16, in other colours."""
+        video = palette.apply(pictures) / 127.5 - 1
+        return np.asarray(self._encode(self._state, jnp.asarray(video, jnp.float32)), np.float16)
+
+    def _cut(self, capture: Capture, view: int, frames: range, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Some frames of a view, cropped: uint8 [F, S, S, 3], and their maps [L, h, w, Cc] float16."""
+        place = (view, frames, tuple(box))
+        if place not in self._drawn:
+            size = self.options.image_size
+            cut = [crops.crop_image(picture, box, size) for picture in
+                   capture.frames(view, slice(frames.start, frames.stop))]
+            pictures = np.stack([picture for picture, _ in cut]).round().clip(0, 255).astype(np.uint8)
+            self._drawn[place] = pictures, self._maps(capture, view, frames, box, cut[0][1]).astype(np.float16)
+        return self._drawn[place]
 
     def _maps(self, capture: Capture, view: int, frames: range, box: np.ndarray,
               outside: np.ndarray) -> np.ndarray:
@@ -291,9 +310,11 @@ def _frontal_angles(capture: Capture, frames: Sequence[int]) -> np.ndarray:
     """[V, K] radians between where the face looks (its +z, turned by head and neck) and the direction to the camera."""
     angles = np.zeros((capture.view_count, len(frames)), np.float32)
     motion: Motion = capture.motion
+    chosen = list(frames)
+    turn = np.asarray(rotation_matrix(np.asarray(motion.rotation)[chosen])
+                      @ rotation_matrix(np.asarray(motion.neck)[chosen]))  # [K, 3, 3]
     for place, frame in enumerate(frames):
-        turn = np.asarray(rotation_matrix(motion.rotation[frame])) @ np.asarray(rotation_matrix(motion.neck[frame]))
-        forward, centre = turn[:, 2], np.asarray(motion.translation[frame])
+        forward, centre = turn[place, :, 2], np.asarray(motion.translation)[frame]
         for view in range(capture.view_count):
             matrix = np.asarray(capture.camera(view, frame).world_to_camera)
             towards = -matrix[:3, :3].T @ matrix[:3, 3] - centre

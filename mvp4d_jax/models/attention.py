@@ -54,7 +54,7 @@ def attention(
             return _BACKENDS[chosen](q, k, v, key_length)
         if context_form == "ring":
             return ring_attention(q, k, v, key_length, "context")
-        k, v = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v))  # [B/b, N, H, d]
+        k, v = (parallel.gather_shards(x, "context", 1) for x in (k, v))  # [B/b, N, H, d]
         return _BACKENDS[chosen](q, k, v, key_length)
 
     spec = parallel.fit_spec(q.shape, ("batch", "tokens", None, None))

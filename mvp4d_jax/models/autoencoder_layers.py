@@ -58,7 +58,8 @@ def conv3d(x: Array, kernel: Array) -> Array:
     On CPU 2D convolutions, XLA's 3D convolution runs there at half their speed or less: the sum of one per frame of the
     kernel, or, where channels are few, one over the three frames side by side.
     """
-    return lax.platform_dependent(x, kernel, cpu=_conv3d_as_2d, default=_conv3d_direct)
+    form = _conv3d_as_2d if parallel.platform() == "cpu" else _conv3d_direct  # lax.platform_dependent is slower there
+    return form(x, kernel)
 
 
 class CausalConv3d(nnx.Module):

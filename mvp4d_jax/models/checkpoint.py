@@ -12,6 +12,7 @@ Every tensor must have its leaf and every leaf its tensor, of the right shape; e
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,11 @@ def abstract_model(config: Config) -> nnx.Module:
     return nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0)))
 
 
+@functools.cache  # tracing a constructor takes seconds, and one load asks three times
+def _abstract_parts(config: Config) -> tuple[nnx.GraphDef, nnx.State]:
+    return nnx.split(abstract_model(config))
+
+
 def table_of(config: Config) -> Table:
     """Names of the checkpoint's tensors and where they go."""
     return autoencoder_table(config) if isinstance(config, AutoencoderConfig) else transformer_table(config)
@@ -61,8 +67,7 @@ def table_of(config: Config) -> Table:
 
 def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """{name: shape} of every tensor of the checkpoint of a model of this config; nothing is allocated."""
-    state = nnx.state(abstract_model(config), nnx.Param)
-    leaves = {path: variable.shape for path, variable in nnx.to_flat_state(state)}
+    leaves = {path: variable.shape for path, variable in nnx.to_flat_state(_abstract_parts(config)[1])}
     table = table_of(config)
     unfilled = set(leaves) - {target.path for target in table.values()}
     if unfilled:
@@ -142,7 +147,7 @@ def _load(folder: Path, target: Config | None, kind: type, shardings: Any) -> tu
     by_leaf: dict[tuple, list[tuple[str, Any]]] = {}
     for name, where in table_of(config).items():
         by_leaf.setdefault(where.path, []).append((name, where))
-    graph, state = nnx.split(abstract_model(config))
+    graph, state = _abstract_parts(config)
     filled = {}
     for path, variable in nnx.to_flat_state(state):
         leaf = np.empty(variable.shape, np.float32)

@@ -89,6 +89,21 @@ class TransformerConfig:
         return cls(**{**_NAMED[name], **changes})
 
 
+def forward_flops(config: TransformerConfig, tokens: int) -> float:
+    """Multiply-adds x 2 of one sample's forward pass: the blocks' products with weights, and attention over all tokens.
+
+    Per token and layer: queries, keys, values and output 4 D^2, feed-forward 2 mlp_ratio D^2; attention 2 N D.
+    Embeddings, AdaLN and norms (below 2 % at these widths) are left out, so that utilisation is not flattered.
+
+    Args:
+      tokens: N of one sample: the reference's, text's and every view's.
+    """
+    width = config.width
+    weights = config.num_layers * (4 + 2 * config.mlp_ratio) * width**2
+    attention = config.num_layers * 2 * tokens * width
+    return 2.0 * tokens * (weights + attention)
+
+
 _NAMED: dict[str, dict[str, Any]] = {
     "tiny": {"num_layers": 8, "num_heads": 4, "time_embed_dim": 128, "text_dim": 0},
     "small": {"num_layers": 16, "num_heads": 12, "time_embed_dim": 256, "text_dim": 0},

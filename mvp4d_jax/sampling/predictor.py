@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -108,10 +107,3 @@ class Predictor:
 
 
 jax.tree_util.register_dataclass(Conditions, [field.name for field in dataclasses.fields(Conditions)], [])
-
-
-def forward_flops(config: Any, tokens: int) -> float:
-    """FLOPs of one forward pass over `tokens` tokens: products with weights, and attention scores and sums."""
-    width, layers = config.width, config.num_layers
-    weights = layers * (4 + 2 * config.mlp_ratio) * width**2
-    return 2.0 * tokens * weights + 4.0 * layers * width * math.pow(tokens, 2)

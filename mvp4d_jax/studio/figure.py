@@ -90,7 +90,7 @@ def build_figure(identity: Identity, head: HeadModel) -> Figure:
 
 def _own_looks(head: HeadModel, vertices: np.ndarray, eyes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     faces, parts = np.asarray(head.faces), np.asarray(head.face_parts)
-    looks = np.zeros((len(faces), 8))
+    looks = np.zeros((len(faces), 6))
     corner_uv = np.asarray(head.uv, np.float64)[np.asarray(head.face_uvs)]
     for index, name in enumerate(head.part_names):
         chosen = parts == index
@@ -134,18 +134,17 @@ def _from_ribbons(item: hair.Ribbons, rng: np.random.Generator) -> _Extra:
     along = np.broadcast_to(np.linspace(0, 1, number)[:, None], (count, number, 2))
     side = np.broadcast_to(np.array([-1.0, 1.0]), (count, number, 2))
     uv = np.stack([side, along], -1).reshape(-1, 2)
-    looks = np.zeros((count, number - 1, 2, 8))
+    looks = np.zeros((count, number - 1, 2, 6))
     looks[..., 0], looks[..., 1:4] = HAIR, item.colour[:, None, None]
     looks[..., 4], looks[..., 5] = item.random[:, None, None], item.gloss[:, None, None]
-    looks[..., 6] = (vertices[:, :-1, 0, 1] > -0.035)[..., None] & ~item.follow[:, None, None]
     faces = faces.reshape(-1, 3)
     follow = np.repeat(item.follow, number * 2)
     return _Extra(vertices.reshape(-1, 3), normals.reshape(-1, 3), np.repeat(tangent.reshape(-1, 3), 2, 0), faces,
-                  uv[faces], looks.reshape(-1, 8), np.where(follow, 0, -1), np.zeros(len(follow), bool))
+                  uv[faces], looks.reshape(-1, 6), np.where(follow, 0, -1), np.zeros(len(follow), bool))
 
 
 def _from_piece(piece: wardrobe.Piece, material: int, rigid: bool) -> _Extra:
-    looks = np.zeros((len(piece.faces), 8))
+    looks = np.zeros((len(piece.faces), 6))
     looks[:, 0], looks[:, 1:4], looks[:, 5] = material, piece.colour, piece.gloss
     count = len(piece.vertices)
     return _Extra(piece.vertices, piece.normals, np.zeros((count, 3)), piece.faces, piece.uv[piece.faces], looks,

@@ -36,7 +36,7 @@ class Figure:
       rig: HeadModel whose vertices are all N: extra vertices follow the head through the same skinning function.
       faces: [T, 3]; two_sided: [T] bool, drawn from behind too.
       corner_uv: [T, 3, 2] texture coordinate (skin), direction from the eye's centre (eyes), across and along (hair).
-      looks: [T, 8] material, red, green, blue, random, gloss, whether the skull hides it from behind, spare.
+      looks: [T, 6] material, red, green, blue, random, gloss.
       around: [n, R] faces around each of the head's own n vertices, padded with T (a face without area).
       normals, tangents: [N - n, J * 3] of the extra vertices at rest, times the weight of each joint.
       transfer, visibility: [N, 9] harmonics of what a vertex sees, with and without the cosine.
@@ -144,12 +144,6 @@ def draw(figure: Figure, posed: Posed, camera: Camera, lights: Lights, *, size: 
     area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
     drawn = (area < 0) | figure.two_sided  # counter-clockwise outside turns clockwise with y down
     drawn &= jnp.minimum(jnp.minimum(ends[0][:, 8], ends[1][:, 8]), ends[2][:, 8]) >= 0
-    # Hair on the far side of the skull is not drawn at all: that is half of it.
-    camera_at = -transform[:3, 3] @ transform[:3, :3]
-    sight = [ends[0][:, c] - camera_at[c] for c in range(3)]
-    facing = sum(ends[0][:, 3 + c] * sight[c] for c in range(3))
-    away = (facing > 0) & (facing * facing > 0.06 * sum(value * value for value in sight))
-    drawn &= ~(away & (figure.looks[:, 6] > 0))
     key, wanted = nearest_face(flat, [end[:, 8] for end in ends], drawn, (height, width), blocks)
     # Samples of a pixel lie a whole picture apart, so that averaging adds four pictures. P = 4 H W.
     order = (size[0], SUPERSAMPLING, size[1], SUPERSAMPLING)

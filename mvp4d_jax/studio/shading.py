@@ -27,7 +27,7 @@ def shade(looks: Array, corner: Array, uv: Array, toward: list[Array], flip: Arr
     reductions over an axis of three.
 
     Args:
-      looks: [P, 8] rows of Figure.looks.
+      looks: [P, 6] rows of Figure.looks.
       corner: [P, 10] interpolated normal, light, key visibility, tangent.
       uv: [P, 2]; toward: to the camera, any length; flip: [P] -1 where the back of a face is seen.
       texture: [S, S, 4]; eye: [E, E, 3]; traits: [len(TRAITS)].

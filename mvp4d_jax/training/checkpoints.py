@@ -49,9 +49,8 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step with the lowest validation loss; the newest where none was measured."""
-        with contextlib.suppress(KeyError, ValueError, TypeError):
-            return self._manager.best_step()
-        return self.latest()
+        best = self._manager.best_step()
+        return self.latest() if best is None else best
 
     def steps(self) -> list[int]:
         """Every finished step."""

@@ -100,6 +100,7 @@ class _Counter:
         self.computations = computations
         self.shapes = {name: {item.name: item for item in body} for name, body in computations.items()}
         self.known: dict[str, tuple[float, float, collections.Counter, float]] = {}
+        self.chains: set[str] = set()
 
     def total(self, entry: str) -> Cost:
         flops, kernel, moved, calls = self._count(entry)
@@ -119,7 +120,9 @@ class _Counter:
                 kernel += self._kernel(item, here)
                 calls += 1
             base = item.opcode.removesuffix("-start")
-            if base in COLLECTIVES:
+            if base in COLLECTIVES and self._is_new(item):
+                # On TPU a reduce-scatter can be a fusion of an all-reduce and a slice; its name tells.
+                base = "reduce-scatter" if name.startswith("all-reduce-scatter") else base
                 moved[base] += self._moved(base, item, here)
             for inner, times in self._calls(item, name):
                 f, k, m, c = self._count(inner)
@@ -128,6 +131,15 @@ class _Counter:
                     moved[kind] += times * value
         self.known[name] = flops, kernel, moved, calls
         return self.known[name]
+
+    def _is_new(self, item: _Instruction) -> bool:
+        """False for a collective that was met before: fused with products it stands in each of their fusions."""
+        chain = re.search(r'chain_id="(\d+)"', item.text)
+        if chain is None:
+            return True
+        known = chain.group(1) in self.chains
+        self.chains.add(chain.group(1))
+        return not known
 
     def _calls(self, item: _Instruction, name: str) -> list[tuple[str, float]]:
         """Computations that an instruction runs, and how often."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from jax.experimental import multihost_utils
+import orbax.checkpoint as ocp
 
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches, iterate, local_rows
@@ -24,11 +24,12 @@ from mvp4d_jax.errors import UserError
 from mvp4d_jax.files import write_json
 from mvp4d_jax.models.checkpoint import load_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.progress import progress
 from mvp4d_jax.training import dump, memory
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config
-from mvp4d_jax.training.metrics import MetricsLog, forward_flops, peak_flops, tokens_of
+from mvp4d_jax.training.metrics import MetricsLog, peak_flops, tokens_of
 from mvp4d_jax.training.plan import Plan, Stage, autoencoder_folder, batch_shapes, resolve
 from mvp4d_jax.training.state import (
     ModelTemplate,
@@ -39,15 +40,11 @@ from mvp4d_jax.training.state import (
     with_params,
 )
 from mvp4d_jax.training.step import MODEL_INPUTS, make_train_step
+from mvp4d_jax.training.stop import Interrupted, StopSignal
 from mvp4d_jax.training.validation import Validation
 
 log = logging.getLogger(__name__)
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, and has saved. Not 0: a scheduler must know that there is more to do."""
-
-    exit_code = 128 + signal.SIGTERM
+COMPILE_TIMEOUT = 1800  # seconds
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: bool = True) -> str:
@@ -63,15 +60,15 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
 
     Raises:
       UserError: a config, shards or checkpoints that cannot be used; a loss that is not finite (after a dump).
+      Interrupted: SIGTERM came; the state is saved.
     """
     # ---- Check everything that can be checked before anything is built.
     plan = resolve(config)
     mesh = parallel.make_mesh(plan.mesh)
     folders = open_shards(config, plan)
     held_out = [Shards.open(path, verify=config.data.verify) for path in config.data.validation_shards]
-    check_same(held_out, expected_facts(config, plan))
+    check_same(held_out, {**expected_facts(config, plan), "image_size": plan.stages[-1].image_size})
     workdir.mkdir(parents=True, exist_ok=True)
-    _save_config(config, workdir)
 
     # ---- Model, optimiser, state: the workdir's checkpoint, else pretrained weights, else random ones.
     template = ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
@@ -85,14 +82,19 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
              mesh.devices.flat[0].device_kind, step, plan.steps)
     if step >= plan.steps:
         return f"already trained {step} steps: {workdir}"
+    _save_config(config, workdir)
 
     # ---- Run.
     with parallel.use_mesh(mesh):
         run = _Run(config, plan, template, optimiser, mesh, checkpoints, workdir, seconds, held_out, check_memory)
         try:
             run.all_stages(state, folders)
+        except BaseException:  # a checkpoint that is being written gets done; what went wrong first is what is told
+            with contextlib.suppress(UserError):
+                checkpoints.wait()
+            raise
         finally:
-            run.metrics.close()
+            run.close()
     checkpoints.close()
     return f"trained to step {plan.steps}: {workdir} (metrics.jsonl, tensorboard, checkpoints)"
 
@@ -158,14 +160,18 @@ class _Run:
     def __init__(self, config, plan: Plan, template, optimiser, mesh, checkpoints, workdir: Path, seconds: float,
                  held_out, check_memory: bool):
         self.config, self.plan, self.mesh, self.checkpoints, self.workdir = config, plan, mesh, checkpoints, workdir
-        step = make_train_step(template, optimiser, plan.optimiser, plan.loss, plan.learning_rate())
-        self.step = jax.jit(step, donate_argnums=0)
+        self.step = make_train_step(template, optimiser, plan.optimiser, plan.loss, plan.learning_rate())
         self.check_memory = check_memory
         self.validation = Validation(config, plan, template, held_out, mesh, workdir)
         self.metrics = MetricsLog(workdir, checkpoints.latest() or 0)
         self.peak = peak_flops(mesh.devices.flat[0]) * mesh.size
         self.began = time.monotonic() - seconds
-        self.stop: _StopSignal | None = None  # before the first step there is nothing to save
+        self.stop: StopSignal | None = None  # before the first step there is nothing to save
+
+    def close(self) -> None:
+        if self.stop is not None:
+            self.stop.close()
+        self.metrics.close()
 
     def all_stages(self, state: TrainState, folders: dict[str, list[Shards]]) -> None:
         step = int(state.step)
@@ -188,7 +194,8 @@ class _Run:
         stream = iterate(batches, step - stage.start, threads=data.threads, buffer=data.buffer, workers=data.workers)
         log.info("stage '%s': steps %d to %d at %d pixels", stage.name, step, stage.stop, stage.image_size)
         steps = self._compile(state, stage, layouts)
-        self.stop = self.stop or _StopSignal()
+        self._wait_for_all(stage)
+        self.stop = self.stop or StopSignal()
         window = _Window()
         local, waited = self._next(stream)
         while step < stage.stop:
@@ -200,7 +207,6 @@ class _Run:
             result = {name: float(value) for name, value in result.items()}
             if not result["finite"]:
                 where = dump.write(self.workdir, step, state, used, result)
-                self.checkpoints.wait()
                 raise UserError(where, f"step {step}: loss {result['loss']}, gradient norm {result['gradient_norm']} "
                                 "are not finite; the batch and the state before it are there",
                                 "look at the batch, or lower the learning rate and run the same command again")
@@ -233,6 +239,16 @@ class _Run:
                 if self.check_memory:
                     memory.check(compiled[modality.kind], self.mesh, f"stage '{stage.name}', {modality.kind}")
         return compiled
+
+    def _wait_for_all(self, stage: Stage) -> None:
+        """No process steps before all have compiled: collectives give up on a peer that comes half a minute later."""
+        try:
+            ocp.multihost.sync_global_processes(f"compiled {stage.name}", timeout=COMPILE_TIMEOUT,
+                                                processes=set(range(jax.process_count())))
+        except jax.errors.JaxRuntimeError as error:
+            reason = str(error).splitlines()[0][:200]
+            raise UserError("processes", f"not all compiled stage '{stage.name}' in {COMPILE_TIMEOUT} s ({reason})",
+                            "look at the logs of the others") from error
 
     def _next(self, stream: Iterator) -> tuple[dict[str, np.ndarray], float]:
         began = time.perf_counter()
@@ -282,25 +298,6 @@ class _Window:
         }
         self.restart()
         return values
-
-
-class _StopSignal:
-    """SIGTERM: the step in progress is finished, a checkpoint written, and the run ends.
-
-    With several processes JAX's preemption service agrees on the step at which all of them stop.
-    """
-
-    def __init__(self):
-        self._asked = False
-        self._many = jax.process_count() > 1
-        if not self._many:
-            signal.signal(signal.SIGTERM, self._handle)
-
-    def _handle(self, *_: Any) -> None:
-        self._asked = True
-
-    def asked(self, step: int) -> bool:
-        return multihost_utils.reached_preemption_sync_point(step) if self._many else self._asked
 
 
 def _batch_layout(mesh: jax.sharding.Mesh, batch: int) -> jax.sharding.NamedSharding:

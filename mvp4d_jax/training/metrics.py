@@ -50,18 +50,6 @@ def tokens_of(config: TransformerConfig, views: int, latents: int, latent_size: 
     return (views * latents + 1) * (latent_size // config.patch_size) ** 2
 
 
-def forward_flops(config: TransformerConfig, tokens: int) -> float:
-    """Multiply-adds x 2 of one sample's forward pass: the blocks' products with weights, and attention over all tokens.
-
-    Per token and layer: queries, keys, values and output 4 D^2, feed-forward 2 mlp_ratio D^2; attention 2 N D per
-    token. Embeddings, AdaLN and norms (below 2 % at these widths) are left out, so utilisation is not flattered.
-    """
-    width = config.width
-    weights = config.num_layers * (4 + 2 * config.mlp_ratio) * width**2
-    attention = config.num_layers * 2 * tokens * width
-    return 2.0 * tokens * (weights + attention)
-
-
 class MetricsLog:
     """`metrics.jsonl` and TensorBoard events of a run; silent on all processes but the first.
 

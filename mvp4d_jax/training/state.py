@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from mvp4d_jax import parallel
 from mvp4d_jax.errors import UserError
@@ -73,11 +73,11 @@ class ModelTemplate:
 
     Args:
       build: makes the model from `nnx.Rngs`.
-      mesh: where it will live; read for the shardings of the logical axes.
+      mesh: where it will live.
     """
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh):
-        self._build = build
+        self._build, self.mesh = build, mesh
         with parallel.use_mesh(mesh):
             abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
             self.graph, params, self.rest = nnx.split(abstract, nnx.Param, ...)
@@ -111,22 +111,12 @@ class ModelTemplate:
 
 def _shardings(params: nnx.State, mesh: Mesh) -> Tree:
     """The logical axis names that the modules gave, as shardings that divide every array evenly."""
-    def one(shape, spec) -> NamedSharding:
-        entries = []
-        for size, axes in zip(shape, tuple(spec) + (None,) * (len(shape) - len(spec))):
-            kept, split = [], 1
-            for axis in () if axes is None else (axes if isinstance(axes, tuple) else (axes,)):
-                if size % (split * mesh.shape[axis]):
-                    break
-                kept.append(axis)
-                split *= mesh.shape[axis]
-            entries.append(tuple(kept) or None)
-        return NamedSharding(mesh, PartitionSpec(*entries))
+    def one(variable: nnx.Variable) -> nnx.Variable:
+        shape = variable.get_value().shape
+        names = variable.get_metadata("out_sharding", None) or (None,) * len(shape)
+        return variable.replace(NamedSharding(mesh, parallel.fit_spec(shape, names)))
 
-    specs = nnx.to_pure_dict(nnx.get_partition_spec(params))
-    shapes = nnx.to_pure_dict(params)
-    return jax.tree.map(lambda leaf, spec: one(leaf.shape, spec if spec is not None else ()), shapes, specs,
-                        is_leaf=lambda leaf: leaf is None)
+    return nnx.to_pure_dict(jax.tree.map(one, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
 
 
 def make_optimiser(options: OptimiserOptions, shapes: Tree) -> optax.GradientTransformation:
@@ -162,8 +152,13 @@ def state_shardings(template: ModelTemplate, optimiser: optax.GradientTransforma
     """The sharding of every leaf of a TrainState: moments and EMA lie as their parameters do."""
     nowhere = parallel.replicated(mesh)
     moments = jax.eval_shape(optimiser.init, template.shapes)
-    moments = optax.tree_map_params(optimiser, lambda _, sharding: sharding, moments, template.shardings,
-                                    transform_non_params=lambda _: nowhere)
+
+    def frozen(leaf: Any) -> bool:  # stands where the optimiser keeps nothing
+        return isinstance(leaf, optax.MaskedNode)
+
+    moments = optax.tree_map_params(
+        optimiser, lambda leaf, sharding: leaf if frozen(leaf) else sharding, moments, template.shardings,
+        transform_non_params=lambda leaf: leaf if frozen(leaf) else nowhere, is_leaf=frozen)
     return TrainState(nowhere, nowhere, template.shardings, template.shardings, moments)
 
 

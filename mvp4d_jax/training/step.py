@@ -13,7 +13,7 @@ import optax
 from mvp4d_jax import parallel
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.errors import UserError
-from mvp4d_jax.training.state import ModelTemplate, OptimiserOptions, TrainState
+from mvp4d_jax.training.state import ModelTemplate, OptimiserOptions, TrainState, state_shardings
 
 Batch = dict[str, jax.Array]
 MODEL_INPUTS = ("latents", "conditioning", "reference_latents", "reference_conditioning", "clean")
@@ -82,12 +82,14 @@ def loss_of(model: Any, noisy: Batch) -> jax.Array:
 
 
 def make_train_step(template: ModelTemplate, optimiser: optax.GradientTransformation, options: OptimiserOptions,
-                    loss: LossOptions, learning_rate: Callable[[jax.Array], jax.Array],
-                    ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The function to jit: (state, batch) -> (state, metrics).
+                    loss: LossOptions, learning_rate: Callable[[jax.Array], jax.Array]) -> jax.stages.Wrapped:
+    """The jitted update: (state, batch) -> (state, metrics). Call it, or `lower` it, under the template's mesh.
 
-    Metrics: loss, gradient_norm, learning_rate, finite. Where loss or gradient are not finite the state comes back as
-    it went in (but for donated buffers), so that it can be dumped and looked at.
+    The state's buffers are donated, and it comes back laid out as it went in: left to itself the partitioner splits
+    small arrays otherwise from the first step on, and no compiled step takes them a second time.
+
+    Metrics: loss, gradient_norm, learning_rate, finite. Where loss or gradient are not finite the new state holds the
+    old one's values, so that it can be dumped and looked at.
     """
     schedule = NoiseSchedule.cogvideox(snr_shift=loss.snr_shift)
     count = options.accumulation
@@ -124,7 +126,8 @@ def make_train_step(template: ModelTemplate, optimiser: optax.GradientTransforma
         new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
         return new, {"loss": value, "gradient_norm": norm, "learning_rate": rate, "finite": finite}
 
-    return train_step
+    layout = state_shardings(template, optimiser, template.mesh), parallel.replicated(template.mesh)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=layout)
 
 
 def check_accumulation(options: OptimiserOptions, batch: int, where: str) -> None:

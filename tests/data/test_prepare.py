@@ -1,5 +1,6 @@
 """Captures to shards: what a record holds, sharing and restarting the work, refusals."""
 
+import dataclasses
 import json
 
 import jax
@@ -134,3 +135,20 @@ def test_refusals(captures, autoencoder, tmp_path):
         attempt(captures[:1], out="full")
     with pytest.raises(UserError, match="1 \\+ 4k"):
         PrepareOptions(image_size=32, frames=6, stride=1, images=1)
+
+
+def test_colours_make_scenes_of_the_same_places_in_other_colours(shards, captures, autoencoder, tmp_path):
+    options = dataclasses.replace(OPTIONS, colours=2)
+    prepare(captures[:1], tmp_path / "shards", options, autoencoder, CONDITIONING, identity="abc")
+    recoloured = Shards.open(tmp_path / "shards")
+    first, second = recoloured.scenes
+    assert second.name == first.name + "~1" and first.name == shards.scenes[0].name
+
+    def read(opened, scene):
+        return opened.read(scene.shard, scene.window_records[0, 0, 0])
+
+    plain = read(shards, shards.scenes[0])
+    own, other = read(recoloured, first), read(recoloured, second)
+    np.testing.assert_array_equal(own["latents"], plain["latents"])
+    np.testing.assert_array_equal(other["conditioning"], plain["conditioning"])
+    assert np.abs(other["latents"].astype(np.float32) - plain["latents"]).max() > 0.05

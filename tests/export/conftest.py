@@ -17,7 +17,8 @@ from export_world import small_config, write_capture  # noqa: E402
 
 from mvp4d_export.capture import Capture  # noqa: E402
 from mvp4d_export.dataset import Dataset  # noqa: E402
-from mvp4d_export.distill import Distiller, distill  # noqa: E402
+from mvp4d_export.distill import Distiller  # noqa: E402
+from mvp4d_export.fitting import distill  # noqa: E402
 
 
 @pytest.fixture(scope="session")

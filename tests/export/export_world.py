@@ -35,10 +35,12 @@ def small_config(**changes) -> DistillConfig:
         **{
             "avatar": avatar,
             "steps": STEPS,
+            "moments": 1,
             "views": 3,
             "start_gaussians": 1600,
             "max_gaussians": 2000,
             "coarse": 0.3,
+            "perceptual_fallback": 0.3,
             **changes,
         },
     )

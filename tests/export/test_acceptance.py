@@ -9,7 +9,8 @@ from export_world import small_config, write_capture
 
 from mvp4d_export.capture import Capture
 from mvp4d_export.dataset import Dataset
-from mvp4d_export.distill import Distiller, distill
+from mvp4d_export.distill import Distiller
+from mvp4d_export.fitting import distill
 from mvp4d_export.presets import preset
 from mvp4d_jax.cli import main
 

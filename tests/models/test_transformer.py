@@ -11,7 +11,7 @@ from flax import nnx
 from mvp4d_jax import parallel
 from mvp4d_jax.models import embeddings
 from mvp4d_jax.models.transformer import MultiViewTransformer
-from mvp4d_jax.models.transformer_config import TransformerConfig
+from mvp4d_jax.models.transformer_config import TransformerConfig, forward_flops
 
 CONFIG = TransformerConfig.named("tiny", num_layers=2, num_heads=2, head_dim=32, time_embed_dim=16, text_dim=24,
                                  conditioning_channels=5, latent_channels=4)
@@ -229,6 +229,11 @@ def test_created_inside_jit_parameters_are_split_from_the_start():
 def test_inputs_that_do_not_belong_together_are_refused(model, change, message):
     with pytest.raises(ValueError, match=message):
         model(**{**sample(), **change})
+
+
+def test_flops_are_what_is_known_of_cogvideox():
+    """CogVideoX-2B at 49 x 480 x 720: 17,776 tokens, about 120 TFLOP a forward pass."""
+    assert forward_flops(TransformerConfig.named("2b"), 17_776) == pytest.approx(120e12, rel=0.01)
 
 
 def test_sizes_by_name():

@@ -82,3 +82,36 @@ def test_tpu_text_kernels_steps_of_two_and_async_collectives():
     assert cost.kernel_flops == 5 * kernel and cost.kernels == 5
     assert cost.flops - cost.kernel_flops == 2 * 4 * 64 * 32 * 16
     assert cost.collective_bytes == {"all-gather": 5 * 4 * 512 * 32 * 2}
+
+
+FUSED_TEXT = """HloModule jit_g
+
+%start (s: bf16[64,32]) -> bf16[512,32] {
+  %s = bf16[64,32] parameter(0)
+  ROOT %gather.1 = bf16[512,32] all-gather(%s), channel_id=3, frontend_attributes={chain_id="0"}, dimensions={0}
+}
+
+%end (t: bf16[64,32]) -> bf16[512,32] {
+  %t = bf16[64,32] parameter(0)
+  ROOT %gather.2 = bf16[512,32] all-gather(%t), channel_id=3, frontend_attributes={chain_id="0"}, dimensions={0}
+}
+
+%all-reduce-scatter.7 (input: bf16[512,32]) -> bf16[64,32] {
+  %input = bf16[512,32] parameter(0)
+  %sum = bf16[512,32] all-reduce(%input), channel_id=4, to_apply=%add
+  %place = u32[] constant(0)
+  ROOT %slice = bf16[64,32] dynamic-slice(%sum, %place, %place), dynamic_slice_sizes={64,32}
+}
+
+ENTRY %main (p: bf16[64,32]) -> bf16[64,32] {
+  %p = bf16[64,32] parameter(0)
+  %async-collective-start = bf16[512,32] fusion(%p), kind=kCustom, calls=%start
+  %async-collective-done = bf16[512,32] fusion(%p), kind=kCustom, calls=%end
+  ROOT %scattered = bf16[64,32] fusion(%async-collective-done), kind=kCustom, calls=%all-reduce-scatter.7
+}
+"""
+
+
+def test_collectives_that_tpu_fusions_hold_count_once():
+    whole = 512 * 32 * 2
+    assert program_cost(FUSED_TEXT).collective_bytes == {"all-gather": whole, "reduce-scatter": whole}

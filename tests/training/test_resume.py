@@ -1,10 +1,12 @@
 """Killed, stopped, moved to another mesh, run as two processes: the parameters come out as if nothing had happened."""
 
+import collections
 import json
 import random
 import re
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -12,172 +14,156 @@ import jax
 import numpy as np
 import pytest
 
-from mvp4d_jax import parallel
-from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.data.pipeline import Batches
+from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.metrics import read_metrics
 from mvp4d_jax.training.plan import resolve
-from mvp4d_jax.training.state import ModelTemplate, abstract_state, make_optimiser
-from tests.training.tiny_run import overrides, run, start, write_shards
-
-pytestmark = pytest.mark.slow  # minutes each: `make test-slow`
-
-STEPS = 12
+from tests.training.tiny_run import RECORDED, STEPS, TIMEOUT, final_state, overrides, run, start
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("data") / "shards", scenes=4)
+def samples_of(workdir: Path) -> list[dict]:
+    """What `recorded_train` has noted so far, replayed steps included."""
+    file = workdir / "samples.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def final_state(workdir: Path, arguments: list[str], step: int | None = None):
-    """A run's checkpoint as numpy, read on one device."""
-    plan, mesh = resolve(load_config("tiny", arguments)), parallel.make_mesh((1, 1, 1))
-    template = ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
-    like = abstract_state(template, make_optimiser(plan.optimiser, template.shapes), mesh)
-    state, position = Checkpoints(workdir / "checkpoints", read_only=True).restore(like, step)
-    return jax.tree.map(np.asarray, state), position
-
-
-def assert_same(ours, theirs):
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(shards, tmp_path_factory):
-    """Final state and losses of a run that nothing happened to."""
-    workdir, arguments = tmp_path_factory.mktemp("runs") / "undisturbed", overrides(shards, steps=STEPS)
-    run(workdir, arguments)
-    return final_state(workdir, arguments)[0], [line["loss"] for line in read_metrics(workdir)]
+def wait_for_steps(workdir: Path, process: subprocess.Popen, count: int) -> None:
+    """Until `process` has done `count` steps more."""
+    began, deadline = len(samples_of(workdir)), time.monotonic() + TIMEOUT
+    while len(samples_of(workdir)) < began + count:
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def kill_until_done(workdir: Path, arguments: list[str], kills: int, seed: int) -> None:
-    """Kills -9 a run at random moments, `kills` times, then lets it end."""
+    """Kills -9 a run `kills` times, each time at a random moment of its start or its first steps; then lets it end."""
     choose = random.Random(seed)
-    for _ in range(kills):
-        process = start(workdir, arguments)
-        began = read_position(workdir)
-        deadline, wait = time.monotonic() + 300, choose.random() * 3
-        while read_position(workdir) == began and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)  # until it has begun to train, then a random moment
-        time.sleep(wait)
+    for number in range(kills):
+        process = start(workdir, arguments, module=RECORDED)
+        if number % 5 == 4:
+            time.sleep(choose.uniform(0, 4))  # on its way to the first step
+        else:
+            wait_for_steps(workdir, process, choose.randint(1, 16))
+            time.sleep(choose.uniform(0, 0.1))
+        assert process.poll() is None, "the run was over before it could be killed"
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    run(workdir, arguments)
+    run(workdir, arguments, module=RECORDED)
 
 
-def read_position(workdir: Path) -> int:
+def assert_as_undisturbed(workdir: Path, other: Path, arguments: list[str], steps: int) -> None:
+    """Bit-identical state, the same losses, every step's samples read once (a replayed step reads the same again)."""
+    state, position = final_state(workdir, arguments)
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(final_state(other, arguments)[0]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert position["step"] == steps
+    lines, expected = read_metrics(workdir), read_metrics(other)
+    assert [line["step"] for line in lines] == list(range(1, steps + 1))
+    assert [line["loss"] for line in lines] == [line["loss"] for line in expected]
+
+    trained = {}
+    for line in samples_of(workdir):
+        assert trained.setdefault(line["step"], line["samples"]) == line["samples"]
+    assert sorted(trained) == list(range(1, steps + 1))
+    plan = resolve(load_config("tiny", arguments))
+    folder = Path(load_config("tiny", arguments).data.shards[0])
+    batches = Batches([Shards.open(folder)], plan.stages[0].modalities, plan.sampling, plan.conditioning, steps=steps,
+                      seed=0)
+    count = collections.Counter(batches.item(0, number) for samples in trained.values() for number in samples)
+    assert count.total() == 4 * steps and len(count) == 10
+    assert max(count.values()) - min(count.values()) <= 1, "every window is read equally often"
+
+
+def test_two_kills_leave_no_trace(shards, undisturbed, tmp_path):
+    arguments = overrides(shards)
+    kill_until_done(tmp_path, arguments, kills=2, seed=3)
+    assert_as_undisturbed(tmp_path, undisturbed, arguments, STEPS)
+
+
+@pytest.mark.slow  # twelve processes, about a minute: the two kills above take the same road
+def test_ten_kills_leave_no_trace(shards, tmp_path):
+    arguments = overrides(shards, steps=400)
+    run(tmp_path / "undisturbed", arguments, module=RECORDED)
+    kill_until_done(tmp_path / "killed", arguments, kills=10, seed=11)
+    assert_as_undisturbed(tmp_path / "killed", tmp_path / "undisturbed", arguments, 400)
+
+
+def test_sigterm_saves_and_the_run_goes_on(shards, undisturbed, tmp_path):
+    arguments = overrides(shards, checkpoint__every=1000)
+    process = start(tmp_path, arguments, module=RECORDED)
+    wait_for_steps(tmp_path, process, 3)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 143, output[-3000:]
+    stopped = int(re.search(r"stopped at step (\d+) and saved", output).group(1))
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps() == [stopped]
+    run(tmp_path, arguments, module=RECORDED)
+    assert len(samples_of(tmp_path)) == STEPS, "no step was done twice"
+    assert_as_undisturbed(tmp_path, undisturbed, arguments, STEPS)
+
+
+def start_two(workdir: Path, arguments: list[str]) -> list[subprocess.Popen]:
+    """Two processes of four devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [start(workdir, arguments, devices=4, extra=[
+        "--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", str(index)]) for index in range(2)]
+
+
+def lines_of(workdir: Path) -> int:
     file = workdir / "metrics.jsonl"
     return file.read_text().count("\n") if file.is_file() else 0
 
 
-def test_kill_and_resume_is_bit_identical(shards, undisturbed, tmp_path):
-    arguments = overrides(shards, steps=STEPS)
-    kill_until_done(tmp_path, arguments, kills=1, seed=3)
-    state, position = final_state(tmp_path, arguments)
-    assert_same(state, undisturbed[0])
-    lines = read_metrics(tmp_path)
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1)), "each step's batch counts once"
-    np.testing.assert_array_equal([line["loss"] for line in lines], undisturbed[1])
-    assert position["step"] == STEPS
-
-
-@pytest.mark.slow
-def test_ten_kills_in_one_run(shards, tmp_path):
-    """Long enough that ten kills all land inside it."""
-    arguments = overrides(shards, steps=400, checkpoint__every=10)
-    run(tmp_path / "undisturbed", arguments)
-    kill_until_done(tmp_path / "killed", arguments, kills=10, seed=11)
-    assert_same(final_state(tmp_path / "killed", arguments)[0], final_state(tmp_path / "undisturbed", arguments)[0])
-    lines = [read_metrics(tmp_path / name) for name in ("killed", "undisturbed")]
-    assert [line["step"] for line in lines[0]] == list(range(1, 401))
-    assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
-
-
-def test_sigterm_saves_and_the_run_goes_on(shards, undisturbed, tmp_path):
-    arguments = overrides(shards, steps=STEPS, checkpoint__every=1000)
-    process = start(tmp_path, arguments)
-    deadline = time.monotonic() + 300
-    while read_position(tmp_path) < 2 and process.poll() is None and time.monotonic() < deadline:
+def stop_after(workdir: Path, both: list[subprocess.Popen], steps: int) -> int:
+    """SIGTERM to both once the run stands at `steps`, as a scheduler sends it; returns the step that was saved."""
+    deadline = time.monotonic() + TIMEOUT
+    while lines_of(workdir) < steps and time.monotonic() < deadline and all(process.poll() is None for process in both):
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=100)
-    if process.returncode != 0:  # else it was done before the signal came
-        assert process.returncode == 143, output[-2000:]
-        assert re.search(r"stopped at step \d+ and saved", output)
-        saved = Checkpoints(tmp_path / "checkpoints", read_only=True).latest()
-        assert saved == int(re.search(r"stopped at step (\d+)", output).group(1))
-        run(tmp_path, arguments)
-    assert_same(final_state(tmp_path, arguments)[0], undisturbed[0])
+    for process in both:
+        process.send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=TIMEOUT)[0] for process in both]
+    assert [process.returncode for process in both] == [143, 143], outputs
+    stops = [int(re.search(r"stopped at step (\d+) and saved", output).group(1)) for output in outputs]
+    assert stops[0] == stops[1] == Checkpoints(workdir / "checkpoints", read_only=True).latest()
+    return stops[0]
 
 
-def test_resume_on_another_mesh(shards, tmp_path):
-    """From (2,2,2) to (1,1,4): the loss curve is that of the run that stayed."""
-    stayed, moved = tmp_path / "stayed", tmp_path / "moved"
-    run(stayed, overrides(shards, steps=8, mesh=(2, 2, 2)), devices=8)
-    run(moved, overrides(shards, steps=4, mesh=(2, 2, 2)), devices=8)
-    run(moved, overrides(shards, steps=8, mesh=(1, 1, 4)), devices=4)
-    ours, theirs = read_metrics(moved), read_metrics(stayed)
-    assert [line["step"] for line in ours] == list(range(1, 9))
-    np.testing.assert_allclose([line["loss"] for line in ours], [line["loss"] for line in theirs], rtol=1e-4)
+def test_two_processes_stop_resume_and_move_to_another_mesh(shards, autoencoder, undisturbed, tmp_path):
+    """Two processes on (2,2,2), with validation and its sample; again; then one on (1,1,4): one device's loss curve."""
+    arguments = overrides(shards, mesh=(2, 2, 2))
+    validating = overrides(shards, mesh=(2, 2, 2), autoencoder=autoencoder, data__validation_shards=shards,
+                           validation__every=3, validation__batches=1, validation__sample_steps=2)
+    first = stop_after(tmp_path, start_two(tmp_path, validating), 5)
+    assert (tmp_path / "samples" / "step-0000003.png").is_file()
+    second = stop_after(tmp_path, start_two(tmp_path, arguments), lines_of(tmp_path) + 1)
+    assert first < second < STEPS
+    assert final_state(tmp_path, arguments)[1]["processes"] == 2
+    run(tmp_path, overrides(shards, mesh=(1, 1, 4)), devices=4)
 
-
-def test_two_processes_train_and_resume(shards, undisturbed, tmp_path):
-    """Two processes of four devices each, over gloo; stopped half way; then one process goes on."""
-    half, whole = overrides(shards, steps=6, mesh=(2, 2, 2)), overrides(shards, steps=STEPS, mesh=(2, 2, 2))
-    for arguments in (half, overrides(shards, steps=9, mesh=(2, 2, 2))):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        both = [start(tmp_path, arguments, devices=4, extra=[
-            "--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", str(index)]) for index in range(2)]
-        for process in both:
-            output, _ = process.communicate(timeout=400)
-            assert process.returncode == 0, output[-3000:]
-    run(tmp_path, whole, devices=8)
-    lines = read_metrics(tmp_path)
+    lines = [line for line in read_metrics(tmp_path) if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    np.testing.assert_allclose([line["loss"] for line in lines], undisturbed[1], rtol=1e-4)
-    _, position = final_state(tmp_path, whole, step=9)
-    assert position["processes"] == 2
+    np.testing.assert_allclose([line["loss"] for line in lines], [line["loss"] for line in read_metrics(undisturbed)],
+                               rtol=1e-4)
 
 
-def test_process_that_never_joins(shards, tmp_path):
-    began = time.monotonic()
-    process = start(tmp_path, overrides(shards), extra=[
-        "--coordinator", "127.0.0.1:9", "--processes", "2", "--process", "1", "--join-timeout", "4"])
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2 and "no answer from the coordinator" in output
-    assert time.monotonic() - began < 100
-
-
-def test_full_disk_leaves_earlier_checkpoints(shards, tmp_path):
-    """A limit on file sizes stands in for a full disk: the next checkpoint cannot be written."""
-    run(tmp_path, overrides(shards, steps=4))
-    process = start(tmp_path, overrides(shards, steps=8), limits="trap '' XFSZ; ulimit -f 16")
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 2, output[-3000:]
-    assert "could not be written" in output and "earlier checkpoints are intact" in output
-    assert Checkpoints(tmp_path / "checkpoints", read_only=True).latest() == 4
-    state, _ = final_state(tmp_path, overrides(shards, steps=4))
-    assert int(state.step) == 4
-
-
-def test_non_finite_loss_stops_with_a_dump(shards, tmp_path):
-    process = start(tmp_path, overrides(shards, steps=STEPS, stages__all__learning_rate=1e30, optimiser__clip=1e30))
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 2, output[-3000:]
-    assert "are not finite" in output
-    folder = next(tmp_path.glob("dump-step-*"))
-    with np.load(folder / "batch-0.npz") as batch:
-        assert batch["latents"].ndim == 6
-    assert json.loads((folder / "metrics.json").read_text())["step"] >= 2
-    assert (folder / "state").is_dir()
-
-
-def test_missing_checkpoint(tmp_path):
-    from mvp4d_jax.errors import UserError
-    with pytest.raises(UserError, match="has no checkpoints"):
-        Checkpoints(tmp_path / "none", read_only=True)
+@pytest.mark.slow  # may wait for JAX's heartbeat, 100 s
+def test_a_process_that_dies_takes_the_others_along(shards, tmp_path):
+    """Nobody waits for it longer than the heartbeat; the run goes on from its last checkpoint."""
+    both, deadline = start_two(tmp_path, overrides(shards, mesh=(2, 2, 2))), time.monotonic() + TIMEOUT
+    while lines_of(tmp_path) < 25 and time.monotonic() < deadline and all(process.poll() is None for process in both):
+        time.sleep(0.01)
+    both[1].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    outputs = [process.communicate(timeout=TIMEOUT)[0] for process in both]
+    assert both[0].returncode not in (0, 143), outputs[0][-3000:]
+    assert time.monotonic() - killed < 130
+    stopped = Checkpoints(tmp_path / "checkpoints", read_only=True).latest()
+    assert stopped >= 10
+    run(tmp_path, overrides(shards, mesh=(1, 1, 4)), devices=4)
+    assert [line["step"] for line in read_metrics(tmp_path)] == list(range(1, STEPS + 1))

@@ -1,6 +1,8 @@
 """Training of the autoencoder: what a batch holds, what a loss is, a resumed run, an export that diffusers loads."""
 
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,13 @@ from safetensors.torch import load_file
 
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.models.checkpoint import load_autoencoder
+from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.training import autoencoder
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import load_config
+from mvp4d_jax.training.stop import Interrupted
 
-pytestmark = pytest.mark.slow  # minutes each: `make test-slow`
+NARROW = AutoencoderConfig(block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=4)
 
 
 def smooth_clips(count: int, frames: int, size: int) -> np.ndarray:
@@ -33,7 +37,9 @@ def settings(*overrides: str):
 
 @pytest.fixture()
 def clips(monkeypatch):
+    """Four to train on, two held out, and a narrow autoencoder: it compiles in a quarter of the time."""
     made = smooth_clips(6, 1, 16)
+    monkeypatch.setattr(AutoencoderConfig, "named", lambda name: NARROW)
     monkeypatch.setattr(autoencoder, "load_clips", lambda config: (made[2:], made[:2]))
     monkeypatch.setattr(autoencoder, "validate", lambda *_: {})
     return made
@@ -56,32 +62,35 @@ def test_batches_depend_on_seed_and_step_alone():
 def test_loss_by_hand():
     """A constant error has no gradient; a checkerboard's halves are flat."""
     target = jnp.zeros((1, 1, 8, 8, 3))
-    assert abs(float(autoencoder.reconstruction_loss(target + 0.25, target, 1.0)) - 0.25) < 1e-6
+    assert abs(float(autoencoder.reconstruction_loss(target + 0.25, target, 1.0, 4.0)) - 0.5) < 1e-6
     board = jnp.asarray((np.indices((8, 8)).sum(0) % 2) * 2.0 - 1)[None, None, :, :, None] * jnp.ones(3)
-    assert abs(float(autoencoder.reconstruction_loss(board, target, 0.6)) - (1 + 0.2 * (2 + 2))) < 1e-5
+    assert abs(float(autoencoder.reconstruction_loss(board, target, 0.6, 0.0)) - (1 + 0.2 * (2 + 2))) < 1e-5
 
 
-def interrupted_after(step: int):
-    """`Checkpoints.save` of a run that is killed once the checkpoint of `step` is on disk."""
-    save = Checkpoints.save
+def stopped_before(step: int):
+    """`batches` of a run that is sent SIGTERM while it waits for the batch of `step`."""
+    batches = autoencoder.batches
 
-    def save_and_stop(self, at, *rest):
-        save(self, at, *rest)
-        self.close()
-        if at == step:
-            raise KeyboardInterrupt
+    def batches_and_signal(clips, config, first):
+        for index, batch in enumerate(batches(clips, config, first), first + 1):
+            if index == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
 
-    return save_and_stop
+    return batches_and_signal
 
 
 def test_resume_and_export(clips, tmp_path):
-    """A run that was killed ends with the same weights, bit for bit; diffusers reads them and computes the same."""
-    config = settings("--config.steps=4")
+    """A run that was stopped ends with the same weights, bit for bit; diffusers reads them and computes the same."""
+    config = settings("--config.steps=4", "--config.every.checkpoint=1000")
     autoencoder.train_autoencoder(config, tmp_path / "straight")
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checkpoints, "save", interrupted_after(2))
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(autoencoder, "batches", stopped_before(3))
+        with pytest.raises(Interrupted, match="stopped at step 3 and saved"):
             autoencoder.train_autoencoder(config, tmp_path / "resumed")
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert Checkpoints(tmp_path / "resumed" / "checkpoints", read_only=True).steps() == [3]
     autoencoder.train_autoencoder(config, tmp_path / "resumed")
     lines = [json.loads(line) for line in (tmp_path / "resumed" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]

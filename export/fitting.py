@@ -1,0 +1,105 @@
+"""A fit from its first step to the avatar folder: progress, checkpoints, TensorBoard, scores, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+import torch
+
+from mvp4d_export.distill import Distiller
+from mvp4d_export.files import atomic_folder, write_json
+from mvp4d_export.presets import DistillConfig
+from mvp4d_export.progress import progress
+
+
+def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
+    """Runs a fit to its end, scores it and writes the avatar folder; a stopped run goes on where it was.
+
+    While it runs, `OUT.run/` holds the checkpoint and the TensorBoard log, which moves into the avatar at the end.
+
+    Returns:
+      the report that is also written to `OUT/report.json`.
+    """
+    out = Path(out)
+    work = out.with_name(f"{out.name}.run")
+    work.mkdir(parents=True, exist_ok=True)
+    resumed = fit.load_checkpoint(work)
+    if not resumed:
+        shutil.rmtree(work / "tensorboard", ignore_errors=True)
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(str(work / "tensorboard"), purge_step=fit.step_done if resumed else None)
+    started = saved = time.monotonic()
+    try:
+        with progress(total=fit.config.steps, what="distilling", unit="step") as bar:
+            bar.update(fit.step_done)
+            while fit.step_done < fit.config.steps:
+                numbers = fit.train_step()
+                bar.set_postfix(
+                    loss=f"{numbers['loss']:.4f}",
+                    psnr=f"{numbers['psnr']:.2f}",
+                    gaussians=numbers["gaussians"],
+                    refresh=False,
+                )
+                bar.update(1)
+                if fit.step_done % 10 == 0:
+                    for name, value in numbers.items():
+                        writer.add_scalar(name, value, fit.step_done)
+                if time.monotonic() - saved > fit.config.checkpoint_seconds:
+                    fit.save_checkpoint(work)
+                    saved = time.monotonic()
+    except (KeyboardInterrupt, torch.OutOfMemoryError):
+        fit.save_checkpoint(work)
+        raise
+    finally:
+        writer.close()
+    scores = fit.score()
+    for name, values in scores.items():
+        writer.add_scalar(f"{name}/psnr", values["psnr"], fit.step_done)
+    names = fit.data.capture.names
+    report = {
+        "scores": scores,
+        "held_views": [names[view] for view in fit.data.held_views],
+        "held_times": fit.data.held_times,
+        "gaussians": fit.avatar.gaussian_count,
+        "steps": fit.config.steps,
+        "seconds": round(time.monotonic() - started, 1),
+        "resumed": resumed,
+        "seed": fit.seed,
+        "perceptual": perceptual_term(fit.config, fit.lpips is not None),
+        "device": str(fit.device),
+        "config": dataclasses.asdict(fit.config),
+    }
+    _write(fit, out, work, report, overwrite)
+    return report
+
+
+def perceptual_term(config: DistillConfig, lpips: bool) -> str:
+    """What stands for a person's eye in the loss, and why."""
+    if lpips:
+        return "lpips-vgg"
+    if config.perceptual_fallback:
+        return "multi-scale ssim (no VGG weights were given)"
+    return "none (no VGG weights were given, and this preset takes nothing in their place)"
+
+
+def _write(fit: Distiller, out: Path, work: Path, report: dict, overwrite: bool) -> None:
+    capture = fit.data.capture
+    with atomic_folder(out, overwrite=overwrite) as folder:
+        fit.avatar.write(
+            folder,
+            {
+                "fps": capture.fps,
+                "source": str(capture.source),
+                "image_size": list(capture.image_size),
+                "background": fit.data.background.tolist(),
+            },
+        )
+        write_json(folder / "report.json", report)
+        for name in ("motion.npz", "cameras.npz"):
+            shutil.copyfile(capture.path / name, folder / name)
+        shutil.move(work / "tensorboard", folder / "tensorboard")
+    shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,90 @@
+"""Ahead-of-time compilation: topologies by name, and small jobs compiled for devices that are not there."""
+
+import json
+
+import jax
+import pytest
+from flax import nnx
+
+from mvp4d_jax import cli
+from mvp4d_jax.errors import UserError
+from mvp4d_jax.models.attention_splash import padded_length
+from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.training.config import load_config
+from mvp4d_jax.training.metrics import tokens_of
+from mvp4d_jax.training.plan import resolve
+from mvp4d_jax.training.preflight import GIB, Topology, preflight
+
+# A narrow model of head size 64 at 512 tokens: enough for the splash kernel, a gather and a reduction of gradients.
+SMALL = ["--config.transformer.num_layers=2", "--config.transformer.dtype=bfloat16", "--config.transformer.remat=full",
+         "--config.stages.all.image_size=128", "--config.stages.all.mixture.multiview.batch=2"]
+
+
+@pytest.mark.parametrize("text, chips, accelerator", [
+    ("v5p:4x4x4", 64, "v5p-128"), ("v5e:4x4", 16, "v5litepod-16"), ("v6e:8x8", 64, "v6e-64"),
+    ("tpu7x:2x2x1", 4, "tpu7x-8"), ("v7x:2x2x1", 4, "tpu7x-8")])
+def test_tpu_topologies(text, chips, accelerator):
+    topology = Topology.parse(text)
+    assert topology.is_tpu and topology.chips == chips
+    assert topology.environment()["TPU_ACCELERATOR_TYPE"] == accelerator
+
+
+def test_gpu_topologies_are_host_devices():
+    topology = Topology.parse("h100:8")
+    assert not topology.is_tpu and topology.chips == 8
+    assert topology.environment()["XLA_FLAGS"].endswith("device_count=8")
+
+
+@pytest.mark.parametrize("text", ["v9:2x2", "v5p", "v5p:4x4", "v6e:2x2x2", "h100:2x4", "v5e:0x4"])
+def test_unknown_topologies_are_refused(text):
+    with pytest.raises(UserError, match="--topology"):
+        Topology.parse(text)
+
+
+def test_a_small_train_step_compiles_for_tpu():
+    pytest.importorskip("libtpu")
+    report, = preflight("tiny", [*SMALL, "--config.mesh=1,2,2"], Topology.parse("v5e:2x2"), "train", kind="multiview")
+    plan = resolve(load_config("tiny", SMALL))
+    tokens = tokens_of(plan.transformer, 4, 3, 16)
+    assert report["fits"] and report["attention"] == "splash" and report["devices"] == 4
+    assert report["tokens"] == tokens == 13 * 64
+    # Attention: two products forward, again when the layer is computed anew, three and four backward. A device has half
+    # of one sample's queries; the kernel pads both sides to whole tiles.
+    product = 2 * padded_length(tokens // 2) * padded_length(tokens) * plan.transformer.width
+    assert report["kernel_flops"] == pytest.approx(11 * product * plan.transformer.num_layers)
+    assert report["flops"] > report["kernel_flops"]
+    assert set(report["collective_bytes"]) >= {"all-gather"}
+    shapes = nnx.state(nnx.eval_shape(lambda: MultiViewTransformer(plan.transformer, rngs=nnx.Rngs(0))), nnx.Param)
+    held = 4 * sum(leaf.size for leaf in jax.tree.leaves(shapes))  # parameters, EMA, two moments; a quarter of each
+    assert held * 0.9 < report["arguments"] < held * 1.3
+
+
+def test_a_gpu_shaped_sample_job(capsys, monkeypatch):
+    arguments = ["preflight", "--config", "tiny", "--topology", "l4:2", "--job", "sample",
+                 "--config.transformer.num_layers=1", "--config.stages.all.mixture.multiview.views=2"]
+    assert cli.main([*arguments, "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert [report["part"] for report in reports] == ["denoise", "decode"] and reports[0]["devices"] == 2
+    assert all(0 < report["total"] < report["limit"] == 22 * GIB for report in reports)
+    # What `fits` decides, without compiling again.
+    for fits in (True, False):
+        monkeypatch.setattr("mvp4d_jax.training.preflight.preflight",
+                            lambda *_, fits=fits, **__: [reports[0], {**reports[1], "fits": fits}])
+        assert cli.main(arguments) == (0 if fits else 1)
+        shown = capsys.readouterr().out
+        assert "host devices in the place of GPUs" in shown and ("DOES NOT FIT" in shown) == (not fits)
+
+
+@pytest.mark.slow
+def test_2b_train_step_for_64_chips_fits_with_room_and_grows_evenly():
+    """The whole 2B step at 107,520 tokens a sample for 64 and, with eight times the samples, for 512 chips."""
+    pytest.importorskip("libtpu")
+    full = {"stage": "full", "kind": "multiview"}
+    small, = preflight("mvp4d_2b", [], Topology.parse("v5p:4x4x4"), "train", **full)
+    large, = preflight("mvp4d_2b", ["--config.mesh=8,8,8", "--config.stages.full.mixture.multiview.batch=64"],
+                       Topology.parse("v5p:8x8x8"), "train", **full)
+    assert small["tokens"] == 107520 and small["samples"] == 8
+    assert small["total"] < 0.5 * 95 * GIB
+    assert abs(large["flops"] / small["flops"] - 1) < 0.05
+    moved = [sum(report["collective_bytes"].values()) for report in (small, large)]
+    assert abs(moved[1] / moved[0] - 1) < 0.2
