@@ -114,7 +114,7 @@ def neighbours(capture: Capture) -> float:
 
 def memory(args: argparse.Namespace) -> None:
     """Peak resident memory while decoding to disk, above what it is with the model loaded; Linux only."""
-    views, latent_frames, side = 16, 13, 256
+    views, latent_frames, side = args.views, 13, 256
     coder = Coder(load_release(args.weights).autoencoder, make_mesh((1, 1, 1)))
     latents = np.random.default_rng(0).normal(size=(views, latent_frames, side // 8, side // 8, 16)).astype(np.float32)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--identities", type=int, default=4)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--guidance", type=float, default=1.5)
+    parser.add_argument("--views", type=int, default=16, help="of `memory`")
     args = parser.parse_args()
     measures[args.measure](args)
 

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> str:
     facts = read_facts(resolve_weights(args.weights))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    print(f"4 to 6 minutes on two cores ({cpu_count()} here), 3 GB of memory; all goes to {out}", flush=True)
+    print(f"about 3 minutes on two idle cores ({cpu_count()} here); all goes to {out}", flush=True)
     stages = plan_stages(out, photo=photo, mask=mask, weights=args.weights, size=facts.image_size,
                          identity=args.identity, frames=args.frames)
     seconds = run_stages(stages, out)
