@@ -14,6 +14,7 @@ from mvp4d_export.fitting import distill
 from mvp4d_export.presets import preset
 from mvp4d_jax.cli import main
 
+
 def film(folder, identity, *, frames, size):
     arguments = ["studio", "--out", str(folder), "--identity", identity, "--cameras", "orbit:360x12"]
     assert main([*arguments, "--frames", str(frames), "--size", str(size)]) == 0
@@ -23,7 +24,7 @@ def film(folder, identity, *, frames, size):
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_cpu_preset_on_a_studio_capture(tmp_path):
-    """12 views x 24 frames of 128 x 128 of a person whose number no training has seen, 2 views and 4 frames held out."""
+    """12 views x 24 frames of 128 x 128 of a person that no training has seen, 2 views and 4 frames held out."""
     torch.set_num_threads(2)
     path = film(tmp_path / "person", "11007", frames=24, size=128)
     config = preset("cpu")
