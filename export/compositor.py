@@ -160,9 +160,7 @@ class _Blend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        behind = gradient.new_zeros(
-            gradient.shape[:2]
-        )  # sum of weight * (colour . gradient) further back
+        behind = gradient.new_zeros(gradient.shape[:2])  # sum of weight * (colour . gradient) further back
         ids, parts = [], []
         for active, gaussians, shape, offset, alpha, weight, colour in reversed(ctx.rounds):
             pixel_gradient = gradient.index_select(0, active)  # [A, 16, 4]

@@ -95,7 +95,7 @@ _FAST = Rates(position=1e-2, rotation=5e-3, log_scale=1.5e-2, harmonics=1e-2, ha
 PRESETS = {
     "cpu": DistillConfig(
         AvatarConfig(56, 1, NetConfig((16, 24, 32), 1, 2), antialiased=True),
-        2400,
+        1800,
         1,
         12000,
         18000,

@@ -14,40 +14,27 @@ from mvp4d_export.fitting import distill
 from mvp4d_export.presets import preset
 from mvp4d_jax.cli import main
 
-IDENTITY = "11001"
 
-
-def film(folder, *, frames, size):
-    arguments = ["studio", "--out", str(folder), "--identity", IDENTITY, "--views", "12", "--frames", str(frames)]
-    assert main([*arguments, "--size", str(size), "--motion", "expressive"]) == 0
+def film(folder, identity, *, frames, size):
+    arguments = ["studio", "--out", str(folder), "--identity", identity, "--cameras", "orbit:360x12"]
+    assert main([*arguments, "--frames", str(frames), "--size", str(size)]) == 0
     return folder
-
-
-@pytest.fixture(scope="module")
-def person(tmp_path_factory):
-    """12 views x 24 frames of 128 x 128 of a person whose number no training has seen."""
-    return film(tmp_path_factory.mktemp("studio") / "person", frames=24, size=128)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_cpu_preset_on_a_studio_capture(person):
+def test_cpu_preset_on_a_studio_capture(tmp_path):
+    """12 views x 24 frames of 128 x 128 of a person that no training has seen, 2 views and 4 frames held out."""
     torch.set_num_threads(2)
-    scores = {}
-    for name in ("with", "without"):
-        config = preset("cpu")
-        if name == "without":
-            config = dataclasses.replace(config, avatar=dataclasses.replace(config.avatar, net=None))
-        data = Dataset.load(Capture.open(person), hold_views=2, hold_times=4)
-        fit = Distiller(data, config)
-        for _ in range(config.steps):
-            fit.train_step()
-        scores[name] = fit.score()
+    path = film(tmp_path / "person", "11007", frames=24, size=128)
+    config = preset("cpu")
+    fit = Distiller(Dataset.load(Capture.open(path), hold_views=2, hold_times=4), config)
+    for _ in range(config.steps):
+        fit.train_step()
+    scores = fit.score()
     print(scores)
-    assert scores["with"]["held_views"]["psnr"] >= 28
-    assert scores["with"]["held_views"]["ssim"] >= 0.93
-    gain = scores["with"]["held_times_expressive"]["psnr"] - scores["without"]["held_times_expressive"]["psnr"]
-    assert gain >= 0.5
+    assert scores["held_views"]["psnr"] >= 28
+    assert scores["held_views"]["ssim"] >= 0.93
 
 
 @pytest.mark.slow
@@ -78,7 +65,7 @@ def test_default_preset_and_real_time_on_a_gpu(tmp_path):
     from mvp4d_export.realtime import RealtimeRenderer
     from mvp4d_export.rig import Pose
 
-    capture = film(tmp_path / "person", frames=48, size=512)
+    capture = film(tmp_path / "person", "11001", frames=48, size=512)
     start = time.perf_counter()
     fit = Distiller(Dataset.load(Capture.open(capture), hold_views=2, hold_times=4, device="cuda"), preset("default"))
     report = distill(fit, tmp_path / "avatar")
