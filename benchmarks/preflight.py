@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the first job alone")
     args = parser.parse_args()
     print(f"{'topology':<11}{'job':<8}{'part':<9}{'GiB':>7}{'limit':>8}{'TFLOP':>9}{'kernels':>9}{'GB moved':>10}"
-          f"{'s':>6}  overrides")
+          f"{'s':>6}{'cpu s':>7}  overrides")
     for text, job, overrides in JOBS[: 1 if args.quick else None]:
         _print(text, job, overrides)
     if not args.quick:
@@ -50,7 +50,8 @@ def _print(text: str, job: str, overrides: list[str]) -> dict | None:
     for report in reports:
         print(f"{text:<11}{job:<8}{report['part']:<9}{report['total'] / GIB:>7.2f}{report['limit'] / GIB:>8.2f}"
               f"{report['flops'] / 1e12:>9.1f}{report['kernel_flops'] / 1e12:>9.1f}"
-              f"{sum(report['collective_bytes'].values()) / 1e9:>10.2f}{report['seconds']:>6.0f}  "
+              f"{sum(report['collective_bytes'].values()) / 1e9:>10.2f}{report['seconds']:>6.0f}"
+              f"{report['processor_seconds']:>7.0f}  "
               f"{' '.join(overrides)}{'' if report['fits'] else '  DOES NOT FIT'}", flush=True)
     return reports[0]
 

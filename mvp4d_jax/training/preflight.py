@@ -118,7 +118,7 @@ def preflight(config: str, overrides: Sequence[str], topology: Topology, job: st
 
     Returns:
       One report per part: name, memory in bytes per device (arguments, outputs, temporaries, total, limit), flops,
-      kernel_flops, collective_bytes by kind, attention, tokens, samples, seconds, fits.
+      kernel_flops, collective_bytes by kind, attention, tokens, samples, seconds, processor_seconds, fits.
 
     Raises:
       UserError: a bad config, no libtpu, or a part that does not compile.
@@ -171,5 +171,6 @@ def table(reports: list[dict[str, Any]], topology: Topology) -> str:
         lines += [f"  attention           {report['attention']}"] if report["attention"] else []
         if not topology.is_tpu:
             lines.append("  (host devices in the place of GPUs: sharding is exact, memory an estimate)")
-        lines.append(f"  {'fits' if report['fits'] else 'DOES NOT FIT'}; compiled in {report['seconds']:.0f} s")
+        lines.append(f"  {'fits' if report['fits'] else 'DOES NOT FIT'}; compiled in {report['seconds']:.0f} s "
+                     f"({report['processor_seconds']:.0f} s of processor time)")
     return "\n".join(lines)
