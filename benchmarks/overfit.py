@@ -39,7 +39,8 @@ BUILT_IN = Path(mvp4d_jax.__file__).parent / "weights" / "tiny" / "vae"
 def fit_autoencoder(capture: Capture, start: Path, out: Path, steps: int, parts: tuple[str, ...]) -> None:
     """An autoencoder's `parts` (encoder, decoder), trained on this capture's clips alone, and the latent scale."""
     config = load_config("tiny_autoencoder", [f"--config.steps={steps}", "--config.warmup=10", "--config.clip_every=1",
-                                              "--config.learning_rate=1e-3", "--config.ema=0.9"])
+                                              "--config.learning_rate=1e-3", "--config.ema=0.9",
+                                              "--config.clip_batch=2", "--config.recoloured=0.0"])
     model, sizes = load_autoencoder(start)
     mesh = parallel.make_mesh((1, 1, 1))
     template = ModelTemplate(lambda rngs: VideoAutoencoder(sizes, rngs=rngs), mesh)
@@ -89,11 +90,12 @@ def main() -> None:
         if not both.exists():
             fit_autoencoder(capture, BUILT_IN, both, args.autoencoder_steps, ("encoder", "decoder"))
         fit_autoencoder(capture, both, vae, args.decoder_steps, ("decoder",))
-    config = ["--config", "tiny", f"--config.autoencoder={vae}"]
+    config = ["--config", "tiny", f"--config.autoencoder={vae}", "--config.prepare.colours=1"]
     if not (shards / "manifest.json").exists():
         command("prepare", truth, *config, "--out", shards)
     training = [f"--config.{name}={value}" for name, value in {
-        "data.shards": shards, "stages.all.steps": args.steps, "stages.all.decay": "cosine", "metrics.every": 10,
+        "curriculum": "all", "data.shards": shards,
+        "stages.all.steps": args.steps, "stages.all.decay": "cosine", "metrics.every": 10,
         "stages.all.mixture.monocular.weight": 0.0, "stages.all.mixture.static.weight": 0.0,
         "stages.all.mixture.multiview.batch": 4, "sampling.condition_dropout": 0.0, "sampling.clean_prefix": 0.0,
         "sampling.clean_views": 0.0, "checkpoint.every": 100,

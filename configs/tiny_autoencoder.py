@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     # it is not.
     config.image_batch, config.clip_batch, config.clip_every = 4, 1, 3
     config.clip_frames = 9
+    config.recoloured = 2 / 3  # share of the pictures that are shown in other colours
     config.data = ConfigDict({"captures": "", "held_out": 4})  # a folder of captures; the first ones measure
     config.loss = ConfigDict({"gradient": 0.6, "square": 4.0, "kl": 3e-5})
     config.every = ConfigDict({"metrics": 25, "checkpoint": 250, "validation": 500})

@@ -135,7 +135,9 @@ def batches(clips: np.ndarray, config: ConfigDict, first: int) -> Iterator[np.nd
         for place in range(size):
             start = random.integers(clips.shape[1] - frames + 1)
             pictures = clips[random.integers(len(clips)), start : start + frames]
-            video[place] = _to_float(_recoloured(pictures, random))
+            if random.random() < config.recoloured:
+                pictures = _recoloured(pictures, random)
+            video[place] = _to_float(pictures)
         flipped = random.random(size) < 0.5
         video[flipped] = video[flipped, :, :, ::-1]
         yield video
@@ -143,13 +145,12 @@ def batches(clips: np.ndarray, config: ConfigDict, first: int) -> Iterator[np.nd
 
 
 def _recoloured(pictures: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """[F, H, W, 3]: a third as they are, a third as `prepare` recolours them for the transformer, a third with their
-    channels exchanged: skin and hair lie on one line from orange to blue, and without this green is not learned.
+    """[F, H, W, 3]: half of them as `prepare` recolours them for the transformer, half with their channels exchanged:
+    skin and hair lie on one line from orange to blue, so that without this green is not learned.
     """
-    kind = random.integers(3)
-    if kind == 0:
-        return pictures
-    return draw_palettes(2, random)[1].apply(pictures) if kind == 1 else pictures[..., random.permutation(3)]
+    if random.random() < 0.5:
+        return draw_palettes(2, random)[1].apply(pictures)
+    return pictures[..., random.permutation(3)]
 
 
 def reconstruction_loss(video: Array, target: Array, gradient_weight: float, square_weight: float) -> Array:

@@ -104,9 +104,9 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
     transformer = _transformer(config, conditioning)
     optimiser = _options(OptimiserOptions, config.optimiser, "optimiser")
     stages, start = [], 0
-    if set(config.curriculum) != set(config.stages) or len(set(config.curriculum)) != len(config.curriculum):
+    if not set(config.curriculum) <= set(config.stages) or len(set(config.curriculum)) != len(config.curriculum):
         raise UserError("config.curriculum", f"is {tuple(config.curriculum)}",
-                        f"name every stage once, in order: {', '.join(config.stages)}")
+                        f"name stages, each once, in the order they run: {', '.join(config.stages)}")
     for name in config.curriculum:  # a ConfigDict keeps its keys in alphabetical order
         stage = _stage(name, start, config.stages[name])
         multiple = autoencoder.spatial_compression_ratio * transformer.patch_size

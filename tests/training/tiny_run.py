@@ -32,8 +32,9 @@ RECORDED = "tests.training.recorded_train"  # `start(module=RECORDED)` notes the
 def overrides(shards: Path, *, steps: int = STEPS, mesh=(1, 1, 1), **more) -> list[str]:
     """Arguments that make `tiny` minute; `more` are further ones, dots as double underscores."""
     settings = {
-        "autoencoder": "", "data.shards": shards, "mesh": ",".join(map(str, mesh)), "transformer.num_layers": 1,
-        "transformer.num_heads": 2, "transformer.head_dim": 16, "transformer.time_embed_dim": 16,
+        "curriculum": "all", "autoencoder": "", "data.shards": shards, "mesh": ",".join(map(str, mesh)),
+        "transformer.num_layers": 1, "transformer.num_heads": 2, "transformer.head_dim": 16,
+        "transformer.time_embed_dim": 16,
         "stages.all.image_size": 32, "stages.all.steps": steps, "stages.all.warmup": 2,
         "stages.all.learning_rate": 1e-3,
         "stages.all.mixture.monocular.weight": 0.0, "stages.all.mixture.static.weight": 0.0,
