@@ -19,7 +19,7 @@ from mvp4d_jax.errors import UserError
 from mvp4d_jax.files import write_json
 
 TEST_IDENTITY = 11_004  # of the studio's test range: the weights have never seen it
-VIEWS, FRAMES, ORBIT_FRAMES, ORBIT_SIZE = 8, 17, 100, 256
+VIEWS, FRAMES, ORBIT_FRAMES, ORBIT_SIZE = 8, 17, 100, 128
 
 
 @dataclasses.dataclass(frozen=True)
