@@ -68,8 +68,8 @@ def heaviest(plan: Plan, stage: str = "", kind: str = "") -> tuple[Stage, Modali
     if not choices:
         raise UserError("--stage/--kind", f"no stage '{stage}' with '{kind}'",
                         f"stages are {', '.join(one.name for one in plan.stages)}")
-    return max(choices, key=lambda pair: tokens_of(plan.transformer, pair[1].views, pair[1].latents,
-                                                   plan.latent_size(pair[0])) * pair[1].batch)
+    return max(choices, key=lambda pair: (tokens_of(plan.transformer, pair[1].views, pair[1].latents,
+                                                    plan.latent_size(pair[0])), pair[1].batch))
 
 
 def _batch(plan: Plan, stage: Stage, modality: Modality, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
