@@ -277,7 +277,10 @@ class _Encoder:
             cut = [crops.crop_image(picture, box, size) for picture in
                    capture.frames(view, slice(frames.start, frames.stop))]
             pictures = np.stack([picture for picture, _ in cut]).round().clip(0, 255).astype(np.uint8)
-            self._drawn[place] = pictures, self._maps(capture, view, frames, box, cut[0][1]).astype(np.float16)
+            made = pictures, self._maps(capture, view, frames, box, cut[0][1]).astype(np.float16)
+            if self.options.colours == 1:  # nothing asks twice, and a large capture would fill the memory
+                return made
+            self._drawn[place] = made
         return self._drawn[place]
 
     def _maps(self, capture: Capture, view: int, frames: range, box: np.ndarray,
