@@ -105,7 +105,7 @@ def forward_flops(config: TransformerConfig, tokens: int) -> float:
 
 
 _NAMED: dict[str, dict[str, Any]] = {
-    "tiny": {"num_layers": 8, "num_heads": 4, "time_embed_dim": 128, "text_dim": 0},
+    "tiny": {"num_layers": 8, "num_heads": 4, "latent_channels": 32, "time_embed_dim": 128, "text_dim": 0},
     "small": {"num_layers": 16, "num_heads": 12, "time_embed_dim": 256, "text_dim": 0},
     "2b": {},
     "5b": {"num_layers": 42, "num_heads": 48, "position": "rotary"},
