@@ -157,10 +157,10 @@ class VideoAutoencoder(nnx.Module):
     def decode_stream(self, latents: Array) -> Iterator[Array]:
         """`decode`, chunk by chunk: yields [B, T, 8 h, 8 w, 3] in order of time, so that no whole video need fit."""
         first, rest = _split(latents, self.config.chunk_latents)
-        chunk, cache = _decode_chunk(self, first, None)
+        chunk, cache = decode_chunk(self, first, None)
         yield chunk[:, -_frames_of(first.shape[1], self.config):]
         for piece in rest:
-            chunk, cache = _decode_chunk(self, piece, cache)
+            chunk, cache = decode_chunk(self, piece, cache)
             yield chunk
 
     def encode_latents(self, video: Array, *, key: Array | None = None) -> Array:
@@ -221,6 +221,10 @@ def _decode(model: VideoAutoencoder, latents: Array) -> Array:
 
 
 @jax.jit
-def _decode_chunk(model: VideoAutoencoder, latents: Array, cache: Cache) -> tuple[Array, Cache]:
+def decode_chunk(model: VideoAutoencoder, latents: Array, cache: Cache) -> tuple[Array, Cache]:
+    """One step of `decode_stream`: latents [B, t, h, w, C], not scaled -> video [B, T, 8 h, 8 w, 3], the next cache.
+
+    `cache` is None for the first chunk, which has 2 or 3 latent frames (1 of an image), and the last one's otherwise.
+    """
     video, cache = model.decoder(latents.astype(model.dtype), cache)
     return video.astype(jnp.float32), cache

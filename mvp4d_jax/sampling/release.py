@@ -89,7 +89,8 @@ def load_release(name: str | os.PathLike) -> Release:
     path = resolve_weights(name)
     facts = read_facts(path)
     transformer, config = load_transformer(path / "transformer")
-    autoencoder, _ = load_autoencoder(path / "vae")
+    # In the transformer's precision: at 512 x 512 a chunk of float32 activations is more than a small chip holds.
+    autoencoder, _ = load_autoencoder(path / "vae", dtype=config.dtype)
     if config.conditioning_channels != facts.conditioning.channels:
         raise UserError(path / FACTS, f"describes {facts.conditioning.channels} conditioning channels, the transformer "
                         f"has {config.conditioning_channels}", "export the release again")

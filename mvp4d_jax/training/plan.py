@@ -100,7 +100,12 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
       UserError: naming the field at fault.
     """
     autoencoder = AutoencoderConfig.named(config.autoencoder_size)
-    conditioning = _options(ConditioningConfig, config.conditioning, "conditioning")
+    ratio = autoencoder.spatial_compression_ratio
+    if config.conditioning.get("image_to_latent", ratio) != ratio:
+        raise UserError("config.conditioning.image_to_latent", f"is {config.conditioning.image_to_latent}",
+                        f"leave it out: the {config.autoencoder_size} autoencoder makes it {ratio}")
+    conditioning = dataclasses.replace(_options(ConditioningConfig, config.conditioning, "conditioning"),
+                                       image_to_latent=ratio)
     transformer = _transformer(config, conditioning)
     optimiser = _options(OptimiserOptions, config.optimiser, "optimiser")
     stages, start = [], 0
@@ -109,7 +114,7 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
                         f"name stages, each once, in the order they run: {', '.join(config.stages)}")
     for name in config.curriculum:  # a ConfigDict keeps its keys in alphabetical order
         stage = _stage(name, start, config.stages[name])
-        multiple = autoencoder.spatial_compression_ratio * transformer.patch_size
+        multiple = ratio * transformer.patch_size
         if stage.image_size % multiple:
             raise UserError(f"config.stages.{name}.image_size", f"is {stage.image_size}",
                             f"choose a multiple of {multiple}")

@@ -1,5 +1,6 @@
 """Shards of random numbers, written with the project's own writer: what pipeline and loop need, without models."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,13 +8,17 @@ import numpy as np
 
 from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
+from mvp4d_jax.models.config import AutoencoderConfig
+
+TINY = AutoencoderConfig.named("tiny")
+CONDITIONING = ConditioningConfig(image_to_latent=TINY.spatial_compression_ratio)
 
 
 def write_shards(folder: Path, *, scenes: int = 3, views: int = 4, windows: int = 2, images: int = 3, latents: int = 3,
-                 size: int = 4, channels: int = 16, variants: int = 1, autoencoder: str = "none", seed: int = 0,
-                 image_size: int | None = None) -> Path:
-    """`scenes` captures in two files; a record's first latent value tells which record it is."""
-    random, conditioning = np.random.default_rng(seed), ConditioningConfig()
+                 size: int = 8, channels: int = TINY.latent_channels, variants: int = 1, autoencoder: str = "none",
+                 seed: int = 0, image_size: int | None = None) -> Path:
+    """`scenes` captures in two files, for `tiny`; a record's first latent value tells which record it is."""
+    random = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     files, listed, serial = [], [], 0
     half = (scenes + 1) // 2
@@ -26,7 +31,7 @@ def write_shards(folder: Path, *, scenes: int = 3, views: int = 4, windows: int 
             serial += 1
             content = random.normal(size=(frames, size, size, channels)).astype(np.float16)
             content[..., 0, 0, 0] = serial
-            maps = random.normal(size=(frames, size, size, conditioning.channels)).astype(np.float16)
+            maps = random.normal(size=(frames, size, size, CONDITIONING.channels)).astype(np.float16)
             return writer.add({"latents": content, "conditioning": maps})
 
         for scene in part:
@@ -44,11 +49,11 @@ def write_shards(folder: Path, *, scenes: int = 3, views: int = 4, windows: int 
         files.append({"name": name, "bytes": (folder / name).stat().st_size, "records": writer.count,
                       "sha256": checksum(folder / name)})
     manifest = {
-        "format": FORMAT, "version": VERSION, "head": "builtin", "image_size": image_size or size * 8,
+        "format": FORMAT, "version": VERSION, "head": "builtin",
+        "image_size": image_size or size * TINY.spatial_compression_ratio,
         "latents": latents, "frames": 1 + 4 * (latents - 1), "latent_scale": 1.0, "latent_channels": channels,
         "autoencoder": autoencoder,
-        "conditioning": {"motion": "displacement", "frequencies": 7, "expression_scale": 0.0104, "image_to_latent": 8,
-                         "supersampling": 2},
+        "conditioning": dataclasses.asdict(CONDITIONING),
         "scenes": [scene.as_json() for scene in listed], "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder

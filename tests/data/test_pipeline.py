@@ -10,10 +10,8 @@ from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches, Modality, SamplingOptions, iterate, local_rows, rotation
 from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry.conditioning import ConditioningConfig
-from tests.data.synthetic import write_shards
+from tests.data.synthetic import CONDITIONING, write_shards
 
-CONDITIONING = ConditioningConfig()
 MIXTURE = (Modality("monocular", 1, 1, 3, 6), Modality("static", 1, 4, 1, 4), Modality("multiview", 2, 3, 3, 2))
 PLAIN = SamplingOptions(condition_dropout=0, clean_prefix=0, clean_views=0)
 
@@ -51,9 +49,9 @@ def test_shapes_and_contents(shards):
     for step in range(8):
         modality, batch = batches.modality(step), batches[step]
         b, v, n = modality.batch, modality.views, modality.latents
-        assert batch["latents"].shape == (b, v, n, 4, 4, 16)
-        assert batch["conditioning"].shape == (b, v, n, 4, 4, 56)
-        assert batch["reference_latents"].shape == (b, 4, 4, 16) and batch["clean"].shape == (b, v, n)
+        assert batch["latents"].shape == (b, v, n, 8, 8, 12)
+        assert batch["conditioning"].shape == (b, v, n, 8, 8, 56)
+        assert batch["reference_latents"].shape == (b, 8, 8, 12) and batch["clean"].shape == (b, v, n)
         assert not batch["clean"].any()
         serials = batch["latents"][..., 0, 0, 0]  # which record each view came from
         for row in serials:

@@ -116,7 +116,8 @@ def test_dropping_text_keeps_the_videos_half(pipeline, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_what_we_save_we_and_safetensors_read(tmp_path, dtype):
-    config = TransformerConfig.named("tiny", num_layers=3, num_heads=1, time_embed_dim=8, conditioning_channels=5)
+    config = TransformerConfig.named("tiny", num_layers=3, num_heads=1, time_embed_dim=8, conditioning_channels=5,
+                                     latent_channels=16, patch_size=2)
     model = MultiViewTransformer(config, rngs=nnx.Rngs(0))
     checkpoint.save_transformer(tmp_path / "saved", model, config, dtype=dtype, shard_bytes=100_000)
     loaded, again = checkpoint.load_transformer(tmp_path / "saved")
@@ -286,7 +287,8 @@ def test_a_release_whose_scale_disagrees_is_refused(pipeline, tmp_path):
 
 def test_memory_of_conversion(tmp_path):
     """Peak memory above the interpreter's own stays under 1.3 x (largest shard + output shard)."""
-    config = TransformerConfig.named("tiny", num_layers=4, num_heads=12, text_dim=64, conditioning_channels=0)
+    config = TransformerConfig.named("tiny", num_layers=4, num_heads=12, text_dim=64, conditioning_channels=0,
+                                     latent_channels=16, patch_size=2)
     shapes = checkpoint.expected_shapes(config)
     source = tmp_path / "source"
     source.mkdir()

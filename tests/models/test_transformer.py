@@ -14,7 +14,7 @@ from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig, forward_flops
 
 CONFIG = TransformerConfig.named("tiny", num_layers=2, num_heads=2, head_dim=32, time_embed_dim=16, text_dim=24,
-                                 conditioning_channels=5, latent_channels=4)
+                                 conditioning_channels=5, latent_channels=4, patch_size=2)
 
 
 def randomised(config: TransformerConfig, keep_conditioning_zero: bool = False, mesh=None) -> MultiViewTransformer:

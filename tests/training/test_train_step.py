@@ -26,7 +26,7 @@ from mvp4d_jax.training.state import (
 from mvp4d_jax.training.step import LossOptions, draw_timesteps, make_train_step, noisy_batch
 
 CONFIG = TransformerConfig.named("tiny", num_layers=2, num_heads=2, head_dim=16, time_embed_dim=32,
-                                 conditioning_channels=8)
+                                 latent_channels=16, patch_size=2, conditioning_channels=8)
 SHAPE = (8, 2, 2, 4, 4, 16)  # [B, V, L, h, w, C]
 
 

@@ -1,5 +1,6 @@
 """A run small enough to start many times: random shards, a transformer of one narrow layer, compiled without haste."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -77,6 +78,5 @@ def final_state(workdir: Path, arguments: list[str], step: int | None = None) ->
 
 def write_autoencoder(folder: Path) -> None:
     """A narrow autoencoder of random weights with latent scale 1, which `write_shards` says of its latents."""
-    sizes = AutoencoderConfig(block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
-                              scaling_factor=1.0)
+    sizes = dataclasses.replace(AutoencoderConfig.named("tiny"), block_out_channels=(4, 8, 8), norm_num_groups=4)
     save_autoencoder(folder, VideoAutoencoder(sizes, rngs=nnx.Rngs(1)), sizes, overwrite=True)
