@@ -41,9 +41,9 @@ MEMORY_MARK, SEAM_MARK = 2.0, 1.5  # GB above the model; ratio
 def sample(generator: Generator, truth: Capture, out: Path, seed: int, args: argparse.Namespace, **changes) -> tuple[
         Capture, Plan]:
     """The truth's views and motion, from its reference."""
-    facts, (size, _) = generator.release.facts, truth.image_size
+    facts = generator.release.facts
     plan = make_plan(**{
-        "views": truth.view_count, "frames": truth.frame_count, "latent_size": (size // 8, size // 8),
+        "views": truth.view_count, "frames": truth.frame_count, "latent_size": facts.latent_size,
         "trained_views": facts.views, "window_frames": facts.frames, "steps": args.steps,
         "guidance_scale": args.guidance, "seed": seed, **changes})
     source = capture_reference(truth.path, facts)
@@ -116,7 +116,9 @@ def memory(args: argparse.Namespace) -> None:
     """Peak resident memory while decoding to disk, above what it is with the model loaded; Linux only."""
     views, latent_frames, side = args.views, 13, 256
     coder = Coder(load_release(args.weights).autoencoder, make_mesh((1, 1, 1)))
-    latents = np.random.default_rng(0).normal(size=(views, latent_frames, side // 8, side // 8, 16)).astype(np.float32)
+    sizes = coder.autoencoder.config
+    shape = (views, latent_frames, *(2 * (side // sizes.spatial_compression_ratio,)), sizes.latent_channels)
+    latents = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, began = _status("VmRSS"), time.monotonic()
     with tempfile.TemporaryDirectory() as name:

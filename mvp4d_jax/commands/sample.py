@@ -74,8 +74,7 @@ def run(args: argparse.Namespace) -> str:
     check_cameras(cameras, names, vertices, size)
     clean = clean_views(args.clean_views, size, source.head)
     plan = make_plan(
-        views=len(names), frames=motion.frame_count,
-        latent_size=tuple(side // facts.conditioning.image_to_latent for side in size),
+        views=len(names), frames=motion.frame_count, latent_size=facts.latent_size,
         trained_views=facts.views, window_frames=args.window or facts.frames,
         clean_views=len(clean.views) if clean else 0, overlap_latents=args.overlap, group_size=args.group,
         anchors=args.anchors, routing=args.routing, steps=args.steps, guidance_scale=args.guidance, seed=args.seed)

@@ -26,7 +26,7 @@ class Coder:
     """
 
     def __init__(self, autoencoder: VideoAutoencoder, mesh: Mesh):
-        self._autoencoder, self.mesh = autoencoder, mesh
+        self.autoencoder, self.mesh = autoencoder, mesh
         graph, state = nnx.split(autoencoder)
         self._state = state
         self._encode = jax.jit(lambda state, video: nnx.merge(graph, state).encode_latents(video),
@@ -45,14 +45,14 @@ class Coder:
     def decode(self, latents: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
         """[V, L, h, w, C] -> (view, first frame, frames [T, H, W, 3] uint8), a few frames of a few views at a time."""
         at_once = self.mesh.size
-        scaled = np.asarray(latents, np.float32) / self._autoencoder.config.scaling_factor
+        scaled = np.asarray(latents, np.float32) / self.autoencoder.config.scaling_factor
         with parallel.use_mesh(self.mesh):
             for start in range(0, len(scaled), at_once):
                 count = min(at_once, len(scaled) - start)
                 part = parallel.constrain(jnp.asarray(_fill(scaled[start : start + at_once], at_once)),
                                           "views", None, None, None, None)
                 first = 0
-                for chunk in self._autoencoder.decode_stream(part):
+                for chunk in self.autoencoder.decode_stream(part):
                     pixels = np.asarray((jnp.clip(chunk[:count], -1, 1) + 1) * 127.5 + 0.5).astype(np.uint8)
                     for offset in range(count):
                         yield start + offset, first, pixels[offset]

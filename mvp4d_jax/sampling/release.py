@@ -39,6 +39,11 @@ class Facts:
     crop_margin: float
     conditioning: ConditioningConfig
 
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """(h, w) of the latents."""
+        return (self.image_size // self.conditioning.image_to_latent,) * 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Release:

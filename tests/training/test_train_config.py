@@ -90,3 +90,12 @@ def test_learning_rate_over_stages():
     expected = [first.learning_rate / 1000, first.learning_rate / 2, first.learning_rate, first.learning_rate,
                 second.learning_rate / 500, second.learning_rate, cosine, second.learning_rate * 0.01]
     np.testing.assert_allclose(ours, expected, rtol=1e-3)
+
+
+def test_maps_are_as_fine_as_the_autoencoders_latents():
+    plans = [resolve(load_config(name)) for name in ("tiny", "small", "mvp4d_2b")]
+    assert [plan.conditioning.image_to_latent for plan in plans] == [4, 8, 8]
+    config = load_config("tiny")
+    config.conditioning.image_to_latent = 8
+    with pytest.raises(UserError, match="leave it out: the tiny autoencoder makes it 4"):
+        resolve(config)
