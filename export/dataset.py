@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import sys
 
 import numpy as np
@@ -75,6 +77,17 @@ class Dataset:
         )
         dataset._check_usable()
         return dataset
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of everything a fit learns from: pictures, masks, cameras, head and motion."""
+        told = hashlib.sha256()
+        for tensor in (self.pictures, self.masks, self.viewmats, self.Ks):
+            if tensor is not None:
+                told.update(repr(tuple(tensor.shape)).encode() + tensor.cpu().contiguous().numpy().tobytes())
+        for name in ("head.npz", "motion.npz"):
+            told.update((self.capture.path / name).read_bytes())
+        return told.hexdigest()
 
     def _check_usable(self) -> None:
         path, names = self.capture.path, self.capture.names

@@ -249,10 +249,8 @@ class Distiller:
         parts = (
             json.dumps(dataclasses.asdict(self.config), default=str),
             self.seed,
-            str(capture.path.resolve()),
+            self.data.digest,
             capture.names,
-            capture.image_size,
-            capture.frame_count,
             self.data.held_views,
             self.data.held_times,
             self.colour_correction,

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum
-from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.config import AutoencoderConfig
+from mvp4d_jax.training.config import load_config
+from mvp4d_jax.training.plan import resolve
 
 TINY = AutoencoderConfig.named("tiny")
-CONDITIONING = ConditioningConfig(image_to_latent=TINY.spatial_compression_ratio)
+CONDITIONING = resolve(load_config("tiny")).conditioning
 
 
 def write_shards(folder: Path, *, scenes: int = 3, views: int = 4, windows: int = 2, images: int = 3, latents: int = 3,

@@ -75,6 +75,9 @@ def test_resumed_fit_equals_an_uninterrupted_one(egg, tmp_path):
         torch.testing.assert_close(second.parameters()[name], value, rtol=0, atol=0)
     other = Distiller(load(egg), config, seed=1)
     assert not other.load_checkpoint(tmp_path)
+    data = load(egg)
+    data.pictures[1, 2, 3, 4] ^= 255  # the same folder, sampled again: one pixel differs
+    assert not Distiller(data, config).load_checkpoint(tmp_path)
 
 
 def test_a_step_takes_the_mean_gradient_of_its_moments(egg):

@@ -96,6 +96,7 @@ def test_maps_are_as_fine_as_the_autoencoders_latents():
     plans = [resolve(load_config(name)) for name in ("tiny", "small", "mvp4d_2b")]
     assert [plan.conditioning.image_to_latent for plan in plans] == [4, 8, 8]
     config = load_config("tiny")
-    config.conditioning.image_to_latent = 8
+    with config.unlocked():
+        config.conditioning.image_to_latent = 8
     with pytest.raises(UserError, match="leave it out: the tiny autoencoder makes it 4"):
         resolve(config)
