@@ -34,7 +34,7 @@ _TRANSFORMER = {
     "text_embed_dim": ("text_dim", 4096), "spatial_interpolation_scale": ("spatial_scale", 1.875),
     "temporal_interpolation_scale": ("temporal_scale", 1.0), "sample_height": ("sample_height", 60),
     "sample_width": ("sample_width", 90), "norm_eps": ("norm_eps", 1e-5),
-    "conditioning_channels": ("conditioning_channels", 0),
+    "conditioning_channels": ("conditioning_channels", 0), "skip_width": ("skip_width", 0),
 }
 # Fields that must have the value our models are built for (their default), where a config states them.
 _FIXED = {
@@ -130,6 +130,7 @@ def to_json(config: Config, base: dict[str, Any] | None = None) -> dict[str, Any
     for theirs, (ours, _) in table.items():
         field = getattr(config, ours)
         value[theirs] = list(field) if isinstance(field, tuple) else field
-    if not value.get("conditioning_channels", 1):
-        del value["conditioning_channels"]
+    for ours in ("conditioning_channels", "skip_width"):  # diffusers would warn of fields that it does not know
+        if not value.get(ours, 1):
+            del value[ours]
     return value

@@ -125,12 +125,12 @@ _BLOCK = (
     ("norm2.linear", ("norm2", "linear"), False), ("norm2.norm", ("norm2", "norm"), True),
     ("ff.net.0.proj", ("ff", "up"), False), ("ff.net.2", ("ff", "down"), False),
 )
-CONDITIONING = "conditioning_embed"  # the one module that CogVideoX does not have
+CONDITIONING = "conditioning_embed"  # what a multi-view model has, and CogVideoX has not
 TEXT = "patch_embed.text_proj"
 
 
 def transformer_table(config: TransformerConfig) -> Table:
-    """Every tensor of diffusers' `CogVideoXTransformer3DModel` of this config, and of our conditioning projection."""
+    """Every tensor of diffusers' `CogVideoXTransformer3DModel` of this config, and of our own modules."""
     table: Table = {}
     _add(table, "patch_embed.proj", ("patch_embed", "proj"), "patch", patch=config.patch_size)
     if config.text_dim:
@@ -147,4 +147,6 @@ def transformer_table(config: TransformerConfig) -> Table:
     _add(table, "norm_out.linear", ("norm_out", "linear"), "linear")
     _add(table, "norm_out.norm", ("norm_out", "norm"), "same", scale=True)
     _add(table, "proj_out", ("proj_out",), "linear")
+    for layer in ("proj_in", "gain", "proj_out") if config.skip_width else ():
+        _add(table, f"skip.{layer}", ("skip", layer), "linear")
     return table

@@ -7,18 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum
-from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.plan import resolve
 
-TINY = AutoencoderConfig.named("tiny")
 CONDITIONING = resolve(load_config("tiny")).conditioning
 
 
-def write_shards(folder: Path, *, scenes: int = 3, views: int = 4, windows: int = 2, images: int = 3, latents: int = 3,
-                 size: int = 8, channels: int = TINY.latent_channels, variants: int = 1, autoencoder: str = "none",
-                 seed: int = 0, image_size: int | None = None) -> Path:
-    """`scenes` captures in two files, for `tiny`; a record's first latent value tells which record it is."""
+def write_shards(folder: Path, *, config: str = "tiny", scenes: int = 3, views: int = 4, windows: int = 2,
+                 images: int = 3, latents: int = 3, image_size: int = 32, variants: int = 1, autoencoder: str = "none",
+                 seed: int = 0) -> Path:
+    """`scenes` captures in two files, for a config; a record's first latent value tells which record it is."""
+    plan = resolve(load_config(config))
+    channels, maps = plan.autoencoder.latent_channels, plan.conditioning.channels
+    size = image_size // plan.autoencoder.spatial_compression_ratio
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     files, listed, serial = [], [], 0
@@ -32,8 +33,8 @@ def write_shards(folder: Path, *, scenes: int = 3, views: int = 4, windows: int 
             serial += 1
             content = random.normal(size=(frames, size, size, channels)).astype(np.float16)
             content[..., 0, 0, 0] = serial
-            maps = random.normal(size=(frames, size, size, CONDITIONING.channels)).astype(np.float16)
-            return writer.add({"latents": content, "conditioning": maps})
+            drawn = random.normal(size=(frames, size, size, maps)).astype(np.float16)
+            return writer.add({"latents": content, "conditioning": drawn})
 
         for scene in part:
             turns = np.linalg.qr(random.normal(size=(variants, views, images, 3, 3)))[0]
@@ -50,11 +51,10 @@ def write_shards(folder: Path, *, scenes: int = 3, views: int = 4, windows: int 
         files.append({"name": name, "bytes": (folder / name).stat().st_size, "records": writer.count,
                       "sha256": checksum(folder / name)})
     manifest = {
-        "format": FORMAT, "version": VERSION, "head": "builtin",
-        "image_size": image_size or size * TINY.spatial_compression_ratio,
+        "format": FORMAT, "version": VERSION, "head": "builtin", "image_size": image_size,
         "latents": latents, "frames": 1 + 4 * (latents - 1), "latent_scale": 1.0, "latent_channels": channels,
         "autoencoder": autoencoder,
-        "conditioning": dataclasses.asdict(CONDITIONING),
+        "conditioning": dataclasses.asdict(plan.conditioning),
         "scenes": [scene.as_json() for scene in listed], "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder

@@ -27,9 +27,16 @@ from mvp4d_jax.training.release import export_release
 from mvp4d_jax.training.state import ModelTemplate, abstract_state, make_optimiser
 from mvp4d_jax.training.step import MODEL_INPUTS, loss_of, noisy_batch
 from mvp4d_jax.training.validation import sample
-from tests.training.tiny_run import run, write_shards
+from tests.training.tiny_run import run, write_autoencoder, write_shards
 
 SMALL, LARGE = 32, 48  # pixels of the two stages
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("vae")
+    write_autoencoder(folder, "small")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +44,9 @@ def arguments(autoencoder, tmp_path_factory) -> list[str]:
     """`small` made minute: 4 steps of single views and single frames at 32 pixels, then 4 of multi-view video at 48."""
     folder = tmp_path_factory.mktemp("data")
     identity = autoencoder_identity(autoencoder)
-    write_shards(folder / "small", autoencoder=identity)
+    write_shards(folder / "small", config="small", image_size=SMALL, autoencoder=identity)
     for index, name in enumerate(("large", "held_out")):
-        write_shards(folder / name, autoencoder=identity, size=LARGE // 8, seed=1 + index)
+        write_shards(folder / name, config="small", image_size=LARGE, autoencoder=identity, seed=1 + index)
     settings = {
         "autoencoder": autoencoder, "data.shards": folder / "small", "stages.video.shards": folder / "large",
         "data.validation_shards": folder / "held_out", "mesh": "1,1,1", "transformer.dtype": "float32",

@@ -46,7 +46,7 @@ def test_a_small_train_step_compiles_for_tpu():
     pytest.importorskip("libtpu")
     report, = preflight("tiny", [*SMALL, "--config.mesh=1,2,2"], Topology.parse("v5e:2x2"), "train", kind="multiview")
     plan = resolve(load_config("tiny", SMALL))
-    tokens = tokens_of(plan.transformer, 4, 3, 16)
+    tokens = tokens_of(plan.transformer, 4, 3, plan.latent_size(plan.stages[0]))
     assert report["fits"] and report["attention"] == "splash" and report["devices"] == 4
     assert report["tokens"] == tokens == 13 * 64
     # Attention: two products forward, again when the layer is computed anew, three and four backward. A device has half

@@ -76,7 +76,9 @@ def final_state(workdir: Path, arguments: list[str], step: int | None = None) ->
     return jax.tree.map(np.asarray, state), position
 
 
-def write_autoencoder(folder: Path) -> None:
+def write_autoencoder(folder: Path, size: str = "tiny") -> None:
     """A narrow autoencoder of random weights with latent scale 1, which `write_shards` says of its latents."""
-    sizes = dataclasses.replace(AutoencoderConfig.named("tiny"), block_out_channels=(4, 8, 8), norm_num_groups=4)
+    sizes = AutoencoderConfig.named(size)
+    widths = (4, *[8] * (len(sizes.block_out_channels) - 1))
+    sizes = dataclasses.replace(sizes, block_out_channels=widths, layers_per_block=1, norm_num_groups=4)
     save_autoencoder(folder, VideoAutoencoder(sizes, rngs=nnx.Rngs(1)), sizes, overwrite=True)
