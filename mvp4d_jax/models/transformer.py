@@ -217,10 +217,10 @@ class PatchSkip(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        values, axes = config.latent_channels * config.patch_size**2, (None, None)
+        values, axes = config.latent_channels * config.patch_size**2, (None, "embed")
         self.proj_in = Linear(values, config.skip_width, axes, config.dtype, rngs)
         self.gain = Linear(config.time_embed_dim, config.skip_width, axes, config.dtype, rngs, zero=True)
-        self.proj_out = Linear(config.skip_width, values, axes, config.dtype, rngs)
+        self.proj_out = Linear(config.skip_width, values, axes[::-1], config.dtype, rngs)
 
     def scaled(self, patches: jax.Array, time: jax.Array) -> jax.Array:
         """patches [B, P, G, C p p], activated timestep embeddings [B, 1, G, E] -> [B, P, G, skip_width]."""
