@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.conditioning = ConfigDict({"supersampling": 4})  # as many samples as the picture has pixels
     config.prepare.image_size, config.prepare.frames, config.prepare.stride = 64, 9, 4
     config.prepare.images, config.prepare.crop, config.prepare.variants = 3, "reference", 1
-    config.prepare.colours = 2  # four hundred people are few: more skins, hairs and shirts than they have
+    config.prepare.colours = 2  # 450 people are few: more skins, hairs and shirts than they have
     config.data.threads, config.data.buffer = 1, 8
     # Few steps on one machine: a short EMA, a high learning rate, no shift of the noise towards more frames.
     config.optimiser.ema, config.optimiser.weight_decay = 0.995, 1e-2

@@ -1,6 +1,6 @@
 """The tiny autoencoder: 64 x 64 pixels, on two CPU cores. Trained first; the tiny transformer works on its latents.
 
-    mvp4d studio --identities 0:400 --cameras random:8 --frames 13 --size 64 --out captures
+    mvp4d studio --identities 0:450 --cameras random:8 --frames 13 --size 64 --out captures
     mvp4d train --config tiny_autoencoder --config.data.captures=captures --workdir runs/tiny_autoencoder
     mvp4d train --config tiny_autoencoder --workdir runs/tiny_autoencoder --export vae
 

@@ -80,9 +80,9 @@ class Dataset:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of everything a fit learns from: pictures, masks, cameras, head and motion."""
+        """Of everything a fit learns from: pictures, masks, cameras, background, head and motion."""
         told = hashlib.sha256()
-        for tensor in (self.pictures, self.masks, self.viewmats, self.Ks):
+        for tensor in (self.pictures, self.masks, self.viewmats, self.Ks, self.background):
             if tensor is not None:
                 told.update(repr(tuple(tensor.shape)).encode() + tensor.cpu().contiguous().numpy().tobytes())
         for name in ("head.npz", "motion.npz"):

@@ -13,7 +13,8 @@ import importlib.util
 import os
 import sys
 import warnings
-from pathlib import Path
+
+from mvp4d_jax.host import has_accelerator
 
 # verb -> (module, one line for --help)
 VERBS: dict[str, tuple[str, str]] = {
@@ -79,8 +80,7 @@ def _choose_platform() -> None:
 
     JAX_PLATFORMS, where the user has set it, stands. NVIDIA machines keep JAX's own choice.
     """
-    accelerators = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*"), *Path("/dev").glob("nvidia[0-9]*")]
-    if not accelerators and importlib.util.find_spec("libtpu") is not None:
+    if not has_accelerator() and importlib.util.find_spec("libtpu") is not None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 

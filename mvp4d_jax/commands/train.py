@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mvp4d_jax.errors import UserError
-from mvp4d_jax.memory import keep_freed_memory
+from mvp4d_jax.host import has_accelerator, keep_freed_memory
 
 TAKES_OVERRIDES = True
 
@@ -36,7 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> str:
     if "://" in args.workdir:
         raise UserError("--workdir", f"'{args.workdir}' is not a folder", "mount the bucket and give its path")
-    keep_freed_memory()
+    if not has_accelerator():
+        keep_freed_memory()
     workdir = Path(args.workdir)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for noisy in ("orbax", "jax", "grain"):

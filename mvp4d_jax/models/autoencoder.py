@@ -1,6 +1,7 @@
 """The CogVideoX causal 3D video autoencoder in Flax NNX.
 
-A video of F = 1 + 4k frames becomes L = 1 + k latent frames at an eighth of the height and width. It is worked on in
+A video of F = 1 + 4k frames becomes L = 1 + k latent frames at an eighth of the height and width (`tiny`: a
+fourth). It is worked on in
 chunks of 8 frames (2 latent frames); what is left over joins the first chunk (49 frames: 9 + 8 x 5; 13 latent frames:
 3 + 2 x 5). Caches carry the last two frames of every causal convolution from chunk to chunk, so convolutions do not see
 the seams; GroupNorm does: it normalises one chunk at a time, which makes the chunk size part of the model. Layers and
@@ -119,7 +120,7 @@ class Decoder(nnx.Module):
 
 
 class VideoAutoencoder(nnx.Module):
-    """Encoder and decoder over whole videos.
+    """Encoder and decoder over whole videos. r below is `config.spatial_compression_ratio`: 8 in CogVideoX.
 
     Args:
       config: the sizes.
@@ -133,7 +134,7 @@ class VideoAutoencoder(nnx.Module):
         self.decoder = Decoder(config, rngs=rngs)
 
     def encode(self, video: Array) -> Array:
-        """video [B, F, H, W, 3] in [-1, 1], F = 1 + 4k, H and W multiples of 8 -> moments [B, L, h, w, 2C] float32.
+        """video [B, F, H, W, 3] in [-1, 1], F = 1 + 4k, H and W multiples of r -> moments [B, L, h, w, 2C] float32.
 
         The first C channels are the latent's mean, the last C its log variance.
 
@@ -147,7 +148,7 @@ class VideoAutoencoder(nnx.Module):
         return _encode(self, video)
 
     def decode(self, latents: Array) -> Array:
-        """latents [B, L, h, w, C], not scaled -> video [B, 1 + 4 (L - 1), 8 h, 8 w, 3] float32, about [-1, 1].
+        """latents [B, L, h, w, C], not scaled -> video [B, 1 + 4 (L - 1), r h, r w, 3] float32, about [-1, 1].
 
         For an even L the original decodes 4 L frames, latent 0 standing for frames -3 .. 0; the three that belong to no
         frame are dropped.
@@ -155,12 +156,12 @@ class VideoAutoencoder(nnx.Module):
         return _decode(self, latents)
 
     def decode_stream(self, latents: Array) -> Iterator[Array]:
-        """`decode`, chunk by chunk: yields [B, T, 8 h, 8 w, 3] in order of time, so that no whole video need fit."""
+        """`decode`, chunk by chunk: yields [B, T, r h, r w, 3] in order of time, so that no whole video need fit."""
         first, rest = _split(latents, self.config.chunk_latents)
-        chunk, cache = decode_chunk(self, first, None)
+        chunk, cache = _decode_chunk(self, first, None)
         yield chunk[:, -_frames_of(first.shape[1], self.config):]
         for piece in rest:
-            chunk, cache = decode_chunk(self, piece, cache)
+            chunk, cache = _decode_chunk(self, piece, cache)
             yield chunk
 
     def encode_latents(self, video: Array, *, key: Array | None = None) -> Array:
@@ -221,10 +222,6 @@ def _decode(model: VideoAutoencoder, latents: Array) -> Array:
 
 
 @jax.jit
-def decode_chunk(model: VideoAutoencoder, latents: Array, cache: Cache) -> tuple[Array, Cache]:
-    """One step of `decode_stream`: latents [B, t, h, w, C], not scaled -> video [B, T, 8 h, 8 w, 3], the next cache.
-
-    `cache` is None for the first chunk, which has 2 or 3 latent frames (1 of an image), and the last one's otherwise.
-    """
+def _decode_chunk(model: VideoAutoencoder, latents: Array, cache: Cache) -> tuple[Array, Cache]:
     video, cache = model.decoder(latents.astype(model.dtype), cache)
     return video.astype(jnp.float32), cache

@@ -20,7 +20,7 @@ from mvp4d_jax.data.pipeline import Modality
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.models.attention import choose_backend
-from mvp4d_jax.models.autoencoder import VideoAutoencoder, decode_chunk
+from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.hlo import program_cost
@@ -124,29 +124,26 @@ def _denoise(plan: Plan, stage: Stage, modality: Modality, devices: list) -> tup
 
 
 def _decode(plan: Plan, stage: Stage, modality: Modality, devices: list) -> tuple[Any, Mesh, dict]:
-    """The largest chunk of one view's video on one device, as `decode_stream` runs it; the others decode beside it."""
+    """One view's first two chunks on one device, as sampling streams them (the rest are as the second).
+
+    The other devices decode their views beside it.
+    """
     mesh = parallel.make_mesh((1, 1, 1), devices[:1])
     whole = NamedSharding(mesh, PartitionSpec())
     model = nnx.eval_shape(
         lambda: VideoAutoencoder(plan.autoencoder, dtype=plan.transformer.dtype, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
     size, at_once = plan.latent_size(stage), plan.autoencoder.chunk_latents
-    lengths = [min(modality.latents, at_once + modality.latents % at_once)]  # the first chunk takes what is left over
-    lengths += [at_once] * (modality.latents > lengths[0])
-    latents = [jax.ShapeDtypeStruct((1, length, size, size, plan.autoencoder.latent_channels), jnp.float32)
-               for length in lengths]
-
-    def decode(state: Any, *chunks: jax.Array) -> list[jax.Array]:
-        cache, videos = None, []
-        for chunk in chunks:
-            video, cache = decode_chunk(nnx.merge(graph, state), chunk, cache)
-            videos.append(video)
-        return videos
-
+    length = min(modality.latents, 2 * at_once + modality.latents % at_once)
+    latents = jax.ShapeDtypeStruct((1, length, size, size, plan.autoencoder.latent_channels), jnp.float32)
     state, latents = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
                                   (state, latents))
+
+    def decode(state: Any, latents: jax.Array) -> list[jax.Array]:
+        return list(nnx.merge(graph, state).decode_stream(latents))
+
     with parallel.use_mesh(mesh):
-        lowered = jax.jit(decode).lower(state, *latents)
+        lowered = jax.jit(decode).lower(state, latents)
     frames = 1 + 4 * (modality.latents - 1)
     return lowered, mesh, {"what": f"one view of {frames} frames x {stage.image_size}^2", "tokens": 0, "samples": 1,
                            "attention": ""}
