@@ -107,6 +107,9 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
     conditioning = dataclasses.replace(_options(ConditioningConfig, config.conditioning, "conditioning"),
                                        image_to_latent=ratio)
     transformer = _transformer(config, conditioning)
+    if transformer.latent_channels != autoencoder.latent_channels:
+        raise UserError("config.autoencoder_size", f"'{config.autoencoder_size}' makes {autoencoder.latent_channels} "
+                        f"latent channels, the transformer takes {transformer.latent_channels}", "use the same size")
     optimiser = _options(OptimiserOptions, config.optimiser, "optimiser")
     stages, start = [], 0
     if not set(config.curriculum) <= set(config.stages) or len(set(config.curriculum)) != len(config.curriculum):

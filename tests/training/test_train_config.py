@@ -72,6 +72,7 @@ def test_resolved_config_comes_back(tmp_path):
     (["--config.stages.all.mixture.static.frames=5"], "static views have one frame"),
     (["--config.transformer.dtype=float8"], "dtype"),
     (["--config.transformer.size=huge"], "no transformer is called"),
+    (["--config.autoencoder_size=small"], "'small' makes 16 latent channels, the transformer takes 12"),
 ])
 def test_settings_that_cannot_be(overrides, message):
     with pytest.raises(UserError, match=message):
