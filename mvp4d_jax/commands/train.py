@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,9 @@ def _quiet_orbax() -> None:
     """A write that failed is raised again in the loop and told in one line: no traces of Orbax's threads beside it."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # it warns of every checkpoint without a validation loss
     logging.getLogger("absl").addFilter(lambda record: record.exc_info is None)
+    # Writes that failed beside the one that is told, and were not waited for.
+    logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
 
     def hook(unraisable: Any) -> None:  # tasks of a write that was given up, coming back to a loop that is gone
         if "Event loop is closed" not in str(unraisable.exc_value):
