@@ -35,6 +35,7 @@ _TRANSFORMER = {
     "temporal_interpolation_scale": ("temporal_scale", 1.0), "sample_height": ("sample_height", 60),
     "sample_width": ("sample_width", 90), "norm_eps": ("norm_eps", 1e-5),
     "conditioning_channels": ("conditioning_channels", 0), "skip_width": ("skip_width", 0),
+    "detail_width": ("detail_width", 0),
 }
 # Fields that must have the value our models are built for (their default), where a config states them.
 _FIXED = {
@@ -130,7 +131,8 @@ def to_json(config: Config, base: dict[str, Any] | None = None) -> dict[str, Any
     for theirs, (ours, _) in table.items():
         field = getattr(config, ours)
         value[theirs] = list(field) if isinstance(field, tuple) else field
-    for ours in ("conditioning_channels", "skip_width"):  # diffusers would warn of fields that it does not know
+    # diffusers would warn of fields that it does not know
+    for ours in ("conditioning_channels", "skip_width", "detail_width"):
         if not value.get(ours, 1):
             del value[ours]
     return value

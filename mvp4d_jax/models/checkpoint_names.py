@@ -125,6 +125,7 @@ _BLOCK = (
     ("norm2.linear", ("norm2", "linear"), False), ("norm2.norm", ("norm2", "norm"), True),
     ("ff.net.0.proj", ("ff", "up"), False), ("ff.net.2", ("ff", "down"), False),
 )
+_DETAIL = ("to_point", "of_pixel", "of_reference", "of_token", "modulation", "hidden", "out")
 CONDITIONING = "conditioning_embed"  # what a multi-view model has, and CogVideoX has not
 TEXT = "patch_embed.text_proj"
 
@@ -149,4 +150,6 @@ def transformer_table(config: TransformerConfig) -> Table:
     _add(table, "proj_out", ("proj_out",), "linear")
     for layer in ("proj_in", "gain", "proj_out") if config.skip_width else ():
         _add(table, f"skip.{layer}", ("skip", layer), "linear")
+    for layer in _DETAIL if config.detail_width else ():
+        _add(table, f"detail.{layer}", ("detail", layer), "linear")
     return table

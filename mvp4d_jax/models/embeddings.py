@@ -20,6 +20,13 @@ def patchify(latents: jax.Array, patch: int) -> jax.Array:
     return x.reshape(batch, -1, groups, channels * patch * patch)
 
 
+def unpatchify(pixels: jax.Array, patch: int, height: int, width: int) -> jax.Array:
+    """[B, P, G, p p, C], a patch's latent pixels in (p, p) order -> [B, G, h, w, C]."""
+    batch, _, groups, _, channels = pixels.shape
+    x = pixels.reshape(batch, height // patch, width // patch, groups, patch, patch, channels)
+    return x.transpose(0, 3, 1, 4, 2, 5, 6).reshape(batch, groups, height, width, channels)
+
+
 def to_latents(
     tokens: jax.Array, kernel: jax.Array, bias: jax.Array, patch: int, height: int, width: int
 ) -> jax.Array:

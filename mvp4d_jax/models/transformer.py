@@ -17,6 +17,8 @@ from mvp4d_jax import parallel
 from mvp4d_jax.models import embeddings
 from mvp4d_jax.models.attention import attention
 from mvp4d_jax.models.attention_xla import SAVED_NAME
+from mvp4d_jax.models.layers import LayerNorm, Linear
+from mvp4d_jax.models.short_paths import DetailHead, PatchSkip
 from mvp4d_jax.models.transformer_config import TransformerConfig
 
 _POLICIES = {
@@ -24,48 +26,6 @@ _POLICIES = {
     "attention": jax.checkpoint_policies.save_only_these_names(SAVED_NAME),
     "matmuls": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
 }
-
-
-class Linear(nnx.Module):
-    """x @ kernel + bias. The kernel is kept in float32, split over devices; it is cast and gathered where it is used.
-
-    Args:
-      axes: logical axes of the kernel [inputs, outputs].
-      dtype: what the product is computed in.
-      zero: start at zero instead of Xavier's uniform distribution.
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, axes: tuple[str | None, str | None], dtype: str, rngs: nnx.Rngs,
-        zero: bool = False,
-    ):
-        init = nnx.initializers.zeros_init() if zero else nnx.initializers.xavier_uniform()
-        self.axes, self.dtype = axes, dtype
-        self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32), out_sharding=axes)
-        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32), out_sharding=(None,))
-
-    def weights(self) -> tuple[jax.Array, jax.Array]:
-        """Kernel and bias as they are computed with, whole on every device."""
-        kernel = parallel.gather_parameter(self.kernel.get_value().astype(self.dtype), self.axes)
-        return kernel, self.bias.get_value().astype(self.dtype)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = self.weights()
-        return x.astype(self.dtype) @ kernel + bias
-
-
-class LayerNorm(nnx.Module):
-    """LayerNorm over the last dimension, computed and returned in float32."""
-
-    def __init__(self, dim: int, epsilon: float):
-        self.epsilon = epsilon
-        self.scale = nnx.Param(jnp.ones(dim, jnp.float32), out_sharding=(None,))
-        self.bias = nnx.Param(jnp.zeros(dim, jnp.float32), out_sharding=(None,))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
-        x = x - x.mean(axis=-1, keepdims=True)
-        return x * jax.lax.rsqrt((x * x).mean(axis=-1, keepdims=True) + self.epsilon) * self.scale + self.bias
 
 
 class AdaLayerNorm(nnx.Module):
@@ -208,25 +168,6 @@ class TimeEmbedding(nnx.Module):
         return self.linear_2(jax.nn.silu(self.linear_1(embeddings.timestep_features(timesteps, self.width))))
 
 
-class PatchSkip(nnx.Module):
-    """A linear path from a patch of noisy latents to its prediction, scaled by the timestep: out(gain(t) * in(x)).
-
-    v is mostly noise wherever latents have little variance, and all of it must come out as it went in. A model whose
-    width is near the number of values in a patch spends its width on carrying it (with `tiny`, 256 against 192, samples
-    stayed grainy); this path carries it instead. Zero at first.
-    """
-
-    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        values, axes = config.latent_channels * config.patch_size**2, (None, "embed")
-        self.proj_in = Linear(values, config.skip_width, axes, config.dtype, rngs)
-        self.gain = Linear(config.time_embed_dim, config.skip_width, axes, config.dtype, rngs, zero=True)
-        self.proj_out = Linear(config.skip_width, values, axes[::-1], config.dtype, rngs)
-
-    def scaled(self, patches: jax.Array, time: jax.Array) -> jax.Array:
-        """patches [B, P, G, C p p], activated timestep embeddings [B, 1, G, E] -> [B, P, G, skip_width]."""
-        return self.proj_in(patches) * self.gain(time)
-
-
 class MultiViewTransformer(nnx.Module):
     """CogVideoX's transformer over a reference image and V views x L latent frames.
 
@@ -255,6 +196,8 @@ class MultiViewTransformer(nnx.Module):
             self.proj_out = Linear(config.width, outputs, ("embed", None), config.dtype, rngs)
             if config.skip_width:
                 self.skip = PatchSkip(config, rngs)
+            if config.detail_width:
+                self.detail = DetailHead(config, rngs)
         nnx.update(self, jax.tree.map(_shard, nnx.state(self), is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
 
     def __call__(
@@ -294,12 +237,14 @@ class MultiViewTransformer(nnx.Module):
 
         noisy = lay(_with_reference(latents, reference_latents))  # [B, P, G, C p p]
         video = self.patch_embed.proj(noisy)  # [B, P, G, D]
-        if conditioning is not None or reference_conditioning is not None:
+        maps = None
+        if conditioning is not None or reference_conditioning is not None or config.detail_width:
             if conditioning is None:
                 conditioning = jnp.zeros((*latents.shape[:-1], config.conditioning_channels), latents.dtype)
             if reference_latents is not None and reference_conditioning is None:
                 reference_conditioning = jnp.zeros_like(conditioning[:, 0, 0])
-            video += self.conditioning_embed(lay(_with_reference(conditioning, reference_conditioning)))
+            maps = lay(_with_reference(conditioning, reference_conditioning))
+            video += self.conditioning_embed(maps)
         has_reference = reference_latents is not None
         positions, rotary = self._positions(frames, views, grid, padded, has_reference)
         if positions is not None:
@@ -321,6 +266,9 @@ class MultiViewTransformer(nnx.Module):
         out = unpatch(video, self.proj_out)
         if config.skip_width:
             out += unpatch(self.skip.scaled(noisy, time), self.skip.proj_out)
+        if config.detail_width:
+            details = self.detail(noisy, maps, video, time, patches, has_reference)[:, :patches]
+            out += embeddings.unpatchify(details, patch, height, width).astype(jnp.float32)
         return out.reshape(latents.shape)
 
     def _run_blocks(

@@ -26,6 +26,8 @@ class TransformerConfig:
       conditioning_channels: channels of the conditioning maps; 0: none (plain CogVideoX).
       skip_width: width of the linear path from a patch of noisy latents to its prediction, past the layers
         (`PatchSkip`); 0: none (CogVideoX). For models not much wider than a patch has values.
+      detail_width: hidden width of the network for every latent pixel that corrects the prediction (`DetailHead`);
+        0: none (CogVideoX). For models whose tokens cannot resolve what they cover.
       position: "sincos", added to the tokens (2B), or "rotary", turning queries and keys (5B).
       spatial_scale, temporal_scale: what sin-cos positions are divided by.
       sample_height, sample_width: latent size that rotary positions were trained at; other sizes are fitted into it.
@@ -49,6 +51,7 @@ class TransformerConfig:
     text_dim: int = 4096
     conditioning_channels: int = 56
     skip_width: int = 0
+    detail_width: int = 0
     position: str = "sincos"
     spatial_scale: float = 1.875
     temporal_scale: float = 1.0
@@ -73,8 +76,11 @@ class TransformerConfig:
                       "pad_patches_to"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be positive")
-        if self.skip_width < 0:
-            raise ValueError(f"skip_width is {self.skip_width}; it must be positive, or 0 for none")
+        for field in ("skip_width", "detail_width"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be positive, or 0 for none")
+        if self.detail_width and not self.conditioning_channels:
+            raise ValueError("detail_width is set without conditioning_channels; details are found by the maps")
         if self.head_dim % 16:  # a quarter goes to time, three eighths each to height and width, in sine-cosine pairs
             raise ValueError(f"head_dim is {self.head_dim}; it must be a multiple of 16")
 
@@ -112,7 +118,7 @@ def forward_flops(config: TransformerConfig, tokens: int) -> float:
 _NAMED: dict[str, dict[str, Any]] = {
     # Its autoencoder halves the picture twice, not three times: a token covers 16 x 16 pixels all the same.
     "tiny": {"num_layers": 8, "num_heads": 4, "latent_channels": 12, "patch_size": 4, "skip_width": 192,
-             "time_embed_dim": 128, "text_dim": 0},
+             "detail_width": 64, "time_embed_dim": 128, "text_dim": 0},
     "small": {"num_layers": 16, "num_heads": 12, "time_embed_dim": 256, "text_dim": 0},
     "2b": {},
     "5b": {"num_layers": 42, "num_heads": 48, "position": "rotary"},

@@ -197,13 +197,13 @@ class _Run:
         self._wait_for_all(stage)
         self.stop = self.stop or StopSignal()
         window = _Window()
-        local, waited = self._next(stream)
+        local = window.wait(stream, None)
         while step < stage.stop:
             modality = batches.modality(step - stage.start)
             placed = _place(local, layouts[modality.kind], modality.batch)
             state, result = steps[modality.kind](state, placed)
             used, step = local, step + 1
-            local, more = self._next(stream) if step < stage.stop else (None, 0.0)  # made while the devices work
+            local = window.wait(stream, result["loss"]) if step < stage.stop else None  # made while the devices work
             result = {name: float(value) for name, value in result.items()}
             if not result["finite"]:
                 where = dump.write(self.workdir, step, state, used, result)
@@ -213,8 +213,7 @@ class _Run:
             tokens = modality.batch * tokens_of(self.plan.transformer, modality.views, modality.latents,
                                                 self.plan.latent_size(stage))
             flops = 3 * modality.batch * forward_flops(self.plan.transformer, tokens // modality.batch)
-            window.add(modality.kind, result, tokens, flops, waited)
-            waited = more
+            window.add(modality.kind, result, tokens, flops)
             bar.update()
             self._report(step, stage, window, bar)
             if step % self.config.validation.every == 0 and self.validation.active:
@@ -250,10 +249,6 @@ class _Run:
             raise UserError("processes", f"not all compiled stage '{stage.name}' in {COMPILE_TIMEOUT} s ({reason})",
                             "look at the logs of the others") from error
 
-    def _next(self, stream: Iterator) -> tuple[dict[str, np.ndarray], float]:
-        began = time.perf_counter()
-        return next(stream), time.perf_counter() - began
-
     def _report(self, step: int, stage: Stage, window: _Window, bar) -> None:
         if step % self.config.metrics.every and step != stage.stop:
             return
@@ -279,10 +274,18 @@ class _Window:
         self.tokens = self.flops = self.waited = 0.0
         self.count = 0
 
-    def add(self, kind: str, result: dict[str, float], tokens: int, flops: float, waited: float) -> None:
+    def wait(self, stream: Iterator, working: jax.Array | None) -> dict[str, np.ndarray]:
+        """The next batch. Waiting counts where the devices have nothing else to do: `working` is ready, or None."""
+        began = time.perf_counter()
+        batch = next(stream)
+        if working is None or working.is_ready():
+            self.waited += time.perf_counter() - began
+        return batch
+
+    def add(self, kind: str, result: dict[str, float], tokens: int, flops: float) -> None:
         self.losses.setdefault(kind, []).append(result["loss"])
         self.last = result
-        self.tokens, self.flops, self.waited = self.tokens + tokens, self.flops + flops, self.waited + waited
+        self.tokens, self.flops = self.tokens + tokens, self.flops + flops
         self.count += 1
 
     def finish(self, peak: float) -> dict[str, Any]:

@@ -288,7 +288,7 @@ def test_a_release_whose_scale_disagrees_is_refused(pipeline, tmp_path):
 def test_memory_of_conversion(tmp_path):
     """Peak memory above the interpreter's own stays under 1.3 x (largest shard + output shard)."""
     config = TransformerConfig.named("tiny", num_layers=4, num_heads=12, text_dim=64, conditioning_channels=0,
-                                     latent_channels=16, patch_size=2, skip_width=0)
+                                     latent_channels=16, patch_size=2, skip_width=0, detail_width=0)
     shapes = checkpoint.expected_shapes(config)
     source = tmp_path / "source"
     source.mkdir()
