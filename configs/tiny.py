@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.autoencoder = "builtin:tiny"
     config.mesh = (1, 1, 1)
     config.transformer = transformer("tiny", dtype="float32", num_layers=4)
-    config.conditioning = ConfigDict({"supersampling": 4})  # as many samples as the picture has pixels
+    config.conditioning = ConfigDict({"supersampling": 4, "painted": True})  # as many samples as the picture has pixels
     config.prepare.image_size, config.prepare.frames, config.prepare.stride = 64, 9, 4
     config.prepare.images, config.prepare.crop, config.prepare.variants = 3, "reference", 1
     config.prepare.colours = 2  # 450 people are few: more skins, hairs and shirts than they have

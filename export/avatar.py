@@ -21,7 +21,7 @@ from mvp4d_export.remesh import UVMesh, remesh
 from mvp4d_export.rig import Pose, Rig
 from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions, triangle_frames
 
-FORMAT, VERSION = "mvp4d-avatar", 1
+FORMAT, VERSION = "mvp4d-avatar", 2
 GAUSSIAN_TENSORS = ("position", "rotation", "log_scale", "logit_opacity", "harmonics")
 
 
@@ -34,12 +34,16 @@ class AvatarConfig:
       sh_degree: 0..3.
       net: the deformation net's size; None for an avatar without one.
       antialiased: render with the opacity compensation that the fit used.
+      smoothing: metres. Every Gaussian is blurred by this standard deviation, its opacity lowered by as much as it
+        grows (Mip-Splatting, section 5.1): none is finer than what the pictures could tell, so that none turns into a
+        speck in larger ones.
     """
 
     uv_resolution: int = 128
     sh_degree: int = 3
     net: NetConfig | None = None
     antialiased: bool = False
+    smoothing: float = 0.0
 
     @property
     def harmonic_count(self) -> int:
@@ -164,7 +168,10 @@ class Avatar(nn.Module):
         rotation, scale, centre = frame[:, :9].reshape(-1, 3, 3), frame[:, 9:10], frame[:, 10:13]
         means = scale * (rotation * self.position[:, None, :]).sum(-1) + centre
         quaternions = multiply_quaternions(frame[:, 13:], nn.functional.normalize(self.rotation, dim=-1))
-        return Splats(means, quaternions, self.log_scale.exp() * scale, self.logit_opacity.sigmoid(), self.harmonics)
+        own = self.log_scale.exp() * scale
+        scales = (own.square() + self.config.smoothing**2).sqrt()
+        opacities = self.logit_opacity.sigmoid() * (own / scales).prod(1)
+        return Splats(means, quaternions, scales, opacities, self.harmonics)
 
     def render(
         self,
@@ -274,7 +281,8 @@ class Avatar(nn.Module):
     @classmethod
     def _from_files(cls, info: dict, tensors: dict[str, Tensor], where: Path) -> Avatar:
         net = None if info["net"] is None else NetConfig(**{**info["net"], "channels": tuple(info["net"]["channels"])})
-        config = AvatarConfig(int(info["uv_resolution"]), int(info["sh_degree"]), net, bool(info["antialiased"]))
+        config = AvatarConfig(int(info["uv_resolution"]), int(info["sh_degree"]), net, bool(info["antialiased"]),
+                              float(info["smoothing"]))
         arrays = {name[5:]: value.numpy() for name, value in tensors.items() if name.startswith("head.")}
         head = check_head({**arrays, **info["head"]}, where)
         mesh = UVMesh(

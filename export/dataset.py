@@ -108,6 +108,12 @@ class Dataset:
             print(f"{path}: {len(empty)} pictures are all transparent (first: {first}) and left out", file=sys.stderr)
 
     @property
+    def pixel_pitch(self) -> float:
+        """Metres that a pixel spans at the head, seen from the nearest camera."""
+        depth = (self.viewmats @ self.pose.head_matrix())[..., 2, 3]  # [V, F]
+        return float((depth / self.Ks[..., 0, 0]).min())
+
+    @property
     def size(self) -> tuple[int, int]:
         return self.capture.image_size
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from mvp4d_jax.data.shards import Scene, Shards
+from mvp4d_jax.data.shards import Scene, Shards, unpack_painted
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 
@@ -166,7 +166,7 @@ class Batches:
         shards = self.shards[item.folder]
         scene = shards.scenes[item.scene]
         random = np.random.default_rng([self.seed, kind, number, 1])
-        reference_view, reference_image = self._reference(scene, random)
+        photo, reference_view, reference_image = self._reference(scene, random)
         variants, count = len(scene.image_records), len(scene.views)
         views = [item.view] if item.view >= 0 else random.permutation(count)[: modality.views]
         crops = random.integers(variants, size=modality.views + 1)
@@ -179,17 +179,22 @@ class Batches:
                 record = shards.read(scene.shard, scene.window_records[crop, view, item.time])
                 part = slice(0, modality.latents)
             latents.append(record["latents"][part])
-            maps.append(record["conditioning"][part])
+            maps.append(_maps(record, part, photo))
         record = shards.read(scene.shard, scene.reference_records[crops[-1], reference_view])
         turn = scene.world_rotation[crops[-1], reference_view, reference_image]
         return self._finish(np.stack(latents), np.stack(maps), record["latents"][reference_image],
-                            record["conditioning"][reference_image], turn, random)
+                            _maps(record, slice(reference_image, reference_image + 1), photo)[0], turn, random)
 
-    def _reference(self, scene: Scene, random: np.random.Generator) -> tuple[int, int]:
-        """(view, single image) of the reference: near frontal, or the most frontal there is."""
-        angle = scene.frontal_angle
-        near = np.argwhere(angle <= max(self.options.reference_angle, float(angle.min())))
-        return tuple(near[random.integers(len(near))])
+    def _reference(self, scene: Scene, random: np.random.Generator) -> tuple[int, int, int]:
+        """(painted photo, view, single image) of the reference: near frontal, or the most frontal there is.
+
+        One of the painted photos where the records have them, else any, and no painted photo.
+        """
+        photos = scene.painted if len(scene.painted) else np.argwhere(scene.frontal_angle > -1)
+        angle = scene.frontal_angle[tuple(photos.T)]
+        near = np.flatnonzero(angle <= max(self.options.reference_angle, float(angle.min())))
+        chosen = int(near[random.integers(len(near))])
+        return (chosen if len(scene.painted) else -1), *photos[chosen]
 
     def _finish(self, latents, maps, reference, reference_maps, turn, random) -> dict[str, np.ndarray]:
         """Turns rays into the reference's axes, chooses clean frames, drops conditions."""
@@ -217,6 +222,12 @@ class Batches:
         if views > 1 and some_views < self.options.clean_views:
             clean[: random.integers(1, views)] = True  # views come in random order already
         return clean
+
+
+def _maps(record: dict[str, np.ndarray], part: slice, photo: int) -> np.ndarray:
+    """Maps [n, h, w, Cc] of some frames of a record, the photo's painted ones at their end; -1: no photo."""
+    maps = record["conditioning"][part]
+    return maps if photo < 0 else np.concatenate([maps, unpack_painted(record["painted"][photo, part])], axis=-1)
 
 
 def local_rows(sharding: jax.sharding.Sharding, batch: int) -> tuple[int, int]:

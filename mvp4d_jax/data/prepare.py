@@ -20,12 +20,13 @@ from flax import nnx
 
 from mvp4d_jax.capture import Capture
 from mvp4d_jax.data.recolour import Palette, draw_palettes
-from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum
+from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum, pack_painted
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.files import atomic_file, write_json
 from mvp4d_jax.geometry import crops
 from mvp4d_jax.geometry.cameras import FIELDS, Camera, project
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
+from mvp4d_jax.geometry.painting import vertex_colours
 from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import rotation_matrix, skin
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
@@ -46,6 +47,8 @@ class PrepareOptions:
       variants: crops per view: the plain one, and variants - 1 jittered ones.
       jitter_scale, jitter_shift: largest change of a jittered crop's size (relative), place (in its sides).
       colours: scenes made of each capture: one in its own colours, and colours - 1 recoloured ones (`data.recolour`).
+      photos, photo_angle: where the maps show painted photos: how many of each scene's images are painted, and how far
+        from frontal they may be, in radians.
       captures_per_shard: how many captures one file holds.
     """
 
@@ -58,6 +61,8 @@ class PrepareOptions:
     jitter_scale: float = 0.15
     jitter_shift: float = 0.08
     colours: int = 1
+    photos: int = 2
+    photo_angle: float = 1.05
     captures_per_shard: int = 8
 
     def __post_init__(self):
@@ -65,9 +70,10 @@ class PrepareOptions:
             raise UserError("prepare.frames", f"is {self.frames}", "choose 1 + 4k frames (5, 9, 13, ...)")
         if self.crop not in ("head", "none", "reference"):
             raise UserError("prepare.crop", f"is '{self.crop}'", "choose 'head', 'none' or 'reference'")
-        if min(self.image_size, self.stride, self.images, self.variants, self.colours, self.captures_per_shard) < 1:
-            raise UserError("prepare", "image_size, stride, images, variants, colours and captures_per_shard must be "
-                            "at least 1")
+        if min(self.image_size, self.stride, self.images, self.variants, self.colours, self.photos,
+               self.captures_per_shard) < 1:
+            raise UserError("prepare", "image_size, stride, images, variants, colours, photos and captures_per_shard "
+                            "must be at least 1")
 
 
 def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoencoder: VideoAutoencoder,
@@ -186,6 +192,23 @@ def _finish(out: Path, count: int, facts: dict) -> str:
     return f"{len(scenes)} scenes in {count} shards, {size:.1f} MB: {out}"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Look:
+    """One scene of a capture: its colours, and which photos are painted.
+
+    Attributes:
+      suffix: of the scene's name.
+      palette: colours of all pictures.
+      photos: [R, 2] of (view, place in the single images).
+      drawn: which of the painted maps that are drawn for all scenes at once are this one's.
+    """
+
+    suffix: str
+    palette: Palette
+    photos: np.ndarray
+    drawn: slice
+
+
 class _Encoder:
     """Turns captures into records; compiles once per shape."""
 
@@ -196,40 +219,55 @@ class _Encoder:
         self._encode = jax.jit(lambda state, video: nnx.merge(graph, state).encode_latents(video))
         self._state = state
         self._drawn: dict[tuple, tuple] = {}  # pictures and maps of the capture at work: its scenes share them
+        self._colours: np.ndarray | None = None  # [scenes R, N, 4] of the photos painted onto the head of that capture
 
     def scenes(self, capture: Capture, shard: str, writer: ShardWriter) -> list[Scene]:
         """Writes a capture's records, in each of its colours; returns what the manifest says of them."""
         self._drawn.clear()
         palettes = draw_palettes(self.options.colours, np.random.default_rng([self.seed, _stable(capture)]))
-        return [self._scene(capture, shard, writer, f"~{index}" if index else "", palette)
-                for index, palette in enumerate(palettes)]
+        images = tuple(int(frame) for frame in np.linspace(
+            0, capture.frame_count - 1, min(self.options.images, capture.frame_count)).round())
+        photos = self._choose_photos(capture, images, len(palettes))  # [scenes, R, 2]
+        count = photos.shape[1]
+        looks = [_Look(f"~{index}" if index else "", palette, chosen, slice(index * count, (index + 1) * count))
+                 for index, (palette, chosen) in enumerate(zip(palettes, photos))]
+        if self.conditioning.painted:
+            self._colours = np.concatenate([_photo_colours(capture, images, look) for look in looks])
+        return [self._scene(capture, shard, writer, images, look) for look in looks]
 
-    def _scene(self, capture: Capture, shard: str, writer: ShardWriter, suffix: str, palette: Palette) -> Scene:
+    def _choose_photos(self, capture: Capture, images: tuple[int, ...], scenes: int) -> np.ndarray:
+        """Which single images each scene paints: [scenes, R, 2] of (view, place in `images`), near frontal."""
+        count = self.options.photos if self.conditioning.painted else 0
+        angle = _frontal_angles(capture, images)
+        near = np.argwhere(angle <= max(self.options.photo_angle, float(angle.min())))
+        random = np.random.default_rng([self.seed, _stable(capture), 2**31])
+        return np.stack([near[random.choice(len(near), count, replace=len(near) < count)] for _ in range(scenes)])
+
+    def _scene(self, capture: Capture, shard: str, writer: ShardWriter, images: tuple[int, ...],
+               look: _Look) -> Scene:
         options, views = self.options, range(capture.view_count)
         vertices = np.asarray(skin(capture.head, capture.motion))[:, crops.head_vertices(capture.head)]  # [F, N', 3]
         starts = tuple(range(0, capture.frame_count - options.frames + 1, options.stride))
-        images = tuple(int(frame) for frame in
-                       np.linspace(0, capture.frame_count - 1, min(options.images, capture.frame_count)).round())
         windows, singles, references, rotations = [], [], [], []
         for variant in range(options.variants):
             random = np.random.default_rng([self.seed, _stable(capture), variant])
             boxes = [self._box(capture, view, vertices, options.crop == "head", variant, random) for view in views]
-            singles.append([self._images(capture, view, images, boxes[view], palette, writer) for view in views])
+            singles.append([self._images(capture, view, images, boxes[view], look, writer) for view in views])
             references.append(singles[-1])
             if options.crop == "reference":
                 boxes_of_heads = [self._box(capture, view, vertices, True, variant, random) for view in views]
-                references[-1] = [self._images(capture, view, images, boxes_of_heads[view], palette, writer)
+                references[-1] = [self._images(capture, view, images, boxes_of_heads[view], look, writer)
                                   for view in views]
-            windows.append([[self._window(capture, view, start, boxes[view], palette, writer) for start in starts]
+            windows.append([[self._window(capture, view, start, boxes[view], look, writer) for start in starts]
                             for view in views])
             rotations.append([[capture.camera(view, frame).world_to_camera[:3, :3] for frame in images]
                               for view in views])
         return Scene(
-            name=_scene_name(capture) + suffix, shard=shard, views=capture.names,
+            name=_scene_name(capture) + look.suffix, shard=shard, views=capture.names,
             world_rotation=np.asarray(rotations, np.float32),
             frontal_angle=_frontal_angles(capture, images), window_starts=starts, image_frames=images,
             window_records=np.asarray(windows, np.int64), image_records=np.asarray(singles, np.int64),
-            reference_records=np.asarray(references, np.int64))
+            reference_records=np.asarray(references, np.int64), painted=look.photos)
 
     def _box(self, capture: Capture, view: int, vertices: np.ndarray, head: bool, variant: int, random) -> np.ndarray:
         """[4] left, top, right, bottom: around the head in all frames (so that the crop does not move), or all."""
@@ -252,17 +290,25 @@ class _Encoder:
         centre = centre + shift * side
         return np.concatenate([centre - scale * side / 2, centre + scale * side / 2])
 
-    def _window(self, capture: Capture, view: int, start: int, box: np.ndarray, palette: Palette,
+    def _window(self, capture: Capture, view: int, start: int, box: np.ndarray, look: _Look,
                 writer: ShardWriter) -> int:
         pictures, maps = self._cut(capture, view, range(start, start + self.options.frames), box)
-        return writer.add({"latents": self._latents(pictures[None], palette)[0], "conditioning": maps})
+        return writer.add({"latents": self._latents(pictures[None], look.palette)[0], **self._split(maps, look)})
 
-    def _images(self, capture: Capture, view: int, frames: tuple[int, ...], box: np.ndarray, palette: Palette,
+    def _images(self, capture: Capture, view: int, frames: tuple[int, ...], box: np.ndarray, look: _Look,
                 writer: ShardWriter) -> int:
         parts = [self._cut(capture, view, range(frame, frame + 1), box) for frame in frames]
         pictures = np.stack([picture for picture, _ in parts])  # [K, 1, S, S, 3]
-        return writer.add({"latents": self._latents(pictures, palette)[:, 0],
-                           "conditioning": np.concatenate([maps for _, maps in parts])})
+        return writer.add({"latents": self._latents(pictures, look.palette)[:, 0],
+                           **self._split(np.concatenate([maps for _, maps in parts]), look)})
+
+    def _split(self, maps: np.ndarray, look: _Look) -> dict[str, np.ndarray]:
+        """Maps as drawn, with the painted ones of all scenes, as one scene's record has them."""
+        part = self.conditioning.parts["painted"]
+        if part.start == part.stop:
+            return {"conditioning": maps}
+        painted = maps[..., part.start :].reshape(*maps.shape[:-1], -1, part.stop - part.start)[..., look.drawn, :]
+        return {"conditioning": maps[..., : part.start], "painted": pack_painted(np.moveaxis(painted, -2, 0))}
 
     def _latents(self, pictures: np.ndarray, palette: Palette) -> np.ndarray:
         """uint8 [B, F, S, S, 3] -> [B, L, h, w, C] float16, in other colours."""
@@ -290,8 +336,8 @@ class _Encoder:
         size = self.options.image_size
         maps = draw_conditioning(capture.head, capture.motion[frames.start: frames.stop],
                                  crops.crop_camera(cameras, box, size), (size, size), self.conditioning,
-                                 _world_axes(), outside=outside[None, None])
-        return np.asarray(maps)[0]  # [L, h, w, Cc]
+                                 _world_axes(), outside=outside[None, None], colours=self._colours)
+        return np.asarray(maps)[0]  # [L, h, w, Cc], painted maps of all scenes' photos at their end
 
 
 @functools.cache
@@ -303,6 +349,17 @@ def _world_axes() -> Camera:
 def _first(camera: Camera) -> Camera:
     """The one camera of [1]."""
     return Camera(**{name: getattr(camera, name)[0] for name in FIELDS})
+
+
+def _photo_colours(capture: Capture, images: tuple[int, ...], look: _Look) -> np.ndarray:
+    """[R, N, 4] `vertex_colours` of a scene's photos."""
+    colours = []
+    for view, place in look.photos:
+        frame = images[place]
+        picture = look.palette.apply(capture.frame(int(view), frame)[None, None])[0, 0] / 255
+        colours.append(vertex_colours(np.asarray(picture, np.float32), capture.camera(int(view), frame),
+                                      capture.motion[slice(frame, frame + 1)], capture.head))
+    return np.stack(colours)
 
 
 def _stable(capture: Capture) -> int:

@@ -1,5 +1,5 @@
 """The maps that steer the model: where the head is (P), how the face deforms (E), where the camera looks (V), masks,
-and the motion within each latent frame (m).
+the motion within each latent frame (m), and where asked for the reference photo painted onto the head.
 
 Pose, expression, ray map and masks follow CAP4D (see docs/architecture.md); how MVP4D tells the model about the frames
 that its autoencoder merges is unpublished, so two forms are offered: screen-space displacement, and the other frames'
@@ -44,6 +44,9 @@ class ConditioningConfig:
       expression_scale: metres that count as one in the expression map; CAP4D's standard deviation.
       image_to_latent: image pixels per latent pixel.
       supersampling: maps are rasterised this many times finer than the latent and area-averaged.
+      painted: add the reference photo painted onto the head (`painting.vertex_colours`): the colours of every sample,
+        2 x - 1 and 0 off the head, not averaged, and the share of samples that the photo shows itself
+        (3 supersampling^2 + 1 channels). Not in MVP4D: for models too small to find the photo's details by attention.
     """
 
     motion: str = "displacement"
@@ -51,6 +54,7 @@ class ConditioningConfig:
     expression_scale: float = 0.0104
     image_to_latent: int = 8
     supersampling: int = 2
+    painted: bool = False
 
     def __post_init__(self):
         if self.motion not in MOTION_FORMS:
@@ -63,16 +67,17 @@ class ConditioningConfig:
 
     @property
     def parts(self) -> dict[str, slice]:
-        """Channels of each map, in order: pose, expression, rays, reference, crop, motion."""
+        """Channels of each map, in order: pose, expression, rays, reference, crop, motion, painted."""
         sizes = {"pose": 6 * self.frequencies, "expression": 3, "rays": 3, "reference": 1, "crop": 1,
-                 "motion": {"displacement": 6, "stacked": 18, "none": 0}[self.motion]}
+                 "motion": {"displacement": 6, "stacked": 18, "none": 0}[self.motion],
+                 "painted": self.painted * (3 * self.supersampling**2 + 1)}
         ends = np.cumsum(list(sizes.values())).tolist()
         return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
 
     @property
     def channels(self) -> int:
         """Number of channels of the conditioning; 56 by default."""
-        return self.parts["motion"].stop
+        return self.parts["painted"].stop
 
 
 def latent_frames(frames: int) -> int:
@@ -96,7 +101,7 @@ def frame_groups(frames: int) -> np.ndarray:
 
 def draw_conditioning(head: HeadModel, motion: Motion, cameras: Camera, image_size: tuple[int, int],
                       config: ConditioningConfig, reference_camera: Camera, *, reference_mask: Array | None = None,
-                      outside: Array | None = None) -> Array:
+                      outside: Array | None = None, colours: Array | None = None) -> Array:
     """Draws the conditioning of V views of one moving head.
 
     Args:
@@ -108,10 +113,11 @@ def draw_conditioning(head: HeadModel, motion: Motion, cameras: Camera, image_si
       reference_camera: one camera (no batch axes); the ray map is in its axes.
       reference_mask: [V, L], one where the latent frame is given (clean); zeros if absent.
       outside: [V, F or 1, H, W] in [0, 1], one where the image shows no picture (out of the crop); zeros if absent.
+      colours: [R, N, 4] from `painting.vertex_colours` of R photos, where `config.painted`.
 
     Returns:
-      [V, L, h, w, C] float32, C = config.channels, channels as in `config.parts`. Latent frame 0 stands for video
-      frame 0, latent frame l for frames 4l-3 .. 4l, drawn at frame 4l.
+      [V, L, h, w, C] float32, C = config.channels, channels as in `config.parts` (the last part R times, for R photos).
+      Latent frame 0 stands for video frame 0, latent frame l for frames 4l-3 .. 4l, drawn at frame 4l.
 
     Raises:
       UserError: shapes that do not belong together.
@@ -123,12 +129,16 @@ def draw_conditioning(head: HeadModel, motion: Motion, cameras: Camera, image_si
         raise UserError("image_size", f"{image_size} is not a multiple of {step}")
     if len(cameras.batch_shape) != 2 or cameras.batch_shape[1] not in (1, frames):
         raise UserError("cameras", f"batch shape {cameras.batch_shape}, expected [V, 1] or [V, {frames}]")
+    if config.painted != (colours is not None):
+        raise UserError("colours", f"are {'missing' if config.painted else 'given'}, conditioning.painted is "
+                        f"{config.painted}")
     if reference_camera.batch_shape:
         raise UserError("reference_camera", f"batch shape {reference_camera.batch_shape}, expected one camera")
     views = cameras.batch_shape[0]
     latent_size = (image_size[0] // step, image_size[1] // step)
     shape = (views, len(groups), *latent_size)
-    maps = _draw_maps(head, motion, cameras, reference_camera, image_size, latent_size, config)
+    colours = jnp.zeros((0, head.vertex_count, 4)) if colours is None else jnp.asarray(colours, jnp.float32)
+    maps = _draw_maps(head, motion, cameras, reference_camera, colours, image_size, latent_size, config)
     reference = jnp.zeros(shape[:2]) if reference_mask is None else jnp.asarray(reference_mask, jnp.float32)
     reference = jnp.broadcast_to(reference[..., None, None], shape)
     crop = jnp.zeros(shape) if outside is None else jnp.broadcast_to(_shrink_mask(outside, groups, step), shape)
@@ -154,7 +164,7 @@ def picture_of(conditioning: Array, part: str, config: ConditioningConfig, magni
 
     Args:
       conditioning: [..., h, w, C].
-      part: pose, expression, rays, reference, crop or motion (of the earliest frame of the group).
+      part: pose, expression, rays, reference, crop, motion (of the earliest frame of the group) or painted.
       magnification: nearest-neighbour enlargement.
 
     Returns:
@@ -171,6 +181,8 @@ def picture_of(conditioning: Array, part: str, config: ConditioningConfig, magni
         colour = 0.5 + values / 4
     elif part == "rays":
         colour = 0.5 + 0.5 * values
+    elif part == "painted":
+        colour = 0.5 + 0.5 * values[..., :-1].reshape(*values.shape[:-1], -1, 3).mean(-2)
     elif part == "motion":
         colour = 0.5 + values[..., :3] / 4 if config.motion == "stacked" else _flow_colour(values[..., :2])
     else:
@@ -197,9 +209,9 @@ def _shrink_mask(outside: Array, groups: np.ndarray, step: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("image_size", "latent_size", "config"))
-def _draw_maps(head: HeadModel, motion: Motion, cameras: Camera, reference_camera: Camera,
+def _draw_maps(head: HeadModel, motion: Motion, cameras: Camera, reference_camera: Camera, colours: Array,
                image_size: tuple[int, int], latent_size: tuple[int, int], config: ConditioningConfig) -> Array:
-    """[V, L, h, w, pose + expression + rays + motion]."""
+    """[V, L, h, w, pose + expression + rays + motion + painted of every photo]."""
     frames = motion.frame_count
     groups = frame_groups(frames)
     factor = config.supersampling
@@ -235,7 +247,8 @@ def _draw_maps(head: HeadModel, motion: Motion, cameras: Camera, reference_camer
         if config.motion == "stacked":
             others = [paint(position)[0] for position in range(TEMPORAL_STRIDE - 1)]
         painted = jnp.concatenate([painted, *others], axis=-1)
-        return _assemble(painted, raster, camera[-1], reference_camera, config)
+        maps = _assemble(painted, raster, camera[-1], reference_camera, config)
+        return jnp.concatenate([maps, *(_photo(raster, faces, each, factor) for each in colours)], axis=-1)
 
     indices = np.concatenate([np.repeat(np.arange(cameras.batch_shape[0]), len(groups))[:, None],
                               np.tile(groups, (cameras.batch_shape[0], 1))], axis=1)  # [V * L, 5]
@@ -254,3 +267,17 @@ def _assemble(painted: Array, raster: Raster, camera: Camera, reference_camera: 
     height, width, channels = maps.shape
     factor = config.supersampling
     return maps.reshape(height // factor, factor, width // factor, factor, channels).mean(axis=(1, 3))
+
+
+def _photo(raster: Raster, faces: Array, colours: Array, factor: int) -> Array:
+    """One photo's vertex colours [N, 4] as seen here: [h, w, 3 factor^2 + 1]."""
+    seen = (raster.face >= 0)[..., None]
+    values = interpolate(raster, faces, colours)  # [H, W, 4]
+    height, width = raster.face.shape[0] // factor, raster.face.shape[1] // factor
+
+    def patches(samples: Array) -> Array:  # [H, W, X] -> [h, w, factor^2, X]
+        samples = samples.reshape(height, factor, width, factor, -1)
+        return samples.transpose(0, 2, 1, 3, 4).reshape(height, width, factor**2, -1)
+
+    shown = patches(jnp.where(seen, 2.0 * values[..., :3] - 1.0, 0.0)).reshape(height, width, -1)
+    return jnp.concatenate([shown, patches(values[..., 3:]).mean(axis=2)], axis=-1)

@@ -125,7 +125,7 @@ _BLOCK = (
     ("norm2.linear", ("norm2", "linear"), False), ("norm2.norm", ("norm2", "norm"), True),
     ("ff.net.0.proj", ("ff", "up"), False), ("ff.net.2", ("ff", "down"), False),
 )
-_DETAIL = ("to_point", "of_pixel", "of_reference", "of_token", "modulation", "hidden", "out")
+_DETAIL = ("of_pixel", "of_token", "modulation", "hidden", "out")
 CONDITIONING = "conditioning_embed"  # what a multi-view model has, and CogVideoX has not
 TEXT = "patch_embed.text_proj"
 

@@ -267,7 +267,9 @@ class MultiViewTransformer(nnx.Module):
         if config.skip_width:
             out += unpatch(self.skip.scaled(noisy, time), self.skip.proj_out)
         if config.detail_width:
-            details = self.detail(noisy, maps, video, time, patches, has_reference)[:, :patches]
+            views = slice(int(has_reference), None)
+            details = self.detail(noisy[:, :, views], maps[:, :, views], video[:, :, views],
+                                  time if time.shape[2] == 1 else time[:, :, views])[:, :patches]
             out += embeddings.unpatchify(details, patch, height, width).astype(jnp.float32)
         return out.reshape(latents.shape)
 

@@ -80,7 +80,7 @@ class TransformerConfig:
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be positive, or 0 for none")
         if self.detail_width and not self.conditioning_channels:
-            raise ValueError("detail_width is set without conditioning_channels; details are found by the maps")
+            raise ValueError("detail_width is set without conditioning_channels, whose maps it draws from")
         if self.head_dim % 16:  # a quarter goes to time, three eighths each to height and width, in sine-cosine pairs
             raise ValueError(f"head_dim is {self.head_dim}; it must be a multiple of 16")
 
@@ -118,7 +118,7 @@ def forward_flops(config: TransformerConfig, tokens: int) -> float:
 _NAMED: dict[str, dict[str, Any]] = {
     # Its autoencoder halves the picture twice, not three times: a token covers 16 x 16 pixels all the same.
     "tiny": {"num_layers": 8, "num_heads": 4, "latent_channels": 12, "patch_size": 4, "skip_width": 192,
-             "detail_width": 64, "time_embed_dim": 128, "text_dim": 0},
+             "detail_width": 96, "time_embed_dim": 128, "text_dim": 0},
     "small": {"num_layers": 16, "num_heads": 12, "time_embed_dim": 256, "text_dim": 0},
     "2b": {},
     "5b": {"num_layers": 42, "num_heads": 48, "position": "rotary"},

@@ -13,6 +13,7 @@ from mvp4d_jax.errors import UserError
 from mvp4d_jax.geometry.cameras import FIELDS, Camera, centre, project
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
 from mvp4d_jax.geometry.crops import crop_camera, crop_image, head_box, head_vertices
+from mvp4d_jax.geometry.painting import vertex_colours
 from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
@@ -31,6 +32,7 @@ class Reference:
       motion: the head's pose and expression in it, one frame.
       latents: [h, w, C].
       conditioning: [h, w, Cc], its reference mask set.
+      colours: [1, N, 4] of the head's vertices in it where the maps show them, else None.
     """
 
     image: np.ndarray
@@ -38,6 +40,7 @@ class Reference:
     motion: Motion
     latents: Array
     conditioning: Array
+    colours: np.ndarray | None
 
     def axis_in_head(self) -> np.ndarray:
         """Unit optical axis [3] of the reference camera in head axes: angles from the reference are measured to it."""
@@ -88,16 +91,18 @@ def make_reference(image: np.ndarray, camera: Camera, motion: Motion, head: Head
     size = image.shape[:2]
     latents = encode((2 * image - 1)[None, None])[0, 0]
     outside = None if inside is None else 1 - inside[None, None]  # [1, 1, H, W]
+    colours = vertex_colours(image, camera, motion, head)[None] if config.painted else None
     maps = draw_conditioning(head, motion, _batched(camera), size, config, camera, reference_mask=np.ones((1, 1)),
-                             outside=outside)
+                             outside=outside, colours=colours)
     maps = np.asarray(maps[0, 0])  # [h, w, Cc]
-    return Reference(image, camera, motion, latents, maps)
+    return Reference(image, camera, motion, latents, maps, colours)
 
 
 def draw_window(head: HeadModel, motion: Motion, cameras: Camera, size: tuple[int, int], config: ConditioningConfig,
                 reference: Reference) -> np.ndarray:
     """Maps of all views over one window, rays in the reference camera's axes: [V, L, h, w, Cc]."""
-    return np.asarray(draw_conditioning(head, motion, cameras, size, config, reference.camera))
+    return np.asarray(draw_conditioning(head, motion, cameras, size, config, reference.camera,
+                                        colours=reference.colours))
 
 
 def pad_motion(motion: Motion, frames: int) -> Motion:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum
+from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum, pack_painted
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.plan import resolve
 
+PHOTOS = 2  # painted ones: the first view's first image and the second view's last
 CONDITIONING = resolve(load_config("tiny")).conditioning
 
 
@@ -19,6 +20,7 @@ def write_shards(folder: Path, *, config: str = "tiny", scenes: int = 3, views: 
     """`scenes` captures in two files, for a config; a record's first latent value tells which record it is."""
     plan = resolve(load_config(config))
     channels, maps = plan.autoencoder.latent_channels, plan.conditioning.channels
+    painted = plan.conditioning.parts["painted"]
     size = image_size // plan.autoencoder.spatial_compression_ratio
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True)
@@ -34,7 +36,11 @@ def write_shards(folder: Path, *, config: str = "tiny", scenes: int = 3, views: 
             content = random.normal(size=(frames, size, size, channels)).astype(np.float16)
             content[..., 0, 0, 0] = serial
             drawn = random.normal(size=(frames, size, size, maps)).astype(np.float16)
-            return writer.add({"latents": content, "conditioning": drawn})
+            arrays = {"latents": content, "conditioning": drawn[..., : painted.start]}
+            if plan.conditioning.painted:
+                photos = random.uniform(size=(PHOTOS, frames, size, size, painted.stop - painted.start))
+                arrays["painted"] = pack_painted(photos)
+            return writer.add(arrays)
 
         for scene in part:
             turns = np.linalg.qr(random.normal(size=(variants, views, images, 3, 3)))[0]
@@ -46,7 +52,8 @@ def write_shards(folder: Path, *, config: str = "tiny", scenes: int = 3, views: 
                 window_starts=tuple(range(0, 4 * windows, 4)), image_frames=tuple(range(images)),
                 window_records=np.array([[[record(latents) for _ in range(windows)] for _ in range(views)]
                                          for _ in range(variants)]),
-                image_records=singles, reference_records=singles))
+                image_records=singles, reference_records=singles,
+                painted=np.array([[0, 0], [1, images - 1]] if plan.conditioning.painted else []).reshape(-1, 2)))
         writer.close()
         files.append({"name": name, "bytes": (folder / name).stat().st_size, "records": writer.count,
                       "sha256": checksum(folder / name)})

@@ -9,9 +9,10 @@ from small_world import ball, motion, write_scene
 
 from mvp4d_jax.capture import Capture
 from mvp4d_jax.cli import main
-from mvp4d_jax.evaluation.baselines import project_reference, repeat_reference, vertex_colours
+from mvp4d_jax.evaluation.baselines import project_reference, repeat_reference
 from mvp4d_jax.evaluation.evaluate import evaluate, reference_angles
 from mvp4d_jax.evaluation.metrics import psnr
+from mvp4d_jax.geometry.painting import vertex_colours
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,6 @@ def test_projection_gives_the_photo_back_from_its_own_camera(pair):
     assert np.abs(painted - photo)[inside].max() < 0.05
     corner = painted[0, 0]
     np.testing.assert_array_equal(corner, 1)  # white where there is no mesh
-    colours = vertex_colours(photo, camera, still, head)
+    colours = vertex_colours(photo, camera, still, head)[:, :3]
     behind = head.template[:, 2] < -0.05
     assert np.isfinite(colours[behind]).all() and colours[behind].std() > 0  # filled from what is known

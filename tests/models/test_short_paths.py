@@ -1,4 +1,4 @@
-"""The paths past the layers: against numpy, nothing at first, the look-up finds its point, meshes change nothing."""
+"""The paths past the layers: against numpy, nothing at first, and a mesh or padding changes nothing."""
 
 import dataclasses
 
@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 
 from mvp4d_jax import parallel
-from mvp4d_jax.geometry.conditioning import encode_positions
 from mvp4d_jax.models.short_paths import DetailHead
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
@@ -52,24 +51,18 @@ def gelu(x: np.ndarray) -> np.ndarray:
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-def test_detail_is_a_network_of_each_latent_pixel_and_what_the_reference_shows_there():
+def test_detail_is_a_network_of_each_latent_pixel():
     """Against numpy, one latent pixel after another; only the token's features are the model's own."""
     inputs, model = sample(), randomised(DETAIL)
     layers = arrays(model, "detail")
     apply = lambda name, x: x @ layers[name]["kernel"] + layers[name]["bias"]  # noqa: E731
     b, views, frames, h, w, _ = inputs["latents"].shape
     time = np.asarray(jax.nn.silu(model.time_embedding(jnp.asarray(inputs["timesteps"]))))  # [B, V, L, E]
-    reference = np.concatenate([inputs["reference_latents"], inputs["reference_conditioning"]], -1).reshape(h * w, -1)
-    points = apply("to_point", inputs["reference_conditioning"].reshape(h * w, -1))
-    shown = apply("of_reference", reference)
     shares = apply("of_token", tokens_before_the_end(model, inputs)).reshape(b, h // 2, w // 2, -1, 2, 2, 24)
     expected = np.zeros_like(inputs["latents"])
     for view, frame, row, column in np.ndindex(views, frames, h, w):
         at = (0, view, frame, row, column)
-        scores = points @ apply("to_point", inputs["conditioning"][at])
-        weights = np.exp(scores - scores.max())
         features = apply("of_pixel", np.concatenate([inputs["latents"][at], inputs["conditioning"][at]]))
-        features = features + weights @ shown / weights.sum()
         features = features + shares[0, row // 2, column // 2, view * frames + frame, row % 2, column % 2]
         shift, scale = np.split(apply("modulation", time[0, view, frame]), 2)
         expected[at] = apply("out", gelu(apply("hidden", gelu(features * (1 + scale) + shift))))
@@ -83,7 +76,7 @@ def tokens_before_the_end(model: MultiViewTransformer, inputs: dict) -> np.ndarr
     seen, original = [], DetailHead.__call__
 
     def spy(self, noisy, maps, tokens, *rest):
-        seen.append(np.asarray(tokens[:, :, 1:]))
+        seen.append(np.asarray(tokens))
         return original(self, noisy, maps, tokens, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -96,22 +89,6 @@ def test_detail_is_nothing_at_first():
     fresh = MultiViewTransformer(DETAIL, rngs=nnx.Rngs(0))
     inputs = sample()
     np.testing.assert_array_equal(run(fresh, **inputs), run(without(fresh, "detail", CONFIG), **inputs))
-
-
-def test_untrained_look_up_finds_the_same_point_of_the_head():
-    """Random weights, real pose encodings: what is found lies within 2 % of the head's half size, in the median."""
-    config = dataclasses.replace(TransformerConfig.named("tiny"), conditioning_channels=42, patch_size=1)
-    with nnx.use_eager_sharding(False):
-        head = DetailHead(config, nnx.Rngs(0))
-    generator = np.random.default_rng(0)
-    points = generator.uniform(-1, 1, (256, 3)).astype(np.float32)  # the reference's, [P, 3]
-    near = points + generator.normal(0, 0.005, points.shape).astype(np.float32)
-    encoded = [np.asarray(encode_positions(x, 7))[None, :, None, :] for x in (points, near)]  # [B, P, s or G s, Cc]
-    head.of_reference.kernel.set_value(jnp.zeros_like(head.of_reference.kernel.get_value()).at[:3, :3].set(jnp.eye(3)))
-    reference = np.concatenate([points, np.zeros((256, 51), np.float32)], -1)[None, :, None]  # [B, P, s, C + Cc]
-    found = head._look_up(jnp.asarray(encoded[1][:, :, None]), jnp.asarray(encoded[0]), jnp.asarray(reference), 256)
-    error = np.linalg.norm(np.asarray(found)[0, :, 0, 0, :3] - points, axis=-1)
-    assert np.median(error) < 0.02
 
 
 def test_detail_takes_missing_maps_as_zeros_and_no_reference():
