@@ -16,6 +16,7 @@ from mvp4d_export.capture import Head, Motion, check_head, fit_expressions, read
 from mvp4d_export.deformation import EXPRESSION_UNIT, DeformationNet, NetConfig, position_features
 from mvp4d_export.errors import UserError
 from mvp4d_export.files import atomic_folder
+from mvp4d_export.projection import EPS_2D, NEAR
 from mvp4d_export.rasterize import Rendering, rasterize
 from mvp4d_export.remesh import UVMesh, remesh
 from mvp4d_export.rig import Pose, Rig
@@ -34,16 +35,15 @@ class AvatarConfig:
       sh_degree: 0..3.
       net: the deformation net's size; None for an avatar without one.
       antialiased: render with the opacity compensation that the fit used.
-      smoothing: metres. Every Gaussian is blurred by this standard deviation, its opacity lowered by as much as it
-        grows (Mip-Splatting, section 5.1): none is finer than what the pictures could tell, so that none turns into a
-        speck in larger ones.
+      pitch: metres that a pixel of the pictures spanned at the head. Where `antialiased`, the screen blur grows with
+        larger pictures, so that they show what the fit saw, and no gaps between specks.
     """
 
     uv_resolution: int = 128
     sh_degree: int = 3
     net: NetConfig | None = None
     antialiased: bool = False
-    smoothing: float = 0.0
+    pitch: float = 0.0
 
     @property
     def harmonic_count(self) -> int:
@@ -168,10 +168,14 @@ class Avatar(nn.Module):
         rotation, scale, centre = frame[:, :9].reshape(-1, 3, 3), frame[:, 9:10], frame[:, 10:13]
         means = scale * (rotation * self.position[:, None, :]).sum(-1) + centre
         quaternions = multiply_quaternions(frame[:, 13:], nn.functional.normalize(self.rotation, dim=-1))
-        own = self.log_scale.exp() * scale
-        scales = (own.square() + self.config.smoothing**2).sqrt()
-        opacities = self.logit_opacity.sigmoid() * (own / scales).prod(1)
-        return Splats(means, quaternions, scales, opacities, self.harmonics)
+        return Splats(means, quaternions, self.log_scale.exp() * scale, self.logit_opacity.sigmoid(), self.harmonics)
+
+    def screen_blur(self, viewmats: Tensor, Ks: Tensor) -> float:
+        """Variance in pixels squared to blur by, for cameras [V, 4, 4] from head space and intrinsics [V, 3, 3]."""
+        if not self.config.antialiased:
+            return EPS_2D
+        enlarged = self.config.pitch * (Ks[:, 0, 0] / viewmats[:, 2, 3].clamp(min=NEAR)).mean()
+        return EPS_2D * max(1.0, float(enlarged)) ** 2
 
     def render(
         self,
@@ -188,19 +192,21 @@ class Avatar(nn.Module):
     ) -> Rendering:
         """Renders the Gaussians of one frame into V views; the head's pose is folded into the cameras."""
         degree = self.config.sh_degree if sh_degree is None else sh_degree
+        viewmats = viewmats @ pose.head_matrix()
         return rasterize(
             splats.means,
             splats.quaternions,
             splats.scales,
             splats.opacities,
             splats.harmonics,
-            viewmats @ pose.head_matrix(),
+            viewmats,
             Ks,
             width,
             height,
             background,
             sh_degree=degree,
             antialiased=self.config.antialiased,
+            eps2d=self.screen_blur(viewmats, Ks),
             **options,
         )
 
@@ -282,7 +288,7 @@ class Avatar(nn.Module):
     def _from_files(cls, info: dict, tensors: dict[str, Tensor], where: Path) -> Avatar:
         net = None if info["net"] is None else NetConfig(**{**info["net"], "channels": tuple(info["net"]["channels"])})
         config = AvatarConfig(int(info["uv_resolution"]), int(info["sh_degree"]), net, bool(info["antialiased"]),
-                              float(info["smoothing"]))
+                              float(info["pitch"]))
         arrays = {name[5:]: value.numpy() for name, value in tensors.items() if name.startswith("head.")}
         head = check_head({**arrays, **info["head"]}, where)
         mesh = UVMesh(

@@ -26,7 +26,6 @@ from mvp4d_export.presets import DistillConfig
 
 MIN_SIDE = 16  # pictures are not halved below this
 DIVERGED = 4.0  # times the best running loss
-SMOOTHING = 0.2**0.5  # pixels of the capture, Mip-Splatting's
 WARM_UP = 60  # steps before divergence is judged
 
 
@@ -59,8 +58,7 @@ class Distiller:
         self.device = data.pictures.device
         self.lpips = lpips.to(self.device) if lpips is not None else None
         torch.manual_seed(seed)  # the net's initial weights
-        smoothing = SMOOTHING * data.pixel_pitch if config.avatar.antialiased else 0.0
-        avatar = dataclasses.replace(config.avatar, smoothing=smoothing)
+        avatar = dataclasses.replace(config.avatar, pitch=data.pixel_pitch)
         self.avatar = Avatar(avatar, data.capture.head, frames=data.capture.frame_count).to(self.device)
         self.on_hull = initialise(self.avatar, data, config.start_gaussians, seed)
         self.start = self.avatar.position.detach().clone()

@@ -42,12 +42,13 @@ def rasterize(
     *,
     sh_degree: int | None = None,
     antialiased: bool = False,
+    eps2d: float = EPS_2D,
     packed: bool = False,
     absolute_gradient: bool = False,
 ) -> Rendering:
     """Renders N Gaussians into V views in one call.
 
-    Pixel centres at +0.5, 2D covariances blurred by 0.3 pixels squared, alpha clamped at 0.999, contributions under
+    Pixel centres at +0.5, 2D covariances blurred by `eps2d`, alpha clamped at 0.999, contributions under
     1/255 skipped, a pixel done before its transmittance falls to 1e-4 (gsplat 1.5.3).
 
     Args:
@@ -56,6 +57,7 @@ def rasterize(
       viewmats: [V, 4, 4] world to camera, OpenCV axes. Ks: [V, 3, 3] pixels.
       background: [3] or [V, 3]; black when None.
       antialiased: Mip-Splatting's opacity compensation.
+      eps2d: pixels squared.
       packed: on CUDA, keeps only the pairs of view and Gaussian that meet: less memory, a little slower. Then no
         `means2d` and `visible` come back. Ignored on the CPU.
       absolute_gradient: on CUDA, also collects the sum of absolute screen gradients (`means2d.absgrad`).
@@ -79,7 +81,7 @@ def rasterize(
             width,
             height,
             near_plane=NEAR,
-            eps2d=EPS_2D,
+            eps2d=eps2d,
             sh_degree=sh_degree,
             packed=packed,
             backgrounds=background,
@@ -94,6 +96,8 @@ def rasterize(
     if sh_degree is not None:
         colours = shade(colours, means, viewmats, sh_degree)
     colours = colours.expand(views, *means.shape)
-    projected = project(means, quaternions, scales, opacities, viewmats, Ks, width, height, antialiased=antialiased)
+    projected = project(
+        means, quaternions, scales, opacities, viewmats, Ks, width, height, antialiased=antialiased, eps2d=eps2d
+    )
     rgb, alpha = composite(projected, colours, background, width, height)
     return Rendering(rgb, alpha, projected.means2d, projected.extents[..., 0] > 0)

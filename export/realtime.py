@@ -82,5 +82,6 @@ class RealtimeRenderer:
             self.background,
             sh_degree=config.sh_degree,
             antialiased=config.antialiased,
+            eps2d=self.avatar.screen_blur(viewmats, K[None]),
         )
         return result.rgb[0], result.alpha[0]
