@@ -32,7 +32,7 @@ def base() -> ConfigDict:
         "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 1e-3, "clip": 1.0, "ema": 0.9999, "freeze": (),
         "accumulation": 1,
     })
-    config.loss = ConfigDict({"timesteps": "frame", "snr_shift": 3.0})
+    config.loss = ConfigDict({"timesteps": "frame", "snr_shift": 3.0, "photo": 0.0})
     config.sampling = ConfigDict({
         "reference_angle": 1.05, "condition_dropout": 0.1, "clean_prefix": 0.1, "clean_views": 0.1,
     })

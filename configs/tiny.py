@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.data.threads, config.data.buffer = 1, 8
     # Few steps on one machine: a short EMA, a high learning rate, no shift of the noise towards more frames.
     config.optimiser.ema, config.optimiser.weight_decay = 0.995, 1e-2
-    config.loss.timesteps, config.loss.snr_shift = "mixed", 1.0
+    config.loss.timesteps, config.loss.snr_shift, config.loss.photo = "mixed", 1.0, 4.0
     config.sampling.reference_angle = 1.05
     config.sampling.clean_prefix = 0.3  # windows go on from one another without a seam only if it was seen often
     config.checkpoint.every, config.validation.every = 200, 400

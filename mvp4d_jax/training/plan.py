@@ -111,6 +111,10 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
         raise UserError("config.autoencoder_size", f"'{config.autoencoder_size}' makes {autoencoder.latent_channels} "
                         f"latent channels, the transformer takes {transformer.latent_channels}", "use the same size")
     optimiser = _options(OptimiserOptions, config.optimiser, "optimiser")
+    loss = _options(LossOptions, config.loss, "loss")
+    if loss.photo and not conditioning.painted:
+        raise UserError("config.loss.photo", f"is {loss.photo:g} without config.conditioning.painted",
+                        "set that too, or 0 here")
     stages, start = [], 0
     if not set(config.curriculum) <= set(config.stages) or len(set(config.curriculum)) != len(config.curriculum):
         raise UserError("config.curriculum", f"is {tuple(config.curriculum)}",
@@ -127,7 +131,7 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
         start = stage.stop
     if not stages or start < 1:
         raise UserError("config.stages", "have no steps", "give at least one stage with steps")
-    return Plan(transformer, autoencoder, conditioning, optimiser, _options(LossOptions, config.loss, "loss"),
+    return Plan(transformer, autoencoder, conditioning, optimiser, loss,
                 _options(SamplingOptions, config.sampling, "sampling"), tuple(stages), tuple(config.mesh))
 
 

@@ -27,14 +27,19 @@ class LossOptions:
       timesteps: "frame": drawn per (view, latent frame), as CAP4D does per frame; "shared": one per sample;
         "mixed": half of the samples each.
       snr_shift: of the noise schedule; larger for more frames (CogVideoX-2B: 3; 1 leaves the schedule as it is).
+      photo: by how much more a latent pixel counts that the reference photo shows, by the share that the painted maps
+        tell (their last channel; needs `conditioning.painted`). Eyes are a hundredth of the loss otherwise.
     """
 
     timesteps: str = "frame"
     snr_shift: float = 3.0
+    photo: float = 0.0
 
     def __post_init__(self):
         if self.timesteps not in ("frame", "shared", "mixed"):
             raise UserError("loss.timesteps", f"is '{self.timesteps}'", "choose 'frame', 'shared' or 'mixed'")
+        if self.photo < 0:
+            raise UserError("loss.photo", f"is {self.photo}", "choose 0 or more")
 
 
 def draw_timesteps(key: jax.Array, shape: tuple[int, int, int], how: str, steps: int) -> jax.Array:
@@ -52,8 +57,8 @@ def noisy_batch(key: jax.Array, batch: Batch, options: LossOptions, schedule: No
     """Draws noise and timesteps for a whole batch, before it is cut into micro-batches.
 
     Returns:
-      The model's inputs and: target [B, V, L, h, w, C], timesteps [B, V, L], weight [B, V, L], which sums to one over
-      the noisy latent frames of the whole batch.
+      The model's inputs and: target [B, V, L, h, w, C], timesteps [B, V, L], weight [B, V, L, h, w], which sums to
+      one over the noisy latent frames of the whole batch.
     """
     latents = batch["latents"].astype(jnp.float32)  # [B, V, L, h, w, C]
     clean = batch["clean"]  # [B, V, L]
@@ -61,7 +66,9 @@ def noisy_batch(key: jax.Array, batch: Batch, options: LossOptions, schedule: No
     noise = jax.random.normal(noise_key, latents.shape, jnp.float32)
     timesteps = draw_timesteps(time_key, clean.shape, options.timesteps, schedule.steps)
     kept = clean[..., None, None, None]
-    weight = (~clean).astype(jnp.float32)
+    weight = jnp.broadcast_to(~kept[..., 0], latents.shape[:-1]).astype(jnp.float32)
+    if options.photo:
+        weight *= 1.0 + options.photo * batch["conditioning"][..., -1].astype(jnp.float32)
     return {
         "latents": jnp.where(kept, latents, schedule.add_noise(latents, noise, timesteps)),
         "target": schedule.v_target(latents, noise, timesteps),
@@ -73,11 +80,11 @@ def noisy_batch(key: jax.Array, batch: Batch, options: LossOptions, schedule: No
 
 
 def loss_of(model: Any, noisy: Batch) -> jax.Array:
-    """Plain v-MSE, weighted so that micro-batches add up to the batch's mean over noisy latent frames."""
+    """v-MSE, weighted so that micro-batches add up to the batch's mean over noisy latent frames."""
     prediction = model(noisy["latents"], noisy["timesteps"], conditioning=noisy["conditioning"],
                        reference_latents=noisy["reference_latents"],
                        reference_conditioning=noisy["reference_conditioning"])
-    error = jnp.mean(jnp.square(prediction.astype(jnp.float32) - noisy["target"]), axis=(3, 4, 5))  # [B, V, L]
+    error = jnp.mean(jnp.square(prediction.astype(jnp.float32) - noisy["target"]), axis=-1)  # [B, V, L, h, w]
     return jnp.sum(error * noisy["weight"])
 
 

@@ -180,3 +180,14 @@ def test_freeze_and_decay():
     with pytest.raises(UserError, match="matches no parameter"):
         make_optimiser(OptimiserOptions(freeze=("nothing_like_this",)), template.shapes)
     assert isinstance(optimiser, optax.GradientTransformation)
+
+
+def test_pixels_that_the_photo_shows_count_more():
+    """Weights are one, and 4 times the share of the maps' last channel more, over their sum; none on clean frames."""
+    batch = {name: jnp.asarray(value) for name, value in make_batch().items()}
+    share = np.random.default_rng(1).uniform(size=SHAPE[:-1]).astype(np.float32)
+    batch["conditioning"] = batch["conditioning"].at[..., -1].set(share)
+    schedule = NoiseSchedule.cogvideox(snr_shift=1.0)
+    weight = np.asarray(noisy_batch(jax.random.key(3), batch, LossOptions(photo=4.0), schedule)["weight"])
+    expected = (1 + 4 * share) * ~np.asarray(batch["clean"])[..., None, None]
+    np.testing.assert_allclose(weight, expected / expected.sum(), rtol=1e-5)
