@@ -1,12 +1,18 @@
 """Cameras against the other half's rigs, videos and frames, and that rendering is deterministic."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
+from export_world import small_config
 from PIL import Image
 
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.cameras import camera_path
-from mvp4d_export.capture import read_motion
+from mvp4d_export.capture import Capture, read_motion
+from mvp4d_export.dataset import Dataset
+from mvp4d_export.distill import Distiller
 from mvp4d_export.errors import UserError
 from mvp4d_export.render import plan_shot, render_frames
 from mvp4d_export.rig import Pose
@@ -155,3 +161,29 @@ def test_mistakes_end_in_one_line(fitted, capsys, arguments, word):
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert word in lines[0]
+
+
+def test_larger_pictures_show_what_the_fit_saw(egg):
+    """Gaussians too thin for four times the pixels: no gaps open, and at the pictures' own size nothing changes."""
+    data, small = Dataset.load(Capture.open(egg)), small_config()
+    fit = Distiller(data, dataclasses.replace(small, avatar=dataclasses.replace(small.avatar, antialiased=True)))
+    avatar, pose, (height, width) = fit.avatar, data.pose[:1], data.size
+    assert avatar.config.pitch == pytest.approx(0.6 / float(data.Ks[0, 0, 0, 0]), rel=0.2)  # at 0.6 m
+
+    @torch.no_grad()
+    def alpha(pitch: float, factor: int) -> torch.Tensor:
+        avatar.config = dataclasses.replace(avatar.config, pitch=pitch)
+        K = data.Ks[:1, 0].clone()
+        K[:, :2] *= factor
+        splats = avatar.splats(avatar.vertices(pose))
+        splats.opacities = torch.full_like(splats.opacities, 0.98)
+        rendered = avatar.render(splats, pose, data.viewmats[:1, 0], K, width * factor, height * factor)
+        return rendered.alpha[0].reshape(height, factor, width, factor).permute(0, 2, 1, 3).flatten(2)
+
+    pitch = avatar.config.pitch
+    own = alpha(pitch, 1)[..., 0]
+    covered = own > 0.97
+    assert covered.sum() > 300 and torch.equal(own, alpha(0.0, 1)[..., 0])
+    grown, specks = alpha(pitch, 4), alpha(0.0, 4)
+    assert grown.amin(2)[covered].min() > 0.7 > 0.5 > specks.amin(2)[covered].min()
+    assert (grown.mean(2) - own)[covered].abs().mean() < 2e-3
