@@ -39,14 +39,14 @@ class DetailHead(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        width, axes, dtype = config.detail_width, (None, None), config.dtype
+        width, axes, dtype = config.detail_width, (None, "embed"), config.dtype
         self.places = config.patch_size**2
         inputs = config.latent_channels + config.conditioning_channels
         self.of_pixel = Linear(inputs, width, axes, dtype, rngs)
-        self.of_token = Linear(config.width, width * self.places, ("embed", None), dtype, rngs)
+        self.of_token = Linear(config.width, width * self.places, axes[::-1], dtype, rngs)
         self.modulation = Linear(config.time_embed_dim, 2 * width, axes, dtype, rngs, zero=True)
         self.hidden = Linear(width, width, axes, dtype, rngs)
-        self.out = Linear(width, config.latent_channels, axes, dtype, rngs, zero=True)
+        self.out = Linear(width, config.latent_channels, axes[::-1], dtype, rngs, zero=True)
 
     def __call__(self, noisy: jax.Array, maps: jax.Array, tokens: jax.Array, time: jax.Array) -> jax.Array:
         """What is added to v.
