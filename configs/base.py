@@ -20,7 +20,7 @@ def base() -> ConfigDict:
     config.conditioning = ConfigDict({})  # fields of ConditioningConfig that differ from its defaults
     config.prepare = ConfigDict({
         "image_size": 512, "frames": 49, "stride": 24, "images": 4, "crop": "head", "variants": 2,
-        "jitter_scale": 0.15, "jitter_shift": 0.08, "colours": 1, "captures_per_shard": 8,
+        "jitter_scale": 0.15, "jitter_shift": 0.08, "colours": 1, "photos": 2, "captures_per_shard": 8,
     })
     config.data = ConfigDict({
         "shards": (),  # folders that `mvp4d prepare` wrote

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.optimiser.ema, config.optimiser.weight_decay = 0.995, 1e-2
     config.loss.timesteps, config.loss.snr_shift, config.loss.photo = "mixed", 1.0, 4.0
     config.sampling.reference_angle = 1.05
-    config.sampling.clean_prefix = 0.3  # windows go on from one another without a seam only if it was seen often
+    config.sampling.clean_prefix = 0.3  # every window but a video's first begins with one
     config.checkpoint.every, config.validation.every = 200, 400
     config.validation.batches, config.validation.sample_steps = 4, 0
     config.curriculum = ("all", "settle")

@@ -12,7 +12,7 @@ from mvp4d_export.rig import Pose
 
 
 class RealtimeRenderer:
-    """Renders one frame per call without waiting for the device.
+    """Renders one frame per call without waiting for the device (for one number, the screen blur, if antialiased).
 
     Rig, deformation net and triangle frames have fixed shapes, so on CUDA they are recorded once as a CUDA graph and
     replayed: hundreds of small kernels cost one launch. gsplat's rasteriser sizes its buffers by what is in view,

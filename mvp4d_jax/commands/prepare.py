@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> str:
     if folder is None:
         raise UserError("config.autoencoder", "names no folder",
                         "give --config.autoencoder=FOLDER (config.json, *.safetensors)")
-    return prepare(
-        find_captures(args.captures), args.out, PrepareOptions(**config.prepare.to_dict()), load_autoencoder(folder)[0],
-        plan.conditioning, identity=autoencoder_identity(folder), seed=config.seed, process=_process(args.process))
+    options = PrepareOptions(**config.prepare.to_dict(), photo_angle=plan.sampling.reference_angle)
+    return prepare(find_captures(args.captures), args.out, options, load_autoencoder(folder)[0], plan.conditioning,
+                   identity=autoencoder_identity(folder), seed=config.seed, process=_process(args.process))
 
 
 def find_captures(arguments: list[str]) -> list[Path]:

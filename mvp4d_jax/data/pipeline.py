@@ -190,7 +190,8 @@ class Batches:
 
         One of the painted photos where the records have them, else any, and no painted photo.
         """
-        photos = scene.painted if len(scene.painted) else np.argwhere(scene.frontal_angle > -1)
+        every = np.indices(scene.frontal_angle.shape).reshape(2, -1).T  # [V K, 2]
+        photos = scene.painted if len(scene.painted) else every
         angle = scene.frontal_angle[tuple(photos.T)]
         near = np.flatnonzero(angle <= max(self.options.reference_angle, float(angle.min())))
         chosen = int(near[random.integers(len(near))])

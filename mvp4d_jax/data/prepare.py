@@ -48,7 +48,7 @@ class PrepareOptions:
       jitter_scale, jitter_shift: largest change of a jittered crop's size (relative), place (in its sides).
       colours: scenes made of each capture: one in its own colours, and colours - 1 recoloured ones (`data.recolour`).
       photos, photo_angle: where the maps show painted photos: how many of each scene's images are painted, and how far
-        from frontal they may be, in radians.
+        from frontal they may be, in radians (`mvp4d prepare` gives `config.sampling.reference_angle`).
       captures_per_shard: how many captures one file holds.
     """
 
@@ -227,24 +227,24 @@ class _Encoder:
         palettes = draw_palettes(self.options.colours, np.random.default_rng([self.seed, _stable(capture)]))
         images = tuple(int(frame) for frame in np.linspace(
             0, capture.frame_count - 1, min(self.options.images, capture.frame_count)).round())
-        photos = self._choose_photos(capture, images, len(palettes))  # [scenes, R, 2]
+        angles = _frontal_angles(capture, images)
+        photos = self._choose_photos(capture, angles, len(palettes))  # [scenes, R, 2]
         count = photos.shape[1]
         looks = [_Look(f"~{index}" if index else "", palette, chosen, slice(index * count, (index + 1) * count))
                  for index, (palette, chosen) in enumerate(zip(palettes, photos))]
         if self.conditioning.painted:
             self._colours = np.concatenate([_photo_colours(capture, images, look) for look in looks])
-        return [self._scene(capture, shard, writer, images, look) for look in looks]
+        return [self._scene(capture, shard, writer, images, angles, look) for look in looks]
 
-    def _choose_photos(self, capture: Capture, images: tuple[int, ...], scenes: int) -> np.ndarray:
-        """Which single images each scene paints: [scenes, R, 2] of (view, place in `images`), near frontal."""
+    def _choose_photos(self, capture: Capture, angles: np.ndarray, scenes: int) -> np.ndarray:
+        """Which single images each scene paints: [scenes, R, 2] of (view, place), by their `_frontal_angles`."""
         count = self.options.photos if self.conditioning.painted else 0
-        angle = _frontal_angles(capture, images)
-        near = np.argwhere(angle <= max(self.options.photo_angle, float(angle.min())))
+        near = np.argwhere(angles <= max(self.options.photo_angle, float(angles.min())))
         random = np.random.default_rng([self.seed, _stable(capture), 2**31])
         return np.stack([near[random.choice(len(near), count, replace=len(near) < count)] for _ in range(scenes)])
 
     def _scene(self, capture: Capture, shard: str, writer: ShardWriter, images: tuple[int, ...],
-               look: _Look) -> Scene:
+               angles: np.ndarray, look: _Look) -> Scene:
         options, views = self.options, range(capture.view_count)
         vertices = np.asarray(skin(capture.head, capture.motion))[:, crops.head_vertices(capture.head)]  # [F, N', 3]
         starts = tuple(range(0, capture.frame_count - options.frames + 1, options.stride))
@@ -265,7 +265,7 @@ class _Encoder:
         return Scene(
             name=_scene_name(capture) + look.suffix, shard=shard, views=capture.names,
             world_rotation=np.asarray(rotations, np.float32),
-            frontal_angle=_frontal_angles(capture, images), window_starts=starts, image_frames=images,
+            frontal_angle=angles, window_starts=starts, image_frames=images,
             window_records=np.asarray(windows, np.int64), image_records=np.asarray(singles, np.int64),
             reference_records=np.asarray(references, np.int64), painted=look.photos)
 

@@ -93,7 +93,7 @@ class TransformerConfig:
     def named(cls, name: str, **changes: Any) -> "TransformerConfig":
         """A size by name, with `changes` applied.
 
-        tiny: 8 M parameters, trains on two CPU cores at 16 x 16 latents. small: 130 M, one GPU. 2b, 5b: CogVideoX's.
+        tiny: 9 M parameters, trains on two CPU cores at 16 x 16 latents. small: 130 M, one GPU. 2b, 5b: CogVideoX's.
         """
         if name not in _NAMED:
             raise ValueError(f"no transformer is called {name!r}; there are {', '.join(_NAMED)}")
@@ -104,7 +104,8 @@ def forward_flops(config: TransformerConfig, tokens: int) -> float:
     """Multiply-adds x 2 of one sample's forward pass: the blocks' products with weights, and attention over all tokens.
 
     Per token and layer: queries, keys, values and output 4 D^2, feed-forward 2 mlp_ratio D^2; attention 2 N D.
-    Embeddings, AdaLN and norms (below 2 % at these widths) are left out, so that utilisation is not flattered.
+    Embeddings, AdaLN and norms (below 2 % at CogVideoX's widths) and short paths (with the embeddings, a third as much
+    again for `tiny`) are left out, so that utilisation is not flattered.
 
     Args:
       tokens: N of one sample: the reference's, text's and every view's.
