@@ -51,7 +51,7 @@ def denoise(predictor: Predictor, conditions: Conditions, plan: Plan, window_ind
       conditions: V noisy views first, then clean views.
       plan: grouping, steps, guidance, seed.
       window_index: which window: its routing differs from the others'.
-      key: of the initial noise and of the sampler's.
+      key: of the run's noise: the initial one, which all windows share (`window_noise`), and the sampler's.
       bar: progress to `update` once a step.
 
     Returns:
@@ -63,7 +63,8 @@ def denoise(predictor: Predictor, conditions: Conditions, plan: Plan, window_ind
     clean = jnp.asarray(conditions.clean)  # [V', L]
     given = jnp.asarray(conditions.clean_latents, jnp.float32)  # [V', L, h, w, C]
     noise_key, step_key = jax.random.split(key)
-    start = insert_clean(jax.random.normal(noise_key, given.shape, jnp.float32), given, clean)
+    step_key = jax.random.fold_in(step_key, window_index)
+    start = insert_clean(window_noise(noise_key, plan, window_index, given.shape), given, clean)
     state = sampler.start(start[:views])
     for index, timestep in enumerate(sampler.timesteps.tolist()):
         groups = deal_groups(plan, window_index * plan.steps + index)
@@ -76,6 +77,18 @@ def denoise(predictor: Predictor, conditions: Conditions, plan: Plan, window_ind
         if bar is not None:
             bar.update()
     return state.sample
+
+
+def window_noise(key: Array, plan: Plan, window_index: int, shape: tuple[int, ...]) -> Array:
+    """The noise a window starts from, [V, L, h, w, C] float32: that of its neighbours, mirrored in time.
+
+    The last latent frame of a window and the first new one of the next are thereby drawn from the same noise, so that
+    what neither the photo nor the maps decide comes out alike on both sides of a seam. Within a window every number
+    is drawn on its own, as in training.
+    """
+    noise = jax.random.normal(key, shape, jnp.float32)
+    new = plan.windows[window_index].clean_latents  # the first latent frame that this window makes
+    return noise.at[:, new:].set(noise[:, new:][:, ::-1]) if window_index % 2 else noise
 
 
 @functools.lru_cache(maxsize=8)

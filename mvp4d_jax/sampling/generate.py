@@ -151,7 +151,7 @@ class _Run:
         latents_path = self.work / f"latents_{index:03d}.npz"
         if not latents_path.is_file():
             conditions = self._conditions(index)
-            key = jax.random.fold_in(jax.random.key(self.plan.seed), index)
+            key = jax.random.key(self.plan.seed)
             latents = denoise(self.predictor, conditions, self.plan, index, self.options, key, bar)
             with atomic_file(latents_path) as temporary:
                 np.savez(temporary, latents=np.asarray(latents, np.float32))

@@ -13,7 +13,7 @@ from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
-from mvp4d_jax.sampling.denoise import DenoiseOptions, denoise
+from mvp4d_jax.sampling.denoise import DenoiseOptions, denoise, window_noise
 from mvp4d_jax.sampling.plan import make_plan
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
 from mvp4d_jax.training.validation import sample as validation_sample
@@ -126,3 +126,18 @@ def test_validation_draws_what_sampling_makes(model):
         sampler, DenoiseOptions().guidance(plan), CONDITIONING.parts["reference"])
     ours = _sample(model, conditions=conditions, views=2, trained_views=2)
     np.testing.assert_allclose(ours, theirs[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("overlap", [1, 2, 3])
+def test_windows_share_their_noise_across_the_seam(overlap):
+    """The last latent frame of a window and the first new one of the next start alike; no two of a window do."""
+    plan = make_plan(views=2, frames=60, latent_size=(4, 4), trained_views=2, window_frames=17, overlap_latents=overlap)
+    assert len(plan.windows) > 3
+    windows = [np.asarray(window_noise(jax.random.key(3), plan, index, (2, 5, 4, 4, 3)))
+               for index in range(len(plan.windows))]
+    for before, after in zip(windows, windows[1:]):
+        np.testing.assert_array_equal(before[:, -1], after[:, overlap])
+    for noise in windows:
+        frames = noise.transpose(1, 0, 2, 3, 4).reshape(5, -1)
+        correlation = np.corrcoef(frames)[~np.eye(5, dtype=bool)]
+        assert np.abs(correlation).max() < 0.4  # 96 numbers a frame: chance gives 0.1
