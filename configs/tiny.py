@@ -17,10 +17,11 @@ def get_config() -> ConfigDict:
     config.autoencoder = "builtin:tiny"
     config.mesh = (1, 1, 1)
     config.transformer = transformer("tiny", dtype="float32", num_layers=4)
-    config.conditioning = ConfigDict({"supersampling": 4, "painted": True})  # as many samples as the picture has pixels
+    config.conditioning = ConfigDict({"supersampling": 4, "painted": True})
     config.prepare.image_size, config.prepare.frames, config.prepare.stride = 64, 9, 4
     config.prepare.images, config.prepare.crop, config.prepare.variants = 3, "reference", 1
     config.prepare.colours = 2  # 450 people are few: more skins, hairs and shirts than they have
+    config.prepare.photos = 1  # of each of them, 900 in all
     config.data.threads, config.data.buffer = 1, 8
     # Few steps on one machine: a short EMA, a high learning rate, no shift of the noise towards more frames.
     config.optimiser.ema, config.optimiser.weight_decay = 0.995, 1e-2

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from mvp4d_jax.data.shards import Scene, Shards, unpack_painted
+from mvp4d_jax.data.shards import Scene, Shards
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 
@@ -228,7 +228,7 @@ class Batches:
 def _maps(record: dict[str, np.ndarray], part: slice, photo: int) -> np.ndarray:
     """Maps [n, h, w, Cc] of some frames of a record, the photo's painted ones at their end; -1: no photo."""
     maps = record["conditioning"][part]
-    return maps if photo < 0 else np.concatenate([maps, unpack_painted(record["painted"][photo, part])], axis=-1)
+    return maps if photo < 0 else np.concatenate([maps, record["painted"][photo, part]], axis=-1)
 
 
 def local_rows(sharding: jax.sharding.Sharding, batch: int) -> tuple[int, int]:

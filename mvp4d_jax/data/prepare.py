@@ -20,13 +20,13 @@ from flax import nnx
 
 from mvp4d_jax.capture import Capture
 from mvp4d_jax.data.recolour import Palette, draw_palettes
-from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum, pack_painted
+from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.files import atomic_file, write_json
 from mvp4d_jax.geometry import crops
 from mvp4d_jax.geometry.cameras import FIELDS, Camera, project
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
-from mvp4d_jax.geometry.painting import vertex_colours
+from mvp4d_jax.geometry.painting import paint_video, painted_maps, vertex_colours
 from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import rotation_matrix, skin
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
@@ -47,8 +47,8 @@ class PrepareOptions:
       variants: crops per view: the plain one, and variants - 1 jittered ones.
       jitter_scale, jitter_shift: largest change of a jittered crop's size (relative), place (in its sides).
       colours: scenes made of each capture: one in its own colours, and colours - 1 recoloured ones (`data.recolour`).
-      photos, photo_angle: where the maps show painted photos: how many of each scene's images are painted, and how far
-        from frontal they may be, in radians (`mvp4d prepare` gives `config.sampling.reference_angle`).
+      photos, photo_angle: where the model is shown painted photos: how many of each scene's images are painted, and how
+        far from frontal they may be, in radians (`mvp4d prepare` gives `config.sampling.reference_angle`).
       captures_per_shard: how many captures one file holds.
     """
 
@@ -200,13 +200,28 @@ class _Look:
       suffix: of the scene's name.
       palette: colours of all pictures.
       photos: [R, 2] of (view, place in the single images).
-      drawn: which of the painted maps that are drawn for all scenes at once are this one's.
+      drawn: which of the painted videos that are drawn for all scenes at once are this one's.
     """
 
     suffix: str
     palette: Palette
     photos: np.ndarray
     drawn: slice
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+    """Some frames of a view, as all scenes of a capture share them.
+
+    Attributes:
+      pictures: [F, S, S, 3] uint8.
+      maps: [L, h, w, Cc] float16.
+      painted: [scenes R, F, S, S, 4] uint8 (`painting.paint_video`); None where the model is shown no photo.
+    """
+
+    pictures: np.ndarray
+    maps: np.ndarray
+    painted: np.ndarray | None
 
 
 class _Encoder:
@@ -218,7 +233,7 @@ class _Encoder:
         graph, state = nnx.split(autoencoder)
         self._encode = jax.jit(lambda state, video: nnx.merge(graph, state).encode_latents(video))
         self._state = state
-        self._drawn: dict[tuple, tuple] = {}  # pictures and maps of the capture at work: its scenes share them
+        self._drawn: dict[tuple, _Cut] = {}  # of the capture at work: its scenes share them
         self._colours: np.ndarray | None = None  # [scenes R, N, 4] of the photos painted onto the head of that capture
 
     def scenes(self, capture: Capture, shard: str, writer: ShardWriter) -> list[Scene]:
@@ -292,52 +307,58 @@ class _Encoder:
 
     def _window(self, capture: Capture, view: int, start: int, box: np.ndarray, look: _Look,
                 writer: ShardWriter) -> int:
-        pictures, maps = self._cut(capture, view, range(start, start + self.options.frames), box)
-        return writer.add({"latents": self._latents(pictures[None], look.palette)[0], **self._split(maps, look)})
+        cut = self._cut(capture, view, range(start, start + self.options.frames), box)
+        return writer.add(self._record([cut], look))
 
     def _images(self, capture: Capture, view: int, frames: tuple[int, ...], box: np.ndarray, look: _Look,
                 writer: ShardWriter) -> int:
-        parts = [self._cut(capture, view, range(frame, frame + 1), box) for frame in frames]
-        pictures = np.stack([picture for picture, _ in parts])  # [K, 1, S, S, 3]
-        return writer.add({"latents": self._latents(pictures, look.palette)[:, 0],
-                           **self._split(np.concatenate([maps for _, maps in parts]), look)})
+        cuts = [self._cut(capture, view, range(frame, frame + 1), box) for frame in frames]
+        return writer.add(self._record(cuts, look))
 
-    def _split(self, maps: np.ndarray, look: _Look) -> dict[str, np.ndarray]:
-        """Maps as drawn, with the painted ones of all scenes, as one scene's record has them."""
-        part = self.conditioning.parts["painted"]
-        if part.start == part.stop:
-            return {"conditioning": maps}
-        painted = maps[..., part.start :].reshape(*maps.shape[:-1], -1, part.stop - part.start)[..., look.drawn, :]
-        return {"conditioning": maps[..., : part.start], "painted": pack_painted(np.moveaxis(painted, -2, 0))}
+    def _record(self, cuts: list[_Cut], look: _Look) -> dict[str, np.ndarray]:
+        """One window, or K images, in a scene's colours: latents, maps, and what the model is told of its photos."""
+        video = look.palette.apply(np.stack([cut.pictures for cut in cuts])) / np.float32(127.5) - 1  # [K, F, S, S, 3]
+        record = {"latents": np.concatenate(self._latents(video)),
+                  "conditioning": np.concatenate([cut.maps for cut in cuts])}
+        if self.conditioning.painted:
+            painted = np.stack([cut.painted[look.drawn] for cut in cuts], axis=1)  # [R, K, F, S, S, 4]
+            maps = painted_maps(painted.reshape(-1, *painted.shape[2:]) / np.float32(255), self._latents,
+                                self.conditioning.image_to_latent)  # [R K, L, h, w, Cp]
+            record["painted"] = maps.reshape(len(painted), -1, *maps.shape[2:]).astype(np.float16)
+        return record
 
-    def _latents(self, pictures: np.ndarray, palette: Palette) -> np.ndarray:
-        """uint8 [B, F, S, S, 3] -> [B, L, h, w, C] float16, in other colours."""
-        video = palette.apply(pictures) / 127.5 - 1
+    def _latents(self, video: np.ndarray) -> np.ndarray:
+        """[B, F, S, S, 3] in [-1, 1] -> [B, L, h, w, C] float16."""
         return np.asarray(self._encode(self._state, jnp.asarray(video, jnp.float32)), np.float16)
 
-    def _cut(self, capture: Capture, view: int, frames: range, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Some frames of a view, cropped: uint8 [F, S, S, 3], and their maps [L, h, w, Cc] float16."""
+    def _cut(self, capture: Capture, view: int, frames: range, box: np.ndarray) -> _Cut:
+        """Some frames of a view, cropped, with their maps and the photos of all scenes painted."""
         place = (view, frames, tuple(box))
         if place not in self._drawn:
             size = self.options.image_size
             cut = [crops.crop_image(picture, box, size) for picture in
                    capture.frames(view, slice(frames.start, frames.stop))]
             pictures = np.stack([picture for picture, _ in cut]).round().clip(0, 255).astype(np.uint8)
-            made = pictures, self._maps(capture, view, frames, box, cut[0][1]).astype(np.float16)
+            made = _Cut(pictures, *self._draw(capture, view, frames, box, cut[0][1]))
             if self.options.colours == 1:  # nothing asks twice, and a large capture would fill the memory
                 return made
             self._drawn[place] = made
         return self._drawn[place]
 
-    def _maps(self, capture: Capture, view: int, frames: range, box: np.ndarray,
-              outside: np.ndarray) -> np.ndarray:
+    def _draw(self, capture: Capture, view: int, frames: range, box: np.ndarray,
+              outside: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """`_Cut.maps` and `_Cut.painted`."""
         part = slice(frames.start, frames.stop) if capture.cameras.fx.shape[1] > 1 else slice(0, 1)
         cameras = Camera(**{name: getattr(capture.cameras, name)[view: view + 1, part] for name in FIELDS})
-        size = self.options.image_size
-        maps = draw_conditioning(capture.head, capture.motion[frames.start: frames.stop],
-                                 crops.crop_camera(cameras, box, size), (size, size), self.conditioning,
-                                 _world_axes(), outside=outside[None, None], colours=self._colours)
-        return np.asarray(maps)[0]  # [L, h, w, Cc], painted maps of all scenes' photos at their end
+        cameras, size = crops.crop_camera(cameras, box, self.options.image_size), (self.options.image_size,) * 2
+        motion = capture.motion[frames.start: frames.stop]
+        maps = draw_conditioning(capture.head, motion, cameras, size, self.conditioning, _world_axes(),
+                                 outside=outside[None, None])
+        painted = None
+        if self._colours is not None:
+            painted = paint_video(capture.head, motion, cameras, size, self._colours)[:, 0]
+            painted = (painted * 255).round().astype(np.uint8)
+        return np.asarray(maps, np.float16)[0], painted
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """Training shards: ArrayRecord files of latents and maps, a manifest that says what they are, checks on reading.
 
-A shards folder, version 2:
+A shards folder, version 3:
 ```
 manifest.json             what was encoded, by which autoencoder, for which head; the scenes; files with checksums
 shard-00000.array_record  records; a record is a dictionary of arrays in safetensors form
@@ -8,8 +8,8 @@ shard-00000.array_record  records; a record is a dictionary of arrays in safeten
 Two kinds of record, both of one view of one capture under one crop:
 - `window`: F frames encoded as a video: `latents` [L, h, w, C], `conditioning` [L, h, w, Cc].
 - `images`: K frames encoded as single images: `latents` [K, h, w, C], `conditioning` [K, h, w, Cc].
-Where the maps show painted photos, `conditioning` ends before them and `painted` [R, L or K, h, w, Cp] uint8 holds
-those of the R photos that the scene names, coded by `pack_painted`.
+Where the model is shown painted photos, `conditioning` ends before them and `painted` [R, L or K, h, w, Cp] holds those
+of the R photos that the scene names.
 Latents carry the latent scale already. The ray channels of the maps are in world axes: turning them into the axes of a
 reference camera is linear, so it can wait until a sample has chosen its reference.
 """
@@ -31,7 +31,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from mvp4d_jax.errors import UserError
 
-FORMAT, VERSION = "mvp4d-shards", 2
+FORMAT, VERSION = "mvp4d-shards", 3
 MANIFEST = "manifest.json"
 _WRITER_OPTIONS = "group_size:1,zstd:3"  # one record per chunk: random access reads nothing it does not need
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # the library's own advice for random access
@@ -90,19 +90,6 @@ class Scene:
 def pack(arrays: dict[str, np.ndarray]) -> bytes:
     """A record's bytes."""
     return safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
-
-
-def pack_painted(maps: np.ndarray) -> np.ndarray:
-    """Painted maps [..., Cp] (colours in -1 .. 1, then the share in 0 .. 1) -> uint8; zero stays zero exactly."""
-    coded = np.concatenate([maps[..., :-1] * 127 + 128, maps[..., -1:] * 255], axis=-1)
-    return np.round(coded).clip(0, 255).astype(np.uint8)
-
-
-def unpack_painted(coded: np.ndarray) -> np.ndarray:
-    """What `pack_painted` coded, float16."""
-    maps = (coded.astype(np.float16) - 128) / 127
-    maps[..., -1] = coded[..., -1] / np.float16(255)
-    return maps
 
 
 def unpack(record: bytes) -> dict[str, np.ndarray]:

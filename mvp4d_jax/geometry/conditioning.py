@@ -1,5 +1,5 @@
 """The maps that steer the model: where the head is (P), how the face deforms (E), where the camera looks (V), masks,
-the motion within each latent frame (m), and where asked for the reference photo painted onto the head.
+the motion within each latent frame (m). The photo painted onto the head (`painting`) may follow them.
 
 Pose, expression, ray map and masks follow CAP4D (see docs/architecture.md); how MVP4D tells the model about the frames
 that its autoencoder merges is unpublished, so two forms are offered: screen-space displacement, and the other frames'
@@ -44,9 +44,9 @@ class ConditioningConfig:
       expression_scale: metres that count as one in the expression map; CAP4D's standard deviation.
       image_to_latent: image pixels per latent pixel.
       supersampling: maps are rasterised this many times finer than the latent and area-averaged.
-      painted: add the reference photo painted onto the head (`painting.vertex_colours`): the colours of every sample,
-        2 x - 1 and 0 off the head, not averaged, and the share of samples that the photo shows itself
-        (3 supersampling^2 + 1 channels). Not in MVP4D: for models too small to find the photo's details by attention.
+      painted: latent channels of the autoencoder, where the reference photo painted onto the head is shown to the model
+        as latents, with the share that the photo shows itself (painted + 1 channels, `painting.painted_maps`); 0: it
+        is not. Not in MVP4D: for models too small to find the photo's details by attention.
     """
 
     motion: str = "displacement"
@@ -54,7 +54,7 @@ class ConditioningConfig:
     expression_scale: float = 0.0104
     image_to_latent: int = 8
     supersampling: int = 2
-    painted: bool = False
+    painted: int = 0
 
     def __post_init__(self):
         if self.motion not in MOTION_FORMS:
@@ -70,7 +70,7 @@ class ConditioningConfig:
         """Channels of each map, in order: pose, expression, rays, reference, crop, motion, painted."""
         sizes = {"pose": 6 * self.frequencies, "expression": 3, "rays": 3, "reference": 1, "crop": 1,
                  "motion": {"displacement": 6, "stacked": 18, "none": 0}[self.motion],
-                 "painted": self.painted * (3 * self.supersampling**2 + 1)}
+                 "painted": self.painted + 1 if self.painted else 0}
         ends = np.cumsum(list(sizes.values())).tolist()
         return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
 
@@ -101,7 +101,7 @@ def frame_groups(frames: int) -> np.ndarray:
 
 def draw_conditioning(head: HeadModel, motion: Motion, cameras: Camera, image_size: tuple[int, int],
                       config: ConditioningConfig, reference_camera: Camera, *, reference_mask: Array | None = None,
-                      outside: Array | None = None, colours: Array | None = None) -> Array:
+                      outside: Array | None = None) -> Array:
     """Draws the conditioning of V views of one moving head.
 
     Args:
@@ -113,10 +113,9 @@ def draw_conditioning(head: HeadModel, motion: Motion, cameras: Camera, image_si
       reference_camera: one camera (no batch axes); the ray map is in its axes.
       reference_mask: [V, L], one where the latent frame is given (clean); zeros if absent.
       outside: [V, F or 1, H, W] in [0, 1], one where the image shows no picture (out of the crop); zeros if absent.
-      colours: [R, N, 4] from `painting.vertex_colours` of R photos, where `config.painted`.
 
     Returns:
-      [V, L, h, w, C] float32, C = config.channels, channels as in `config.parts` (the last part R times, for R photos).
+      [V, L, h, w, C] float32, channels as in `config.parts`, but for the painted photo, which takes an autoencoder.
       Latent frame 0 stands for video frame 0, latent frame l for frames 4l-3 .. 4l, drawn at frame 4l.
 
     Raises:
@@ -129,16 +128,12 @@ def draw_conditioning(head: HeadModel, motion: Motion, cameras: Camera, image_si
         raise UserError("image_size", f"{image_size} is not a multiple of {step}")
     if len(cameras.batch_shape) != 2 or cameras.batch_shape[1] not in (1, frames):
         raise UserError("cameras", f"batch shape {cameras.batch_shape}, expected [V, 1] or [V, {frames}]")
-    if config.painted != (colours is not None):
-        raise UserError("colours", f"are {'missing' if config.painted else 'given'}, conditioning.painted is "
-                        f"{config.painted}")
     if reference_camera.batch_shape:
         raise UserError("reference_camera", f"batch shape {reference_camera.batch_shape}, expected one camera")
     views = cameras.batch_shape[0]
     latent_size = (image_size[0] // step, image_size[1] // step)
     shape = (views, len(groups), *latent_size)
-    colours = jnp.zeros((0, head.vertex_count, 4)) if colours is None else jnp.asarray(colours, jnp.float32)
-    maps = _draw_maps(head, motion, cameras, reference_camera, colours, image_size, latent_size, config)
+    maps = _draw_maps(head, motion, cameras, reference_camera, image_size, latent_size, config)
     reference = jnp.zeros(shape[:2]) if reference_mask is None else jnp.asarray(reference_mask, jnp.float32)
     reference = jnp.broadcast_to(reference[..., None, None], shape)
     crop = jnp.zeros(shape) if outside is None else jnp.broadcast_to(_shrink_mask(outside, groups, step), shape)
@@ -164,14 +159,15 @@ def picture_of(conditioning: Array, part: str, config: ConditioningConfig, magni
 
     Args:
       conditioning: [..., h, w, C].
-      part: pose, expression, rays, reference, crop, motion (of the earliest frame of the group) or painted.
+      part: pose, expression, rays, reference, crop or motion (of the earliest frame of the group).
       magnification: nearest-neighbour enlargement.
 
     Returns:
       [..., h * magnification, w * magnification, 3] uint8.
     """
-    if part not in config.parts or config.parts[part].start == config.parts[part].stop:
-        raise UserError("part", f"'{part}' is not a map of this conditioning", f"use one of {', '.join(config.parts)}")
+    drawn = [name for name, place in config.parts.items() if place.start < place.stop and name != "painted"]
+    if part not in drawn:
+        raise UserError("part", f"'{part}' is not a map of this conditioning", f"use one of {', '.join(drawn)}")
     values = np.asarray(conditioning)[..., config.parts[part]]
     if part == "pose":  # the slowest sine of each coordinate, black where there is no head
         octaves = config.frequencies
@@ -181,8 +177,6 @@ def picture_of(conditioning: Array, part: str, config: ConditioningConfig, magni
         colour = 0.5 + values / 4
     elif part == "rays":
         colour = 0.5 + 0.5 * values
-    elif part == "painted":
-        colour = 0.5 + 0.5 * values[..., :-1].reshape(*values.shape[:-1], -1, 3).mean(-2)
     elif part == "motion":
         colour = 0.5 + values[..., :3] / 4 if config.motion == "stacked" else _flow_colour(values[..., :2])
     else:
@@ -209,9 +203,9 @@ def _shrink_mask(outside: Array, groups: np.ndarray, step: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("image_size", "latent_size", "config"))
-def _draw_maps(head: HeadModel, motion: Motion, cameras: Camera, reference_camera: Camera, colours: Array,
+def _draw_maps(head: HeadModel, motion: Motion, cameras: Camera, reference_camera: Camera,
                image_size: tuple[int, int], latent_size: tuple[int, int], config: ConditioningConfig) -> Array:
-    """[V, L, h, w, pose + expression + rays + motion + painted of every photo]."""
+    """[V, L, h, w, pose + expression + rays + motion]."""
     frames = motion.frame_count
     groups = frame_groups(frames)
     factor = config.supersampling
@@ -247,8 +241,7 @@ def _draw_maps(head: HeadModel, motion: Motion, cameras: Camera, reference_camer
         if config.motion == "stacked":
             others = [paint(position)[0] for position in range(TEMPORAL_STRIDE - 1)]
         painted = jnp.concatenate([painted, *others], axis=-1)
-        maps = _assemble(painted, raster, camera[-1], reference_camera, config)
-        return jnp.concatenate([maps, *(_photo(raster, faces, each, factor) for each in colours)], axis=-1)
+        return _assemble(painted, raster, camera[-1], reference_camera, config)
 
     indices = np.concatenate([np.repeat(np.arange(cameras.batch_shape[0]), len(groups))[:, None],
                               np.tile(groups, (cameras.batch_shape[0], 1))], axis=1)  # [V * L, 5]
@@ -267,17 +260,3 @@ def _assemble(painted: Array, raster: Raster, camera: Camera, reference_camera: 
     height, width, channels = maps.shape
     factor = config.supersampling
     return maps.reshape(height // factor, factor, width // factor, factor, channels).mean(axis=(1, 3))
-
-
-def _photo(raster: Raster, faces: Array, colours: Array, factor: int) -> Array:
-    """One photo's vertex colours [N, 4] as seen here: [h, w, 3 factor^2 + 1]."""
-    seen = (raster.face >= 0)[..., None]
-    values = interpolate(raster, faces, colours)  # [H, W, 4]
-    height, width = raster.face.shape[0] // factor, raster.face.shape[1] // factor
-
-    def patches(samples: Array) -> Array:  # [H, W, X] -> [h, w, factor^2, X]
-        samples = samples.reshape(height, factor, width, factor, -1)
-        return samples.transpose(0, 2, 1, 3, 4).reshape(height, width, factor**2, -1)
-
-    shown = patches(jnp.where(seen, 2.0 * values[..., :3] - 1.0, 0.0)).reshape(height, width, -1)
-    return jnp.concatenate([shown, patches(values[..., 3:]).mean(axis=2)], axis=-1)

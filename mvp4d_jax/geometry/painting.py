@@ -1,23 +1,40 @@
-"""A photo on the head's mesh: what colour each vertex has in it, or is likely to have."""
+"""A photo on the head's mesh: what colour each vertex has in it, or is likely to have, and how that looks elsewhere."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+from scipy import sparse
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
+from mvp4d_jax.geometry import cameras as camera_functions
 from mvp4d_jax.geometry.cameras import Camera, project
-from mvp4d_jax.geometry.rasterize import rasterize
+from mvp4d_jax.geometry.conditioning import frame_groups
+from mvp4d_jax.geometry.rasterize import interpolate, rasterize, rasterize_screen
 from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
 
+Array = Any
 DEPTH_SLACK = 0.004  # metres: a vertex this far behind the nearest surface still counts as seen
-GRAZING = 0.25  # cosine below which a surface is seen too flatly to be trusted
+DEPTH_SIDE = 256  # pixels a side, at least, of the depth map that says so: those of a small photo span more
+GRAZING = (0.1, 0.35)  # cosines between which trust in what the photo shows of a surface grows from none to full
+SPREAD = 1  # rounds over the mesh in which doubt spreads to neighbouring vertices
+TRUSTED = 0.1  # what the photo shows with less trust is filled in
+NEIGHBOURS = 8  # trusted vertices that fill one in
+SUPERSAMPLING = 2
 
 
 def vertex_colours(reference: np.ndarray, camera: Camera, motion: Motion, head: HeadModel) -> np.ndarray:
-    """Colours of vertices: from the photo where seen, from the mirrored vertex where that is, else the nearest known.
+    """Colours of vertices: from the photo where seen, from the mirrored vertex where that is, else from the nearest.
+
+    Where the surface turns away from the photo's camera, one source fades into the next.
 
     Args:
       reference: [H, W, 3] float in [0, 1]; camera: of it, unbatched.
@@ -25,41 +42,124 @@ def vertex_colours(reference: np.ndarray, camera: Camera, motion: Motion, head: 
       head: personalised rig.
 
     Returns:
-      [N, 4] float32: red, green, blue, and one where the photo shows the vertex itself.
+      [N, 4] float32: red, green, blue, and the trust in [0, 1] that the photo shows the vertex itself.
     """
     size = reference.shape[:2]
     vertices = np.asarray(skin(head, motion))[0]  # [N, 3]
-    pixels, depth = (np.asarray(array) for array in project(camera, vertices))
+    pixels = np.asarray(project(camera, vertices)[0])
     rows, columns = pixels[:, 1] - 0.5, pixels[:, 0] - 0.5
     sampled = np.stack([map_coordinates(reference[..., c], [rows, columns], order=1, mode="nearest") for c in range(3)],
                        axis=-1)
-    seen = _seen(vertices, pixels, depth, camera, head, size)
-    mirrored = np.asarray(head.canonical) * [-1, 1, 1]
-    partner = cKDTree(np.asarray(head.canonical)).query(mirrored)[1]
-    colours, known = sampled.copy(), seen.copy()
-    borrowed = ~seen & seen[partner]
-    colours[borrowed], known[borrowed] = sampled[partner[borrowed]], True
+    trust = _trust(vertices, camera, head, size)
+    canonical = np.asarray(head.canonical)
+    partner = cKDTree(canonical).query(canonical * [-1, 1, 1])[1]
+    borrowed = (1 - trust) * trust[partner]
+    total = trust + borrowed
+    known = total > TRUSTED
     if not known.any():
-        return np.pad(np.full_like(colours, 0.5, np.float32), ((0, 0), (0, 1)))
-    nearest = cKDTree(np.asarray(head.canonical)[known]).query(np.asarray(head.canonical)[~known])[1]
-    colours[~known] = colours[known][nearest]
-    return np.concatenate([colours, seen[:, None]], axis=1).astype(np.float32)
+        return np.pad(np.full_like(sampled, 0.5, np.float32), ((0, 0), (0, 1)))
+    mixed = trust[:, None] * sampled + borrowed[:, None] * sampled[partner]
+    colours = mixed / np.maximum(total, TRUSTED)[:, None]
+    count = min(NEIGHBOURS, int(known.sum()))
+    distance, nearest = (array.reshape(-1, count) for array in cKDTree(canonical[known]).query(
+        canonical[~known], k=count))
+    weight = 1 / np.maximum(distance, 1e-6)
+    colours[~known] = (weight[..., None] * colours[known][nearest]).sum(1) / weight.sum(1, keepdims=True)
+    return np.concatenate([colours, trust[:, None]], axis=1).astype(np.float32)
 
 
-def _seen(vertices: np.ndarray, pixels: np.ndarray, depth: np.ndarray, camera: Camera, head: HeadModel,
-          size: tuple[int, int]) -> np.ndarray:
-    """[N] bool: in the picture, not hidden by a nearer surface, not at a grazing angle."""
-    surface = np.asarray(rasterize(camera, vertices, head.faces, size).depth)
+def paint_video(head: HeadModel, motion: Motion, cameras: Camera, image_size: tuple[int, int],
+                colours: Array) -> np.ndarray:
+    """The moving head in vertex colours, seen by V cameras, on white.
+
+    Args:
+      motion: F frames.
+      cameras: [V, F'] with F' = 1 (still) or F.
+      colours: [R, N, 4] from `vertex_colours`, of R photos.
+
+    Returns:
+      [R, V, F, H, W, 4] float32 in [0, 1]: red, green, blue, and the trust that the photo shows what is there, 0 off
+      the head.
+    """
+    count = len(colours)
+    values = np.moveaxis(np.asarray(colours, np.float32), 0, 1).reshape(head.vertex_count, 4 * count)
+    painted = np.asarray(_paint(head, motion, cameras, jnp.asarray(values), image_size))
+    return np.moveaxis(painted.reshape(*painted.shape[:-1], count, 4), -2, 0)
+
+
+def painted_maps(painted: np.ndarray, encode: Callable[[np.ndarray], np.ndarray], step: int) -> np.ndarray:
+    """What the model is told of painted videos: their latents, and where the photo itself is shown.
+
+    Args:
+      painted: [V, F, H, W, 4] from `paint_video`.
+      encode: video [V, F, H, W, 3] in [-1, 1] -> latents [V, L, h, w, C].
+      step: image pixels per latent pixel.
+
+    Returns:
+      [V, L, h, w, C + 1] float32.
+    """
+    latents = np.asarray(encode(2 * painted[..., :3] - 1), np.float32)
+    views, frames, height, width, _ = painted.shape
+    trust = painted[..., 3][:, frame_groups(frames)].mean(2)  # [V, L, H, W]
+    trust = trust.reshape(views, -1, height // step, step, width // step, step).mean((3, 5))
+    return np.concatenate([latents, trust[..., None]], axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames="image_size")
+def _paint(head: HeadModel, motion: Motion, cameras: Camera, values: Array, image_size: tuple[int, int]) -> Array:
+    """Vertex values [N, A] as seen: [V, F, H, W, A], area-averaged; off the head white, and no trust."""
+    height, width = image_size
+    fine = (SUPERSAMPLING * height, SUPERSAMPLING * width)
+    cameras = camera_functions.resize(jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), cameras), image_size, fine)
+    vertices, faces = skin(head, motion), jnp.asarray(head.faces, jnp.int32)
+    views, times = cameras.batch_shape
+    background = jnp.tile(jnp.array([1.0, 1.0, 1.0, 0.0]), values.shape[-1] // 4)
+
+    def draw(index: Array) -> Array:
+        view, frame = index
+        pixels, depth = project(cameras[view, jnp.minimum(frame, times - 1)], vertices[frame])
+        raster = rasterize_screen(jnp.concatenate([pixels, depth[:, None]], axis=-1), faces, fine)
+        picture = jnp.where((raster.face >= 0)[..., None], interpolate(raster, faces, values), background)
+        return picture.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, -1).mean((1, 3))
+
+    frames = len(vertices)
+    indices = np.stack([np.repeat(np.arange(views), frames), np.tile(np.arange(frames), views)], axis=1)
+    return jax.lax.map(draw, jnp.asarray(indices)).reshape(views, frames, height, width, -1)
+
+
+def _trust(vertices: np.ndarray, camera: Camera, head: HeadModel, size: tuple[int, int]) -> np.ndarray:
+    """[N] in [0, 1]: in the picture, not hidden by a nearer surface, not at a grazing angle, nor beside such places."""
+    factor = -(-DEPTH_SIDE // min(size))
+    fine = (size[0] * factor, size[1] * factor)
+    camera = camera_functions.resize(camera, size, fine)
+    pixels, depth = (np.asarray(array) for array in project(camera, vertices))
+    surface = np.asarray(rasterize(camera, vertices, head.faces, fine).depth)
     row, column = np.floor(pixels[:, 1]).astype(int), np.floor(pixels[:, 0]).astype(int)
-    inside = (row >= 0) & (row < size[0]) & (column >= 0) & (column < size[1])
-    row, column = np.clip(row, 0, size[0] - 1), np.clip(column, 0, size[1] - 1)
+    inside = (row >= 0) & (row < fine[0]) & (column >= 0) & (column < fine[1])
+    row, column = np.clip(row, 0, fine[0] - 1), np.clip(column, 0, fine[1] - 1)
     in_front = depth <= surface[row, column] + DEPTH_SLACK
-    corners = vertices[np.asarray(head.faces)]
+    faces = np.asarray(head.faces)
+    corners = vertices[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     vertex_normals = np.zeros_like(vertices)
-    np.add.at(vertex_normals, np.asarray(head.faces), normals[:, None])
+    np.add.at(vertex_normals, faces, normals[:, None])
     vertex_normals /= np.linalg.norm(vertex_normals, axis=1, keepdims=True) + 1e-12
     matrix = np.asarray(camera.world_to_camera)
     to_eye = -matrix[:3, :3].T @ matrix[:3, 3] - vertices
     to_eye /= np.linalg.norm(to_eye, axis=1, keepdims=True)
-    return inside & in_front & ((vertex_normals * to_eye).sum(1) > GRAZING)
+    cosine = (vertex_normals * to_eye).sum(1)
+    trust = np.clip((cosine - GRAZING[0]) / (GRAZING[1] - GRAZING[0]), 0, 1) * (inside & in_front)
+    return np.minimum(trust, _spread(trust, faces))
+
+
+def _spread(values: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Values [N] averaged over neighbouring vertices, `SPREAD` times."""
+    ends = faces[:, [0, 1, 1, 2, 2, 0, 1, 0, 2, 1, 0, 2]].reshape(-1, 2)
+    count = len(values)
+    links = sparse.coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(count, count)).tocsr()
+    links.data[:] = 1.0  # an edge counts once, whichever faces share it
+    links = links + sparse.eye_array(count)
+    mean = sparse.diags_array(1 / links.sum(1)) @ links
+    for _ in range(SPREAD):
+        values = mean @ values
+    return values

@@ -166,7 +166,7 @@ class _Run:
         sets = [shot.cameras] + ([shot.clean_views.cameras()] if shot.clean_views else [])
         maps = np.concatenate([
             draw_window(shot.head, motion, camera_window(cameras, window.start, window.stop), self.size, config,
-                        shot.reference) for cameras in sets])  # [V', L, h, w, Cc]
+                        shot.reference, self.coder.encode) for cameras in sets])  # [V', L, h, w, Cc]
         clean = np.zeros(maps.shape[:2], bool)
         latents = np.zeros((*maps.shape[:-1], shot.reference.latents.shape[-1]), np.float32)
         if window.clean_latents:

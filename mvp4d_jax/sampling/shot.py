@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,12 +14,13 @@ from mvp4d_jax.errors import UserError
 from mvp4d_jax.geometry.cameras import FIELDS, Camera, centre, project
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
 from mvp4d_jax.geometry.crops import crop_camera, crop_image, head_box, head_vertices
-from mvp4d_jax.geometry.painting import vertex_colours
+from mvp4d_jax.geometry.painting import paint_video, painted_maps, vertex_colours
 from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
 
 Array = Any
+Encode = Callable[[np.ndarray], np.ndarray]
 MIN_VISIBLE = 0.2  # share of the head's vertices that a useful camera has in its picture
 
 
@@ -32,7 +34,7 @@ class Reference:
       motion: the head's pose and expression in it, one frame.
       latents: [h, w, C].
       conditioning: [h, w, Cc], its reference mask set.
-      colours: [1, N, 4] of the head's vertices in it where the maps show them, else None.
+      colours: [N, 4] of the head's vertices in it (`painting.vertex_colours`) where the maps show them, else None.
     """
 
     image: np.ndarray
@@ -80,29 +82,38 @@ def crop_reference(image: np.ndarray, camera: Camera, motion: Motion, head: Head
     return cropped.clip(0, 1), crop_camera(camera, box, size), 1 - outside
 
 
-def make_reference(image: np.ndarray, camera: Camera, motion: Motion, head: HeadModel, encode: Any,
+def make_reference(image: np.ndarray, camera: Camera, motion: Motion, head: HeadModel, encode: Encode,
                    config: ConditioningConfig, inside: np.ndarray | None = None) -> Reference:
     """Encodes a cropped picture and draws its maps.
 
     Args:
-      encode: video [1, 1, H, W, 3] in [-1, 1] -> latents [1, 1, h, w, C].
+      encode: video [V, F, H, W, 3] in [-1, 1] -> latents [V, L, h, w, C].
       inside: [H, W] share of each pixel inside the uncropped photo; None where all is.
     """
     size = image.shape[:2]
     latents = encode((2 * image - 1)[None, None])[0, 0]
     outside = None if inside is None else 1 - inside[None, None]  # [1, 1, H, W]
-    colours = vertex_colours(image, camera, motion, head)[None] if config.painted else None
+    colours = vertex_colours(image, camera, motion, head) if config.painted else None
     maps = draw_conditioning(head, motion, _batched(camera), size, config, camera, reference_mask=np.ones((1, 1)),
-                             outside=outside, colours=colours)
-    maps = np.asarray(maps[0, 0])  # [h, w, Cc]
+                             outside=outside)
+    maps = _with_photo(maps, head, motion, _batched(camera), size, config, colours, encode)[0, 0]  # [h, w, Cc]
     return Reference(image, camera, motion, latents, maps, colours)
 
 
 def draw_window(head: HeadModel, motion: Motion, cameras: Camera, size: tuple[int, int], config: ConditioningConfig,
-                reference: Reference) -> np.ndarray:
+                reference: Reference, encode: Encode) -> np.ndarray:
     """Maps of all views over one window, rays in the reference camera's axes: [V, L, h, w, Cc]."""
-    return np.asarray(draw_conditioning(head, motion, cameras, size, config, reference.camera,
-                                        colours=reference.colours))
+    maps = draw_conditioning(head, motion, cameras, size, config, reference.camera)
+    return _with_photo(maps, head, motion, cameras, size, config, reference.colours, encode)
+
+
+def _with_photo(maps: Array, head: HeadModel, motion: Motion, cameras: Camera, size: tuple[int, int],
+                config: ConditioningConfig, colours: np.ndarray | None, encode: Encode) -> np.ndarray:
+    """Maps with the painted photo behind them, where the model is shown one."""
+    if colours is None:
+        return np.asarray(maps)
+    painted = paint_video(head, motion, cameras, size, colours[None])[0]  # [V, F, H, W, 4]
+    return np.concatenate([maps, painted_maps(painted, encode, config.image_to_latent)], axis=-1)
 
 
 def pad_motion(motion: Motion, frames: int) -> Motion:

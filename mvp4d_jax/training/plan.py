@@ -104,8 +104,9 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
     if config.conditioning.get("image_to_latent", ratio) != ratio:
         raise UserError("config.conditioning.image_to_latent", f"is {config.conditioning.image_to_latent}",
                         f"leave it out: the {config.autoencoder_size} autoencoder makes it {ratio}")
-    conditioning = dataclasses.replace(_options(ConditioningConfig, config.conditioning, "conditioning"),
-                                       image_to_latent=ratio)
+    conditioning = _options(ConditioningConfig, config.conditioning, "conditioning")
+    conditioning = dataclasses.replace(conditioning, image_to_latent=ratio,
+                                       painted=autoencoder.latent_channels if conditioning.painted else 0)
     transformer = _transformer(config, conditioning)
     if transformer.latent_channels != autoencoder.latent_channels:
         raise UserError("config.autoencoder_size", f"'{config.autoencoder_size}' makes {autoencoder.latent_channels} "

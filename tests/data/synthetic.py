@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum, pack_painted
+from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.plan import resolve
 
@@ -39,7 +39,7 @@ def write_shards(folder: Path, *, config: str = "tiny", scenes: int = 3, views: 
             arrays = {"latents": content, "conditioning": drawn[..., : painted.start]}
             if plan.conditioning.painted:
                 photos = random.uniform(size=(PHOTOS, frames, size, size, painted.stop - painted.start))
-                arrays["painted"] = pack_painted(photos)
+                arrays["painted"] = photos.astype(np.float16)
             return writer.add(arrays)
 
         for scene in part:

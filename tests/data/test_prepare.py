@@ -12,11 +12,11 @@ from flax import nnx
 from mvp4d_jax.capture import Capture, CaptureWriter
 from mvp4d_jax.data.prepare import PrepareOptions, _stable, prepare
 from mvp4d_jax.data.recolour import draw_palettes
-from mvp4d_jax.data.shards import Shards, unpack_painted
+from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.geometry.cameras import FIELDS, Camera
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
-from mvp4d_jax.geometry.painting import vertex_colours
+from mvp4d_jax.geometry.painting import paint_video, vertex_colours
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
 from tests.capture.toy import make_cameras, make_motion, make_rig
@@ -158,20 +158,25 @@ def test_colours_make_scenes_of_the_same_places_in_other_colours(shards, capture
 
 def test_painted_photos_are_those_of_the_scene_in_its_colours(captures, autoencoder, tmp_path):
     """Against colours and maps made by hand, for a scene in other colours."""
-    painted = dataclasses.replace(CONDITIONING, painted=True)
+    painted = dataclasses.replace(CONDITIONING, painted=16)
     options = dataclasses.replace(OPTIONS, colours=2, photos=2)
     prepare(captures[:1], tmp_path / "o", options, autoencoder, painted, identity="abc")
     made, capture = Shards.open(tmp_path / "o"), Capture.open(captures[0])
     scene, palette = made.scenes[1], draw_palettes(2, np.random.default_rng([0, _stable(capture)]))[1]
-    record = made.read(scene.shard, scene.window_records[0, 1, 1])
-    assert scene.painted.shape == (2, 2) and record["painted"].dtype == np.uint8
-    assert record["conditioning"].shape[-1] == 56 and record["painted"].shape == (2, 2, 4, 4, 13)
-    cameras = Camera(*(np.asarray(getattr(capture.cameras, name))[1:2] for name in FIELDS))
+    window = made.read(scene.shard, scene.window_records[0, 1, 1])
+    images = made.read(scene.shard, scene.image_records[0, 1])
+    assert scene.painted.shape == (2, 2) and window["conditioning"].shape[-1] == 56
+    assert window["painted"].shape == (2, 2, 4, 4, 17) and images["painted"].shape == (2, 2, 4, 4, 17)
+    cameras, last = Camera(*(np.asarray(getattr(capture.cameras, name))[1:2] for name in FIELDS)), FRAMES - 1
     for photo, (view, place) in enumerate(scene.painted):
         frame = scene.image_frames[place]
         picture = palette.apply(capture.frame(int(view), frame)[None, None])[0, 0] / 255
         colours = vertex_colours(picture, capture.camera(int(view), frame), capture.motion[slice(frame, frame + 1)],
-                                 capture.head)
-        expected = draw_conditioning(capture.head, capture.motion[2:7], cameras, (SIZE, SIZE), painted,
-                                     capture.camera(0, 0), colours=colours[None])[0, ..., painted.parts["painted"]]
-        np.testing.assert_allclose(unpack_painted(record["painted"][photo]).astype(np.float32), expected, atol=6e-3)
+                                 capture.head)[None]
+        for record, frames in ((window["painted"][photo], slice(2, 7)),
+                               (images["painted"][photo, 1:], slice(last, last + 1))):
+            video = paint_video(capture.head, capture.motion[frames], cameras, (SIZE, SIZE), colours)[0]
+            latents = np.asarray(autoencoder.encode_latents(jnp.asarray(2 * video[..., :3] - 1)))[0]
+            shares = video[0, 0, ..., 3].reshape(4, 8, 4, 8).mean((1, 3))
+            np.testing.assert_allclose(record[..., :-1].astype(np.float32), latents, atol=0.05 * latents.std())
+            np.testing.assert_allclose(record[0, ..., -1].astype(np.float32), shares, atol=6e-3)

@@ -91,6 +91,8 @@ def test_channels_and_groups():
     assert ConditioningConfig(motion="stacked").channels == 68
     assert list(config.parts) == ["pose", "expression", "rays", "reference", "crop", "motion", "painted"]
     assert config.parts["painted"] == slice(56, 56)
+    shown = dataclasses.replace(config, painted=12)
+    assert shown.parts["painted"] == slice(56, 69) and shown.channels == 69
     assert [latent_frames(frames) for frames in (1, 5, 49)] == [1, 2, 13]
     np.testing.assert_array_equal(frame_groups(9), [[0, 0, 0, 0], [1, 2, 3, 4], [5, 6, 7, 8]])
     with pytest.raises(UserError, match="48 video frames"):
@@ -195,31 +197,3 @@ def test_pictures_for_humans(drawn):
     assert (picture_of(maps, "pose", config)[0, 0, 0, 0] == 0).all()
     with pytest.raises(UserError, match="depth"):
         picture_of(maps, "depth", config)
-
-
-def test_painted_photos_are_the_vertex_colours_of_every_sample():
-    """Against a raster at the samples' resolution, mixed by hand; two photos come one after the other."""
-    head, motion, views = ball_head(), moving(), rig()
-    config = ConditioningConfig(painted=True, supersampling=4)
-    colours = np.random.default_rng(0).uniform(size=(2, head.vertex_count, 4)).astype(np.float32)
-    colours[..., 3] = colours[..., 3] > 0.5
-    maps = np.asarray(draw_conditioning(head, motion, views, SIZE, config, views[1, 0], colours=colours))
-    part = config.parts["painted"]
-    assert config.channels == 56 + 49 == part.stop and maps.shape[-1] == 56 + 2 * 49
-    plain = dataclasses.replace(config, painted=False)
-    np.testing.assert_array_equal(maps[..., :56], draw_conditioning(head, motion, views, SIZE, plain, views[1, 0]))
-    height, width = SIZE[0] // 2, SIZE[1] // 2  # 4 samples a latent pixel of 8
-    camera = cameras.resize(views[1, 0], SIZE, (height, width))
-    raster = rasterize(camera, np.asarray(skin(head, motion))[4], head.faces, (height, width), cull_backfaces=True)
-    face, weights = np.asarray(raster.face), np.asarray(raster.barycentric)
-    for photo in range(2):
-        values = (colours[photo][head.faces[face]] * weights[..., None]).sum(-2) * (face >= 0)[..., None]
-        shown = np.where((face >= 0)[..., None], 2 * values[..., :3] - 1, 0)
-        ours = maps[1, 1, ..., part.start + 49 * photo : part.start + 49 * (photo + 1)]
-        for row, column in np.ndindex(height // 4, width // 4):
-            cut = np.s_[4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
-            np.testing.assert_allclose(ours[row, column, :-1], shown[cut].reshape(-1), atol=1e-4)
-            np.testing.assert_allclose(ours[row, column, -1], values[cut][..., 3].mean(), atol=1e-4)
-    assert picture_of(maps[..., :105], "painted", config).shape == (2, 2, 128, 96, 3)
-    with pytest.raises(UserError, match="missing"):
-        draw_conditioning(head, motion, views, SIZE, config, views[1, 0])

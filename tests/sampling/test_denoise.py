@@ -1,6 +1,7 @@
 """The denoising loop: sharded equals single, clean frames pass through, routing averages what it should."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -135,7 +136,7 @@ def test_windows_share_their_noise_across_the_seam(overlap):
     assert len(plan.windows) > 3
     windows = [np.asarray(window_noise(jax.random.key(3), plan, index, (2, 5, 4, 4, 3)))
                for index in range(len(plan.windows))]
-    for before, after in zip(windows, windows[1:]):
+    for before, after in itertools.pairwise(windows):
         np.testing.assert_array_equal(before[:, -1], after[:, overlap])
     for noise in windows:
         frames = noise.transpose(1, 0, 2, 3, 4).reshape(5, -1)
