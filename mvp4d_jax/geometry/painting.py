@@ -25,7 +25,6 @@ Array = Any
 DEPTH_SLACK = 0.004  # metres: a vertex this far behind the nearest surface still counts as seen
 DEPTH_SIDE = 256  # pixels a side, at least, of the depth map that says so: those of a small photo span more
 GRAZING = (0.1, 0.35)  # cosines between which trust in what the photo shows of a surface grows from none to full
-SPREAD = 1  # rounds over the mesh in which doubt spreads to neighbouring vertices
 TRUSTED = 0.1  # what the photo shows with less trust is filled in
 NEIGHBOURS = 8  # trusted vertices that fill one in
 SUPERSAMPLING = 2
@@ -149,17 +148,14 @@ def _trust(vertices: np.ndarray, camera: Camera, head: HeadModel, size: tuple[in
     to_eye /= np.linalg.norm(to_eye, axis=1, keepdims=True)
     cosine = (vertex_normals * to_eye).sum(1)
     trust = np.clip((cosine - GRAZING[0]) / (GRAZING[1] - GRAZING[0]), 0, 1) * (inside & in_front)
-    return np.minimum(trust, _spread(trust, faces))
+    return np.minimum(trust, _with_neighbours(trust, faces))
 
 
-def _spread(values: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Values [N] averaged over neighbouring vertices, `SPREAD` times."""
+def _with_neighbours(values: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Values [N], each averaged with those of the neighbouring vertices."""
     ends = faces[:, [0, 1, 1, 2, 2, 0, 1, 0, 2, 1, 0, 2]].reshape(-1, 2)
     count = len(values)
     links = sparse.coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(count, count)).tocsr()
     links.data[:] = 1.0  # an edge counts once, whichever faces share it
     links = links + sparse.eye_array(count)
-    mean = sparse.diags_array(1 / links.sum(1)) @ links
-    for _ in range(SPREAD):
-        values = mean @ values
-    return values
+    return (links @ values) / links.sum(1)

@@ -1,7 +1,5 @@
 """A photo on the mesh, and the mesh seen again, against pictures mixed by hand."""
 
-import dataclasses
-
 import jax
 import numpy as np
 
@@ -57,7 +55,7 @@ def test_trust_fades_and_what_is_not_seen_is_borrowed_or_filled():
     """An ellipsoid photographed from its left: a photo in one colour gives that colour everywhere; in a striped one the
     right side takes the colours of the left.
     """
-    head, motion = ball_head(40, 60), dataclasses.replace(moving()[:1])
+    head, motion = ball_head(40, 60), moving()[:1]
     camera = jax.tree.map(lambda array: np.asarray(array)[0], camera_rig("arc:120x2", (64, 64)))
     plain = np.broadcast_to(np.float32([0.2, 0.5, 0.8]), (64, 64, 3))
     colours = vertex_colours(plain, camera, motion, head)
