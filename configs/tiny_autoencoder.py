@@ -25,7 +25,8 @@ def get_config() -> ConfigDict:
     config.image_batch, config.clip_batch, config.clip_every = 4, 1, 3
     config.clip_frames = 9
     config.recoloured = 2 / 3  # share of the pictures that are shown in other colours
-    config.data = ConfigDict({"captures": "", "held_out": 4})  # a folder of captures; the first ones measure
-    config.loss = ConfigDict({"gradient": 0.6, "square": 4.0, "kl": 3e-5})
+    # A folder of captures, of which the first ones measure; batches are made ahead by threads.
+    config.data = ConfigDict({"captures": "", "held_out": 4, "threads": 1, "buffer": 4})
+    config.loss = ConfigDict({"gradient": 0.6, "motion": 0.6, "square": 4.0, "kl": 3e-5})
     config.every = ConfigDict({"metrics": 25, "checkpoint": 250, "validation": 500})
     return config

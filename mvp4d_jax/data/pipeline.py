@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
 import jax
@@ -237,11 +238,12 @@ def local_rows(sharding: jax.sharding.Sharding, batch: int) -> tuple[int, int]:
     return min(bound[0] for bound in bounds), max(bound[1] for bound in bounds)
 
 
-def iterate(batches: Batches, start: int, *, threads: int = 2, buffer: int = 4,
-            workers: int = 0) -> Iterator[dict[str, np.ndarray]]:
+def iterate(batches: Batches | Any, start: int, *, threads: int = 2, buffer: int = 4,
+            workers: int = 0) -> Iterator[Any]:
     """Batches from step `start` on, made ahead by Grain.
 
     Args:
+      batches: `Batches`, or anything else with a length and items.
       threads: reading threads in each process that reads.
       buffer: batches held ready.
       workers: reading processes beside this one; 0 reads in threads of this one.

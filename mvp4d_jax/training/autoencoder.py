@@ -1,15 +1,15 @@
 """Trains a video autoencoder on captures: single images and short clips by turns, no discriminator.
 
 The paper keeps CogVideoX's pretrained autoencoder frozen; this job is for sizes that have no pretrained weights. Loss:
-L1, L1 of image gradients at three scales (against blur), squared error (rare colours and small features, which a median
-leaves out, are learned early), and a small KL that keeps the latent near unit variance.
+L1, L1 of image gradients and of differences between frames at three scales (against blur in space and in time), squared
+error (rare colours and small features, which a median leaves out, are learned early), and a small KL that keeps the
+latent near unit variance.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from mvp4d_jax import parallel
 from mvp4d_jax.capture import Capture
+from mvp4d_jax.data.pipeline import iterate
 from mvp4d_jax.data.recolour import draw_palettes
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.evaluation.metrics import psnr
@@ -62,9 +63,9 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
     metrics, stop = MetricsLog(workdir, first), StopSignal()
     with (contextlib.closing(metrics), contextlib.closing(stop), parallel.use_mesh(mesh),
           progress(total=config.steps - first, what="training", unit="step") as bar):
-        for index, video in zip(range(first, config.steps), batches(clips, config, first)):
+        stream = iterate(ClipBatches(clips, config), first, threads=config.data.threads, buffer=config.data.buffer)
+        for done, video in enumerate(stream, first + 1):
             state, values = step(state, video)
-            done = index + 1
             if done % config.every.metrics == 0:
                 values = {name: float(value) for name, value in values.items()}
                 if not np.isfinite(values["loss"]):
@@ -123,10 +124,24 @@ def load_clips(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(clips[config.data.held_out :]), np.concatenate(clips[: config.data.held_out])
 
 
-def batches(clips: np.ndarray, config: ConfigDict, first: int) -> Iterator[np.ndarray]:
-    """Step n's batch [B, F, H, W, 3] in [-1, 1], a function of (seed, n): images, at every `clip_every`-th clips."""
-    index = first
-    while True:
+@dataclasses.dataclass(frozen=True)
+class ClipBatches:
+    """Random access to batches: `batches[n]` is step n's, a function of (seed, n): images, at every `clip_every`-th
+    clips, [B, F, H, W, 3] in [-1, 1].
+
+    Attributes:
+      clips: uint8 [N, F', H, W, 3] to cut them from.
+      config: of the job.
+    """
+
+    clips: np.ndarray
+    config: ConfigDict
+
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        clips, config = self.clips, self.config
         random = np.random.default_rng([config.seed, index])
         frames, size = 1, config.image_batch
         if (index + 1) % config.clip_every == 0:
@@ -140,8 +155,7 @@ def batches(clips: np.ndarray, config: ConfigDict, first: int) -> Iterator[np.nd
             video[place] = _to_float(pictures)
         flipped = random.random(size) < 0.5
         video[flipped] = video[flipped, :, :, ::-1]
-        yield video
-        index += 1
+        return video
 
 
 def _recoloured(pictures: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -153,12 +167,17 @@ def _recoloured(pictures: np.ndarray, random: np.random.Generator) -> np.ndarray
     return pictures[..., random.permutation(3)]
 
 
-def reconstruction_loss(video: Array, target: Array, gradient_weight: float, square_weight: float) -> Array:
-    """Mean absolute and squared error, plus that of horizontal and vertical differences at full, half, quarter size."""
-    loss = jnp.mean(jnp.abs(video - target)) + square_weight * jnp.mean(jnp.square(video - target))
+def reconstruction_loss(video: Array, target: Array, gradient: float, motion: float, square: float) -> Array:
+    """Weighted errors of video against target [B, F, H, W, 3].
+
+    Mean absolute error, plus `square` x mean squared error, plus at full, half and quarter size the mean absolute error
+    of differences: `gradient` x horizontal and vertical ones, `motion` x those from frame to frame.
+    """
+    loss = jnp.mean(jnp.abs(video - target)) + square * jnp.mean(jnp.square(video - target))
+    weights = {2: gradient, 3: gradient} | ({1: motion} if video.shape[1] > 1 else {})
     for _ in range(3):
-        for axis in (2, 3):
-            loss += gradient_weight / 3 * jnp.mean(jnp.abs(jnp.diff(video, axis=axis) - jnp.diff(target, axis=axis)))
+        for axis, weight in weights.items():
+            loss += weight / 3 * jnp.mean(jnp.abs(jnp.diff(video, axis=axis) - jnp.diff(target, axis=axis)))
         video, target = _halve(video), _halve(target)
     return loss
 
@@ -171,7 +190,8 @@ def make_step(template: ModelTemplate, optimiser: optax.GradientTransformation, 
         mean, log_variance = jnp.split(model.encode(video), 2, axis=-1)
         log_variance = jnp.clip(log_variance, -30.0, 20.0)
         latents = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
-        error = reconstruction_loss(model.decode(latents), video, config.loss.gradient, config.loss.square)
+        error = reconstruction_loss(model.decode(latents), video, config.loss.gradient, config.loss.motion,
+                                    config.loss.square)
         kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)
         return error + config.loss.kl * kl, jnp.std(mean)
 

@@ -50,8 +50,8 @@ def clips(monkeypatch):
 def test_batches_depend_on_seed_and_step_alone():
     clips = smooth_clips(5, 9, 8)
     config = settings("--config.clip_every=4", "--config.clip_batch=3", "--config.recoloured=0.0")
-    straight = [batch for batch, _ in zip(autoencoder.batches(clips, config, 0), range(6))]
-    resumed = [batch for batch, _ in zip(autoencoder.batches(clips, config, 2), range(4))]
+    straight = [autoencoder.ClipBatches(clips, config)[step] for step in range(6)]
+    resumed = [autoencoder.ClipBatches(clips, config)[step] for step in range(2, 6)]
     assert [batch.shape[:2] for batch in straight] == [(2, 1), (2, 1), (2, 1), (3, 9), (2, 1), (2, 1)]
     for one, other in zip(straight[2:], resumed):
         np.testing.assert_array_equal(one, other)
@@ -64,22 +64,26 @@ def test_batches_depend_on_seed_and_step_alone():
 def test_loss_by_hand():
     """A constant error has no gradient; a checkerboard's halves are flat."""
     target = jnp.zeros((1, 1, 8, 8, 3))
-    assert abs(float(autoencoder.reconstruction_loss(target + 0.25, target, 1.0, 4.0)) - 0.5) < 1e-6
+    assert abs(float(autoencoder.reconstruction_loss(target + 0.25, target, 1.0, 1.0, 4.0)) - 0.5) < 1e-6
     board = jnp.asarray((np.indices((8, 8)).sum(0) % 2) * 2.0 - 1)[None, None, :, :, None] * jnp.ones(3)
-    assert abs(float(autoencoder.reconstruction_loss(board, target, 0.6, 0.0)) - (1 + 0.2 * (2 + 2))) < 1e-5
+    assert abs(float(autoencoder.reconstruction_loss(board, target, 0.6, 9.0, 0.0)) - (1 + 0.2 * (2 + 2))) < 1e-5
+    # A flat picture that goes from 0 to 0.5 and stays: two frames of three are off, and one step of two, at each scale.
+    turned = jnp.zeros((1, 3, 8, 8, 3)).at[:, 1:].set(0.5)
+    still = jnp.zeros((1, 3, 8, 8, 3))
+    assert abs(float(autoencoder.reconstruction_loss(turned, still, 9.0, 0.6, 0.0)) - (1 / 3 + 0.6 * 0.25)) < 1e-6
 
 
 def stopped_before(step: int):
-    """`batches` of a run that is sent SIGTERM while it waits for the batch of `step`."""
-    batches = autoencoder.batches
+    """`iterate` of a run that is sent SIGTERM while it waits for the batch of `step`."""
+    iterate = autoencoder.iterate
 
-    def batches_and_signal(clips, config, first):
-        for index, batch in enumerate(batches(clips, config, first), first + 1):
+    def iterate_and_signal(batches, first, **options):
+        for index, batch in enumerate(iterate(batches, first, **options), first + 1):
             if index == step:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    return batches_and_signal
+    return iterate_and_signal
 
 
 def test_resume_and_export(clips, tmp_path):
@@ -88,7 +92,7 @@ def test_resume_and_export(clips, tmp_path):
     autoencoder.train_autoencoder(config, tmp_path / "straight")
     before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autoencoder, "batches", stopped_before(3))
+        patch.setattr(autoencoder, "iterate", stopped_before(3))
         with pytest.raises(Interrupted, match="stopped at step 3 and saved"):
             autoencoder.train_autoencoder(config, tmp_path / "resumed")
     assert signal.getsignal(signal.SIGTERM) is before
