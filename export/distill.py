@@ -329,7 +329,8 @@ class Distiller:
     def score(self) -> dict[str, dict[str, float]]:
         """PSNR and SSIM per group: fitted pictures, held-out views, held-out times, and their expressive half."""
         data = self.data
-        motion = (self.avatar.rig(data.pose)[0] - self.avatar.rig.template).norm(dim=-1).mean(1)
+        face = dataclasses.replace(data.pose, neck=torch.zeros_like(data.pose.neck))  # a turned head is no expression
+        motion = (self.avatar.rig(face)[0] - self.avatar.rig.template).norm(dim=-1).mean(1)
         expressive = sorted(data.held_times, key=lambda t: -float(motion[t]))[: (len(data.held_times) + 1) // 2]
         shown = data.train_times[:: max(1, len(data.train_times) // 12)]
         groups = {

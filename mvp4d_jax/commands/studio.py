@@ -28,6 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=float, default=25.0, help="frames per second (default 25)")
     parser.add_argument("--motion", default="mixed", help="mixed, speech, expressive, turning, still, or a fit.npz")
     parser.add_argument("--seed", type=int, default=0, help="light and performance; not the person (default 0)")
+    parser.add_argument("--own-motion", type=float, default=0.0, metavar="AMOUNT",
+                        help="0 films faces that move as the capture's rig does (default), 1 as people do: the rig "
+                        "then misses them by a millimetre or two")
     parser.add_argument("--overwrite", action="store_true", help="replace a capture that is there")
     parser.add_argument("--sheet", metavar="FOLDER", help="write contact sheets there instead of a capture")
 
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> str:
         raise UserError("--views", f"{args.views}", "1 to 1000")
     from mvp4d_jax.studio.produce import Order, make_capture, make_set
     cameras = args.cameras or f"orbit:360x{args.views or 8}"
-    order = Order(cameras, args.frames, args.size, args.fps, args.motion, args.seed)
+    order = Order(cameras, args.frames, args.size, args.fps, args.motion, args.seed, args.own_motion)
     if identities is not None:
         made = make_set(args.out, identities, order)
         return f"{len(identities)} captures in {args.out} ({made} new)"

@@ -30,6 +30,7 @@ class Order:
         in front.
       frames, size, fps: of every view; motion: one of `motions.KINDS` or the path of a `fit.npz`.
       seed: light and performance; the person is the identity's.
+      own_motion: 0 films faces that move as the capture's rig does, 1 faces that move as people do (`own_motion`).
     """
 
     cameras: str = "orbit:360x8"
@@ -38,6 +39,7 @@ class Order:
     fps: float = 25.0
     motion: str = "mixed"
     seed: int = 0
+    own_motion: float = 0.0
 
     def check(self) -> None:
         """Raises a UserError for what can be known to be wrong before anything is rendered."""
@@ -47,6 +49,8 @@ class Order:
             raise UserError("size", f"{self.size} pixels", "8 to 2048")
         if not 1 <= self.fps <= 240:
             raise UserError("fps", f"{self.fps:g}", "1 to 240")
+        if not 0 <= self.own_motion <= 2:
+            raise UserError("own motion", f"{self.own_motion:g}", "0 (as the rig moves) to 2; 1 is a person's")
         if self.motion not in KINDS and not Path(self.motion).is_file():
             raise UserError("motion", f"'{self.motion}' is neither a kind of motion nor a file",
                             f"one of {', '.join(KINDS)}, or a fit.npz")
@@ -91,7 +95,7 @@ def make_capture(path: str | os.PathLike, identity: int, order: Order | None = N
     order = order or Order()
     order.check()
     split_of(identity)
-    studio = Studio(identity, order.seed)
+    studio = Studio(identity, order.seed, order.own_motion)
     motion = _motion(studio, order)
     cameras = make_cameras(order, identity)
     if cameras.fx.ndim == 1:
@@ -103,7 +107,8 @@ def make_capture(path: str | os.PathLike, identity: int, order: Order | None = N
         image_size=(order.size, order.size), masks=True, fps=order.fps, reference=(rig_names(views)[0], 0),
         source="mvp4d studio",
         extra={"identity": identity, "split": split_of(identity), "seed": order.seed, "style": traits.style,
-               "cameras": order.cameras, "motion": Path(order.motion).name}, overwrite=overwrite)
+               "cameras": order.cameras, "motion": Path(order.motion).name,
+               **({"own_motion": order.own_motion} if order.own_motion else {})}, overwrite=overwrite)
     with writer:
         bar = None if quiet else progress(total=views * motion.frame_count, what=f"identity {identity}", unit="frame")
         for view, frame, rgb, alpha in studio.stream(motion, cameras, order.size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from mvp4d_jax.studio.figure import build_figure
 from mvp4d_jax.studio.identity import Identity, draw_identity, random_for
 from mvp4d_jax.studio.lighting import Lights, draw_lights
 from mvp4d_jax.studio.motions import make_motion
+from mvp4d_jax.studio.own_motion import own_motion as make_own_motion
 from mvp4d_jax.studio.rendering import Posed, draw, pose
 
 _CHUNK = 8  # frames posed at once
@@ -38,18 +40,21 @@ class Studio:
     Args:
       identity: the person's number; the same number is the same person, everywhere.
       seed: chooses the light, not the person.
+      own_motion: how far the filmed face moves in its own way (`own_motion`): 0 as `head` does, 1 as people do.
 
     Attributes:
       traits: what the person looks like. head: the rig, personalised; hair and glasses are only in pictures.
+      own: the person's own way to move, only in pictures too, or None.
     """
 
-    def __init__(self, identity: int, seed: int = 0):
+    def __init__(self, identity: int, seed: int = 0, own_motion: float = 0.0):
         head = builtin_head()
         self.identity, self.seed = identity, seed
         self.traits: Identity = draw_identity(identity, head.shape_count)
         self.head: HeadModel = head.personalise(self.traits.shape)
         self.lights: Lights = jax.device_put(draw_lights(random_for(identity, "light", seed)))
-        self._figure = jax.device_put(build_figure(self.traits, self.head))
+        self.own = make_own_motion(self.head, identity, own_motion) if own_motion else None
+        self._figure = jax.device_put(build_figure(self.traits, self.head if self.own is None else self.own.rig))
 
     def motion(self, frames: int, kind: str = "mixed", fps: float = 25.0) -> Motion:
         """A performance of this person (`motions.make_motion`), from identity and seed."""
@@ -77,6 +82,8 @@ class Studio:
         if times not in (1, motion.frame_count):
             raise UserError("cameras", f"{times} moments for {motion.frame_count} frames of motion",
                             "still cameras, or as many moments as frames")
+        if self.own is not None:
+            motion = dataclasses.replace(motion, expression=self.own.coefficients(motion.expression))
         room = [_room(size)]
 
         def picture(job: tuple[int, int, Posed]) -> tuple:
