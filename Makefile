@@ -28,7 +28,7 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 test-gpu: $(STAMP)
-	$(BIN)/python -m pytest -m gpu
+	JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest -m gpu
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -61,7 +61,7 @@ if [ -n "$cpu" ]; then
   person=(--views 3 --frames 3 --size 64) fit=(--preset cpu --steps 4) speed=(--sizes 64 --frames 3)
   halves=(--preset cpu --steps 4 --hold-views 1 --hold-times 1)
 else
-  part tests 'passed|failed|error|SKIPPED' "$python" -m pytest -q -p no:cacheprovider -m gpu
+  part tests 'passed|failed|error|SKIPPED' env JAX_PLATFORMS=cuda,cpu "$python" -m pytest -q -p no:cacheprovider -m gpu
   # The whole 2B over 8 views x 13 latent frames x 512^2 and the reference: cuDNN must be the backend named in the log.
   script transformer benchmarks/transformer.py "$numbers" --gpu --kernels
   if ! grep -q 'attention: cudnn on gpu' "$out/transformer.log" 2>/dev/null; then

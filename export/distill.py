@@ -20,7 +20,7 @@ from mvp4d_export.device import in_parallel
 from mvp4d_export.errors import UserError
 from mvp4d_export.files import atomic_file
 from mvp4d_export.initialise import initialise
-from mvp4d_export.losses import Lpips, multi_scale_ssim, psnr, ssim
+from mvp4d_export.losses import Lpips, both_ssims, psnr, ssim
 from mvp4d_export.optimiser import Adam
 from mvp4d_export.presets import DistillConfig
 
@@ -177,16 +177,12 @@ class Distiller:
         top = config.perceptual_lpips if self.lpips is not None else config.perceptual_fallback
         ramp = (share - config.perceptual_from) / max(config.perceptual_to - config.perceptual_from, 1e-9)
         mix = top * min(1.0, max(0.0, ramp))
-        loss = (1 - mix) * (
-            weights.l1 * (rgb - pictures).abs().mean() + weights.ssim * (1 - ssim(rgb, pictures).mean())
-        )
-        if mix == 0:
-            return loss
-        if self.lpips is not None:
-            return loss + weights.lpips * mix * self.lpips(rgb, pictures).mean()
-        return loss + mix * (
-            weights.l1 * (rgb - pictures).abs().mean() + weights.ssim * (1 - multi_scale_ssim(rgb, pictures).mean())
-        )
+        l1 = weights.l1 * (rgb - pictures).abs().mean()
+        if mix == 0 or self.lpips is not None:
+            loss = (1 - mix) * (l1 + weights.ssim * (1 - ssim(rgb, pictures).mean()))
+            return loss + weights.lpips * mix * self.lpips(rgb, pictures).mean() if mix else loss
+        single, multi = both_ssims(rgb, pictures)
+        return l1 + weights.ssim * (1 - (1 - mix) * single.mean() - mix * multi.mean())
 
     def regulariser(self, splats: Splats, expressive: Tensor, neutral: Tensor, moment: int) -> Tensor:
         config, weights = self.config, self.config.weights

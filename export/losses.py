@@ -47,9 +47,13 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     return _ssim_maps(x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2))[0].mean((1, 2, 3))
 
 
-def multi_scale_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """[B] of pictures [B, H, W, C]: up to three scales, as many as the sides allow."""
+def both_ssims(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """`ssim` and multi-scale SSIM [B] of pictures [B, H, W, C], the second over up to three scales, as the sides allow.
+
+    The full scale, most of the work, is computed once for both.
+    """
     x, y = x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2)
+    first = _ssim_maps(x, y)
     scales = [scale for scale in range(3) if min(x.shape[2:]) >> scale >= WINDOW]
     weights = torch.tensor(SCALE_WEIGHTS[: len(scales)])
     weights = (weights / weights.sum()).tolist()
@@ -57,10 +61,10 @@ def multi_scale_ssim(x: Tensor, y: Tensor) -> Tensor:
     for scale in scales:
         if scale:
             x, y = avg_pool2d(x, 2), avg_pool2d(y, 2)
-        full, contrast = _ssim_maps(x, y)
+        full, contrast = _ssim_maps(x, y) if scale else first
         value = (full if scale == scales[-1] else contrast).mean((1, 2, 3)).clamp(min=1e-3)
         result = result * value ** weights[scale]
-    return result
+    return first[0].mean((1, 2, 3)), result
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:

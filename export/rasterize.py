@@ -84,10 +84,10 @@ def rasterize(
             eps2d=eps2d,
             sh_degree=sh_degree,
             packed=packed,
-            backgrounds=background,
             absgrad=absolute_gradient,
             rasterize_mode="antialiased" if antialiased else "classic",
         )
+        rgb = rgb + (1 - alpha) * background[:, None, None]  # gsplat 1.5.3 refuses backgrounds where it packs
         if packed:
             return Rendering(rgb, alpha[..., 0], None, None)
         return Rendering(rgb, alpha[..., 0], info["means2d"], (info["radii"] > 0).all(-1))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,13 +13,15 @@ from mvp4d_export.capture import MOTION_ARRAYS
 from mvp4d_export.rasterize import rasterize
 from mvp4d_export.rig import Pose
 
+log = logging.getLogger(__name__)
+
 
 class RealtimeRenderer:
     """Renders one frame per call without waiting for the device (for one number, the screen blur, if antialiased).
 
-    Rig, deformation net and triangle frames have fixed shapes, so on CUDA they are recorded once as a CUDA graph and
-    replayed: hundreds of small kernels cost one launch. gsplat's rasteriser sizes its buffers by what is in view,
-    which a graph cannot do; it runs after it.
+    Rig, deformation net and triangle frames have fixed shapes, so on CUDA they are compiled (some twenty seconds at the
+    start), which makes few kernels of hundreds, and recorded as a CUDA graph, which costs one launch. gsplat's
+    rasteriser sizes its buffers by what is in view, which a graph cannot do; it runs after it.
     """
 
     def __init__(
@@ -39,15 +44,27 @@ class RealtimeRenderer:
             self._record()
 
     def _record(self) -> None:
+        compute = self._compiled()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), torch.no_grad():
             for _ in range(3):  # allocator and cuDNN settle outside of the recording
-                self._compute()
+                compute()
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph), torch.no_grad():
-            self.posed = self._compute()
+            self.posed = compute()
+
+    @torch.no_grad()
+    def _compiled(self) -> Callable[[], tuple[Splats, Tensor]]:
+        """`_compute` compiled, or as it is where PyTorch cannot compile (no Triton, no C compiler)."""
+        compute = torch.compile(self._compute, dynamic=False)
+        try:
+            compute()
+        except Exception as error:  # the compiler's errors have no common class
+            log.warning("posing is not compiled, it takes twice the time (%s)", str(error).strip().splitlines()[0])
+            return self._compute
+        return compute
 
     def _compute(self) -> tuple[Splats, Tensor]:
         splats = self.avatar.splats(self.avatar.vertices(self.pose))

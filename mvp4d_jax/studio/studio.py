@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,7 +25,7 @@ from mvp4d_jax.studio.own_motion import own_motion as make_own_motion
 from mvp4d_jax.studio.rendering import Posed, draw, pose
 
 _CHUNK = 8  # frames posed at once
-_THREADS = 2
+_THREADS = max(2, (os.cpu_count() or 2) // 2)
 MAXIMUM_SIZE = 2048
 
 
@@ -97,7 +98,7 @@ class Studio:
                     return view, frame, np.asarray(rgb), np.asarray(alpha)
                 room[0] = max(room[0], _more(blocks, int(wanted)))
 
-        # Two pictures at a time: a single one does not keep two cores busy.
+        # Two pictures at a time on two cores: a single one does not keep them busy.
         with ThreadPoolExecutor(_THREADS) as pool:
             for start in range(0, motion.frame_count, _CHUNK):
                 frames = np.minimum(np.arange(start, start + _CHUNK), motion.frame_count - 1)

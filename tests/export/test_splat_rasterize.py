@@ -191,7 +191,7 @@ def test_agrees_with_gsplat_on_cuda(packed, antialiased):
     tensors["scales"] *= 0.3
     results = {}
     for device in ("cpu", "cuda"):
-        values = {name: value.to(device).requires_grad_() for name, value in tensors.items()}
+        values = {name: value.detach().clone().to(device).requires_grad_() for name, value in tensors.items()}
         result = rasterize(
             **values,
             viewmats=viewmats.to(device),
