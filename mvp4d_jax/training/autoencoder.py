@@ -43,14 +43,15 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
     """Trains from wherever the workdir stands; returns the closing line.
 
     Raises:
-      UserError: no captures, captures of different sizes, or a loss that is not finite.
+      UserError: steps that are all warm-up, no captures, captures of different sizes, or a loss that is not finite.
       Interrupted: SIGTERM came; the state is saved.
     """
+    optimiser = _optimiser(config)
     clips, held_out = load_clips(config)
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", save_config(config))
     mesh = parallel.make_mesh((-1, 1, 1))
-    template, optimiser = _template(config, mesh), _optimiser(config)
+    template = _template(config, mesh)
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=2)
     if checkpoints.latest() is None:
         state = initial_state(template, optimiser, mesh, config.seed)
@@ -226,6 +227,9 @@ def _template(config: ConfigDict, mesh: jax.sharding.Mesh) -> ModelTemplate:
 
 
 def _optimiser(config: ConfigDict) -> optax.GradientTransformation:
+    if config.steps <= config.warmup:
+        raise UserError("config.steps", f"is {config.steps}, the warm-up takes {config.warmup}",
+                        "choose more steps, or a shorter config.warmup")
     rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup, config.steps,
                                               config.learning_rate / 20)
     return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate, b1=0.9, b2=0.99))

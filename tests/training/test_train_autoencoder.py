@@ -123,3 +123,8 @@ def test_no_captures_is_the_users_mistake(tmp_path):
     for folder in ("", str(tmp_path)):
         with pytest.raises(UserError, match="holds 0 captures"):
             autoencoder.train_autoencoder(settings(f"--config.data.captures={folder}"), tmp_path / "run")
+
+
+def test_nothing_but_warm_up_is_the_users_mistake(clips, tmp_path):
+    with pytest.raises(UserError, match="the warm-up takes 9"):
+        autoencoder.train_autoencoder(settings("--config.steps=9", "--config.warmup=9"), tmp_path / "run")
