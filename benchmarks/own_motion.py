@@ -12,7 +12,6 @@ import dataclasses
 import numpy as np
 
 from mvp4d_jax.heads.model import HeadModel
-from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin_in_head_space
 from mvp4d_jax.studio.identity import draw_identity, random_for
 from mvp4d_jax.studio.motions import make_motion
@@ -23,8 +22,8 @@ MOVED = 0.002  # metres
 FACE = ("skin", "lips", "nostrils")
 
 
-def misses(identity: int, amount: float, frames: int) -> tuple[HeadModel, Motion, np.ndarray, np.ndarray]:
-    """A person's head and performance, the rig's displacements and the person's minus the rig's, [F, N, 3] metres."""
+def misses(identity: int, amount: float, frames: int) -> tuple[HeadModel, np.ndarray, np.ndarray]:
+    """A person's head, the rig's displacements in a performance and the person's minus the rig's, [F, N, 3] metres."""
     head = builtin_head()
     head = head.personalise(draw_identity(identity, head.shape_count).shape)
     motion = make_motion(head.expression_names, frames, kind="expressive", seed=random_for(identity, "motion"))
@@ -33,7 +32,7 @@ def misses(identity: int, amount: float, frames: int) -> tuple[HeadModel, Motion
     own = own_motion(head, identity, amount)
     moved = dataclasses.replace(motion, expression=own.coefficients(motion.expression))
     rig = np.asarray(skin_in_head_space(head, motion))
-    return head, motion, rig - np.asarray(head.template), np.asarray(skin_in_head_space(own.rig, moved)) - rig
+    return head, rig - np.asarray(head.template), np.asarray(skin_in_head_space(own.rig, moved)) - rig
 
 
 def main() -> None:
@@ -43,7 +42,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=100)
     args = parser.parse_args()
     for identity in args.identities:
-        head, _, rig, miss = misses(identity, args.amount, args.frames)
+        head, rig, miss = misses(identity, args.amount, args.frames)
         face = np.isin(head.face_parts, [head.part_names.index(name) for name in FACE])
         face = np.unique(np.asarray(head.faces)[face])
         size, error = 1e3 * np.linalg.norm(rig, axis=-1)[:, face], 1e3 * np.linalg.norm(miss, axis=-1)[:, face]

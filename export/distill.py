@@ -178,11 +178,13 @@ class Distiller:
         ramp = (share - config.perceptual_from) / max(config.perceptual_to - config.perceptual_from, 1e-9)
         mix = top * min(1.0, max(0.0, ramp))
         l1 = weights.l1 * (rgb - pictures).abs().mean()
-        if mix == 0 or self.lpips is not None:
-            loss = (1 - mix) * (l1 + weights.ssim * (1 - ssim(rgb, pictures).mean()))
-            return loss + weights.lpips * mix * self.lpips(rgb, pictures).mean() if mix else loss
-        single, multi = both_ssims(rgb, pictures)
-        return l1 + weights.ssim * (1 - (1 - mix) * single.mean() - mix * multi.mean())
+        if mix == 0:
+            return l1 + weights.ssim * (1 - ssim(rgb, pictures).mean())
+        if self.lpips is None:  # multi-scale SSIM takes over from SSIM
+            single, multi = both_ssims(rgb, pictures)
+            return l1 + weights.ssim * (1 - (1 - mix) * single.mean() - mix * multi.mean())
+        plain = l1 + weights.ssim * (1 - ssim(rgb, pictures).mean())
+        return (1 - mix) * plain + weights.lpips * mix * self.lpips(rgb, pictures).mean()
 
     def regulariser(self, splats: Splats, expressive: Tensor, neutral: Tensor, moment: int) -> Tensor:
         config, weights = self.config, self.config.weights

@@ -62,7 +62,7 @@ class RealtimeRenderer:
         try:
             compute()
         except Exception as error:  # the compiler's errors have no common class
-            log.warning("posing is not compiled, it takes twice the time (%s)", str(error).strip().splitlines()[0])
+            log.warning("posing is not compiled, it takes twice the time (%s)", _one_line(error))
             return self._compute
         return compute
 
@@ -102,3 +102,7 @@ class RealtimeRenderer:
             eps2d=self.avatar.screen_blur(viewmats, K[None]),
         )
         return result.rgb[0], result.alpha[0]
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

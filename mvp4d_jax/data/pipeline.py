@@ -238,7 +238,7 @@ def local_rows(sharding: jax.sharding.Sharding, batch: int) -> tuple[int, int]:
     return min(bound[0] for bound in bounds), max(bound[1] for bound in bounds)
 
 
-def iterate(batches: Batches | Any, start: int, *, threads: int = 2, buffer: int = 4,
+def iterate(batches: Any, start: int, *, threads: int = 2, buffer: int = 4,
             workers: int = 0) -> Iterator[Any]:
     """Batches from step `start` on, made ahead by Grain.
 

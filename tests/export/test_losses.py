@@ -36,9 +36,8 @@ def test_multi_scale_ssim_orders_damage():
     assert float(both_ssims(x, x)[1].min()) > 0.999999
     half = (x + y) / 2
     assert (both_ssims(x, half)[1] > both_ssims(x, y)[1]).all()
-    # one scale only: equal to SSIM
     small = x[:, :12, :12], y[:, :12, :12]
-    for either in both_ssims(*small):  # one scale only
+    for either in both_ssims(*small):  # one scale only: equal to SSIM
         torch.testing.assert_close(either, ssim(*small))
 
 
