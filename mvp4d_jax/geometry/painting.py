@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import sparse
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
 from mvp4d_jax.geometry import cameras as camera_functions
 from mvp4d_jax.geometry.cameras import Camera, project
 from mvp4d_jax.geometry.conditioning import frame_groups
+from mvp4d_jax.geometry.mesh import neighbour_mean
 from mvp4d_jax.geometry.rasterize import interpolate, rasterize, rasterize_screen
 from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.heads.motion import Motion
@@ -148,14 +148,4 @@ def _trust(vertices: np.ndarray, camera: Camera, head: HeadModel, size: tuple[in
     to_eye /= np.linalg.norm(to_eye, axis=1, keepdims=True)
     cosine = (vertex_normals * to_eye).sum(1)
     trust = np.clip((cosine - GRAZING[0]) / (GRAZING[1] - GRAZING[0]), 0, 1) * (inside & in_front)
-    return np.minimum(trust, _with_neighbours(trust, faces))
-
-
-def _with_neighbours(values: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Values [N], each averaged with those of the neighbouring vertices."""
-    ends = faces[:, [0, 1, 1, 2, 2, 0, 1, 0, 2, 1, 0, 2]].reshape(-1, 2)
-    count = len(values)
-    links = sparse.coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(count, count)).tocsr()
-    links.data[:] = 1.0  # an edge counts once, whichever faces share it
-    links = links + sparse.eye_array(count)
-    return (links @ values) / links.sum(1)
+    return np.minimum(trust, neighbour_mean(faces, len(trust))(trust))

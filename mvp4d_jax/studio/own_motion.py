@@ -15,9 +15,10 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy.sparse import coo_matrix, diags
 from scipy.spatial import cKDTree
 
+from mvp4d_jax.geometry.mesh import neighbour_mean
+from mvp4d_jax.heads.builtin.anatomy import smoothstep
 from mvp4d_jax.heads.model import HeadModel
 from mvp4d_jax.studio.identity import random_for
 
@@ -99,9 +100,9 @@ class _Face:
         self.identity, self.amount = identity, amount
         self.points = np.asarray(head.canonical, np.float64)  # [N, 3]
         self.free = _free(head, self.points)
-        lips = _touched(head, "lips")
-        self.outward = _INWARD + (1 - _INWARD) * _ramp(cKDTree(self.points[lips]).query(self.points)[0], 0.0, 0.015)
-        self.blur = _blur(np.asarray(head.faces), head.vertex_count)
+        from_lips = cKDTree(self.points[_touched(head, "lips")]).query(self.points)[0]
+        self.outward = _INWARD + (1 - _INWARD) * smoothstep(from_lips, 0.0, 0.015)
+        self.blur = neighbour_mean(np.asarray(head.faces), head.vertex_count)
 
     def move(self, name: str, shape: np.ndarray) -> np.ndarray:
         """[N, 3] the person's displacement where the rig's is `shape` [N, 3]."""
@@ -136,7 +137,7 @@ class _Face:
         """[N, 3] tissue that is pushed aside, also a little beyond where `shape` [N, 3] acts."""
         reach = np.linalg.norm(shape, axis=-1)
         for _ in range(6):
-            reach = self.blur @ reach
+            reach = self.blur(reach)
         field = self._field(name, "bulge", BULGE_LENGTH, 3)
         return np.clip(field, -2.0, 2.0) * (reach * self.free)[:, None]
 
@@ -185,26 +186,12 @@ def _free(head: HeadModel, points: np.ndarray) -> np.ndarray:
     blink = [place for place, name in enumerate(head.expression_names) if name.startswith("eyeBlink")]
     closing = np.linalg.norm(np.asarray(head.expression_basis)[blink], axis=-1).max(0) > 0.001
     lids = _touched(head, "lid_lining", "lashes") | closing
-    free = _touched(head, *_FLESH) * _ramp(cKDTree(points[lids]).query(points)[0], 0.0, 0.012)
+    free = _touched(head, *_FLESH) * smoothstep(cKDTree(points[lids]).query(points)[0], 0.0, 0.012)
     lining = _touched(head, "mouth_inside") & ~_touched(head, "lips")
-    return np.where(lining, free * _ramp(points[:, 2], 0.070, 0.092), free)
+    return np.where(lining, free * smoothstep(points[:, 2], 0.070, 0.092), free)
 
 
 def _touched(head: HeadModel, *parts: str) -> np.ndarray:
     """[N] bool: vertices of some parts."""
     chosen = np.isin(np.asarray(head.face_parts), [head.part_names.index(part) for part in parts])
     return np.isin(np.arange(head.vertex_count), np.asarray(head.faces)[chosen])
-
-
-def _blur(faces: np.ndarray, count: int):
-    """[N, N] sparse: the mean over a vertex and its neighbours."""
-    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    ends = np.concatenate([ends, ends[:, ::-1], np.arange(count)[:, None].repeat(2, 1)])
-    graph = coo_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(count, count)).tocsr()
-    graph.data[:] = 1.0
-    return diags(1.0 / np.asarray(graph.sum(1)).ravel()) @ graph
-
-
-def _ramp(value: np.ndarray, low: float, high: float) -> np.ndarray:
-    along = np.clip((value - low) / (high - low), 0.0, 1.0)
-    return along * along * (3.0 - 2.0 * along)
