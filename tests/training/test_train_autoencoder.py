@@ -1,5 +1,6 @@
 """Training of the autoencoder: what a batch holds, what a loss is, a resumed run, an export that diffusers loads."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -117,6 +118,22 @@ def test_resume_and_export(clips, tmp_path):
         theirs = oracle.encode(torch.from_numpy(held_out).permute(0, 4, 1, 2, 3)).latent_dist.mean
     np.testing.assert_allclose(latents, theirs.permute(0, 2, 3, 4, 1) * sizes.scaling_factor, atol=1e-4)
     assert abs(float(latents.std()) - 1) < 0.01  # the scale was measured on the held-out clips
+
+
+def test_starts_from_given_weights(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(autoencoder, "validate", lambda *_: {"validation_psnr_image": 0.0, "validation_psnr_clip": 0.0})
+    autoencoder.train_autoencoder(settings("--config.steps=2", "--config.seed=5"), tmp_path / "first")
+    autoencoder.export_autoencoder(settings("--config.steps=2"), tmp_path / "first", tmp_path / "given")
+    idle = settings("--config.steps=2", "--config.learning_rate=0.0", f"--config.initial={tmp_path / 'given'}")
+    autoencoder.train_autoencoder(idle, tmp_path / "second")
+    autoencoder.export_autoencoder(idle, tmp_path / "second", tmp_path / "same")
+    given, same = (load_file(tmp_path / name / "diffusion_pytorch_model.safetensors") for name in ("given", "same"))
+    assert all(torch.equal(given[name], same[name]) for name in given)
+
+    wider = dataclasses.replace(NARROW, latent_channels=20)
+    monkeypatch.setattr(AutoencoderConfig, "named", lambda name: wider)
+    with pytest.raises(UserError, match="config.initial: its parameters are not those of the model"):
+        autoencoder.train_autoencoder(idle, tmp_path / "third")
 
 
 def test_no_captures_is_the_users_mistake(tmp_path):
