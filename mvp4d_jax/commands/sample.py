@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> str:
         views=len(names), frames=motion.frame_count, latent_size=facts.latent_size,
         trained_views=facts.views, window_frames=args.window or facts.frames,
         clean_views=len(clean.views) if clean else 0, overlap_latents=args.overlap, group_size=args.group,
-        anchors=args.anchors, routing=args.routing, steps=args.steps, guidance_scale=args.guidance, seed=args.seed)
+        anchors=args.anchors, routing=args.routing, steps=args.steps, guidance_scale=args.guidance, seed=args.seed,
+        stride=facts.conditioning.temporal_stride)
     options = _options(args, facts, plan)
     print(describe(plan, **_cost(folder, plan)))
     if args.plan:
