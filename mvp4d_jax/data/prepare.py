@@ -119,11 +119,11 @@ def autoencoder_identity(folder: Path) -> str:
 
 
 def _open_all(captures: Sequence[Path], options: PrepareOptions, stride: int) -> list[Capture]:
-    if (options.frames - 1) % stride:
-        raise UserError("prepare.frames", f"is {options.frames}",
-                        f"choose 1 + {stride}k frames ({1 + stride}, {1 + 2 * stride}, {1 + 3 * stride}, ...)")
     if not captures:
         raise UserError("captures", "none given", "name at least one capture folder")
+    if (options.frames - 1) % stride:
+        raise UserError("config.prepare.frames", f"is {options.frames}",
+                        f"choose 1 + {stride}k frames ({1 + stride}, {1 + 2 * stride}, {1 + 3 * stride}, ...)")
     opened = [Capture.open(path) for path in captures]
     for capture in opened:
         if capture.head.name != opened[0].head.name:
