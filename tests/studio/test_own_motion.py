@@ -8,11 +8,12 @@ import pytest
 
 from mvp4d_jax.capture import Capture
 from mvp4d_jax.errors import UserError
+from mvp4d_jax.geometry.rigs import camera_rig
 from mvp4d_jax.studio.identity import draw_identity, random_for
 from mvp4d_jax.studio.motions import EXPRESSIONS, VISEMES, make_motion, pose_vector
 from mvp4d_jax.studio.own_motion import own_motion
 from mvp4d_jax.studio.produce import Order, make_capture
-from mvp4d_jax.studio.studio import builtin_head
+from mvp4d_jax.studio.studio import Studio, builtin_head
 
 SIZE = 48
 PEOPLE = (3, 6, 10_001, 11_001, 11_007)
@@ -75,13 +76,16 @@ def test_rig_misses_a_person_by_as_much_as_trackers_miss_people(number):
     assert error.max() < 0.010
 
 
-def test_neutral_face_and_lids_are_the_rigs():
+def test_neutral_face_and_lids_are_the_rigs(short_haired):
     head, own = person(6)
     lids = vertices_of(head, "lid_lining", "lashes", "sclera", "iris", "pupil")
     plain, moved = pose(6, EXPRESSIONS["laugh"] | BLINK)
     np.testing.assert_allclose(moved[lids], plain[lids], rtol=0, atol=1e-7)
     assert np.abs(moved - plain).max() > 0.002
     assert not own.coefficients(np.zeros((1, head.expression_count))).any()
+    rig, still = camera_rig("arc:30x1", (SIZE, SIZE)), short_haired.motion(1, "still")
+    moving = Studio(6, own_motion=1.0)
+    np.testing.assert_array_equal(moving.render(still, rig, SIZE)[0], short_haired.render(still, rig, SIZE)[0])
 
 
 @pytest.mark.parametrize("number", PEOPLE)
