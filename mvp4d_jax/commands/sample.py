@@ -20,7 +20,8 @@ from mvp4d_jax.errors import UserError
 
 def configure(parser: argparse.ArgumentParser) -> None:
     need = parser.add_argument_group("inputs")
-    need.add_argument("--weights", required=True, help="a release folder, or the weights that come along: tiny (64 x 64), tiny_128")
+    need.add_argument("--weights", required=True,
+                      help="a release folder, or weights that come along: tiny (64 x 64 pixels), tiny_128")
     need.add_argument("--reference", required=True, metavar="IMAGE|CAPTURE", help="the picture of the person")
     need.add_argument("--fit", metavar="FILE", help="fit.npz of the photo (not needed for a capture)")
     need.add_argument("--head", default="builtin", help="head model: builtin, ict:PATH or flame:PATH")

@@ -131,7 +131,8 @@ def _open_all(captures: Sequence[Path], options: PrepareOptions, stride: int) ->
                             "prepare one head model at a time")
         if capture.frame_count < options.frames:
             raise UserError(capture.path, f"has {capture.frame_count} frames, windows need {options.frames}",
-                            f"set config.prepare.frames to {1 + stride * ((capture.frame_count - 1) // stride)} or leave it out")
+                            f"set config.prepare.frames to {1 + stride * ((capture.frame_count - 1) // stride)}, or "
+                            "leave it out")
     names = [_scene_name(capture) for capture in opened]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:

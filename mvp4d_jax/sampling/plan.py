@@ -1,7 +1,8 @@
 """What is denoised together, and in which order: views in groups, frames in windows. A plan is data.
 
-Time: a video of F frames is cut into windows of `window_frames` (1 + s (L - 1), s frames a latent frame). A later window
-starts with a clean prefix, the last `1 + s (overlap_latents - 1)` frames of the one before, encoded apart and passed through unchanged.
+Time: a video of F frames is cut into windows of `window_frames` (1 + s (L - 1), s frames a latent frame). A later
+window starts with a clean prefix, the last `1 + s (overlap_latents - 1)` frames of the one before, encoded apart and
+passed through unchanged.
 Views: when there are more than `group_size`, every denoising step deals them into groups anew (stochastic or circular
 routing, after CAP4D's regrouping); a few anchor views sit in every group.
 """

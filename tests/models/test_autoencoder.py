@@ -26,7 +26,8 @@ def oracle_of(config: AutoencoderConfig) -> AutoencoderKLCogVideoX:
         block_out_channels=config.block_out_channels, layers_per_block=config.layers_per_block,
         down_block_types=("CogVideoXDownBlock3D",) * len(config.block_out_channels),
         up_block_types=("CogVideoXUpBlock3D",) * len(config.block_out_channels),
-        temporal_compression_ratio=config.temporal_compression_ratio, norm_num_groups=config.norm_num_groups, scaling_factor=config.scaling_factor).eval().requires_grad_(False)
+        temporal_compression_ratio=config.temporal_compression_ratio, norm_num_groups=config.norm_num_groups,
+        scaling_factor=config.scaling_factor).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         if "norm" in name or name.endswith("bias"):
             parameter.add_(0.1 * torch.randn_like(parameter))

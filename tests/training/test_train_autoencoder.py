@@ -142,7 +142,7 @@ def test_starts_from_given_weights(clips, tmp_path, monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, tree, template.params_of(given))
 
     monkeypatch.setattr(AutoencoderConfig, "named", lambda name: dataclasses.replace(NARROW, latent_channels=20))
-    with pytest.raises(UserError, match="config.initial: its parameters are not those of the model"):
+    with pytest.raises(UserError, match=r"config\.initial: its parameters are not those of the model"):
         autoencoder.train_autoencoder(config, tmp_path / "other")
 
 
