@@ -71,7 +71,8 @@ def generate(generator: Generator, truth: Capture, identity: int, setting: Setti
     source = capture_reference(truth.path, facts)
     reference = generator.reference(source.image, source.camera, source.motion, source.head, source.inside)
     plan = make_plan(views=VIEWS, frames=FRAMES, latent_size=facts.latent_size, trained_views=group,
-                     window_frames=facts.frames, steps=steps, guidance_scale=guidance, seed=identity)
+                     window_frames=facts.frames, steps=steps, guidance_scale=guidance, seed=identity,
+                     stride=facts.conditioning.temporal_stride)
     shot = Shot(reference, truth.head, truth.motion[slice(0, FRAMES)], truth.cameras[:VIEWS], tuple(rig_names(VIEWS)))
     return generator.run(plan, shot, DenoiseOptions(snr_shift=facts.snr_shift), out, f"{identity} {setting}")
 

@@ -45,7 +45,7 @@ def sample(generator: Generator, truth: Capture, out: Path, seed: int, args: arg
     plan = make_plan(**{
         "views": truth.view_count, "frames": truth.frame_count, "latent_size": facts.latent_size,
         "trained_views": facts.views, "window_frames": facts.frames, "steps": args.steps,
-        "guidance_scale": args.guidance, "seed": seed, **changes})
+        "guidance_scale": args.guidance, "seed": seed, "stride": facts.conditioning.temporal_stride, **changes})
     source = capture_reference(truth.path, facts)
     reference = generator.reference(source.image, source.camera, source.motion, source.head, source.inside)
     shot = Shot(reference, truth.head, truth.motion, truth.cameras, tuple(truth.names))
@@ -149,7 +149,7 @@ def memory(args: argparse.Namespace) -> None:
         decode_to_files(coder, latents, lambda view: Path(name) / f"{view}.npz")
         written = sum(file.stat().st_size for file in Path(name).iterdir())
     above = _status("VmHWM") - before
-    print(f"decoding {views} views x {1 + 4 * (latent_frames - 1)} frames x {side} x {side} to disk: "
+    print(f"decoding {views} views x {sizes.frames_of(latent_frames)} frames x {side} x {side} to disk: "
           f"{above:.2f} GB above the {before:.2f} GB of the program with the model, {time.monotonic() - began:.0f} s, "
           f"{written / 1e6:.0f} MB written\nmark: < {MEMORY_MARK} GB: {'met' if above < MEMORY_MARK else 'MISSED'}")
 

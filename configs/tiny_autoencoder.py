@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.job = "autoencoder"
     config.size = "tiny"
     config.seed = 0
+    config.initial = ""  # autoencoder folder to start from; "": from random weights
     config.steps = 8000
     config.learning_rate, config.warmup = 1.5e-3, 100  # cosine decay to a twentieth
     config.ema = 0.998

@@ -19,7 +19,7 @@ from mvp4d_jax.errors import UserError
 from mvp4d_jax.files import write_json
 
 TEST_IDENTITY = 11_004  # of the studio's test range: the weights have never seen it
-VIEWS, FRAMES, ORBIT_FRAMES, ORBIT_SIZE = 8, 17, 100, 128
+VIEWS, FRAMES, ORBIT_FRAMES = 8, 17, 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def plan_stages(out: Path, *, photo: Path | None, mask: Path | None, weights: st
                             avatar_view(out, VIEWS - 1)))
     stages.append(Stage("render", "rendering the avatar from all around while it speaks",
                         ("render", str(avatar), "--motion", str(drive), "--cameras", "turn:360",
-                         "--size", str(ORBIT_SIZE), "--out", str(video)), video))
+                         "--size", str(2 * size), "--out", str(video)), video))
     return stages
 
 

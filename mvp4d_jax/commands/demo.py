@@ -18,7 +18,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photo", metavar="IMAGE", help="a portrait photo (default: a test identity of the studio)")
     parser.add_argument("--mask", metavar="IMAGE", help="white where the person is (default: cut out automatically)")
     parser.add_argument("--out", default="out/demo", metavar="DIR", help="where everything goes (default out/demo)")
-    parser.add_argument("--weights", default="tiny", help="a release folder (default: the weights that come along)")
+    parser.add_argument("--weights", default="tiny",
+                        help="weights that come along, tiny (64 x 64 pixels, the default) or tiny_128 (128 x 128; it "
+                        "takes twice as long), or a release folder")
     parser.add_argument("--identity", type=int, default=TEST_IDENTITY, help="whom the studio films")
     parser.add_argument("--frames", type=int, default=17, help="frames of the motion, 1 + 4k (default 17)")
 
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> str:
     facts = read_facts(resolve_weights(args.weights))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    print(f"about 3 minutes on two idle cores ({cpu_count()} here); all goes to {out}", flush=True)
+    print(f"about {5 if facts.image_size <= 64 else 10} minutes on two idle cores ({cpu_count()} here); all goes to {out}", flush=True)
     stages = plan_stages(out, photo=photo, mask=mask, weights=args.weights, size=facts.image_size,
                          identity=args.identity, frames=args.frames)
     seconds = run_stages(stages, out)

@@ -20,7 +20,8 @@ from mvp4d_jax.errors import UserError
 
 def configure(parser: argparse.ArgumentParser) -> None:
     need = parser.add_argument_group("inputs")
-    need.add_argument("--weights", required=True, help="a release folder, or 'tiny': the weights that come along")
+    need.add_argument("--weights", required=True,
+                      help="a release folder, or weights that come along: tiny (64 x 64 pixels), tiny_128")
     need.add_argument("--reference", required=True, metavar="IMAGE|CAPTURE", help="the picture of the person")
     need.add_argument("--fit", metavar="FILE", help="fit.npz of the photo (not needed for a capture)")
     need.add_argument("--head", default="builtin", help="head model: builtin, ict:PATH or flame:PATH")
@@ -77,7 +78,8 @@ def run(args: argparse.Namespace) -> str:
         views=len(names), frames=motion.frame_count, latent_size=facts.latent_size,
         trained_views=facts.views, window_frames=args.window or facts.frames,
         clean_views=len(clean.views) if clean else 0, overlap_latents=args.overlap, group_size=args.group,
-        anchors=args.anchors, routing=args.routing, steps=args.steps, guidance_scale=args.guidance, seed=args.seed)
+        anchors=args.anchors, routing=args.routing, steps=args.steps, guidance_scale=args.guidance, seed=args.seed,
+        stride=facts.conditioning.temporal_stride)
     options = _options(args, facts, plan)
     print(describe(plan, **_cost(folder, plan)))
     if args.plan:

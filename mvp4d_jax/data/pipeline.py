@@ -20,7 +20,6 @@ from mvp4d_jax.data.shards import Scene, Shards
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 
-TEMPORAL_STRIDE = 4
 KINDS = ("monocular", "static", "multiview")  # V = 1 video; F = 1 views; V views of video
 
 

@@ -39,7 +39,7 @@ class PrepareOptions:
 
     Attributes:
       image_size: pixels a side of the square crops.
-      frames: F of a window, 1 + 4k.
+      frames: F of a window, 1 + s k where a latent frame holds s.
       stride: frames between the starts of neighbouring windows.
       images: single images encoded per view: references, and the frames of static samples.
       crop: "head" (a still square around the head, per view), "none" (the whole image), or "reference": whole images,
@@ -66,8 +66,6 @@ class PrepareOptions:
     captures_per_shard: int = 8
 
     def __post_init__(self):
-        if (self.frames - 1) % 4:
-            raise UserError("prepare.frames", f"is {self.frames}", "choose 1 + 4k frames (5, 9, 13, ...)")
         if self.crop not in ("head", "none", "reference"):
             raise UserError("prepare.crop", f"is '{self.crop}'", "choose 'head', 'none' or 'reference'")
         if min(self.image_size, self.stride, self.images, self.variants, self.colours, self.photos,
@@ -96,7 +94,8 @@ def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoen
     Raises:
       UserError: a capture that cannot be read or is too short, heads that differ, a folder begun otherwise.
     """
-    opened = _open_all(captures, options)
+    stride = autoencoder.config.temporal_compression_ratio
+    opened = _open_all(captures, options, stride)
     facts = _facts(opened, options, autoencoder, conditioning, identity, seed)
     _claim(out, facts, [str(path) for path in captures])
     groups = [opened[start: start + options.captures_per_shard]
@@ -119,9 +118,12 @@ def autoencoder_identity(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _open_all(captures: Sequence[Path], options: PrepareOptions) -> list[Capture]:
+def _open_all(captures: Sequence[Path], options: PrepareOptions, stride: int) -> list[Capture]:
     if not captures:
         raise UserError("captures", "none given", "name at least one capture folder")
+    if (options.frames - 1) % stride:
+        raise UserError("config.prepare.frames", f"is {options.frames}",
+                        f"choose 1 + {stride}k frames ({1 + stride}, {1 + 2 * stride}, {1 + 3 * stride}, ...)")
     opened = [Capture.open(path) for path in captures]
     for capture in opened:
         if capture.head.name != opened[0].head.name:
@@ -129,7 +131,8 @@ def _open_all(captures: Sequence[Path], options: PrepareOptions) -> list[Capture
                             "prepare one head model at a time")
         if capture.frame_count < options.frames:
             raise UserError(capture.path, f"has {capture.frame_count} frames, windows need {options.frames}",
-                            f"set config.prepare.frames to {1 + 4 * ((capture.frame_count - 1) // 4)} or leave it out")
+                            f"set config.prepare.frames to {1 + stride * ((capture.frame_count - 1) // stride)}, or "
+                            "leave it out")
     names = [_scene_name(capture) for capture in opened]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -144,7 +147,7 @@ def _scene_name(capture: Capture) -> str:
 def _facts(opened, options, autoencoder, conditioning, identity, seed) -> dict:
     return {
         "format": FORMAT, "version": VERSION, "head": opened[0].head.name, "image_size": options.image_size,
-        "frames": options.frames, "latents": 1 + (options.frames - 1) // 4,
+        "frames": options.frames, "latents": 1 + (options.frames - 1) // autoencoder.config.temporal_compression_ratio,
         "latent_scale": float(autoencoder.config.scaling_factor),
         "latent_channels": int(autoencoder.config.latent_channels), "autoencoder": identity,
         "conditioning": dataclasses.asdict(conditioning), "options": dataclasses.asdict(options), "seed": seed,
@@ -323,7 +326,7 @@ class _Encoder:
         if self.conditioning.painted:
             painted = np.stack([cut.painted[look.drawn] for cut in cuts], axis=1)  # [R, K, F, S, S, 4]
             maps = painted_maps(painted.reshape(-1, *painted.shape[2:]) / np.float32(255), self._latents,
-                                self.conditioning.image_to_latent)  # [R K, L, h, w, Cp]
+                                self.conditioning)  # [R K, L, h, w, Cp]
             record["painted"] = maps.reshape(len(painted), -1, *maps.shape[2:]).astype(np.float16)
         return record
 

@@ -32,7 +32,7 @@ def write_demo_report(out: Path, photo: Path | None, commands: list[Command], ma
       commands: what was run; machine: on what, in a few words.
     """
     generated = Capture.open(out / "generated")
-    body = [_introduction(photo), _beginning(out, photo)]
+    body = [_introduction(photo, generated.image_size[0]), _beginning(out, photo)]
     if photo is None:
         body += _against_truth(out, generated, Capture.open(out / "truth"))
     else:
@@ -43,11 +43,11 @@ def write_demo_report(out: Path, photo: Path | None, commands: list[Command], ma
         temporary.write_text(page("From one picture to a 4D head avatar", "".join(body)))
 
 
-def _introduction(photo: Path | None) -> str:
+def _introduction(photo: Path | None, size: int) -> str:
     who = "one photo" if photo else "one picture of a synthetic person whom the weights have never seen"
     return (f"<p>From {who}, the built-in model made eight synchronised videos all around the head; from these a "
             "Gaussian avatar was fitted, which any motion can drive. The built-in weights are tiny and trained on "
-            "synthetic people on a CPU, at 64 x 64 pixels: they show that the road works and how it is measured. "
+            f"synthetic people, here at {size} x {size} pixels: they show that the road works and how it is measured. "
             "Photoreal results need CogVideoX's weights and multi-view video of real people (README).</p>")
 
 

@@ -28,7 +28,6 @@ from mvp4d_jax.heads.rotation import rotate
 from mvp4d_jax.heads.skinning import neutral, place_in_world, skin_in_head_space
 
 Array = Any
-TEMPORAL_STRIDE = 4  # video frames per latent frame after the first (CogVideoX's autoencoder)
 MOTION_FORMS = ("displacement", "stacked", "none")
 
 
@@ -37,12 +36,13 @@ class ConditioningConfig:
     """What the conditioning maps look like.
 
     Attributes:
-      motion: sub-frame motion. "displacement": screen displacement of the three other frames relative to the drawn one,
-        in latent pixels (6 channels). "stacked": their own normalised positions and expression offsets (18 channels).
-        "none": left out.
+      motion: sub-frame motion. "displacement": screen displacement of the s - 1 other frames of a latent frame relative
+        to the drawn one, in latent pixels (2 channels each). "stacked": their own normalised positions and expression
+        offsets (6 channels each). "none": left out.
       frequencies: number of octaves of the pose map's encoding.
       expression_scale: metres that count as one in the expression map; CAP4D's standard deviation.
       image_to_latent: image pixels per latent pixel.
+      temporal_stride: s, video frames per latent frame after the first; 4 in CogVideoX.
       supersampling: maps are rasterised this many times finer than the latent and area-averaged.
       painted: latent channels of the autoencoder, where the reference photo painted onto the head is shown to the model
         as latents, with the share that the photo shows itself (painted + 1 channels, `painting.painted_maps`); 0: it
@@ -53,13 +53,14 @@ class ConditioningConfig:
     frequencies: int = 7
     expression_scale: float = 0.0104
     image_to_latent: int = 8
+    temporal_stride: int = 4
     supersampling: int = 2
     painted: int = 0
 
     def __post_init__(self):
         if self.motion not in MOTION_FORMS:
             raise UserError("conditioning.motion", f"'{self.motion}' is unknown", f"use {', '.join(MOTION_FORMS)}")
-        for name in ("frequencies", "image_to_latent", "supersampling"):
+        for name in ("frequencies", "image_to_latent", "temporal_stride", "supersampling"):
             if getattr(self, name) < 1:
                 raise UserError(f"conditioning.{name}", "must be at least 1")
         if not self.expression_scale > 0:
@@ -68,8 +69,9 @@ class ConditioningConfig:
     @property
     def parts(self) -> dict[str, slice]:
         """Channels of each map, in order: pose, expression, rays, reference, crop, motion, painted."""
+        others = self.temporal_stride - 1
         sizes = {"pose": 6 * self.frequencies, "expression": 3, "rays": 3, "reference": 1, "crop": 1,
-                 "motion": {"displacement": 6, "stacked": 18, "none": 0}[self.motion],
+                 "motion": {"displacement": 2 * others, "stacked": 6 * others, "none": 0}[self.motion],
                  "painted": self.painted + 1 if self.painted else 0}
         ends = np.cumsum(list(sizes.values())).tolist()
         return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
@@ -80,21 +82,21 @@ class ConditioningConfig:
         return self.parts["painted"].stop
 
 
-def latent_frames(frames: int) -> int:
-    """L = 1 + (F - 1) / 4.
+def latent_frames(frames: int, stride: int = 4) -> int:
+    """L = 1 + (F - 1) / s.
 
     Raises:
-      UserError: F is not 1 more than a multiple of 4.
+      UserError: F is not 1 more than a multiple of s.
     """
-    if frames < 1 or (frames - 1) % TEMPORAL_STRIDE:
+    if frames < 1 or (frames - 1) % stride:
         raise UserError("frames", f"{frames} video frames do not fill whole latent frames",
-                        f"use 1 + a multiple of {TEMPORAL_STRIDE}, for example {1 + TEMPORAL_STRIDE * (frames // 4)}")
-    return 1 + (frames - 1) // TEMPORAL_STRIDE
+                        f"use 1 + a multiple of {stride}, for example {1 + stride * (frames // stride)}")
+    return 1 + (frames - 1) // stride
 
 
-def frame_groups(frames: int) -> np.ndarray:
-    """[L, 4] video frames of each latent frame, the drawn one last; the first latent frame repeats frame 0."""
-    groups = np.arange(latent_frames(frames))[:, None] * TEMPORAL_STRIDE + np.arange(1 - TEMPORAL_STRIDE, 1)
+def frame_groups(frames: int, stride: int = 4) -> np.ndarray:
+    """[L, s] video frames of each latent frame, the drawn one last; the first latent frame repeats frame 0."""
+    groups = np.arange(latent_frames(frames, stride))[:, None] * stride + np.arange(1 - stride, 1)
     groups[0] = 0
     return groups
 
@@ -106,7 +108,7 @@ def draw_conditioning(head: HeadModel, motion: Motion, cameras: Camera, image_si
 
     Args:
       head: personalised head; its `canonical` is what the pose map shows.
-      motion: F = 1 + 4 (L - 1) frames.
+      motion: F = 1 + s (L - 1) frames, s = `config.temporal_stride`.
       cameras: [V, F'] with F' = 1 (still) or F, intrinsics for `image_size`.
       image_size: (H, W) of the video, static; multiples of `config.image_to_latent`.
       config: static.
@@ -116,13 +118,14 @@ def draw_conditioning(head: HeadModel, motion: Motion, cameras: Camera, image_si
 
     Returns:
       [V, L, h, w, C] float32, channels as in `config.parts`, but for the painted photo, which takes an autoencoder.
-      Latent frame 0 stands for video frame 0, latent frame l for frames 4l-3 .. 4l, drawn at frame 4l.
+      Latent frame 0 stands for video frame 0, latent frame l for frames s (l - 1) + 1 .. s l, drawn at frame
+      s l.
 
     Raises:
       UserError: shapes that do not belong together.
     """
     frames = motion.frame_count
-    groups = frame_groups(frames)
+    groups = frame_groups(frames, config.temporal_stride)
     step = config.image_to_latent
     if image_size[0] % step or image_size[1] % step:
         raise UserError("image_size", f"{image_size} is not a multiple of {step}")
@@ -207,7 +210,7 @@ def _draw_maps(head: HeadModel, motion: Motion, cameras: Camera, reference_camer
                image_size: tuple[int, int], latent_size: tuple[int, int], config: ConditioningConfig) -> Array:
     """[V, L, h, w, pose + expression + rays + motion]."""
     frames = motion.frame_count
-    groups = frame_groups(frames)
+    groups = frame_groups(frames, config.temporal_stride)
     factor = config.supersampling
     fine_size = (latent_size[0] * factor, latent_size[1] * factor)
     cameras, reference_camera = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (cameras, reference_camera))
@@ -221,9 +224,9 @@ def _draw_maps(head: HeadModel, motion: Motion, cameras: Camera, reference_camer
 
     def draw(index: Array) -> Array:
         """[h, w, maps] of one view and latent frame; one at a time, so that memory does not grow with V and L."""
-        view, group = index[0], index[1:]  # group: [4] frames, the drawn one last
-        camera = cameras[view, jnp.zeros_like(group) if still else group]  # [4]
-        pixels, depth = camera_functions.project(camera, world[group])  # [4, N, 2], [4, N]
+        view, group = index[0], index[1:]  # group: [s] frames, the drawn one last
+        camera = cameras[view, jnp.zeros_like(group) if still else group]  # [s]
+        pixels, depth = camera_functions.project(camera, world[group])  # [s, N, 2], [s, N]
 
         def paint(position: int, *more: Array) -> tuple[Array, Raster]:
             points = jnp.concatenate([pixels[position], depth[position][:, None]], axis=-1)
@@ -234,17 +237,17 @@ def _draw_maps(head: HeadModel, motion: Motion, cameras: Camera, reference_camer
         others: list[Array] = []
         if config.motion == "displacement":
             # In latent pixels; the limit is for vertices that pass behind the camera.
-            moved = jnp.clip((pixels[:-1] - pixels[-1:]) / config.supersampling, -1e3, 1e3)  # [3, N, 2]
+            moved = jnp.clip((pixels[:-1] - pixels[-1:]) / config.supersampling, -1e3, 1e3)  # [s - 1, N, 2]
             painted, raster = paint(-1, *moved)
         else:
             painted, raster = paint(-1)
         if config.motion == "stacked":
-            others = [paint(position)[0] for position in range(TEMPORAL_STRIDE - 1)]
+            others = [paint(position)[0] for position in range(config.temporal_stride - 1)]
         painted = jnp.concatenate([painted, *others], axis=-1)
         return _assemble(painted, raster, camera[-1], reference_camera, config)
 
     indices = np.concatenate([np.repeat(np.arange(cameras.batch_shape[0]), len(groups))[:, None],
-                              np.tile(groups, (cameras.batch_shape[0], 1))], axis=1)  # [V * L, 5]
+                              np.tile(groups, (cameras.batch_shape[0], 1))], axis=1)  # [V * L, 1 + s]
     maps = jax.lax.map(draw, jnp.asarray(indices))
     return maps.reshape(cameras.batch_shape[0], len(groups), *maps.shape[1:])
 

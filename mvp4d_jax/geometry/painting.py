@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from mvp4d_jax.geometry import cameras as camera_functions
 from mvp4d_jax.geometry.cameras import Camera, project
-from mvp4d_jax.geometry.conditioning import frame_groups
+from mvp4d_jax.geometry.conditioning import ConditioningConfig, frame_groups
 from mvp4d_jax.geometry.mesh import neighbour_mean
 from mvp4d_jax.geometry.rasterize import interpolate, rasterize, rasterize_screen
 from mvp4d_jax.heads.model import HeadModel
@@ -86,20 +86,22 @@ def paint_video(head: HeadModel, motion: Motion, cameras: Camera, image_size: tu
     return np.moveaxis(painted.reshape(*painted.shape[:-1], count, 4), -2, 0)
 
 
-def painted_maps(painted: np.ndarray, encode: Callable[[np.ndarray], np.ndarray], step: int) -> np.ndarray:
+def painted_maps(painted: np.ndarray, encode: Callable[[np.ndarray], np.ndarray],
+                 config: ConditioningConfig) -> np.ndarray:
     """What the model is told of painted videos: their latents, and where the photo itself is shown.
 
     Args:
       painted: [V, F, H, W, 4] from `paint_video`.
       encode: video [V, F, H, W, 3] in [-1, 1] -> latents [V, L, h, w, C].
-      step: image pixels per latent pixel.
+      config: of the maps that they follow.
 
     Returns:
       [V, L, h, w, C + 1] float32.
     """
     latents = np.asarray(encode(2 * painted[..., :3] - 1), np.float32)
     views, frames, height, width, _ = painted.shape
-    trust = painted[..., 3][:, frame_groups(frames)].mean(2)  # [V, L, H, W]
+    step = config.image_to_latent
+    trust = painted[..., 3][:, frame_groups(frames, config.temporal_stride)].mean(2)  # [V, L, H, W]
     trust = trust.reshape(views, -1, height // step, step, width // step, step).mean((3, 5))
     return np.concatenate([latents, trust[..., None]], axis=-1)
 

@@ -148,7 +148,7 @@ class VideoAutoencoder(nnx.Module):
         return _encode(self, video)
 
     def decode(self, latents: Array) -> Array:
-        """latents [B, L, h, w, C], not scaled -> video [B, 1 + 4 (L - 1), r h, r w, 3] float32, about [-1, 1].
+        """latents [B, L, h, w, C], not scaled -> video [B, 1 + s (L - 1), r h, r w, 3] float32, about [-1, 1].
 
         For an even L the original decodes 4 L frames, latent 0 standing for frames -3 .. 0; the three that belong to no
         frame are dropped.
@@ -159,7 +159,7 @@ class VideoAutoencoder(nnx.Module):
         """`decode`, chunk by chunk: yields [B, T, r h, r w, 3] in order of time, so that no whole video need fit."""
         first, rest = _split(latents, self.config.chunk_latents)
         chunk, cache = _decode_chunk(self, first, None)
-        yield chunk[:, -_frames_of(first.shape[1], self.config):]
+        yield chunk[:, -self.config.frames_of(first.shape[1]):]
         for piece in rest:
             chunk, cache = _decode_chunk(self, piece, cache)
             yield chunk
@@ -178,10 +178,6 @@ class VideoAutoencoder(nnx.Module):
     def decode_latents(self, latents: Array) -> Array:
         """Latents of the diffusion model [B, L, h, w, C] -> video [B, F, H, W, 3]; takes the scale off."""
         return self.decode(latents / self.config.scaling_factor)
-
-
-def _frames_of(latents: int, config: AutoencoderConfig) -> int:
-    return 1 + (latents - 1) * config.temporal_compression_ratio
 
 
 def _split(x: Array, size: int) -> tuple[Array, Array]:
@@ -206,6 +202,8 @@ def _in_chunks(coder: Encoder | Decoder, x: Array, size: int, dtype: DTypeLike) 
         y, cache = coder(chunk, cache)
         return cache, y.astype(jnp.float32)
 
+    if rest.shape[0] == 1:  # no loop around it: XLA's CPU backend runs a loop's gradient many times slower
+        return _join(first.astype(jnp.float32), step(cache, rest[0])[1][None])
     return _join(first.astype(jnp.float32), lax.scan(step, cache, rest)[1])
 
 
@@ -218,7 +216,7 @@ def _encode(model: VideoAutoencoder, video: Array) -> Array:
 @functools.partial(jax.jit, inline=True)
 def _decode(model: VideoAutoencoder, latents: Array) -> Array:
     video = _in_chunks(model.decoder, latents, model.config.chunk_latents, model.dtype)
-    return video[:, -_frames_of(latents.shape[1], model.config):]
+    return video[:, -model.config.frames_of(latents.shape[1]):]
 
 
 @jax.jit

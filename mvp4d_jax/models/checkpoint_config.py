@@ -127,6 +127,8 @@ def to_json(config: Config, base: dict[str, Any] | None = None) -> dict[str, Any
         value["_class_name"] = TRANSFORMER_CLASS if config.text_dim else TEXTLESS_CLASS
         value["out_channels"] = config.latent_channels
         value["use_rotary_positional_embeddings"] = config.position == "rotary"
+        if not config.text_dim and base is None:
+            del value["temporal_compression_ratio"]  # the autoencoder's, whose own config says it
         table = _TRANSFORMER
     for theirs, (ours, _) in table.items():
         field = getattr(config, ours)

@@ -22,7 +22,7 @@ class AutoencoderConfig:
       scaling_factor: multiplies an encoded latent to give it about unit variance (the diffusion model's latents);
         1.15258426 for CogVideoX-2B, 0.7 for 5B.
       chunk_frames, chunk_latents: frames encoded, and latent frames decoded, at a time; GroupNorm sees one chunk, so
-        they belong to the model. 8 and 2 in CogVideoX.
+        they belong to the model. 8 and 2 in CogVideoX, and in diffusers for every model.
     """
 
     block_out_channels: tuple[int, ...] = (128, 256, 256, 512)
@@ -44,14 +44,18 @@ class AutoencoderConfig:
                             "normalisation groups", "choose multiples of norm_num_groups")
         if self.temporal_compression_ratio & (self.temporal_compression_ratio - 1):
             raise UserError("autoencoder config", "temporal_compression_ratio must be a power of two")
-        if self.chunk_frames != self.chunk_latents * self.temporal_compression_ratio:
-            raise UserError("autoencoder config", f"chunk_frames {self.chunk_frames} must be chunk_latents "
-                            f"{self.chunk_latents} x temporal_compression_ratio {self.temporal_compression_ratio}")
+        if self.chunk_frames % self.temporal_compression_ratio:
+            raise UserError("autoencoder config", f"chunk_frames {self.chunk_frames} must be a multiple of "
+                            f"temporal_compression_ratio {self.temporal_compression_ratio}")
 
     @property
     def spatial_compression_ratio(self) -> int:
         """Pixels per latent pixel along height and along width."""
         return 2 ** (len(self.block_out_channels) - 1)
+
+    def frames_of(self, latents: int) -> int:
+        """Video frames that `latents` latent frames stand for."""
+        return 1 + (latents - 1) * self.temporal_compression_ratio
 
     @classmethod
     def named(cls, name: str) -> AutoencoderConfig:
@@ -68,7 +72,7 @@ class AutoencoderConfig:
 _NAMED = {
     # A fourth of the height and width, not an eighth: at 64 x 64 pixels an eye is three of them wide.
     "tiny": AutoencoderConfig(block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=2,
-                              latent_channels=12, scaling_factor=1.0),
+                              latent_channels=24, temporal_compression_ratio=2, scaling_factor=1.0),
     "small": AutoencoderConfig(block_out_channels=(64, 128, 128, 256), layers_per_block=2, scaling_factor=1.0),
     "2b": AutoencoderConfig(),
     "5b": AutoencoderConfig(scaling_factor=0.7),

@@ -118,8 +118,8 @@ def forward_flops(config: TransformerConfig, tokens: int) -> float:
 
 _NAMED: dict[str, dict[str, Any]] = {
     # Its autoencoder halves the picture twice, not three times: a token covers 16 x 16 pixels all the same.
-    "tiny": {"num_layers": 8, "num_heads": 4, "latent_channels": 12, "patch_size": 4, "skip_width": 192,
-             "detail_width": 96, "time_embed_dim": 128, "text_dim": 0},
+    "tiny": {"num_layers": 8, "num_heads": 4, "latent_channels": 24, "patch_size": 4, "skip_width": 384,
+             "detail_width": 128, "time_embed_dim": 128, "text_dim": 0},
     "small": {"num_layers": 16, "num_heads": 12, "time_embed_dim": 256, "text_dim": 0},
     "2b": {},
     "5b": {"num_layers": 42, "num_heads": 48, "position": "rotary"},

@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 from mvp4d_jax import parallel
 from mvp4d_jax.files import atomic_file
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
-from mvp4d_jax.sampling.plan import frame_count
 
 
 class Coder:
@@ -33,7 +32,7 @@ class Coder:
                                out_shardings=parallel.replicated(mesh))
 
     def encode(self, video: np.ndarray) -> np.ndarray:
-        """[V, F, H, W, 3] in [-1, 1] -> latents [V, L, h, w, C]; F = 1 + 4k."""
+        """[V, F, H, W, 3] in [-1, 1] -> latents [V, L, h, w, C]; F = 1 + s k."""
         at_once = self.mesh.size
         out = []
         with parallel.use_mesh(self.mesh):
@@ -65,7 +64,7 @@ def decode_to_files(coder: Coder, latents: np.ndarray, path_of: Callable[[int], 
     A view's file appears when it is whole; memory is that of the views being decoded at once.
     """
     pieces: dict[int, list[np.ndarray]] = {}
-    frames = frame_count(latents.shape[1])
+    frames = coder.autoencoder.config.frames_of(latents.shape[1])
     for view, first, chunk in coder.decode(latents):
         pieces.setdefault(view, []).append(chunk)
         if first + len(chunk) == frames:

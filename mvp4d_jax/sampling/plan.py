@@ -1,7 +1,8 @@
 """What is denoised together, and in which order: views in groups, frames in windows. A plan is data.
 
-Time: a video of F frames is cut into windows of `window_frames` (1 + 4 (L - 1)). A later window starts with a clean
-prefix, the last `1 + 4 (overlap_latents - 1)` frames of the one before, encoded apart and passed through unchanged.
+Time: a video of F frames is cut into windows of `window_frames` (1 + s (L - 1), s frames a latent frame). A later
+window starts with a clean prefix, the last `1 + s (overlap_latents - 1)` frames of the one before, encoded apart and
+passed through unchanged.
 Views: when there are more than `group_size`, every denoising step deals them into groups anew (stochastic or circular
 routing, after CAP4D's regrouping); a few anchor views sit in every group.
 """
@@ -16,17 +17,20 @@ import numpy as np
 
 from mvp4d_jax.errors import UserError
 
-TEMPORAL_STRIDE = 4
 ROUTINGS = ("random", "circular")
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Frames [start, stop) of the video; the first `clean_latents` latent frames come from the window before."""
+    """Frames [start, stop) of the video; the first `clean_latents` latent frames come from the window before.
+
+    `stride` is the number of frames per latent frame after the first.
+    """
 
     start: int
     stop: int
     clean_latents: int
+    stride: int
 
     @property
     def frames(self) -> int:
@@ -34,11 +38,11 @@ class Window:
 
     @property
     def latents(self) -> int:
-        return latent_count(self.frames)
+        return latent_count(self.frames, self.stride)
 
     @property
     def clean_frames(self) -> int:
-        return frame_count(self.clean_latents)
+        return frame_count(self.clean_latents, self.stride)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,36 +102,38 @@ class Plan:
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def latent_count(frames: int) -> int:
-    """Latent frames of a video of 1 + 4k frames."""
-    return 1 + (frames - 1) // TEMPORAL_STRIDE
+def latent_count(frames: int, stride: int) -> int:
+    """Latent frames of a video of 1 + k `stride` frames."""
+    return 1 + (frames - 1) // stride
 
 
-def frame_count(latents: int) -> int:
+def frame_count(latents: int, stride: int) -> int:
     """Video frames that `latents` latent frames stand for."""
-    return 1 + TEMPORAL_STRIDE * (latents - 1) if latents else 0
+    return 1 + stride * (latents - 1) if latents else 0
 
 
 def make_plan(
     *, views: int, frames: int, latent_size: tuple[int, int], trained_views: int, window_frames: int,
     clean_views: int = 0, overlap_latents: int = 1, group_size: int | None = None, anchors: int = 1,
-    routing: str = "random", steps: int = 50, guidance_scale: float = 2.0, seed: int = 0,
+    routing: str = "random", steps: int = 50, guidance_scale: float = 2.0, seed: int = 0, stride: int = 4,
 ) -> Plan:
     """Cuts V views x F frames into windows and groups.
 
     Args:
       views, frames: what to make; F is rounded up to fill the last window (the sampler drops the surplus).
       trained_views: noisy views the weights were trained with; the default group size.
-      window_frames: frames per window, 1 + 4k.
+      window_frames: frames per window, 1 + k `stride`.
       overlap_latents: clean latent frames that tie a window to the one before, >= 1.
+      stride: video frames per latent frame after the first.
 
     Raises:
       UserError: a number that cannot be planned, naming the flag.
     """
     if views < 1 or frames < 1:
         raise UserError("--cameras/--frames", f"{views} views x {frames} frames leave nothing to make")
-    if (window_frames - 1) % TEMPORAL_STRIDE:
-        raise UserError("--window", f"{window_frames} frames is not 1 + 4k", "give 1, 5, 9, 13 ...")
+    if (window_frames - 1) % stride:
+        raise UserError("--window", f"{window_frames} frames is not 1 + {stride}k",
+                        f"give {', '.join(str(1 + stride * k) for k in range(4))} ...")
     if routing not in ROUTINGS:
         raise UserError("--routing", f"unknown routing '{routing}'", f"choose from {', '.join(ROUTINGS)}")
     if steps < 1 or steps > 1000:
@@ -135,23 +141,23 @@ def make_plan(
     size = min(views, group_size or trained_views)
     if size < views and not 0 <= anchors < size:
         raise UserError("--anchors", f"{anchors} anchor views leave no place in groups of {size}", "give fewer anchors")
-    return Plan(views, frames, clean_views, cut_windows(frames, window_frames, overlap_latents), size,
+    return Plan(views, frames, clean_views, cut_windows(frames, window_frames, overlap_latents, stride), size,
                 anchors if size < views else 0, routing, steps, guidance_scale, latent_size, seed)
 
 
-def cut_windows(frames: int, window_frames: int, overlap_latents: int) -> tuple[Window, ...]:
+def cut_windows(frames: int, window_frames: int, overlap_latents: int, stride: int = 4) -> tuple[Window, ...]:
     """Windows that cover `frames`; all have the same length, so that one compilation serves them all."""
     if frames <= window_frames:
-        needed = frame_count(latent_count(frames + TEMPORAL_STRIDE - 1))
-        return (Window(0, min(needed, window_frames), 0),)
-    overlap = frame_count(overlap_latents)
+        needed = frame_count(latent_count(frames + stride - 1, stride), stride)
+        return (Window(0, min(needed, window_frames), 0, stride),)
+    overlap = frame_count(overlap_latents, stride)
     if overlap_latents < 1 or overlap >= window_frames:
         raise UserError("--overlap", f"{overlap_latents} latent frames do not fit a window of {window_frames} frames",
-                        f"give 1 to {latent_count(window_frames) - 1}")
-    windows = [Window(0, window_frames, 0)]
+                        f"give 1 to {latent_count(window_frames, stride) - 1}")
+    windows = [Window(0, window_frames, 0, stride)]
     while windows[-1].stop < frames:
         start = windows[-1].stop - overlap
-        windows.append(Window(start, start + window_frames, overlap_latents))
+        windows.append(Window(start, start + window_frames, overlap_latents, stride))
     return tuple(windows)
 
 

@@ -14,7 +14,7 @@ from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.checkpoint import load_autoencoder, load_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
 
-BUILT_IN = Path(__file__).resolve().parent.parent / "weights" / "tiny"
+BUILT_IN = Path(__file__).resolve().parent.parent / "weights"
 FACTS = "mvp4d.json"
 
 
@@ -56,15 +56,15 @@ class Release:
 
 
 def resolve_weights(name: str | os.PathLike) -> Path:
-    """The folder of `tiny` (the weights that come with the project) or of a path.
+    """The folder of weights that come with the project (`tiny`: 64 x 64, `tiny_128`: 128 x 128), or of a path.
 
     Raises:
       UserError: nothing is there.
     """
-    path = BUILT_IN if str(name) == "tiny" else Path(name)
+    path = BUILT_IN / name if str(name) in ("tiny", "tiny_128") else Path(name)
     if not (path / FACTS).is_file():
         raise UserError(path, f"holds no release ({FACTS} is missing)",
-                        "give 'tiny', or a folder that `mvp4d train --export` wrote")
+                        "give 'tiny', 'tiny_128', or a folder that `mvp4d train --export` wrote")
     return path
 
 
@@ -86,7 +86,7 @@ def read_facts(folder: str | os.PathLike) -> Facts:
 
 
 def load_release(name: str | os.PathLike) -> Release:
-    """Loads a release: 'tiny' or a folder.
+    """Loads a release: 'tiny', 'tiny_128' or a folder.
 
     Raises:
       UserError: a missing or damaged file, or a transformer whose conditioning channels are not what the facts say.

@@ -113,7 +113,7 @@ def _with_photo(maps: Array, head: HeadModel, motion: Motion, cameras: Camera, s
     if colours is None:
         return np.asarray(maps)
     painted = paint_video(head, motion, cameras, size, colours[None])[0]  # [V, F, H, W, 4]
-    return np.concatenate([maps, painted_maps(painted, encode, config.image_to_latent)], axis=-1)
+    return np.concatenate([maps, painted_maps(painted, encode, config)], axis=-1)
 
 
 def pad_motion(motion: Motion, frames: int) -> Motion:

@@ -27,13 +27,13 @@ from mvp4d_jax.errors import UserError
 from mvp4d_jax.evaluation.metrics import psnr
 from mvp4d_jax.files import write_json
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
-from mvp4d_jax.models.checkpoint import save_autoencoder
+from mvp4d_jax.models.checkpoint import load_autoencoder, save_autoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.progress import progress
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config
 from mvp4d_jax.training.metrics import MetricsLog
-from mvp4d_jax.training.state import ModelTemplate, TrainState, abstract_state, initial_state
+from mvp4d_jax.training.state import ModelTemplate, TrainState, abstract_state, initial_state, with_params
 from mvp4d_jax.training.stop import Interrupted, StopSignal
 
 Array = Any
@@ -43,7 +43,8 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
     """Trains from wherever the workdir stands; returns the closing line.
 
     Raises:
-      UserError: steps that are all warm-up, no captures, captures of different sizes, or a loss that is not finite.
+      UserError: steps that are all warm-up, no captures, captures of different sizes, initial weights that cannot be
+        read or are of another size, or a loss that is not finite.
       Interrupted: SIGTERM came; the state is saved.
     """
     optimiser = _optimiser(config)
@@ -55,6 +56,8 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=2)
     if checkpoints.latest() is None:
         state = initial_state(template, optimiser, mesh, config.seed)
+        if config.initial:
+            state = with_params(state, template.params_of(load_autoencoder(config.initial)[0]))
     else:
         state, _ = checkpoints.restore(abstract_state(template, optimiser, mesh))
     step = jax.jit(make_step(template, optimiser, config), donate_argnums=0)

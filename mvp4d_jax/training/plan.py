@@ -106,6 +106,7 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
                         f"leave it out: the {config.autoencoder_size} autoencoder makes it {ratio}")
     conditioning = _options(ConditioningConfig, config.conditioning, "conditioning")
     conditioning = dataclasses.replace(conditioning, image_to_latent=ratio,
+                                       temporal_stride=autoencoder.temporal_compression_ratio,
                                        painted=autoencoder.latent_channels if conditioning.painted else 0)
     transformer = _transformer(config, conditioning)
     if transformer.latent_channels != autoencoder.latent_channels:
@@ -121,7 +122,7 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
         raise UserError("config.curriculum", f"is {tuple(config.curriculum)}",
                         f"name stages, each once, in the order they run: {', '.join(config.stages)}")
     for name in config.curriculum:  # a ConfigDict keeps its keys in alphabetical order
-        stage = _stage(name, start, config.stages[name])
+        stage = _stage(name, start, config.stages[name], autoencoder.temporal_compression_ratio)
         multiple = ratio * transformer.patch_size
         if stage.image_size % multiple:
             raise UserError(f"config.stages.{name}.image_size", f"is {stage.image_size}",
@@ -151,14 +152,15 @@ def _options(kind: type, settings: ml_collections.ConfigDict, where: str) -> Any
         raise UserError(f"config.{where}", str(error).replace("__init__() ", "")) from None
 
 
-def _stage(name: str, start: int, settings: ml_collections.ConfigDict) -> Stage:
+def _stage(name: str, start: int, settings: ml_collections.ConfigDict, stride: int) -> Stage:
+    """A stage; `stride` is the number of frames per latent frame after the first."""
     if settings.decay not in ("constant", "cosine"):
         raise UserError(f"config.stages.{name}.decay", f"is '{settings.decay}'", "choose 'constant' or 'cosine'")
     modalities = []
     for kind, mix in settings.mixture.items():
-        if (mix.frames - 1) % 4:
-            raise UserError(f"config.stages.{name}.mixture.{kind}.frames", f"is {mix.frames}", "choose 1 + 4k")
-        modalities.append(Modality(kind, mix.weight, mix.views, 1 + (mix.frames - 1) // 4, mix.batch))
+        if (mix.frames - 1) % stride:
+            raise UserError(f"config.stages.{name}.mixture.{kind}.frames", f"is {mix.frames}", f"choose 1 + {stride}k")
+        modalities.append(Modality(kind, mix.weight, mix.views, 1 + (mix.frames - 1) // stride, mix.batch))
     return Stage(name, start, settings.steps, settings.learning_rate, settings.warmup, settings.decay,
                  settings.image_size, tuple(modalities), tuple(settings.shards))
 

@@ -80,7 +80,7 @@ def _batch(plan: Plan, stage: Stage, modality: Modality, mesh: Mesh) -> dict[str
 
 def _describe(plan: Plan, stage: Stage, modality: Modality, samples: int) -> dict[str, Any]:
     tokens = tokens_of(plan.transformer, modality.views, modality.latents, plan.latent_size(stage))
-    frames = 1 + 4 * (modality.latents - 1)
+    frames = plan.autoencoder.frames_of(modality.latents)
     return {"what": f"{samples} x {modality.views} views x {frames} frames x {stage.image_size}^2, "
                     f"{tokens:,} tokens a sample",
             "tokens": tokens, "samples": samples,
@@ -144,7 +144,7 @@ def _decode(plan: Plan, stage: Stage, modality: Modality, devices: list) -> tupl
 
     with parallel.use_mesh(mesh):
         lowered = jax.jit(decode).lower(state, latents)
-    frames = 1 + 4 * (modality.latents - 1)
+    frames = plan.autoencoder.frames_of(modality.latents)
     return lowered, mesh, {"what": f"one view of {frames} frames x {stage.image_size}^2", "tokens": 0, "samples": 1,
                            "attention": ""}
 

@@ -98,7 +98,7 @@ class ModelTemplate:
         """
         params = nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[1])
         if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, self.shapes):
-            raise UserError("config.initial", "its parameters are not those of config.transformer",
+            raise UserError("config.initial", "its parameters are not those of the model that the config describes",
                             "use the sizes it was trained with")
         return params
 

@@ -49,9 +49,9 @@ def test_shapes_and_contents(shards):
     for step in range(8):
         modality, batch = batches.modality(step), batches[step]
         b, v, n = modality.batch, modality.views, modality.latents
-        assert batch["latents"].shape == (b, v, n, 8, 8, 12)
+        assert batch["latents"].shape == (b, v, n, 8, 8, 24)
         assert batch["conditioning"].shape == (b, v, n, 8, 8, CONDITIONING.channels)
-        assert batch["reference_latents"].shape == (b, 8, 8, 12) and batch["clean"].shape == (b, v, n)
+        assert batch["reference_latents"].shape == (b, 8, 8, 24) and batch["clean"].shape == (b, v, n)
         assert not batch["clean"].any()
         serials = batch["latents"][..., 0, 0, 0]  # which record each view came from
         for row in serials:

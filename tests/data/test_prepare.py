@@ -136,7 +136,7 @@ def test_refusals(captures, autoencoder, tmp_path):
     with pytest.raises(UserError, match="not empty"):
         attempt(captures[:1], out="full")
     with pytest.raises(UserError, match="1 \\+ 4k"):
-        PrepareOptions(image_size=32, frames=6, stride=1, images=1)
+        attempt(captures[:1], options=dataclasses.replace(OPTIONS, frames=6))
 
 
 def test_colours_make_scenes_of_the_same_places_in_other_colours(shards, captures, autoencoder, tmp_path):

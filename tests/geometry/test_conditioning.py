@@ -93,6 +93,9 @@ def test_channels_and_groups():
     assert config.parts["painted"] == slice(56, 56)
     shown = dataclasses.replace(config, painted=12)
     assert shown.parts["painted"] == slice(56, 69) and shown.channels == 69
+    paired = dataclasses.replace(shown, temporal_stride=2)
+    assert paired.channels == 65 and dataclasses.replace(paired, motion="stacked").channels == 69
+    np.testing.assert_array_equal(frame_groups(5, 2), [[0, 0], [1, 2], [3, 4]])
     assert [latent_frames(frames) for frames in (1, 5, 49)] == [1, 2, 13]
     np.testing.assert_array_equal(frame_groups(9), [[0, 0, 0, 0], [1, 2, 3, 4], [5, 6, 7, 8]])
     with pytest.raises(UserError, match="48 video frames"):
@@ -161,6 +164,18 @@ def test_motion_is_displacement_in_latent_pixels(drawn):
         values, seen, _ = reference_values(head, motion, views, view, 4, others)
         np.testing.assert_allclose(movement[view, 1], average(values * seen[..., None]), atol=2e-3)
     assert np.abs(movement[:, 1]).max() > 0.2
+
+
+def test_two_frames_a_latent_frame(drawn):
+    """Frame 4 looks the same whether four frames or two lead to it; of the displacements that of frame 3 is left."""
+    head, motion, views, config, maps = drawn
+    paired = dataclasses.replace(config, temporal_stride=2)
+    drawn_in_pairs = np.asarray(draw_conditioning(head, motion, views, SIZE, paired, views[1, 0]))
+    assert drawn_in_pairs.shape == (VIEWS, 3, *maps.shape[2:4], 52)
+    still = slice(0, config.parts["rays"].stop)
+    np.testing.assert_allclose(drawn_in_pairs[:, [0, 2], ..., still], maps[..., still], atol=1e-6)
+    np.testing.assert_allclose(drawn_in_pairs[:, 2, ..., paired.parts["motion"]],
+                               maps[:, 1, ..., config.parts["motion"]][..., -2:], atol=1e-6)
 
 
 def test_stacked_form_holds_the_other_frames_maps(drawn):

@@ -2,8 +2,10 @@
 
 import jax
 import numpy as np
+import pytest
 
 from mvp4d_jax.geometry import cameras
+from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.geometry.painting import paint_video, painted_maps, vertex_colours
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.geometry.rigs import camera_rig
@@ -34,15 +36,16 @@ def test_painted_video_is_the_vertex_colours_seen_from_there():
     np.testing.assert_array_equal(video[0, 0, 0, 0, 0], [1, 1, 1, 0])
 
 
-def test_maps_are_latents_and_the_mean_trust_of_their_frames():
-    painted = np.random.default_rng(1).uniform(size=(2, 5, 16, 8, 4)).astype(np.float32)
+@pytest.mark.parametrize("stride", [2, 4])
+def test_maps_are_latents_and_the_mean_trust_of_their_frames(stride):
+    painted = np.random.default_rng(1).uniform(size=(2, 1 + stride, 16, 8, 4)).astype(np.float32)
     seen = []
 
     def encode(video: np.ndarray) -> np.ndarray:
         seen.append(video)
         return np.full((2, 2, 2, 1, 3), 7, np.float16)
 
-    maps = painted_maps(painted, encode, 8)
+    maps = painted_maps(painted, encode, ConditioningConfig(temporal_stride=stride))
     np.testing.assert_allclose(seen[0], 2 * painted[..., :3] - 1, atol=1e-6)
     assert maps.shape == (2, 2, 2, 1, 4) and (maps[..., :3] == 7).all()
     for view, row in np.ndindex(2, 2):

@@ -14,6 +14,9 @@ from mvp4d_jax.models.config import AutoencoderConfig
 
 # Every kind of layer of the full model (channel changes, both kinds of resampling), narrow.
 NARROW = AutoencoderConfig(block_out_channels=(8, 16, 16, 32), layers_per_block=1, norm_num_groups=4)
+# As `tiny` has it: a fourth of the size, two frames a latent frame.
+IN_PAIRS = AutoencoderConfig(block_out_channels=(8, 16, 16), layers_per_block=1, norm_num_groups=4,
+                             temporal_compression_ratio=2)
 
 
 def oracle_of(config: AutoencoderConfig) -> AutoencoderKLCogVideoX:
@@ -21,7 +24,10 @@ def oracle_of(config: AutoencoderConfig) -> AutoencoderKLCogVideoX:
     torch.manual_seed(0)
     model = AutoencoderKLCogVideoX(
         block_out_channels=config.block_out_channels, layers_per_block=config.layers_per_block,
-        norm_num_groups=config.norm_num_groups, scaling_factor=config.scaling_factor).eval().requires_grad_(False)
+        down_block_types=("CogVideoXDownBlock3D",) * len(config.block_out_channels),
+        up_block_types=("CogVideoXUpBlock3D",) * len(config.block_out_channels),
+        temporal_compression_ratio=config.temporal_compression_ratio, norm_num_groups=config.norm_num_groups,
+        scaling_factor=config.scaling_factor).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         if "norm" in name or name.endswith("bias"):
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -104,6 +110,20 @@ def test_decode_is_diffusers(pair, frames, height, width):
     ours = model.decode(jnp.asarray(latents))
     assert ours.shape == (2, frames, 8 * height, 8 * width, 3)
     assert relative_error(ours, theirs) < 1e-4
+
+
+@pytest.mark.parametrize("frames, latents", [(1, 1), (9, 5), (17, 9)])
+def test_two_frames_a_latent_is_diffusers(frames, latents):
+    oracle = oracle_of(IN_PAIRS)
+    model = ours_from(oracle, IN_PAIRS)
+    video = random_video(frames, 16, 24)
+    theirs = oracle.encode(to_torch(video)).latent_dist
+    ours = model.encode(jnp.asarray(video))
+    assert ours.shape == (1, latents, 4, 6, 32) and IN_PAIRS.frames_of(latents) == frames
+    assert relative_error(ours, from_torch(theirs.parameters)) < 1e-4
+    decoded = model.decode(ours[..., :16])
+    assert decoded.shape == video.shape
+    assert relative_error(decoded, from_torch(oracle.decode(theirs.mean).sample)[:, -frames:]) < 1e-4
 
 
 def test_stream_is_decode(pair):

@@ -15,15 +15,14 @@ def _plan(**changes):
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 9, 10, 17, 18, 49, 50])
-@pytest.mark.parametrize("window, overlap", [(9, 1), (9, 2), (13, 3), (5, 1)])
-def test_windows_cover_every_frame_once_beyond_their_clean_prefix(frames, window, overlap):
-    if overlap > (window - 1) // 4:
-        pytest.skip("the prefix would fill the window")
-    windows = cut_windows(frames, window, overlap)
+@pytest.mark.parametrize("window, overlap, stride", [(9, 1, 4), (9, 2, 4), (13, 3, 4), (5, 1, 4), (9, 3, 2), (7, 1, 2)])
+def test_windows_cover_every_frame_once_beyond_their_clean_prefix(frames, window, overlap, stride):
+    windows = cut_windows(frames, window, overlap, stride)
     fresh = np.concatenate([np.arange(w.start + w.clean_frames, w.stop) for w in windows])
     np.testing.assert_array_equal(fresh, np.arange(windows[-1].stop))
     assert windows[-1].stop >= frames > (windows[-2].stop if len(windows) > 1 else 0)
-    assert all((w.frames - 1) % 4 == 0 and w.frames <= window for w in windows)
+    assert all((w.frames - 1) % stride == 0 and w.frames <= window for w in windows)
+    assert all(w.latents == 1 + (w.frames - 1) // stride for w in windows)
     for before, after in itertools.pairwise(windows):
         assert after.start + after.clean_frames == before.stop
 

@@ -18,7 +18,8 @@ from mvp4d_jax.training.preflight import GIB, Topology, preflight
 # A narrow model of head size 64 at 512 tokens: enough for the splash kernel, a gather and a reduction of gradients.
 SMALL = ["--config.curriculum=all", "--config.transformer.num_layers=2", "--config.transformer.dtype=bfloat16",
          "--config.transformer.remat=full",
-         "--config.stages.all.image_size=128", "--config.stages.all.mixture.multiview.batch=2"]
+         "--config.stages.all.image_size=128", "--config.stages.all.mixture.multiview.batch=2",
+         "--config.stages.all.mixture.multiview.frames=5"]
 
 
 @pytest.mark.parametrize("text, chips, accelerator", [

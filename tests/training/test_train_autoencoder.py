@@ -1,5 +1,6 @@
 """Training of the autoencoder: what a batch holds, what a loss is, a resumed run, an export that diffusers loads."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,14 +11,18 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX
+from flax import nnx
 from safetensors.torch import load_file
 
+from mvp4d_jax import parallel
 from mvp4d_jax.errors import UserError
-from mvp4d_jax.models.checkpoint import load_autoencoder
+from mvp4d_jax.models.autoencoder import VideoAutoencoder
+from mvp4d_jax.models.checkpoint import load_autoencoder, save_autoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.training import autoencoder
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import load_config
+from mvp4d_jax.training.state import abstract_state
 from mvp4d_jax.training.stop import Interrupted
 
 NARROW = AutoencoderConfig(block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=4)
@@ -117,6 +122,28 @@ def test_resume_and_export(clips, tmp_path):
         theirs = oracle.encode(torch.from_numpy(held_out).permute(0, 4, 1, 2, 3)).latent_dist.mean
     np.testing.assert_allclose(latents, theirs.permute(0, 2, 3, 4, 1) * sizes.scaling_factor, atol=1e-4)
     assert abs(float(latents.std()) - 1) < 0.01  # the scale was measured on the held-out clips
+
+
+def test_starts_from_given_weights(clips, tmp_path, monkeypatch):
+    """Steps that learn nothing leave the given weights as they are; weights of another size are refused."""
+    def idle(*_):
+        return lambda state, video: (dataclasses.replace(state, step=state.step + 1), {"loss": jnp.zeros(())})
+
+    monkeypatch.setattr(autoencoder, "make_step", idle)
+    given = VideoAutoencoder(NARROW, rngs=nnx.Rngs(7))
+    save_autoencoder(tmp_path / "given", given, NARROW)
+    config = settings("--config.steps=2", f"--config.initial={tmp_path / 'given'}")
+    autoencoder.train_autoencoder(config, tmp_path / "run")
+    template = autoencoder._template(config, parallel.make_mesh((-1, 1, 1)))
+    state, _ = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).restore(
+        abstract_state(template, autoencoder._optimiser(config), template.mesh))
+    assert int(state.step) == 2
+    for tree in (state.params, state.ema):
+        jax.tree.map(np.testing.assert_array_equal, tree, template.params_of(given))
+
+    monkeypatch.setattr(AutoencoderConfig, "named", lambda name: dataclasses.replace(NARROW, latent_channels=20))
+    with pytest.raises(UserError, match=r"config\.initial: its parameters are not those of the model"):
+        autoencoder.train_autoencoder(config, tmp_path / "other")
 
 
 def test_no_captures_is_the_users_mistake(tmp_path):

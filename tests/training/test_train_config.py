@@ -11,8 +11,8 @@ from mvp4d_jax.training.plan import resolve
 
 
 def test_packaged_configs_resolve():
-    assert {"tiny", "small", "mvp4d_2b"} <= set(packaged())
-    for name in ("tiny", "small", "mvp4d_2b"):
+    assert {"tiny", "tiny_128", "small", "mvp4d_2b"} <= set(packaged())
+    for name in ("tiny", "tiny_128", "small", "mvp4d_2b"):
         plan = resolve(load_config(name))
         assert plan.steps == sum(stage.steps for stage in plan.stages)
     full = resolve(load_config("mvp4d_2b")).stages[-1]
@@ -64,7 +64,7 @@ def test_resolved_config_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize("overrides, message", [
-    (["--config.stages.all.mixture.multiview.frames=8"], "choose 1 \\+ 4k"),
+    (["--config.stages.all.mixture.multiview.frames=8"], "choose 1 \\+ 2k"),
     (["--config.stages.all.image_size=60"], "multiple of 16"),
     (["--config.stages.all.decay=linear"], "constant"),
     (["--config.loss.timesteps=random"], "loss.timesteps"),
@@ -72,7 +72,7 @@ def test_resolved_config_comes_back(tmp_path):
     (["--config.stages.all.mixture.static.frames=5"], "static views have one frame"),
     (["--config.transformer.dtype=float8"], "dtype"),
     (["--config.transformer.size=huge"], "no transformer is called"),
-    (["--config.autoencoder_size=small"], "'small' makes 16 latent channels, the transformer takes 12"),
+    (["--config.autoencoder_size=small"], "'small' makes 16 latent channels, the transformer takes 24"),
 ])
 def test_settings_that_cannot_be(overrides, message):
     with pytest.raises(UserError, match=message):
@@ -96,6 +96,7 @@ def test_learning_rate_over_stages():
 def test_maps_are_as_fine_as_the_autoencoders_latents():
     plans = [resolve(load_config(name)) for name in ("tiny", "small", "mvp4d_2b")]
     assert [plan.conditioning.image_to_latent for plan in plans] == [4, 8, 8]
+    assert [plan.conditioning.temporal_stride for plan in plans] == [2, 4, 4]
     config = load_config("tiny")
     with config.unlocked():
         config.conditioning.image_to_latent = 8

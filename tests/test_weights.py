@@ -1,0 +1,29 @@
+"""The weights that come along: sound, small, and what their configs describe."""
+
+import dataclasses
+
+import pytest
+
+from mvp4d_jax.models.checkpoint import validate_weights
+from mvp4d_jax.sampling.release import load_release, resolve_weights
+from mvp4d_jax.training.config import load_config
+from mvp4d_jax.training.plan import resolve
+
+SIZES = {"tiny": 64, "tiny_128": 128}
+
+
+@pytest.mark.parametrize("name, size", SIZES.items())
+def test_built_in_weights_are_what_their_config_describes(name, size):
+    assert "MultiViewTransformer" in validate_weights(resolve_weights(name))
+    release, plan = load_release(name), resolve(load_config(name))
+    assert release.facts.image_size == size == plan.stages[-1].image_size
+    assert release.facts.conditioning == plan.conditioning
+    assert release.transformer.config == dataclasses.replace(plan.transformer, remat=release.transformer.config.remat)
+    assert release.facts.latent_size == (size // 4,) * 2
+
+
+def test_built_in_weights_are_small_and_share_their_latents():
+    folders = [resolve_weights(name) for name in SIZES]
+    assert sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file()) <= 32e6
+    first, second = ((folder / "vae" / "diffusion_pytorch_model.safetensors").read_bytes() for folder in folders)
+    assert first == second
