@@ -20,6 +20,7 @@ from mvp4d_jax.files import write_json
 
 TEST_IDENTITY = 11_004  # of the studio's test range: the weights have never seen it
 VIEWS, FRAMES, ORBIT_FRAMES = 8, 17, 100
+FIT_STEPS = 900  # half of the preset's for large pictures: a demo is waited for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,8 @@ def plan_stages(out: Path, *, photo: Path | None, mask: Path | None, weights: st
                              "--out", str(out / "evaluation")),
                             out / "evaluation" / "evaluation.html"))
     stages.append(Stage("distill", "distilling the views into a 4D Gaussian avatar",
-                        ("distill", str(generated), "--out", str(avatar), "--preset", "cpu"), avatar))
+                        ("distill", str(generated), "--out", str(avatar), "--preset", "cpu", "--steps", str(FIT_STEPS)),
+                        avatar))
     if photo is None:
         stages.append(Stage("compare", "rendering the avatar through the studio's own cameras",
                             ("render", str(avatar), "--motion", str(truth),
