@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> str:
     facts = read_facts(resolve_weights(args.weights))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    print(f"about {5 if facts.image_size <= 64 else 10} minutes on two idle cores ({cpu_count()} here); all goes to {out}", flush=True)
+    minutes = 5 if facts.image_size <= 64 else 10
+    print(f"about {minutes} minutes on two idle cores ({cpu_count()} here); all goes to {out}", flush=True)
     stages = plan_stages(out, photo=photo, mask=mask, weights=args.weights, size=facts.image_size,
                          identity=args.identity, frames=args.frames)
     seconds = run_stages(stages, out)

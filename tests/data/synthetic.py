@@ -59,8 +59,8 @@ def write_shards(folder: Path, *, config: str = "tiny", scenes: int = 3, views: 
                       "sha256": checksum(folder / name)})
     manifest = {
         "format": FORMAT, "version": VERSION, "head": "builtin", "image_size": image_size,
-        "latents": latents, "frames": plan.autoencoder.frames_of(latents), "latent_scale": 1.0, "latent_channels": channels,
-        "autoencoder": autoencoder,
+        "latents": latents, "frames": plan.autoencoder.frames_of(latents), "latent_scale": 1.0,
+        "latent_channels": channels, "autoencoder": autoencoder,
         "conditioning": dataclasses.asdict(plan.conditioning),
         "scenes": [scene.as_json() for scene in listed], "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest))
