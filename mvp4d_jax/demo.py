@@ -54,10 +54,10 @@ def plan_stages(out: Path, *, photo: Path | None, mask: Path | None, weights: st
                             ("track", str(photo), "--head", "builtin", "--out", str(out / "fit.npz")), out / "fit.npz"))
         reference = ("--reference", str(photo), "--fit", str(out / "fit.npz"))
         reference += ("--mask", str(mask)) if mask else ("--matte", "auto")
-    drive = out / "drive"
+    drive = out / "drive.npz"
     stages.append(Stage("drive", f"recording {ORBIT_FRAMES} frames of speech and smiles to drive the avatar with",
-                        ("studio", "--identity", str(identity), "--views", "1", "--frames", str(ORBIT_FRAMES),
-                         "--size", "32", "--seed", "1", "--out", str(drive)), drive))
+                        ("studio", "--identity", str(identity), "--frames", str(ORBIT_FRAMES), "--seed", "1",
+                         "--motion-only", "--out", str(drive)), drive))
     generated, avatar, video = out / "generated", out / "avatar", out / "orbit.mp4"
     stages.append(Stage("sample", f"generating {VIEWS} views over 360 degrees from one picture",
                         ("sample", "--weights", weights, *reference, "--motion", str(truth), "--cameras", str(truth),

@@ -2,6 +2,7 @@
 
   mvp4d studio --out out/person --identity 7 --cameras orbit:360x8 --frames 13 --size 128
   mvp4d studio --out out/set --identities 0:300 --cameras random:8 --size 64      one capture each; run again to go on
+  mvp4d studio --out drive.npz --identity 7 --frames 100 --motion-only            a performance, to drive avatars with
   mvp4d studio --sheet docs/images                                                contact sheets of many people
 
 Identities 0 to 9,999 are for training, 10,000 to 10,999 for validation, 11,000 and more for tests.
@@ -31,7 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--own-motion", type=float, default=0.0, metavar="AMOUNT",
                         help="0 films faces that move as the capture's rig does (default), 1 as people do: the rig "
                         "then misses them by a millimetre or two")
-    parser.add_argument("--overwrite", action="store_true", help="replace a capture that is there")
+    parser.add_argument("--motion-only", action="store_true",
+                        help="film nothing: write the performance alone to --out, a .npz for `mvp4d render --motion`")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--sheet", metavar="FOLDER", help="write contact sheets there instead of a capture")
 
 
@@ -47,12 +50,17 @@ def run(args: argparse.Namespace) -> str:
     identities = _range(args.identities) if args.identities else None
     if args.views is not None and not 1 <= args.views <= 1000:
         raise UserError("--views", f"{args.views}", "1 to 1000")
-    from mvp4d_jax.studio.produce import Order, make_capture, make_set
+    if args.motion_only and identities is not None:
+        raise UserError("--motion-only", "writes the motion of one person", "give --identity instead of --identities")
+    from mvp4d_jax.studio.produce import Order, make_capture, make_set, write_motion
     cameras = args.cameras or f"orbit:360x{args.views or 8}"
     order = Order(cameras, args.frames, args.size, args.fps, args.motion, args.seed, args.own_motion)
     if identities is not None:
         made = make_set(args.out, identities, order)
         return f"{len(identities)} captures in {args.out} ({made} new)"
+    if args.motion_only:
+        path = write_motion(args.out, args.identity, order, overwrite=args.overwrite)
+        return f"{order.frames} frames of motion: {path}"
     path = make_capture(args.out, args.identity, order, overwrite=args.overwrite)
     return f"capture: {Path(path)}"
 

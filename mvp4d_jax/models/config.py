@@ -72,7 +72,7 @@ class AutoencoderConfig:
 _NAMED = {
     # A fourth of the height and width, not an eighth: at 64 x 64 pixels an eye is three of them wide.
     "tiny": AutoencoderConfig(block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=2,
-                              latent_channels=24, temporal_compression_ratio=2, scaling_factor=1.0),
+                              latent_channels=24, temporal_compression_ratio=1, scaling_factor=1.0),
     "small": AutoencoderConfig(block_out_channels=(64, 128, 128, 256), layers_per_block=2, scaling_factor=1.0),
     "2b": AutoencoderConfig(),
     "5b": AutoencoderConfig(scaling_factor=0.7),

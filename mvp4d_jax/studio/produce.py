@@ -120,6 +120,29 @@ def make_capture(path: str | os.PathLike, identity: int, order: Order | None = N
     return Path(path)
 
 
+def write_motion(path: str | os.PathLike, identity: int, order: Order | None = None, *,
+                 overwrite: bool = False) -> Path:
+    """Writes the performance of a capture alone, without filming it: a `fit.npz` with the order's cameras.
+
+    Raises:
+      UserError: the order cannot be rendered, the cameras move, or the file is in the way.
+    """
+    order, path = order or Order(), Path(path)
+    order.check()
+    split_of(identity)
+    if path.suffix != ".npz":
+        raise UserError(path, "is to hold a motion alone", "name it .npz")
+    if path.exists() and not overwrite:
+        raise UserError(path, "exists already", "give --overwrite to replace it")
+    cameras = make_cameras(order, identity)
+    if cameras.fx.ndim != 1:
+        raise UserError("cameras", f"'{order.cameras}' move, a motion's file has still ones", "for example orbit:360x1")
+    studio, views = Studio(identity, order.seed, order.own_motion), len(cameras.fx)
+    Fit(_motion(studio, order), Camera(*(getattr(cameras, name)[:, None] for name in FIELDS)),
+        np.full((views, 2), order.size), rig_names(views), head=studio.head.name).save(path)
+    return path
+
+
 def _motion(studio: Studio, order: Order) -> Motion:
     if order.motion in KINDS:
         return studio.motion(order.frames, order.motion, order.fps)

@@ -22,7 +22,7 @@ from mvp4d_jax.studio.identity import Identity, draw_identity, random_for
 from mvp4d_jax.studio.lighting import Lights, draw_lights
 from mvp4d_jax.studio.motions import make_motion
 from mvp4d_jax.studio.own_motion import own_motion as make_own_motion
-from mvp4d_jax.studio.rendering import Posed, draw, pose
+from mvp4d_jax.studio.rendering import Figure, Posed, draw, pose
 
 _CHUNK = 8  # frames posed at once
 _THREADS = max(2, (os.cpu_count() or 2) // 2)
@@ -55,7 +55,11 @@ class Studio:
         self.head: HeadModel = head.personalise(self.traits.shape)
         self.lights: Lights = jax.device_put(draw_lights(random_for(identity, "light", seed)))
         self.own = make_own_motion(self.head, identity, own_motion) if own_motion else None
-        self._figure = jax.device_put(build_figure(self.traits, self.head if self.own is None else self.own.rig))
+
+    @functools.cached_property
+    def _figure(self) -> Figure:
+        """What is drawn: takes seconds to build, and a motion does without."""
+        return jax.device_put(build_figure(self.traits, self.head if self.own is None else self.own.rig))
 
     def motion(self, frames: int, kind: str = "mixed", fps: float = 25.0) -> Motion:
         """A performance of this person (`motions.make_motion`), from identity and seed."""

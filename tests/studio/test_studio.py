@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from mvp4d_jax.capture import Capture
+from mvp4d_jax.capture.fit import Fit
 from mvp4d_jax.errors import UserError
 from mvp4d_jax.geometry.cameras import FIELDS, Camera
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.geometry.rigs import camera_rig
+from mvp4d_jax.heads.motion import ARRAYS
 from mvp4d_jax.heads.skinning import skin
-from mvp4d_jax.studio.produce import Order, make_capture, make_set
+from mvp4d_jax.studio.produce import Order, make_capture, make_set, write_motion
 from mvp4d_jax.studio.studio import Studio
 
 SIZE = 48
@@ -102,6 +104,19 @@ def test_capture_holds_what_was_rendered(tmp_path, short_haired):
         np.testing.assert_array_equal(capture.mask(view, 1), alpha[view, 1])
     assert capture.info.extra["split"] == "train"
     np.testing.assert_array_equal(capture.head.template, short_haired.head.template)
+
+
+def test_a_motion_without_pictures_is_the_filmed_one(tmp_path, short_haired):
+    order = Order(cameras="orbit:360x1", frames=3, size=16, seed=1)
+    path = write_motion(tmp_path / "drive.npz", short_haired.identity, order)
+    fit, filmed = Fit.load(path), Capture.open(make_capture(tmp_path / "one", short_haired.identity, order)).motion
+    assert fit.head == "builtin"
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(fit.motion, name), getattr(filmed, name))
+    with pytest.raises(UserError, match="exists already"):
+        write_motion(path, short_haired.identity, order)
+    with pytest.raises(UserError, match="still ones"):
+        write_motion(tmp_path / "turn.npz", short_haired.identity, Order(cameras="turn:360", frames=3, size=16))
 
 
 def test_set_goes_on_where_it_stopped(tmp_path):
