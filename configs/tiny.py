@@ -3,7 +3,7 @@
     mvp4d prepare CAPTURE... --config tiny --out shards
     mvp4d train --config tiny --config.data.shards=shards --workdir runs/tiny
 
-336 tokens a sample (16 of the reference, 4 views x 5 latent frames x 16). docs/weights.md says what it cost and gives.
+592 tokens a sample (16 of the reference, 4 views x 9 frames x 16). docs/weights.md says what it cost and gives.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,8 @@
     mvp4d prepare CAPTURE... --config tiny_128 --out shards
     mvp4d train --config tiny_128 --config.data.shards=shards --workdir runs/tiny_128
 
-1,344 tokens a sample (64 of the reference, 4 views x 5 latent frames x 64), in the latents of `tiny`'s autoencoder.
+1,344 tokens a sample (64 of the reference, 4 views x 5 latent frames of two frames x 64). The autoencoder makes of single
+images what `tiny`'s does.
 docs/weights.md says what it cost and gives.
 """
 
@@ -15,6 +16,7 @@ from mvp4d_configs.tiny import get_config as tiny
 
 def get_config() -> ConfigDict:
     config = tiny()
+    config.autoencoder_size, config.autoencoder = "tiny_128", "builtin:tiny_128"
     config.mesh = (1, -1, 1)
     config.transformer.spatial_scale = 2 * 1.875  # tokens are half as far apart on the head as `tiny`'s
     config.prepare.image_size = 128

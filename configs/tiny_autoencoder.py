@@ -20,9 +20,8 @@ def get_config() -> ConfigDict:
     config.learning_rate, config.warmup = 1.5e-3, 100  # cosine decay to a twentieth
     config.ema = 0.998
     config.clip = 1.0
-    # Small batches: every pixel is a target, so that many steps are worth more. Every third step learns a clip. Nine
-    # frames, as many as the tiny transformer makes: of three latent frames the first is decoded to one frame, of two
-    # it is not.
+    # Small batches: every pixel is a target, so that many steps are worth more. Every third step learns a clip of nine
+    # frames, as many as the tiny transformer makes.
     config.image_batch, config.clip_batch, config.clip_every = 4, 1, 3
     config.clip_frames = 9
     config.recoloured = 2 / 3  # share of the pictures that are shown in other colours

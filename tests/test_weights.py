@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from mvp4d_jax.models.checkpoint import validate_weights
 from mvp4d_jax.sampling.release import load_release, resolve_weights
@@ -22,8 +24,17 @@ def test_built_in_weights_are_what_their_config_describes(name, size):
     assert release.facts.latent_size == (size // 4,) * 2
 
 
-def test_built_in_weights_are_small_and_share_their_latents():
+def test_built_in_weights_are_small():
     folders = [resolve_weights(name) for name in SIZES]
     assert sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file()) <= 32e6
-    first, second = ((folder / "vae" / "diffusion_pytorch_model.safetensors").read_bytes() for folder in folders)
-    assert first == second
+
+
+def test_built_in_weights_share_their_latents_of_single_images():
+    """To a single image a kernel is the sum of its taps in time (float16: to a part in a thousand)."""
+    first, second = (load_file(resolve_weights(name) / "vae" / "diffusion_pytorch_model.safetensors") for name in SIZES)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        theirs, ours = np.float32(second[name]), np.float32(value)
+        if value.ndim == 5:
+            theirs, ours = theirs.sum(2), ours.sum(2)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)

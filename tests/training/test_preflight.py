@@ -19,7 +19,7 @@ from mvp4d_jax.training.preflight import GIB, Topology, preflight
 SMALL = ["--config.curriculum=all", "--config.transformer.num_layers=2", "--config.transformer.dtype=bfloat16",
          "--config.transformer.remat=full",
          "--config.stages.all.image_size=128", "--config.stages.all.mixture.multiview.batch=2",
-         "--config.stages.all.mixture.multiview.frames=5"]
+         "--config.stages.all.mixture.multiview.frames=3"]
 
 
 @pytest.mark.parametrize("text, chips, accelerator", [

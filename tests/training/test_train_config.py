@@ -64,7 +64,7 @@ def test_resolved_config_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize("overrides, message", [
-    (["--config.stages.all.mixture.multiview.frames=8"], "choose 1 \\+ 2k"),
+    (["--config.autoencoder_size=tiny_128", "--config.stages.all.mixture.multiview.frames=8"], "choose 1 \\+ 2k"),
     (["--config.stages.all.image_size=60"], "multiple of 16"),
     (["--config.stages.all.decay=linear"], "constant"),
     (["--config.loss.timesteps=random"], "loss.timesteps"),
@@ -94,9 +94,9 @@ def test_learning_rate_over_stages():
 
 
 def test_maps_are_as_fine_as_the_autoencoders_latents():
-    plans = [resolve(load_config(name)) for name in ("tiny", "small", "mvp4d_2b")]
-    assert [plan.conditioning.image_to_latent for plan in plans] == [4, 8, 8]
-    assert [plan.conditioning.temporal_stride for plan in plans] == [2, 4, 4]
+    plans = [resolve(load_config(name)) for name in ("tiny", "tiny_128", "small", "mvp4d_2b")]
+    assert [plan.conditioning.image_to_latent for plan in plans] == [4, 4, 8, 8]
+    assert [plan.conditioning.temporal_stride for plan in plans] == [1, 2, 4, 4]
     config = load_config("tiny")
     with config.unlocked():
         config.conditioning.image_to_latent = 8

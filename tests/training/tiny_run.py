@@ -40,7 +40,7 @@ def overrides(shards: Path, *, steps: int = STEPS, mesh=(1, 1, 1), **more) -> li
         "stages.all.learning_rate": 1e-3,
         "stages.all.mixture.monocular.weight": 0.0, "stages.all.mixture.static.weight": 0.0,
         "stages.all.mixture.multiview.batch": 4, "stages.all.mixture.multiview.views": 2,
-        "stages.all.mixture.multiview.frames": 5,  # three latent frames, as `write_shards` has them
+        "stages.all.mixture.multiview.frames": 3,  # as `write_shards` has them
         "checkpoint.every": 10, "metrics.every": 1, "validation.every": 1000000,
     }
     settings.update({name.replace("__", "."): value for name, value in more.items()})
