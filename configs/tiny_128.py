@@ -3,8 +3,8 @@
     mvp4d prepare CAPTURE... --config tiny_128 --out shards
     mvp4d train --config tiny_128 --config.data.shards=shards --workdir runs/tiny_128
 
-1,344 tokens a sample (64 of the reference, 4 views x 5 latent frames of two frames x 64). The autoencoder makes of single
-images what `tiny`'s does.
+1,344 tokens a sample (64 of the reference, 4 views x 5 latent frames of two frames x 64). The autoencoder makes of
+single images what `tiny`'s does.
 docs/weights.md says what it cost and gives.
 """
 

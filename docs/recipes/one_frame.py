@@ -2,8 +2,8 @@
 
     python docs/recipes/one_frame.py WEIGHTS OUT
 
-WEIGHTS and OUT hold `vae` and `transformer`. To a causal kernel a single image is the same frame three times: the sum of
-the kernel's taps is what it does to one. Put in the last tap, it does that to every frame of a clip. The transformer
+WEIGHTS and OUT hold `vae` and `transformer`. To a causal kernel a single image is the same frame three times: the sum
+of the kernel's taps is what it does to one. Put in the last tap, it does that to every frame of a clip. The transformer
 loses the displacements between the frames of a latent frame: there is but one.
 """
 

@@ -73,7 +73,7 @@ _TINY = AutoencoderConfig(block_out_channels=(16, 32, 64), layers_per_block=1, n
                           temporal_compression_ratio=1, scaling_factor=1.0)
 _NAMED = {
     # A fourth of the height and width, not an eighth: at 64 x 64 pixels an eye is three of them wide.
-    # And a latent frame for every frame: of two in one, so small an autoencoder blurs the first where a head turns quickly.
+    # And a latent frame for every frame: of two in one, so small an autoencoder blurs the first where a head turns.
     "tiny": _TINY,
     "tiny_128": dataclasses.replace(_TINY, temporal_compression_ratio=2),
     "small": AutoencoderConfig(block_out_channels=(64, 128, 128, 256), layers_per_block=2, scaling_factor=1.0),
