@@ -12,7 +12,7 @@ import numpy as np
 from mvp4d_jax.capture import Capture, CaptureWriter
 from mvp4d_jax.capture.fit import Fit
 from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry.cameras import FIELDS, Camera
+from mvp4d_jax.geometry.cameras import Camera
 from mvp4d_jax.geometry.rigs import camera_rig, rig_names
 from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.progress import progress
@@ -99,7 +99,7 @@ def make_capture(path: str | os.PathLike, identity: int, order: Order | None = N
     motion = _motion(studio, order)
     cameras = make_cameras(order, identity)
     if cameras.fx.ndim == 1:
-        cameras = Camera(*(getattr(cameras, name)[:, None] for name in FIELDS))
+        cameras = cameras[:, None]
     views = cameras.fx.shape[0]
     traits = studio.traits
     writer = CaptureWriter(
@@ -122,7 +122,12 @@ def make_capture(path: str | os.PathLike, identity: int, order: Order | None = N
 
 def write_motion(path: str | os.PathLike, identity: int, order: Order | None = None, *,
                  overwrite: bool = False) -> Path:
-    """Writes the performance of a capture alone, without filming it: a `fit.npz` with the order's cameras.
+    """Writes the performance of a capture alone, without filming it: a `fit.npz` of F frames, with the V cameras.
+
+    Args:
+      path: the .npz to make.
+      identity: the person's number.
+      overwrite: replace a file that is there.
 
     Raises:
       UserError: the order cannot be rendered, the cameras move, or the file is in the way.
@@ -138,8 +143,8 @@ def write_motion(path: str | os.PathLike, identity: int, order: Order | None = N
     if cameras.fx.ndim != 1:
         raise UserError("cameras", f"'{order.cameras}' move, a motion's file has still ones", "for example orbit:360x1")
     studio, views = Studio(identity, order.seed, order.own_motion), len(cameras.fx)
-    Fit(_motion(studio, order), Camera(*(getattr(cameras, name)[:, None] for name in FIELDS)),
-        np.full((views, 2), order.size), rig_names(views), head=studio.head.name).save(path)
+    Fit(_motion(studio, order), cameras[:, None], np.full((views, 2), order.size), rig_names(views),
+        head=studio.head.name).save(path)
     return path
 
 
