@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,16 +46,17 @@ def guard_memory(fix: str) -> Iterator[None]:
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 _pool: ThreadPoolExecutor | None = None
 _lock = threading.Lock()
+_thread = threading.local()  # .works: this thread is one of the pool's
 
 
 def in_parallel(function: Callable[[_Item], _Result], items: list[_Item]) -> list[_Result]:
     """`[function(item) for item in items]`, each item by a thread that computes on one core.
 
     The tensors of a step on the CPU are small: sharing out whole samples keeps two cores busy, where sharing out every
-    single operation makes them wait for each other.
+    single operation makes them wait for each other. Called by one of these threads, it goes on in that thread alone.
     """
-    if len(items) == 1:
-        return [function(items[0])]
+    if len(items) == 1 or getattr(_thread, "works", False):
+        return [function(item) for item in items]
     return list(_workers().map(function, items))
 
 
@@ -64,6 +64,10 @@ def _workers() -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None:
-            initializer = functools.partial(torch.set_num_threads, 1)  # holds for the thread that calls it
-            _pool = ThreadPoolExecutor(torch.get_num_threads(), "mvp4d", initializer)
+            _pool = ThreadPoolExecutor(torch.get_num_threads(), "mvp4d", _start_worker)
     return _pool
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)  # holds for the thread that calls it
+    _thread.works = True

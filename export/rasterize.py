@@ -1,4 +1,4 @@
-"""One rasteriser of 3D Gaussians with gsplat's meaning: gsplat itself on CUDA, a torch compositor on the CPU."""
+"""One rasteriser of 3D Gaussians with gsplat's meaning: gsplat itself on CUDA, a compiled compositor on the CPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 
 from torch import Tensor
 
-from mvp4d_export.compositor import composite
 from mvp4d_export.errors import UserError
 from mvp4d_export.projection import EPS_2D, NEAR, project, shade
 
@@ -93,6 +92,8 @@ def rasterize(
         return Rendering(rgb, alpha[..., 0], info["means2d"], (info["radii"] > 0).all(-1))
     if means.device.type != "cpu":
         raise UserError("device", f"no rasteriser for '{means.device.type}'", "use cpu or cuda")
+    from mvp4d_export.compositor import composite  # numba, which CUDA does without, takes a second to import
+
     if sh_degree is not None:
         colours = shade(colours, means, viewmats, sh_degree)
     colours = colours.expand(views, *means.shape)

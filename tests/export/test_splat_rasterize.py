@@ -7,7 +7,9 @@ import torch
 from gsplat.cuda import _torch_impl as oracle
 from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
 
-from mvp4d_export.projection import project, spherical_harmonics
+from mvp4d_export import compositor
+from mvp4d_export.device import in_parallel
+from mvp4d_export.projection import Projected, project, spherical_harmonics
 from mvp4d_export.rasterize import rasterize
 
 ARGUMENTS = ("means", "quaternions", "scales", "opacities", "colours")
@@ -144,7 +146,7 @@ def test_gradcheck():
 
 
 def test_gradient_stops_where_light_does():
-    """What lies behind a saturated pixel gets no gradient; a deep stack takes several rounds of the compositor."""
+    """What lies behind a saturated pixel gets no gradient; however deep the stack."""
     tensors, viewmats, Ks, width, height = make_scene(150, views=1)
     tensors["means"][:, :2] *= 0.02
     tensors["opacities"][:] = 0.95
@@ -156,6 +158,43 @@ def test_gradient_stops_where_light_does():
     sizes = tensors["colours"].grad.abs().sum(1)[depth_order]
     assert sizes[:5].min() > 0
     assert sizes[100:].max() == 0
+
+
+def test_views_in_threads_equal_views_one_by_one():
+    """Three views share two threads; so they do where a thread of the pool asks for them: the same bits as alone."""
+    tensors, viewmats, Ks, width, height = make_scene(200, dtype=torch.float32, views=3)
+    colours = tensors.pop("colours").expand(3, -1, -1)
+    projected = project(*tensors.values(), viewmats, Ks, width, height)
+    attributes = {field: value.detach().requires_grad_(value.is_floating_point())
+                  for field, value in vars(projected).items()}
+
+    def render(views):
+        seen = Projected(**{field: value[views] for field, value in attributes.items()})
+        result = compositor.composite(seen, colours[views], torch.zeros(len(views), 3), width, height)
+        return torch.cat((result[0], result[1][..., None]), -1)
+
+    def gradient(picture):
+        return torch.autograd.grad(picture.square().sum(), [attributes["means2d"], attributes["conics"]])
+
+    single = torch.cat([render([view]) for view in range(3)])
+    expected = gradient(single)
+    for together in (render([0, 1, 2]), *in_parallel(render, [[0, 1, 2]] * 4)):
+        assert torch.equal(together, single)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(gradient(together), expected))
+
+
+def test_kernels_are_compiled_where_no_folder_can_keep_them(monkeypatch):
+    options = []
+
+    def njit(**given):
+        options.append(given)
+        if given.get("cache"):
+            raise RuntimeError("no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(compositor.numba, "njit", njit)
+    assert compositor._compiled(math.sqrt) is math.sqrt
+    assert [given["nogil"] for given in options] == [True, True]
 
 
 def test_harmonics_equal_gsplats():
