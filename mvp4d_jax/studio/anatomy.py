@@ -32,6 +32,11 @@ def scalp(points: np.ndarray, recede: float = 0.0) -> np.ndarray:
     return _ramp(points[..., 1], line - 0.004, line + 0.005)
 
 
+def ear_shells(points: np.ndarray) -> np.ndarray:
+    """[...] 1 where an ear stands off the skull, which is no wider than 0.0775 m on either side."""
+    return _ramp(np.abs(points[..., 0]), 0.0782, 0.0795) * _ramp(points[..., 1], -0.06, -0.05)
+
+
 def beard(points: np.ndarray, kind: str) -> np.ndarray:
     """[...] density of facial hair of one of `identity.BEARDS`."""
     turn, y = azimuth(points), points[..., 1]

@@ -90,7 +90,7 @@ def paint(identity: Identity, head: HeadModel, size: int = TEXTURE_SIZE) -> np.n
     gloss = 0.72 + 0.12 * blotch + 0.20 * pore
     gloss += 0.35 * front * (_spot(points, (0, -0.035, 0.12), 0.016) + _spot(points, (0, 0.045, 0.095), 0.03))
     gloss = gloss * (1 - lip) + lip * (1.1 + 0.25 * pore)
-    gloss *= 1 - 0.75 * anatomy.scalp(points) * (identity.style != "bald")
+    gloss *= 1 - 0.75 * _under_hair(points) * (identity.style != "bald")
     texels = np.concatenate([np.clip(colour, 0.004, 0.95), np.clip(gloss, 0.15, 1.6)[:, None]], -1)
     return texels.astype(np.float32)[nearest].reshape(size, size, 4)
 
@@ -153,11 +153,15 @@ def _lips(colour: np.ndarray, identity: Identity, points: np.ndarray, noise: Noi
     return colour * (1 - lip[:, None]) + red * lip[:, None], lip
 
 
+def _under_hair(points: np.ndarray) -> np.ndarray:
+    return anatomy.scalp(points) * (1 - anatomy.ear_shells(points))
+
+
 def _hair_shadow(colour: np.ndarray, identity: Identity, points: np.ndarray, noise: Noise,
                  rng: np.random.Generator) -> np.ndarray:
     """What lies under hair is painted in its colour: scalp, brows, beard; and stubble as fine dark specks."""
     hair = np.array(identity.hair)
-    cover = anatomy.scalp(points)
+    cover = _under_hair(points)
     if identity.style == "bald":
         cover = cover * 0.18 * _ramp(points[:, 1], 0.08, 0.03)  # shaven sides
     speck = _ramp(noise(points, 1500) + 0.4 * noise(points, 700), -0.5, 0.5)

@@ -42,8 +42,9 @@ def test_srgb_to_linear_known_values():
     np.testing.assert_allclose(linear(np.array([0.0, 0.04045, 0.5, 1.0])), [0, 0.0031308, 0.2140411, 1], atol=1e-6)
 
 
-def test_lips_are_redder_than_cheeks_and_brows_darker_than_the_forehead():
-    head, person = builtin_head(), draw_identity(6, 32)
+def painted_vertices(person, parts):
+    """Canonical positions [N, 3] of the vertices of some parts and the colours [N, 3] that they are painted in."""
+    head = builtin_head()
     texture = paint(person, head)
     size = texture.shape[0]
     corner_vertex, corner_uv = np.asarray(head.faces).ravel(), np.asarray(head.face_uvs).ravel()
@@ -51,10 +52,13 @@ def test_lips_are_redder_than_cheeks_and_brows_darker_than_the_forehead():
     uv[corner_vertex] = np.asarray(head.uv)[corner_uv]
     colour = texture[np.clip(((1 - uv[:, 1]) * size).astype(int), 0, size - 1),
                      np.clip((uv[:, 0] * size).astype(int), 0, size - 1), :3]
-    points = np.asarray(head.canonical)
-    skin = np.unique(np.asarray(head.faces)[np.isin(head.face_parts, [head.part_names.index("skin"),
-                                                                     head.part_names.index("lips")])])
-    points, colour = points[skin], colour[skin]
+    faces = np.isin(head.face_parts, [head.part_names.index(part) for part in parts])
+    chosen = np.unique(np.asarray(head.faces)[faces])
+    return np.asarray(head.canonical)[chosen], colour[chosen]
+
+
+def test_lips_are_redder_than_cheeks_and_brows_darker_than_the_forehead():
+    points, colour = painted_vertices(draw_identity(6, 32), ("skin", "lips"))
     lips = anatomy.lips(points) > 0.9
     cheek = (np.abs(points[:, 0] - 0.045) < 0.008) & (np.abs(points[:, 1] + 0.045) < 0.008) & (points[:, 2] > 0.05)
     brow = anatomy.brow(points)[0] > 0.8
@@ -63,6 +67,19 @@ def test_lips_are_redder_than_cheeks_and_brows_darker_than_the_forehead():
     redness = colour[:, 0] / colour[:, 1]
     assert redness[lips].mean() > 1.15 * redness[cheek].mean()
     assert colour[brow].mean() < 0.6 * colour[forehead].mean()
+
+
+def test_hair_colours_the_skull_and_not_the_backs_of_the_ears():
+    """11007 has dark skin and grey hair; hair begins at the ears' height, behind them."""
+    person = draw_identity(11007, 32)
+    ears, ear_colour = painted_vertices(person, ("ears",))
+    behind = (anatomy.scalp(ears) > 0.9) & (anatomy.ear_shells(ears) > 0.9)
+    skull, skull_colour = painted_vertices(person, ("skin",))
+    assert (anatomy.ear_shells(skull) == 0).all()
+    covered = anatomy.scalp(skull) > 0.9
+    assert behind.sum() > 40 and covered.sum() > 500
+    assert np.linalg.norm(np.median(ear_colour[behind], 0) - person.skin) < 0.02
+    assert np.linalg.norm(np.median(skull_colour[covered], 0) - person.skin) > 0.1
 
 
 def test_eye_has_pupil_iris_and_sclera():
@@ -82,7 +99,8 @@ def test_regions_are_symmetric_and_apart():
     rng = np.random.default_rng(0)
     points = np.asarray(builtin_head().canonical)[rng.permutation(builtin_head().vertex_count)[:3000]]
     mirrored = points * np.array([-1, 1, 1])
-    for region in (anatomy.scalp, anatomy.lips, lambda p: anatomy.beard(p, "full"), lambda p: anatomy.brow(p)[0]):
+    for region in (anatomy.scalp, anatomy.ear_shells, anatomy.lips, lambda p: anatomy.beard(p, "full"),
+                   lambda p: anatomy.brow(p)[0]):
         values = region(points)
         np.testing.assert_allclose(values, region(mirrored), atol=1e-4)  # float32 positions
         assert values.min() >= 0 and values.max() <= 1 and values.max() > 0.5
