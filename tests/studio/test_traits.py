@@ -71,7 +71,7 @@ def test_lips_are_redder_than_cheeks_and_brows_darker_than_the_forehead():
 
 def test_hair_colours_the_skull_and_not_the_backs_of_the_ears():
     """11007 has dark skin and grey hair; hair begins at the ears' height, behind them."""
-    person = draw_identity(11007, 32)
+    person = draw_identity(11007, builtin_head().shape_count)
     ears, ear_colour = painted_vertices(person, ("ears",))
     behind = (anatomy.scalp(ears) > 0.9) & (anatomy.ear_shells(ears) > 0.9)
     skull, skull_colour = painted_vertices(person, ("skin",))
