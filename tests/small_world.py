@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -23,6 +25,19 @@ from mvp4d_jax.models.transformer_config import TransformerConfig
 
 SIZE, FRAMES = 32, 9
 NAMES = ("jawOpen", "mouthSmileLeft")
+
+
+@contextlib.contextmanager
+def quick_compilation() -> Iterator[None]:
+    """Compiles without optimisations inside: for programs that run a few times, random weights above all.
+
+    Drawing the weights of a small autoencoder takes 5 s so and 30 s otherwise.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def ball() -> HeadModel:
@@ -76,14 +91,16 @@ def write_release(folder: Path) -> Path:
     conditioning = ConditioningConfig()
     config = TransformerConfig(num_layers=2, num_heads=2, head_dim=16, time_embed_dim=32, text_dim=0,
                                conditioning_channels=conditioning.channels)
-    model = MultiViewTransformer(config, rngs=nnx.Rngs(0))
+    with quick_compilation():
+        model = MultiViewTransformer(config, rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)
     graph, state = nnx.split(model)
     state = jax.tree.map(lambda leaf: leaf + rng.normal(scale=0.05, size=leaf.shape).astype(np.float32), state)
     save_transformer(folder / "transformer", nnx.merge(graph, state), config)
     sizes = AutoencoderConfig(block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
                               scaling_factor=2.0)
-    save_autoencoder(folder / "vae", VideoAutoencoder(sizes, rngs=nnx.Rngs(1)), sizes)
+    with quick_compilation():
+        save_autoencoder(folder / "vae", VideoAutoencoder(sizes, rngs=nnx.Rngs(1)), sizes)
     write_json(folder / "mvp4d.json", {
         "head": "ball", "image_size": SIZE, "views": 2, "frames": 5, "snr_shift": 1.0, "crop_margin": 1.2,
         "latent_scale": 2.0, "conditioning": dataclasses.asdict(conditioning)})

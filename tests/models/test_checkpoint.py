@@ -17,6 +17,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from flax import nnx
 from safetensors import safe_open
 from safetensors.torch import load_file
+from small_world import quick_compilation
 
 from mvp4d_jax import cli, parallel
 from mvp4d_jax.errors import UserError
@@ -118,7 +119,8 @@ def test_dropping_text_keeps_the_videos_half(pipeline, tmp_path):
 def test_what_we_save_we_and_safetensors_read(tmp_path, dtype):
     config = TransformerConfig.named("tiny", num_layers=3, num_heads=1, time_embed_dim=8, conditioning_channels=5,
                                      latent_channels=16, patch_size=2)
-    model = MultiViewTransformer(config, rngs=nnx.Rngs(0))
+    with quick_compilation():
+        model = MultiViewTransformer(config, rngs=nnx.Rngs(0))
     checkpoint.save_transformer(tmp_path / "saved", model, config, dtype=dtype, shard_bytes=100_000)
     loaded, again = checkpoint.load_transformer(tmp_path / "saved")
     assert again == config

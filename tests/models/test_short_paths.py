@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from small_world import quick_compilation
 
 from mvp4d_jax import parallel
 from mvp4d_jax.models.short_paths import DetailHead
@@ -43,7 +44,8 @@ def test_skip_is_zero_at_first_and_a_scaled_linear_map_of_the_patch():
     expected = x.transpose(0, 1, 2, 3, 6, 4, 7, 5).reshape(inputs["latents"].shape)
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(added, expected, atol=1e-4)
-    fresh = MultiViewTransformer(config, rngs=nnx.Rngs(0)).skip
+    with quick_compilation():
+        fresh = MultiViewTransformer(config, rngs=nnx.Rngs(0)).skip
     assert not fresh.gain.kernel.get_value().any() and not fresh.gain.bias.get_value().any()
 
 
@@ -86,7 +88,8 @@ def tokens_before_the_end(model: MultiViewTransformer, inputs: dict) -> np.ndarr
 
 
 def test_detail_is_nothing_at_first():
-    fresh = MultiViewTransformer(DETAIL, rngs=nnx.Rngs(0))
+    with quick_compilation():
+        fresh = MultiViewTransformer(DETAIL, rngs=nnx.Rngs(0))
     inputs = sample()
     np.testing.assert_array_equal(run(fresh, **inputs), run(without(fresh, "detail", CONFIG), **inputs))
 

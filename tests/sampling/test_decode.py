@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from small_world import quick_compilation
 
 from mvp4d_jax import parallel
 from mvp4d_jax.files import read_npz
@@ -18,7 +19,8 @@ VIEWS, LATENTS, SIDE = 5, 4, 4  # five views leave places of an eight-device mes
 def autoencoder():
     config = AutoencoderConfig(block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
                                scaling_factor=2.0)
-    return VideoAutoencoder(config, rngs=nnx.Rngs(0))
+    with quick_compilation():
+        return VideoAutoencoder(config, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")

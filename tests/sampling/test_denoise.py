@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from small_world import quick_compilation
 
 from mvp4d_jax import parallel
 from mvp4d_jax.diffusion.samplers import make_sampler
@@ -28,7 +29,8 @@ SIZE, LATENTS, VIEWS = 8, 2, 8
 @pytest.fixture(scope="module")
 def model():
     """Random weights, the zero-initialised conditioning projection and output included."""
-    model = MultiViewTransformer(CONFIG, rngs=nnx.Rngs(0))
+    with quick_compilation():
+        model = MultiViewTransformer(CONFIG, rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)
     graph, state = nnx.split(model)
     noisy = jax.tree.map(lambda leaf: leaf + rng.normal(scale=0.05, size=leaf.shape).astype(np.float32), state)

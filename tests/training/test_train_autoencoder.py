@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from flax import nnx
 from safetensors.torch import load_file
+from small_world import quick_compilation
 
 from mvp4d_jax import parallel
 from mvp4d_jax.errors import UserError
@@ -25,7 +26,7 @@ from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.state import abstract_state
 from mvp4d_jax.training.stop import Interrupted
 
-NARROW = AutoencoderConfig(block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=4)
+NARROW = AutoencoderConfig(block_out_channels=(4, 8, 8), layers_per_block=1, norm_num_groups=4)
 
 
 def smooth_clips(count: int, frames: int, size: int) -> np.ndarray:
@@ -42,14 +43,15 @@ def settings(*overrides: str):
 
 @pytest.fixture()
 def clips(monkeypatch):
-    """Four to train on, two held out, and a narrow autoencoder, compiled without haste: it runs a dozen steps."""
+    """Four to train on, two held out, and a narrow autoencoder on two devices, compiled quickly for its dozen steps."""
     made = smooth_clips(6, 1, 16)
     monkeypatch.setattr(AutoencoderConfig, "named", lambda name: NARROW)
     monkeypatch.setattr(autoencoder, "load_clips", lambda config: (made[2:], made[:2]))
     monkeypatch.setattr(autoencoder, "validate", lambda *_: {})
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield made
-    jax.config.update("jax_disable_most_optimizations", False)
+    pair = parallel.make_mesh((2, 1, 1), jax.devices()[:2])
+    monkeypatch.setattr(autoencoder.parallel, "make_mesh", lambda _: pair)
+    with quick_compilation():
+        yield made
 
 
 def test_batches_depend_on_seed_and_step_alone():

@@ -20,6 +20,7 @@ from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.plan import resolve
 from mvp4d_jax.training.state import ModelTemplate, TrainState, abstract_state, make_optimiser
 from tests.data.synthetic import write_shards
+from tests.small_world import quick_compilation
 
 __all__ = ["RECORDED", "STEPS", "TIMEOUT", "final_state", "overrides", "run", "start", "write_autoencoder",
            "write_shards"]
@@ -82,4 +83,5 @@ def write_autoencoder(folder: Path, size: str = "tiny") -> None:
     sizes = AutoencoderConfig.named(size)
     widths = (4, *[8] * (len(sizes.block_out_channels) - 1))
     sizes = dataclasses.replace(sizes, block_out_channels=widths, layers_per_block=1, norm_num_groups=4)
-    save_autoencoder(folder, VideoAutoencoder(sizes, rngs=nnx.Rngs(1)), sizes, overwrite=True)
+    with quick_compilation():
+        save_autoencoder(folder, VideoAutoencoder(sizes, rngs=nnx.Rngs(1)), sizes, overwrite=True)
