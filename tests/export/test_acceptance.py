@@ -44,7 +44,7 @@ def test_cpu_preset_on_a_studio_capture(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_deformation_net_learns_how_a_person_moves(tmp_path):
-    """The same person in motion of their own, which the rig misses by 1.5 mm on average, about as fits to real people do."""
+    """The same person moving in their own way: the rig misses them by 1.5 mm on average, as fits miss real people."""
     torch.set_num_threads(2)
     path = film(tmp_path / "person", "11007", "--motion", "expressive", "--fps", "6", "--own-motion", "1.4", frames=24,
                 size=128)
