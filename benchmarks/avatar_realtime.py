@@ -17,10 +17,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as mvp4d_export does, bef
 
 import torch
 
+from mvp4d.commands.render import parse_size
+from mvp4d.core.capture.motion_file import read_motion
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.cameras import camera_path
-from mvp4d_export.capture import read_motion
-from mvp4d_export.commands.render import parse_size
 from mvp4d_export.device import pick_device
 from mvp4d_export.realtime import RealtimeRenderer
 from mvp4d_export.rig import Pose
@@ -64,7 +64,7 @@ def main() -> None:
     if args.gaussians:
         grow(avatar, args.gaussians)
     avatar = avatar.to(device)
-    pose = Pose.of(avatar.check_motion(read_motion(args.avatar), args.avatar), device)
+    pose = Pose.of(read_motion(args.avatar / "motion.npz").motion, device)
     count = len(pose.expression)
     name = (
         torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"

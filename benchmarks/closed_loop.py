@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mvp4d_jax.capture import Capture, CaptureWriter
+from mvp4d.core.cameras.camera import FIELDS, Camera, look_at, perspective
+from mvp4d.core.cameras.rigs import DISTANCE, FOV_DEGREES, HEAD_CENTRE, camera_rig, direction, rig_names
+from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d_jax.evaluation.evaluate import baseline_pictures, reference_angles, score_view
-from mvp4d_jax.geometry.cameras import FIELDS, Camera, look_at, perspective
-from mvp4d_jax.geometry.rigs import DISTANCE, FOV_DEGREES, HEAD_CENTRE, camera_rig, direction, rig_names
 from mvp4d_jax.parallel import make_mesh
 from mvp4d_jax.sampling.denoise import DenoiseOptions
 from mvp4d_jax.sampling.generate import Generator, Shot
@@ -88,7 +88,7 @@ def avatar_pictures(capture: Capture, folder: Path) -> np.ndarray:
 
 
 def _mvp4d(*words: object) -> None:
-    subprocess.run([sys.executable, "-m", "mvp4d_jax.cli", *map(str, words)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "mvp4d.cli", *map(str, words)], check=True, capture_output=True)
 
 
 def frames_of(capture: Capture) -> np.ndarray:

@@ -15,12 +15,12 @@ import time
 import jax
 import numpy as np
 
-from mvp4d_jax.geometry.cameras import FIELDS, Camera
+from mvp4d.core.cameras.camera import FIELDS, Camera
+from mvp4d.core.cameras.rigs import camera_rig
+from mvp4d.core.heads import load_head
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning, latent_frames
 from mvp4d_jax.geometry.rasterize import rasterize
-from mvp4d_jax.geometry.rigs import camera_rig
-from mvp4d_jax.heads import load_head
-from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
 
 

@@ -16,12 +16,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as mvp4d_export does, bef
 
 import torch
 
-from mvp4d_export.capture import Capture
+from mvp4d.core.capture import Capture
+from mvp4d.core.progress import progress
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.device import pick_device
 from mvp4d_export.distill import Distiller
 from mvp4d_export.presets import PRESETS, adapted, preset
-from mvp4d_export.progress import progress
 
 
 def main() -> None:

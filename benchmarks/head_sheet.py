@@ -14,10 +14,10 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mvp4d_jax.geometry.cameras import look_at, perspective
+from mvp4d.core.cameras.camera import look_at, perspective
+from mvp4d.core.heads import load_head
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.rasterize import interpolate_corners, rasterize, rasterize_screen
-from mvp4d_jax.heads import load_head
-from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
 
 COLOURS = {

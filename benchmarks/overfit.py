@@ -21,13 +21,14 @@ import numpy as np
 import optax
 
 import mvp4d_jax
-from mvp4d_jax import cli, parallel
-from mvp4d_jax.capture import Capture
+from mvp4d import cli
+from mvp4d.core.capture import Capture
+from mvp4d.core.files import read_json
+from mvp4d.core.progress import progress
+from mvp4d_jax import parallel
 from mvp4d_jax.evaluation.metrics import psnr
-from mvp4d_jax.files import read_json
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.checkpoint import load_autoencoder, save_autoencoder
-from mvp4d_jax.progress import progress
 from mvp4d_jax.training import autoencoder
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.metrics import read_metrics

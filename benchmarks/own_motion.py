@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from mvp4d_jax.heads.model import HeadModel
+from mvp4d.core.heads.model import HeadModel
 from mvp4d_jax.heads.skinning import skin_in_head_space
 from mvp4d_jax.studio.identity import draw_identity, random_for
 from mvp4d_jax.studio.motions import make_motion

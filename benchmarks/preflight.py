@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.training.preflight import GIB, Topology, preflight
+from mvp4d.core.errors import UserError
+from mvp4d_jax.preflight.preflight import GIB, Topology, preflight
 
 VIEWS = "--config.stages.full.mixture.multiview.views={}"
 BATCH = "--config.stages.full.mixture.multiview.batch={}"

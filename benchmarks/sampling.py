@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp4d_jax.capture import Capture
+from mvp4d.core.capture import Capture
 from mvp4d_jax.evaluation.evaluate import evaluate
 from mvp4d_jax.evaluation.metrics import seam_ratio
 from mvp4d_jax.parallel import make_mesh
@@ -166,7 +166,7 @@ def resume(args: argparse.Namespace) -> None:
         folder = Path(name)
         truth = make_capture(folder / "truth", FIRST_TEST_IDENTITY,
                              Order(frames=3 * facts.frames - 2, size=facts.image_size), quiet=True)
-        words = [sys.executable, "-m", "mvp4d_jax.cli", "sample", "--weights", args.weights, "--reference", truth,
+        words = [sys.executable, "-m", "mvp4d.cli", "sample", "--weights", args.weights, "--reference", truth,
                  "--motion", truth, "--cameras", truth, "--steps", str(args.steps), "--out"]
         whole = subprocess.run([*words, folder / "whole"], check=True, capture_output=True, text=True)
         with subprocess.Popen([*words, folder / "killed"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from mvp4d_jax.geometry.rigs import camera_rig
+from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d_jax.studio.studio import Studio, builtin_head
 
 

@@ -19,7 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mvp4d_export.capture import Motion, read_head, read_motion, read_npz
+from mvp4d.core.capture.motion_file import read_motion
+from mvp4d.core.files import read_npz
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
 from mvp4d_export.rig import Pose, Rig
 
 SPREAD = 0.25  # standard deviation of a blendshape's coefficient, over people's expressions
@@ -52,12 +55,13 @@ def track(capture: Path, out: Path, components: int, noise: float, seed: int) ->
         "expression_names": np.array([f"component{index:02d}" for index in range(components)]),
     }
     np.savez(out / "head.npz", **arrays)
+    moved = {name: value for name, value in moved.items() if name not in ("expression_names", "head")}
     np.savez(out / "motion.npz", **(moved | {"expression": fitted.astype(np.float32)}))
 
 
 def faces_of(capture: Path) -> tuple[np.ndarray, np.ndarray]:
     """Rest and posed vertices [F, N, 3] of a capture's head, the neck at rest."""
-    rig, motion = Rig(read_head(capture / "head.npz")), read_motion(capture / "motion.npz")
+    rig, motion = Rig(HeadModel.load(capture / "head.npz")), read_motion(capture / "motion.npz").motion
     still = dataclasses.replace(motion, neck=Motion.still(motion.frame_count, 0).neck)
     with torch.no_grad():
         return rig.template.numpy(), rig(Pose.of(still))[0].numpy()

@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mvp4d_export.capture import Head, Motion, check_head, fit_expressions, read_json
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import atomic_folder, read_json
+from mvp4d.core.heads.model import RIG_FIELDS, HeadModel
 from mvp4d_export.deformation import EXPRESSION_UNIT, DeformationNet, NetConfig, position_features
-from mvp4d_export.errors import UserError
-from mvp4d_export.files import atomic_folder
 from mvp4d_export.projection import EPS_2D, NEAR
 from mvp4d_export.rasterize import Rendering, rasterize
 from mvp4d_export.remesh import UVMesh, remesh
@@ -70,10 +70,16 @@ class Avatar(nn.Module):
     """
 
     def __init__(
-        self, config: AvatarConfig, head: Head, gaussian_count: int = 0, frames: int = 0, mesh: UVMesh | None = None
+        self,
+        config: AvatarConfig,
+        head: HeadModel,
+        gaussian_count: int = 0,
+        frames: int = 0,
+        mesh: UVMesh | None = None,
     ):
         super().__init__()
         self.config, self.head = config, head
+        self.extra: dict = {}  # what the folder says beside what an avatar needs
         self.rig = Rig(head)
         self.mesh = remesh(head, config.uv_resolution) if mesh is None else mesh
         for name in ("corners", "weights", "pixels", "faces", "deformable"):
@@ -101,6 +107,13 @@ class Avatar(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.binding.device
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the pictures that it was fitted to; 512 x 512 where the folder does not say."""
+        size = self.extra.get("image_size")
+        plain = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
+        return (size[0], size[1]) if plain else (512, 512)
 
     def set_gaussians(self, binding: Tensor, tensors: dict[str, Tensor]) -> None:
         """Replaces every Gaussian."""
@@ -210,10 +223,6 @@ class Avatar(nn.Module):
             **options,
         )
 
-    def check_motion(self, motion: Motion, where: object) -> Motion:
-        """Motion with as many expression coefficients as the rig; UserError when it has more."""
-        return fit_expressions(motion, len(self.rig.expression_names), where)
-
     def save(self, path: str | os.PathLike, extra: dict | None = None, *, overwrite: bool = False) -> None:
         """Writes the avatar folder, atomically: avatar.json, avatar.safetensors, and files named in no other place."""
         with atomic_folder(path, overwrite=overwrite) as folder:
@@ -225,10 +234,9 @@ class Avatar(nn.Module):
         tensors["neck_offsets"] = self.neck_offsets.detach()
         if self.net is not None:
             tensors |= {f"net.{name}": value for name, value in self.net.state_dict().items()}
-        for field in dataclasses.fields(Head):
-            value = getattr(self.head, field.name)
-            if field.name not in _HEAD_TEXT:
-                tensors[f"head.{field.name}"] = torch.as_tensor(value)
+        for name in RIG_FIELDS:
+            if name not in _HEAD_TEXT:
+                tensors[f"head.{name}"] = torch.as_tensor(getattr(self.head, name))
         for field in dataclasses.fields(UVMesh)[1:]:
             tensors[f"mesh.{field.name}"] = torch.from_numpy(getattr(self.mesh, field.name))
         save_file(
@@ -259,7 +267,7 @@ class Avatar(nn.Module):
         if not path.is_dir():
             raise UserError(path, "no such folder" if not path.exists() else "not a folder", "an avatar is a folder")
         info = read_json(where)
-        if info.get("format") != FORMAT:
+        if not isinstance(info, dict) or info.get("format") != FORMAT:
             raise UserError(where, f"field 'format' is not '{FORMAT}'", "this is not an avatar")
         if info.get("version") != VERSION:
             raise UserError(
@@ -290,7 +298,7 @@ class Avatar(nn.Module):
         config = AvatarConfig(int(info["uv_resolution"]), int(info["sh_degree"]), net, bool(info["antialiased"]),
                               float(info["pitch"]))
         arrays = {name[5:]: value.numpy() for name, value in tensors.items() if name.startswith("head.")}
-        head = check_head({**arrays, **info["head"]}, where)
+        head = HeadModel.from_rig({**arrays, **info["head"]}, where)
         mesh = UVMesh(
             config.uv_resolution,
             **{field.name: tensors[f"mesh.{field.name}"].numpy() for field in dataclasses.fields(UVMesh)[1:]},
@@ -304,6 +312,7 @@ class Avatar(nn.Module):
             if array.min() < 0 or array.max() >= limit:
                 raise UserError(where, f"tensor 'mesh.{name}' points outside of its {limit} targets")
         avatar = cls(config, head, int(info["gaussians"]), int(info["frames"]), mesh)
+        avatar.extra = info["extra"] if isinstance(info.get("extra"), dict) else {}
         if avatar.net is not None:
             avatar.net.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
         with torch.no_grad():

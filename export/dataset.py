@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from mvp4d_export.capture import Capture
-from mvp4d_export.errors import UserError
-from mvp4d_export.progress import progress
+from mvp4d.core.capture import Capture
+from mvp4d.core.errors import UserError
+from mvp4d.core.progress import progress
+from mvp4d_export.cameras import camera_matrices
 from mvp4d_export.rig import Pose
 
 EMPTY_ALPHA = 8  # of 255: a picture whose mask stays under it shows nobody
@@ -56,9 +57,9 @@ class Dataset:
         held_views, held_times = _spaced(views, hold_views, "--hold-views"), _spaced(frames, hold_times, "--hold-times")
         pictures, masks = [], []
         for view in progress(range(views), what="reading views", unit="view"):
-            pictures.append(torch.from_numpy(capture.view_frames(view)))
+            pictures.append(torch.from_numpy(capture.frames(view)))
             if capture.has_masks:
-                masks.append(torch.from_numpy(capture.view_masks(view)))
+                masks.append(torch.from_numpy(capture.masks(view)))
         usable = np.ones((views, frames), bool)
         if masks:
             usable = (torch.stack(masks).flatten(2).amax(2) >= EMPTY_ALPHA).numpy()
@@ -68,7 +69,7 @@ class Dataset:
             torch.stack(masks).to(device) if masks else None,
             *_cameras(capture, device),
             Pose.of(capture.motion, device),
-            torch.from_numpy(capture.background).to(device),
+            torch.tensor(capture.info.background, dtype=torch.float32, device=device) / 255,
             usable,
             [v for v in range(views) if v not in held_views],
             held_views,
@@ -141,11 +142,11 @@ class Dataset:
 
 
 def _cameras(capture: Capture, device: str) -> tuple[Tensor, Tensor]:
-    pairs = [capture.camera_matrices(frame) for frame in range(capture.frame_count)]
-    return (
-        torch.from_numpy(np.stack([pair[0] for pair in pairs], 1)).to(device),
-        torch.from_numpy(np.stack([pair[1] for pair in pairs], 1)).to(device),
-    )
+    """viewmats [V, F, 4, 4] and intrinsics [V, F, 3, 3] of a capture, float32."""
+    viewmats, Ks = camera_matrices(capture.cameras)  # [V, F' = 1 or F, ...]
+    shape = (capture.view_count, capture.frame_count)
+    return tuple(torch.from_numpy(np.broadcast_to(item, (*shape, *item.shape[2:])).copy()).to(device)
+                 for item in (viewmats, Ks))
 
 
 def _spaced(count: int, held: int, flag: str) -> list[int]:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from mvp4d_export.errors import UserError
+from mvp4d.core.errors import UserError
 
 
 def pick_device(wanted: str | None) -> str:

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import atomic_file
 from mvp4d_export import densify
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.deformation import OUTPUT_UNIT
 from mvp4d_export.device import in_parallel
-from mvp4d_export.errors import UserError
-from mvp4d_export.files import atomic_file
 from mvp4d_export.initialise import initialise
 from mvp4d_export.losses import Lpips, both_ssims, psnr, ssim
 from mvp4d_export.optimiser import Adam

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from mvp4d.core.files import atomic_folder, write_json
+from mvp4d.core.progress import progress
 from mvp4d_export.distill import Distiller
-from mvp4d_export.files import atomic_folder, write_json
 from mvp4d_export.presets import DistillConfig
-from mvp4d_export.progress import progress
 
 
 def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
@@ -93,7 +93,7 @@ def _write(fit: Distiller, out: Path, work: Path, report: dict, overwrite: bool)
             folder,
             {
                 "fps": capture.fps,
-                "source": str(capture.source),
+                "source": capture.info.source,
                 "image_size": list(capture.image_size),
                 "background": fit.data.background.tolist(),
             },

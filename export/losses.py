@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, max_pool2d, normalize
 
-from mvp4d_export.errors import UserError
+from mvp4d.core.errors import UserError
 
 WINDOW, SIGMA = 11, 1.5  # Wang et al. 2004
 C1, C2 = 0.01**2, 0.03**2

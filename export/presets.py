@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from mvp4d.core.errors import UserError
 from mvp4d_export.avatar import AvatarConfig
 from mvp4d_export.deformation import NetConfig
 from mvp4d_export.densify import DensifyConfig
-from mvp4d_export.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

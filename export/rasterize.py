@@ -6,7 +6,7 @@ import dataclasses
 
 from torch import Tensor
 
-from mvp4d_export.errors import UserError
+from mvp4d.core.errors import UserError
 from mvp4d_export.projection import EPS_2D, NEAR, project, shade
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mvp4d.core.heads.motion import ARRAYS
 from mvp4d_export.avatar import Avatar, Splats
-from mvp4d_export.capture import MOTION_ARRAYS
 from mvp4d_export.rasterize import rasterize
 from mvp4d_export.rig import Pose
 
@@ -73,7 +73,7 @@ class RealtimeRenderer:
     @torch.no_grad()
     def advance(self, pose: Pose, viewmat: Tensor) -> None:
         """Takes one frame's pose and camera [4, 4] and poses the Gaussians."""
-        for name in MOTION_ARRAYS:
+        for name in ARRAYS:
             getattr(self.pose, name).copy_(getattr(pose, name), non_blocking=True)
         self.viewmat.copy_(viewmat[None], non_blocking=True)
         if self.graph is None:

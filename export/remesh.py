@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from mvp4d_export.capture import Head
-from mvp4d_export.errors import UserError
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.model import HeadModel
 
 MAX_STRETCH = 2.5  # a grid edge that an expression lengthens by more, and
 MIN_STRETCH = 0.004  # by more than this many metres, spans a gap (the lips, the lids) and is not built
@@ -39,7 +39,7 @@ class UVMesh:
     part: np.ndarray
 
 
-def remesh(head: Head, resolution: int) -> UVMesh:
+def remesh(head: HeadModel, resolution: int) -> UVMesh:
     """Rasterises the head's UV chart at pixel centres and joins neighbouring pixels into triangles.
 
     Raises:
@@ -128,7 +128,7 @@ def _unstretched(neutral: np.ndarray, poses: list[np.ndarray], faces: np.ndarray
     return keep
 
 
-def _open_jaw(head: Head, gather, neutral: np.ndarray) -> np.ndarray:
+def _open_jaw(head: HeadModel, gather, neutral: np.ndarray) -> np.ndarray:
     """Remesh vertices with the jaw turned about the x axis (either way tells the lips apart)."""
     jaw = head.joint_names.index("jaw")
     weight = gather(head.skin_weights)[:, jaw, None]
@@ -144,7 +144,7 @@ def _activity(neutral: np.ndarray, poses: list[np.ndarray]) -> np.ndarray:
     return np.clip(moved / ACTIVE_OFFSET, 0, 1)
 
 
-def _mesh_normals(head: Head) -> np.ndarray:
+def _mesh_normals(head: HeadModel) -> np.ndarray:
     a, b, c = (head.template[head.faces[:, k]] for k in range(3))
     return np.cross(b - a, c - a)
 

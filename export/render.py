@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import atomic_file, atomic_folder
+from mvp4d.core.images import VideoWriter
+from mvp4d.core.progress import progress
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.cameras import CameraPath
-from mvp4d_export.errors import UserError
-from mvp4d_export.files import atomic_file, atomic_folder
-from mvp4d_export.progress import progress
 from mvp4d_export.rig import Pose
-from mvp4d_export.video import VideoWriter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +88,13 @@ def to_bytes(picture: Tensor) -> np.ndarray:
 def write_video(avatar: Avatar, shot: Shot, path: Path, fps: float) -> None:
     """Renders into one mp4, which appears when it is whole."""
     with atomic_file(path) as temporary:
-        writer = VideoWriter(temporary, shot.image_size, fps)
+        height, width = (side - side % 2 for side in shot.image_size)  # 4:2:0 chroma wants even sides
+        writer = VideoWriter(temporary, (height, width), fps)
         try:
             for rgb, _ in progress(
                 render_frames(avatar, shot), total=len(shot.pairs), what=f"rendering {path.name}", unit="frame"
             ):
-                writer.add(to_bytes(rgb))
+                writer.add(to_bytes(rgb[:height, :width]))
         finally:
             writer.close()
 

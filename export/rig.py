@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvp4d_export.capture import MOTION_ARRAYS, Head, Motion
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import ARRAYS, Motion
 
 
 @dataclasses.dataclass
@@ -25,15 +26,15 @@ class Pose:
     @classmethod
     def of(cls, motion: Motion, device: torch.device | str = "cpu") -> Pose:
         return cls(
-            *(torch.as_tensor(getattr(motion, name), dtype=torch.float32, device=device) for name in MOTION_ARRAYS)
+            *(torch.as_tensor(getattr(motion, name), dtype=torch.float32, device=device) for name in ARRAYS)
         )
 
     def __getitem__(self, index) -> Pose:
         """A window of frames; `index` is a slice or an integer tensor."""
-        return Pose(*(getattr(self, name)[index] for name in MOTION_ARRAYS))
+        return Pose(*(getattr(self, name)[index] for name in ARRAYS))
 
     def map(self, function) -> Pose:
-        return Pose(*(function(getattr(self, name)) for name in MOTION_ARRAYS))
+        return Pose(*(function(getattr(self, name)) for name in ARRAYS))
 
     def head_matrix(self) -> Tensor:
         """[F, 4, 4] head space to world."""
@@ -47,7 +48,7 @@ class Pose:
 class Rig(nn.Module):
     """Blendshapes, pose correctives, joints, linear blend skinning. N vertices, E expressions, J joints."""
 
-    def __init__(self, head: Head):
+    def __init__(self, head: HeadModel):
         super().__init__()
         self.name = head.name
         self.expression_names, self.joint_names = head.expression_names, head.joint_names

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import viser
 
+from mvp4d.core.cameras.rigs import DISTANCE, FOV_DEGREES, HEAD_CENTRE
+from mvp4d.core.heads.motion import Motion
 from mvp4d_export.avatar import Avatar, Splats
-from mvp4d_export.cameras import DISTANCE, FOV_DEGREES, HEAD_CENTRE
-from mvp4d_export.capture import Motion
 from mvp4d_export.projection import quaternion_to_matrix, shade
 from mvp4d_export.render import to_bytes
 from mvp4d_export.rig import Pose

@@ -15,8 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.files import write_json
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import write_json
 
 TEST_IDENTITY = 11_004  # of the studio's test range: the weights have never seen it
 VIEWS, FRAMES, ORBIT_FRAMES = 8, 17, 100
@@ -109,7 +109,7 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
         record.pop(stage.name, None)
         print(f"{label}\n      $ mvp4d {shlex.join(stage.command)}", flush=True)
         began = time.monotonic()
-        status = subprocess.run([sys.executable, "-m", "mvp4d_jax.cli", *stage.command, *_overwrite(stage)],
+        status = subprocess.run([sys.executable, "-m", "mvp4d.cli", *stage.command, *_overwrite(stage)],
                                 check=False).returncode
         if status:
             raise UserError(f"demo, stage '{stage.name}'", f"stopped with status {status} (its own message is above)",

@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 
 log = logging.getLogger(__name__)
 

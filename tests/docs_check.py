@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mvp4d_jax.cli import VERBS
+from mvp4d.cli import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```bash([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from mvp4d_jax.capture import CaptureWriter
-from mvp4d_jax.files import write_json
+from mvp4d.core.cameras.rigs import camera_rig, rig_names
+from mvp4d.core.capture import CaptureWriter
+from mvp4d.core.files import write_json
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
-from mvp4d_jax.geometry.rigs import camera_rig, rig_names
-from mvp4d_jax.heads.model import HeadModel
-from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.checkpoint import save_autoencoder, save_transformer
 from mvp4d_jax.models.config import AutoencoderConfig

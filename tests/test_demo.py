@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mvp4d.core.capture import Capture, validate
+from mvp4d.core.errors import UserError
 from mvp4d_jax import demo
-from mvp4d_jax.capture import Capture, validate
-from mvp4d_jax.errors import UserError
 
 
 class Programs:
@@ -22,7 +22,7 @@ class Programs:
         self.ran, self.dies_in = [], None
 
     def run(self, command, check):
-        words = command[command.index("mvp4d_jax.cli") + 1 :]
+        words = command[command.index("mvp4d.cli") + 1 :]
         self.ran.append(words)
         if words[0] == self.dies_in:
             return subprocess.CompletedProcess(command, 130)
@@ -83,7 +83,7 @@ def test_what_follows_a_changed_stage_is_made_anew(programs, tmp_path):
 def test_killed_in_every_stage_and_run_again(tmp_path):
     """SIGKILL two seconds into each stage in turn; the last run ends with the report."""
     out = tmp_path / "demo"
-    words = [sys.executable, "-u", "-m", "mvp4d_jax.cli", "demo", "--frames", "5", "--out", str(out)]
+    words = [sys.executable, "-u", "-m", "mvp4d.cli", "demo", "--frames", "5", "--out", str(out)]
     count = len(_stages(out))
     for number in range(1, count + 1):
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,

@@ -9,7 +9,7 @@ COUNT = """
 import resource, sys
 import numpy as np
 if sys.argv[1] == "keep":
-    from mvp4d_jax.host import keep_freed_memory
+    from mvp4d.core.host import keep_freed_memory
     keep_freed_memory()
 def work():
     np.ones(32 * 2**20, np.uint8)  # made and freed: 8,192 pages

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
-from mvp4d_jax.errors import UserError
 
 
 def test_mesh_shapes():
@@ -84,7 +84,7 @@ def _free_port() -> int:
 
 JOIN = """
     from mvp4d_jax import parallel
-    from mvp4d_jax.errors import UserError
+    from mvp4d.core.errors import UserError
     try:
         parallel.initialise_processes("127.0.0.1:{port}", {count}, {index}, timeout={timeout})
     except UserError as error:

@@ -1,27 +1,37 @@
-"""The walls of the house: who may import whom, read off the source."""
+"""The walls of the house: who may import whom, read off the source and tried in fresh processes."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Each room of mvp4d_jax with the rooms it may use beside itself and the ground (errors, files, progress, parallel).
-GROUND = {"errors", "files", "progress", "parallel"}
+# Each room of mvp4d_jax with the rooms it may use beside itself, parallel and mvp4d.core.
 FLOORS = {
     "heads": set(),
     "geometry": {"heads"},
-    "capture": {"heads", "geometry"},
-    "studio": {"heads", "geometry", "capture"},
-    "tracking": {"heads", "geometry", "capture"},
+    "studio": {"heads", "geometry"},
+    "tracking": {"heads", "geometry"},
     "models": set(),
     "diffusion": {"models"},
-    "data": {"heads", "geometry", "capture", "models", "diffusion"},
-    "sampling": {"heads", "geometry", "capture", "models", "diffusion", "data"},
-    "evaluation": {"heads", "geometry", "capture", "models", "diffusion"},
-    "training": {"heads", "geometry", "capture", "models", "diffusion", "data", "sampling", "evaluation"},
+    "data": {"heads", "geometry", "models", "diffusion"},
+    "sampling": {"heads", "geometry", "models", "diffusion", "data"},
+    "evaluation": {"heads", "geometry", "models", "diffusion"},
+    "training": {"heads", "geometry", "models", "diffusion", "data", "sampling", "evaluation"},
+    "preflight": {"heads", "geometry", "models", "diffusion", "data", "sampling", "training"},
 }
-TOP = {"commands", "cli", "demo"}
+TOP = {"demo"}
+# Rooms of mvp4d.core likewise; errors, files, progress, images, rotation and host are its ground.
+CORE_GROUND = {"errors", "files", "progress", "images", "rotation", "host"}
+CORE_FLOORS = {
+    "heads": set(),
+    "cameras": {"heads"},
+    "live_link": {"heads"},
+    "capture": {"heads", "cameras"},
+    "driving": {"heads", "cameras", "capture", "live_link"},
+}
 
 
 def _imports(path: Path) -> set[str]:
@@ -42,36 +52,100 @@ def _sources(folder: str) -> list[Path]:
     return found
 
 
-def _room(dotted: str) -> str | None:
-    parts = dotted.split(".")
-    return parts[1] if parts[0] == "mvp4d_jax" and len(parts) > 1 else None
+def _room(dotted: str, package: str) -> str | None:
+    inside = dotted.removeprefix(f"{package}.")
+    return inside.split(".")[0] if inside != dotted else None
 
 
 @pytest.mark.parametrize(
     "folder, forbidden",
-    [("mvp4d_jax", {"torch", "gsplat", "diffusers", "smplx", "mvp4d_export"}),
+    [("mvp4d/core", {"jax", "flax", "torch", "mvp4d_jax", "mvp4d_export", "mvp4d_configs"}),
+     ("mvp4d_jax", {"torch", "gsplat", "diffusers", "smplx", "mvp4d_export"}),
      ("export", {"jax", "flax", "optax", "orbax", "grain", "mvp4d_jax"})],
 )
-def test_halves_do_not_import_each_other(folder, forbidden):
+def test_who_imports_whom(folder, forbidden):
     for path in _sources(folder):
         taken = {name.split(".")[0] for name in _imports(path)} & forbidden
         assert not taken, f"{path.relative_to(ROOT)} imports {sorted(taken)}"
 
 
-def test_floors():
-    for path in _sources("mvp4d_jax"):
-        relative = path.relative_to(ROOT / "mvp4d_jax")
+@pytest.mark.parametrize("folder", ["mvp4d/core", "mvp4d_jax", "export"])
+def test_nothing_reaches_up_to_the_public_face(folder):
+    for path in _sources(folder):
+        above = {name for name in _imports(path) if name.split(".")[0] == "mvp4d" and not name.startswith("mvp4d.core")}
+        above -= {"mvp4d"} if any(name.startswith("mvp4d.core") for name in _imports(path)) else set()
+        assert not above, f"{path.relative_to(ROOT)} imports {sorted(above)}"
+
+
+@pytest.mark.parametrize(
+    "package, floors, ground",
+    [("mvp4d_jax", FLOORS, {"parallel"}), ("mvp4d.core", CORE_FLOORS, CORE_GROUND)],
+)
+def test_floors(package, floors, ground):
+    folder = package.replace(".", "/")
+    for path in _sources(folder):
+        relative = path.relative_to(ROOT / folder)
         room = relative.parts[0].removesuffix(".py")
-        used = {_room(name) for name in _imports(path)} - {None, room}
-        if room in TOP:
+        if room in TOP or room == "__init__":
             continue
-        allowed = GROUND | FLOORS.get(room, set())
+        used = {_room(name, package) for name in _imports(path)} - {None, room}
+        allowed = ground | floors.get(room, set())
         assert used <= allowed, f"{relative} reaches into {sorted(used - allowed)}"
 
 
-def test_floors_have_no_circles():
+@pytest.mark.parametrize("floors", [FLOORS, CORE_FLOORS])
+def test_floors_have_no_circles(floors):
     done: set[str] = set()
-    while len(done) < len(FLOORS):
-        ready = {room for room, below in FLOORS.items() if room not in done and below <= done}
-        assert ready, f"circle among {sorted(set(FLOORS) - done)}"
+    while len(done) < len(floors):
+        ready = {room for room, below in floors.items() if room not in done and below <= done}
+        assert ready, f"circle among {sorted(set(floors) - done)}"
         done |= ready
+
+
+BLOCK = """
+import importlib.abc, sys
+class Wall(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ImportError("behind the wall: " + name)
+sys.meta_path.insert(0, Wall())
+"""
+JAX_HALF, TORCH_HALF = {"jax", "flax", "optax", "orbax", "grain", "mvp4d_jax"}, {"torch", "gsplat", "mvp4d_export"}
+
+
+def _python(program: str, blocked: set[str]) -> str:
+    done = subprocess.run([sys.executable, "-c", BLOCK.format(blocked=blocked) + program], capture_output=True,
+                          text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _modules(folder: str, package: str) -> str:
+    names = []
+    for path in _sources(folder):
+        if path.name == "facemesh.py":  # runs in MediaPipe's environment, not in ours
+            continue
+        parts = path.relative_to(ROOT / folder).with_suffix("").parts
+        names.append(".".join((package, *parts)).removesuffix(".__init__"))
+    return f"import importlib\nfor name in {names!r}: importlib.import_module(name)\n"
+
+
+def test_core_stands_alone():
+    _python(_modules("mvp4d/core", "mvp4d.core"), JAX_HALF | TORCH_HALF)
+
+
+def test_jax_half_stands_without_torch():
+    _python(_modules("mvp4d_jax", "mvp4d_jax"), TORCH_HALF)
+
+
+def test_torch_half_stands_without_jax():
+    _python(_modules("export", "mvp4d_export"), JAX_HALF)
+
+
+def test_public_face_loads_neither_half():
+    program = """
+import sys, mvp4d, mvp4d.cli
+assert mvp4d.cli.main(["--help"]) == 0
+print(sorted({"jax", "torch"} & set(sys.modules)))
+"""
+    assert _python(program, set()).splitlines()[-1] == "[]"

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 from absl import flags
 
+from mvp4d.core.errors import UserError
 from mvp4d_jax.data.shards import Scene, Shards
-from mvp4d_jax.errors import UserError
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 
 KINDS = ("monocular", "static", "multiview")  # V = 1 video; F = 1 views; V views of video

@@ -18,19 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mvp4d_jax.capture import Capture
+from mvp4d.core.cameras import crops
+from mvp4d.core.cameras.camera import FIELDS, Camera, project
+from mvp4d.core.capture import Capture
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import atomic_file, write_json
+from mvp4d.core.heads.motion import Motion
+from mvp4d.core.progress import progress
 from mvp4d_jax.data.recolour import Palette, draw_palettes
 from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.files import atomic_file, write_json
-from mvp4d_jax.geometry import crops
-from mvp4d_jax.geometry.cameras import FIELDS, Camera, project
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
 from mvp4d_jax.geometry.painting import paint_video, painted_maps, vertex_colours
-from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import rotation_matrix, skin
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
-from mvp4d_jax.progress import progress
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ import safetensors
 import safetensors.numpy
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 
 FORMAT, VERSION = "mvp4d-shards", 3
 MANIFEST = "manifest.json"

@@ -13,10 +13,10 @@ import imageio.v2 as imageio
 import numpy as np
 from PIL import Image, ImageOps
 
-from mvp4d_jax.capture import Capture
+from mvp4d.core.capture import Capture
+from mvp4d.core.files import atomic_file
 from mvp4d_jax.evaluation.evaluate import baseline_pictures, by_angle, mean, score_view
 from mvp4d_jax.evaluation.report import MEASURES, by_ring, compare, figure, page, pictures
-from mvp4d_jax.files import atomic_file
 
 Command = tuple[str, str, tuple[str, ...], float]  # name, what, words after `mvp4d`, seconds
 WIDTH = 112  # pixels of a picture in a row of eight

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mvp4d_jax.capture import Capture
-from mvp4d_jax.errors import UserError
+from mvp4d.core.capture import Capture
+from mvp4d.core.errors import UserError
+from mvp4d.core.progress import progress
 from mvp4d_jax.evaluation.baselines import project_reference, repeat_reference
 from mvp4d_jax.evaluation.lpips import load_weights, lpips
 from mvp4d_jax.evaluation.metrics import flicker, psnr, ssim
 from mvp4d_jax.evaluation.reprojection import consistency
-from mvp4d_jax.progress import progress
 
 ANGLE_EDGES = (0, 30, 60, 90, 120, 150, 180)
 LEFT_OUT = {

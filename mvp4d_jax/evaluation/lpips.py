@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 
 # torchvision's vgg16.features: convolutions of each stage; a max-pool between stages, a ReLU after each convolution
 STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mvp4d_jax.capture import Capture
-from mvp4d_jax.files import atomic_file
+from mvp4d.core.capture import Capture
+from mvp4d.core.files import atomic_file
 
 MEASURES = [("psnr", "PSNR (dB)"), ("ssim", "SSIM")]
 STYLE = """

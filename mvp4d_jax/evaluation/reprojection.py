@@ -13,7 +13,7 @@ from skimage.color import rgb2gray
 from skimage.feature import SIFT, match_descriptors
 from skimage.transform import resize
 
-from mvp4d_jax.geometry.cameras import Camera
+from mvp4d.core.cameras.camera import Camera
 
 RATIO = 0.8  # Lowe's ratio test
 WORKING_SIZE = 256  # SIFT finds next to nothing on pictures of 64 pixels: smaller ones are enlarged to this

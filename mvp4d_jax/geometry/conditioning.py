@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry import cameras as camera_functions
-from mvp4d_jax.geometry.cameras import Camera
+from mvp4d.core.cameras import camera as camera_functions
+from mvp4d.core.cameras.camera import Camera
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
+from mvp4d.core.rotation import rotate
 from mvp4d_jax.geometry.rasterize import Raster, interpolate, rasterize_screen
-from mvp4d_jax.heads.model import HeadModel
-from mvp4d_jax.heads.motion import Motion
-from mvp4d_jax.heads.rotation import rotate
 from mvp4d_jax.heads.skinning import neutral, place_in_world, skin_in_head_space
 
 Array = Any

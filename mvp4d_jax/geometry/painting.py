@@ -12,13 +12,13 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
-from mvp4d_jax.geometry import cameras as camera_functions
-from mvp4d_jax.geometry.cameras import Camera, project
+from mvp4d.core.cameras import camera as camera_functions
+from mvp4d.core.cameras.camera import Camera, project
+from mvp4d.core.heads.mesh import neighbour_mean
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, frame_groups
-from mvp4d_jax.geometry.mesh import neighbour_mean
 from mvp4d_jax.geometry.rasterize import interpolate, rasterize, rasterize_screen
-from mvp4d_jax.heads.model import HeadModel
-from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
 
 Array = Any

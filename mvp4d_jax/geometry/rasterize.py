@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvp4d_jax.geometry.cameras import Camera, project
+from mvp4d.core.cameras.camera import Camera, project
 
 Array = Any
 BLOCK_WIDTH, BLOCK_HEIGHT = 3, 2  # pixels of the unit of work; measured best for heads at 128 to 256 pixels

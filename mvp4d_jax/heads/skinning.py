@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.heads.model import HeadModel
-from mvp4d_jax.heads.motion import Motion
-from mvp4d_jax.heads.rotation import compose, rotate, rotation_matrix
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
+from mvp4d.core.rotation import compose, rotate, rotation_matrix
 
 Array = Any
 __all__ = ["expression_offsets", "joint_rotations", "joint_transforms", "landmarks", "neutral", "place_in_world",

@@ -24,8 +24,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.files import atomic_folder
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import atomic_folder
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.checkpoint_config import Config, read_config, to_json
 from mvp4d_jax.models.checkpoint_files import DTYPES, Weights, open_weights, shorten, write_weights

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer_config import TransformerConfig
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 
 STEM = "diffusion_pytorch_model"  # diffusers' file name
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}

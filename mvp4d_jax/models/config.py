@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

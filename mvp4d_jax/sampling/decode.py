@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from mvp4d.core.files import atomic_file
 from mvp4d_jax import parallel
-from mvp4d_jax.files import atomic_file
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 
 

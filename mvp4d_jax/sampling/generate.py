@@ -12,15 +12,15 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from mvp4d_jax.capture import Capture, CaptureWriter
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.files import atomic_file, read_npz, write_json
-from mvp4d_jax.geometry.cameras import Camera
+from mvp4d.core.cameras.camera import Camera
+from mvp4d.core.capture import Capture, CaptureWriter
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import atomic_file, read_npz, write_json
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
+from mvp4d.core.progress import progress
 from mvp4d_jax.geometry.rasterize import rasterize
-from mvp4d_jax.heads.model import HeadModel
-from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
-from mvp4d_jax.progress import progress
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions, denoise
 from mvp4d_jax.sampling.matte import matte

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mvp4d_jax.capture import Capture
-from mvp4d_jax.capture.fit import Fit
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry.cameras import FIELDS, Camera, resize
+from mvp4d.core.cameras.camera import FIELDS, Camera, resize
+from mvp4d.core.cameras.rigs import attach_to_head, camera_rig, rig_names
+from mvp4d.core.capture import Capture
+from mvp4d.core.capture.fit import Fit
+from mvp4d.core.driving import load_motion
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads import load_head
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.rasterize import rasterize
-from mvp4d_jax.geometry.rigs import attach_to_head, camera_rig, rig_names
-from mvp4d_jax.heads import load_head
-from mvp4d_jax.heads.model import HeadModel
-from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.sampling.generate import CleanViews
 from mvp4d_jax.sampling.reference import load_photo
 from mvp4d_jax.sampling.release import Facts
-from mvp4d_jax.sampling.retarget import load_motion
 from mvp4d_jax.sampling.segment import segment_person
 from mvp4d_jax.sampling.shot import crop_reference
 

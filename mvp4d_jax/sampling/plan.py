@@ -15,7 +15,7 @@ import json
 
 import numpy as np
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 
 ROUTINGS = ("random", "circular")
 

@@ -8,8 +8,8 @@ import os
 import imageio.v2 as imageio
 import numpy as np
 
-from mvp4d_jax.capture import Capture
-from mvp4d_jax.files import atomic_file
+from mvp4d.core.capture import Capture
+from mvp4d.core.files import atomic_file
 
 MAX_WIDTH = 1920
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 
 MAX_PIXELS = 170_000_000  # just below where Pillow itself suspects a decompression bomb
 MIN_SIDE = 32  # pixels; below it no face can be seen

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.checkpoint import load_autoencoder, load_transformer

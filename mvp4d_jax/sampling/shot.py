@@ -10,13 +10,13 @@ import jax
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry.cameras import FIELDS, Camera, centre, project
+from mvp4d.core.cameras.camera import FIELDS, Camera, centre, project
+from mvp4d.core.cameras.crops import crop_camera, crop_image, head_box, head_vertices
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
-from mvp4d_jax.geometry.crops import crop_camera, crop_image, head_box, head_vertices
 from mvp4d_jax.geometry.painting import paint_video, painted_maps, vertex_colours
-from mvp4d_jax.heads.model import HeadModel
-from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
 
 Array = Any

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import cKDTree
 
-from mvp4d_jax.heads.model import HeadModel
+from mvp4d.core.heads.model import HeadModel
 from mvp4d_jax.studio import hair, wardrobe
 from mvp4d_jax.studio.eyes import paint_eye
 from mvp4d_jax.studio.identity import Identity, random_for

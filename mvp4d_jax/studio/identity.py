@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 
 TRAIN_END, VALIDATION_END = 10_000, 11_000
 

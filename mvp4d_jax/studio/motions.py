@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.heads.motion import Motion
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.motion import Motion
 
 KINDS = ("mixed", "speech", "expressive", "turning", "still")
 # Mouth shapes of speech, by ARKit names ("*" stands for Left and Right).

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp4d_jax.capture import Capture, CaptureWriter
-from mvp4d_jax.capture.fit import Fit
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry.cameras import Camera
-from mvp4d_jax.geometry.rigs import camera_rig, rig_names
-from mvp4d_jax.heads.motion import Motion
-from mvp4d_jax.progress import progress
+from mvp4d.core.cameras.camera import Camera
+from mvp4d.core.cameras.rigs import camera_rig, rig_names
+from mvp4d.core.capture import Capture, CaptureWriter
+from mvp4d.core.capture.fit import Fit
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.motion import Motion
+from mvp4d.core.progress import progress
 from mvp4d_jax.studio.identity import random_for, split_of
 from mvp4d_jax.studio.motions import KINDS
 from mvp4d_jax.studio.studio import Studio, builtin_head

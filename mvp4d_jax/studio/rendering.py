@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvp4d_jax.geometry.cameras import Camera
-from mvp4d_jax.heads.model import HeadModel
-from mvp4d_jax.heads.motion import Motion
+from mvp4d.core.cameras.camera import Camera
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.heads.skinning import joint_rotations, rotation_matrix, skin
 from mvp4d_jax.studio.lighting import Lights, environment, harmonics
 from mvp4d_jax.studio.shading import shade

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mvp4d_jax.files import atomic_file
-from mvp4d_jax.geometry.cameras import FIELDS, Camera
-from mvp4d_jax.geometry.rigs import camera_rig
-from mvp4d_jax.heads.motion import Motion
-from mvp4d_jax.progress import progress
+from mvp4d.core.cameras.camera import FIELDS, Camera
+from mvp4d.core.cameras.rigs import camera_rig
+from mvp4d.core.files import atomic_file
+from mvp4d.core.heads.motion import Motion
+from mvp4d.core.progress import progress
 from mvp4d_jax.studio.motions import EXPRESSIONS, pose_vector
 from mvp4d_jax.studio.studio import Studio
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import distance_transform_edt, map_coordinates
 
-from mvp4d_jax.heads.model import HeadModel
+from mvp4d.core.heads.model import HeadModel
 from mvp4d_jax.studio import anatomy
 from mvp4d_jax.studio.identity import Identity, random_for
 from mvp4d_jax.studio.zbuffer import nearest_face, unpack

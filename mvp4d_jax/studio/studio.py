@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry.cameras import FIELDS, Camera
-from mvp4d_jax.heads import load_head
-from mvp4d_jax.heads.model import HeadModel
-from mvp4d_jax.heads.motion import ARRAYS, Motion
+from mvp4d.core.cameras.camera import FIELDS, Camera
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads import load_head
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import ARRAYS, Motion
 from mvp4d_jax.studio.figure import build_figure
 from mvp4d_jax.studio.identity import Identity, draw_identity, random_for
 from mvp4d_jax.studio.lighting import Lights, draw_lights

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.files import read_npz
-from mvp4d_jax.progress import progress
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import read_npz
+from mvp4d.core.progress import progress
 
 # Everything that importing its face mesh needs, pinned; `--no-deps` leaves out JAX and the other tasks' packages.
 PACKAGES = ("mediapipe==0.10.21", "absl-py==2.1.0", "attrs==24.2.0", "flatbuffers==24.3.25", "numpy==1.26.4",

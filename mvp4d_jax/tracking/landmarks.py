@@ -7,8 +7,8 @@ import os
 
 import numpy as np
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.files import read_npz
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import read_npz
 
 # Multi-PIE's 68 points as MediaPipe face-mesh indices; where two are given the point lies half way between them (a brow
 # has an upper and a lower line, Multi-PIE's runs through its middle).

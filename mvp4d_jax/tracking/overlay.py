@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mvp4d_jax.geometry.cameras import Camera, crop, resize
+from mvp4d.core.cameras.camera import Camera, crop, resize
+from mvp4d.core.heads.model import HeadModel
 from mvp4d_jax.geometry.rasterize import interpolate, rasterize
-from mvp4d_jax.heads.model import HeadModel
 
 FOUND, FITTED = (40, 220, 60), (255, 60, 40)
 _LIGHT = np.array([0.3, 0.4, 0.87])

@@ -20,10 +20,10 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve, cho_solve_banded, cholesky_banded
 from scipy.spatial.transform import Rotation
 
-from mvp4d_jax.geometry.cameras import Camera, project
-from mvp4d_jax.heads.arkit import ARKIT_NAMES
-from mvp4d_jax.heads.model import HeadModel
-from mvp4d_jax.heads.motion import Motion
+from mvp4d.core.cameras.camera import Camera, project
+from mvp4d.core.heads.arkit import ARKIT_NAMES
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking.landmarks import Landmarks
 

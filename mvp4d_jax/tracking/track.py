@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from mvp4d_jax.capture import images
-from mvp4d_jax.capture.convert import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from mvp4d_jax.capture.fit import Fit
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.files import atomic_file
-from mvp4d_jax.geometry.cameras import FIELDS, Camera
-from mvp4d_jax.heads.model import HeadModel
+from mvp4d.core import images
+from mvp4d.core.cameras.camera import FIELDS, Camera
+from mvp4d.core.capture.convert import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from mvp4d.core.capture.fit import Fit
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import atomic_file
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.progress import progress
 from mvp4d_jax.heads.skinning import skin
-from mvp4d_jax.progress import progress
 from mvp4d_jax.tracking.detector import detect_faces
 from mvp4d_jax.tracking.landmarks import Landmarks, choose_face, from_mesh, read_landmarks
 from mvp4d_jax.tracking.overlay import draw_overlay, draw_pair

@@ -17,7 +17,7 @@ from typing import Any
 
 import ml_collections
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 
 PACKAGE = "mvp4d_configs"
 _PREFIX = "--config."

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mvp4d_jax.files import write_json
+from mvp4d.core.files import write_json
 from mvp4d_jax.training.state import TrainState
 
 

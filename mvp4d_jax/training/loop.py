@@ -16,16 +16,16 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import write_json
+from mvp4d.core.progress import progress
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches, iterate, local_rows
 from mvp4d_jax.data.prepare import autoencoder_identity
 from mvp4d_jax.data.shards import Shards, check_same
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.files import write_json
 from mvp4d_jax.models.checkpoint import load_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import forward_flops
-from mvp4d_jax.progress import progress
 from mvp4d_jax.training import dump, memory
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 
 GIB = 1 << 30
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from tensorboardX import SummaryWriter
 
-from mvp4d_jax.files import atomic_file
+from mvp4d.core.files import atomic_file
 from mvp4d_jax.models.transformer_config import TransformerConfig
 
 # Dense bf16 peak of one device, FLOP/s, by what JAX calls it; from the makers' data sheets.

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import ml_collections
 
 import mvp4d_jax
+from mvp4d.core.errors import UserError
 from mvp4d_jax.data.pipeline import Modality, SamplingOptions
-from mvp4d_jax.errors import UserError
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer_config import TransformerConfig

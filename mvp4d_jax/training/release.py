@@ -8,10 +8,10 @@ from pathlib import Path
 
 import ml_collections
 
+from mvp4d.core.cameras.crops import MARGIN
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import atomic_folder, read_json, write_json
 from mvp4d_jax import parallel
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.files import atomic_folder, read_json, write_json
-from mvp4d_jax.geometry.crops import MARGIN
 from mvp4d_jax.models.checkpoint import save_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.training.checkpoints import Checkpoints

@@ -13,8 +13,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
+from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
-from mvp4d_jax.errors import UserError
 
 Tree = Any
 

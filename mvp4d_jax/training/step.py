@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
-from mvp4d_jax.errors import UserError
 from mvp4d_jax.training.state import ModelTemplate, OptimiserOptions, TrainState, state_shardings
 
 Batch = dict[str, jax.Array]

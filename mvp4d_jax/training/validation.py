@@ -13,13 +13,13 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from PIL import Image
 
+from mvp4d.core.files import atomic_file
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches, Modality, local_rows
 from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.diffusion.guidance import GuidanceConfig, guide, keep_conditions
 from mvp4d_jax.diffusion.samplers import SamplerConfig, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
-from mvp4d_jax.files import atomic_file
 from mvp4d_jax.models.checkpoint import load_autoencoder
 from mvp4d_jax.training.metrics import MetricsLog
 from mvp4d_jax.training.plan import Plan, autoencoder_folder

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mvp4d_jax.capture import Capture, images
-from mvp4d_jax.capture.cap4d import export_cap4d, import_cap4d
-from mvp4d_jax.capture.fit import Fit, read_references
-from mvp4d_jax.capture.gaussian_avatars import export_gaussian_avatars, import_gaussian_avatars
-from mvp4d_jax.capture.nerfstudio import export_nerfstudio
-from mvp4d_jax.capture.nersemble import correct_colour, import_nersemble
-from mvp4d_jax.capture.videos import import_videos
-from mvp4d_jax.cli import main
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry.camera_path import CameraPath
-from mvp4d_jax.geometry.cameras import FIELDS, project
-from mvp4d_jax.heads.motion import ARRAYS
+from mvp4d.cli import main
+from mvp4d.core import images
+from mvp4d.core.cameras.camera import FIELDS, project
+from mvp4d.core.cameras.path import CameraPath
+from mvp4d.core.capture import Capture
+from mvp4d.core.capture.cap4d import export_cap4d, import_cap4d
+from mvp4d.core.capture.fit import Fit, read_references
+from mvp4d.core.capture.gaussian_avatars import export_gaussian_avatars, import_gaussian_avatars
+from mvp4d.core.capture.nerfstudio import export_nerfstudio
+from mvp4d.core.capture.nersemble import correct_colour, import_nersemble
+from mvp4d.core.capture.videos import import_videos
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.motion import ARRAYS
 from mvp4d_jax.heads.skinning import skin, skin_in_head_space
 from tests.capture.toy import (
     FRAMES,

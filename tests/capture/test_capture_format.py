@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvp4d_jax.capture import Capture, CaptureWriter, validate
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry.cameras import FIELDS
-from mvp4d_jax.heads.motion import ARRAYS
+from mvp4d.core.cameras.camera import FIELDS
+from mvp4d.core.capture import Capture, CaptureWriter, validate
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.motion import ARRAYS
 from tests.capture.toy import FRAMES, SIZE, VIEWS, make_cameras, make_motion, make_pixels, make_rig, write_capture
 
 
@@ -115,7 +115,7 @@ def test_a_killed_writer_leaves_the_old_capture_or_none(tmp_path, existing):
         write_capture(path)
     script = textwrap.dedent(f"""
         import numpy as np, time
-        from mvp4d_jax.capture import CaptureWriter
+        from mvp4d.core.capture import CaptureWriter
         from tests.capture.toy import SIZE, make_cameras, make_motion, make_rig
         with CaptureWriter({str(path)!r}, head=make_rig(), motion=make_motion(), cameras=make_cameras(),
                            names=list("abc"), image_size=SIZE, masks=False, overwrite=True) as writer:

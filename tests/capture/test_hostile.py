@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvp4d_jax.capture import images
-from mvp4d_jax.capture.cap4d import export_cap4d, import_cap4d
-from mvp4d_jax.capture.fit import Fit, read_references
-from mvp4d_jax.capture.format import Capture
-from mvp4d_jax.capture.gaussian_avatars import export_gaussian_avatars, import_gaussian_avatars
-from mvp4d_jax.cli import main
-from mvp4d_jax.errors import UserError
+from mvp4d.cli import main
+from mvp4d.core import images
+from mvp4d.core.capture.cap4d import export_cap4d, import_cap4d
+from mvp4d.core.capture.fit import Fit, read_references
+from mvp4d.core.capture.format import Capture
+from mvp4d.core.capture.gaussian_avatars import export_gaussian_avatars, import_gaussian_avatars
+from mvp4d.core.errors import UserError
 from tests.capture.damage import (
     EVERY_ARRAY,
     JSON_NONSENSE,

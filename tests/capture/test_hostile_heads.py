@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.heads import load_head
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads import load_head
 from tests.capture.damage import WHOLE_FILE, cut, dangling_link, folder_in_place, missing, pipe_in_place
 from tests.heads.flame_files import flame_arrays, write_2023
 
@@ -86,7 +86,7 @@ PICKLES = {
         ("runpy", "run_path"),
         ("numpy", "load"), ("numpy", "save"), ("numpy.core.multiarray", "fromfile"), ("numpy.f2py", "compile"),
         ("scipy.io", "loadmat"), ("scipy.sparse", "load_npz"), ("chumpy.utils", "system"), ("pickle", "loads"),
-        ("torch", "load"), ("mvp4d_jax.files", "write_json"), ("operator", "attrgetter"), ("codecs", "open"),
+        ("torch", "load"), ("mvp4d.core.files", "write_json"), ("operator", "attrgetter"), ("codecs", "open"),
         ("_codecs", "decode"), ("ctypes", "CDLL"), ("webbrowser", "open"), ("pty", "spawn"), ("platform", "popen"))},
     "dots in a name": by_name("numpy", "core.multiarray.fromfile", "SENTINEL"),
     "empty": b"", "one byte": b"\x80", "text": b"solid head\nfacet", "half a code": b"cos\n", "no stop": b"(d",

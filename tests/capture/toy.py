@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp4d_jax.capture import CaptureWriter
-from mvp4d_jax.geometry.cameras import Camera
-from mvp4d_jax.heads.model import HeadModel
-from mvp4d_jax.heads.motion import Motion
+from mvp4d.core.cameras.camera import Camera
+from mvp4d.core.capture import CaptureWriter
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
 
 VIEWS, FRAMES, SIZE, EXPRESSIONS = 3, 4, (12, 10), 5
 

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches, Modality, SamplingOptions, iterate, local_rows, rotation
 from mvp4d_jax.data.shards import Shards
-from mvp4d_jax.errors import UserError
 from tests.data.synthetic import CONDITIONING, write_shards
 
 MIXTURE = (Modality("monocular", 1, 1, 3, 6), Modality("static", 1, 4, 1, 4), Modality("multiview", 2, 3, 3, 2))

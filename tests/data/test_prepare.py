@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mvp4d_jax.capture import Capture, CaptureWriter
+from mvp4d.core.cameras.camera import FIELDS, Camera
+from mvp4d.core.capture import Capture, CaptureWriter
+from mvp4d.core.errors import UserError
 from mvp4d_jax.data.prepare import PrepareOptions, _stable, prepare
 from mvp4d_jax.data.recolour import draw_palettes
 from mvp4d_jax.data.shards import Shards
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry.cameras import FIELDS, Camera
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
 from mvp4d_jax.geometry.painting import paint_video, vertex_colours
 from mvp4d_jax.models.autoencoder import VideoAutoencoder

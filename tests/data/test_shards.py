@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from mvp4d.core.errors import UserError
 from mvp4d_jax.data.shards import MANIFEST, Shards, check_same, pack, unpack
-from mvp4d_jax.errors import UserError
 from tests.data.synthetic import write_shards
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small_world import ball, motion, write_scene
 
-from mvp4d_jax.capture import Capture
-from mvp4d_jax.cli import main
+from mvp4d.cli import main
+from mvp4d.core.capture import Capture
 from mvp4d_jax.evaluation.baselines import project_reference, repeat_reference
 from mvp4d_jax.evaluation.evaluate import evaluate, reference_angles
 from mvp4d_jax.evaluation.metrics import psnr

@@ -6,7 +6,7 @@ import torch
 from safetensors.numpy import save_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 from mvp4d_jax.evaluation.lpips import STAGES, load_weights, lpips
 from mvp4d_jax.evaluation.metrics import flicker, psnr, seam_ratio, ssim
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from mvp4d.core.cameras.camera import Camera
 from mvp4d_jax.evaluation.reprojection import consistency, projection_matrix, triangulate
-from mvp4d_jax.geometry.cameras import Camera
 
 SIZE, FOCAL = 128, 160.0
 

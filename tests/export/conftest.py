@@ -15,7 +15,7 @@ torch.set_num_threads(1)  # small tensors: a second thread costs more than it br
 
 from export_world import small_config, write_capture  # noqa: E402
 
-from mvp4d_export.capture import Capture  # noqa: E402
+from mvp4d.core.capture import Capture  # noqa: E402
 from mvp4d_export.dataset import Dataset  # noqa: E402
 from mvp4d_export.distill import Distiller  # noqa: E402
 from mvp4d_export.fitting import distill  # noqa: E402

@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mvp4d.core.cameras.camera import make_camera
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
 from mvp4d_export.avatar import AvatarConfig
-from mvp4d_export.capture import Head, Motion, check_head, intrinsics
+from mvp4d_export.cameras import camera_matrices
 from mvp4d_export.deformation import NetConfig
 from mvp4d_export.presets import DistillConfig, preset
 from mvp4d_export.rasterize import rasterize
@@ -46,7 +49,7 @@ def small_config(**changes) -> DistillConfig:
     )
 
 
-def make_head(rows: int = 24, columns: int = 32) -> Head:
+def make_head(rows: int = 24, columns: int = 32) -> HeadModel:
     """An egg with a latitude-longitude chart whose seam runs down the back."""
     latitude, longitude = np.linspace(0.03, 0.97, rows), np.linspace(0, 1, columns + 1)
     v, u = np.meshgrid(latitude, longitude, indexing="ij")
@@ -76,14 +79,14 @@ def make_head(rows: int = 24, columns: int = 32) -> Head:
     weights[:, 0] = np.clip((-0.06 - template[:, 1]) / 0.03, 0, 1)
     weights[:, 2] = (1 - weights[:, 0]) * np.exp(-((template - (0, -0.07, 0.06)) ** 2).sum(1) / 0.03**2)
     weights[:, 1] = 1 - weights[:, 0] - weights[:, 2]
-    return check_head(
+    return HeadModel.from_rig(
         {
             "name": "egg",
-            "template": template,
+            "template": template.astype(np.float32),
             "faces": owner[face_uvs],
             "uv": uv,
             "face_uvs": face_uvs,
-            "face_parts": np.zeros(len(face_uvs)),
+            "face_parts": np.zeros(len(face_uvs), np.uint8),
             "expression_basis": basis,
             "pose_basis": np.zeros((0, count, 3)),
             "joints": np.array(
@@ -132,7 +135,7 @@ def look_at(azimuth: float, elevation: float, distance: float = 0.6) -> np.ndarr
     return matrix
 
 
-def _cloud(head: Head, count: int, rng: np.random.Generator):
+def _cloud(head: HeadModel, count: int, rng: np.random.Generator):
     """Random surface points: triangles, barycentrics, colours."""
     corners = head.template[head.faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
@@ -205,7 +208,7 @@ def write_capture(
                     np.full(len(points), 0.95),
                     colour.clip(0, 1),
                     extrinsics,
-                    intrinsics(focal, focal, centre, centre),
+                    camera_matrices(make_camera(extrinsics, focal, focal, centre, centre))[1],
                 )
             ),
             width=size,
@@ -249,7 +252,7 @@ def write_capture(
         fps=motion.fps,
     )
     head = dataclasses.replace(head, expression_basis=head.expression_basis * np.float32(rig_share))
-    np.savez(folder / "head.npz", **{key: np.asarray(value) for key, value in vars(head).items()})
+    head.save(folder / "head.npz")
     return folder
 
 

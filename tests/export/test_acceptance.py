@@ -7,12 +7,12 @@ import pytest
 import torch
 from export_world import small_config, write_capture
 
-from mvp4d_export.capture import Capture
+from mvp4d.cli import main
+from mvp4d.core.capture import Capture
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.distill import Distiller
 from mvp4d_export.fitting import distill
 from mvp4d_export.presets import preset
-from mvp4d_jax.cli import main
 
 
 def film(folder, identity, *options, frames, size):
@@ -78,9 +78,9 @@ def test_default_preset_and_real_time_on_a_gpu(tmp_path):
     """12 views x 48 frames of 512 x 512 within ten minutes; 300 whole frames a second with 100 k Gaussians."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device: the default preset and the real-time loop need one")
+    from mvp4d.core.capture.motion_file import read_motion
     from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
     from mvp4d_export.cameras import camera_path
-    from mvp4d_export.capture import read_motion
     from mvp4d_export.realtime import RealtimeRenderer
     from mvp4d_export.rig import Pose
 
@@ -94,7 +94,7 @@ def test_default_preset_and_real_time_on_a_gpu(tmp_path):
     index = torch.randint(avatar.gaussian_count, (100_000,), device="cuda")
     avatar.set_gaussians(avatar.binding[index], {name: getattr(avatar, name)[index] for name in GAUSSIAN_TENSORS})
     renderer = RealtimeRenderer(avatar, 512, 512)
-    pose = Pose.of(read_motion(tmp_path / "avatar"), "cuda")
+    pose = Pose.of(read_motion(tmp_path / "avatar" / "motion.npz").motion, "cuda")
     path = camera_path("orbit:360x48", (512, 512), 48)
     viewmats, K = torch.from_numpy(path.viewmats).cuda(), torch.from_numpy(path.Ks[0]).cuda()
 
@@ -140,15 +140,15 @@ def test_realtime_loop_renders_what_render_does(fitted):
 
 
 def check_realtime(folder, device):
+    from mvp4d.core.capture.motion_file import read_motion
     from mvp4d_export.avatar import Avatar
     from mvp4d_export.cameras import camera_path
-    from mvp4d_export.capture import read_motion
     from mvp4d_export.realtime import RealtimeRenderer
     from mvp4d_export.render import plan_shot, render_frames
     from mvp4d_export.rig import Pose
 
     avatar = Avatar.load(folder, device)
-    pose = Pose.of(read_motion(folder), device)
+    pose = Pose.of(read_motion(folder / "motion.npz").motion, device)
     path = camera_path("orbit:360x6", (48, 56), 6)
     expected = [rgb for rgb, _ in render_frames(avatar, plan_shot(pose, path, (48, 56)))]
     renderer = RealtimeRenderer(avatar, 56, 48)

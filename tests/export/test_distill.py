@@ -14,12 +14,13 @@ from export_world import small_config, write_capture
 from PIL import Image
 from safetensors.torch import load_file
 
+from mvp4d.core.capture import Capture
+from mvp4d.core.capture.motion_file import read_motion
+from mvp4d.core.errors import UserError
 from mvp4d_export import densify
 from mvp4d_export.avatar import Avatar
-from mvp4d_export.capture import Capture, read_motion
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.distill import Distiller
-from mvp4d_export.errors import UserError
 from mvp4d_export.losses import psnr
 from mvp4d_export.presets import adapted, preset
 from mvp4d_export.rig import Pose
@@ -187,7 +188,7 @@ def test_avatar_survives_saving_and_loads_without_jax(fitted, egg):
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in ('jax', 'flax', 'optax', 'orbax', 'grain'): raise ImportError(name)\n"
         "sys.meta_path.insert(0, Wall())\n"
-        "from mvp4d_jax.cli import main\n"
+        "from mvp4d.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     frames = out.parent / "frames"
@@ -372,7 +373,7 @@ def test_running_out_of_memory_and_no_cuda_end_in_one_line(egg, monkeypatch, tmp
     ],
 )
 def test_command_line_mistakes(egg, tmp_path, capsys, arguments, words):
-    from mvp4d_jax.cli import main
+    from mvp4d.cli import main
 
     assert main(["distill", str(egg), "--out", str(tmp_path / "a"), "--device", "cpu", *arguments]) == 2
     text = capsys.readouterr().err.strip().splitlines()[-1]
@@ -381,11 +382,11 @@ def test_command_line_mistakes(egg, tmp_path, capsys, arguments, words):
 
 def test_video_captures_are_read(tmp_path):
     """The same frames as an mp4 come back within what the codec loses."""
-    from mvp4d_export.video import VideoWriter
+    from mvp4d.core.images import VideoWriter
 
     path = write_capture(tmp_path / "capture", views=2, frames=3, gaussians=3000)
     capture = Capture.open(path)
-    truth = np.stack([capture.view_frames(view) for view in range(2)])
+    truth = np.stack([capture.frames(view) for view in range(2)])
     (path / "videos").mkdir()
     for view, name in enumerate(capture.names):
         writer = VideoWriter(path / "videos" / f"{name}.mp4", (48, 48), 24)
@@ -395,13 +396,13 @@ def test_video_captures_are_read(tmp_path):
     shutil.rmtree(path / "images")
     (path / "capture.json").write_text((path / "capture.json").read_text().replace('"png"', '"video"'))
     video = Capture.open(path)
-    assert np.abs(video.view_frames(1).astype(int) - truth[1]).mean() < 4
+    assert np.abs(video.frames(1).astype(int) - truth[1]).mean() < 4
 
 
 def test_a_fit_has_no_spikes(fitted):
     avatar = Avatar.load(fitted[0])
     with torch.no_grad():
-        splats = avatar.splats(avatar.vertices(Pose.of(read_motion(fitted[0]))[:1]))
+        splats = avatar.splats(avatar.vertices(Pose.of(read_motion(fitted[0] / "motion.npz").motion)[:1]))
     assert float(splats.scales.max()) < 0.03
 
 

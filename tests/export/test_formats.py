@@ -10,10 +10,12 @@ from gsplat import export_splats
 from plyfile import PlyData
 from scipy.spatial.transform import Rotation
 
+from mvp4d.commands.export_avatar import export_avatar
+from mvp4d.core.cameras.camera import make_camera
+from mvp4d.core.capture.motion_file import read_motion
+from mvp4d.core.errors import UserError
 from mvp4d_export.avatar import Avatar
-from mvp4d_export.capture import intrinsics, read_motion
-from mvp4d_export.commands.export_avatar import export_avatar
-from mvp4d_export.errors import UserError
+from mvp4d_export.cameras import camera_matrices
 from mvp4d_export.ply import rotate_harmonics
 from mvp4d_export.projection import spherical_harmonics
 from mvp4d_export.rasterize import rasterize
@@ -26,14 +28,14 @@ FRAME = 3
 def cameras():
     viewmats = torch.from_numpy(np.stack([look_at(angle, 0.1) for angle in (0.3, 2.5)]).astype(np.float32))
     focal, centre = np.full(2, 84.0), np.full(2, 24.0)
-    return viewmats, torch.from_numpy(intrinsics(focal, focal, centre, centre))
+    return viewmats, torch.from_numpy(camera_matrices(make_camera(viewmats.numpy(), focal, focal, centre, centre))[1])
 
 
 @pytest.fixture(scope="module")
 def truth(fitted, cameras):
     """The avatar's own rendering of one frame, with view-dependent colour in every band."""
     avatar = Avatar.load(fitted[0])
-    pose = Pose.of(read_motion(fitted[0]))[FRAME : FRAME + 1]
+    pose = Pose.of(read_motion(fitted[0] / "motion.npz").motion)[FRAME : FRAME + 1]
     with torch.no_grad():
         return avatar.render(avatar.splats(avatar.vertices(pose)), pose, *cameras, 48, 48, torch.ones(3)).rgb
 
@@ -138,7 +140,7 @@ def test_cap4d_animation_renders_the_same_picture(fitted, truth, cameras, tmp_pa
         "quaternions": torch.from_numpy(turned.as_quat(scalar_first=True).astype(np.float32)),
         "scales": local["scales"] * torch.from_numpy(scale[binding, None].astype(np.float32)),
     }
-    head = Pose.of(read_motion(fitted[0]))[FRAME : FRAME + 1].head_matrix()
+    head = Pose.of(read_motion(fitted[0] / "motion.npz").motion)[FRAME : FRAME + 1].head_matrix()
     assert (render(tensors, (cameras[0] @ head, cameras[1])) - truth).abs().max() < 2e-3
 
 

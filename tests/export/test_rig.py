@@ -6,7 +6,9 @@ import torch
 from export_world import make_head, make_motion
 from scipy.spatial.transform import Rotation
 
-from mvp4d_export.capture import MOTION_ARRAYS, read_head, read_motion
+from mvp4d.core.capture.motion_file import read_motion
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import ARRAYS
 from mvp4d_export.remesh import remesh
 from mvp4d_export.rig import Pose, Rig, rotation_matrix
 from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions, triangle_frames
@@ -14,18 +16,16 @@ from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions, t
 
 def jax_vertices(head_path, motion_path):
     """World vertices by the other half of the project, from the same files."""
-    from mvp4d_jax.heads.model import HeadModel
-    from mvp4d_jax.heads.motion import Motion
+    from mvp4d.core.heads.motion import Motion
     from mvp4d_jax.heads.skinning import skin
 
     data = np.load(motion_path)
-    return np.asarray(skin(HeadModel.load(head_path), Motion(**{name: data[name] for name in MOTION_ARRAYS})))
+    return np.asarray(skin(HeadModel.load(head_path), Motion(**{name: data[name] for name in ARRAYS})))
 
 
 @pytest.mark.parametrize("pose_correctives", [False, True])
 def test_skinning_equals_jax(tmp_path, pose_correctives):
     """A random head with every feature that the format has."""
-    from mvp4d_jax.heads.model import HeadModel
 
     rng = np.random.default_rng(1)
     egg = make_head()
@@ -60,17 +60,18 @@ def test_skinning_equals_jax(tmp_path, pose_correctives):
     )
     head.save(tmp_path / "head.npz")
     motion = {
-        name: rng.normal(0, 0.5, getattr(make_motion(5), name).shape).astype(np.float32) for name in MOTION_ARRAYS
+        name: rng.normal(0, 0.5, getattr(make_motion(5), name).shape).astype(np.float32) for name in ARRAYS
     }
     motion["rotation"][0] = 0
     motion["jaw"][1] = 1e-5
     np.savez(tmp_path / "motion.npz", **motion, fps=24.0)
-    ours = Rig(read_head(tmp_path / "head.npz")).world_vertices(Pose.of(read_motion(tmp_path / "motion.npz", 4)))
+    pose = Pose.of(read_motion(tmp_path / "motion.npz").motion)
+    ours = Rig(HeadModel.load(tmp_path / "head.npz")).world_vertices(pose)
     assert np.abs(ours.numpy() - jax_vertices(tmp_path / "head.npz", tmp_path / "motion.npz")).max() < 1e-6
 
 
 def test_builtin_head_skins_as_in_jax(tmp_path):
-    from mvp4d_jax.heads import load_head
+    from mvp4d.core.heads import load_head
 
     head = load_head("builtin")
     head = head.personalise(np.linspace(-1, 1, head.shape_count))
@@ -85,8 +86,8 @@ def test_builtin_head_skins_as_in_jax(tmp_path):
         "eyes": rng.normal(0, 0.2, (3, 2, 3)),
     }
     np.savez(tmp_path / "motion.npz", **{name: value.astype(np.float32) for name, value in motion.items()}, fps=25.0)
-    exported = read_head(tmp_path / "head.npz")
-    ours = Rig(exported).world_vertices(Pose.of(read_motion(tmp_path / "motion.npz")))
+    exported = HeadModel.load(tmp_path / "head.npz")
+    ours = Rig(exported).world_vertices(Pose.of(read_motion(tmp_path / "motion.npz").motion))
     assert np.abs(ours.numpy() - jax_vertices(tmp_path / "head.npz", tmp_path / "motion.npz")).max() < 1e-6
 
 

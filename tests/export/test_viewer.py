@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mvp4d.commands.view import check_free
+from mvp4d.core.capture.motion_file import read_motion
+from mvp4d.core.errors import UserError
 from mvp4d_export.avatar import Avatar
-from mvp4d_export.capture import read_motion
-from mvp4d_export.commands.view import check_free
-from mvp4d_export.errors import UserError
 
 FLAGS = [
     "--no-sandbox",
@@ -44,7 +44,7 @@ def viewer(fitted):
     from mvp4d_export.viewer import Viewer
 
     avatar = Avatar.load(fitted[0])
-    viewer = Viewer(avatar, read_motion(fitted[0]), port=free_port())
+    viewer = Viewer(avatar, read_motion(fitted[0] / "motion.npz").motion, port=free_port())
     viewer.start()
     yield viewer
     viewer.stop()

@@ -6,9 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry import cameras
-from mvp4d_jax.geometry.cameras import FIELDS, Camera
+from mvp4d.core.cameras import camera as cameras
+from mvp4d.core.cameras.camera import FIELDS, Camera
+from mvp4d.core.cameras.rigs import camera_rig
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.conditioning import (
     ConditioningConfig,
     draw_conditioning,
@@ -18,9 +21,6 @@ from mvp4d_jax.geometry.conditioning import (
     picture_of,
 )
 from mvp4d_jax.geometry.rasterize import rasterize
-from mvp4d_jax.geometry.rigs import camera_rig
-from mvp4d_jax.heads.model import HeadModel
-from mvp4d_jax.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
 
 SIZE, FRAMES, VIEWS = (128, 96), 5, 2

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mvp4d_jax.geometry.mesh import neighbour_mean
+from mvp4d.core.heads.mesh import neighbour_mean
 
 
 def test_neighbour_mean_by_hand():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvp4d_jax.geometry import cameras
+from mvp4d.core.cameras import camera as cameras
 from mvp4d_jax.geometry.rasterize import interpolate, interpolate_corners, rasterize
 
 SIZE = (48, 64)

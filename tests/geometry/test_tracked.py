@@ -8,15 +8,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mvp4d_jax.capture.fit import Fit
-from mvp4d_jax.geometry.camera_path import CameraPath
-from mvp4d_jax.geometry.cameras import project
+from mvp4d.core.cameras.camera import project
+from mvp4d.core.cameras.path import CameraPath
+from mvp4d.core.cameras.rigs import camera_rig
+from mvp4d.core.capture.fit import Fit
+from mvp4d.core.heads import load_head
+from mvp4d.core.heads.flame import LANDMARKS
+from mvp4d.core.heads.transfer import FLAME_EYES, carry_pose
 from mvp4d_jax.geometry.rasterize import rasterize
-from mvp4d_jax.geometry.rigs import camera_rig
-from mvp4d_jax.heads import load_head
-from mvp4d_jax.heads.flame import LANDMARKS
 from mvp4d_jax.heads.skinning import landmarks, skin
-from mvp4d_jax.heads.transfer import FLAME_EYES, carry_pose
 
 PORTRAITS = ("lincoln", "tesla")
 INNER = slice(17, 68)  # brows, nose, eyes, mouth: the jaw line's landmarks are not the same points on all heads

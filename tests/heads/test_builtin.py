@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mvp4d_jax.heads import builtin, load_head
-from mvp4d_jax.heads.builtin.assembly import Assembly, assemble
-from mvp4d_jax.heads.builtin.field import head_field
-from mvp4d_jax.heads.check import check_head
-from mvp4d_jax.heads.motion import Motion
+from mvp4d.core.heads import builtin, load_head
+from mvp4d.core.heads.builtin.assembly import Assembly, assemble
+from mvp4d.core.heads.builtin.field import head_field
+from mvp4d.core.heads.check import check_head
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mvp4d_jax.heads import builtin, load_head
-from mvp4d_jax.heads.arkit import ARKIT_NAMES
+from mvp4d.core.heads import builtin, load_head
+from mvp4d.core.heads.arkit import ARKIT_NAMES
 
 # Landmarks (Multi-PIE numbers; the head's left is picture right) and what they do in millimetres: axis, least signed
 # amount. Axes: x to the head's left, y up, z forwards. "-": the mean of the first group minus that of the second.

@@ -9,9 +9,9 @@ import torch
 from flame_files import VERTICES, flame_arrays, write_2020, write_2023
 from scipy.spatial.transform import Rotation
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.heads import load_head
-from mvp4d_jax.heads.motion import Motion
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads import load_head
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.heads.skinning import expression_offsets, landmarks, skin
 
 FRAMES = 3
@@ -119,7 +119,7 @@ def test_no_jaw_follows_cap4d(arrays, folder):
 
 
 def test_landmarks_are_the_listed_vertices(folder):
-    from mvp4d_jax.heads.flame import LANDMARKS
+    from mvp4d.core.heads.flame import LANDMARKS
 
     head = load_head(f"flame:{folder / 'flame2023.pkl'}")
     np.testing.assert_allclose(landmarks(head, head.template[None])[0], head.template[list(LANDMARKS)], atol=1e-7)

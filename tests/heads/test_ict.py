@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.heads import load_head
-from mvp4d_jax.heads.arkit import ARKIT_NAMES
-from mvp4d_jax.heads.motion import Motion
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads import load_head
+from mvp4d.core.heads.arkit import ARKIT_NAMES
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.heads.skinning import landmarks, skin
 
 KEPT_IDENTITIES, KEPT_EXPRESSIONS = ("identity000", "identity007"), ("browInnerUp_L", "browInnerUp_R", "jawOpen",

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.heads.check import check_head
-from mvp4d_jax.heads.model import HeadModel
-from mvp4d_jax.heads.motion import Motion
-from mvp4d_jax.heads.rotation import compose, rotate, rotation_matrix
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.check import check_head
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
+from mvp4d.core.heads.transfer import carry_pose, eye_centre
+from mvp4d.core.rotation import compose, rotate, rotation_matrix
 from mvp4d_jax.heads.skinning import place_in_world, skin, skin_in_head_space
-from mvp4d_jax.heads.transfer import carry_pose, eye_centre
 
 JOINTS = ("root", "neck", "jaw", "left_eye", "right_eye")
 

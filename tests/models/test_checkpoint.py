@@ -19,8 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from small_world import quick_compilation
 
-from mvp4d_jax import cli, parallel
-from mvp4d_jax.errors import UserError
+from mvp4d import cli
+from mvp4d.core.errors import UserError
+from mvp4d_jax import parallel
 from mvp4d_jax.models import checkpoint
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer import MultiViewTransformer

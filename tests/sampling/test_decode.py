@@ -6,8 +6,8 @@ import pytest
 from flax import nnx
 from small_world import quick_compilation
 
+from mvp4d.core.files import read_npz
 from mvp4d_jax import parallel
-from mvp4d_jax.files import read_npz
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.sampling.decode import Coder, decode_to_files

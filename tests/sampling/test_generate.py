@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from small_world import FRAMES, SIZE, ball, motion, write_release, write_scene
 
-from mvp4d_jax.capture import Capture, validate
-from mvp4d_jax.capture.fit import Fit
-from mvp4d_jax.cli import main
+from mvp4d.cli import main
+from mvp4d.core.capture import Capture, validate
+from mvp4d.core.capture.fit import Fit
 from mvp4d_jax.sampling import generate
 
 

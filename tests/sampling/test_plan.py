@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 from mvp4d_jax.sampling.plan import cut_windows, deal_groups, describe, make_plan
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 from mvp4d_jax.sampling.reference import load_photo
 
 HEIGHT, WIDTH = 48, 64

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.heads.motion import Motion
-from mvp4d_jax.sampling.retarget import canonical_name, load_motion, read_live_link, retarget
+from mvp4d.core.driving import canonical_name, load_motion, read_live_link, retarget
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.motion import Motion
 
 NAMES = ("jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "mouthSmileLeft")
 HEAD = types.SimpleNamespace(name="builtin", expression_names=NAMES, expression_count=len(NAMES))

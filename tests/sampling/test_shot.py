@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 
-from mvp4d_jax.geometry.cameras import FIELDS, Camera
+from mvp4d.core.cameras.camera import FIELDS, Camera
+from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
-from mvp4d_jax.geometry.rigs import camera_rig
 from mvp4d_jax.sampling.shot import draw_window, make_reference
 from tests.small_world import SIZE, ball, motion
 

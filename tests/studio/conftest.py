@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mvp4d_jax.geometry.rigs import camera_rig
+from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d_jax.studio.studio import Studio
 
 SIZE = 48

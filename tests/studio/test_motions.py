@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 from mvp4d_jax.studio.motions import EXPRESSIONS, KINDS, VISEMES, make_motion, pose_vector
 from mvp4d_jax.studio.studio import builtin_head
 

@@ -6,9 +6,9 @@ import functools
 import numpy as np
 import pytest
 
-from mvp4d_jax.capture import Capture
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry.rigs import camera_rig
+from mvp4d.core.cameras.rigs import camera_rig
+from mvp4d.core.capture import Capture
+from mvp4d.core.errors import UserError
 from mvp4d_jax.studio.identity import draw_identity, random_for
 from mvp4d_jax.studio.motions import EXPRESSIONS, VISEMES, make_motion, pose_vector
 from mvp4d_jax.studio.own_motion import own_motion

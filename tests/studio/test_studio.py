@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from mvp4d_jax.capture import Capture
-from mvp4d_jax.capture.fit import Fit
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry.cameras import FIELDS, Camera
+from mvp4d.core.cameras.camera import FIELDS, Camera
+from mvp4d.core.cameras.rigs import camera_rig
+from mvp4d.core.capture import Capture
+from mvp4d.core.capture.fit import Fit
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.motion import ARRAYS
 from mvp4d_jax.geometry.rasterize import rasterize
-from mvp4d_jax.geometry.rigs import camera_rig
-from mvp4d_jax.heads.motion import ARRAYS
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.studio.produce import Order, make_capture, make_set, write_motion
 from mvp4d_jax.studio.studio import Studio

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 from mvp4d_jax.studio import anatomy
 from mvp4d_jax.studio.eyes import IRIS_RADIUS, SIZE, paint_eye
 from mvp4d_jax.studio.identity import BEARDS, STYLES, draw_identity, linear, split_of

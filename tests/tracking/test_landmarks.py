@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 from mvp4d_jax.tracking.landmarks import choose_face, from_mesh, read_landmarks
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mvp4d_jax.geometry.cameras import Camera, project
-from mvp4d_jax.heads import load_head
-from mvp4d_jax.heads.motion import Motion
+from mvp4d.core.cameras.camera import Camera, project
+from mvp4d.core.heads import load_head
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking import solve as solving
 from mvp4d_jax.tracking.landmarks import Landmarks

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from mvp4d_jax.capture import images
-from mvp4d_jax.capture.fit import Fit
-from mvp4d_jax.cli import main
-from mvp4d_jax.errors import UserError
-from mvp4d_jax.geometry.cameras import project
-from mvp4d_jax.heads import load_head
+from mvp4d.cli import main
+from mvp4d.core import images
+from mvp4d.core.cameras.camera import project
+from mvp4d.core.capture.fit import Fit
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads import load_head
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking import detector, track
 from mvp4d_jax.tracking.solve import SolveConfig

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from mvp4d_jax import cli
+from mvp4d import cli
 from mvp4d_jax.training import loop
 
 PAUSE = 0.02  # seconds after every step, so that a kill finds the run at work

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.state import TrainState
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mvp4d.core.errors import UserError
 from mvp4d_jax.data.shards import MANIFEST, checksum
-from mvp4d_jax.errors import UserError
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.loop import train

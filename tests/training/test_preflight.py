@@ -6,14 +6,14 @@ import jax
 import pytest
 from flax import nnx
 
-from mvp4d_jax import cli
-from mvp4d_jax.errors import UserError
+from mvp4d import cli
+from mvp4d.core.errors import UserError
 from mvp4d_jax.models.attention_splash import padded_length
 from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.preflight.preflight import GIB, Topology, preflight
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.metrics import tokens_of
 from mvp4d_jax.training.plan import batch_shapes, resolve
-from mvp4d_jax.training.preflight import GIB, Topology, preflight
 
 # A narrow model of head size 64 at 512 tokens: enough for the splash kernel, a gather and a reduction of gradients.
 SMALL = ["--config.curriculum=all", "--config.transformer.num_layers=2", "--config.transformer.dtype=bfloat16",
@@ -75,7 +75,7 @@ def test_a_gpu_shaped_sample_job(capsys, monkeypatch):
     assert all(0 < report["total"] < report["limit"] == 22 * GIB for report in reports)
     # What `fits` decides, without compiling again.
     for fits in (True, False):
-        monkeypatch.setattr("mvp4d_jax.training.preflight.preflight",
+        monkeypatch.setattr("mvp4d_jax.preflight.preflight.preflight",
                             lambda *_, fits=fits, **__: [reports[0], {**reports[1], "fits": fits}])
         assert cli.main(arguments) == (0 if fits else 1)
         shown = capsys.readouterr().out

@@ -15,8 +15,8 @@ from flax import nnx
 from safetensors.torch import load_file
 from small_world import quick_compilation
 
+from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
-from mvp4d_jax.errors import UserError
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.checkpoint import load_autoencoder, save_autoencoder
 from mvp4d_jax.models.config import AutoencoderConfig

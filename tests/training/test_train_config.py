@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mvp4d_jax.errors import UserError
+from mvp4d.core.errors import UserError
 from mvp4d_jax.training.config import load_config, packaged, save_config
 from mvp4d_jax.training.plan import resolve
 

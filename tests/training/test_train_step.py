@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
-from mvp4d_jax.errors import UserError
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
 from mvp4d_jax.training.state import (

@@ -49,7 +49,7 @@ def overrides(shards: Path, *, steps: int = STEPS, mesh=(1, 1, 1), **more) -> li
 
 
 def start(workdir: Path, arguments: list[str], *, config: str = "tiny", devices: int = 1, extra: list[str] = (),
-          limits: str = "", module: str = "mvp4d_jax.cli") -> subprocess.Popen:
+          limits: str = "", module: str = "mvp4d.cli") -> subprocess.Popen:
     """`mvp4d train` in a process of its own, on so many host devices."""
     # LLVM's optimisation is most of a compilation, and these programs run for a second.
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"

@@ -1,0 +1,94 @@
+"""The console script `mvp4d`: each verb parses its flags, calls one function and reports in one line.
+
+A verb is a module with `configure(parser)` and `run(args) -> str | None`; it is imported only when it is used, so that
+rendering an avatar does not load JAX and `mvp4d --help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import importlib.util
+import os
+import sys
+import warnings
+
+from mvp4d.core.host import has_accelerator
+
+# verb -> (module, one line for --help)
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("mvp4d.commands.demo", "the whole pipeline on the built-in weights: photo to avatar"),
+    "studio": ("mvp4d.commands.studio", "render a synthetic multi-view capture with ground truth"),
+    "track": ("mvp4d.commands.track", "fit a head model to a photo or video"),
+    "convert": ("mvp4d.commands.convert", "diffusers checkpoint <-> ours"),
+    "prepare": ("mvp4d.commands.prepare", "captures -> training shards of latents"),
+    "train": ("mvp4d.commands.train", "train on a device mesh"),
+    "sample": ("mvp4d.commands.sample", "generate synchronised multi-view video from one photo"),
+    "evaluate": ("mvp4d.commands.evaluate", "measure a capture against another"),
+    "preflight": ("mvp4d.commands.preflight", "compile a job ahead of time for a named topology: does it fit?"),
+    "validate": ("mvp4d.commands.validate", "check a capture, fit, shards, weights or avatar"),
+    "export": ("mvp4d.commands.export", "write a capture or an avatar in another tool's format"),
+    "distill": ("mvp4d.commands.distill", "capture -> 4D Gaussian avatar"),
+    "render": ("mvp4d.commands.render", "render an avatar: any motion, any cameras"),
+    "view": ("mvp4d.commands.view", "open an avatar in the browser"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb. Returns 0 when done, 2 for a user's mistake (one line on standard error), 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else "; see 'mvp4d --help'"
+        print(f"mvp4d: no such command '{verb}'{hint}", file=sys.stderr)
+        return 2
+    module_name, summary = VERBS[verb]
+    _choose_platform()
+    # ffmpeg is started by fork and exec; JAX warns of forks that go on running Python.
+    warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+    try:
+        module = importlib.import_module(module_name)
+        parser = argparse.ArgumentParser(prog=f"mvp4d {verb}", description=module.__doc__ or summary,
+                                         formatter_class=argparse.RawDescriptionHelpFormatter)
+        module.configure(parser)
+        parsed, leftovers = parser.parse_known_args(rest)
+        if getattr(module, "TAKES_OVERRIDES", False):  # `--config.a.b=v`: the verb knows which exist
+            parsed.overrides = leftovers
+        elif leftovers:
+            parser.error(f"unrecognized arguments: {' '.join(leftovers)}")
+        message = module.run(parsed)
+    except KeyboardInterrupt:
+        print(f"mvp4d {verb}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if getattr(error, "exit_code", None) is None:
+            raise
+        print(f"mvp4d {verb}: {error}", file=sys.stderr)
+        return error.exit_code
+    if message:
+        print(message)
+    return 0
+
+
+def _choose_platform() -> None:
+    """Keeps libtpu (installed for ahead-of-time compilation) from looking for a TPU that is not there: it would wait.
+
+    JAX_PLATFORMS, where the user has set it, stands. NVIDIA machines keep JAX's own choice.
+    """
+    if not has_accelerator() and importlib.util.find_spec("libtpu") is not None:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def _overview() -> str:
+    lines = ["mvp4d: one portrait photo to a 4D Gaussian head avatar", "", "usage: mvp4d COMMAND [...]", ""]
+    lines += [f"  {verb:<10} {summary}" for verb, (_, summary) in VERBS.items()]
+    return "\n".join([*lines, "", "mvp4d COMMAND --help tells a command's flags."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

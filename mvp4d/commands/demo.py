@@ -1,0 +1,50 @@
+"""The whole road on the built-in weights: one picture -> 8 synchronised views over 360 degrees -> a 4D Gaussian avatar
+-> an orbit video while it speaks -> report.html.
+
+Without --photo the picture is of a test identity of the synthetic studio, so that everything can be measured against
+ground truth. Run it again after a stop: finished stages are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    from mvp4d_jax.demo import TEST_IDENTITY
+
+    parser.add_argument("--photo", metavar="IMAGE", help="a portrait photo (default: a test identity of the studio)")
+    parser.add_argument("--mask", metavar="IMAGE", help="white where the person is (default: cut out automatically)")
+    parser.add_argument("--out", default="out/demo", metavar="DIR", help="where everything goes (default out/demo)")
+    parser.add_argument("--weights", default="tiny",
+                        help="weights that come along, tiny (64 x 64 pixels, the default) or tiny_128 (128 x 128; it "
+                        "takes twice as long), or a release folder")
+    parser.add_argument("--identity", type=int, default=TEST_IDENTITY, help="whom the studio films")
+    parser.add_argument("--frames", type=int, default=17, help="frames of the motion, 1 + 4k (default 17)")
+
+
+def run(args: argparse.Namespace) -> str:
+    """Runs the stages, writes the report, says where it is."""
+    from mvp4d.core.errors import UserError
+    from mvp4d_jax.demo import cpu_count, plan_stages, run_stages
+    from mvp4d_jax.evaluation.demo_report import write_demo_report
+    from mvp4d_jax.sampling.release import read_facts, resolve_weights
+
+    photo = Path(args.photo) if args.photo else None
+    mask = Path(args.mask) if args.mask else None
+    for path in (photo, mask):
+        if path is not None and not path.is_file():
+            raise UserError(path, "no such file")
+    facts = read_facts(resolve_weights(args.weights))
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    minutes = 5 if facts.image_size <= 64 else 10
+    print(f"about {minutes} minutes on two idle cores ({cpu_count()} here); all goes to {out}", flush=True)
+    stages = plan_stages(out, photo=photo, mask=mask, weights=args.weights, size=facts.image_size,
+                         identity=args.identity, frames=args.frames)
+    seconds = run_stages(stages, out)
+    commands = [(stage.name, stage.what, stage.command, seconds[stage.name]) for stage in stages]
+    write_demo_report(out, photo, commands, f"{cpu_count()} cores, {platform.machine()}, without a GPU")
+    return f"done in {sum(seconds.values()):.0f} s: open {out / 'report.html'}"

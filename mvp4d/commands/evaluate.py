@@ -1,0 +1,36 @@
+"""Measures a capture against another: PSNR, SSIM, by angle from the reference, consistency across views, flicker.
+
+Writes evaluation.json and evaluation.html beside each other and says which measures were left out, and why.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("capture", help="the capture to measure")
+    parser.add_argument("--against", required=True, metavar="CAPTURE", help="the ground truth")
+    parser.add_argument("--out", metavar="DIR", help="where to write the report (default: the capture's own folder)")
+    parser.add_argument("--lpips", metavar="FILE", help="safetensors with VGG-16 features and lpips layers, for LPIPS")
+    parser.add_argument("--baselines", action="store_true",
+                        help="also score the truth's reference image repeated, and painted onto the truth's rig")
+
+
+def run(args: argparse.Namespace) -> str:
+    from mvp4d.core.capture import Capture
+    from mvp4d.core.files import write_json
+    from mvp4d_jax.evaluation.evaluate import evaluate
+    from mvp4d_jax.evaluation.report import write_report
+
+    capture, truth = Capture.open(args.capture), Capture.open(args.against)
+    scores = evaluate(capture, truth, lpips_weights=args.lpips, baselines=args.baselines)
+    folder = Path(args.out or args.capture)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "evaluation.json", scores)
+    write_report(folder / "evaluation.html", scores, capture, truth)
+    mean = scores["mean"]
+    left_out = ", ".join(scores["left_out"])
+    return (f"PSNR {mean['psnr']:.2f} dB, SSIM {mean['ssim']:.3f} over {len(scores['views'])} views; "
+            f"left out: {left_out}; see {folder / 'evaluation.html'}")

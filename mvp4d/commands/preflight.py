@@ -1,0 +1,36 @@
+"""Compile a job ahead of time for a named topology: does it fit, what does it compute and move?
+
+TPU topologies (v5e:4x4, v5p:4x4x4, v6e:8x8, tpu7x:4x4x4) compile through libtpu, no TPU needed. GPU-shaped ones
+(h100:8) compile on host devices. Exit code 1 when the job does not fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+TAKES_OVERRIDES = True
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help="name or path; override with --config.a.b=v")
+    parser.add_argument("--topology", required=True, help="v5p:4x4x4, v6e:8x8, h100:8, ...")
+    parser.add_argument("--job", choices=("train", "sample"), default="train")
+    parser.add_argument("--stage", default="", help="of the curriculum; default the one with the most tokens")
+    parser.add_argument("--kind", default="", help="monocular, static or multiview; default the largest")
+    parser.add_argument("--json", action="store_true", help="print the reports as JSON")
+
+
+def run(args: argparse.Namespace) -> str:
+    import json
+
+    from mvp4d_jax.preflight.preflight import DoesNotFit, Topology, preflight, table
+    from mvp4d_jax.training.config import load_config
+    from mvp4d_jax.training.plan import resolve
+
+    topology = Topology.parse(args.topology)
+    resolve(load_config(args.config, args.overrides))
+    reports = preflight(args.config, args.overrides, topology, args.job, stage=args.stage, kind=args.kind)
+    print(json.dumps(reports, indent=2) if args.json else table(reports, topology))
+    if not all(report["fits"] for report in reports):
+        raise DoesNotFit(f"{args.job} does not fit {topology.text}")
+    return "" if args.json else f"{args.job} fits {topology.text}"

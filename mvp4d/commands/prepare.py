@@ -1,0 +1,54 @@
+"""Captures -> training shards of latents, maps and references.
+
+Several processes share the work (`--process I/N`, on any machines that see the same folders); a run that was stopped
+goes on where it was when the same command is given again. Settings are those of `config.prepare`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mvp4d.core.errors import UserError
+
+TAKES_OVERRIDES = True
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("captures", nargs="+", metavar="CAPTURE", help="capture folders, or folders that hold captures")
+    parser.add_argument("--config", required=True, help="name or path; override with --config.prepare.x=y")
+    parser.add_argument("--out", required=True, type=Path, help="shards folder to write")
+    parser.add_argument("--process", default="0/1", metavar="I/N", help="does every N-th shard from the I-th on")
+
+
+def run(args: argparse.Namespace) -> str:
+    from mvp4d_jax.data.prepare import PrepareOptions, autoencoder_identity, prepare
+    from mvp4d_jax.models.checkpoint import load_autoencoder
+    from mvp4d_jax.training.config import load_config
+    from mvp4d_jax.training.plan import autoencoder_folder, resolve
+
+    config = load_config(args.config, args.overrides)
+    plan = resolve(config)
+    folder = autoencoder_folder(config)
+    if folder is None:
+        raise UserError("config.autoencoder", "names no folder",
+                        "give --config.autoencoder=FOLDER (config.json, *.safetensors)")
+    options = PrepareOptions(**config.prepare.to_dict(), photo_angle=plan.sampling.reference_angle)
+    return prepare(find_captures(args.captures), args.out, options, load_autoencoder(folder)[0], plan.conditioning,
+                   identity=autoencoder_identity(folder), seed=config.seed, process=_process(args.process))
+
+
+def find_captures(arguments: list[str]) -> list[Path]:
+    """Every argument that is a capture, and every capture in an argument that is a folder of them, in order."""
+    found = []
+    for argument in map(Path, arguments):
+        inside = [] if (argument / "capture.json").is_file() else sorted(argument.glob("*/capture.json"))
+        found += [file.parent for file in inside] or [argument]
+    return found
+
+
+def _process(text: str) -> tuple[int, int]:
+    index, separator, count = text.partition("/")
+    if not separator or not index.isdigit() or not count.isdigit() or int(index) >= int(count):
+        raise UserError("--process", f"'{text}' is not I/N with I < N", "for example 0/4, 1/4, 2/4 and 3/4")
+    return int(index), int(count)

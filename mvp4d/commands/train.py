@@ -1,0 +1,86 @@
+"""Train on a device mesh: all stages of a config, from wherever the workdir stands.
+
+Run the same command again to go on after a stop, a preemption or a crash. Settings are changed with
+`--config.group.name=value`. On several hosts start the same command on each: on TPU VMs, GKE and SLURM they find each
+other (`--distributed`); elsewhere give --coordinator, --processes and --process. `--export OUT` writes the weights
+instead of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from mvp4d.core.errors import UserError
+from mvp4d.core.host import has_accelerator, keep_freed_memory
+
+TAKES_OVERRIDES = True
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help="tiny, small, mvp4d_2b, tiny_autoencoder, or a path")
+    parser.add_argument("--workdir", required=True, help="checkpoints, metrics and the resolved config")
+    parser.add_argument("--distributed", action="store_true", help="join the hosts of a TPU pod, GKE or SLURM job")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where hosts do not find each other")
+    parser.add_argument("--processes", type=int, metavar="N")
+    parser.add_argument("--process", type=int, metavar="I")
+    parser.add_argument("--join-timeout", type=float, default=300, metavar="S", help="seconds to wait (300)")
+    parser.add_argument("--no-memory-check", action="store_true", help="start without asking whether the step fits")
+    parser.add_argument("--export", type=Path, metavar="OUT", help="write a release folder from a checkpoint and stop")
+    parser.add_argument("--step", default="latest", help="checkpoint to export: latest, best, or a step")
+
+
+def run(args: argparse.Namespace) -> str:
+    if "://" in args.workdir:
+        raise UserError("--workdir", f"'{args.workdir}' is not a folder", "mount the bucket and give its path")
+    if not has_accelerator():
+        keep_freed_memory()
+    workdir = Path(args.workdir)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    for noisy in ("orbax", "jax", "grain"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    _quiet_orbax()
+    # Before anything touches a device.
+    from mvp4d_jax import parallel
+    if args.distributed or args.coordinator:
+        parallel.initialise_processes(args.coordinator, args.processes, args.process, timeout=args.join_timeout)
+
+    from mvp4d_jax.training.config import load_config
+    config = load_config(args.config, args.overrides)
+    if config.get("job") == "autoencoder":
+        from mvp4d_jax.training.autoencoder import export_autoencoder, train_autoencoder
+        if args.export is not None:
+            return export_autoencoder(config, workdir, args.export)
+        return train_autoencoder(config, workdir)
+    if args.export is not None:
+        from mvp4d_jax.training.release import export_release
+        return export_release(config, workdir, args.export, _step(args.step))
+    from mvp4d_jax.training.loop import train
+    return train(config, workdir, check_memory=not args.no_memory_check)
+
+
+def _quiet_orbax() -> None:
+    """A write that failed is raised again in the loop and told in one line: no traces of Orbax's threads beside it."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it warns of every checkpoint without a validation loss
+    logging.getLogger("absl").addFilter(lambda record: record.exc_info is None)
+    # Writes that failed beside the one that is told, and were not waited for.
+    logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
+
+    def hook(unraisable: Any) -> None:  # tasks of a write that was given up, coming back to a loop that is gone
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _step(text: str) -> str | int:
+    if text in ("latest", "best"):
+        return text
+    if not text.isdigit():
+        raise UserError("--step", f"'{text}' is no step", "give latest, best or a number")
+    return int(text)

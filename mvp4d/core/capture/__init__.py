@@ -1,0 +1,5 @@
+"""Captures: the one on-disk format between the parts, and adapters to and from other tools' layouts."""
+
+from mvp4d.core.capture.format import Capture, CaptureWriter, validate
+
+__all__ = ["Capture", "CaptureWriter", "validate"]

@@ -1,0 +1,141 @@
+"""What the adapters share: safe paths, compositing, downscaling, streaming frames into a capture, OpenGL cameras."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mvp4d.core import images
+from mvp4d.core.capture.format import Capture, CaptureWriter
+from mvp4d.core.errors import UserError
+from mvp4d.core.progress import progress
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])  # camera axes: OpenCV (y down, z forward) <-> OpenGL (y up, z backward)
+
+Frames = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray | None]]]  # view -> its frames: rgb, alpha
+
+
+def to_opengl(world_to_camera: np.ndarray) -> np.ndarray:
+    """OpenCV world-to-camera [..., 4, 4] -> OpenGL camera-to-world: what transforms.json holds."""
+    return np.linalg.inv(world_to_camera) @ OPENGL
+
+
+def from_opengl(camera_to_world: np.ndarray) -> np.ndarray:
+    """The way back."""
+    return np.linalg.inv(camera_to_world @ OPENGL)
+
+
+def inside(folder: Path, relative: object, where: object) -> Path:
+    """`folder / relative` for a name read from a file: refused when it leaves the folder, by `..`, root or link."""
+    if not isinstance(relative, str) or not relative or "\0" in relative or len(relative) > 1000:
+        raise UserError(where, f"'{str(relative)[:60]}' is not a file name")
+    path = folder / relative
+    if Path(relative).is_absolute() or not is_inside(path, folder):
+        raise UserError(where, f"'{relative[:80]}' leads out of {folder}", "copy the file into the folder")
+    return path
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether `path`, its links followed, lies in `folder`; a link that leads nowhere counts by its name."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] over white; alpha uint8 [H, W] is straight (not premultiplied)."""
+    weight = alpha[..., None].astype(np.float32) / 255
+    return np.uint8(np.rint(rgb * weight + 255 * (1 - weight)))
+
+
+def downscale(image: np.ndarray, factor: int) -> np.ndarray:
+    """Box average over `factor` x `factor` pixels; a remainder at the right and bottom is cut off."""
+    if factor == 1:
+        return image
+    height, width = image.shape[0] // factor * factor, image.shape[1] // factor * factor
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image[:height, :width])).reduce(factor))
+
+
+def picture_source(folder: Path, name: str, where: object) -> Path:
+    """`folder/name` with pictures in it, or `folder/name.mp4` (or another video suffix)."""
+    if (folder / name).is_dir():
+        return inside(folder, name, where)
+    for suffix in VIDEO_SUFFIXES:
+        if (folder / f"{name}{suffix}").is_file():
+            return inside(folder, f"{name}{suffix}", where)
+    raise UserError(folder / name, "no folder of pictures and no video of that name")
+
+
+def read_pictures(source: Path, mode: str = "RGB") -> Iterator[np.ndarray]:
+    """The frames of a video, or the pictures of a folder in the order of their names: uint8."""
+    if source.is_file():
+        yield from images.read_video(source)
+        return
+    for path in list_pictures(source):
+        yield images.read_image(inside(source, path.name, source), mode=mode)
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The picture files of a folder in the order of their names."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def picture_facts(source: Path) -> tuple[tuple[int, int], int | None]:
+    """((H, W) of the first picture, number of pictures or None for a video)."""
+    if source.is_file():
+        return images.video_facts(source)[0], None
+    pictures = list_pictures(source)
+    if not pictures:
+        raise UserError(source, "has no pictures")
+    return images.image_size(inside(source, pictures[0].name, source)), len(pictures)
+
+
+def write_views(out: Path, frames_of: Frames, *, scale: int = 1, **options: object) -> Capture:
+    """Streams every view's frames into a new capture.
+
+    Args:
+      out: the capture folder.
+      frames_of: for a view index, an iterator over its frames: (rgb, alpha or None).
+      scale: pictures are averaged down by this factor; `options["image_size"]` is the size after that.
+      options: what CaptureWriter takes.
+
+    Raises:
+      UserError: a view has another number of frames or another picture size than the capture.
+    """
+    with CaptureWriter(out, **options) as writer:
+        total = len(writer.info.names) * writer.info.frame_count
+        with progress(total=total, what="writing frames", unit="frame") as bar:
+            for view, name in enumerate(writer.info.names):
+                count = 0
+                for rgb, alpha in frames_of(view):
+                    if count < writer.info.frame_count:
+                        smaller = None if alpha is None else downscale(alpha, scale)
+                        _add(writer, view, count, downscale(rgb, scale), smaller)
+                    count += 1
+                    bar.update()
+                if count != writer.info.frame_count:
+                    raise UserError(f"camera '{name}'", f"has {count} frames, expected {writer.info.frame_count}",
+                                    "all cameras and the fit must cover the same frames")
+    return Capture.open(out)
+
+
+def _add(writer: CaptureWriter, view: int, frame: int, rgb: np.ndarray, alpha: np.ndarray | None) -> None:
+    for picture in (rgb, alpha):
+        if picture is not None and picture.shape[:2] != writer.info.image_size:
+            height, width = writer.info.image_size
+            raise UserError(f"camera '{writer.info.names[view]}' frame {frame}",
+                            f"is {picture.shape[0]} x {picture.shape[1]} (height x width), expected {height} x {width}",
+                            "all pictures of a capture have one size")
+    writer.add(view, frame, rgb if alpha is None else on_white(rgb, alpha), alpha)
+
+
+def check_folder(path: str | os.PathLike) -> Path:
+    """A folder that is there."""
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(path, "no such folder" if not path.exists() else "not a folder")
+    return path

@@ -1,0 +1,387 @@
+"""The Capture: synchronised multi-view video of one head with its cameras, motion and rig (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mvp4d.core import images
+from mvp4d.core.cameras.camera import FIELDS, Camera
+from mvp4d.core.capture import schema
+from mvp4d.core.capture.motion_file import save_motion
+from mvp4d.core.capture.schema import CaptureInfo
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import atomic_folder, read_json, read_npz, write_json
+from mvp4d.core.heads.check import check_head
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import ARRAYS, Motion
+
+_ARRAY_LIMIT = 1 << 30  # bytes that one npz of a capture may unpack to
+
+
+@dataclasses.dataclass(frozen=True)
+class Capture:
+    """A capture on disk. Arrays are in memory, pictures are read when asked for.
+
+    V views, F frames, F' = 1 (still cameras) or F.
+
+    Attributes:
+      path: the folder.
+      info: what `capture.json` says.
+      cameras: arrays [V, F'], float64.
+      motion: F frames.
+      head: the personalised rig (identity folded in; no shape modes).
+    """
+
+    path: Path
+    info: CaptureInfo
+    cameras: Camera
+    motion: Motion
+    head: HeadModel
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> Capture:
+        """Reads and checks everything but the pixels.
+
+        Raises:
+          UserError: one line that names the file and the field at fault.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise UserError(path, "no such folder" if not path.exists() else "not a folder", "a capture is a folder")
+        info = schema.parse_info(read_json(path / "capture.json"), path / "capture.json")
+        _check_inside(path)
+        where = path / "cameras.npz"
+        arrays = read_npz(where, limit=_ARRAY_LIMIT)
+        schema.require(arrays, FIELDS, where)
+        cameras = schema.check_cameras(Camera(**{name: arrays[name] for name in FIELDS}), len(info.names),
+                                       info.frame_count, where)
+        head = HeadModel.load(path / "head.npz")
+        check_head(head, path / "head.npz")
+        if head.name != info.head:
+            raise UserError(path / "capture.json", f"field 'head' is '{info.head}', head.npz holds '{head.name}'")
+        motion = _read_motion(path / "motion.npz", info, head.expression_count)
+        _check_files(path, info)
+        return cls(path, info, cameras, motion, head)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.info.names
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.info.image_size
+
+    @property
+    def frame_count(self) -> int:
+        return self.info.frame_count
+
+    @property
+    def view_count(self) -> int:
+        return len(self.info.names)
+
+    @property
+    def fps(self) -> float:
+        return self.info.fps
+
+    @property
+    def reference(self) -> tuple[str, int] | None:
+        return self.info.reference
+
+    @property
+    def has_masks(self) -> bool:
+        return self.info.masks
+
+    def view(self, view: int | str) -> int:
+        """The index of a camera given by name or index."""
+        if isinstance(view, str):
+            if view not in self.names:
+                raise UserError(self.path, f"has no camera '{view}'", f"it has {', '.join(self.names[:12])}")
+            return self.names.index(view)
+        if not 0 <= view < self.view_count:
+            raise UserError(self.path, f"has no camera {view}", f"it has {self.view_count}")
+        return int(view)
+
+    def camera(self, view: int | str, frame: int) -> Camera:
+        """One camera at one frame: unbatched arrays."""
+        index = self.view(view)
+        time = 0 if self.cameras.fx.shape[1] == 1 else self._frame(frame)
+        return Camera(**{name: getattr(self.cameras, name)[index, time] for name in FIELDS})
+
+    def frame(self, view: int | str, frame: int) -> np.ndarray:
+        """The picture, uint8 [H, W, 3], on the background. For many frames of a video capture use `frames`."""
+        name, frame = self.names[self.view(view)], self._frame(frame)
+        if self.info.images == "video":
+            return next(self._video_frames(name, range(frame, frame + 1)))
+        return images.read_image(frame_path(self.path, "images", name, frame), mode="RGB", size=self.image_size)
+
+    def mask(self, view: int | str, frame: int) -> np.ndarray:
+        """Alpha, uint8 [H, W].
+
+        Raises:
+          UserError: the capture has no masks.
+        """
+        if not self.has_masks:
+            raise UserError(self.path, "has no masks", "test `has_masks` first")
+        name = self.names[self.view(view)]
+        return images.read_image(frame_path(self.path, "masks", name, self._frame(frame)), mode="L",
+                                 size=self.image_size)
+
+    def frames(self, view: int | str, frames: slice = slice(None)) -> np.ndarray:
+        """A run of pictures of one camera, uint8 [n, H, W, 3]."""
+        index, wanted = self.view(view), range(*frames.indices(self.frame_count))
+        out = np.empty((len(wanted), *self.image_size, 3), np.uint8)
+        if self.info.images == "video" and wanted.step > 0:
+            for position, picture in enumerate(self._video_frames(self.names[index], wanted)):
+                out[position] = picture
+        else:
+            for position, frame in enumerate(wanted):
+                out[position] = self.frame(index, frame)
+        return out
+
+    def masks(self, view: int | str, frames: slice = slice(None)) -> np.ndarray:
+        """A run of alpha masks of one camera, uint8 [n, H, W]."""
+        index, wanted = self.view(view), range(*frames.indices(self.frame_count))
+        out = np.empty((len(wanted), *self.image_size), np.uint8)
+        for position, frame in enumerate(wanted):
+            out[position] = self.mask(index, frame)
+        return out
+
+    def _video_frames(self, name: str, wanted: range) -> Iterator[np.ndarray]:
+        path = self.path / "videos" / f"{name}.mp4"
+        if not len(wanted):
+            return
+        last = wanted.start - 1
+        with contextlib.closing(images.read_video(path, start=wanted.start, size=self.image_size)) as stream:
+            for last, picture in enumerate(stream, wanted.start):
+                if last in wanted:
+                    yield picture
+                if last == wanted[-1]:
+                    return
+        raise UserError(path, f"ends after {last + 1} frames, the capture has {self.frame_count}")
+
+    def _frame(self, frame: int) -> int:
+        if not 0 <= frame < self.frame_count:
+            raise UserError(self.path, f"has no frame {frame}", f"it has {self.frame_count}")
+        return int(frame)
+
+
+def validate(path: str | os.PathLike) -> str:
+    """Reads a whole capture, pixels included, and says what it is in one line.
+
+    Raises:
+      UserError: the first thing that is wrong with it.
+    """
+    capture = Capture.open(path)
+    for view, name in enumerate(capture.names):
+        if capture.info.images == "video":
+            for _ in capture._video_frames(name, range(capture.frame_count)):
+                pass
+        for frame in range(capture.frame_count):
+            if capture.info.images == "png":
+                capture.frame(view, frame)
+            if capture.has_masks:
+                capture.mask(view, frame)
+    height, width = capture.image_size
+    return (f"{path}: capture, {capture.view_count} views x {capture.frame_count} frames, {height} x {width} pixels, "
+            f"{capture.fps:g} fps, head '{capture.head.name}', {'with' if capture.has_masks else 'no'} masks")
+
+
+def frame_path(folder: Path, kind: str, camera: str, frame: int) -> Path:
+    """Where a picture lies; `kind` is "images" or "masks"."""
+    return folder / kind / camera / f"{frame:05d}.png"
+
+
+class CaptureWriter:
+    """Writes a capture, frame by frame, so that it is there as a whole or not at all.
+
+    Use it as a context manager and `add` every frame of every view, in any order (video: each view's frames in
+    order). The folder appears under its name when the block ends without an error; an error or a killed process
+    leaves what was there before.
+
+    Args:
+      path: the folder to make.
+      head: rig; personalised (a rig with shape modes left is accepted and its modes dropped).
+      motion: F frames.
+      cameras: arrays [V, F'], F' = 1 or F.
+      names: V camera names (letters, digits, `_ . -`).
+      image_size: (H, W).
+      masks: whether every frame brings an alpha mask.
+      images: "png" or "video".
+      fps: frames per second; the motion's by default.
+      background, reference, source, extra: as `CaptureInfo` says.
+      overwrite: replace a capture that is already there (only a capture: other folders are never removed).
+
+    Raises:
+      UserError: cameras, motion, names or sizes that a reader would refuse; a folder in the way.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, head: HeadModel, motion: Motion, cameras: Camera,
+                 names: tuple[str, ...] | list[str], image_size: tuple[int, int], masks: bool = True,
+                 images: str = "png", fps: float | None = None, background: tuple[int, int, int] = (255, 255, 255),
+                 reference: tuple[str, int] | None = None, source: str = "", extra: dict[str, Any] | None = None,
+                 overwrite: bool = False):
+        self.path = Path(path)
+        size = (int(image_size[0]), int(image_size[1]))
+        info = CaptureInfo(float(motion.fps if fps is None else fps), motion.frame_count, size, tuple(names), head.name,
+                           images, masks, tuple(int(value) for value in background), reference, source, extra or {})
+        self.info = schema.parse_info(info.to_json(), self.path)
+        self._cameras = schema.check_cameras(cameras, len(self.info.names), motion.frame_count, self.path)
+        self._motion = schema.check_motion(motion, motion.frame_count, head.expression_count, self.path)
+        self._head = head.personalise(np.zeros(0, np.float32)) if head.shape_count else head
+        check_head(self._head, "head")
+        if images == "video" and (size[0] % 2 or size[1] % 2):
+            raise UserError("image_size", f"{size[0]} x {size[1]}: video needs even sides", "write PNG images instead")
+        check_target(self.path, "capture.json", overwrite)
+        self._overwrite = overwrite
+        self._written = np.zeros((len(self.info.names), motion.frame_count), bool)
+        self._videos: dict[int, Any] = {}
+        self._stack = contextlib.ExitStack()
+        self._folder: Path | None = None
+
+    def __enter__(self) -> CaptureWriter:
+        self._folder = self._stack.enter_context(atomic_folder(self.path, overwrite=self._overwrite))
+        kinds = (["images"] if self.info.images == "png" else []) + (["masks"] if self.info.masks else [])
+        for kind in kinds:
+            for name in self.info.names:
+                (self._folder / kind / name).mkdir(parents=True)
+        if self.info.images == "video":
+            (self._folder / "videos").mkdir()
+        return self
+
+    def add(self, view: int | str, frame: int, rgb: np.ndarray, alpha: np.ndarray | None = None) -> None:
+        """Writes one frame.
+
+        Args:
+          view: index or name.
+          frame: 0 .. F - 1.
+          rgb: [H, W, 3] on the background: uint8, or floating point in [0, 1].
+          alpha: [H, W] likewise; needed exactly when the capture has masks.
+
+        Raises:
+          ValueError: a wrong shape or dtype, a frame given twice, a mask missing or not wanted.
+        """
+        if self._folder is None:
+            raise ValueError("a CaptureWriter is used as a context manager: `with CaptureWriter(...) as writer`")
+        index = self.info.names.index(view) if isinstance(view, str) else int(view)
+        name = self.info.names[index]
+        if self._written[index, frame]:
+            raise ValueError(f"frame {frame} of camera '{name}' was already written")
+        if (alpha is None) == self.info.masks:
+            raise ValueError(f"camera '{name}' frame {frame}: alpha must be given exactly when the capture has masks")
+        rgb = to_uint8(rgb, (*self.info.image_size, 3))
+        if self.info.images == "png":
+            images.write_png(frame_path(self._folder, "images", name, frame), rgb)
+        else:
+            self._add_to_video(index, frame, rgb)
+        if alpha is not None:
+            images.write_png(frame_path(self._folder, "masks", name, frame), to_uint8(alpha, self.info.image_size))
+        self._written[index, frame] = True
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        for video in self._videos.values():
+            video.close()
+        with self._stack:  # leaving it moves the finished folder into place, or removes what there is of it
+            if error is not None:
+                raise error
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._written.all():
+            view, frame = np.argwhere(~self._written)[0]
+            raise ValueError(f"{int((~self._written).sum())} frames were never added, the first is frame {frame} of "
+                             f"camera '{self.info.names[view]}'")
+        cameras = {name: getattr(self._cameras, name) for name in FIELDS}
+        np.savez_compressed(self._folder / "cameras.npz", **cameras)
+        save_motion(self._folder / "motion.npz", self._motion, self._head, self.info.fps)
+        self._head.save(self._folder / "head.npz")
+        write_json(self._folder / "capture.json", self.info.to_json())
+
+    def _add_to_video(self, view: int, frame: int, rgb: np.ndarray) -> None:
+        if frame and not self._written[view, frame - 1]:
+            raise ValueError(f"frame {frame} of a video came before frame {frame - 1}")
+        if view not in self._videos:
+            path = self._folder / "videos" / f"{self.info.names[view]}.mp4"
+            self._videos[view] = images.VideoWriter(path, self.info.image_size, self.info.fps)
+        self._videos[view].add(rgb)
+        if frame + 1 == self.info.frame_count:
+            self._videos[view].close()
+            del self._videos[view]
+
+
+def to_uint8(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A picture as uint8; floating point is taken as [0, 1]. Raises ValueError for another shape or dtype."""
+    image = np.asarray(image)
+    if image.shape != tuple(shape):
+        raise ValueError(f"picture of shape {image.shape}, expected {tuple(shape)}")
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype.kind != "f":
+        raise ValueError(f"picture of {image.dtype}, expected uint8 or floating point in [0, 1]")
+    return np.clip(np.rint(image.astype(np.float32) * 255), 0, 255).astype(np.uint8)
+
+
+def check_target(path: Path, marker: str, overwrite: bool) -> None:
+    """Refuses an output folder that exists, unless `overwrite` and it holds the file `marker` (or nothing at all).
+
+    Raises:
+      UserError: in the way.
+    """
+    if not path.exists() and not path.is_symlink():
+        return
+    if path.is_dir() and not path.is_symlink() and overwrite and ((path / marker).is_file() or not any(path.iterdir())):
+        return
+    if not overwrite:
+        raise UserError(path, "is already there", "choose another name, or allow overwriting")
+    raise UserError(path, f"is in the way and is no folder with {marker}, so it is not overwritten",
+                    "choose another name")
+
+
+def _read_motion(where: Path, info: CaptureInfo, expressions: int) -> Motion:
+    arrays = read_npz(where, limit=_ARRAY_LIMIT)
+    schema.require(arrays, (*ARRAYS, "fps"), where)
+    fps = schema.scalar(arrays["fps"], "fps", where)
+    motion = Motion(**{name: arrays[name] for name in ARRAYS}, fps=fps)
+    return schema.check_motion(motion, info.frame_count, expressions, where)
+
+
+def _check_inside(path: Path) -> None:
+    """Refuses links that lead out of the folder: a capture is self-contained, and safe to copy or to delete."""
+    root = os.path.realpath(path)
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            entry = Path(folder) / name
+            if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(root):
+                raise UserError(entry, "is a link that leads out of the capture", "copy the file in its place")
+
+
+def _check_files(path: Path, info: CaptureInfo) -> None:
+    kinds = (["images"] if info.images == "png" else []) + (["masks"] if info.masks else [])
+    for kind in kinds:
+        for name in info.names:
+            present = _regular_files(path / kind / name)
+            for frame in range(info.frame_count):
+                if f"{frame:05d}.png" not in present:
+                    raise UserError(frame_path(path, kind, name, frame), "is missing, or not a regular file")
+            first = images.image_size(frame_path(path, kind, name, 0))
+            if first != info.image_size:
+                raise UserError(frame_path(path, kind, name, 0), f"is {first[0]} x {first[1]} (height x width), "
+                                f"capture.json says {info.image_size[0]} x {info.image_size[1]}")
+    if info.images == "video":
+        present = _regular_files(path / "videos")
+        for name in info.names:
+            if f"{name}.mp4" not in present:
+                raise UserError(path / "videos" / f"{name}.mp4", "is missing, or not a regular file")
+
+
+def _regular_files(folder: Path) -> set[str]:
+    if not folder.is_dir():
+        raise UserError(folder, "is missing, or not a folder")
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_file()}

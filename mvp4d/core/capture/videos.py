@@ -1,0 +1,66 @@
+"""A plain folder of synchronised videos and one `fit.npz`, in.
+
+    folder/fit.npz            cameras by name, head motion (see capture/fit.py)
+    folder/<camera>.mp4 ...   one video per camera, or a folder of pictures per camera
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mvp4d.core.cameras.camera import Camera, resize
+from mvp4d.core.capture import convert
+from mvp4d.core.capture.fit import Fit
+from mvp4d.core.capture.format import Capture
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.model import HeadModel
+
+
+def import_videos(source: str | os.PathLike, out: str | os.PathLike, *, head: HeadModel,
+                  fit: str | os.PathLike | None = None, scale: int = 1, overwrite: bool = False) -> Capture:
+    """Reads a folder of synchronised videos into a capture without masks.
+
+    Args:
+      head: the head that the fit was made with.
+      fit: the fit; `fit.npz` in the folder by default. Its `camera_order` names the videos.
+      scale: pictures are averaged down by this factor.
+
+    Raises:
+      UserError: a video is missing, damaged, or of another length or size than the fit says.
+    """
+    source = convert.check_folder(source)
+    where = source / "fit.npz" if fit is None else Path(fit)
+    fitted = Fit.load(where)
+    rig, motion = fitted.rig(head, where)
+    pictures = [convert.picture_source(source, name, source) for name in fitted.names]
+    for path, declared in zip(pictures, fitted.resolutions.tolist()):
+        size, count = convert.picture_facts(path)
+        if list(size) != declared:
+            raise UserError(path, f"is {size[0]} x {size[1]} (height x width), the fit says "
+                            f"{declared[0]} x {declared[1]}")
+        if count is not None and count != fitted.frame_count:
+            raise UserError(path, f"has {count} pictures, the fit has {fitted.frame_count} frames")
+    sizes = {tuple(size) for size in fitted.resolutions.tolist()}
+    if len(sizes) != 1:
+        raise UserError(where, f"its cameras have {len(sizes)} picture sizes", "a capture has one")
+    cameras, size = scaled(fitted.cameras, sizes.pop(), scale)
+
+    def frames_of(view: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        yield from ((rgb, None) for rgb in convert.read_pictures(pictures[view]))
+
+    extra = {} if fitted.shape is None else {"shape": [float(value) for value in fitted.shape]}
+    return convert.write_views(
+        Path(out), frames_of, scale=scale, head=rig, motion=motion, cameras=cameras, names=fitted.names,
+        image_size=size, masks=False, source=f"videos of {source.name}", extra=extra, overwrite=overwrite)
+
+
+def scaled(cameras: Camera, size: tuple[int, int], scale: int) -> tuple[Camera, tuple[int, int]]:
+    """Cameras and (H, W) of pictures averaged down by `scale`; a remainder at the right and bottom is cut off."""
+    if scale < 1 or min(size) < scale:
+        raise UserError("scale", f"{scale} for pictures of {size[0]} x {size[1]}", "it is a whole number from 1 on")
+    new = (size[0] // scale, size[1] // scale)
+    return resize(cameras, (new[0] * scale, new[1] * scale), new), new

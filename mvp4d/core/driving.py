@@ -1,0 +1,70 @@
+"""Driving motion for a head, from any file that holds one: expressions are matched by name, never by position."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from mvp4d.core.capture.fit import check_same_head, pad_expression, read_fit_motion
+from mvp4d.core.capture.motion_file import NamedMotion, read_motion
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import read_npz
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
+from mvp4d.core.heads.retarget import retarget
+from mvp4d.core.heads.transfer import FLAME_EYES, carry_pose
+from mvp4d.core.live_link import read_live_link
+
+_KINDS = "give a motion.npz, a fit.npz, a capture or avatar folder, or a Live Link Face .csv"
+
+
+def load_motion(path: str | os.PathLike, head: HeadModel) -> tuple[Motion, str]:
+    """Reads a driving motion for `head`.
+
+    Args:
+      path: a `motion.npz`, a `fit.npz`, a capture or avatar folder, or a Live Link Face CSV.
+
+    Returns:
+      motion: in the head's own expression order; a coefficient that the source lacks is zero.
+      notice: one line on what could not be carried over, empty when everything was.
+
+    Raises:
+      UserError: the file is missing, damaged or of no known kind.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(path, "no such motion", _KINDS)
+    if path.suffix.lower() == ".csv":
+        motion, names = read_live_link(path)
+        return retarget(motion, "arkit", names, head)
+    if path.is_dir() or path.suffix.lower() == ".npz":
+        where = path / "motion.npz" if path.is_dir() else path
+        arrays = read_npz(where)
+        if "expr" in arrays:
+            return _from_fit(*read_fit_motion(arrays, where), head, where)
+        return _from_motion(read_motion(where, arrays), head, where)
+    raise UserError(path, f"cannot tell what kind of motion '{path.suffix or path.name}' is", _KINDS)
+
+
+def _from_fit(motion: Motion, name: str, head: HeadModel, where: Path) -> tuple[Motion, str]:
+    try:
+        check_same_head(name, head, where)
+    except UserError:
+        carried, notice = retarget(motion, name, (), head)
+        return (carry_pose(carried, FLAME_EYES, head) if name.startswith("flame") else carried), notice
+    return pad_expression(motion, head, where), ""
+
+
+def _from_motion(found: NamedMotion, head: HeadModel, where: Path) -> tuple[Motion, str]:
+    if found.names is None:
+        if found.motion.expression.shape[1] != head.expression_count:
+            raise UserError(where, f"holds {found.motion.expression.shape[1]} expressions without names, head "
+                            f"'{head.name}' has {head.expression_count}",
+                            "write it again with this version, or give the capture that it belongs to")
+        return found.motion, f"{where} names no expressions: they are taken in the order of head '{head.name}'"
+    motion, notice = retarget(found.motion, found.head, found.names, head)
+    if found.eyes is not None and found.head.partition("+")[0] != head.name.partition("+")[0]:
+        motion = carry_pose(motion, np.asarray(found.eyes), head)
+    return motion, notice

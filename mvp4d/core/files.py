@@ -1,0 +1,147 @@
+"""Atomic files and folders: a reader sees the old content or the new, never a half-written one. Reading what others
+wrote: JSON and npz files that may be damaged or hostile."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import lzma
+import math
+import os
+import shutil
+import struct
+import uuid
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mvp4d.core.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary path beside `path` (same suffix); on success it is flushed to disk and renamed over `path`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`; on success it takes the place of `path`.
+
+    Raises:
+      FileExistsError: `path` exists and `overwrite` is False (checked before anything is written).
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex[:8]
+    temporary = path.with_name(f".{path.name}.{token}.tmp")
+    retired = path.with_name(f".{path.name}.{token}.old")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            os.replace(path, retired)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def write_json(path: str | os.PathLike, value: object) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: str | os.PathLike, *, limit: int = 64 << 20) -> object:
+    """Reads a JSON file of at most `limit` bytes.
+
+    Raises:
+      UserError: no regular file there, too large, not UTF-8, not JSON, or nested too deeply.
+    """
+    _check_regular(path, limit)
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(path, f"not readable JSON ({str(error)[:120] or type(error).__name__})") from None
+
+
+def read_npz(path: str | os.PathLike, *, limit: int = 1 << 30) -> dict[str, np.ndarray]:
+    """Reads every array of an npz file that nobody vouches for: no pickles, no zip bombs.
+
+    Sizes are taken from the zip directory and from each array's own header and must agree before a byte of data is
+    read or a byte of memory taken for it.
+
+    Args:
+      limit: bytes that all arrays may take together once unpacked.
+
+    Returns:
+      name -> array of plain numbers, booleans or strings, in native byte order.
+
+    Raises:
+      UserError: missing, damaged, too large, or holding objects (which would have to be unpickled).
+    """
+    _check_regular(path, limit)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if len(entries) > 4096 or sum(entry.file_size for entry in entries) > limit:
+                raise UserError(path, f"unpacks to more than {limit >> 20} MiB", "this is not a file of this kind")
+            return {entry.filename.removesuffix(".npy"): _read_npy(archive, entry, path) for entry in entries}
+    except UserError:
+        raise
+    except _DAMAGE as error:
+        raise UserError(path, f"not a readable npz file ({str(error)[:120] or type(error).__name__})") from None
+
+
+# What zipfile, zlib and numpy's header parser raise on damaged bytes; NotImplementedError and RuntimeError are
+# zipfile's words for compression methods and encryption that it does not know.
+_DAMAGE = (OSError, ValueError, EOFError, KeyError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError,
+           NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error, lzma.LZMAError)
+
+
+def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str | os.PathLike) -> np.ndarray:
+    with archive.open(entry) as stream:
+        major, _ = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(stream)
+        name = entry.filename.removesuffix(".npy")
+        if dtype.kind not in "biufcUS":
+            raise UserError(path, f"array '{name}' holds {dtype} values", "only plain numbers and strings are read")
+        size = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or size != entry.file_size - stream.tell():
+            raise UserError(path, f"array '{name}' says shape {shape} {dtype} but holds another number of bytes",
+                            "the file is damaged")
+        data = stream.read(size)
+        if len(data) != size or stream.read(1):
+            raise UserError(path, f"array '{name}' is cut short", "the file is damaged")
+    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    return array.astype(dtype.newbyteorder("="))
+
+
+def _check_regular(path: str | os.PathLike, limit: int) -> None:
+    path = Path(path)
+    if not path.exists():
+        raise UserError(path, "no such file")
+    if not path.is_file():
+        raise UserError(path, "not a regular file")
+    if path.stat().st_size > limit:
+        raise UserError(path, f"{path.stat().st_size >> 20} MiB, more than the {limit >> 20} MiB such a file may have")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,77 @@
+"""A human head made entirely in code: `build_builtin_head()`.
+
+Origin: midway between the ears, at the height of the pupils; the ear canals lie near z = 0.01, the pupils at
+(+-0.032, 0, 0.092). Height of the head 0.232 m, width 0.155 m, depth with the nose 0.219 m.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from mvp4d.core.heads.arkit import ARKIT_NAMES
+from mvp4d.core.heads.builtin.anatomy import JAW_OPEN_ANGLE
+from mvp4d.core.heads.builtin.assembly import PART_NAMES, assemble
+from mvp4d.core.heads.builtin.expressions import expression_basis
+from mvp4d.core.heads.builtin.identity import MODES, shape_basis
+from mvp4d.core.heads.builtin.regions import (
+    beard_mask,
+    brow_curves,
+    brow_mask,
+    domain,
+    eyelid_lines,
+    lip_lines,
+    lip_mask,
+    mirror_map,
+    piece_mask,
+    scalp_mask,
+)
+from mvp4d.core.heads.builtin.rig import (
+    JOINT_NAMES,
+    JOINT_PARENTS,
+    as_barycentric,
+    landmark_vertices,
+    rest_joints,
+    skin_weights,
+)
+from mvp4d.core.heads.model import HeadModel
+
+
+@functools.lru_cache(maxsize=1)
+def build_builtin_head() -> HeadModel:
+    """Builds the head: deterministic, about two seconds, once per process."""
+    head = assemble()
+    shapes, joint_shapes = shape_basis(head)
+    expressions = expression_basis(head)
+    landmark_faces, landmark_barycentric = as_barycentric(head.faces, landmark_vertices(head))
+    template = head.vertices.astype(np.float32)
+    return HeadModel(
+        name="builtin",
+        canonical=template,
+        template=template,
+        faces=head.faces,
+        uv=head.uv.astype(np.float32),
+        face_uvs=head.face_uvs,
+        face_parts=head.face_parts,
+        shape_basis=shapes.astype(np.float32),
+        expression_basis=expressions.astype(np.float32),
+        pose_basis=np.zeros((0, len(template), 3), np.float32),
+        joints=rest_joints().astype(np.float32),
+        joint_shape_basis=joint_shapes.astype(np.float32),
+        joint_expression_basis=np.zeros((len(ARKIT_NAMES), len(JOINT_NAMES), 3), np.float32),
+        skin_weights=skin_weights(head).astype(np.float32),
+        landmark_faces=landmark_faces,
+        landmark_barycentric=landmark_barycentric,
+        shape_names=tuple(MODES),
+        expression_names=ARKIT_NAMES,
+        joint_names=JOINT_NAMES,
+        joint_parents=JOINT_PARENTS,
+        part_names=PART_NAMES,
+    )
+
+
+__all__ = [
+    "JAW_OPEN_ANGLE", "beard_mask", "brow_curves", "brow_mask", "build_builtin_head", "domain", "eyelid_lines",
+    "lip_lines", "lip_mask", "mirror_map", "piece_mask", "scalp_mask",
+]

@@ -1,5 +1,0 @@
-"""Captures: the one on-disk format between the parts, and adapters to and from other tools' layouts."""
-
-from mvp4d_jax.capture.format import Capture, CaptureWriter, validate
-
-__all__ = ["Capture", "CaptureWriter", "validate"]

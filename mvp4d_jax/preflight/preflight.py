@@ -1,0 +1,176 @@
+"""Does a job fit a topology? Compiles it ahead of time, without the devices, and reads off what it takes.
+
+TPU topologies compile through libtpu, no TPU needed; GPU-shaped meshes on as many host devices, which shows the
+sharding and is an estimate of the memory. The compilation runs in a process of its own, because it needs
+an environment of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mvp4d.core.errors import UserError
+
+GIB = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A device: what libtpu calls a slice of it, cores per chip that the slice's name counts, dimensions of its torus;
+    of one JAX device: memory a program may use (GiB), dense bf16 peak (FLOP/s)."""
+
+    accelerator: str
+    cores: int
+    dims: int
+    gib: float
+    flops: float
+
+
+# Memory as libtpu's compiler reports it for TPUs (cloud.google.com/tpu/docs has the sheets); data sheets for GPUs.
+TPUS = {
+    "v5e": Kind("v5litepod", 1, 2, 15.75, 197e12),
+    "v5p": Kind("v5p", 2, 3, 95.74, 459e12),
+    "v6e": Kind("v6e", 1, 2, 31.25, 918e12),
+    "tpu7x": Kind("tpu7x", 2, 3, 94.75, 1154e12),
+}
+GPUS = {
+    "a100-40": Kind("", 1, 1, 39.4, 312e12), "a100": Kind("", 1, 1, 79.1, 312e12), "h100": Kind("", 1, 1, 79.1, 989e12),
+    "h200": Kind("", 1, 1, 139.8, 989e12), "b200": Kind("", 1, 1, 178.0, 2250e12), "l4": Kind("", 1, 1, 22.0, 121e12),
+    "l40s": Kind("", 1, 1, 44.4, 362e12), "rtx4090": Kind("", 1, 1, 23.5, 165e12),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """`v5p:4x4x4` (TPU torus) or `h100:8` (so many GPUs)."""
+
+    text: str
+    kind: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Topology:
+        """Raises UserError for an unknown device or shape."""
+        kind, _, sizes = text.partition(":")
+        kind = {"v7x": "tpu7x", "v5lite": "v5e"}.get(kind, kind)
+        known = {**TPUS, **GPUS}
+        if kind not in known:
+            raise UserError(f"--topology {text}", f"'{kind}' is not known", f"choose one of {', '.join(known)}")
+        if not re.fullmatch(r"\d+(x\d+)*", sizes):
+            example = "4x4x4" if known[kind].dims == 3 else "4x4" if known[kind].dims == 2 else "8"
+            raise UserError(f"--topology {text}", "has no shape", f"for example {kind}:{example}")
+        shape = tuple(int(size) for size in sizes.split("x"))
+        if len(shape) != known[kind].dims or min(shape) < 1:
+            raise UserError(f"--topology {text}", f"has {len(shape)} dimensions", f"{kind} has {known[kind].dims}")
+        return cls(f"{kind}:{sizes}", kind, shape)
+
+    @property
+    def is_tpu(self) -> bool:
+        return self.kind in TPUS
+
+    @property
+    def device(self) -> Kind:
+        return {**TPUS, **GPUS}[self.kind]
+
+    @property
+    def chips(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    def environment(self) -> dict[str, str]:
+        """What the compiling process needs (no metadata server, no other hosts)."""
+        base = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+        base["JAX_PLATFORMS"] = "cpu"
+        if self.is_tpu:
+            base.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+                        TPU_ACCELERATOR_TYPE=f"{self.device.accelerator}-{self.chips * self.device.cores}")
+        else:
+            base["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={self.chips}"
+        return base
+
+
+class DoesNotFit(Exception):
+    """The job needs more memory than the devices have."""
+
+    exit_code = 1
+
+
+def preflight(config: str, overrides: Sequence[str], topology: Topology, job: str, *, stage: str = "", kind: str = "",
+              timeout: float = 900) -> list[dict[str, Any]]:
+    """Compiles the parts of a job for a topology.
+
+    Args:
+      config, overrides: as for `mvp4d train`.
+      job: "train" (one update) or "sample" (one denoising step, and the decoding of one view).
+      stage, kind: of the curriculum; default those with the most tokens a sample.
+      timeout: seconds for each part.
+
+    Returns:
+      One report per part: name, memory in bytes per device (arguments, outputs, temporaries, total, limit), flops,
+      kernel_flops, collective_bytes by kind, attention, tokens, samples, seconds, processor_seconds, fits.
+
+    Raises:
+      UserError: a bad config, no libtpu, or a part that does not compile.
+    """
+    parts = ["train"] if job == "train" else ["denoise", "decode"]
+    return [_compile(config, overrides, topology, part, stage, kind, timeout) for part in parts]
+
+
+def _compile(config, overrides, topology: Topology, part: str, stage: str, kind: str, timeout: float) -> dict[str, Any]:
+    request = {"config": config, "overrides": list(overrides), "topology": topology.text, "part": part, "stage": stage,
+               "kind": kind}
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "mvp4d_jax.preflight.worker", json.dumps(request), str(answer)]
+        try:
+            done = subprocess.run(command, env=topology.environment(), capture_output=True, text=True, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise UserError(f"{part} on {topology.text}", f"did not compile within {timeout:.0f} s") from None
+        if not answer.is_file():
+            named = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+(Error|Exception)\b", line)]
+            lines = named or done.stderr.split("\n")[-2:] or ["no message"]
+            raise UserError(f"{part} on {topology.text}",
+                            f"the compiler ended with {done.returncode}: {lines[-1][:400]}")
+        report = json.loads(answer.read_text())
+    if "error" in report:
+        raise UserError(*report["error"])
+    limit = topology.device.gib * GIB
+    return {**report, "limit": limit, "fits": report["total"] <= limit}
+
+
+def table(reports: list[dict[str, Any]], topology: Topology) -> str:
+    """The reports for a person."""
+    lines = []
+    for report in reports:
+        moved = report["collective_bytes"]
+        lines += [
+            f"{report['part']} on {topology.text} ({report['devices']} devices, mesh {report['mesh']}): "
+            f"{report['what']}",
+            f"  memory per device   {report['total'] / GIB:7.2f} GiB of {report['limit'] / GIB:.2f} "
+            f"({report['arguments'] / GIB:.2f} arguments, {report['temporaries'] / GIB:.2f} temporaries)",
+        ]
+        if report["flops"]:
+            lines += [
+                f"  FLOPs per device    {report['flops'] / 1e12:7.2f} T "
+                f"({report['kernel_flops'] / 1e12:.2f} T in Pallas kernels); "
+                f"{report['flops'] / topology.device.flops:.2f} s at the device's peak",
+                f"  moved per device    {sum(moved.values()) / 1e9:7.2f} GB"
+                + "".join(f"; {name} {value / 1e9:.2f}" for name, value in sorted(moved.items())),
+            ]
+        lines += [f"  attention           {report['attention']}"] if report["attention"] else []
+        if not topology.is_tpu:
+            lines.append("  (host devices in the place of GPUs: sharding is exact, memory an estimate)")
+        lines.append(f"  {'fits' if report['fits'] else 'DOES NOT FIT'}; compiled in {report['seconds']:.0f} s "
+                     f"({report['processor_seconds']:.0f} s of processor time)")
+    return "\n".join(lines)
