@@ -30,11 +30,11 @@ from mvp4d.core.cameras.rigs import DISTANCE, FOV_DEGREES, HEAD_CENTRE, camera_r
 from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d_jax.evaluation.evaluate import baseline_pictures, reference_angles, score_view
 from mvp4d_jax.parallel import make_mesh
+from mvp4d_jax.release import load_release
 from mvp4d_jax.sampling.denoise import DenoiseOptions
 from mvp4d_jax.sampling.generate import Generator, Shot
-from mvp4d_jax.sampling.inputs import capture_reference
+from mvp4d_jax.sampling.inputs import portrait_of_capture
 from mvp4d_jax.sampling.plan import make_plan
-from mvp4d_jax.sampling.release import load_release
 from mvp4d_jax.studio.studio import Studio
 
 FIRST_TEST_IDENTITY = 11_000
@@ -68,8 +68,8 @@ def film(identity: int, size: int, folder: Path) -> Capture:
 def generate(generator: Generator, truth: Capture, identity: int, setting: Setting, out: Path) -> Capture:
     """The model's capture for one identity."""
     facts, (guidance, steps, group) = generator.release.facts, setting
-    source = capture_reference(truth.path, facts)
-    reference = generator.reference(source.image, source.camera, source.motion, source.head, source.inside)
+    source = portrait_of_capture(truth)
+    reference = generator.reference(source)
     plan = make_plan(views=VIEWS, frames=FRAMES, latent_size=facts.latent_size, trained_views=group,
                      window_frames=facts.frames, steps=steps, guidance_scale=guidance, seed=identity,
                      stride=facts.conditioning.temporal_stride)

@@ -26,12 +26,12 @@ from mvp4d.core.capture import Capture
 from mvp4d_jax.evaluation.evaluate import evaluate
 from mvp4d_jax.evaluation.metrics import seam_ratio
 from mvp4d_jax.parallel import make_mesh
+from mvp4d_jax.release import load_release
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions
 from mvp4d_jax.sampling.generate import Generator, Shot
-from mvp4d_jax.sampling.inputs import capture_reference
+from mvp4d_jax.sampling.inputs import portrait_of_capture
 from mvp4d_jax.sampling.plan import Plan, make_plan
-from mvp4d_jax.sampling.release import load_release
 from mvp4d_jax.studio.produce import Order, make_capture
 
 FIRST_TEST_IDENTITY = 11_000
@@ -46,8 +46,8 @@ def sample(generator: Generator, truth: Capture, out: Path, seed: int, args: arg
         "views": truth.view_count, "frames": truth.frame_count, "latent_size": facts.latent_size,
         "trained_views": facts.views, "window_frames": facts.frames, "steps": args.steps,
         "guidance_scale": args.guidance, "seed": seed, "stride": facts.conditioning.temporal_stride, **changes})
-    source = capture_reference(truth.path, facts)
-    reference = generator.reference(source.image, source.camera, source.motion, source.head, source.inside)
+    source = portrait_of_capture(truth)
+    reference = generator.reference(source)
     shot = Shot(reference, truth.head, truth.motion, truth.cameras, tuple(truth.names))
     capture = generator.run(plan, shot, DenoiseOptions(snr_shift=facts.snr_shift), out, f"{seed} {changes}")
     return capture, plan

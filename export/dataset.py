@@ -54,7 +54,7 @@ class Dataset:
           UserError: too little left to fit, a frame that no view shows, a damaged picture.
         """
         views, frames = len(capture.names), capture.frame_count
-        held_views, held_times = _spaced(views, hold_views, "--hold-views"), _spaced(frames, hold_times, "--hold-times")
+        held_views, held_times = _spaced(views, hold_views, "`hold_views`"), _spaced(frames, hold_times, "`hold_times`")
         pictures, masks = [], []
         for view in progress(range(views), what="reading views", unit="view"):
             pictures.append(torch.from_numpy(capture.frames(view)))

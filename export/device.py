@@ -22,7 +22,7 @@ def pick_device(wanted: str | None) -> str:
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise UserError(
-            "--device", "cuda: torch sees no CUDA device here", "use --device cpu, or install a CUDA build of torch"
+            "`device`", "cuda: torch sees no CUDA device here", "use `device` cpu, or install a CUDA build of torch"
         )
     return wanted or ("cuda" if available else "cpu")
 

@@ -3,16 +3,65 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from mvp4d.core.capture import Capture
+from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_folder, write_json
-from mvp4d.core.progress import progress
+from mvp4d.core.progress import progress, say
+from mvp4d_export.dataset import Dataset
+from mvp4d_export.device import guard_memory, pick_device
 from mvp4d_export.distill import Distiller
-from mvp4d_export.presets import DistillConfig
+from mvp4d_export.losses import Lpips
+from mvp4d_export.presets import DistillConfig, adapted, changed, preset
+
+
+def fit_avatar(capture: Capture, out: Path, *, preset_name: str | None = None, seed: int = 0,
+               device: str | None = None, hold_views: int = 0, hold_times: int = 0,
+               lpips: str | os.PathLike | None = None, colour_correction: bool = False, overwrite: bool = False,
+               **changes: Any) -> dict[str, Any]:
+    """Fits an avatar to a capture and writes its folder. Everything cheap is checked first.
+
+    Args:
+      preset_name: "cpu", "low", "default" or "high"; None for "default" with CUDA, else "cpu".
+      device: "cpu" or "cuda"; None for CUDA where there is one.
+      hold_views, hold_times: left out of the fit and scored.
+      lpips: safetensors with VGG-16 and LPIPS weights.
+      colour_correction: learn a colour transform per view.
+      changes: to the preset (`presets.changed`).
+
+    Returns:
+      The report that is also written to `out`/report.json.
+    """
+    if out.exists() and not (overwrite and (out / "avatar.json").is_file()):
+        raise UserError(out, "is already there", "choose another name, or give `overwrite` to replace an avatar")
+    device = pick_device(device)
+    name = preset_name or ("default" if device == "cuda" else "cpu")
+    config = changed(adapted(preset(name), capture.image_size), **changes)
+    weights = Lpips(lpips) if lpips else None
+    if weights is None:
+        say(f"perceptual term: {perceptual_term(config, False)}")
+    with guard_memory("a smaller `preset` or `views_per_step`, or `device` cpu"):
+        data = Dataset.load(capture, hold_views=hold_views, hold_times=hold_times, device=device)
+        fit = Distiller(data, config, seed=seed, lpips=weights, colour_correction=colour_correction)
+        say(describe(fit, name))
+        return distill(fit, out, overwrite=overwrite)
+
+
+def describe(fit: Distiller, name: str) -> str:
+    """One line: what is about to be fitted to what."""
+    data, config = fit.data, fit.config
+    return (
+        f"fitting {fit.avatar.gaussian_count} Gaussians ({fit.on_hull} off the rig) to {len(data.train_views)} views x "
+        f"{len(data.train_times)} frames of {data.size[1]} x {data.size[0]}: {config.steps} steps, preset {name}, "
+        f"{fit.device}"
+    )
 
 
 def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:

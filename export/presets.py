@@ -9,6 +9,8 @@ from mvp4d_export.avatar import AvatarConfig
 from mvp4d_export.deformation import NetConfig
 from mvp4d_export.densify import DensifyConfig
 
+STRATEGIES = ("default", "mcmc", "none")
+
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
@@ -138,7 +140,7 @@ PRESETS = {
 def preset(name: str) -> DistillConfig:
     """A preset by name; UserError for an unknown one."""
     if name not in PRESETS:
-        raise UserError("--preset", f"'{name}' is none of {', '.join(PRESETS)}")
+        raise UserError("`preset`", f"'{name}' is none of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
@@ -154,3 +156,36 @@ def adapted(config: DistillConfig, image_size: tuple[int, int]) -> DistillConfig
         start_gaussians=round(config.start_gaussians * share),
         max_gaussians=round(config.max_gaussians * share),
     )
+
+
+def changed(config: DistillConfig, *, steps: int | None = None, views_per_step: int | None = None,
+            densify: str | None = None, deformation: bool = True, antialiased: bool = False) -> DistillConfig:
+    """A preset with changes.
+
+    Args:
+      steps: optimiser steps.
+      views_per_step: views of a moment per step; 0 takes all.
+      densify: how the set of Gaussians grows: "default", "mcmc" or "none".
+      deformation: False leaves the deformation net out.
+      antialiased: fit and render with Mip-Splatting's compensation.
+
+    Raises:
+      UserError: a number or word that is none of these.
+    """
+    avatar = config.avatar if deformation else dataclasses.replace(config.avatar, net=None)
+    if antialiased:
+        avatar = dataclasses.replace(avatar, antialiased=True)
+    config = dataclasses.replace(config, avatar=avatar)
+    if steps is not None:
+        if steps < 1:
+            raise UserError("`steps`", f"{steps} is no number of steps")
+        config = dataclasses.replace(config, steps=steps)
+    if views_per_step is not None:
+        if views_per_step < 0:
+            raise UserError("`views_per_step`", f"{views_per_step} is no number of views")
+        config = dataclasses.replace(config, views=views_per_step)
+    if densify is not None:
+        if densify not in STRATEGIES:
+            raise UserError("`densify`", f"'{densify}' is none of {', '.join(STRATEGIES)}")
+        config = dataclasses.replace(config, densify=dataclasses.replace(config.densify, strategy=densify))
+    return config

@@ -12,12 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, atomic_folder
+from mvp4d.core.heads.motion import Motion
 from mvp4d.core.images import VideoWriter
 from mvp4d.core.progress import progress
 from mvp4d_export.avatar import Avatar
-from mvp4d_export.cameras import CameraPath
+from mvp4d_export.cameras import CameraPath, camera_matrices, camera_path
+from mvp4d_export.device import guard_memory
 from mvp4d_export.rig import Pose
 
 
@@ -48,18 +51,58 @@ def plan_shot(
     return Shot(pose, cameras, pairs, image_size, background)
 
 
-def every_view(
-    pose: Pose,
-    cameras: CameraPath,
+def every_view(shot: Shot) -> list[Shot]:
+    """One video per still camera, each with the whole motion. Raises UserError for a camera that moves."""
+    if shot.cameras.moving:
+        raise UserError("`each_view`", "the camera moves", "use orbit: or arc:")
+    frames = len(shot.pose.expression)
+    return [
+        dataclasses.replace(shot, pairs=[(frame, view) for frame in range(frames)])
+        for view in range(len(shot.cameras.viewmats))
+    ]
+
+
+def plan_rendering(
+    avatar: Avatar,
+    motion: Motion,
+    cameras: str | Camera,
     image_size: tuple[int, int],
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
-) -> list[Shot]:
-    """One video per still camera, each with the whole motion."""
-    frames = len(pose.expression)
-    return [
-        Shot(pose, cameras, [(frame, view) for frame in range(frames)], image_size, background)
-        for view in range(len(cameras.viewmats))
-    ]
+) -> Shot:
+    """A motion through a rig's spec, or through Camera [N], one for each frame."""
+    pose = Pose.of(motion, avatar.device)
+    if isinstance(cameras, Camera):
+        if cameras.batch_shape != (motion.frame_count,):
+            raise UserError("`cameras`", f"are {list(cameras.batch_shape)}, expected {[motion.frame_count]}")
+        path = CameraPath(*camera_matrices(cameras), True)
+    else:
+        path = camera_path(cameras, image_size, motion.frame_count)
+    return plan_shot(pose, path, image_size, background)
+
+
+def write_rendering(
+    avatar: Avatar, shot: Shot, path: Path, fps: float, *, alpha: bool = False, overwrite: bool = False
+) -> None:
+    """Renders into NAME.mp4, or into a folder of PNG frames where the name has no suffix.
+
+    Raises:
+      UserError: another suffix, alpha in a video, a folder in the way.
+    """
+    check_target(path, alpha)
+    with guard_memory("a smaller `size`"):
+        if path.suffix:
+            write_video(avatar, shot, path, fps)
+        else:
+            write_frames(avatar, shot, path, alpha=alpha, overwrite=overwrite)
+
+
+def check_target(path: Path, alpha: bool) -> None:
+    """Refuses a name that nothing can be rendered into."""
+    video = path.suffix.lower() == ".mp4"
+    if alpha and video:
+        raise UserError("`alpha`", "mp4 holds no alpha", "give a folder as `out`")
+    if path.suffix and not video:
+        raise UserError("`out`", f"'{path.suffix}' is no format that is written", "use NAME.mp4 or a folder")
 
 
 @torch.no_grad()
@@ -105,7 +148,7 @@ def write_frames(avatar: Avatar, shot: Shot, folder: Path, *, alpha: bool, overw
         try:
             target = stack.enter_context(atomic_folder(folder, overwrite=overwrite))
         except FileExistsError:
-            raise UserError(folder, "is already there", "choose another name, or give --overwrite") from None
+            raise UserError(folder, "is already there", "choose another name, or give `overwrite`") from None
         frames = render_frames(avatar, dataclasses.replace(shot, background=(0.0, 0.0, 0.0)) if alpha else shot)
         for index, (rgb, opacity) in enumerate(
             progress(frames, total=len(shot.pairs), what=f"rendering {folder.name}", unit="frame")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import socket
 import threading
 import time
 
@@ -15,6 +16,7 @@ import torch
 import viser
 
 from mvp4d.core.cameras.rigs import DISTANCE, FOV_DEGREES, HEAD_CENTRE
+from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import Motion
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.projection import quaternion_to_matrix, shade
@@ -177,3 +179,16 @@ class Viewer:
 def _arkit_like(name: str) -> bool:
     """Named expressions run from 0 to 1; numbered principal components to either side."""
     return not any(character.isdigit() for character in name)
+
+
+def check_free(host: str, port: int) -> None:
+    """UserError when the address cannot be listened on."""
+    if not 1 <= port <= 65535:
+        raise UserError("`port`", f"{port} is no port", "use 1024 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError("`port`", f"cannot listen on {host}:{port} ({error.strerror})",
+                            "choose another `port`") from None

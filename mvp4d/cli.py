@@ -11,6 +11,7 @@ import difflib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import warnings
 
@@ -28,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("mvp4d.commands.evaluate", "measure a capture against another"),
     "preflight": ("mvp4d.commands.preflight", "compile a job ahead of time for a named topology: does it fit?"),
     "validate": ("mvp4d.commands.validate", "check a capture, fit, shards, weights or avatar"),
+    "import": ("mvp4d.commands.import_capture", "read another tool's folder into a capture"),
     "export": ("mvp4d.commands.export", "write a capture or an avatar in another tool's format"),
     "distill": ("mvp4d.commands.distill", "capture -> 4D Gaussian avatar"),
     "render": ("mvp4d.commands.render", "render an avatar: any motion, any cameras"),
@@ -48,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mvp4d: no such command '{verb}'{hint}", file=sys.stderr)
         return 2
     module_name, summary = VERBS[verb]
+    parser = None
     _choose_platform()
     # ffmpeg is started by fork and exec; JAX warns of forks that go on running Python.
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
@@ -68,11 +71,18 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if getattr(error, "exit_code", None) is None:
             raise
-        print(f"mvp4d {verb}: {error}", file=sys.stderr)
+        print(f"mvp4d {verb}: {as_flags(str(error), parser)}", file=sys.stderr)
         return error.exit_code
     if message:
         print(message)
     return 0
+
+
+def as_flags(message: str, parser: argparse.ArgumentParser | None) -> str:
+    """A message of the library, in which arguments stand in backticks, with the flags of the verb in their place."""
+    flags = {action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings} if parser \
+        else {}
+    return re.sub(r"`(\w+)`", lambda match: flags.get(match[1], match[1]), message)
 
 
 def _choose_platform() -> None:

@@ -17,10 +17,11 @@ FLOORS = {
     "models": set(),
     "diffusion": {"models"},
     "data": {"heads", "geometry", "models", "diffusion"},
-    "sampling": {"heads", "geometry", "models", "diffusion", "data"},
+    "release": {"geometry", "models"},
+    "sampling": {"heads", "geometry", "models", "diffusion", "data", "release"},
     "evaluation": {"heads", "geometry", "models", "diffusion"},
-    "training": {"heads", "geometry", "models", "diffusion", "data", "sampling", "evaluation"},
-    "preflight": {"heads", "geometry", "models", "diffusion", "data", "sampling", "training"},
+    "training": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "evaluation"},
+    "preflight": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "training"},
 }
 TOP = {"demo"}
 # Rooms of mvp4d.core likewise; errors, files, progress, images, rotation and host are its ground.

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d.core.errors import UserError
     from mvp4d_jax.demo import cpu_count, plan_stages, run_stages
     from mvp4d_jax.evaluation.demo_report import write_demo_report
-    from mvp4d_jax.sampling.release import read_facts, resolve_weights
+    from mvp4d_jax.release import read_facts, resolve_weights
 
     photo = Path(args.photo) if args.photo else None
     mask = Path(args.mask) if args.mask else None

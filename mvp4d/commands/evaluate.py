@@ -19,18 +19,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    from mvp4d.core.capture import Capture
+    import mvp4d
     from mvp4d.core.files import write_json
-    from mvp4d_jax.evaluation.evaluate import evaluate
+
+    capture, truth = mvp4d.open_capture(args.capture), mvp4d.open_capture(args.against)
+    scores = mvp4d.evaluate(capture, truth, lpips=args.lpips, baselines=args.baselines)
     from mvp4d_jax.evaluation.report import write_report
 
-    capture, truth = Capture.open(args.capture), Capture.open(args.against)
-    scores = evaluate(capture, truth, lpips_weights=args.lpips, baselines=args.baselines)
     folder = Path(args.out or args.capture)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "evaluation.json", scores)
     write_report(folder / "evaluation.html", scores, capture, truth)
     mean = scores["mean"]
-    left_out = ", ".join(scores["left_out"])
     return (f"PSNR {mean['psnr']:.2f} dB, SSIM {mean['ssim']:.3f} over {len(scores['views'])} views; "
-            f"left out: {left_out}; see {folder / 'evaluation.html'}")
+            f"left out: {', '.join(scores['left_out'])}; see {folder / 'evaluation.html'}")

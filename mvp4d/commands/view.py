@@ -7,12 +7,9 @@ CUDA the server renders; without, the browser draws the splats.
 from __future__ import annotations
 
 import argparse
-import socket
 import sys
 import time
 from pathlib import Path
-
-from mvp4d.core.errors import UserError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,20 +21,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    from mvp4d.core.driving import load_motion
-    from mvp4d_export.avatar import Avatar
-    from mvp4d_export.device import guard_memory, pick_device
+    import mvp4d
+    from mvp4d_export.device import guard_memory
+    from mvp4d_export.viewer import Viewer, check_free
 
-    avatar = Avatar.load(args.avatar, pick_device(args.device))
-    where = args.motion or args.avatar
-    motion, notice = load_motion(where, avatar.head)
-    if notice:
-        print(notice, file=sys.stderr)
+    avatar = mvp4d.open_avatar(args.avatar, device=args.device)
+    motion = avatar.motion(args.motion)
     check_free(args.host, args.port)
-    from mvp4d_export.viewer import Viewer
-
-    with guard_memory("--device cpu"):
-        viewer = Viewer(avatar, motion, host=args.host, port=args.port)
+    with guard_memory("`device` cpu"):
+        viewer = Viewer(avatar.module, motion, host=args.host, port=args.port)
         viewer.start()
     print(f"open http://{args.host}:{args.port} (Ctrl-C stops)", file=sys.stderr)
     try:
@@ -46,17 +38,3 @@ def run(args: argparse.Namespace) -> str:
     except KeyboardInterrupt:
         viewer.stop()
     return "viewer closed"
-
-
-def check_free(host: str, port: int) -> None:
-    """UserError when the address cannot be listened on."""
-    if not 1 <= port <= 65535:
-        raise UserError("--port", f"{port} is no port", "use 1024 to 65535")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(
-                "--port", f"cannot listen on {host}:{port} ({error.strerror})", "choose another --port"
-            ) from None

@@ -5,7 +5,8 @@ class UserError(Exception):
     """A mistake in an input: one line that names the file, the field and the fix. The command line exits with 2.
 
     Args:
-      where: the file, flag or field at fault.
+      where: the file or field at fault, or the argument: `name`, in backticks, which the command line shows as
+        its flag. So do `what` and `fix`.
       what: what is wrong with it.
       fix: what the user can do about it; empty when `what` already says it.
     """

@@ -1,12 +1,26 @@
-"""Progress of long work on the terminal: rate and time left, quiet when the output is not a terminal."""
+"""Progress of long work on the terminal: rate and time left; and notes that a person should read."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tqdm import tqdm
+
+_silent = False
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Shows no progress and says nothing while the block runs."""
+    global _silent
+    before, _silent = _silent, True
+    try:
+        yield
+    finally:
+        _silent = before
 
 
 def progress(iterable: Iterable | None = None, *, total: int | None = None, what: str, unit: str = "it") -> Any:
@@ -15,6 +29,11 @@ def progress(iterable: Iterable | None = None, *, total: int | None = None, what
     When standard error is not a terminal (a log file, CI) it prints a line at most every ten seconds.
     """
     interactive = sys.stderr.isatty()
-    return tqdm(
-        iterable, total=total, desc=what, unit=unit, dynamic_ncols=interactive, mininterval=0.2 if interactive else 10.0
-    )
+    return tqdm(iterable, total=total, desc=what, unit=unit, dynamic_ncols=interactive, disable=_silent,
+                mininterval=0.2 if interactive else 10.0)
+
+
+def say(note: str) -> None:
+    """Prints one line on standard error: what a person should know and a program need not."""
+    if not _silent:
+        print(note, file=sys.stderr, flush=True)

@@ -74,7 +74,7 @@ def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLi
              for name in progress(names, what="measuring views", unit="view")]
     left_out = dict(LEFT_OUT)
     if weights is None:
-        left_out["LPIPS"] = "needs VGG-16 and lpips weights; give them with --lpips FILE.safetensors"
+        left_out["LPIPS"] = "needs VGG-16 and lpips weights; give them as `lpips`"
     result = {
         "capture": str(capture.path), "against": str(truth.path), "frames": frames,
         "views": [dataclasses.asdict(view) for view in views],

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.capture import Capture, CaptureWriter
+from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, read_npz, write_json
 from mvp4d.core.heads.model import HeadModel
@@ -21,14 +22,21 @@ from mvp4d.core.heads.motion import Motion
 from mvp4d.core.progress import progress
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
+from mvp4d_jax.release import Release
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions, denoise
 from mvp4d_jax.sampling.matte import matte
 from mvp4d_jax.sampling.plan import Plan, Window
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
 from mvp4d_jax.sampling.preview import write_preview
-from mvp4d_jax.sampling.release import Release
-from mvp4d_jax.sampling.shot import Reference, camera_window, draw_window, make_reference, pad_motion
+from mvp4d_jax.sampling.shot import (
+    Reference,
+    camera_window,
+    crop_reference,
+    draw_window,
+    make_reference,
+    pad_motion,
+)
 
 CHUNK = 16  # silhouettes rasterised at a time
 
@@ -90,10 +98,13 @@ class Generator:
         self.coder = Coder(release.autoencoder, mesh)
         self.predictor = Predictor(release.transformer, mesh, release.facts.conditioning)
 
-    def reference(self, image: np.ndarray, camera: Camera, motion: Motion, head: HeadModel,
-                  inside: np.ndarray | None = None) -> Reference:
-        """A cropped picture [H, W, 3] in [0, 1], encoded, with its maps (`shot.make_reference`)."""
-        return make_reference(image, camera, motion, head, self.coder.encode, self.release.facts.conditioning, inside)
+    def reference(self, portrait: Portrait) -> Reference:
+        """The portrait's reference photo, cropped to the model's size, encoded, with its maps."""
+        facts, index = self.release.facts, portrait.reference
+        motion = portrait.motion[slice(index, index + 1)]
+        crop, camera, inside = crop_reference(portrait.on_background(index), portrait.camera[index], motion,
+                                              portrait.head, facts.image_size, facts.crop_margin)
+        return make_reference(crop, camera, motion, portrait.head, self.coder.encode, facts.conditioning, inside)
 
     def run(self, plan: Plan, shot: Shot, options: DenoiseOptions, out: Path, fingerprint: str,
             extra: dict[str, Any] | None = None, *, overwrite: bool = False) -> Capture:

@@ -1,18 +1,19 @@
-"""What a user names on the command line, read and checked before the first expensive step."""
+"""What a sampling run is given, read and checked before the first expensive step."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from mvp4d.core.cameras.camera import FIELDS, Camera, resize
 from mvp4d.core.cameras.rigs import attach_to_head, camera_rig, rig_names
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.fit import Fit
+from mvp4d.core.capture.portrait import Portrait, read_portrait
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
@@ -20,121 +21,153 @@ from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
+from mvp4d_jax.release import Facts
 from mvp4d_jax.sampling.generate import CleanViews
 from mvp4d_jax.sampling.reference import load_photo
-from mvp4d_jax.sampling.release import Facts
 from mvp4d_jax.sampling.segment import segment_person
-from mvp4d_jax.sampling.shot import crop_reference
+from mvp4d_jax.sampling.shot import crop_box, crop_reference
+
+MATTES = ("none", "auto")
+MATTE_SIDE = 512  # pixels a side of the crop that a person is cut out of
+
+Pathlike = str | os.PathLike
 
 
-@dataclasses.dataclass(frozen=True)
-class ReferenceSource:
-    """The reference picture at the model's size, not yet encoded.
+def open_portrait(reference: Portrait | Capture | Pathlike, *, fit: Fit | Pathlike | None = None,
+                  head: str | HeadModel = "builtin", mask: Pathlike | None = None, matte: str = "none") -> Portrait:
+    """The person of a run.
 
-    Attributes:
-      image: [H, W, 3] float32 in [0, 1].
-      camera: of the image, unbatched.
-      motion: one frame.
-      head: personalised rig.
-      inside: [H, W] share of each pixel inside the uncropped picture.
-    """
-
-    image: np.ndarray
-    camera: Camera
-    motion: Motion
-    head: HeadModel
-    inside: np.ndarray
-
-
-def open_reference(args: argparse.Namespace, facts: Facts) -> ReferenceSource:
-    """Reads `--reference` with `--fit`, `--head`, `--mask`, `--matte`.
+    Args:
+      reference: a Portrait; a capture, whose reference frame is taken; or a photo, which needs its `fit`.
+      fit: of the photo: a Fit or a fit.npz.
+      head: the head model that the fit belongs to.
+      mask: a picture, white where the person is.
+      matte: "auto" cuts the person out of a photo without a mask.
 
     Raises:
-      UserError: anything that is missing, damaged or does not fit the weights.
+      UserError: anything that is missing or damaged.
     """
-    path = Path(args.reference)
-    source = capture_reference(path, facts) if path.is_dir() else _from_photo(path, args, facts)
-    if source.head.name != facts.head:
-        raise UserError("--head", f"'{source.head.name}' is not the head the weights were trained on ('{facts.head}')",
-                        "track the photo with that head")
-    return source
+    if matte not in MATTES:
+        raise UserError("`matte`", f"'{matte}' is none of {', '.join(MATTES)}")
+    if isinstance(reference, Portrait):
+        return reference
+    if isinstance(reference, Capture) or Path(reference).is_dir():
+        return portrait_of_capture(reference if isinstance(reference, Capture) else Capture.open(reference))
+    return _portrait_of_photo(Path(reference), fit, head, mask, matte)
 
 
-def capture_reference(path: Path, facts: Facts) -> ReferenceSource:
-    """The reference image that a capture names, cropped around the head as in training. Raises UserError."""
-    capture = Capture.open(path)
+def portrait_of_capture(capture: Capture) -> Portrait:
+    """The Portrait that a capture keeps, or else the reference frame that it names. Raises UserError."""
+    kept = read_portrait(capture.path, capture.head)
+    if kept is not None:
+        return kept
     if capture.reference is None:
-        raise UserError(path / "capture.json", "field 'reference' is null",
+        raise UserError(capture.path / "capture.json", "field 'reference' is null",
                         'set it to {"camera": NAME, "frame": N}, or give a photo and its fit')
     name, frame = capture.reference
-    image = capture.frame(name, frame).astype(np.float32) / 255
-    camera, motion = capture.camera(name, frame), capture.motion[slice(frame, frame + 1)]
-    crop, camera, inside = crop_reference(image, camera, motion, capture.head, facts.image_size, facts.crop_margin)
-    return ReferenceSource(crop, camera, motion, capture.head, inside)
+    picture = capture.frame(name, frame)
+    photo = np.concatenate([picture, np.full_like(picture[..., :1], 255)], -1)
+    camera = Camera(**{field: np.asarray(getattr(capture.camera(name, frame), field))[None] for field in FIELDS})
+    return Portrait((photo,), camera, capture.motion[slice(frame, frame + 1)], capture.head, 0, (capture.path.name,))
 
 
-def _from_photo(path: Path, args: argparse.Namespace, facts: Facts) -> ReferenceSource:
-    image, _ = load_photo(path, args.mask)
-    if args.fit is None:
-        raise UserError("--fit", "a photo needs the fit of its head",
-                        f"make one: mvp4d track {path} --head {args.head} --out fit.npz")
-    fit = Fit.load(args.fit)
-    head, motion = fit.rig(load_head(args.head), args.fit)
+def _portrait_of_photo(path: Path, fit: Fit | Pathlike | None, head: str | HeadModel, mask: Pathlike | None,
+                       matte: str) -> Portrait:
+    colour, alpha = load_photo(path, mask)
+    if fit is None:
+        name = head.name if isinstance(head, HeadModel) else head
+        raise UserError("`fit`", "a photo needs the fit of its head",
+                        f"make one: mvp4d track {path} --head {name} --out fit.npz")
+    where = "`fit`" if isinstance(fit, Fit) else fit
+    fit = fit if isinstance(fit, Fit) else Fit.load(fit)
+    rig, motion = fit.rig(head if isinstance(head, HeadModel) else load_head(head), where)
     camera = Camera(**{name: np.asarray(getattr(fit.cameras, name))[0, 0] for name in FIELDS})
-    fitted_size, size = tuple(int(side) for side in fit.resolutions[0]), image.shape[:2]
+    fitted_size, size = tuple(int(side) for side in fit.resolutions[0]), colour.shape[:2]
     if abs(fitted_size[0] / fitted_size[1] - size[0] / size[1]) > 0.02:
-        raise UserError(args.fit, f"was made from a {fitted_size[1]}x{fitted_size[0]} picture, {path.name} is "
+        raise UserError(where, f"was made from a {fitted_size[1]}x{fitted_size[0]} picture, {path.name} is "
                         f"{size[1]}x{size[0]}", "give the fit of this photo")
-    camera = resize(camera, fitted_size, size)
-    motion = motion[slice(0, 1)]
-    crop, camera, inside = crop_reference(image, camera, motion, head, facts.image_size * 4, facts.crop_margin)
-    if args.matte == "auto" and args.mask is None:
-        vertices = np.asarray(skin(head, motion))[0]
-        silhouette = rasterize(camera, vertices, head.faces, crop.shape[:2]).face >= 0
-        alpha = segment_person(crop, np.asarray(silhouette))[..., None]
-        crop = crop * alpha + 1 - alpha
-    small = crop.reshape(facts.image_size, 4, facts.image_size, 4, 3).mean((1, 3))
-    inside = inside.reshape(facts.image_size, 4, facts.image_size, 4).mean((1, 3))
-    camera = resize(camera, crop.shape[:2], small.shape[:2])
-    return ReferenceSource(small.astype(np.float32), camera, motion, head, inside)
+    camera, motion = resize(camera, fitted_size, size), motion[slice(0, 1)]
+    if matte == "auto" and mask is None:
+        alpha = alpha * _cut_out(colour, camera, motion, rig)
+    photo = np.concatenate([colour, alpha[..., None]], -1)
+    batched = Camera(**{name: np.asarray(getattr(camera, name))[None] for name in FIELDS})
+    return Portrait((np.uint8(np.rint(photo * 255)),), batched, motion, rig, 0, (path.name,))
 
 
-def pick_motion(path: str, head: HeadModel, frames: int | None) -> tuple[Motion, str]:
-    """Reads `--motion`, cut to `--frames`. Raises UserError when it has fewer."""
-    motion, notice = load_motion(path, head)
-    if frames is not None and not 1 <= frames <= motion.frame_count:
-        raise UserError("--frames", f"{frames} asked for, {path} has {motion.frame_count}",
-                        f"give 1 to {motion.frame_count}")
-    return (motion[slice(frames)] if frames else motion), notice
+def _cut_out(colour: np.ndarray, camera: Camera, motion: Motion, head: HeadModel) -> np.ndarray:
+    """[H, W] alpha of the person in a photo [H, W, 3]; nothing outside of the head's crop."""
+    crop, crop_camera, _ = crop_reference(colour, camera, motion, head, MATTE_SIDE)
+    silhouette = rasterize(crop_camera, np.asarray(skin(head, motion))[0], head.faces, crop.shape[:2]).face >= 0
+    alpha = Image.fromarray(np.uint8(255 * segment_person(crop, np.asarray(silhouette))))
+    left, top, right, bottom = crop_box(colour.shape[:2], camera, motion, head)
+    across, down = MATTE_SIDE / (right - left), MATTE_SIDE / (bottom - top)
+    height, width = colour.shape[:2]
+    back = alpha.transform((width, height), Image.Transform.AFFINE,
+                           (across, 0, -left * across, 0, down, -top * down), Image.Resampling.BILINEAR)
+    return np.asarray(back, np.float32) / 255
 
 
-def pick_cameras(spec: str, head: HeadModel, motion: Motion,
+def check_portrait(portrait: Portrait, facts: Facts) -> None:
+    """Refuses a person whose head is not the one that the weights know. Raises UserError."""
+    if portrait.head.name != facts.head:
+        raise UserError("`head`", f"'{portrait.head.name}' is not the head the weights were trained on "
+                        f"('{facts.head}')", "track the photo with that head")
+
+
+def pick_motion(motion: Motion | Capture | Pathlike, head: HeadModel, frames: int | None) -> tuple[Motion, str]:
+    """The driving motion, cut to `frames`, and a line on what could not be carried over.
+
+    A Motion is taken as one of `head`; a file or capture is matched by expression names.
+
+    Raises:
+      UserError: unreadable, or fewer frames than asked for.
+    """
+    if isinstance(motion, Motion):
+        found, notice = motion, ""
+        if np.shape(motion.expression)[1] != head.expression_count:
+            raise UserError("`motion`", f"has {np.shape(motion.expression)[1]} expressions, head '{head.name}' "
+                            f"{head.expression_count}", "give a motion of this head, or a file, which names its own")
+    else:
+        found, notice = load_motion(motion.path if isinstance(motion, Capture) else motion, head)
+    if frames is not None and not 1 <= frames <= found.frame_count:
+        raise UserError("`frames`", f"{frames} asked for, the motion has {found.frame_count}",
+                        f"give 1 to {found.frame_count}")
+    return (found[slice(frames)] if frames else found), notice
+
+
+def pick_cameras(cameras: Camera | Capture | Pathlike, head: HeadModel, motion: Motion,
                  size: tuple[int, int]) -> tuple[Camera, list[str], np.ndarray]:
-    """Reads `--cameras`: a capture's cameras, or a rig around the head's mean pose.
+    """The views to make: cameras [V, F'] for pictures of (H, W) `size`, those of a capture, or a rig's spec.
 
     Returns:
       cameras [V, F'], their names, and the head's vertices [F, N, 3].
     """
     vertices = np.asarray(skin(head, motion))
-    if Path(spec).is_dir():
-        capture = Capture.open(spec)
+    if isinstance(cameras, Camera):
+        if len(cameras.batch_shape) != 2 or cameras.batch_shape[1] not in (1, motion.frame_count):
+            raise UserError("`cameras`", f"are {list(cameras.batch_shape)}, expected [views, 1 or "
+                            f"{motion.frame_count}]")
+        return cameras, rig_names(cameras.batch_shape[0]), vertices
+    if isinstance(cameras, Capture) or Path(cameras).is_dir():
+        capture = cameras if isinstance(cameras, Capture) else Capture.open(cameras)
         return resize(capture.cameras, capture.image_size, size), list(capture.names), vertices
-    cameras = camera_rig(spec, size, motion.frame_count)
+    spec = os.fspath(cameras)
+    rig = camera_rig(spec, size, motion.frame_count)
     if not spec.startswith("file:"):
         rotation = Rotation.from_rotvec(np.asarray(motion.rotation, np.float64)).mean().as_matrix()
-        cameras = attach_to_head(cameras, rotation, np.asarray(motion.translation, np.float64).mean(0))
-    if np.ndim(cameras.fx) == 1:
-        cameras = Camera(**{name: np.asarray(getattr(cameras, name))[:, None] for name in FIELDS})
-    return cameras, rig_names(np.asarray(cameras.fx).shape[0]), vertices
+        rig = attach_to_head(rig, rotation, np.asarray(motion.translation, np.float64).mean(0))
+    if np.ndim(rig.fx) == 1:
+        rig = Camera(**{name: np.asarray(getattr(rig, name))[:, None] for name in FIELDS})
+    return rig, rig_names(np.asarray(rig.fx).shape[0]), vertices
 
 
-def clean_views(spec: str | None, size: tuple[int, int], head: HeadModel) -> CleanViews | None:
-    """Reads `--clean-views CAPTURE[:NAME,...]`; its cameras must already take pictures of the model's size."""
-    if spec is None:
+def clean_views(views: Capture | str | None, size: tuple[int, int], head: HeadModel) -> CleanViews | None:
+    """Existing views to condition on: a capture, or "CAPTURE[:NAME,...]", with pictures of the model's size."""
+    if views is None:
         return None
-    path, _, chosen = spec.partition(":")
-    capture = Capture.open(path)
-    if capture.image_size != size:
+    path, chosen = (views.path, "") if isinstance(views, Capture) else views.partition(":")[::2]
+    capture = views if isinstance(views, Capture) else Capture.open(path)
+    if tuple(capture.image_size) != tuple(size):
         raise UserError(path, f"pictures are {capture.image_size[1]}x{capture.image_size[0]}, the model makes "
                         f"{size[1]}x{size[0]}", "give views of the model's size")
     if capture.head.name != head.name:

@@ -130,17 +130,17 @@ def make_plan(
       UserError: a number that cannot be planned, naming the flag.
     """
     if views < 1 or frames < 1:
-        raise UserError("--cameras/--frames", f"{views} views x {frames} frames leave nothing to make")
+        raise UserError("`cameras` and `frames`", f"{views} views x {frames} frames leave nothing to make")
     if (window_frames - 1) % stride:
-        raise UserError("--window", f"{window_frames} frames is not 1 + {stride}k",
+        raise UserError("`window`", f"{window_frames} frames is not 1 + {stride}k",
                         f"give {', '.join(str(1 + stride * k) for k in range(4))} ...")
     if routing not in ROUTINGS:
-        raise UserError("--routing", f"unknown routing '{routing}'", f"choose from {', '.join(ROUTINGS)}")
+        raise UserError("`routing`", f"unknown routing '{routing}'", f"choose from {', '.join(ROUTINGS)}")
     if steps < 1 or steps > 1000:
-        raise UserError("--steps", f"{steps} is not between 1 and 1000")
+        raise UserError("`steps`", f"{steps} is not between 1 and 1000")
     size = min(views, group_size or trained_views)
     if size < views and not 0 <= anchors < size:
-        raise UserError("--anchors", f"{anchors} anchor views leave no place in groups of {size}", "give fewer anchors")
+        raise UserError("`anchors`", f"{anchors} anchor views leave no place in groups of {size}", "give fewer anchors")
     return Plan(views, frames, clean_views, cut_windows(frames, window_frames, overlap_latents, stride), size,
                 anchors if size < views else 0, routing, steps, guidance_scale, latent_size, seed)
 
@@ -152,7 +152,7 @@ def cut_windows(frames: int, window_frames: int, overlap_latents: int, stride: i
         return (Window(0, min(needed, window_frames), 0, stride),)
     overlap = frame_count(overlap_latents, stride)
     if overlap_latents < 1 or overlap >= window_frames:
-        raise UserError("--overlap", f"{overlap_latents} latent frames do not fit a window of {window_frames} frames",
+        raise UserError("`overlap`", f"{overlap_latents} latent frames do not fit a window of {window_frames} frames",
                         f"give 1 to {latent_count(window_frames, stride) - 1}")
     windows = [Window(0, window_frames, 0, stride)]
     while windows[-1].stop < frames:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from mvp4d.core.cameras.camera import FIELDS, Camera, centre, project
-from mvp4d.core.cameras.crops import crop_camera, crop_image, head_box, head_vertices
+from mvp4d.core.cameras.crops import MARGIN, crop_camera, crop_image, head_box, head_vertices
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
@@ -50,8 +50,29 @@ class Reference:
         return Rotation.from_rotvec(np.asarray(self.motion.rotation[0], np.float64)).inv().apply(axis)
 
 
+def crop_box(size: tuple[int, int], camera: Camera, motion: Motion, head: HeadModel,
+             margin: float = MARGIN) -> np.ndarray:
+    """[4] the square (left, top, right, bottom) around the fitted head in a photo of (H, W) `size`, in pixels.
+
+    Raises:
+      UserError: the fitted head does not lie in the photo.
+    """
+    vertices = np.asarray(skin(head, motion))
+    _, depth = project(camera, vertices[0])
+    if np.asarray(depth).min() <= 0:
+        raise UserError("`fit`", "the fitted head lies behind the photo's camera", "track the photo again")
+    pixels, _ = project(camera, vertices[0][head_vertices(head)])
+    box = head_box(np.asarray(pixels), margin)
+    height, width = size
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    if x < 0 or y < 0 or x > width or y > height:
+        raise UserError("`fit`", f"the fitted head is centred at ({x:.0f}, {y:.0f}), outside of the "
+                        f"{width}x{height} photo", "give the fit that was made from this photo")
+    return box
+
+
 def crop_reference(image: np.ndarray, camera: Camera, motion: Motion, head: HeadModel, size: int,
-                   margin: float) -> tuple[np.ndarray, Camera, np.ndarray]:
+                   margin: float = MARGIN) -> tuple[np.ndarray, Camera, np.ndarray]:
     """Cuts the square around the fitted head out of a photo.
 
     Args:
@@ -67,17 +88,7 @@ def crop_reference(image: np.ndarray, camera: Camera, motion: Motion, head: Head
     Raises:
       UserError: the fitted head does not lie in the photo.
     """
-    vertices = np.asarray(skin(head, motion))
-    _, depth = project(camera, vertices[0])
-    if np.asarray(depth).min() <= 0:
-        raise UserError("--fit", "the fitted head lies behind the photo's camera", "track the photo again")
-    pixels, _ = project(camera, vertices[0][head_vertices(head)])
-    box = head_box(np.asarray(pixels), margin)
-    height, width = image.shape[:2]
-    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    if x < 0 or y < 0 or x > width or y > height:
-        raise UserError("--fit", f"the fitted head is centred at ({x:.0f}, {y:.0f}), outside of the "
-                        f"{width}x{height} photo", "give the fit that was made from this photo")
+    box = crop_box(image.shape[:2], camera, motion, head, margin)
     cropped, outside = crop_image(image, box, size, background=1.0)
     return cropped.clip(0, 1), crop_camera(camera, box, size), 1 - outside
 
@@ -146,7 +157,7 @@ def check_cameras(cameras: Camera, names: list[str], vertices: np.ndarray, size:
         for time in range(count):
             camera = Camera(**{field: np.asarray(getattr(cameras, field))[view, time] for field in FIELDS})
             points = vertices[min(time, len(vertices) - 1)]
-            where = f"--cameras, camera '{name}'" + (f" frame {time}" if count > 1 else "")
+            where = f"`cameras`, camera '{name}'" + (f" frame {time}" if count > 1 else "")
             low, high = points.min(0), points.max(0)
             position = np.asarray(centre(camera))
             if ((position > low) & (position < high)).all():

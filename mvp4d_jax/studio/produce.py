@@ -11,11 +11,12 @@ import numpy as np
 
 from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.cameras.rigs import camera_rig, rig_names
-from mvp4d.core.capture import Capture, CaptureWriter
+from mvp4d.core.capture import CaptureWriter
 from mvp4d.core.capture.fit import Fit
+from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import Motion
-from mvp4d.core.progress import progress
+from mvp4d.core.progress import progress, say
 from mvp4d_jax.studio.identity import random_for, split_of
 from mvp4d_jax.studio.motions import KINDS
 from mvp4d_jax.studio.studio import Studio, builtin_head
@@ -26,9 +27,9 @@ class Order:
     """What to render of every identity.
 
     Attributes:
-      cameras: a rig spec (`geometry.rigs`), or "random:N": N cameras all around the head, drawn by identity, the first
-        in front.
-      frames, size, fps: of every view; motion: one of `motions.KINDS` or the path of a `fit.npz`.
+      cameras: a rig spec (`mvp4d.core.cameras.rigs`), or "random:N": N cameras all around the head, drawn by
+        identity, the first in front.
+      frames, size, fps: of every view; motion: one of `motions.KINDS` or the path of a motion (`mvp4d.core.driving`).
       seed: light and performance; the person is the identity's.
       own_motion: 0 films faces that move as the capture's rig does, 1 faces that move as people do (`own_motion`).
     """
@@ -138,7 +139,7 @@ def write_motion(path: str | os.PathLike, identity: int, order: Order | None = N
     if path.suffix != ".npz":
         raise UserError(path, "is to hold a motion alone", "name it .npz")
     if path.exists() and not overwrite:
-        raise UserError(path, "exists already", "give --overwrite to replace it")
+        raise UserError(path, "exists already", "give `overwrite` to replace it")
     cameras = make_cameras(order, identity)
     if cameras.fx.ndim != 1:
         raise UserError("cameras", f"'{order.cameras}' move, a motion's file has still ones", "for example orbit:360x1")
@@ -155,24 +156,19 @@ def _motion(studio: Studio, order: Order) -> Motion:
 
 
 def recorded_motion(path: str, studio: Studio, frames: int) -> Motion:
-    """Motion of a `fit.npz` on the studio's head: head, neck, jaw and eyes, starting at the middle of the studio.
-
-    Coefficients are taken when there are as many as the studio's head has, else the face keeps still: those of another
-    head mean something else.
+    """A recorded motion on the studio's head, expressions by name, starting at the middle of the studio.
 
     Raises:
-      UserError: not a fit, or fewer frames than asked for.
+      UserError: no motion, or fewer frames than asked for.
     """
-    motion = Fit.load(path).motion
+    motion, notice = load_motion(path, studio.head)
     if motion.frame_count < frames:
         raise UserError(path, f"holds {motion.frame_count} frames, {frames} were asked for",
-                        f"--frames {motion.frame_count}")
+                        f"`frames` {motion.frame_count}")
+    if notice:
+        say(notice)
     motion = motion[:frames]
-    wanted = studio.head.expression_count
-    same = motion.expression.shape[1] == wanted
-    expression = motion.expression if same else np.zeros((frames, wanted), np.float32)
-    translation = np.asarray(motion.translation) - np.asarray(motion.translation)[:1]
-    return dataclasses.replace(motion, expression=expression, translation=translation)
+    return dataclasses.replace(motion, translation=motion.translation - motion.translation[:1])
 
 
 def make_set(folder: str | os.PathLike, identities: range, order: Order | None = None) -> int:
@@ -186,8 +182,3 @@ def make_set(folder: str | os.PathLike, identities: range, order: Order | None =
     for identity in progress(missing, what=f"{len(identities) - len(missing)} there, rendering", unit="capture"):
         make_capture(folder / f"{identity:05d}", identity, order, quiet=True)
     return len(missing)
-
-
-def open_set(folder: str | os.PathLike) -> list[Capture]:
-    """The captures of a set, by identity."""
-    return [Capture.open(path) for path in sorted(Path(folder).iterdir()) if (path / "capture.json").is_file()]

@@ -74,12 +74,12 @@ def choose_face(faces: np.ndarray, number: int | None, where: object) -> np.ndar
     """
     present = np.isfinite(faces).all((2, 3))  # [F, K]
     if not present.any():
-        raise UserError(where, "no face was found", "use a picture in which the face is larger and lit, or --landmarks")
+        raise UserError(where, "no face was found", "use one with a larger, lit face, or give `landmarks`")
     first = int(np.argmax(present.any(1)))
     candidates = faces[first, present[first]]
     centres, sizes = candidates.mean(1), np.prod(np.ptp(candidates, axis=1), axis=-1)
     if number is not None and not 1 <= number <= len(candidates):
-        raise UserError("--face", f"{number}: {where} has {len(candidates)} faces", "they count from the left, from 1")
+        raise UserError("`face`", f"{number}: {where} has {len(candidates)} faces", "they count from the left, from 1")
     order = np.argsort(centres[:, 0])
     chosen = candidates[int(np.argmax(sizes)) if number is None else order[number - 1]]
     out = np.full((len(faces), *faces.shape[2:]), np.nan)

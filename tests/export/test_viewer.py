@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvp4d.commands.view import check_free
 from mvp4d.core.capture.motion_file import read_motion
 from mvp4d.core.errors import UserError
 from mvp4d_export.avatar import Avatar
+from mvp4d_export.viewer import check_free
 
 FLAGS = [
     "--no-sandbox",

@@ -60,9 +60,9 @@ def test_fingerprint_tells_plans_apart():
 
 
 @pytest.mark.parametrize("changes, flag", [
-    ({"views": 0}, "--cameras"), ({"window_frames": 8}, "--window"), ({"routing": "round"}, "--routing"),
-    ({"steps": 0}, "--steps"), ({"anchors": 4}, "--anchors"), ({"frames": 20, "overlap_latents": 3}, "--overlap"),
-    ({"frames": 20, "overlap_latents": 0}, "--overlap")])
+    ({"views": 0}, "`cameras`"), ({"window_frames": 8}, "`window`"), ({"routing": "round"}, "`routing`"),
+    ({"steps": 0}, "`steps`"), ({"anchors": 4}, "`anchors`"), ({"frames": 20, "overlap_latents": 3}, "`overlap`"),
+    ({"frames": 20, "overlap_latents": 0}, "`overlap`")])
 def test_what_cannot_be_planned_is_refused_by_flag(changes, flag):
     with pytest.raises(UserError, match=flag):
         _plan(**changes)

@@ -15,6 +15,7 @@ from mvp4d.core import images
 from mvp4d.core.cameras.camera import FIELDS, Camera
 from mvp4d.core.capture import schema
 from mvp4d.core.capture.motion_file import save_motion
+from mvp4d.core.capture.portrait import Portrait, read_portrait, write_portrait
 from mvp4d.core.capture.schema import CaptureInfo
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_folder, read_json, read_npz, write_json
@@ -188,9 +189,11 @@ def validate(path: str | os.PathLike) -> str:
                 capture.frame(view, frame)
             if capture.has_masks:
                 capture.mask(view, frame)
+    portrait = read_portrait(capture.path, capture.head)
+    photos = "" if portrait is None else f", portrait of {len(portrait.photos)} photos"
     height, width = capture.image_size
     return (f"{path}: capture, {capture.view_count} views x {capture.frame_count} frames, {height} x {width} pixels, "
-            f"{capture.fps:g} fps, head '{capture.head.name}', {'with' if capture.has_masks else 'no'} masks")
+            f"{capture.fps:g} fps, head '{capture.head.name}', {'with' if capture.has_masks else 'no'} masks{photos}")
 
 
 def frame_path(folder: Path, kind: str, camera: str, frame: int) -> Path:
@@ -216,6 +219,7 @@ class CaptureWriter:
       images: "png" or "video".
       fps: frames per second; the motion's by default.
       background, reference, source, extra: as `CaptureInfo` says.
+      portrait: the person's photos, kept at their own size.
       overwrite: replace a capture that is already there (only a capture: other folders are never removed).
 
     Raises:
@@ -226,8 +230,9 @@ class CaptureWriter:
                  names: tuple[str, ...] | list[str], image_size: tuple[int, int], masks: bool = True,
                  images: str = "png", fps: float | None = None, background: tuple[int, int, int] = (255, 255, 255),
                  reference: tuple[str, int] | None = None, source: str = "", extra: dict[str, Any] | None = None,
-                 overwrite: bool = False):
+                 portrait: Portrait | None = None, overwrite: bool = False):
         self.path = Path(path)
+        self._portrait = portrait
         size = (int(image_size[0]), int(image_size[1]))
         info = CaptureInfo(float(motion.fps if fps is None else fps), motion.frame_count, size, tuple(names), head.name,
                            images, masks, tuple(int(value) for value in background), reference, source, extra or {})
@@ -301,6 +306,8 @@ class CaptureWriter:
         np.savez_compressed(self._folder / "cameras.npz", **cameras)
         save_motion(self._folder / "motion.npz", self._motion, self._head, self.info.fps)
         self._head.save(self._folder / "head.npz")
+        if self._portrait is not None:
+            write_portrait(self._folder, self._portrait)
         write_json(self._folder / "capture.json", self.info.to_json())
 
     def _add_to_video(self, view: int, frame: int, rgb: np.ndarray) -> None:

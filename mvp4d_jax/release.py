@@ -14,7 +14,7 @@ from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.checkpoint import load_autoencoder, load_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
 
-BUILT_IN = Path(__file__).resolve().parent.parent / "weights"
+BUILT_IN = Path(__file__).resolve().parent / "weights"
 FACTS = "mvp4d.json"
 
 
@@ -61,11 +61,16 @@ def resolve_weights(name: str | os.PathLike) -> Path:
     Raises:
       UserError: nothing is there.
     """
-    path = BUILT_IN / name if str(name) in ("tiny", "tiny_128") else Path(name)
+    path = BUILT_IN / name if str(name) in built_in() else Path(name)
     if not (path / FACTS).is_file():
         raise UserError(path, f"holds no release ({FACTS} is missing)",
-                        "give 'tiny', 'tiny_128', or a folder that `mvp4d train --export` wrote")
+                        f"give {', '.join(built_in())}, or a folder that 'mvp4d train --export' wrote")
     return path
+
+
+def built_in() -> list[str]:
+    """Names of the weights that come with the project."""
+    return sorted(path.parent.name for path in BUILT_IN.glob(f"*/{FACTS}"))
 
 
 def read_facts(folder: str | os.PathLike) -> Facts:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mvp4d.core.driving import canonical_name, load_motion, read_live_link, retarget
+from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.heads.retarget import canonical_name, retarget
+from mvp4d.core.live_link import read_live_link
 
 NAMES = ("jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "mouthSmileLeft")
 HEAD = types.SimpleNamespace(name="builtin", expression_names=NAMES, expression_count=len(NAMES))

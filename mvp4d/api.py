@@ -1,0 +1,398 @@
+"""The public API: one portrait photo to an animatable 4D head avatar, in a dozen names. See docs/api.md.
+
+Each function imports the half that it needs when it is called: `track`, `film`, `load` and `evaluate` the JAX half,
+`distill` and `open_avatar` the PyTorch half. Errors a caller can cause are `UserError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mvp4d.core.cameras.camera import Camera
+from mvp4d.core.capture import Capture, CaptureWriter
+from mvp4d.core.capture.portrait import Portrait
+from mvp4d.core.driving import load_motion
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
+from mvp4d.core.progress import say
+
+if TYPE_CHECKING:
+    from mvp4d_export.avatar import Avatar as AvatarModule
+    from mvp4d_jax.sampling.job import Job
+
+Pathlike = str | os.PathLike[str]
+
+
+def track(photo: Pathlike, *, head: str = "builtin", mask: Pathlike | None = None, matte: str = "auto",
+          landmarks: Pathlike | None = None, face: int | None = None, focal: float | None = None) -> Portrait:
+    """Fits a head to a photo of a person and cuts the person out.
+
+    Args:
+      photo: an image file.
+      head: "builtin", "ict:PATH" or "flame:PATH".
+      mask: a picture of the photo's size, white where the person is; given instead of the automatic cut-out.
+      matte: "auto" cuts the person out, "none" keeps the background.
+      landmarks: an npz of landmarks to use instead of MediaPipe's.
+      face: which face, counted from the left from 1; the largest by default.
+      focal: focal length in pixels, where it is known.
+
+    Returns:
+      A Portrait of one photo.
+
+    Raises:
+      UserError: no picture, no face, or one that the head cannot be laid on.
+    """
+    from mvp4d.core.heads import load_head
+    from mvp4d_jax.sampling.inputs import open_portrait
+    from mvp4d_jax.tracking.track import Source
+    from mvp4d_jax.tracking.track import track as fit_head
+
+    source = Source.open(photo)
+    if source.video:
+        raise UserError("`photo`", f"{photo} is a video", "give a picture")
+    model = load_head(head)
+    fit, _, _ = fit_head(source, model, landmarks=landmarks, face=face, focal=focal)
+    return open_portrait(photo, fit=fit, head=model, mask=mask, matte=matte)
+
+
+def film(identity: int, out: Pathlike, *, cameras: str = "orbit:360x8", frames: int = 13, size: int = 128,
+         fps: float = 25.0, motion: str = "mixed", seed: int = 0, own_motion: float = 0.0,
+         overwrite: bool = False) -> Capture:
+    """Films a synthetic person in the studio, with ground-truth cameras, motion, head and masks.
+
+    Args:
+      identity: the person's number: 0 to 9,999 for training, 10,000 to 10,999 for validation, 11,000 on for tests.
+      out: the capture folder to write.
+      cameras: a rig such as "orbit:360x8", or "random:8".
+      frames, size, fps: of each view; `size` is the side in pixels.
+      motion: "mixed", "speech", "expressive", "turning", "still", or a motion file.
+      seed: of light and performance.
+      own_motion: 0 moves faces as the rig does, 1 as people do: the rig then misses them by a millimetre or two.
+      overwrite: replace a capture that is there.
+    """
+    from mvp4d_jax.studio.produce import Order, make_capture
+
+    order = Order(cameras, frames, size, fps, motion, seed, own_motion)
+    return Capture.open(make_capture(out, identity, order, overwrite=overwrite))
+
+
+def load(weights: Pathlike, *, mesh: tuple[int, int, int] = (1, 1, 1)) -> Model:
+    """Opens a release of multi-view diffusion weights; they are read at the first sample.
+
+    Args:
+      weights: the name of weights that come with the project ("tiny", "tiny_128"), or a release folder.
+      mesh: devices along data, fsdp and context; -1 takes what is left.
+
+    Raises:
+      UserError: no release there, or a mesh that the devices cannot form.
+    """
+    from mvp4d_jax.release import read_facts, resolve_weights
+
+    folder = resolve_weights(weights)
+    return Model(folder, read_facts(folder), tuple(mesh))
+
+
+@dataclasses.dataclass
+class Model:
+    """A release on a device mesh.
+
+    Attributes:
+      folder: of the release.
+      facts: what it was trained for: head, image_size, views, frames, ...
+      mesh: devices along data, fsdp, context.
+    """
+
+    folder: Path
+    facts: Any
+    mesh: tuple[int, int, int] = (1, 1, 1)
+    _generator: Any = dataclasses.field(default=None, repr=False)
+
+    def plan(self, reference: Portrait | Capture | Pathlike, *, motion: Motion | Capture | Pathlike,
+             cameras: Camera | Capture | Pathlike, clean_views: Capture | str | None = None, fit: Any = None,
+             head: str | HeadModel = "builtin", mask: Pathlike | None = None, matte: str = "none",
+             **settings: Any) -> Job:
+        """Checks what `sample` would be given and says what it would do: `plan(...).describe()`. Loads no weights."""
+        from mvp4d_jax.sampling.inputs import open_portrait
+        from mvp4d_jax.sampling.job import Settings, plan_job
+
+        try:
+            chosen = Settings(**settings)
+        except TypeError as error:
+            known = ", ".join(field.name for field in dataclasses.fields(Settings))
+            raise UserError("settings", str(error).removeprefix("Settings.__init__() "), f"known are {known}") from None
+        portrait = open_portrait(reference, fit=fit, head=head, mask=mask, matte=matte)
+        return plan_job(self.folder, self.facts, portrait, motion=motion, cameras=cameras, views=clean_views,
+                        settings=chosen)
+
+    def sample(self, reference: Portrait | Capture | Pathlike, *, motion: Motion | Capture | Pathlike,
+               cameras: Camera | Capture | Pathlike, out: Pathlike | None = None, overwrite: bool = False,
+               **options: Any) -> Capture | Views:
+        """Generates synchronised multi-view video of a person.
+
+        Args:
+          reference: a Portrait (`track`), a capture whose reference frame is taken, or a photo with its `fit`.
+          motion: driving motion: a Motion of the portrait's head, or a motion file, whose expressions are matched by
+            name.
+          cameras: the views to make: a rig such as "orbit:360x8", Camera [V, F'], or a capture's.
+          out: the capture folder to write. A run that was stopped goes on where it was when it is given again.
+          overwrite: replace a capture that is there.
+          options: `clean_views`, `fit`, `head`, `mask`, `matte`, and the fields of `sampling.job.Settings`: `frames`,
+            `window`, `overlap`, `group`, `anchors`, `routing`, `sampler`, `steps`, `guidance`, `guidance_interval`,
+            `guidance_rescale`, `eta`, `seed`.
+
+        Returns:
+          The Capture that was written; Views, in memory, where `out` is None.
+
+        Raises:
+          UserError: an input that is missing, damaged or does not fit, before any weights are loaded.
+        """
+        if out is not None and Path(out).exists() and not overwrite:
+            raise UserError(out, "exists already", "choose another `out` or give `overwrite`")
+        job = self.plan(reference, motion=motion, cameras=cameras, **options)
+        if job.notice:
+            say(f"note: {job.notice}")
+        if out is not None:
+            return self.run(job, out, overwrite=overwrite)
+        with tempfile.TemporaryDirectory(prefix="mvp4d-") as folder:
+            return Views.read(self.run(job, Path(folder) / "views"))
+
+    def run(self, job: Job, out: Pathlike, *, overwrite: bool = False, extra: dict[str, Any] | None = None) -> Capture:
+        """Samples a plan into a capture folder; `extra` is kept in its capture.json."""
+        from mvp4d_jax.parallel import make_mesh
+        from mvp4d_jax.release import load_release
+        from mvp4d_jax.sampling.generate import Generator
+
+        if self._generator is None:
+            mesh = make_mesh(self.mesh)
+            self._generator = Generator(load_release(self.folder), mesh)
+        notes = {"weights": self.folder.name, "steps": job.plan.steps, "guidance": job.plan.guidance_scale,
+                 "sampler": job.options.method, "seed": job.plan.seed, "routing": job.plan.routing, **(extra or {})}
+        return job.run(self._generator, Path(out), notes, overwrite=overwrite)
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Multi-view video in memory.
+
+    Attributes:
+      frames: [V, F, H, W, 3] uint8 on white; masks: [V, F, H, W] uint8 alpha, or None.
+      cameras: [V, F'], F' = 1 or F; names: V.
+      motion: F frames.
+      head: the personalised rig.
+      extra: what is kept in capture.json beside that.
+    """
+
+    frames: np.ndarray
+    masks: np.ndarray | None
+    cameras: Camera
+    names: tuple[str, ...]
+    motion: Motion
+    head: HeadModel
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    portrait: Portrait | None = None
+
+    @classmethod
+    def read(cls, capture: Capture | Pathlike) -> Views:
+        """Every picture of a capture."""
+        from mvp4d.core.capture.portrait import read_portrait
+
+        capture = capture if isinstance(capture, Capture) else Capture.open(capture)
+        views = range(capture.view_count)
+        masks = np.stack([capture.masks(view) for view in views]) if capture.has_masks else None
+        return cls(np.stack([capture.frames(view) for view in views]), masks, capture.cameras, capture.names,
+                   capture.motion, capture.head, dict(capture.info.extra), read_portrait(capture.path, capture.head))
+
+    def save(self, out: Pathlike, *, overwrite: bool = False) -> Capture:
+        """Writes a capture folder."""
+        size = (int(self.frames.shape[2]), int(self.frames.shape[3]))
+        writer = CaptureWriter(out, head=self.head, motion=self.motion, cameras=self.cameras, names=self.names,
+                               image_size=size, masks=self.masks is not None, extra=self.extra,
+                               portrait=self.portrait, source="mvp4d", overwrite=overwrite)
+        with writer:
+            for view in range(len(self.frames)):
+                for frame, picture in enumerate(self.frames[view]):
+                    writer.add(view, frame, picture, None if self.masks is None else self.masks[view, frame])
+        return Capture.open(out)
+
+
+def open_capture(path: Pathlike) -> Capture:
+    """Opens a capture folder. Raises UserError naming the file and field at fault."""
+    return Capture.open(path)
+
+
+def evaluate(capture: Capture | Pathlike, against: Capture | Pathlike, *, baselines: bool = False,
+             lpips: Pathlike | None = None) -> dict[str, Any]:
+    """Measures a capture against the ground truth of the same cameras: PSNR, SSIM, by angle, consistency, flicker.
+
+    Args:
+      baselines: also score the truth's reference image repeated, and painted onto the truth's rig.
+      lpips: safetensors with VGG-16 features and LPIPS layers, for LPIPS.
+
+    Returns:
+      "mean", "views", "by_angle", "consistency", "left_out" (measures that were not taken, and why), "baselines".
+    """
+    from mvp4d_jax.evaluation.evaluate import evaluate as measure
+
+    ours, truth = (item if isinstance(item, Capture) else Capture.open(item) for item in (capture, against))
+    return measure(ours, truth, lpips_weights=lpips, baselines=baselines)
+
+
+def distill(views: Capture | Views | Pathlike, *, out: Pathlike, preset: str | None = None, seed: int = 0,
+            device: str | None = None, hold_views: int = 0, hold_times: int = 0, lpips: Pathlike | None = None,
+            overwrite: bool = False, **options: Any) -> Avatar:
+    """Fits a 4D Gaussian avatar to multi-view video.
+
+    Args:
+      views: a capture, or Views.
+      out: the avatar folder to write; a fit that was stopped goes on where it was.
+      preset: "cpu", "low", "default" or "high"; "default" with CUDA, else "cpu".
+      device: "cpu" or "cuda"; CUDA where there is one.
+      hold_views, hold_times: views and frames left out of the fit and scored.
+      lpips: safetensors with VGG-16 and LPIPS weights.
+      overwrite: replace an avatar that is there.
+      options: changes to the preset (`mvp4d_export.presets.changed`): `steps`, `views_per_step`, `densify`,
+        `deformation`, `antialiased`, `colour_correction`.
+    """
+    from mvp4d_export.fitting import fit_avatar
+
+    with _on_disk(views) as capture:
+        report = fit_avatar(capture, Path(out), preset_name=preset, seed=seed, device=device, hold_views=hold_views,
+                            hold_times=hold_times, lpips=lpips, overwrite=overwrite, **options)
+    avatar = open_avatar(out, device=device)
+    return dataclasses.replace(avatar, report=report)
+
+
+@contextlib.contextmanager
+def _on_disk(views: Capture | Views | Pathlike) -> Iterator[Capture]:
+    if isinstance(views, Views):
+        with tempfile.TemporaryDirectory(prefix="mvp4d-") as folder:
+            yield views.save(Path(folder) / "views")
+    else:
+        yield views if isinstance(views, Capture) else Capture.open(views)
+
+
+def open_avatar(path: Pathlike, *, device: str | None = None) -> Avatar:
+    """Opens an avatar folder on "cpu" or "cuda" (CUDA where there is one)."""
+    from mvp4d_export.avatar import Avatar as AvatarModule
+    from mvp4d_export.device import pick_device
+
+    return Avatar(Path(path), AvatarModule.load(path, pick_device(device)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Avatar:
+    """An animatable Gaussian avatar.
+
+    Attributes:
+      path: its folder.
+      module: the torch module: rig, Gaussians, deformation net.
+      report: of the fit that made it, where `distill` did; else empty.
+    """
+
+    path: Path
+    module: AvatarModule
+    report: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def head(self) -> HeadModel:
+        return self.module.head
+
+    def motion(self, motion: Motion | Pathlike | None = None) -> Motion:
+        """A motion for this avatar: its own where None is given, a file's matched by expression names."""
+        if isinstance(motion, Motion):
+            return motion
+        found, notice = load_motion(self.path if motion is None else motion, self.head)
+        if notice:
+            say(f"note: {notice}")
+        return found
+
+    def render(self, motion: Motion | Pathlike | None = None, *, cameras: str | Camera = "orbit:360x48",
+               size: int | tuple[int, int] | None = None, fps: float | None = None,
+               background: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Rendering:
+        """Plans a rendering: `.save(path)`, `.frames()` or iterate over it.
+
+        Args:
+          motion: driving motion; the avatar's own by default.
+          cameras: a rig; still ones are walked through while the motion loops, turn:, sway: and file: paths move with
+            it. Or Camera [N], one for each frame.
+          size: (height, width) or a side in pixels; that of the capture by default.
+          fps: the motion's by default.
+          background: colour in [0, 1].
+        """
+        from mvp4d_export.render import plan_rendering
+
+        chosen = self.motion(motion)
+        height_width = (size, size) if isinstance(size, int) else size or self.module.image_size
+        return Rendering(self, plan_rendering(self.module, chosen, cameras, height_width, background),
+                         fps or chosen.fps)
+
+    def export(self, out: Pathlike, *, format: str | None = None, motion: Motion | Pathlike | None = None,
+               frame: int = 0, overwrite: bool = False) -> Path:
+        """Writes the avatar in another program's format (`mvp4d export --help` lists them).
+
+        Args:
+          format: by default told by the name: ".ply" is "ply".
+          motion: what is written of, where the format holds a motion; the avatar's own by default.
+          frame: for formats of one frame.
+        """
+        from mvp4d_export.formats import export_avatar
+
+        export_avatar(self.module, Path(out), format, self.motion(motion), frame=frame, overwrite=overwrite)
+        return Path(out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendering:
+    """Frames to be rendered; nothing is, until they are asked for."""
+
+    avatar: Avatar
+    shot: Any
+    fps: float
+
+    def __len__(self) -> int:
+        return len(self.shot.pairs)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the pictures."""
+        return self.shot.image_size
+
+    def each_view(self) -> list[Rendering]:
+        """The whole motion once for every still camera."""
+        from mvp4d_export.render import every_view
+
+        return [dataclasses.replace(self, shot=shot) for shot in every_view(self.shot)]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """uint8 [H, W, 3], one at a time."""
+        from mvp4d_export.render import render_frames, to_bytes
+
+        for rgb, _ in render_frames(self.avatar.module, self.shot):
+            yield to_bytes(rgb)
+
+    def frames(self) -> np.ndarray:
+        """uint8 [N, H, W, 3]."""
+        return np.stack(list(self))
+
+    def save(self, path: Pathlike, *, alpha: bool = False, overwrite: bool = False) -> Path:
+        """Writes NAME.mp4, or a folder of PNG files, with straight alpha where asked."""
+        from mvp4d_export.render import write_rendering
+
+        write_rendering(self.avatar.module, self.shot, Path(path), self.fps, alpha=alpha, overwrite=overwrite)
+        return Path(path)
+
+
+def validate(path: Pathlike) -> str:
+    """Checks a capture, fit, shards, weights or avatar whole and says in one line what it is. Raises UserError."""
+    from mvp4d.validation import validate as check
+
+    return check(Path(path))

@@ -1,0 +1,151 @@
+"""A sampling run from its inputs to a plan, before any weights are loaded, and the run itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mvp4d.core.cameras.camera import FIELDS, Camera
+from mvp4d.core.capture import Capture
+from mvp4d.core.capture.portrait import Portrait
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.motion import ARRAYS, Motion
+from mvp4d_jax.models.checkpoint_config import read_config
+from mvp4d_jax.models.transformer_config import forward_flops
+from mvp4d_jax.release import Facts
+from mvp4d_jax.sampling.denoise import DenoiseOptions
+from mvp4d_jax.sampling.generate import CleanViews, Generator, Shot
+from mvp4d_jax.sampling.inputs import check_portrait, clean_views, pick_cameras, pick_motion
+from mvp4d_jax.sampling.plan import Plan, describe, make_plan
+from mvp4d_jax.sampling.shot import check_cameras
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to sample; None means what the release was made for.
+
+    Attributes:
+      frames: frames to make; None for as many as the motion has.
+      window: frames per window, 1 + s k.
+      overlap: clean latent frames between windows.
+      group: views per sequence.
+      anchors: views that sit in every group.
+      routing: "random" or "circular".
+      sampler: "dpm" or "ddim".
+      steps: denoising steps.
+      guidance: scale of classifier-free guidance; 1 is off.
+      guidance_interval: share of the noise range in which guidance acts.
+      guidance_rescale: 0 to 1.
+      eta: noise added back at every step, 0 to 1.
+      seed: of all noise and routing.
+    """
+
+    frames: int | None = None
+    window: int | None = None
+    overlap: int = 1
+    group: int | None = None
+    anchors: int = 1
+    routing: str = "random"
+    sampler: str = "dpm"
+    steps: int = 24
+    guidance: float = 1.5
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_rescale: float = 0.0
+    eta: float = 0.0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A planned run. `motion` F frames, `cameras` [V, F']; `notice` says what could not be carried over."""
+
+    folder: Path
+    portrait: Portrait
+    motion: Motion
+    cameras: Camera
+    names: tuple[str, ...]
+    clean: CleanViews | None
+    plan: Plan
+    options: DenoiseOptions
+    notice: str = ""
+
+    def describe(self) -> str:
+        """The plan and its cost, read off the transformer's config.json and file sizes."""
+        config, _ = read_config(self.folder / "transformer")
+        size = sum(file.stat().st_size for file in (self.folder / "transformer").glob("*.safetensors"))
+        flops = forward_flops(config, self.plan.tokens(config.patch_size))
+        return describe(self.plan, patch=config.patch_size, flops_per_forward=flops, parameter_bytes=float(size))
+
+    def run(self, generator: Generator, out: Path, extra: dict[str, Any] | None = None, *,
+            overwrite: bool = False) -> Capture:
+        """Samples into the capture `out`; a run of the same inputs that was stopped goes on where it was."""
+        shot = Shot(generator.reference(self.portrait), self.portrait.head, self.motion, self.cameras, self.names,
+                    self.clean)
+        return generator.run(self.plan, shot, self.options, out, self.fingerprint(), extra, overwrite=overwrite)
+
+    def fingerprint(self) -> str:
+        """A hash of everything that the pictures depend on."""
+        digest = hashlib.sha256(self.plan.fingerprint().encode())
+        digest.update(json.dumps([dataclasses.asdict(self.options), self.names]).encode())
+        digest.update((self.folder / "mvp4d.json").read_bytes())
+        for file in sorted(self.folder.rglob("*.safetensors")):
+            digest.update(f"{file.relative_to(self.folder)} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
+        portrait = self.portrait
+        _update(digest, portrait.photos[portrait.reference], np.asarray(portrait.reference))
+        _update(digest, *(getattr(portrait.camera, name) for name in FIELDS))
+        _update(digest, *(getattr(portrait.head, name) for name in ("template", "expression_basis", "skin_weights")))
+        for motion in (portrait.motion, self.motion):
+            _update(digest, *(getattr(motion, name) for name in ARRAYS))
+        _update(digest, *(getattr(self.cameras, name) for name in FIELDS))
+        if self.clean is not None:
+            _update(digest, *(getattr(self.clean.cameras(), name) for name in FIELDS))
+            for window in self.plan.windows:
+                _update(digest, self.clean.frames(window))
+        return digest.hexdigest()
+
+
+def plan_job(folder: Path, facts: Facts, portrait: Portrait, *, motion: Motion | Capture | str | os.PathLike,
+             cameras: Camera | Capture | str | os.PathLike, views: Capture | str | None = None,
+             settings: Settings | None = None) -> Job:
+    """Checks every input against each other and against the weights, and plans the run.
+
+    Args:
+      folder, facts: of the release.
+      motion, cameras, views: driving motion, views to make, existing clean views (`sampling.inputs`).
+
+    Raises:
+      UserError: the first thing that is missing, damaged or does not fit.
+    """
+    settings = settings or Settings()
+    check_portrait(portrait, facts)
+    head, size = portrait.head, (facts.image_size, facts.image_size)
+    motion, notice = pick_motion(motion, head, settings.frames)
+    cameras, names, vertices = pick_cameras(cameras, head, motion, size)
+    check_cameras(cameras, names, vertices, size)
+    clean = clean_views(views, size, head)
+    plan = make_plan(
+        views=len(names), frames=motion.frame_count, latent_size=facts.latent_size, trained_views=facts.views,
+        window_frames=settings.window or facts.frames, clean_views=len(clean.views) if clean else 0,
+        overlap_latents=settings.overlap, group_size=settings.group, anchors=settings.anchors,
+        routing=settings.routing, steps=settings.steps, guidance_scale=settings.guidance, seed=settings.seed,
+        stride=facts.conditioning.temporal_stride)
+    options = DenoiseOptions(settings.sampler, settings.eta, facts.snr_shift, tuple(settings.guidance_interval),
+                             settings.guidance_rescale)
+    try:
+        options.sampler(plan), options.guidance(plan)
+    except ValueError as error:
+        raise UserError("sampler settings", str(error)) from None
+    return Job(folder, portrait, motion, cameras, tuple(names), clean, plan, options, notice)
+
+
+def _update(digest: Any, *arrays: Any) -> None:
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        digest.update(repr((array.shape, str(array.dtype))).encode())
+        digest.update(array.tobytes())

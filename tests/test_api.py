@@ -1,0 +1,121 @@
+"""The public API as a program uses it."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_world import FRAMES, SIZE, write_release, write_scene
+
+import mvp4d
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    return write_release(folder / "release"), write_scene(folder / "truth")
+
+
+def test_importing_takes_neither_long_nor_a_half():
+    program = "import time; t = time.time(); import mvp4d; print(time.time() - t); import sys; " \
+              "print(sorted({'jax', 'torch', 'numpy'} & set(sys.modules)))"
+    seconds, loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                                     check=True).stdout.splitlines()
+    assert float(seconds) < 0.3
+    assert loaded == "[]"
+
+
+def test_every_name_is_there_and_documented():
+    page = (ROOT / "docs" / "api.md").read_text()
+    for name in mvp4d.__all__:
+        assert inspect.getdoc(getattr(mvp4d, name)), name
+        assert re.search(rf"`(mvp4d\.)?{name}\b", page), f"docs/api.md does not tell of {name}"
+    with pytest.raises(AttributeError):
+        _ = mvp4d.nothing
+
+
+def test_sampling_gives_arrays_or_a_capture_and_they_agree(world, tmp_path):
+    release, scene = world
+    model = mvp4d.load(release)
+    with mvp4d.silence():
+        views = model.sample(scene, motion=scene, cameras=scene, steps=2)
+        capture = model.sample(scene, motion=scene, cameras=scene, steps=2, out=tmp_path / "views")
+    assert views.frames.shape == (capture.view_count, FRAMES, SIZE, SIZE, 3)
+    np.testing.assert_array_equal(views.frames, np.stack([capture.frames(v) for v in range(capture.view_count)]))
+    saved = views.save(tmp_path / "saved")
+    np.testing.assert_array_equal(saved.frames(0), capture.frames(0))
+    assert saved.names == capture.names
+
+
+def test_silence_is_silent(world, tmp_path, capfd):
+    release, scene = world
+    capfd.readouterr()
+    with mvp4d.silence():
+        mvp4d.load(release).sample(scene, motion=scene, cameras=scene, steps=2, frames=5)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_errors_speak_of_arguments_and_the_command_line_of_flags(world, tmp_path, capsys):
+    release, scene = world
+    with pytest.raises(mvp4d.UserError, match=r"^`frames`: 50 asked for"):
+        mvp4d.load(release).sample(scene, motion=scene, cameras=scene, frames=50)
+    with pytest.raises(mvp4d.UserError, match="settings: got an unexpected keyword argument 'stepz'"):
+        mvp4d.load(release).sample(scene, motion=scene, cameras=scene, stepz=3)
+    from mvp4d.cli import main
+
+    words = ["sample", "--weights", str(release), "--reference", str(scene), "--motion", str(scene), "--cameras",
+             str(scene), "--out", str(tmp_path / "x"), "--frames", "50"]
+    assert main(words) == 2
+    assert "--frames: 50 asked for" in capsys.readouterr().err
+
+
+def test_a_plan_costs_no_weights(world):
+    release, scene = world
+    job = mvp4d.load(release).plan(scene, motion=scene, cameras=scene, steps=3)
+    assert "tokens" in job.describe()
+
+
+def test_the_fingerprint_is_of_everything_the_pictures_depend_on(world, tmp_path):
+    """Each input changed alone changes it; the same inputs give it again."""
+    release, scene = world
+    model, base = mvp4d.load(release), {"motion": scene, "cameras": scene, "steps": 2}
+
+    def fingerprint(**changes):
+        return model.plan(scene, **{**base, **changes}).fingerprint()
+
+    first = fingerprint()
+    assert fingerprint() == first
+    other = write_scene(tmp_path / "other", seed=2)
+    moved = mvp4d.open_capture(scene).cameras
+    moved = mvp4d.Camera(moved.world_to_camera, moved.fx, moved.fy * 1.01, moved.cx, moved.cy)
+    changes = [{"seed": 1}, {"steps": 3}, {"guidance": 2.0}, {"eta": 0.5}, {"sampler": "ddim"}, {"frames": 5},
+               {"cameras": moved}, {"clean_views": f"{scene}:cam01"}, {"clean_views": f"{other}:cam01"},
+               {"guidance_interval": (0.1, 0.9)}]
+    seen = [fingerprint(**change) for change in changes]
+    assert len({first, *seen}) == 1 + len(changes)
+
+
+@pytest.mark.slow
+def test_ten_lines_from_a_photo_to_an_avatar(tmp_path, monkeypatch):
+    """The program of docs/api.md, word for word, on scikit-image's astronaut and the built-in weights."""
+    from skimage import data, io
+
+    program = re.search(r"```python ten-lines\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.S)[1]
+    monkeypatch.chdir(tmp_path)
+    io.imsave("me.jpg", data.astronaut())
+    names = ["JawOpen", "EyeBlinkLeft", "EyeBlinkRight", "MouthSmileLeft", "MouthSmileRight"]
+    angles = ["HeadYaw", "HeadPitch", "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "RightEyeYaw", "RightEyePitch"]
+    rows = [",".join(["Timecode", "BlendShapeCount", *names, *angles])]
+    for frame in range(5):
+        values = [0.1 * frame, 0, 0, 0.3, 0.3, 0.05 * frame, 0, 0, 0, 0, 0, 0]
+        rows.append(",".join([f"00:00:00:{frame:02d}", "61", *map(str, values)]))
+    Path("drive.csv").write_text("\n".join(rows))
+    exec(program, {})
+    assert Path("talk.mp4").stat().st_size > 10_000
+    assert Path("head.ply").read_bytes().startswith(b"ply")
+    assert "avatar" in mvp4d.validate("out/avatar")
