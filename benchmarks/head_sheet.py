@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from mvp4d.core.cameras.camera import look_at, perspective
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.motion import Motion
-from mvp4d_jax.geometry.rasterize import interpolate_corners, rasterize, rasterize_screen
+from mvp4d_jax.geometry.rasterize import rasterize, rasterize_screen
 from mvp4d_jax.heads.skinning import skin
 
 COLOURS = {
@@ -29,6 +29,13 @@ COLOURS = {
 SKIN = (0.80, 0.62, 0.52)
 SUPERSAMPLING = 2
 FACE, WHOLE = (0.0, -0.03, 0.05, 0.20), (0.0, -0.01, 0.01, 0.29)  # centre and height of the picture, metres
+
+
+def of_corners(raster, values: np.ndarray) -> np.ndarray:
+    """Paints per-corner values [T, 3, A] -> [H, W, A]; zero where there is no face."""
+    face = np.asarray(raster.face)
+    mixed = (values[np.maximum(face, 0)] * np.asarray(raster.barycentric)[..., None]).sum(-2)
+    return np.where((face >= 0)[..., None], mixed, 0)
 
 
 def corner_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -50,7 +57,7 @@ def picture(head, vertices: np.ndarray, yaw: float, frame: tuple, size: int, pit
     pixels = size * SUPERSAMPLING
     camera = perspective(look_at(target + 1.2 * direction, target), 2 * np.arctan(height / 2 / 1.2), (pixels, pixels))
     raster = rasterize(camera, vertices, head.faces, (pixels, pixels), cull_backfaces=True)
-    normals = np.asarray(interpolate_corners(raster, corner_normals(vertices, head.faces)))
+    normals = of_corners(raster, corner_normals(vertices, head.faces))
     normals = normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-6)
     right, up = np.cross([0, 1, 0], direction), np.cross(direction, np.cross([0, 1, 0], direction))
     key = 0.45 * right + 0.55 * up + 0.75 * direction

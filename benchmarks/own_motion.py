@@ -13,10 +13,10 @@ import numpy as np
 
 from mvp4d.core.heads.model import HeadModel
 from mvp4d_jax.heads.skinning import skin_in_head_space
-from mvp4d_jax.studio.identity import draw_identity, random_for
 from mvp4d_jax.studio.motions import make_motion
 from mvp4d_jax.studio.own_motion import own_motion
 from mvp4d_jax.studio.studio import builtin_head
+from mvp4d_jax.studio.traits import draw_identity, random_for
 
 MOVED = 0.002  # metres
 FACE = ("skin", "lips", "nostrils")

@@ -55,11 +55,6 @@ class NoiseSchedule:
         noise = jnp.asarray(np.sqrt(1.0 - self.alphas_cumprod), jnp.float32)
         return signal[timesteps], noise[timesteps]
 
-    def log_snr(self) -> np.ndarray:
-        """log(a / (1 - a)), float64 [1000]; -inf at the last timestep."""
-        with np.errstate(divide="ignore"):
-            return np.log(self.alphas_cumprod) - np.log1p(-self.alphas_cumprod)
-
     def add_noise(self, x0: jax.Array, epsilon: jax.Array, timesteps: jax.Array) -> jax.Array:
         """x_t of clean `x0` and standard normal `epsilon`, of `x0`'s dtype."""
         signal, noise = (_expand(value, x0) for value in self.signal_noise(timesteps))

@@ -157,45 +157,6 @@ def encode_positions(positions: Array, frequencies: int) -> Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*positions.shape[:-1], -1)
 
 
-def picture_of(conditioning: Array, part: str, config: ConditioningConfig, magnification: int = 8) -> np.ndarray:
-    """A picture of one map for humans.
-
-    Args:
-      conditioning: [..., h, w, C].
-      part: pose, expression, rays, reference, crop or motion (of the earliest frame of the group).
-      magnification: nearest-neighbour enlargement.
-
-    Returns:
-      [..., h * magnification, w * magnification, 3] uint8.
-    """
-    drawn = [name for name, place in config.parts.items() if place.start < place.stop and name != "painted"]
-    if part not in drawn:
-        raise UserError("part", f"'{part}' is not a map of this conditioning", f"use one of {', '.join(drawn)}")
-    values = np.asarray(conditioning)[..., config.parts[part]]
-    if part == "pose":  # the slowest sine of each coordinate, black where there is no head
-        octaves = config.frequencies
-        present = np.abs(values).sum(-1, keepdims=True) > 0
-        colour = np.where(present, 0.5 + 0.5 * values[..., [0, 2 * octaves, 4 * octaves]], 0.0)
-    elif part == "expression":
-        colour = 0.5 + values / 4
-    elif part == "rays":
-        colour = 0.5 + 0.5 * values
-    elif part == "motion":
-        colour = 0.5 + values[..., :3] / 4 if config.motion == "stacked" else _flow_colour(values[..., :2])
-    else:
-        colour = np.repeat(values, 3, axis=-1)
-    picture = np.round(np.clip(colour, 0, 1) * 255).astype(np.uint8)
-    return picture.repeat(magnification, axis=-3).repeat(magnification, axis=-2)
-
-
-def _flow_colour(flow: np.ndarray) -> np.ndarray:
-    """[..., 2] displacement -> [..., 3]: direction as hue, length as saturation; no motion is white."""
-    angle = np.arctan2(flow[..., 1], flow[..., 0])
-    strength = np.clip(np.linalg.norm(flow, axis=-1), 0, 1)[..., None]
-    hue = 0.5 + 0.5 * np.cos(angle[..., None] - np.array([0.0, 2.0, 4.0]) * np.pi / 3)
-    return 1 - strength * (1 - hue)
-
-
 def _shrink_mask(outside: Array, groups: np.ndarray, step: int) -> Array:
     """[V, F, H, W] -> [V, L, h, w]: area-averaged at the drawn frames."""
     outside = jnp.asarray(outside, jnp.float32)

@@ -92,13 +92,8 @@ def interpolate(raster: Raster, faces: Array, values: Array, background: float =
     return _mix(raster, picked, background)
 
 
-def interpolate_corners(raster: Raster, values: Array, background: float = 0.0) -> Array:
-    """Paints per-corner values [T, 3, A] (texture coordinates, for instance) -> [..., H, W, A]."""
-    return _mix(raster, jnp.asarray(values)[jnp.maximum(raster.face, 0)], background)
-
-
 def _mix(raster: Raster, picked: Array, background: float) -> Array:
-    # Written out: XLA's CPU compiler can get sums over short axes wrong when it merges them (see heads/rotation.py).
+    # Written out: XLA's CPU compiler can get sums over short axes wrong when it merges them (see core/rotation.py).
     mixed = sum(picked[..., corner, :] * raster.barycentric[..., corner, None] for corner in range(3))
     return jnp.where((raster.face >= 0)[..., None], mixed, background)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvp4d_jax.studio.identity import Identity, random_for
+from mvp4d_jax.studio.traits import Identity, random_for
 
 SIZE = 192
 IRIS_RADIUS = 0.50  # of the eyeball's

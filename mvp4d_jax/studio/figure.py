@@ -13,12 +13,12 @@ from scipy.spatial import cKDTree
 from mvp4d.core.heads.model import HeadModel
 from mvp4d_jax.studio import hair, wardrobe
 from mvp4d_jax.studio.eyes import paint_eye
-from mvp4d_jax.studio.identity import Identity, random_for
 from mvp4d_jax.studio.lighting import harmonics
 from mvp4d_jax.studio.rendering import Figure, faces_around
 from mvp4d_jax.studio.shading import CLOTH, EYE, HAIR, METAL, MOUTH, SKIN, TRAITS
-from mvp4d_jax.studio.skin import SKIN_PARTS, paint
+from mvp4d_jax.studio.skin_texture import SKIN_PARTS, paint
 from mvp4d_jax.studio.surface import RadialSurface
+from mvp4d_jax.studio.traits import Identity, random_for
 from mvp4d_jax.studio.zbuffer import nearest_face, unpack
 
 # One size for everybody, so that all identities share one compiled program; hair beyond it is thinned.

@@ -11,9 +11,9 @@ import dataclasses
 
 import numpy as np
 
-from mvp4d_jax.studio import anatomy
-from mvp4d_jax.studio.identity import Identity
+from mvp4d_jax.studio import face_regions
 from mvp4d_jax.studio.surface import RadialSurface
+from mvp4d_jax.studio.traits import Identity
 
 TIE = np.array([0.0, 0.020, -0.105])  # where a ponytail is bound
 BUN = np.array([0.0, 0.075, -0.088])
@@ -136,13 +136,13 @@ def _tone(identity: Identity, count: int, rng: np.random.Generator, spread: floa
 def _scalp_hair(identity: Identity, style: Style, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray,
                 surface: RadialSurface, torso: RadialSurface, rng: np.random.Generator) -> list[Ribbons]:
     recede = 0.018 * max(0.0, identity.age - 0.35) * (identity.beard != "none" or rng.random() < 0.3)
-    weights = anatomy.scalp(canonical, recede)
+    weights = face_regions.scalp(canonical, recede)
     face, weight = scatter(weights, vertices, faces, style.locks, rng)
     roots, normals = _at(face, weight, vertices, faces)
     rest, _ = _at(face, weight, canonical, faces)
     count = style.locks
     layer = rng.random(count) ** 0.7
-    turn = anatomy.azimuth(rest)
+    turn = face_regions.azimuth(rest)
     length = rng.uniform(*style.length, count)
     if style.cut is not None:
         length = np.clip((rest[:, 1] - style.cut) * 1.12 + 0.02, *style.length) * rng.uniform(0.9, 1.04, count)
@@ -253,7 +253,7 @@ def _settle(points: np.ndarray, height: np.ndarray, surface: RadialSurface, styl
 
 def _clear_face(points: np.ndarray, free: np.ndarray) -> np.ndarray:
     """Turns points that hang before the face to its side; locks that are `free` may cover the forehead."""
-    turn, y = anatomy.azimuth(points), points[:, 1]
+    turn, y = face_regions.azimuth(points), points[:, 1]
     low = np.where(free, 0.024, 0.064)
     keep = 1.12 * _ease((low - y) / np.where(free, 0.024, 0.050))
     keep = np.where(y < -0.105, np.maximum(keep - 4.0 * (-0.105 - y), 0.55), keep)
@@ -271,7 +271,7 @@ def _curl(points: np.ndarray, style: Style, surface: RadialSurface, lift: np.nda
     outward = _unit(points - surface.centre)
     side = _unit(np.cross(tangent, outward))
     travelled = np.concatenate([np.zeros((count, 1)), np.linalg.norm(np.diff(points, axis=1), axis=-1).cumsum(1)], 1)
-    group = np.round(anatomy.azimuth(points[:, 0]) * 9) + np.sign(points[:, 0, 0]) * 31
+    group = np.round(face_regions.azimuth(points[:, 0]) * 9) + np.sign(points[:, 0, 0]) * 31
     phase = (group * 2.4 + rng.normal(0, 0.9, count))[:, None] + travelled * style.turns * 2 * np.pi
     opening = np.minimum(1.0, 2.5 * np.linspace(0, 1, number)) * style.curl * rng.uniform(0.6, 1.3, (count, 1))
     wound = points + (np.cos(phase) * opening)[..., None] * side + (np.sin(phase) * opening)[..., None] * outward * 0.8
@@ -342,11 +342,11 @@ def _bun(identity: Identity, style: Style, knot: np.ndarray, surface: RadialSurf
 def _brows(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray,
            rng: np.random.Generator) -> Ribbons:
     count, number = 300, 3
-    density, _ = anatomy.brow(canonical)
+    density, _ = face_regions.brow(canonical)
     face, weight = scatter(density + 1e-9, vertices, faces, count, rng)
     roots, normals = _at(face, weight, vertices, faces)
     rest, _ = _at(face, weight, canonical, faces)
-    inside, along = anatomy.brow(rest)
+    inside, along = face_regions.brow(rest)
     side = np.sign(roots[:, :1])
     slope = np.stack([np.ones(count), 1.1 * (1 - along) - 0.55 * along, np.zeros(count)], -1) * np.concatenate(
         [side, np.ones((count, 2))], -1)
@@ -363,7 +363,7 @@ def _brows(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, face
 def _beard(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray,
            rng: np.random.Generator) -> Ribbons:
     count, number = {"moustache": 180, "goatee": 380, "full": 620}[identity.beard], 4
-    face, weight = scatter(anatomy.beard(canonical, identity.beard) + 1e-9, vertices, faces, count, rng)
+    face, weight = scatter(face_regions.beard(canonical, identity.beard) + 1e-9, vertices, faces, count, rng)
     roots, normals = _at(face, weight, vertices, faces)
     rest, _ = _at(face, weight, canonical, faces)
     lip = (rest[:, 1] > -0.067)[:, None] & (np.abs(rest[:, :1]) < 0.03)

@@ -17,10 +17,10 @@ import dataclasses
 import numpy as np
 from scipy.spatial import cKDTree
 
-from mvp4d.core.heads.builtin.anatomy import smoothstep
+from mvp4d.core.heads.builtin.measures import smoothstep
 from mvp4d.core.heads.mesh import neighbour_mean
 from mvp4d.core.heads.model import HeadModel
-from mvp4d_jax.studio.identity import random_for
+from mvp4d_jax.studio.traits import random_for
 
 # Standard deviations at amount 1, as shares of the rig's own displacement.
 GAIN, BEND, BULGE, GROWTH, MEETING = 0.18, 0.20, 0.15, 0.10, 0.15

@@ -17,9 +17,9 @@ from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.progress import progress, say
-from mvp4d_jax.studio.identity import random_for, split_of
 from mvp4d_jax.studio.motions import KINDS
 from mvp4d_jax.studio.studio import Studio, builtin_head
+from mvp4d_jax.studio.traits import random_for, split_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,11 +18,11 @@ from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import ARRAYS, Motion
 from mvp4d_jax.studio.figure import build_figure
-from mvp4d_jax.studio.identity import Identity, draw_identity, random_for
 from mvp4d_jax.studio.lighting import Lights, draw_lights
 from mvp4d_jax.studio.motions import make_motion
 from mvp4d_jax.studio.own_motion import own_motion as make_own_motion
 from mvp4d_jax.studio.rendering import Figure, Posed, draw, pose
+from mvp4d_jax.studio.traits import Identity, draw_identity, random_for
 
 _CHUNK = 8  # frames posed at once
 _THREADS = max(2, (os.cpu_count() or 2) // 2)

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from mvp4d_jax.studio.identity import Identity
-from mvp4d_jax.studio.skin import Noise
+from mvp4d_jax.studio.skin_texture import Noise
 from mvp4d_jax.studio.surface import RadialSurface
+from mvp4d_jax.studio.traits import Identity
 
 TORSO = np.array([0.0, -0.250, -0.030])
 _AROUND, _DOWN = 96, 16

@@ -18,7 +18,6 @@ from mvp4d_jax.geometry.conditioning import (
     encode_positions,
     frame_groups,
     latent_frames,
-    picture_of,
 )
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
@@ -201,14 +200,3 @@ def test_moving_cameras_inside_jit_and_bad_shapes(drawn):
         draw_conditioning(head, motion, views[:, 0], SIZE, config, views[0, 0])
     with pytest.raises(UserError, match="video frames"):
         draw_conditioning(head, dataclasses.replace(motion[:4]), views, SIZE, config, views[0, 0])
-
-
-def test_pictures_for_humans(drawn):
-    *_, config, maps = drawn
-    for part in list(config.parts)[:-1]:
-        picture = picture_of(maps, part, config, magnification=2)
-        assert picture.shape == (VIEWS, 2, 32, 24, 3) and picture.dtype == np.uint8
-    assert (picture_of(maps, "motion", config)[:, 0] == 255).all()
-    assert (picture_of(maps, "pose", config)[0, 0, 0, 0] == 0).all()
-    with pytest.raises(UserError, match="depth"):
-        picture_of(maps, "depth", config)

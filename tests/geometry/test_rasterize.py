@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvp4d.core.cameras import camera as cameras
-from mvp4d_jax.geometry.rasterize import interpolate, interpolate_corners, rasterize
+from mvp4d_jax.geometry.rasterize import interpolate, rasterize
 
 SIZE = (48, 64)
 
@@ -126,20 +126,20 @@ def test_many_chunks_batches_and_vmap_give_the_same():
         np.testing.assert_allclose(painted[index], interpolate(raster, faces, colours[index]), atol=1e-6)
 
 
-def test_corner_values_and_perspective():
+def test_values_follow_perspective():
     # A square that recedes steeply: the middle of the picture shows less than half of it.
     vertices = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, -6], [-1, 1, -6]], np.float32)
     faces = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
     camera = cameras.perspective(cameras.look_at(np.array([0.0, 0.0, 2.0]), np.zeros(3)), np.deg2rad(60), SIZE)
     raster = rasterize(camera, vertices, faces, SIZE)
-    corners = np.array([[[0, 0], [1, 0], [1, 1]], [[0, 0], [1, 1], [0, 1]]], np.float32)
-    uv = np.asarray(interpolate_corners(raster, corners))
+    values = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
+    uv = np.asarray(interpolate(raster, faces, values))
     hit = np.asarray(raster.face) >= 0
     rays = np.asarray(cameras.pixel_rays(camera, SIZE))[hit]
     points = np.array([0, 0, 2.0]) + rays * (np.asarray(raster.depth)[hit] / -rays[:, 2])[:, None]
     np.testing.assert_allclose(uv[hit][:, 1], (points[:, 1] + 1) / 2, atol=1e-5)
     np.testing.assert_allclose(points[:, 2], -3 * (points[:, 1] + 1), atol=1e-4)
-    assert (np.asarray(interpolate_corners(raster, corners, background=-1.0))[~hit] == -1).all()
+    assert (np.asarray(interpolate(raster, faces, values, background=-1.0))[~hit] == -1).all()
 
 
 def test_near_plane_and_points_behind_the_camera_draw_nothing_wrong():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import builtin_regions
 import numpy as np
 import pytest
 
-from mvp4d.core.heads import builtin, load_head
+from mvp4d.core.heads import load_head
 from mvp4d.core.heads.arkit import ARKIT_NAMES
 
 # Landmarks (Multi-PIE numbers; the head's left is picture right) and what they do in millimetres: axis, least signed
@@ -80,7 +81,7 @@ def test_expression_moves_what_it_names(head, name):
 @pytest.mark.parametrize("left", ONE_SIDED)
 def test_right_mirrors_left(head, left):
     right = left.replace("Left", "Right")
-    mirrored = offset(head, left)[builtin.mirror_map()] * [-1, 1, 1]
+    mirrored = offset(head, left)[builtin_regions.mirror_map()] * [-1, 1, 1]
     assert np.allclose(offset(head, right), mirrored, atol=1e-7)
     if left in ("jawLeft", "mouthLeft"):
         return
@@ -90,7 +91,7 @@ def test_right_mirrors_left(head, left):
 
 @pytest.mark.parametrize("name", [name for name in ARKIT_NAMES if not name.endswith(("Left", "Right"))])
 def test_two_sided_expressions_are_symmetric(head, name):
-    mirrored = offset(head, name)[builtin.mirror_map()] * [-1, 1, 1]
+    mirrored = offset(head, name)[builtin_regions.mirror_map()] * [-1, 1, 1]
     assert np.allclose(offset(head, name), mirrored, atol=1e-7)
 
 
@@ -114,22 +115,22 @@ def test_gaze_takes_the_pupil_where_it_says(head):
 def test_cheeks_puff_out(head):
     sides = head.template * np.where(head.template[:, :1] < 0, [-1, 1, 1], 1)
     distance = np.linalg.norm(sides - [0.043, -0.064, 0.085], axis=1)
-    cheek = builtin.piece_mask("skin") & (distance < 0.012)
+    cheek = builtin_regions.piece_mask("skin") & (distance < 0.012)
     outwards = offset(head, "cheekPuff")[cheek] * np.sign(head.template[cheek, :1])
     assert cheek.sum() > 10
     assert outwards[:, 0].mean() > 0.004 and offset(head, "cheekPuff")[cheek, 2].mean() > 0.004
 
 
 def test_tongue_comes_out_past_the_lips(head):
-    tongue = builtin.piece_mask("tongue")
+    tongue = builtin_regions.piece_mask("tongue")
     out = head.template + offset(head, "tongueOut")
-    lips = builtin.lip_mask() == 1
+    lips = builtin_regions.lip_mask() == 1
     assert out[tongue, 2].max() > out[lips, 2].max() + 0.008
     assert np.abs(offset(head, "jawOpen")[tongue]).max() > 0.01  # and it follows the jaw
 
 
 def test_mouth_close_shuts_an_open_jaw(head):
-    upper, lower = builtin.lip_lines()
+    upper, lower = builtin_regions.lip_lines()
     middle = slice(len(upper) // 2 - 6, len(upper) // 2 + 7)
     opened = head.template + offset(head, "jawOpen")
     gap = opened[upper[middle], 1] - opened[lower[middle], 1]
@@ -139,7 +140,7 @@ def test_mouth_close_shuts_an_open_jaw(head):
 
 
 def test_smile_and_brows_leave_the_rest_alone(head):
-    still = builtin.piece_mask("eye", "upper_teeth", "lower_teeth", "ear") | (head.template[:, 1] < -0.17)
+    still = builtin_regions.piece_mask("eye", "upper_teeth", "lower_teeth", "ear") | (head.template[:, 1] < -0.17)
     for name in ("mouthSmileLeft", "browInnerUp", "browDownLeft", "cheekPuff", "mouthPucker", "noseSneerLeft"):
         assert np.abs(offset(head, name)[still]).max() < 1e-6, name
 
@@ -147,7 +148,7 @@ def test_smile_and_brows_leave_the_rest_alone(head):
 def test_lids_stay_in_front_of_the_eyeball(head):
     """Half way and all the way through a blink, a squint and a look down, no lid vertex sinks into the eyeball."""
     centre, radius = head.joints[3], 0.0121
-    rim = builtin.eyelid_lines()[0].ravel()
+    rim = builtin_regions.eyelid_lines()[0].ravel()
     for name in ("eyeBlinkLeft", "eyeSquintLeft", "eyeLookDownLeft", "eyeWideLeft", "browDownLeft", "cheekSquintLeft"):
         for amount in (0.5, 1.0):
             moved = head.template[rim] + amount * offset(head, name)[rim]

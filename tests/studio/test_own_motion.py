@@ -9,11 +9,11 @@ import pytest
 from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
-from mvp4d_jax.studio.identity import draw_identity, random_for
 from mvp4d_jax.studio.motions import EXPRESSIONS, VISEMES, make_motion, pose_vector
 from mvp4d_jax.studio.own_motion import own_motion
 from mvp4d_jax.studio.produce import Order, make_capture
 from mvp4d_jax.studio.studio import Studio, builtin_head
+from mvp4d_jax.studio.traits import draw_identity, random_for
 
 SIZE = 48
 PEOPLE = (3, 6, 10_001, 11_001, 11_007)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mvp4d.core.errors import UserError
-from mvp4d_jax.studio import anatomy
+from mvp4d_jax.studio import face_regions
 from mvp4d_jax.studio.eyes import IRIS_RADIUS, SIZE, paint_eye
-from mvp4d_jax.studio.identity import BEARDS, STYLES, draw_identity, linear, split_of
-from mvp4d_jax.studio.skin import paint
+from mvp4d_jax.studio.skin_texture import paint
 from mvp4d_jax.studio.studio import builtin_head
+from mvp4d_jax.studio.traits import BEARDS, STYLES, draw_identity, linear, split_of
 
 
 def test_splits():
@@ -59,9 +59,9 @@ def painted_vertices(person, parts):
 
 def test_lips_are_redder_than_cheeks_and_brows_darker_than_the_forehead():
     points, colour = painted_vertices(draw_identity(6, 32), ("skin", "lips"))
-    lips = anatomy.lips(points) > 0.9
+    lips = face_regions.lips(points) > 0.9
     cheek = (np.abs(points[:, 0] - 0.045) < 0.008) & (np.abs(points[:, 1] + 0.045) < 0.008) & (points[:, 2] > 0.05)
-    brow = anatomy.brow(points)[0] > 0.8
+    brow = face_regions.brow(points)[0] > 0.8
     forehead = (np.abs(points[:, 0]) < 0.03) & (np.abs(points[:, 1] - 0.045) < 0.008) & (points[:, 2] > 0.05)
     assert lips.sum() > 20 and cheek.sum() > 4 and brow.sum() > 8 and forehead.sum() > 8
     redness = colour[:, 0] / colour[:, 1]
@@ -73,10 +73,10 @@ def test_hair_colours_the_skull_and_not_the_backs_of_the_ears():
     """11007 has dark skin and grey hair; hair begins at the ears' height, behind them."""
     person = draw_identity(11007, builtin_head().shape_count)
     ears, ear_colour = painted_vertices(person, ("ears",))
-    behind = (anatomy.scalp(ears) > 0.9) & (anatomy.ear_shells(ears) > 0.9)
+    behind = (face_regions.scalp(ears) > 0.9) & (face_regions.ear_shells(ears) > 0.9)
     skull, skull_colour = painted_vertices(person, ("skin",))
-    assert (anatomy.ear_shells(skull) == 0).all()
-    covered = anatomy.scalp(skull) > 0.9
+    assert (face_regions.ear_shells(skull) == 0).all()
+    covered = face_regions.scalp(skull) > 0.9
     assert behind.sum() > 40 and covered.sum() > 500
     assert np.linalg.norm(np.median(ear_colour[behind], 0) - person.skin) < 0.02
     assert np.linalg.norm(np.median(skull_colour[covered], 0) - person.skin) > 0.1
@@ -99,10 +99,10 @@ def test_regions_are_symmetric_and_apart():
     rng = np.random.default_rng(0)
     points = np.asarray(builtin_head().canonical)[rng.permutation(builtin_head().vertex_count)[:3000]]
     mirrored = points * np.array([-1, 1, 1])
-    for region in (anatomy.scalp, anatomy.ear_shells, anatomy.lips, lambda p: anatomy.beard(p, "full"),
-                   lambda p: anatomy.brow(p)[0]):
+    for region in (face_regions.scalp, face_regions.ear_shells, face_regions.lips, lambda p: face_regions.beard(p, "full"),
+                   lambda p: face_regions.brow(p)[0]):
         values = region(points)
         np.testing.assert_allclose(values, region(mirrored), atol=1e-4)  # float32 positions
         assert values.min() >= 0 and values.max() <= 1 and values.max() > 0.5
-    assert (anatomy.scalp(points) * anatomy.lips(points)).max() == 0
-    assert (anatomy.lips(points) * anatomy.beard(points, "full")).max() < 0.3
+    assert (face_regions.scalp(points) * face_regions.lips(points)).max() == 0
+    assert (face_regions.lips(points) * face_regions.beard(points, "full")).max() < 0.3

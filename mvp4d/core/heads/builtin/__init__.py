@@ -11,22 +11,9 @@ import functools
 import numpy as np
 
 from mvp4d.core.heads.arkit import ARKIT_NAMES
-from mvp4d.core.heads.builtin.anatomy import JAW_OPEN_ANGLE
 from mvp4d.core.heads.builtin.assembly import PART_NAMES, assemble
 from mvp4d.core.heads.builtin.expressions import expression_basis
-from mvp4d.core.heads.builtin.identity import MODES, shape_basis
-from mvp4d.core.heads.builtin.regions import (
-    beard_mask,
-    brow_curves,
-    brow_mask,
-    domain,
-    eyelid_lines,
-    lip_lines,
-    lip_mask,
-    mirror_map,
-    piece_mask,
-    scalp_mask,
-)
+from mvp4d.core.heads.builtin.measures import JAW_OPEN_ANGLE
 from mvp4d.core.heads.builtin.rig import (
     JOINT_NAMES,
     JOINT_PARENTS,
@@ -35,6 +22,7 @@ from mvp4d.core.heads.builtin.rig import (
     rest_joints,
     skin_weights,
 )
+from mvp4d.core.heads.builtin.shape_modes import MODES, shape_basis
 from mvp4d.core.heads.model import HeadModel
 
 
@@ -71,7 +59,4 @@ def build_builtin_head() -> HeadModel:
     )
 
 
-__all__ = [
-    "JAW_OPEN_ANGLE", "beard_mask", "brow_curves", "brow_mask", "build_builtin_head", "domain", "eyelid_lines",
-    "lip_lines", "lip_mask", "mirror_map", "piece_mask", "scalp_mask",
-]
+__all__ = ["JAW_OPEN_ANGLE", "build_builtin_head"]

@@ -8,7 +8,7 @@ import functools
 import numpy as np
 
 from mvp4d.core.heads.builtin import parts
-from mvp4d.core.heads.builtin.skin import WRAP_RADIUS, Patch, build_half
+from mvp4d.core.heads.builtin.skin_mesh import WRAP_RADIUS, Patch, build_half
 
 PART_NAMES = ("skin", "lips", "nostrils", "ears", "mouth_inside", "gums", "upper_teeth", "lower_teeth", "tongue",
               "sclera", "iris", "pupil", "lashes", "lid_lining")

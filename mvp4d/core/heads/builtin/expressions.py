@@ -12,7 +12,8 @@ import dataclasses
 import numpy as np
 
 from mvp4d.core.heads.arkit import ARKIT_NAMES
-from mvp4d.core.heads.builtin.anatomy import (
+from mvp4d.core.heads.builtin.assembly import Assembly
+from mvp4d.core.heads.builtin.measures import (
     EYE_CENTRE,
     JAW_JOINT,
     JAW_OPEN_ANGLE,
@@ -22,9 +23,8 @@ from mvp4d.core.heads.builtin.anatomy import (
     rotate_x,
     smoothstep,
 )
-from mvp4d.core.heads.builtin.assembly import Assembly
 from mvp4d.core.heads.builtin.rig import MIRROR_X, jaw_share, upper_share
-from mvp4d.core.heads.builtin.skin import lid_pose
+from mvp4d.core.heads.builtin.skin_mesh import lid_pose
 
 _GAZE = {"Down": (0.42, 0.0), "Up": (-0.36, 0.0), "In": (0.0, -0.46), "Out": (0.0, 0.46)}  # pitch, yaw of the left eye
 # How far the lids close (share of the way to the closing line) with each: upper, lower.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from mvp4d.core.heads.builtin.anatomy import EYE_CENTRE, LID_RADIUS
+from mvp4d.core.heads.builtin.measures import EYE_CENTRE, LID_RADIUS
 
 Field = Callable[[np.ndarray], np.ndarray]
 

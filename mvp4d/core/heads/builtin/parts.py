@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
-from mvp4d.core.heads.builtin.anatomy import EYE_CENTRE, EYE_RADIUS, IRIS_RADIUS, PUPIL_RADIUS
-from mvp4d.core.heads.builtin.skin import EYE_POINTS, LIP_POINTS, Patch, grid_faces
+from mvp4d.core.heads.builtin.measures import EYE_CENTRE, EYE_RADIUS, IRIS_RADIUS, PUPIL_RADIUS
+from mvp4d.core.heads.builtin.skin_mesh import EYE_POINTS, LIP_POINTS, Patch, grid_faces
 
 EYE_SEGMENTS = 28
 UPPER_WIDTHS = np.array([8.4, 6.6, 7.4, 6.8, 6.6, 9.6]) * 1e-3  # central incisor to first molar

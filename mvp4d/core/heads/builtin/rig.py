@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvp4d.core.heads.builtin.anatomy import (
+from mvp4d.core.heads.builtin.assembly import Assembly
+from mvp4d.core.heads.builtin.measures import (
     EYE_CENTRE,
     JAW_JOINT,
     MOUTH_HALF_WIDTH,
@@ -12,8 +13,7 @@ from mvp4d.core.heads.builtin.anatomy import (
     NECK_JOINT,
     smoothstep,
 )
-from mvp4d.core.heads.builtin.assembly import Assembly
-from mvp4d.core.heads.builtin.skin import EYE_POINTS, LIP_POINTS
+from mvp4d.core.heads.builtin.skin_mesh import EYE_POINTS, LIP_POINTS
 
 JOINT_NAMES = ("root", "neck", "jaw", "left_eye", "right_eye")
 JOINT_PARENTS = (-1, 0, 1, 1, 1)

@@ -13,7 +13,8 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial import Delaunay
 
-from mvp4d.core.heads.builtin.anatomy import (
+from mvp4d.core.heads.builtin.field import body_field, cast, cast_front, head_field, project
+from mvp4d.core.heads.builtin.measures import (
     EYE_CENTRE,
     EYE_RADIUS,
     INNER_CANTHUS,
@@ -22,7 +23,6 @@ from mvp4d.core.heads.builtin.anatomy import (
     OUTER_CANTHUS,
     smoothstep,
 )
-from mvp4d.core.heads.builtin.field import body_field, cast, cast_front, head_field, project
 
 WRAP_RADIUS = 0.090
 # Rays that find the surface: down, origin height, origin depth, elevation in degrees.

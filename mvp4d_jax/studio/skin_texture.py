@@ -13,8 +13,8 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from mvp4d.core.heads.model import HeadModel
-from mvp4d_jax.studio import anatomy
-from mvp4d_jax.studio.identity import Identity, random_for
+from mvp4d_jax.studio import face_regions
+from mvp4d_jax.studio.traits import Identity, random_for
 from mvp4d_jax.studio.zbuffer import nearest_face, unpack
 
 TEXTURE_SIZE = 512
@@ -145,7 +145,7 @@ def _lines(colour: np.ndarray, identity: Identity, points: np.ndarray, front: np
 
 
 def _lips(colour: np.ndarray, identity: Identity, points: np.ndarray, noise: Noise) -> tuple[np.ndarray, np.ndarray]:
-    lip = anatomy.lips(points)
+    lip = face_regions.lips(points)
     crease = 1 + 0.10 * noise(points, 700, (1.0, 0.12, 0.3)) + 0.06 * noise(points, 300)
     tint = np.array(identity.lips) * (1 - 0.25 * identity.melanin) + 0.22 * identity.melanin
     contact = np.exp(-(((points[:, 1] + 0.0688) / 0.0016) ** 2))
@@ -154,7 +154,7 @@ def _lips(colour: np.ndarray, identity: Identity, points: np.ndarray, noise: Noi
 
 
 def _under_hair(points: np.ndarray) -> np.ndarray:
-    return anatomy.scalp(points) * (1 - anatomy.ear_shells(points))
+    return face_regions.scalp(points) * (1 - face_regions.ear_shells(points))
 
 
 def _hair_shadow(colour: np.ndarray, identity: Identity, points: np.ndarray, noise: Noise,
@@ -167,11 +167,11 @@ def _hair_shadow(colour: np.ndarray, identity: Identity, points: np.ndarray, noi
     speck = _ramp(noise(points, 1500) + 0.4 * noise(points, 700), -0.5, 0.5)
     density = {"bald": 1.0, "buzz": 0.85}.get(identity.style, 0.97) * (0.75 + 0.25 * speck)
     colour = _mix(colour, hair * 0.55, cover * density)
-    brow, _ = anatomy.brow(points)
+    brow, _ = face_regions.brow(points)
     strokes = 0.8 + 0.3 * noise(points, 900, (0.7, 1.3, 1.0))
     colour = _mix(colour, np.minimum(hair * 0.8, 0.25), np.clip(brow * strokes * 0.72 * identity.brow_weight, 0, 0.88))
     if identity.beard != "none":
-        cover = anatomy.beard(points, identity.beard)
+        cover = face_regions.beard(points, identity.beard)
         strength = 0.42 if identity.beard == "stubble" else 0.85
         colour = _mix(colour, hair * 0.7, cover * strength * (0.35 + 0.65 * speck))
     return colour

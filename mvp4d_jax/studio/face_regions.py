@@ -17,7 +17,6 @@ _HAIRLINE = PchipInterpolator([0.0, 0.30, 0.55, 0.80, 1.00, 1.18, 1.34, 1.48, 1.
 _BEARD_TOP = PchipInterpolator([0.0, 0.25, 0.45, 0.75, 1.05, 1.25, 1.45, 1.6],
                                [-0.050, -0.053, -0.066, -0.062, -0.045, -0.020, -0.012, -0.012])
 _BROW = PchipInterpolator([0.008, 0.014, 0.026, 0.038, 0.048, 0.056], [0.0170, 0.0188, 0.0212, 0.0232, 0.0205, 0.0140])
-MOUTH_CENTRE = np.array([0.0, -0.069])
 
 
 def azimuth(points: np.ndarray) -> np.ndarray:
