@@ -99,8 +99,8 @@ def test_regions_are_symmetric_and_apart():
     rng = np.random.default_rng(0)
     points = np.asarray(builtin_head().canonical)[rng.permutation(builtin_head().vertex_count)[:3000]]
     mirrored = points * np.array([-1, 1, 1])
-    for region in (face_regions.scalp, face_regions.ear_shells, face_regions.lips, lambda p: face_regions.beard(p, "full"),
-                   lambda p: face_regions.brow(p)[0]):
+    for region in (face_regions.scalp, face_regions.ear_shells, face_regions.lips,
+                   lambda p: face_regions.beard(p, "full"), lambda p: face_regions.brow(p)[0]):
         values = region(points)
         np.testing.assert_allclose(values, region(mirrored), atol=1e-4)  # float32 positions
         assert values.min() >= 0 and values.max() <= 1 and values.max() > 0.5
