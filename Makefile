@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: install demo test test-slow test-gpu lint docs-check clean
+.PHONY: install demo test test-slow test-gpu lint types docs-check wheel-check clean
 
 install: $(STAMP)
 
@@ -34,6 +34,13 @@ test-gpu: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/basedpyright
+
+# Builds wheel and sdist, and runs what the wheel installs.
+wheel-check: $(STAMP)
+	$(BIN)/python tests/wheel_check.py
 
 docs-check: $(STAMP)
 	$(BIN)/python tests/docs_check.py
