@@ -283,7 +283,7 @@ def test_damaged_captures_end_in_one_line(egg, tmp_path):
     one_line(damaged(cut_picture), "cam01/00002.png", "not a readable picture")
     one_line(damaged(bad_version), "capture.json", "version", "9")
     one_line(damaged(not_json), "capture.json", "JSON")
-    one_line(damaged(nan_motion), "motion.npz", "rotation", "not finite")
+    one_line(damaged(nan_motion), "motion.npz", "rotation", "not a finite number")
     one_line(damaged(index_out_of_range), "head.npz", "faces")
     one_line(damaged(empty_frame), "frame 3", "transparent in every view")
     one_line(damaged(all_empty), "every mask is transparent")
@@ -361,7 +361,7 @@ def test_running_out_of_memory_and_no_cuda_end_in_one_line(egg, monkeypatch, tmp
     one_line(allocate, "memory", "--size")
     one_line(allocate_on_gpu, "memory", "3 GiB", "--preset")
     if not torch.cuda.is_available():
-        one_line(lambda: pick_device("cuda"), "--device", "no CUDA device")
+        one_line(lambda: pick_device("cuda"), "`device`", "no CUDA device")
 
 
 @pytest.mark.parametrize(
