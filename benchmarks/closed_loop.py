@@ -3,12 +3,15 @@
     python benchmarks/closed_loop.py                            # 20 identities: tables, docs/images/closed_loop.jpg
     python benchmarks/closed_loop.py --avatars 3                # and avatars distilled from the views of three of them
     python benchmarks/closed_loop.py --identities 6 --guidance 1 1.5 2 --steps 12 24 --group 4 8    # which settings?
+    python benchmarks/closed_loop.py --weights tiny_128 --jod    # and FovVideoVDP (pip install pyfvvdp)
 
 Every identity is filmed by 8 cameras over 360 degrees; the reference is one picture from within 30 degrees of the
 front, at another moment. "repeat" shows the reference everywhere; "project" paints it onto the head's mesh (the true
 one), mirrored where unseen. Rings of angle are measured from the reference, in the head's axes. An avatar is fitted to
 the generated views (`mvp4d distill --preset cpu`) and rendered through their cameras. The first of several settings is
-the one on the contact sheet and in the avatars.
+the one on the contact sheet and in the avatars. "detail" is the power at 0.18 to 0.48 cycles a pixel over the truth's,
+JOD FovVideoVDP's of the five front views at three times their size on a display of its "standard_fhd" (10 is equal).
+Settings that are not given are the weights' own.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from mvp4d.core.cameras.camera import FIELDS, Camera, look_at, perspective
 from mvp4d.core.cameras.rigs import DISTANCE, FOV_DEGREES, HEAD_CENTRE, camera_rig, direction, rig_names
 from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d_jax.evaluation.evaluate import baseline_pictures, reference_angles, score_view
+from mvp4d_jax.evaluation.metrics import detail_ratio
 from mvp4d_jax.parallel import make_mesh
 from mvp4d_jax.release import load_release
 from mvp4d_jax.sampling.denoise import DenoiseOptions
@@ -42,7 +46,9 @@ VIEWS, FRAMES = 8, 9
 REFERENCE_SPREAD = np.radians(30)
 RINGS = ((0, 180.1), (0, 60), (60, 120), (120, 180.1))
 SHOWN = 4  # identities on the contact sheet
-Setting = tuple[float, int, int]  # guidance, steps, views per sequence
+FRONT = (6, 7, 0, 1, 2)  # views within 90 degrees of the front
+ENLARGE = 3  # as the demo shows pictures; JOD is of what a viewer sees
+Setting = tuple[float, int, int, str]  # guidance, steps, views per sequence, method
 
 
 def film(identity: int, size: int, folder: Path) -> Capture:
@@ -67,14 +73,15 @@ def film(identity: int, size: int, folder: Path) -> Capture:
 
 def generate(generator: Generator, truth: Capture, identity: int, setting: Setting, out: Path) -> Capture:
     """The model's capture for one identity."""
-    facts, (guidance, steps, group) = generator.release.facts, setting
+    facts, (guidance, steps, group, method) = generator.release.facts, setting
     source = portrait_of_capture(truth)
     reference = generator.reference(source)
     plan = make_plan(views=VIEWS, frames=FRAMES, latent_size=facts.latent_size, trained_views=group,
                      window_frames=facts.frames, steps=steps, guidance_scale=guidance, seed=identity,
                      stride=facts.conditioning.temporal_stride)
     shot = Shot(reference, truth.head, truth.motion[slice(0, FRAMES)], truth.cameras[:VIEWS], tuple(rig_names(VIEWS)))
-    return generator.run(plan, shot, DenoiseOptions(snr_shift=facts.snr_shift), out, f"{identity} {setting}")
+    return generator.run(plan, shot, DenoiseOptions(method, snr_shift=facts.snr_shift), out,
+                         f"{identity} {setting}")
 
 
 def avatar_pictures(capture: Capture, folder: Path) -> np.ndarray:
@@ -97,6 +104,34 @@ def frames_of(capture: Capture) -> np.ndarray:
                     ) / np.float32(255)
 
 
+def jod(frames: np.ndarray, truth: np.ndarray, fps: float) -> float:
+    """FovVideoVDP's mean quality in JOD of the five front views, [V, F, H, W, 3] in [0, 1]; 10 is equal."""
+    import pyfvvdp
+    import torch
+
+    measure = pyfvvdp.fvvdp(display_name="standard_fhd", device=torch.device("cpu"), quiet=True)
+
+    def enlarged(video: np.ndarray) -> torch.Tensor:  # [F, H, W, 3] -> [1, 3, F, 3 H, 3 W]
+        pictures = torch.from_numpy(np.ascontiguousarray(video.transpose(0, 3, 1, 2)))
+        larger = torch.nn.functional.interpolate(pictures, scale_factor=ENLARGE, mode="bicubic", antialias=False)
+        return larger.clamp(0, 1).permute(1, 0, 2, 3)[None]
+
+    return float(np.mean([float(measure.predict(enlarged(frames[view]), enlarged(truth[view]), dim_order="BCFHW",
+                                                frames_per_second=fps)[0]) for view in FRONT]))
+
+
+def measures(records: list[dict], scores: list[dict], methods: list[str]) -> str:
+    """PSNR, SSIM, JOD, detail and flicker, a line each method: means over people."""
+    names = [name for name in ("psnr", "ssim", "jod", "detail", "flicker", "seconds")
+             if name in {*scores[0], *records[0]}]
+    lines = ["| | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
+    for method in methods:
+        rows = [row for row in (*records, *scores) if row["method"] == method]
+        means = {name: np.mean([row[name] for row in rows if name in row] or [np.nan]) for name in names}
+        lines.append(f"| {method} | " + " | ".join(f"{means[name]:.3f}" for name in names) + " |")
+    return "\n".join(lines)
+
+
 def table(records: list[dict], methods: list[str]) -> str:
     """Mean PSNR and SSIM by method, over all views and by ring."""
     lines = ["| views | " + " | ".join(f"{method} PSNR / SSIM" for method in methods) + " |",
@@ -112,8 +147,8 @@ def table(records: list[dict], methods: list[str]) -> str:
 
 
 def label(setting: Setting) -> str:
-    guidance, steps, group = setting
-    return f"guidance {guidance:g}, {steps} steps, groups of {group}"
+    guidance, steps, group, method = setting
+    return f"guidance {guidance:g}, {steps} steps of {method}, groups of {group}"
 
 
 def sheet(rows: list[tuple[np.ndarray, dict[str, np.ndarray]]], path: Path, enlarge: int = 2) -> None:
@@ -140,23 +175,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="tiny")
     parser.add_argument("--identities", type=int, default=20)
-    parser.add_argument("--guidance", type=float, nargs="+", default=[1.5])
-    parser.add_argument("--steps", type=int, nargs="+", default=[24])
+    parser.add_argument("--guidance", type=float, nargs="+", help="scales; 1 is off")
+    parser.add_argument("--steps", type=int, nargs="+")
+    parser.add_argument("--method", nargs="+", help="dpm, ddim")
     parser.add_argument("--group", type=int, nargs="+", default=[VIEWS], help="views per sequence")
     parser.add_argument("--avatars", type=int, default=0, help="identities whose avatar is fitted and measured too")
+    parser.add_argument("--jod", action="store_true", help="measure FovVideoVDP's JOD, too")
     parser.add_argument("--sheet", default="docs/images/closed_loop.jpg")
     parser.add_argument("--json", help="also write every view's numbers here")
     args = parser.parse_args()
     generator = Generator(load_release(args.weights), make_mesh((1, 1, 1)))
-    size, settings = generator.release.facts.image_size, list(itertools.product(args.guidance, args.steps, args.group))
-    records, rows, began = [], [], time.monotonic()
+    facts = generator.release.facts
+    size, own = facts.image_size, facts.sampler
+    settings = list(itertools.product(args.guidance or [own.guidance], args.steps or [own.steps], args.group,
+                                      args.method or [own.method]))
+    records, scores, rows, began = [], [], [], time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for count in range(args.identities):
             started, identity = time.monotonic(), FIRST_TEST_IDENTITY + count
             truth = film(identity, size, folder)
-            captures = {label(setting): generate(generator, truth, identity, setting, folder / f"{identity}-{index}")
-                        for index, setting in enumerate(settings)}
+            captures, seconds = {}, {}
+            for index, setting in enumerate(settings):
+                since = time.monotonic()
+                captures[label(setting)] = generate(generator, truth, identity, setting, folder / f"{identity}-{index}")
+                seconds[label(setting)] = time.monotonic() - since
             first = captures[label(settings[0])]
             outputs = {name: frames_of(capture) for name, capture in captures.items()}
             if count < args.avatars:
@@ -167,7 +210,15 @@ def main() -> None:
                 for view, camera in enumerate(rig_names(VIEWS)):
                     score = score_view(camera, angles[camera], pictures[view], expected[view])
                     records.append({"identity": identity, "method": method, "angle": score.angle, "psnr": score.psnr,
-                                    "ssim": score.ssim})
+                                    "ssim": score.ssim, "flicker": score.flicker})
+                of_all = {"identity": identity, "method": method, "detail": detail_ratio(pictures, expected)}
+                if method in seconds:
+                    of_all["seconds"] = seconds[method]
+                if args.jod:
+                    of_all["jod"] = jod(pictures, expected, float(truth.motion.fps))
+                scores.append(of_all)
+            if args.json:
+                Path(args.json).write_text(json.dumps({"views": records, "people": scores}))
             if len(rows) < SHOWN:
                 shown = {"truth": expected, "model": outputs[label(settings[0])]}
                 shown |= {method: outputs[method] for method in ("avatar", "project") if method in outputs}
@@ -175,6 +226,7 @@ def main() -> None:
             print(f"identity {identity}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
     print(f"weights {args.weights}, {args.identities} identities, {VIEWS} views x {FRAMES} frames, {size} pixels, "
           f"{time.monotonic() - began:.0f} s\n")
+    print(measures(records, scores, [*map(label, settings), "repeat", "project"]), end="\n\n")
     print(table(records, [*map(label, settings), "repeat", "project"]))
     if args.avatars:
         fitted = {record["identity"] for record in records if record["method"] == "avatar"}
@@ -182,8 +234,6 @@ def main() -> None:
         print(table([record for record in records if record["identity"] in fitted],
                     [label(settings[0]), "avatar", "repeat", "project"]))
     sheet(rows, Path(args.sheet))
-    if args.json:
-        Path(args.json).write_text(json.dumps(records))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mvp4d.core.errors import UserError
+from mvp4d_jax.diffusion.samplers import SamplerConfig
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.checkpoint import load_autoencoder, load_transformer
@@ -16,6 +17,24 @@ from mvp4d_jax.models.transformer import MultiViewTransformer
 
 BUILT_IN = Path(__file__).resolve().parent / "weights"
 FACTS = "mvp4d.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleaseSampler:
+    """How a release is sampled where nothing else is said (`mvp4d.json`, `sampler`).
+
+    Attributes:
+      method: "dpm" or "ddim".
+      steps: denoising steps.
+      guidance: scale of classifier-free guidance; 1 is off.
+      distilled: the weights learned just these steps, with their teacher's guidance folded in: they take no other
+        method, no guidance, and no number of steps but one that divides theirs.
+    """
+
+    method: str = "dpm"
+    steps: int = 24
+    guidance: float = 1.5
+    distilled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +48,7 @@ class Facts:
       snr_shift: of the noise schedule.
       crop_margin: half side of a reference crop over the larger half extent of the head.
       conditioning: layout of the maps.
+      sampler: what samples these weights best.
     """
 
     head: str
@@ -38,6 +58,7 @@ class Facts:
     snr_shift: float
     crop_margin: float
     conditioning: ConditioningConfig
+    sampler: ReleaseSampler = ReleaseSampler()
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -83,11 +104,22 @@ def read_facts(folder: str | os.PathLike) -> Facts:
     try:
         conditioning = ConditioningConfig(**value["conditioning"])
         return Facts(str(value["head"]), int(value["image_size"]), int(value["views"]), int(value["frames"]),
-                     float(value["snr_shift"]), float(value["crop_margin"]), conditioning)
+                     float(value["snr_shift"]), float(value["crop_margin"]), conditioning, _sampler(path, value))
     except KeyError as error:
         raise UserError(path, f"lacks the field {error}", "export the release again") from None
     except (TypeError, ValueError) as error:
         raise UserError(path, f"has a field of the wrong kind ({error})", "export the release again") from None
+
+
+def _sampler(path: Path, value: dict[str, Any]) -> ReleaseSampler:
+    try:
+        sampler = ReleaseSampler(**value.get("sampler", {}))
+        sampler = dataclasses.replace(sampler, guidance=float(sampler.guidance))
+        SamplerConfig(sampler.method, sampler.steps)  # raises ValueError
+        return sampler
+    except (TypeError, ValueError) as error:
+        raise UserError(path, f"field 'sampler': {str(error).removeprefix('ReleaseSampler.__init__() ')}",
+                        "export the release again") from None
 
 
 def load_release(name: str | os.PathLike) -> Release:

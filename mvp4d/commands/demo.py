@@ -18,9 +18,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photo", metavar="IMAGE", help="a portrait photo (default: a test identity of the studio)")
     parser.add_argument("--mask", metavar="IMAGE", help="white where the person is (default: cut out automatically)")
     parser.add_argument("--out", default="out/demo", metavar="DIR", help="where everything goes (default out/demo)")
-    parser.add_argument("--weights", default="tiny",
-                        help="weights that come along, tiny (64 x 64 pixels, the default) or tiny_128 (128 x 128; it "
-                        "takes twice as long), or a release folder")
+    parser.add_argument("--weights", default="tiny_128",
+                        help="weights that come along, tiny_128 (128 x 128 pixels, the default) or tiny (64 x 64; "
+                        "faster), or a release folder")
     parser.add_argument("--identity", type=int, default=TEST_IDENTITY, help="whom the studio films")
     parser.add_argument("--frames", type=int, default=17, help="frames of the motion, 1 + 4k (default 17)")
 

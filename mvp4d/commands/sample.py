@@ -38,9 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     plan.add_argument("--routing", default="random", help="random or circular (default random)")
     plan.add_argument("--plan", action="store_true", help="print the plan and its cost, and stop")
     how = parser.add_argument_group("sampler")
-    how.add_argument("--sampler", default="dpm", help="dpm or ddim (default dpm)")
-    how.add_argument("--steps", type=int, default=24, help="denoising steps (default 24)")
-    how.add_argument("--guidance", type=float, default=1.5, help="classifier-free guidance (default 1.5; 1 is off)")
+    how.add_argument("--sampler", help="dpm or ddim (default: the weights' own)")
+    how.add_argument("--steps", type=int, help="denoising steps (default: the weights' own)")
+    how.add_argument("--guidance", type=float,
+                     help="classifier-free guidance; 1 is off (default: the weights' own)")
     how.add_argument("--guidance-interval", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"),
                      help="share of the noise range in which guidance acts (default 0 1)")
     how.add_argument("--guidance-rescale", type=float, default=0.0, help="0 to 1 (default 0)")

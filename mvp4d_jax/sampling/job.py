@@ -38,7 +38,7 @@ class Settings:
       anchors: views that sit in every group.
       routing: "random" or "circular".
       sampler: "dpm" or "ddim".
-      steps: denoising steps.
+      steps: denoising steps; None, as of `sampler` and `guidance`: what the release names as its own.
       guidance: scale of classifier-free guidance; 1 is off.
       guidance_interval: share of the noise range in which guidance acts.
       guidance_rescale: 0 to 1.
@@ -52,9 +52,9 @@ class Settings:
     group: int | None = None
     anchors: int = 1
     routing: str = "random"
-    sampler: str = "dpm"
-    steps: int = 24
-    guidance: float = 1.5
+    sampler: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = 0.0
     eta: float = 0.0
@@ -122,7 +122,7 @@ def plan_job(folder: Path, facts: Facts, portrait: Portrait, *, motion: Motion |
     Raises:
       UserError: the first thing that is missing, damaged or does not fit.
     """
-    settings = settings or Settings()
+    settings = _complete(settings or Settings(), facts)
     check_portrait(portrait, facts)
     head, size = portrait.head, (facts.image_size, facts.image_size)
     motion, notice = pick_motion(motion, head, settings.frames)
@@ -142,6 +142,29 @@ def plan_job(folder: Path, facts: Facts, portrait: Portrait, *, motion: Motion |
     except ValueError as error:
         raise UserError("sampler settings", str(error)) from None
     return Job(folder, portrait, motion, cameras, tuple(names), clean, plan, options, notice)
+
+
+def _complete(settings: Settings, facts: Facts) -> Settings:
+    """The settings with the release's own sampler where none is named.
+
+    Raises:
+      UserError: a setting that distilled weights cannot take.
+    """
+    own = facts.sampler
+    named = {"sampler": own.method, "steps": own.steps, "guidance": own.guidance}
+    missing = {name: value for name, value in named.items() if getattr(settings, name) is None}
+    settings = dataclasses.replace(settings, **missing)
+    if own.distilled:
+        if settings.guidance != 1:
+            raise UserError("`guidance`", f"is {settings.guidance:g}, but these weights are distilled: guidance is "
+                            "folded into them", "leave it out")
+        if settings.steps < 1 or own.steps % settings.steps:
+            raise UserError("`steps`", f"is {settings.steps}, but these weights are distilled to {own.steps}",
+                            "leave it out, or give a number that divides it")
+        if settings.sampler != own.method or settings.eta:
+            raise UserError("`sampler` and `eta`", f"are {settings.sampler} and {settings.eta:g}, but these weights "
+                            f"are distilled for {own.method} without noise", "leave them out")
+    return settings
 
 
 def _update(digest: Any, *arrays: Any) -> None:

@@ -8,7 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mvp4d.core.errors import UserError
 from mvp4d_jax.evaluation.lpips import STAGES, load_weights, lpips
-from mvp4d_jax.evaluation.metrics import flicker, psnr, seam_ratio, ssim
+from mvp4d_jax.evaluation.metrics import detail_ratio, flicker, psnr, seam_ratio, ssim
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,21 @@ def test_seam_ratio_sees_a_jump_only_where_it_is():
     assert seam_ratio(frames, [4]) == pytest.approx(1)
     frames = frames + 0.02 * (np.arange(9) >= 4)[:, None, None, None]
     assert seam_ratio(frames, [4]) == pytest.approx(3)
+
+
+def test_detail_ratio_is_the_power_of_the_band_alone():
+    """Gratings of known amplitude: the ratio of squared amplitudes where the band holds them, nothing elsewhere."""
+    column = np.arange(64)
+
+    def grating(cycles, amplitude):  # cycles a pixel
+        wave = 0.5 + amplitude * np.cos(2 * np.pi * cycles * column)
+        return np.broadcast_to(wave[None, None, :, None], (2, 64, 64, 3))
+
+    fine, coarse = grating(0.3, 0.2), grating(0.05, 0.2) - 0.5
+    assert detail_ratio(fine, fine) == pytest.approx(1)
+    assert detail_ratio(grating(0.3, 0.1), fine) == pytest.approx(0.25, rel=1e-6)
+    assert detail_ratio(grating(0.3, 0.1) + coarse, fine + coarse) == pytest.approx(0.25, rel=1e-3)
+    assert detail_ratio(coarse + 0.5, fine) < 1e-4
 
 
 def _random_vgg(rng):

@@ -1,0 +1,66 @@
+"""A release names how it is sampled; flags override; distilled weights refuse what they have not learned."""
+
+import dataclasses
+import json
+
+import pytest
+from small_world import SIZE, write_scene
+
+import mvp4d
+from mvp4d.core.errors import UserError
+from mvp4d_jax.geometry.conditioning import ConditioningConfig
+from mvp4d_jax.release import ReleaseSampler, read_facts, resolve_weights
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return write_scene(tmp_path_factory.mktemp("world") / "truth")
+
+
+@pytest.fixture
+def planned(scene, tmp_path):
+    """(sampler of the release, settings) -> (method, steps, guidance) of the plan, which reads no weights."""
+    def plan(named, **settings):
+        folder = tmp_path / "release"
+        folder.mkdir(exist_ok=True)
+        facts = {"head": "ball", "image_size": SIZE, "views": 2, "frames": 5, "snr_shift": 1.0, "crop_margin": 1.2,
+                 "conditioning": dataclasses.asdict(ConditioningConfig())}
+        facts |= {} if named is None else {"sampler": named}
+        (folder / "mvp4d.json").write_text(json.dumps(facts))
+        job = mvp4d.load(folder).plan(scene, motion=scene, cameras=scene, **settings)
+        return job.options.method, job.plan.steps, job.plan.guidance_scale
+
+    return plan
+
+
+OWN = {"method": "ddim", "steps": 4, "guidance": 1.0}
+
+
+def test_the_releases_own_sampler_is_taken_and_flags_override(planned):
+    assert planned(None) == ("dpm", 24, 1.5)  # a release that names none
+    assert planned(OWN) == ("ddim", 4, 1.0)
+    assert planned(OWN, steps=7, guidance=2.0) == ("ddim", 7, 2.0)
+    assert planned(OWN, sampler="dpm") == ("dpm", 4, 1.0)
+
+
+@pytest.mark.parametrize("settings, named", [
+    ({"guidance": 1.5}, "`guidance`: is 1.5"), ({"steps": 3}, "`steps`: is 3"), ({"steps": 0}, "`steps`: is 0"),
+    ({"sampler": "dpm"}, "`sampler` and `eta`"), ({"eta": 0.5}, "`sampler` and `eta`")])
+def test_distilled_weights_refuse_what_they_have_not_learned(planned, settings, named):
+    assert planned({**OWN, "distilled": True}) == ("ddim", 4, 1.0)
+    assert planned({**OWN, "distilled": True}, steps=2, guidance=1.0) == ("ddim", 2, 1.0)
+    with pytest.raises(UserError) as caught:
+        planned({**OWN, "distilled": True}, **settings)
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("sampler", [{"method": "euler"}, {"steps": 0}, {"step": 4}, {"guidance": "much"}, 4])
+def test_a_damaged_sampler_is_named(planned, sampler):
+    with pytest.raises(UserError, match="field 'sampler'"):
+        planned(sampler)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_128"])
+def test_the_weights_that_ship_name_theirs(name):
+    folder = resolve_weights(name)
+    assert read_facts(folder).sampler == ReleaseSampler(**json.loads((folder / "mvp4d.json").read_text())["sampler"])
