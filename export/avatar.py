@@ -225,7 +225,7 @@ class Avatar(nn.Module):
 
     def save(self, path: str | os.PathLike, extra: dict | None = None, *, overwrite: bool = False) -> None:
         """Writes the avatar folder, atomically: avatar.json, avatar.safetensors, and files named in no other place."""
-        with atomic_folder(path, overwrite=overwrite) as folder:
+        with atomic_folder(path, overwrite=overwrite, kind="avatar") as folder:
             self.write(folder, extra)
 
     def write(self, folder: Path, extra: dict | None = None) -> None:

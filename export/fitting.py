@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -14,12 +15,26 @@ import torch
 from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_folder, write_json
+from mvp4d.core.outputs import (
+    absolute,
+    beside,
+    check_folder,
+    drop_work_folder,
+    hold,
+    mark_finishing,
+    require_space,
+    was_finishing,
+    work_folder,
+)
+from mvp4d.core.owner import sweep
 from mvp4d.core.progress import progress, say
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.device import guard_memory, pick_device
 from mvp4d_export.distill import Distiller
 from mvp4d_export.losses import Lpips
 from mvp4d_export.presets import DistillConfig, adapted, changed, preset
+
+WORK = "distill run"
 
 
 def fit_avatar(capture: Capture, out: Path, *, preset_name: str | None = None, seed: int = 0,
@@ -39,11 +54,11 @@ def fit_avatar(capture: Capture, out: Path, *, preset_name: str | None = None, s
     Returns:
       The report that is also written to `out`/report.json.
     """
-    if out.exists() and not (overwrite and (out / "avatar.json").is_file()):
-        raise UserError(out, "is already there", "choose another name, or give `overwrite` to replace an avatar")
+    check_folder(out, "avatar", overwrite or was_finishing(beside(out, ".run"), WORK) is not None)
     device = pick_device(device)
     name = preset_name or ("default" if device == "cuda" else "cpu")
     config = changed(adapted(preset(name), capture.image_size), **changes)
+    require_space(out, _estimate(config), "fitting an avatar")
     weights = Lpips(lpips) if lpips else None
     if weights is None:
         say(f"perceptual term: {perceptual_term(config, False)}")
@@ -51,7 +66,14 @@ def fit_avatar(capture: Capture, out: Path, *, preset_name: str | None = None, s
         data = Dataset.load(capture, hold_views=hold_views, hold_times=hold_times, device=device)
         fit = Distiller(data, config, seed=seed, lpips=weights, colour_correction=colour_correction)
         say(describe(fit, name))
-        return distill(fit, out, overwrite=overwrite)
+        with hold(out):
+            return distill(fit, out, overwrite=overwrite)
+
+
+def _estimate(config: DistillConfig) -> float:
+    """Bytes of the avatar, and of a checkpoint (parameters and two moments) twice, while one replaces the other."""
+    values = config.max_gaussians * (11 + 3 * config.avatar.harmonic_count)
+    return 4 * values * 7 + 2e7
 
 
 def describe(fit: Distiller, name: str) -> str:
@@ -72,9 +94,11 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
     Returns:
       the report that is also written to `OUT/report.json`.
     """
-    out = Path(out)
-    work = out.with_name(f"{out.name}.run")
-    work.mkdir(parents=True, exist_ok=True)
+    out = absolute(out)
+    work = work_folder(beside(out, ".run"), WORK)
+    sweep(work)
+    overwrite = overwrite or was_finishing(work, WORK) == fit.fingerprint()
+    check_folder(out, "avatar", overwrite)
     resumed = fit.load_checkpoint(work)
     if not resumed:
         shutil.rmtree(work / "tensorboard", ignore_errors=True)
@@ -100,14 +124,14 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
                 if time.monotonic() - saved > fit.config.checkpoint_seconds:
                     fit.save_checkpoint(work)
                     saved = time.monotonic()
+        scores = fit.score()
+        for name, values in scores.items():
+            writer.add_scalar(f"{name}/psnr", values["psnr"], fit.step_done)
     except (KeyboardInterrupt, torch.OutOfMemoryError):
         fit.save_checkpoint(work)
         raise
     finally:
         writer.close()
-    scores = fit.score()
-    for name, values in scores.items():
-        writer.add_scalar(f"{name}/psnr", values["psnr"], fit.step_done)
     names = fit.data.capture.names
     report = {
         "scores": scores,
@@ -122,7 +146,13 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
         "device": str(fit.device),
         "config": dataclasses.asdict(fit.config),
     }
-    _write(fit, out, work, report, overwrite)
+    try:
+        _write(fit, out, work, report, overwrite)
+    except BaseException:
+        with contextlib.suppress(UserError, OSError):  # a full disk, perhaps
+            fit.save_checkpoint(work)
+        raise
+    drop_work_folder(work, WORK)
     return report
 
 
@@ -137,7 +167,8 @@ def perceptual_term(config: DistillConfig, lpips: bool) -> str:
 
 def _write(fit: Distiller, out: Path, work: Path, report: dict, overwrite: bool) -> None:
     capture = fit.data.capture
-    with atomic_folder(out, overwrite=overwrite) as folder:
+    mark_finishing(work, WORK, fit.fingerprint())
+    with atomic_folder(out, overwrite=overwrite, kind="avatar") as folder:
         fit.avatar.write(
             folder,
             {
@@ -150,5 +181,6 @@ def _write(fit: Distiller, out: Path, work: Path, report: dict, overwrite: bool)
         write_json(folder / "report.json", report)
         for name in ("motion.npz", "cameras.npz"):
             shutil.copyfile(capture.path / name, folder / name)
-        shutil.move(work / "tensorboard", folder / "tensorboard")
-    shutil.rmtree(work, ignore_errors=True)
+        (folder / "tensorboard").mkdir()
+        for path in sorted((work / "tensorboard").iterdir()):  # events.out.tfevents.TIME.HOST: not whose machine it was
+            shutil.copyfile(path, folder / "tensorboard" / ".".join([*path.name.split(".")[:4], "mvp4d"]))

@@ -9,10 +9,13 @@ from pathlib import Path
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_folder
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.outputs import check_file, check_folder
 from mvp4d.core.progress import progress
 from mvp4d_export import ply
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.rig import Pose
+
+FRAMES = "folder of PLY files"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +46,10 @@ def export_avatar(avatar: Avatar, out: Path, format: str | None, motion: Motion,
       UserError: unknown format, something in the way, no such frame.
     """
     chosen = FORMATS[check_format(format, out)]
-    if out.exists() and not overwrite:
-        raise UserError(out, "is already there", "choose another name, or give `overwrite`")
+    if chosen.suffix:
+        check_file(out, overwrite)
+    else:
+        check_folder(out, FRAMES, overwrite)
     if not 0 <= frame < motion.frame_count:
         raise UserError("`frame`", f"{frame} is none of {motion.frame_count} frames")
     return chosen.write(avatar, motion, out, frame, overwrite)
@@ -68,10 +73,8 @@ def _ply(avatar: Avatar, motion: Motion, out: Path, frame: int, overwrite: bool)
 
 
 def _ply_sequence(avatar: Avatar, motion: Motion, out: Path, frame: int, overwrite: bool) -> str:
-    if out.exists() and not (out.is_dir() and all(path.suffix == ".ply" for path in out.iterdir())):
-        raise UserError(out, "is no folder of PLY files, so it is not overwritten", "choose another name")
     frames = progress(ply.sequence(avatar, Pose.of(motion)), total=motion.frame_count, what="writing", unit="frame")
-    with atomic_folder(out, overwrite=overwrite) as folder:
+    with atomic_folder(out, overwrite=overwrite, kind=FRAMES) as folder:
         for index, splats in enumerate(frames):
             ply.write_splats(splats, folder / f"{index:05d}.ply")
     return f"{out}: {motion.frame_count} files of {avatar.gaussian_count} Gaussians"
@@ -85,5 +88,5 @@ def _animation(avatar: Avatar, motion: Motion, out: Path, frame: int, overwrite:
 FORMATS = {
     "ply": Format("the 3D Gaussian splatting file of one frame", ".ply", _ply),
     "ply-sequence": Format("a folder of numbered such files", "", _ply_sequence),
-    "cap4d-animation": Format("CAP4D's animation PLY, for its web viewer", "", _animation),
+    "cap4d-animation": Format("CAP4D's animation PLY, for its web viewer", ".ply", _animation),
 }

@@ -91,7 +91,7 @@ _TYPES = {"f4": "float", "u4": "uint", "i4": "int"}
 
 
 def _header(elements: list[tuple[str, np.ndarray]]) -> str:
-    lines = ["ply", "format binary_little_endian 1.0"]
+    lines = ["ply", "format binary_little_endian 1.0", "comment made by mvp4d"]
     for name, table in elements:
         lines.append(f"element {name} {len(table)}")
         lines += [f"property {_TYPES[kind[1:]]} {field}" for field, kind in table.dtype.descr]

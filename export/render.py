@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +16,15 @@ from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, atomic_folder
 from mvp4d.core.heads.motion import Motion
-from mvp4d.core.images import VideoWriter
+from mvp4d.core.outputs import check_file, check_folder, require_space
 from mvp4d.core.progress import progress
+from mvp4d.core.video import VideoWriter
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.cameras import CameraPath, camera_matrices, camera_path
 from mvp4d_export.device import guard_memory
 from mvp4d_export.rig import Pose
+
+KIND = "folder of frames"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +91,8 @@ def write_rendering(
     Raises:
       UserError: another suffix, alpha in a video, a folder in the way.
     """
-    check_target(path, alpha)
+    check_target(path, alpha, overwrite)
+    require_space(path, _estimate(shot, path), f"{len(shot.pairs)} frames")
     with guard_memory("a smaller `size`"):
         if path.suffix:
             write_video(avatar, shot, path, fps)
@@ -96,13 +100,22 @@ def write_rendering(
             write_frames(avatar, shot, path, alpha=alpha, overwrite=overwrite)
 
 
-def check_target(path: Path, alpha: bool) -> None:
-    """Refuses a name that nothing can be rendered into."""
+def check_target(path: Path, alpha: bool, overwrite: bool) -> None:
+    """Refuses a name that nothing can be rendered into, and what is in the way."""
     video = path.suffix.lower() == ".mp4"
     if alpha and video:
         raise UserError("`alpha`", "mp4 holds no alpha", "give a folder as `out`")
     if path.suffix and not video:
         raise UserError("`out`", f"'{path.suffix}' is no format that is written", "use NAME.mp4 or a folder")
+    if video:
+        check_file(path, overwrite)
+    else:
+        check_folder(path, KIND, overwrite)
+
+
+def _estimate(shot: Shot, path: Path) -> float:
+    """Bytes: about a third of a PNG's pixels, a thirtieth of a video's."""
+    return len(shot.pairs) * math.prod(shot.image_size) * 3 / (30 if path.suffix else 3)
 
 
 @torch.no_grad()
@@ -132,23 +145,16 @@ def write_video(avatar: Avatar, shot: Shot, path: Path, fps: float) -> None:
     """Renders into one mp4, which appears when it is whole."""
     with atomic_file(path) as temporary:
         height, width = (side - side % 2 for side in shot.image_size)  # 4:2:0 chroma wants even sides
-        writer = VideoWriter(temporary, (height, width), fps)
-        try:
+        with VideoWriter(temporary, (height, width), fps) as writer:
             for rgb, _ in progress(
                 render_frames(avatar, shot), total=len(shot.pairs), what=f"rendering {path.name}", unit="frame"
             ):
                 writer.add(to_bytes(rgb[:height, :width]))
-        finally:
-            writer.close()
 
 
 def write_frames(avatar: Avatar, shot: Shot, folder: Path, *, alpha: bool, overwrite: bool) -> None:
     """Renders into numbered PNG files: RGB on the background, or RGBA with straight alpha."""
-    with contextlib.ExitStack() as stack:
-        try:
-            target = stack.enter_context(atomic_folder(folder, overwrite=overwrite))
-        except FileExistsError:
-            raise UserError(folder, "is already there", "choose another name, or give `overwrite`") from None
+    with atomic_folder(folder, overwrite=overwrite, kind=KIND) as target:
         frames = render_frames(avatar, dataclasses.replace(shot, background=(0.0, 0.0, 0.0)) if alpha else shot)
         for index, (rgb, opacity) in enumerate(
             progress(frames, total=len(shot.pairs), what=f"rendering {folder.name}", unit="frame")

@@ -155,8 +155,10 @@ class Model:
         Raises:
           UserError: an input that is missing, damaged or does not fit, before any weights are loaded.
         """
-        if out is not None and Path(out).exists() and not overwrite:
-            raise UserError(out, "exists already", "choose another `out` or give `overwrite`")
+        if out is not None:
+            from mvp4d_jax.sampling.generate import check_targets
+
+            check_targets(out, overwrite)
         job = self.plan(reference, motion=motion, cameras=cameras, **options)
         if job.notice:
             say(f"note: {job.notice}")

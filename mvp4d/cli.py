@@ -7,6 +7,7 @@ rendering an avatar does not load JAX and `mvp4d --help` is instant.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -14,8 +15,12 @@ import os
 import re
 import sys
 import warnings
+from types import ModuleType
 
+from mvp4d.core.errors import system_error
 from mvp4d.core.host import has_accelerator
+from mvp4d.core.outputs import hold
+from mvp4d.core.stopping import Stopped, stoppable
 
 # verb -> (module, one line for --help)
 VERBS: dict[str, tuple[str, str]] = {
@@ -38,8 +43,25 @@ VERBS: dict[str, tuple[str, str]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb. Returns 0 when done, 2 for a user's mistake (one line on standard error), 130 when interrupted."""
+    """Runs one verb.
+
+    Returns:
+      0 when done, 2 for a user's mistake or the system's refusal (one line on standard error), 128 + N when stopped by
+      signal N (130 for Ctrl-C), 141 when whoever read the output went away.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with stoppable():
+            code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):  # so that the interpreter does not try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -64,18 +86,34 @@ def main(argv: list[str] | None = None) -> int:
             parsed.overrides = leftovers
         elif leftovers:
             parser.error(f"unrecognized arguments: {' '.join(leftovers)}")
-        message = module.run(parsed)
-    except KeyboardInterrupt:
-        print(f"mvp4d {verb}: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        with _held(module, parsed):
+            message = module.run(parsed)
+        if message:
+            print(message)
+        return 0
+    except KeyboardInterrupt as stop:
+        how = f"stopped by {stop}" if isinstance(stop, Stopped) else "interrupted"
+        print(f"mvp4d {verb}: {how}; run the same command again to go on", file=sys.stderr)
+        return getattr(stop, "exit_code", 130)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"mvp4d {verb}: {as_flags(str(system_error(error)), parser)}", file=sys.stderr)
+        return 2
     except Exception as error:
         if getattr(error, "exit_code", None) is None:
             raise
         print(f"mvp4d {verb}: {as_flags(str(error), parser)}", file=sys.stderr)
         return error.exit_code
-    if message:
-        print(message)
-    return 0
+
+
+def _held(module: ModuleType, args: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """Keeps the verb's output for this process, so that two never write to one; a verb whose output several processes
+    may share (`shares_out(args)`) sees to that itself."""
+    out = getattr(args, "out", None)
+    if out is None or (hasattr(module, "shares_out") and module.shares_out(args)):
+        return contextlib.nullcontext()
+    return hold(out)
 
 
 def as_flags(message: str, parser: argparse.ArgumentParser | None) -> str:

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -17,9 +16,12 @@ from pathlib import Path
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import write_json
+from mvp4d.core.owner import sweep
+from mvp4d.core.stopping import tied
 
 TEST_IDENTITY = 11_004  # of the studio's test range: the weights have never seen it
 VIEWS, FRAMES, ORBIT_FRAMES = 8, 17, 100
+STOP_SECONDS = 60  # for a stage to save what it has
 FIT_STEPS = 900  # half of the preset's for large pictures: a demo is waited for
 
 
@@ -93,8 +95,7 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
     Raises:
       UserError: a stage failed; its own message stands above.
     """
-    for left in out.glob(".*.tmp*"):  # half-written by a command that was killed
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    sweep(out)
     record_path = out / "demo.json"
     record = _read_record(record_path)
     stale = False  # once a stage runs anew, what was made from its output is out of date
@@ -109,8 +110,7 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
         record.pop(stage.name, None)
         print(f"{label}\n      $ mvp4d {shlex.join(stage.command)}", flush=True)
         began = time.monotonic()
-        status = subprocess.run([sys.executable, "-m", "mvp4d.cli", *stage.command, *_overwrite(stage)],
-                                check=False).returncode
+        status = _run(stage)
         if status:
             raise UserError(f"demo, stage '{stage.name}'", f"stopped with status {status} (its own message is above)",
                             "run the same command again to go on from here")
@@ -119,9 +119,24 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
     return {stage.name: record[stage.name]["seconds"] for stage in stages}
 
 
+def _run(stage: Stage) -> int:
+    """Runs a stage in a process that ends when this one does; waits until a stage that is stopped has saved."""
+    command = tied([sys.executable, "-m", "mvp4d.cli", *stage.command, *_overwrite(stage)])
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()  # it may have had Ctrl-C from the terminal already, and then takes no notice
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+
+
 def _overwrite(stage: Stage) -> list[str]:
     """A stage that runs again replaces what it, or a run that was stopped, left."""
-    return ["--overwrite"] if stage.command[0] in ("studio", "sample", "distill", "render") else []
+    return ["--overwrite"] if stage.command[0] in ("studio", "track", "sample", "evaluate", "distill", "render") else []
 
 
 def _read_record(path: Path) -> dict[str, dict]:

@@ -24,8 +24,8 @@ FLOORS = {
     "preflight": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "training"},
 }
 TOP = {"demo"}
-# Rooms of mvp4d.core likewise; errors, files, progress, images, rotation and host are its ground.
-CORE_GROUND = {"errors", "files", "progress", "images", "rotation", "host"}
+# Rooms of mvp4d.core likewise; the others are its ground.
+CORE_GROUND = {"errors", "files", "outputs", "owner", "stopping", "progress", "images", "video", "rotation", "host"}
 CORE_FLOORS = {
     "heads": set(),
     "cameras": {"heads"},

@@ -21,6 +21,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--process", default="0/1", metavar="I/N", help="does every N-th shard from the I-th on")
 
 
+def shares_out(args: argparse.Namespace) -> bool:
+    """Processes share the folder; each shard has a lock of its own."""
+    return True
+
+
 def run(args: argparse.Namespace) -> str:
     from mvp4d_jax.data.prepare import PrepareOptions, autoencoder_identity, prepare
     from mvp4d_jax.models.checkpoint import load_autoencoder

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--background", default="#ffffff", help="colour behind the avatar, as #rrggbb")
     parser.add_argument("--each-view", action="store_true", help="one video per still camera")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    parser.add_argument("--overwrite", action="store_true", help="replace a folder of frames that is already there")
+    parser.add_argument("--overwrite", action="store_true", help="replace a video or frames that this program rendered")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d import open_avatar
     from mvp4d_export.render import check_target
 
-    check_target(args.out, args.alpha)
+    if not args.each_view:
+        check_target(args.out, args.alpha, args.overwrite)
     avatar = open_avatar(args.avatar, device=args.device)
     motion = avatar.motion(args.motion)
     motion = motion[slice(*parse_frames(args.frames, motion.frame_count))]
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> str:
     if args.each_view:
         parts = {args.out.with_name(f"{args.out.stem}_{index:02d}{args.out.suffix}"): view
                  for index, view in enumerate(rendering.each_view())}
+    for path in parts:
+        check_target(path, args.alpha, args.overwrite)
     for path, part in parts.items():
         part.save(path, alpha=args.alpha, overwrite=args.overwrite)
     height, width = rendering.size

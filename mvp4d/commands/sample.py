@@ -58,10 +58,13 @@ INPUTS = ("motion", "cameras", "clean_views", "fit", "head", "mask", "matte", "f
 def run(args: argparse.Namespace) -> str:
     """Checks every input before the weights are loaded; samples; says where to look."""
     import mvp4d
+    from mvp4d.core.outputs import without_folders
 
     out = Path(args.out)
-    if out.exists() and not args.overwrite and not args.plan:
-        raise UserError(out, "exists already", "choose another `out` or give `overwrite`")
+    if not args.plan:
+        from mvp4d_jax.sampling.generate import check_targets
+
+        check_targets(out, args.overwrite)
     model = mvp4d.load(args.weights, mesh=parse_mesh(args.mesh))
     job = model.plan(args.reference, **{name: getattr(args, name) for name in INPUTS})
     if job.notice:
@@ -69,7 +72,7 @@ def run(args: argparse.Namespace) -> str:
     print(job.describe())
     if args.plan:
         return "planned only; leave --plan out to sample"
-    extra = {name: str(getattr(args, name)) for name in ("reference", "motion", "cameras")}
+    extra = {name: without_folders(str(getattr(args, name))) for name in ("reference", "motion", "cameras")}
     capture = model.run(job, out, overwrite=args.overwrite, extra=extra)
     return (f"{capture.view_count} views x {capture.frame_count} frames: {out}; look at {out}.mp4; "
             f"next: mvp4d distill {out} --out AVATAR")

@@ -38,11 +38,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sheet", metavar="FOLDER", help="write contact sheets there instead of a capture")
 
 
+def shares_out(args: argparse.Namespace) -> bool:
+    """Several processes may fill one folder of captures: each capture has a lock of its own."""
+    return args.identities is not None
+
+
 def run(args: argparse.Namespace) -> str:
     # JAX is loaded only once the flags are known to make sense.
     if args.sheet:
         from mvp4d_jax.studio.sheets import write_sheets
-        return f"look at {', '.join(str(path) for path in write_sheets(args.sheet))}"
+        return f"look at {', '.join(str(path) for path in write_sheets(args.sheet, overwrite=args.overwrite))}"
     if not args.out:
         raise UserError("--out", "is missing", "name the capture to make")
     if args.identity < 0 or args.seed < 0:

@@ -23,11 +23,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--face", type=int, help="which face, counted from the left from 1 (default: the largest)")
     parser.add_argument("--focal", type=float, help="focal length in pixels, where it is known")
     parser.add_argument("--overlay", type=Path, help="where to write the overlay (default: beside --out)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a fit and an overlay that are there")
 
 
 def run(args: argparse.Namespace) -> str:
     from mvp4d.core.errors import UserError
     from mvp4d.core.heads import load_head
+    from mvp4d.core.outputs import check_file
     from mvp4d_jax.tracking.track import Source, track, write_overlay
 
     if args.out.suffix != ".npz":
@@ -38,10 +40,12 @@ def run(args: argparse.Namespace) -> str:
     overlay = args.overlay or args.out.with_name(f"{args.out.stem}_overlay{'.mp4' if source.video else '.png'}")
     if overlay.suffix != (".mp4" if source.video else ".png"):
         raise UserError("--overlay", f"'{overlay}'", "a photo's overlay is a .png, a video's an .mp4")
+    for path in (args.out, overlay):
+        check_file(path, args.overwrite)
     head = load_head(args.head)
     fit, solution, found = track(source, head, landmarks=args.landmarks, face=args.face, focal=args.focal)
-    fit.save(args.out)
     write_overlay(overlay, source, head, solution, found)
+    fit.save(args.out)
     angles = np.degrees(fit.motion.rotation[0])
     return (f"{args.out}: head '{head.name}', {fit.frame_count} frames, landmarks within "
             f"{100 * np.nanmean(solution.error):.1f} % of the face box, first rotation {angles[0]:.0f} {angles[1]:.0f} "

@@ -1,4 +1,8 @@
-"""The one exception type for mistakes a user can make."""
+"""The one exception type for mistakes a user can make, and for what the system refuses."""
+
+from __future__ import annotations
+
+import errno
 
 
 class UserError(Exception):
@@ -19,3 +23,17 @@ class UserError(Exception):
     def __str__(self) -> str:
         where, what, fix = self.args
         return " ".join((f"{where}: {what}" + (f"; {fix}" if fix else "")).split())
+
+
+_FIXES = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space",
+          errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+          errno.EACCES: "check who may read and write there", errno.EPERM: "check who may read and write there",
+          errno.EROFS: "write to another place", errno.EMFILE: "raise the limit on open files (ulimit -n)"}
+
+
+def system_error(error: OSError, where: object = None) -> UserError:
+    """What the operating system refused, as one line: the path, or `where`, and the reason."""
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    reason = error.strerror or str(error) or type(error).__name__
+    return UserError(" -> ".join(names) or where or "the system", reason[:1].lower() + reason[1:],
+                     _FIXES.get(error.errno, ""))

@@ -4,13 +4,12 @@ wrote: JSON and npz files that may be damaged or hostile."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import lzma
 import math
 import os
-import shutil
 import struct
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,46 +18,94 @@ from pathlib import Path
 import numpy as np
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.outputs import absolute, check_folder, hold, is_full, mark_folder, settle_modes, stamp
+from mvp4d.core.owner import discard, sweep_once, temporary_name
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path beside `path` (same suffix); on success it is flushed to disk and renamed over `path`."""
-    path = Path(path)
+    """Yields a temporary path beside `path` (same suffix); on success it is flushed to disk and renamed over `path`.
+
+    Whether `path` may be replaced is the caller's to ask (`outputs.check_file`).
+
+    Raises:
+      UserError: the disk is full.
+    """
+    path = absolute(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    sweep_once(path.parent)
+    temporary = temporary_name(path)
     try:
-        yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        with _told_when_full(path):
+            yield temporary
+            stamp(temporary)
+            settle_modes(temporary)
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`; on success it takes the place of `path`.
+def atomic_folder(path: str | os.PathLike, *, overwrite: bool = False, kind: str = "folder") -> Iterator[Path]:
+    """Yields a temporary folder beside `path`; on success it takes the place of `path`, marked with its kind.
 
     Raises:
-      FileExistsError: `path` exists and `overwrite` is False (checked before anything is written).
+      UserError: something is in the way (checked before anything is written), another process writes there, or the
+        disk is full.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex[:8]
-    temporary = path.with_name(f".{path.name}.{token}.tmp")
-    retired = path.with_name(f".{path.name}.{token}.old")
-    temporary.mkdir()
-    try:
-        yield temporary
-        if path.exists():
-            os.replace(path, retired)
+    shown, path = path, absolute(path)
+    check_folder(shown, kind, overwrite)
+    with hold(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_once(path.parent)
+        temporary = temporary_name(path)
+        try:
+            with _told_when_full(path):
+                temporary.mkdir()
+                yield temporary
+                mark_folder(temporary, kind)
+                settle_modes(temporary)
+                check_folder(shown, kind, overwrite)  # nothing may have come in the meantime
+                _take_place(temporary, path)
+        finally:
+            discard(temporary)
+
+
+def _take_place(temporary: Path, path: Path) -> None:
+    """Renames a folder over another; there is no moment without one where the system can exchange two names."""
+    if not path.exists():
         os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
+    elif not _exchange(temporary, path):
+        retired = temporary_name(path, "old")  # a process that dies in between leaves it, and `sweep` puts it back
+        os.replace(path, retired)
+        os.replace(temporary, path)
+        discard(retired)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2  # glibc 2.28, Linux
+    except (AttributeError, OSError, TypeError):
+        return False
+    return rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@contextlib.contextmanager
+def _told_when_full(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_full(path, error):
+            raise UserError(path, "cannot be written: the disk is full, or a limit on file sizes is reached",
+                            "free some space; what was there before is whole") from error
+        raise
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:

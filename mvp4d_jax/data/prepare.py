@@ -24,6 +24,8 @@ from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, write_json
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.outputs import hold, require_space
+from mvp4d.core.owner import sweep
 from mvp4d.core.progress import progress
 from mvp4d_jax.data.recolour import Palette, draw_palettes
 from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum
@@ -102,11 +104,26 @@ def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoen
               for start in range(0, len(opened), options.captures_per_shard)]
     mine = list(range(process[0], len(groups), process[1]))
     todo = [index for index in mine if not (out / f"shard-{index:05d}.json").is_file()]
+    sweep(out)
+    require_space(out, _estimate([groups[index] for index in todo], options, autoencoder, conditioning), "preparing")
     encoder = _Encoder(autoencoder, conditioning, options, seed)
     with progress(total=sum(len(groups[index]) for index in todo), what="preparing", unit="capture") as bar:
         for index in todo:
-            _write_shard(out, index, groups[index], encoder, bar)
+            with hold(out / f"shard-{index:05d}.array_record"):
+                _write_shard(out, index, groups[index], encoder, bar)
     return _finish(out, len(groups), facts)
+
+
+def _estimate(groups: list[list[Capture]], options: PrepareOptions, autoencoder: VideoAutoencoder,
+              conditioning: ConditioningConfig) -> float:
+    """Bytes of the windows' records, at half of what they take uncompressed."""
+    config = autoencoder.config
+    side = options.image_size // config.spatial_compression_ratio
+    latents = 1 + (options.frames - 1) // config.temporal_compression_ratio
+    window = 2 * latents * side * side * (config.latent_channels + conditioning.channels)
+    windows = sum(capture.view_count * (1 + (capture.frame_count - options.frames) // options.stride)
+                  for group in groups for capture in group)
+    return 0.5 * window * windows * options.variants * options.colours
 
 
 def autoencoder_identity(folder: Path) -> str:

@@ -9,12 +9,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import imageio.v2 as imageio
 import numpy as np
 from PIL import Image, ImageOps
 
 from mvp4d.core.capture import Capture
 from mvp4d.core.files import atomic_file
+from mvp4d.core.video import read_video
 from mvp4d_jax.evaluation.evaluate import baseline_pictures, by_angle, mean, score_view
 from mvp4d_jax.evaluation.report import MEASURES, by_ring, compare, figure, page, pictures
 
@@ -140,8 +140,7 @@ def _video(path: Path, caption: str, width: int) -> str:
 
 def _orbit(path: Path) -> str:
     """A row of frames of the orbit video."""
-    with imageio.get_reader(path) as reader:
-        frames = [np.asarray(frame) for frame in reader.iter_data()]
+    frames = list(read_video(path))
     chosen = (np.arange(8) * len(frames) / 8).astype(int)
     headings = [f"{360 * index / len(frames):.0f}°" for index in chosen]
     return pictures([("", [frames[index] for index in chosen])], headings, 128)

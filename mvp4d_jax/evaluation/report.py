@@ -130,6 +130,7 @@ def plot(points: list[tuple[float, float]], x_label: str, y_label: str, size: tu
 def page(title: str, body: str) -> str:
     """A whole HTML document."""
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            '<meta name="generator" content="mvp4d">'
             f"<title>{html.escape(title)}</title>"
             f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>{body}</html>")
 

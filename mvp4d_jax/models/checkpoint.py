@@ -226,9 +226,7 @@ def _save(folder: Path, model: nnx.Module, config: Config, dtype: str, shard_byt
 
 
 def _new_folder(folder: Path, overwrite: bool):
-    if Path(folder).exists() and not overwrite:
-        raise UserError(folder, "exists", "choose another folder or remove it")
-    return atomic_folder(folder, overwrite=overwrite)
+    return atomic_folder(folder, overwrite=overwrite, kind="folder of weights")
 
 
 def save_autoencoder(folder: Path | str, model: VideoAutoencoder, config: AutoencoderConfig, *, dtype: str = "float32",

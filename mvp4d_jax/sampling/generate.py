@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,21 @@ from PIL import Image
 from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d.core.capture.portrait import Portrait
-from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, read_npz, write_json
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.outputs import (
+    beside,
+    check_file,
+    check_folder,
+    drop_work_folder,
+    hold,
+    mark_finishing,
+    require_space,
+    was_finishing,
+    work_folder,
+)
+from mvp4d.core.owner import sweep
 from mvp4d.core.progress import progress
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
@@ -39,6 +50,18 @@ from mvp4d_jax.sampling.shot import (
 )
 
 CHUNK = 16  # silhouettes rasterised at a time
+WORK = "sampling run"
+
+
+def check_targets(out: str | os.PathLike, overwrite: bool) -> None:
+    """Refuses a capture to sample into whose name, preview or reference picture is in the way.
+
+    A run that was stopped while it put them in place may do so again; `Generator.run` sees to it that it is the same.
+    """
+    overwrite = overwrite or was_finishing(beside(out, ".work"), WORK) is not None
+    check_folder(out, "capture", overwrite)
+    for path in (beside(out, ".mp4"), beside(out, "_reference.png")):
+        check_file(path, overwrite)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,30 +155,38 @@ class _Run:
         self.coder, self.predictor, self.facts = generator.coder, generator.predictor, generator.release.facts
         self.plan, self.shot, self.options, self.out = plan, shot, options, out
         self.size = (self.facts.image_size, self.facts.image_size)
-        self.work = out.with_name(f"{out.name}.work")
+        self.work = beside(out, ".work")
 
     def finish(self, fingerprint: str, extra: dict[str, Any], overwrite: bool) -> Capture:
         """Goes through all stages; see `Generator.run`."""
+        with hold(self.out):
+            return self._finish(fingerprint, extra, overwrite)
+
+    def _finish(self, fingerprint: str, extra: dict[str, Any], overwrite: bool) -> Capture:
+        overwrite = overwrite or was_finishing(self.work, WORK) == fingerprint
+        check_targets(self.out, overwrite)
+        pixels = self.plan.views * self.plan.frames * self.size[0] * self.size[1]
+        require_space(self.out, 6 * pixels, "sampling")  # frames kept whole, and the capture's pictures
         self._claim(fingerprint)
         undone = sum(not (self.work / f"latents_{index:03d}.npz").is_file() for index in range(len(self.plan.windows)))
         with progress(total=undone * self.plan.steps, what="denoising", unit="step") as bar:
             for index in range(len(self.plan.windows)):
                 self._window(index, bar)
+        mark_finishing(self.work, WORK, fingerprint)
         capture = self._assemble(extra, overwrite)
-        write_preview(self.out.with_name(f"{self.out.name}.mp4"), capture)
-        with atomic_file(self.out.with_name(f"{self.out.name}_reference.png")) as temporary:
+        write_preview(beside(self.out, ".mp4"), capture)
+        with atomic_file(beside(self.out, "_reference.png")) as temporary:
             Image.fromarray((self.shot.reference.image * 255 + 0.5).clip(0, 255).astype(np.uint8)).save(temporary)
-        shutil.rmtree(self.work)
+        drop_work_folder(self.work, WORK)
         return capture
 
     def _claim(self, fingerprint: str) -> None:
         """Opens the work folder; one that belongs to other inputs is emptied."""
         note = self.work / "run.json"
         if note.is_file() and fingerprint not in note.read_text():
-            shutil.rmtree(self.work)
-        if self.work.exists() and not note.is_file() and any(self.work.iterdir()):
-            raise UserError(self.work, "is in the way and was not made by this command", "move it away")
-        self.work.mkdir(parents=True, exist_ok=True)
+            drop_work_folder(self.work, WORK)
+        work_folder(self.work, WORK)
+        sweep(self.work)
         write_json(note, {"fingerprint": fingerprint})
 
     def _window(self, index: int, bar: Any) -> None:

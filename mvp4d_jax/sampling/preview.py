@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 
-import imageio.v2 as imageio
 import numpy as np
 
 from mvp4d.core.capture import Capture
 from mvp4d.core.files import atomic_file
+from mvp4d.core.video import VideoWriter
 
 MAX_WIDTH = 1920
 
@@ -28,10 +28,10 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 def write_preview(path: str | os.PathLike, capture: Capture, columns: int | None = None) -> None:
     """Writes the grid of views as an H.264 video of the capture's own rate, at most 1920 pixels wide."""
-    with atomic_file(path) as temporary, imageio.get_writer(
-        temporary, fps=capture.fps, codec="libx264", quality=8, macro_block_size=2
-    ) as writer:
+    empty = grid(np.zeros((capture.view_count, *capture.image_size, 3), np.uint8), columns)
+    stride = max(1, math.ceil(empty.shape[1] / MAX_WIDTH))
+    height, width = (side // 2 * 2 for side in empty[::stride, ::stride].shape[:2])  # 4:2:0 chroma wants even sides
+    with atomic_file(path) as temporary, VideoWriter(temporary, (height, width), capture.fps, crf=18) as writer:
         for frame in range(capture.frame_count):
             picture = grid(np.stack([capture.frame(view, frame) for view in range(capture.view_count)]), columns)
-            stride = max(1, math.ceil(picture.shape[1] / MAX_WIDTH))
-            writer.append_data(np.ascontiguousarray(picture[::stride, ::stride]))
+            writer.add(np.ascontiguousarray(picture[::stride, ::stride][:height, :width]))

@@ -16,6 +16,7 @@ from mvp4d.core.capture.fit import Fit
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.outputs import Busy, check_file, check_folder, require_space, without_folders
 from mvp4d.core.progress import progress, say
 from mvp4d_jax.studio.motions import KINDS
 from mvp4d_jax.studio.studio import Studio, builtin_head
@@ -96,19 +97,21 @@ def make_capture(path: str | os.PathLike, identity: int, order: Order | None = N
     order = order or Order()
     order.check()
     split_of(identity)
+    check_folder(path, "capture", overwrite)
     studio = Studio(identity, order.seed, order.own_motion)
     motion = _motion(studio, order)
     cameras = make_cameras(order, identity)
     if cameras.fx.ndim == 1:
         cameras = cameras[:, None]
     views = cameras.fx.shape[0]
+    require_space(path, views * motion.frame_count * order.size**2, "filming")  # a byte a pixel, picture and mask
     traits = studio.traits
     writer = CaptureWriter(
         path, head=studio.head, motion=motion, cameras=cameras, names=rig_names(views),
         image_size=(order.size, order.size), masks=True, fps=order.fps, reference=(rig_names(views)[0], 0),
         source="mvp4d studio",
         extra={"identity": identity, "split": split_of(identity), "seed": order.seed, "style": traits.style,
-               "cameras": order.cameras, "motion": Path(order.motion).name,
+               "cameras": without_folders(order.cameras), "motion": without_folders(order.motion),
                **({"own_motion": order.own_motion} if order.own_motion else {})}, overwrite=overwrite)
     with writer:
         bar = None if quiet else progress(total=views * motion.frame_count, what=f"identity {identity}", unit="frame")
@@ -138,8 +141,7 @@ def write_motion(path: str | os.PathLike, identity: int, order: Order | None = N
     split_of(identity)
     if path.suffix != ".npz":
         raise UserError(path, "is to hold a motion alone", "name it .npz")
-    if path.exists() and not overwrite:
-        raise UserError(path, "exists already", "give `overwrite` to replace it")
+    check_file(path, overwrite)
     cameras = make_cameras(order, identity)
     if cameras.fx.ndim != 1:
         raise UserError("cameras", f"'{order.cameras}' move, a motion's file has still ones", "for example orbit:360x1")
@@ -177,8 +179,13 @@ def make_set(folder: str | os.PathLike, identities: range, order: Order | None =
     order.check()
     folder = Path(folder)
     missing = [identity for identity in identities if not (folder / f"{identity:05d}" / "capture.json").is_file()]
+    made = 0
     if missing:
         builtin_head()
     for identity in progress(missing, what=f"{len(identities) - len(missing)} there, rendering", unit="capture"):
-        make_capture(folder / f"{identity:05d}", identity, order, quiet=True)
-    return len(missing)
+        try:
+            make_capture(folder / f"{identity:05d}", identity, order, quiet=True)
+            made += 1
+        except Busy:
+            say(f"identity {identity}: another process films it")
+    return made

@@ -12,6 +12,7 @@ from mvp4d.core.cameras.camera import FIELDS, Camera
 from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d.core.files import atomic_file
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.outputs import check_file
 from mvp4d.core.progress import progress
 from mvp4d_jax.studio.motions import EXPRESSIONS, pose_vector
 from mvp4d_jax.studio.studio import Studio
@@ -23,10 +24,13 @@ FACES = ("neutral", "smile", "grin", "laugh", "surprise", "frown", "anger", "sad
          "skeptic", "wide open", "blink")
 
 
-def write_sheets(folder: str | os.PathLike, *, people: tuple[int, ...] = PEOPLE, size: int = 144) -> list[Path]:
+def write_sheets(folder: str | os.PathLike, *, people: tuple[int, ...] = PEOPLE, size: int = 144,
+                 overwrite: bool = False) -> list[Path]:
     """Writes studio_identities.jpg and studio_expressions.jpg; returns their paths."""
     folder = Path(folder)
     paths = [folder / "studio_identities.jpg", folder / "studio_expressions.jpg"]
+    for path in paths:
+        check_file(path, overwrite)
     for path, picture in ((paths[0], identity_sheet(people, size)), (paths[1], expression_sheet(ACTOR, size + 24))):
         with atomic_file(path) as temporary:
             Image.fromarray(picture).save(temporary, quality=88)

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -21,7 +20,10 @@ import numpy as np
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_npz
+from mvp4d.core.outputs import hold, require_space
+from mvp4d.core.owner import discard, sweep, temporary_name
 from mvp4d.core.progress import progress
+from mvp4d.core.stopping import tied
 
 # Everything that importing its face mesh needs, pinned; `--no-deps` leaves out JAX and the other tasks' packages.
 PACKAGES = ("mediapipe==0.10.21", "absl-py==2.1.0", "attrs==24.2.0", "flatbuffers==24.3.25", "numpy==1.26.4",
@@ -48,9 +50,17 @@ def ensure_environment() -> Path:
     python = folder / "bin" / "python"
     if (folder / _STAMP).is_file() and python.exists():
         return python
+    with hold(folder, wait=True):  # another run may be making it
+        if (folder / _STAMP).is_file() and python.exists():
+            return python
+        return _make_environment(folder)
+
+
+def _make_environment(folder: Path) -> Path:
+    sweep(folder.parent)
+    require_space(folder, 4e8, "MediaPipe's environment")
     print(f"making an environment for MediaPipe at {folder} (about 400 MB, once)", file=sys.stderr, flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    fresh = temporary_name(folder)
     try:
         _run([sys.executable, "-m", "venv", str(fresh)])
         with progress(total=len(PACKAGES) + 1, what="installing MediaPipe", unit="package") as bar:
@@ -63,8 +73,8 @@ def ensure_environment() -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return python
+        discard(fresh)
+    return folder / "bin" / "python"
 
 
 def detect_faces(frames: Iterable[np.ndarray], count: int, image_size: tuple[int, int], *, video: bool,
@@ -87,7 +97,7 @@ def detect_faces(frames: Iterable[np.ndarray], count: int, image_size: tuple[int
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "faces.npz"
         with open(Path(folder) / "log", "w+") as log:
-            process = subprocess.Popen([str(python), str(Path(__file__).with_name("facemesh.py")), str(out)],
+            process = subprocess.Popen(tied([str(python), str(Path(__file__).with_name("facemesh.py")), str(out)]),
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                                        env={**os.environ, "PYTHONPATH": "", "GLOG_minloglevel": "2"})
             try:
@@ -120,7 +130,7 @@ def _feed(process: subprocess.Popen, facts: dict, frames: Iterable[np.ndarray]) 
 
 def _run(command: list[str], hear: Callable[[str], object] = lambda line: None) -> None:
     lines = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    with subprocess.Popen(tied(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           env={**os.environ, "PYTHONPATH": ""}) as process:
         for line in process.stdout:
             lines.append(line)

@@ -19,6 +19,7 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.progress import progress
+from mvp4d.core.video import VideoWriter, read_video, video_facts
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.tracking.detector import detect_faces
 from mvp4d_jax.tracking.landmarks import Landmarks, choose_face, from_mesh, read_landmarks
@@ -61,13 +62,13 @@ class Source:
         if suffix not in VIDEO_SUFFIXES:
             known = " ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
             raise UserError(path, "neither a picture nor a video that is known here", f"give one of {known}")
-        size, fps = images.video_facts(path)
-        return cls(path, size, sum(1 for _ in images.read_video(path)), fps, True)
+        size, fps = video_facts(path)
+        return cls(path, size, sum(1 for _ in read_video(path)), fps, True)
 
     def frames(self) -> Iterator[np.ndarray]:
         """uint8 [H, W, 3], one at a time."""
         if self.video:
-            yield from images.read_video(self.path)
+            yield from read_video(self.path)
         else:
             yield read_photo(self.path)
 
@@ -138,9 +139,7 @@ def write_overlay(path: str | os.PathLike, source: Source, head: HeadModel, solu
     with atomic_file(path) as temporary, contextlib.ExitStack() as stack:
         height, width = source.image_size
         even = (height // 2 * 2, width // 2 * 2)
-        writer = images.VideoWriter(temporary, even, source.fps, crf=18) if source.video else None
-        if writer is not None:
-            stack.callback(writer.close)
+        writer = stack.enter_context(VideoWriter(temporary, even, source.fps, crf=18)) if source.video else None
         pictures = progress(source.frames(), total=source.frame_count, what="drawing the overlay", unit="frame")
         for frame, photo in enumerate(pictures):
             vertices = np.asarray(skin(head, solution.motion[frame:frame + 1], solution.shape))[0]

@@ -89,7 +89,7 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
     return f"{config.steps} steps: {workdir}; next: add --export vae to this command"
 
 
-def export_autoencoder(config: ConfigDict, workdir: Path, out: Path) -> str:
+def export_autoencoder(config: ConfigDict, workdir: Path, out: Path, *, overwrite: bool = False) -> str:
     """Writes the newest checkpoint's moving average as a diffusers folder, its latents scaled to unit variance.
 
     Returns the closing line, with what was measured on held-out captures.
@@ -105,7 +105,7 @@ def export_autoencoder(config: ConfigDict, workdir: Path, out: Path) -> str:
     reconstruct = jax.jit(lambda params, video: template.model(params).decode(
         jnp.split(template.model(params).encode(video), 2, axis=-1)[0]))
     scores = validate(reconstruct, state.ema, held_out, config)
-    save_autoencoder(out, model, sizes, dtype="float16", overwrite=True)
+    save_autoencoder(out, model, sizes, dtype="float16", overwrite=overwrite)
     return (f"step {int(state.step)}: {out}; held-out PSNR {scores['validation_psnr_image']:.2f} dB (images), "
             f"{scores['validation_psnr_clip']:.2f} dB (clips), latent scale {sizes.scaling_factor}")
 

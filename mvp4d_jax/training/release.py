@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
 from mvp4d.core.cameras.crops import MARGIN
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_folder, read_json, write_json
+from mvp4d.core.outputs import check_folder, mark_folder
 from mvp4d_jax import parallel
 from mvp4d_jax.models.checkpoint import save_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
@@ -23,8 +25,8 @@ FACTS = "mvp4d.json"
 
 
 def export_release(config: ml_collections.ConfigDict, workdir: Path, out: Path, step: int | str = "latest",
-                   dtype: str = "float16") -> str:
-    """Writes a release folder; one that is there (a release, or nothing but a `vae`) is replaced as a whole.
+                   dtype: str = "float16", overwrite: bool = False) -> str:
+    """Writes a release folder. One that holds nothing but the `vae` that the config names is filled up.
 
     Args:
       config: what the checkpoint was trained with.
@@ -32,6 +34,7 @@ def export_release(config: ml_collections.ConfigDict, workdir: Path, out: Path, 
       out: the folder to write.
       step: "latest", "best" (lowest validation loss) or a number.
       dtype: of the transformer's file.
+      overwrite: replace a release that is there, as a whole.
 
     Returns:
       One line that says what is there.
@@ -43,8 +46,10 @@ def export_release(config: ml_collections.ConfigDict, workdir: Path, out: Path, 
     vae = autoencoder_folder(config)
     if vae is None:
         raise UserError("config.autoencoder", "names no folder", "a release holds its autoencoder, too")
-    if out.exists() and not (out / FACTS).is_file() and {path.name for path in out.iterdir()} - {"vae"}:
-        raise UserError(out, "is in the way and holds no release", "choose another folder")
+    if out.is_dir() and [path.name for path in out.iterdir()] == ["vae"] and (out / "vae").samefile(vae):
+        mark_folder(out, "release")
+        overwrite = True
+    check_folder(out, "release", overwrite)
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     number = {"latest": checkpoints.latest, "best": checkpoints.best}[step]() if isinstance(step, str) else step
     template = ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
@@ -58,11 +63,20 @@ def export_release(config: ml_collections.ConfigDict, workdir: Path, out: Path, 
         "latent_scale": read_json(vae / "config.json")["scaling_factor"],
         "conditioning": dataclasses.asdict(plan.conditioning),
         "training": {"step": int(state.step), "hours": round(position["seconds"] / 3600, 2), "weights": "EMA",
-                     "config": save_config(config)},
+                     "config": _without_folders(save_config(config))},
     }
-    with atomic_folder(out, overwrite=True) as temporary:
+    with atomic_folder(out, overwrite=overwrite, kind="release") as temporary:
         shutil.copytree(vae, temporary / "vae")
         save_transformer(temporary / "transformer", template.model(state.ema), plan.transformer, dtype=dtype)
         write_json(temporary / FACTS, facts)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
     return f"step {int(state.step)} ({facts['training']['hours']} h), {size:.1f} MB: {out}"
+
+
+def _without_folders(value: Any) -> Any:
+    """A config's values with absolute paths cut to their names: a release does not tell where things lay here."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value

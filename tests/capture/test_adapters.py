@@ -19,6 +19,7 @@ from mvp4d.core.capture.nersemble import correct_colour, import_nersemble
 from mvp4d.core.capture.videos import import_videos
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import ARRAYS
+from mvp4d.core.video import VideoWriter
 from mvp4d_jax.heads.skinning import skin, skin_in_head_space
 from tests.capture.toy import (
     FRAMES,
@@ -205,7 +206,7 @@ def make_fit(names, size, frames=FRAMES, head="toy"):
 
 def smooth_video(path, view, size, frames=FRAMES):
     """A bright square on dark ground at a place that tells view and frame."""
-    writer = images.VideoWriter(path, size, 24.0, crf=1)
+    writer = VideoWriter(path, size, 24.0, crf=1)
     pictures = []
     for frame in range(frames):
         picture = np.full((*size, 3), 40, np.uint8)

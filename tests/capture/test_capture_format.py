@@ -102,7 +102,7 @@ def test_overwriting_is_asked_for(capture_path, tmp_path):
     other = tmp_path / "photos"
     other.mkdir()
     (other / "precious.txt").write_text("do not lose me")
-    with pytest.raises(UserError, match="in the way"):
+    with pytest.raises(UserError, match="not overwritten"):
         write_capture(other, overwrite=True)
     assert (other / "precious.txt").read_text() == "do not lose me"
 

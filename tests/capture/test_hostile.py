@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from mvp4d.cli import main
-from mvp4d.core import images
 from mvp4d.core.capture.cap4d import export_cap4d, import_cap4d
 from mvp4d.core.capture.fit import Fit, read_references
 from mvp4d.core.capture.format import Capture
 from mvp4d.core.capture.gaussian_avatars import export_gaussian_avatars, import_gaussian_avatars
 from mvp4d.core.errors import UserError
+from mvp4d.core.video import VideoWriter
 from tests.capture.damage import (
     EVERY_ARRAY,
     JSON_NONSENSE,
@@ -297,13 +297,13 @@ def test_folders(originals, sandbox, capsys, damage):
 
 
 def short_video(path: Path) -> None:
-    writer = images.VideoWriter(path, (12, 10), 24.0)
+    writer = VideoWriter(path, (12, 10), 24.0)
     writer.add(np.zeros((12, 10, 3), np.uint8))
     writer.close()
 
 
 def large_video(path: Path) -> None:
-    writer = images.VideoWriter(path, (16, 10), 24.0)
+    writer = VideoWriter(path, (16, 10), 24.0)
     for _ in range(4):
         writer.add(np.zeros((16, 10, 3), np.uint8))
     writer.close()

@@ -382,7 +382,7 @@ def test_command_line_mistakes(egg, tmp_path, capsys, arguments, words):
 
 def test_video_captures_are_read(tmp_path):
     """The same frames as an mp4 come back within what the codec loses."""
-    from mvp4d.core.images import VideoWriter
+    from mvp4d.core.video import VideoWriter
 
     path = write_capture(tmp_path / "capture", views=2, frames=3, gaussians=3000)
     capture = Capture.open(path)

@@ -13,6 +13,7 @@ from mvp4d.core.cameras.camera import project
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
+from mvp4d.core.video import VideoWriter
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking import detector, track
 from mvp4d_jax.tracking.solve import SolveConfig
@@ -101,7 +102,7 @@ def test_no_face_is_one_line(mediapipe, tmp_path, capsys):
 def test_a_driving_video_is_smooth(mediapipe, astronaut, builtin, tmp_path):
     """No frame further from its neighbours than three times the median step."""
     photo = Image.open(astronaut).crop((80, 0, 380, 300)).resize((480, 480))
-    writer = images.VideoWriter(tmp_path / "v.mp4", (480, 480), 25.0, crf=10)
+    writer = VideoWriter(tmp_path / "v.mp4", (480, 480), 25.0, crf=10)
     angles = 12 * np.sin(np.linspace(0, 2.5, 14))
     for index, angle in enumerate(angles):
         writer.add(np.asarray(photo.rotate(angle, Image.Resampling.BICUBIC, translate=(2 * index, 0))))

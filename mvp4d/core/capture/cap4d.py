@@ -17,10 +17,13 @@ from mvp4d.core import images
 from mvp4d.core.cameras.path import CameraPath
 from mvp4d.core.capture import convert
 from mvp4d.core.capture.fit import Fit, read_references
-from mvp4d.core.capture.format import Capture, check_target
+from mvp4d.core.capture.format import Capture
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_folder, write_json
 from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.outputs import check_folder
+
+KIND = "CAP4D folder"
 
 
 def import_cap4d(source: str | os.PathLike, out: str | os.PathLike, *, head: HeadModel,
@@ -70,7 +73,7 @@ def export_cap4d(capture: Capture, out: str | os.PathLike, *, overwrite: bool = 
 
     A camera that moves goes to `orbit_<camera>.npz`; `fit.npz` then holds its first frame.
     """
-    check_target(Path(out), "fit.npz", overwrite)
+    check_folder(out, KIND, overwrite)
     notes = []
     if not capture.head.name.startswith("flame"):
         notes.append(f"coefficients are those of head '{capture.head.name}', which CAP4D's own programs cannot pose")
@@ -84,7 +87,7 @@ def export_cap4d(capture: Capture, out: str | os.PathLike, *, overwrite: bool = 
     size = np.tile(np.asarray(capture.image_size), (capture.view_count, 1))
     fit = Fit(capture.motion, capture.cameras[:, :1], size, capture.names,
               None if shape is None else np.asarray(shape, np.float32), capture.head.name)
-    with atomic_folder(out, overwrite=overwrite) as folder:
+    with atomic_folder(out, overwrite=overwrite, kind=KIND) as folder:
         fit.save(folder / "fit.npz")
         write_json(folder / "reference_images.json", [list(capture.reference or (capture.names[0], 0))])
         for view, name in enumerate(capture.names):

@@ -13,6 +13,7 @@ from mvp4d.core import images
 from mvp4d.core.capture.format import Capture, CaptureWriter
 from mvp4d.core.errors import UserError
 from mvp4d.core.progress import progress
+from mvp4d.core.video import read_video, video_facts
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -73,7 +74,7 @@ def picture_source(folder: Path, name: str, where: object) -> Path:
 def read_pictures(source: Path, mode: str = "RGB") -> Iterator[np.ndarray]:
     """The frames of a video, or the pictures of a folder in the order of their names: uint8."""
     if source.is_file():
-        yield from images.read_video(source)
+        yield from read_video(source)
         return
     for path in list_pictures(source):
         yield images.read_image(inside(source, path.name, source), mode=mode)
@@ -87,7 +88,7 @@ def list_pictures(folder: Path) -> list[Path]:
 def picture_facts(source: Path) -> tuple[tuple[int, int], int | None]:
     """((H, W) of the first picture, number of pictures or None for a video)."""
     if source.is_file():
-        return images.video_facts(source)[0], None
+        return video_facts(source)[0], None
     pictures = list_pictures(source)
     if not pictures:
         raise UserError(source, "has no pictures")

@@ -22,6 +22,8 @@ from mvp4d.core.files import atomic_folder, read_json, read_npz, write_json
 from mvp4d.core.heads.check import check_head
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import ARRAYS, Motion
+from mvp4d.core.outputs import check_folder
+from mvp4d.core.video import VideoWriter, read_video
 
 _ARRAY_LIMIT = 1 << 30  # bytes that one npz of a capture may unpack to
 
@@ -159,7 +161,7 @@ class Capture:
         if not len(wanted):
             return
         last = wanted.start - 1
-        with contextlib.closing(images.read_video(path, start=wanted.start, size=self.image_size)) as stream:
+        with contextlib.closing(read_video(path, start=wanted.start, size=self.image_size)) as stream:
             for last, picture in enumerate(stream, wanted.start):
                 if last in wanted:
                     yield picture
@@ -243,7 +245,7 @@ class CaptureWriter:
         check_head(self._head, "head")
         if images == "video" and (size[0] % 2 or size[1] % 2):
             raise UserError("image_size", f"{size[0]} x {size[1]}: video needs even sides", "write PNG images instead")
-        check_target(self.path, "capture.json", overwrite)
+        check_folder(self.path, "capture", overwrite)
         self._overwrite = overwrite
         self._written = np.zeros((len(self.info.names), motion.frame_count), bool)
         self._videos: dict[int, Any] = {}
@@ -251,7 +253,7 @@ class CaptureWriter:
         self._folder: Path | None = None
 
     def __enter__(self) -> CaptureWriter:
-        self._folder = self._stack.enter_context(atomic_folder(self.path, overwrite=self._overwrite))
+        self._folder = self._stack.enter_context(atomic_folder(self.path, overwrite=self._overwrite, kind="capture"))
         kinds = (["images"] if self.info.images == "png" else []) + (["masks"] if self.info.masks else [])
         for kind in kinds:
             for name in self.info.names:
@@ -290,10 +292,10 @@ class CaptureWriter:
         self._written[index, frame] = True
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        for video in self._videos.values():
-            video.close()
         with self._stack:  # leaving it moves the finished folder into place, or removes what there is of it
             if error is not None:
+                for video in self._videos.values():
+                    video.abort()
                 raise error
             self._finish()
 
@@ -315,7 +317,7 @@ class CaptureWriter:
             raise ValueError(f"frame {frame} of a video came before frame {frame - 1}")
         if view not in self._videos:
             path = self._folder / "videos" / f"{self.info.names[view]}.mp4"
-            self._videos[view] = images.VideoWriter(path, self.info.image_size, self.info.fps)
+            self._videos[view] = VideoWriter(path, self.info.image_size, self.info.fps)
         self._videos[view].add(rgb)
         if frame + 1 == self.info.frame_count:
             self._videos[view].close()
@@ -332,22 +334,6 @@ def to_uint8(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if image.dtype.kind != "f":
         raise ValueError(f"picture of {image.dtype}, expected uint8 or floating point in [0, 1]")
     return np.clip(np.rint(image.astype(np.float32) * 255), 0, 255).astype(np.uint8)
-
-
-def check_target(path: Path, marker: str, overwrite: bool) -> None:
-    """Refuses an output folder that exists, unless `overwrite` and it holds the file `marker` (or nothing at all).
-
-    Raises:
-      UserError: in the way.
-    """
-    if not path.exists() and not path.is_symlink():
-        return
-    if path.is_dir() and not path.is_symlink() and overwrite and ((path / marker).is_file() or not any(path.iterdir())):
-        return
-    if not overwrite:
-        raise UserError(path, "is already there", "choose another name, or allow overwriting")
-    raise UserError(path, f"is in the way and is no folder with {marker}, so it is not overwritten",
-                    "choose another name")
 
 
 def _read_motion(where: Path, info: CaptureInfo, expressions: int) -> Motion:

@@ -24,15 +24,18 @@ from mvp4d.core import images
 from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.capture import convert, schema
 from mvp4d.core.capture.fit import pad_expression
-from mvp4d.core.capture.format import Capture, check_target
+from mvp4d.core.capture.format import Capture
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_folder, read_json, read_npz, write_json
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.outputs import check_folder
 
 SPLITS = ("transforms.json", "transforms_train.json", "transforms_val.json", "transforms_test.json")
 _SHAPES, _EXPRESSIONS, _VERTICES = 300, 100, 5143  # of flame_param; 5023 of FLAME and 120 of its teeth
 _MOUTH = slice(48, 68)  # landmarks of the lips
+
+KIND = "GaussianAvatars folder"
 
 
 def import_gaussian_avatars(source: str | os.PathLike, out: str | os.PathLike, *, head: HeadModel, fps: float = 25.0,
@@ -77,14 +80,14 @@ def export_gaussian_avatars(capture: Capture, out: str | os.PathLike, *, overwri
     Held out as VHAP does: the last tenth of the timesteps is `test`, one camera in eight (where there are eight) `val`.
     Only FLAME heads with a jaw get `flame_param/`.
     """
-    check_target(Path(out), "transforms.json", overwrite)
+    check_folder(out, KIND, overwrite)
     head, note = capture.head, ""
     flame = head.name.startswith("flame") and "jaw" in head.joint_names and head.vertex_count >= 5023 \
         and head.expression_count <= _EXPRESSIONS
     if not flame:
         note = (f"no flame_param: head '{head.name}' is not a FLAME with a jaw, whose coefficients this layout holds; "
                 "track the pictures with VHAP to get them")
-    with atomic_folder(out, overwrite=overwrite) as folder:
+    with atomic_folder(out, overwrite=overwrite, kind=KIND) as folder:
         (folder / "images").mkdir()
         if capture.has_masks:
             (folder / "fg_masks").mkdir()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 
 from mvp4d.core import images
 from mvp4d.core.capture import convert
-from mvp4d.core.capture.format import Capture, check_target
+from mvp4d.core.capture.format import Capture
 from mvp4d.core.files import atomic_folder, write_json
+from mvp4d.core.outputs import check_folder
+
+KIND = "nerfstudio folder"
 
 
 def export_nerfstudio(capture: Capture, out: str | os.PathLike, *, overwrite: bool = False) -> str:
@@ -18,10 +20,10 @@ def export_nerfstudio(capture: Capture, out: str | os.PathLike, *, overwrite: bo
 
     `time` runs from 0 to 1 over the frames, for methods that model motion. Returns one line on what is lost.
     """
-    check_target(Path(out), "transforms.json", overwrite)
+    check_folder(out, KIND, overwrite)
     height, width = capture.image_size
     entries = []
-    with atomic_folder(out, overwrite=overwrite) as folder:
+    with atomic_folder(out, overwrite=overwrite, kind=KIND) as folder:
         for kind in ("images", "masks") if capture.has_masks else ("images",):
             (folder / kind).mkdir()
         for view, name in enumerate(capture.names):

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp4d.core import images
 from mvp4d.core.cameras.camera import Camera, make_camera, resize
 from mvp4d.core.capture import convert, schema
 from mvp4d.core.capture.fit import Fit
@@ -27,6 +26,7 @@ from mvp4d.core.capture.videos import scaled
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_json
 from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.video import read_video, video_facts
 
 CALIBRATED_SIZE = (3208, 2200)
 
@@ -57,7 +57,7 @@ def import_nersemble(participant: str | os.PathLike, out: str | os.PathLike, *, 
     fitted = Fit.load(fit)
     rig, motion = fitted.rig(head, fit)
     videos = [convert.inside(folder, f"cam_{serial}.mp4", folder) for serial in serials]
-    sizes = [images.video_facts(video)[0] for video in videos]
+    sizes = [video_facts(video)[0] for video in videos]
     if len(set(sizes)) != 1:
         raise UserError(folder, "its videos have different sizes")
     cameras = read_cameras(participant / "calibration" / "camera_params.json", serials, sizes[0], fitted)
@@ -66,7 +66,7 @@ def import_nersemble(participant: str | os.PathLike, out: str | os.PathLike, *, 
 
     def frames_of(view: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         matrix = colours.get(serials[view])
-        for rgb in images.read_video(videos[view], size=sizes[0]):
+        for rgb in read_video(videos[view], size=sizes[0]):
             yield rgb if matrix is None else correct_colour(rgb, matrix), None
 
     extra = {} if fitted.shape is None else {"shape": [float(value) for value in fitted.shape]}

@@ -1,0 +1,79 @@
+"""How a command is stopped: signals become an exception that cleans up and saves; child processes end with theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came. Whatever saves and cleans up when a person presses Ctrl-C does so now too."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """While the block runs, the first SIGTERM, SIGHUP or SIGINT raises in the main thread (`Stopped` or
+    KeyboardInterrupt); until it has unwound, others are ignored, but for SIGINT, which raises again.
+
+    A SIGHUP that was ignored before (`nohup`) stays ignored. Does nothing outside of the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    owner, stopping = os.getpid(), False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        if os.getpid() != owner:  # a child made by fork: what it would do without us
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        if stopping and number != signal.SIGINT:
+            return
+        stopping = True
+        raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
+
+    for number in numbers:
+        if before[number] is not signal.SIG_IGN and before[number] is not None:
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None and signal.getsignal(number) is stop:
+                signal.signal(number, handler)
+
+
+_TIE = """
+import ctypes, os, sys
+try:
+    ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)
+except (AttributeError, OSError, TypeError):
+    pass
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(143)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def tied(command: list[str]) -> list[str]:
+    """A command that gets SIGTERM when this process dies, however it dies (Linux; elsewhere just the command).
+
+    Start it from the main thread: it is the thread's end that the kernel tells.
+    """
+    if not sys.platform.startswith("linux"):
+        return command
+    # PR_SET_PDEATHSIG survives exec; set by a Python that then becomes the command, because code between fork and exec
+    # may hang in a process with many threads.
+    return [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), *command]
