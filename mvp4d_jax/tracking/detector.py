@@ -77,12 +77,11 @@ def _make_environment(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
-def detect_faces(frames: Iterable[np.ndarray], count: int, image_size: tuple[int, int], *, video: bool,
-                 most: int = 6) -> np.ndarray:
+def detect_faces(frames: Iterable[np.ndarray], count: int, *, video: bool, most: int = 6) -> np.ndarray:
     """Finds the face mesh of up to `most` faces in every frame.
 
     Args:
-      frames: `count` pictures, uint8 [H, W, 3], taken one at a time.
+      frames: `count` pictures, uint8 [H, W, 3], taken one at a time; sizes may differ.
       video: whether they follow each other in time, so that a face is followed rather than looked for again.
 
     Returns:
@@ -92,8 +91,7 @@ def detect_faces(frames: Iterable[np.ndarray], count: int, image_size: tuple[int
       UserError: the environment cannot be made, or MediaPipe fails.
     """
     python = ensure_environment()
-    height, width = image_size
-    facts = {"width": width, "height": height, "frames": count, "faces": most, "video": video}
+    facts = {"frames": count, "faces": most, "video": video}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "faces.npz"
         with open(Path(folder) / "log", "w+") as log:
@@ -119,7 +117,7 @@ def _feed(process: subprocess.Popen, facts: dict, frames: Iterable[np.ndarray]) 
     try:
         process.stdin.write(json.dumps(facts).encode() + b"\n")
         for frame in progress(frames, total=facts["frames"], what="finding faces", unit="frame"):
-            process.stdin.write(np.ascontiguousarray(frame).tobytes())
+            process.stdin.write(np.array(frame.shape[:2], "<u4").tobytes() + np.ascontiguousarray(frame).tobytes())
             process.stdin.flush()
             if not process.stdout.readline():
                 break

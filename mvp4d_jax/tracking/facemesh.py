@@ -1,7 +1,7 @@
 """Runs MediaPipe's face mesh on frames from standard input. A script for an environment of its own: it is run by path
 and imports nothing of this project (see `mvp4d_jax/tracking/detector.py`).
 
-In: one line of JSON {"width", "height", "frames", "faces", "video"}, then the frames as raw RGB bytes.
+In: one line of JSON {"frames", "faces", "video"}, then each frame: height and width as little-endian uint32, raw RGB.
 Out: an npz at the path given as argument with `faces` [F, K, 478, 2] in pixels, NaN where there is no face.
 Progress: the number of each finished frame, one a line, on standard output.
 """
@@ -15,10 +15,11 @@ import numpy as np
 
 def main() -> None:
     facts = json.loads(sys.stdin.buffer.readline())
-    height, width, count = facts["height"], facts["width"], facts["faces"]
+    count = facts["faces"]
     found = np.full((facts["frames"], count, 478, 2), np.nan, np.float32)
     with make_mesh(count, still=not facts["video"]) as mesh, make_mesh(count, still=True) as careful:
         for frame in range(facts["frames"]):
+            height, width = np.frombuffer(sys.stdin.buffer.read(8), "<u4").tolist()
             data = sys.stdin.buffer.read(width * height * 3)
             picture = np.frombuffer(data, np.uint8).reshape(height, width, 3)
             points = detect(mesh, picture)

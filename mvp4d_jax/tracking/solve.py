@@ -1,9 +1,9 @@
 """Fitting a head, a camera and a motion to landmarks: robust Gauss-Newton, all frames at once.
 
 Unknowns: identity and focal length, shared by all frames, and per frame the head's rotation and translation, the
-expression, the jaw (of heads without ARKit's jaw expressions) and the eyes. The residuals are landmark distances in
-pixels over their standard deviation, the priors' standard scores and, in time, accelerations. Each frame's block is
-linearised by JAX; frames meet only in the shared unknowns and in the accelerations, so that the normal equations are a
+expression, the jaw (of heads without ARKit's jaw expressions) and the eyes; of photos, each its own focal length too.
+The residuals are landmark distances in pixels over their standard deviation, the priors' standard scores and, in time,
+accelerations. Each frame's block is linearised by JAX; frames meet only in the shared unknowns and in the accelerations, so that the normal equations are a
 banded matrix with a border: a banded Cholesky factor and a Schur complement solve them exactly, in time linear in F.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -39,6 +39,7 @@ class SolveConfig:
       landmark: of a landmark, as a fraction of the face box; `outlier` standard deviations count half.
       focal: prior focal length over the longer image side (2.66 is a vertical field of about 21 degrees, a portrait
         lens) and the standard deviation of its logarithm.
+      zoom: standard deviation of a photo's log focal length from that of the photos together.
       shape, expression, jaw, eyes, vergence: of coefficients and, in radians, joint angles; `vergence` is the
         difference between the eyes.
       bound: how hard ARKit expressions are held in [0, 1]; they are clipped there in the end.
@@ -52,6 +53,7 @@ class SolveConfig:
     outlier: float = 4.0
     focal: float = 2.66
     focal_spread: float = 0.25
+    zoom: float = 0.15
     shape: float = 1.0
     expression: float = 0.35
     jaw: float = 0.15
@@ -89,23 +91,25 @@ class Solution:
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Where each unknown lies: shared [S + 1] = shape, log focal; frame [P] = rotation, translation, expression,
-    jaw, eyes (pitch and yaw of left and right)."""
+    """Where each unknown lies: shared [S + 1] = shape, log of the focal length over the longer image side; frame [P] =
+    rotation, translation, expression, jaw, eyes (pitch and yaw of left and right), zoom (what a photo's log focal
+    length has beyond the shared one)."""
 
     shapes: int
     expressions: int
     jaw: bool
     bounded: bool
+    zoom: bool = False
 
     @property
     def slices(self) -> dict[str, slice]:
-        ends = np.cumsum([0, 3, 3, self.expressions, 3 if self.jaw else 0, 4])
+        ends = np.cumsum([0, 3, 3, self.expressions, 3 if self.jaw else 0, 4, 1 if self.zoom else 0])
         return {name: slice(int(a), int(b)) for name, a, b in
-                zip(("rotation", "translation", "expression", "jaw", "eyes"), ends[:-1], ends[1:])}
+                zip(("rotation", "translation", "expression", "jaw", "eyes", "zoom"), ends[:-1], ends[1:])}
 
     @property
     def frame_size(self) -> int:
-        return self.slices["eyes"].stop
+        return self.slices["zoom"].stop
 
 
 def solve(head: HeadModel, seen: Landmarks, config: SolveConfig,
@@ -118,19 +122,41 @@ def solve(head: HeadModel, seen: Landmarks, config: SolveConfig,
       focal: focal length in pixels where it is known.
       report: called with (iteration, of how many) as it goes on.
     """
+    return _solve_all(head, [seen], config, focal, report)[0]
+
+
+def solve_photos(head: HeadModel, photos: Sequence[Landmarks], config: SolveConfig, focal: float | None = None,
+                 report: Callable[[int, int], None] | None = None) -> list[Solution]:
+    """Fits one identity to photos of one person, each with a camera, pose and expression of its own.
+
+    Args:
+      photos: landmarks of each, one frame with a face; picture sizes may differ.
+      focal, report: as in `solve`.
+
+    Returns:
+      a Solution of each photo, all of the same shape coefficients.
+    """
+    return _solve_all(head, photos, config, focal, report)
+
+
+def _solve_all(head: HeadModel, clips: Sequence[Landmarks], config: SolveConfig, focal: float | None,
+               report: Callable[[int, int], None] | None) -> list[Solution]:
+    """One identity through one clip, or through several photos, which no time connects."""
+    photos = len(clips) > 1
     if focal is not None:
-        config = dataclasses.replace(config, focal=focal / max(seen.image_size), focal_spread=1e-4)
+        config = dataclasses.replace(config, focal=focal / max(clips[0].image_size), focal_spread=1e-4, zoom=1e-4)
     known = set(head.expression_names) & set(ARKIT_NAMES)
     layout = _Layout(min(head.shape_count, config.shape_count), head.expression_count,
-                     "jaw" in head.joint_names and "jawOpen" not in known, len(known) >= 40)
+                     "jaw" in head.joint_names and "jawOpen" not in known, len(known) >= 40, photos)
     small = _landmark_rig(head)
-    data = _observations(seen)
-    spread = config.landmark * seen.box_size
+    parts = [_observations(clip, config.landmark) for clip in clips]
+    data = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     shared = np.zeros(layout.shapes + 1)
-    shared[-1] = np.log(config.focal * max(seen.image_size))
-    frames = _start(small, layout, seen, float(np.exp(shared[-1])))
+    shared[-1] = np.log(config.focal)
+    frames = np.concatenate([_start(small, layout, clip, config.focal * max(clip.image_size)) for clip in clips])
+    smooth = None if photos or len(frames) < 3 else _acceleration_weights(layout, config, clips[0].fps)
     total = config.pose_iterations + config.iterations
-    damping, problem = 1e-3, _Problem(small, layout, config, data, spread, seen)
+    damping, problem = 1e-3, _Problem(small, layout, config, data, smooth)
     for iteration in range(total):
         if report:
             report(iteration, total)
@@ -141,18 +167,18 @@ def solve(head: HeadModel, seen: Landmarks, config: SolveConfig,
             break
     if report:
         report(total, total)
-    return _solution(head, small, layout, seen, shared, frames)
+    ends = np.cumsum([len(clip.points) for clip in clips])[:-1]
+    return [_solution(head, small, layout, clip, shared, rows) for clip, rows in zip(clips, np.split(frames, ends))]
 
 
 class _Problem:
     """The least-squares problem of one track."""
 
-    def __init__(self, small: tuple, layout: _Layout, config: SolveConfig, data: dict[str, np.ndarray], spread: float,
-                 seen: Landmarks):
+    def __init__(self, small: tuple, layout: _Layout, config: SolveConfig, data: dict[str, np.ndarray],
+                 smooth: np.ndarray | None):
         self.layout, self.config, self.data, self.small = layout, config, data, small
-        self._constants = (np.float32(spread), np.asarray(seen.image_size, np.float32))
-        self._smooth = _acceleration_weights(layout, config, seen.fps)
-        self._log_focal = float(np.log(config.focal * max(seen.image_size)))
+        self._smooth = smooth  # [P] weights of second differences in time; None where no time connects the frames
+        self._log_focal = float(np.log(config.focal))
         self._shared_spread = np.append(np.full(layout.shapes, config.shape), config.focal_spread)
 
     def step(self, shared: np.ndarray, frames: np.ndarray, damping: float, pose_only: bool
@@ -177,11 +203,11 @@ class _Problem:
     def _chunks(self, function: Callable, shared: np.ndarray, frames: np.ndarray) -> Any:
         """Runs a vmapped function over frames in chunks of one size: bounded memory, one compilation for all videos."""
         count = len(frames)
-        size = 1 if count == 1 else 16
+        size = min(count, 16) if self._smooth is None else 16
         starts = range(0, count, size)
         index = np.minimum(np.arange(len(starts) * size), count - 1).reshape(-1, size)
         parts = [function(*self.small, shared, frames[rows], {name: item[rows] for name, item in self.data.items()},
-                          *self._constants, layout=self.layout, config=self.config) for rows in index]
+                          layout=self.layout, config=self.config) for rows in index]
         return jax.tree.map(lambda *items: np.concatenate(items)[:count].astype(np.float64), *parts)
 
     def _robust(self, value: np.ndarray) -> np.ndarray:
@@ -194,7 +220,7 @@ class _Problem:
 
     def _cost(self, value: np.ndarray, weights: np.ndarray, shared: np.ndarray, frames: np.ndarray) -> float:
         total = ((value * weights) ** 2).sum() + (self._shared_prior(shared) ** 2).sum()
-        if len(frames) > 2:
+        if self._smooth is not None:
             total += ((np.diff(frames, 2, axis=0) * self._smooth) ** 2).sum()
         return float(total)
 
@@ -213,7 +239,7 @@ class _Problem:
         stacked = by_shared.reshape(-1, by_shared.shape[-1])  # [F R, S + 1]
         corner = stacked.T @ stacked + np.diag(self._shared_spread**-2.0)
         corner_gradient = stacked.T @ value.reshape(-1) + self._shared_prior(shared) / self._shared_spread
-        if count > 2:
+        if self._smooth is not None:
             gradient = gradient + _second_differences_transposed(np.diff(frames, 2, axis=0) * self._smooth**2)
         diagonal = np.einsum("fpp->fp", blocks)
         diagonal += damping * (diagonal + 1.0)  # a view: this damps `blocks`
@@ -221,7 +247,7 @@ class _Problem:
         if pose_only:
             fixed = slice(self.layout.slices["translation"].stop, None)
             gradient[:, fixed], corner_gradient = 0, np.zeros_like(corner_gradient)
-        factor = cholesky_banded(_band(blocks, self._smooth**2 if count > 2 else None), lower=True)
+        factor = cholesky_banded(_band(blocks, None if self._smooth is None else self._smooth**2), lower=True)
         right = np.concatenate([border, gradient.reshape(-1, 1)], axis=1)
         solved = cho_solve_banded((factor, True), right)
         schur = corner - border.T @ solved[:, :-1]
@@ -231,21 +257,19 @@ class _Problem:
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "config"))
-def _values(rig: HeadModel, iris: Array, shared: Array, frames: Array, data: dict[str, Array], spread: Array,
-            image_size: Array, *, layout: _Layout, config: SolveConfig) -> Array:
+def _values(rig: HeadModel, iris: Array, shared: Array, frames: Array, data: dict[str, Array], *, layout: _Layout,
+            config: SolveConfig) -> Array:
     """Residuals [F, R]."""
-    return jax.vmap(lambda frame, seen: _frame_residuals(rig, iris, layout, config, spread, image_size, shared, frame,
-                                                         seen))(frames, data)
+    return jax.vmap(lambda frame, seen: _frame_residuals(rig, iris, layout, config, shared, frame, seen))(frames, data)
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "config"))
-def _linearise(rig: HeadModel, iris: Array, shared: Array, frames: Array, data: dict[str, Array], spread: Array,
-               image_size: Array, *, layout: _Layout, config: SolveConfig) -> tuple[Array, Array, Array]:
+def _linearise(rig: HeadModel, iris: Array, shared: Array, frames: Array, data: dict[str, Array], *, layout: _Layout,
+               config: SolveConfig) -> tuple[Array, Array, Array]:
     """Residuals [F, R] and their derivatives [F, R, S + 1] and [F, R, P]."""
     def one(frame: Array, seen: dict[str, Array]) -> tuple[Array, Array, Array]:
         def residuals(vector: Array) -> tuple[Array, Array]:
-            value = _frame_residuals(rig, iris, layout, config, spread, image_size, vector[: shared.size],
-                                     vector[shared.size:], seen)
+            value = _frame_residuals(rig, iris, layout, config, vector[: shared.size], vector[shared.size:], seen)
             return value, value
 
         derivative, value = jax.jacfwd(residuals, has_aux=True)(jnp.concatenate([shared, frame]))
@@ -254,10 +278,11 @@ def _linearise(rig: HeadModel, iris: Array, shared: Array, frames: Array, data: 
     return jax.vmap(one)(frames, data)
 
 
-def _frame_residuals(rig: HeadModel, iris: Array, layout: _Layout, config: SolveConfig, spread: Array,
-                     image_size: Array, shared: Array, frame: Array, data: dict[str, Array]) -> Array:
-    """[R] of one frame: 68 landmarks x 2, irises 2 x 2, expression prior and bounds, jaw, eyes."""
-    points, centres = _project(rig, iris, layout, image_size, shared, frame)
+def _frame_residuals(rig: HeadModel, iris: Array, layout: _Layout, config: SolveConfig, shared: Array, frame: Array,
+                     data: dict[str, Array]) -> Array:
+    """[R] of one frame: 68 landmarks x 2, irises 2 x 2, expression prior and bounds, jaw, eyes, zoom."""
+    points, centres = _project(rig, iris, layout, data["image_size"], shared, frame)
+    spread = data["spread"]
     part = {name: frame[where] for name, where in layout.slices.items()}
     rows = [((points - data["points"]) * data["weights"][:, None] / spread).reshape(-1),
             ((centres - data["iris"]) * data["iris_weights"][:, None] / spread).reshape(-1),
@@ -270,7 +295,7 @@ def _frame_residuals(rig: HeadModel, iris: Array, layout: _Layout, config: Solve
         rows += [part["jaw"] / (config.jaw * jnp.array([1.0, 0.3, 0.1])),
                  jnp.minimum(part["jaw"][:1], 0) / config.bound]
     eyes = part["eyes"].reshape(2, 2)
-    rows += [part["eyes"] / config.eyes, (eyes[0] - eyes[1]) / config.vergence]
+    rows += [part["eyes"] / config.eyes, (eyes[0] - eyes[1]) / config.vergence, part["zoom"] / config.zoom]
     return jnp.concatenate(rows)
 
 
@@ -278,12 +303,17 @@ def _project(rig: HeadModel, iris: Array, layout: _Layout, image_size: Array, sh
              ) -> tuple[Array, Array]:
     """Pixels of the 68 landmarks [68, 2] and of the irises [2, 2]."""
     motion, shape = _motion(layout, frame[None]), shared[:-1]
-    camera = _camera(jnp.exp(shared[-1]), image_size)
+    camera = _camera(_focal(layout, image_size, shared, frame), image_size)
     vertices = skin(rig, motion, shape)  # [1, n, 3]
     points = landmarks(rig, vertices)[0]
     both = jnp.concatenate([points, vertices[0, iris]])
     pixels, _ = project(camera, both)
     return pixels[: len(WEIGHTS)], pixels[len(WEIGHTS):]
+
+
+def _focal(layout: _Layout, image_size: Array, shared: Array, frame: Array) -> Array:
+    """Focal length in pixels of one frame."""
+    return jnp.max(jnp.asarray(image_size)) * jnp.exp(shared[-1] + frame[layout.slices["zoom"]].sum())
 
 
 def _camera(focal: Array, image_size: Array) -> Camera:
@@ -322,11 +352,15 @@ def _landmark_rig(head: HeadModel) -> tuple[HeadModel, np.ndarray]:
     return small, inverse[corners.size:]
 
 
-def _observations(seen: Landmarks) -> dict[str, np.ndarray]:
+def _observations(seen: Landmarks, landmark: float) -> dict[str, np.ndarray]:
+    """What is measured in each frame; `landmark` is the standard deviation of landmarks over the face box."""
+    count = len(seen.points)
     found, iris_found = seen.found, np.isfinite(seen.iris).all(-1)  # [F], [F, 2]
     return {"points": np.where(found[:, None, None], seen.points, 0.0), "weights": found[:, None] * WEIGHTS,
             "iris": np.where(iris_found[..., None], seen.iris, 0.0),
-            "iris_weights": (iris_found & found[:, None]) * 1.0}
+            "iris_weights": (iris_found & found[:, None]) * 1.0,
+            "spread": np.full(count, landmark * seen.box_size),
+            "image_size": np.tile(np.asarray(seen.image_size, float), (count, 1))}
 
 
 def _start(small: tuple, layout: _Layout, seen: Landmarks, focal: float) -> np.ndarray:
@@ -357,7 +391,7 @@ def _acceleration_weights(layout: _Layout, config: SolveConfig, fps: float) -> n
     """[P] one over the standard deviation of second differences; at fewer frames a second they may be larger."""
     scale = (25.0 / fps) ** 2
     weights = np.zeros(layout.frame_size)
-    for spread, where in zip(config.accelerations, layout.slices.values()):
+    for spread, where in zip(config.accelerations, list(layout.slices.values())[:5]):
         weights[where] = 1 / (spread * scale)
     return weights
 
@@ -404,6 +438,6 @@ def _solution(head: HeadModel, small: tuple, layout: _Layout, seen: Landmarks, s
     motion = jax.tree.map(lambda array: np.asarray(array, np.float32), _motion(layout, frames, seen.fps))
     shape = np.zeros(head.shape_count, np.float32)
     shape[: layout.shapes] = shared[:-1]
-    focal, (height, width) = float(np.exp(shared[-1])), seen.image_size
+    focal, (height, width) = float(_focal(layout, np.float64(seen.image_size), shared, frames[0])), seen.image_size
     camera = Camera(UP.copy(), np.float64(focal), np.float64(focal), np.float64(width / 2), np.float64(height / 2))
     return Solution(shape, motion, camera, projected, error)

@@ -143,8 +143,9 @@ def test_the_banded_step_is_the_dense_one():
     seen = observe(head, motion, np.float32([0.8, -0.5]))
     config, small = SolveConfig(), solving._landmark_rig(head)
     layout = solving._Layout(2, 4, True, False)
-    problem = solving._Problem(small, layout, config, solving._observations(seen), 3.0, seen)
-    shared = np.array([0.2, 0.1, 7.6])
+    data = solving._observations(seen, 3.0 / seen.box_size)
+    problem = solving._Problem(small, layout, config, data, solving._acceleration_weights(layout, config, seen.fps))
+    shared = np.array([0.2, 0.1, np.log(2.5)])
     frames = solving._start(small, layout, seen, 2000.0) + rng.normal(0, 0.01, (5, layout.frame_size))
     value, by_shared, by_frame = problem._chunks(solving._linearise, shared, frames)
     damping = 0.01
@@ -179,9 +180,9 @@ def test_derivatives_against_finite_differences():
     head = make_flame(vertices=300)
     layout = solving._Layout(2, 4, True, False)
     seen = Landmarks(np.random.default_rng(0).uniform(200, 400, (1, 68, 2)), np.full((1, 2, 2), np.nan), SIZE)
-    small, data = solving._landmark_rig(head), solving._observations(seen)
-    problem = solving._Problem(small, layout, SolveConfig(), data, 30.0, seen)
-    shared, frames = np.array([0.2, 0.1, 7.6]), np.zeros((1, layout.frame_size))
+    small, data = solving._landmark_rig(head), solving._observations(seen, 30.0 / seen.box_size)
+    problem = solving._Problem(small, layout, SolveConfig(), data, None)
+    shared, frames = np.array([0.2, 0.1, np.log(2.5)]), np.zeros((1, layout.frame_size))
     frames[0, :6] = [0.1, -0.2, 0.05, 0.01, 0.02, -1.3]
     _, by_shared, by_frame = problem._chunks(solving._linearise, shared, frames)
     for index in (0, 4, 7, 10, 14):

@@ -1,0 +1,184 @@
+"""From photos of a person, or a clip, to a Portrait: one identity, and a camera, pose, expression and cut-out of each.
+
+The photos' identity is solved for together. Of a clip the whole is tracked and a few frames are kept. Each picture is
+cropped around the head, at its own resolution.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from mvp4d.core.cameras.camera import Camera, crop, project, resize, stack
+from mvp4d.core.cameras.crops import MARGIN, head_box, head_vertices
+from mvp4d.core.capture.portrait import Portrait
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads import load_head
+from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.motion import Motion
+from mvp4d.core.progress import progress
+from mvp4d_jax.heads.skinning import skin
+from mvp4d_jax.sampling.reference import load_photo
+from mvp4d_jax.tracking.detector import detect_faces
+from mvp4d_jax.tracking.landmarks import Landmarks, choose_face, from_mesh, read_landmarks
+from mvp4d_jax.tracking.solve import Solution, SolveConfig, solve_photos
+from mvp4d_jax.tracking.track import MAX_ERROR, Source
+
+Pathlike = str | os.PathLike
+PHOTO_SIDE = 1024  # pixels of the longer side of a kept photo, at most
+PHOTO_MARGIN = 1.3 * MARGIN  # half side of a kept photo over the larger half extent of the head: hair and shoulders
+
+
+@dataclasses.dataclass(frozen=True)
+class Shot:
+    """One picture of the person with what was fitted to it.
+
+    Attributes:
+      name: of the file that it comes from.
+      rgb: [H, W, 3] uint8, the whole picture.
+      alpha: [H, W] float32 in [0, 1]: a given mask, or the picture's own transparency.
+      camera: unbatched; motion: one frame.
+    """
+
+    name: str
+    rgb: np.ndarray
+    alpha: np.ndarray
+    camera: Camera
+    motion: Motion
+
+
+def track_portrait(paths: Sequence[Pathlike], head: str | HeadModel = "builtin", *,
+                   masks: Sequence[Pathlike] | None = None, matte: str = "auto",
+                   landmarks: Sequence[Pathlike] | None = None, face: int | None = None,
+                   focal: float | None = None) -> Portrait:
+    """Fits one head to photos of a person and cuts the person out of each.
+
+    Args:
+      paths: image files, one or several of one person.
+      head: "builtin", "ict:PATH", "flame:PATH" or a HeadModel.
+      masks: a picture of each photo's size, white where the person is; given instead of the automatic cut-out.
+      matte: "auto" cuts the person out of photos without a mask, "none" keeps the background.
+      landmarks: an npz for each photo to use instead of MediaPipe's.
+      face: which face of each, counted from the left from 1; the largest by default.
+      focal: focal length in pixels, where it is known; of photos of one size.
+
+    Returns:
+      A Portrait of all photos as crops of at most 1,024 pixels a side; the most frontal one is its reference.
+
+    Raises:
+      UserError: names the first file that is no picture, has no face, or does not fit the head.
+    """
+    sources = [Source.open(path) for path in paths]
+    _check_inputs(sources, masks, landmarks, matte, focal)
+    model = head if isinstance(head, HeadModel) else load_head(head)
+    pictures = [load_photo(source.path, None if masks is None else masks[index])
+                for index, source in enumerate(sources)]
+    seen = _photo_landmarks(sources, landmarks, face)
+    solutions = _solve(sources, model, seen, focal)
+    rig = model.personalise(solutions[0].shape)
+    shots = [Shot(source.path.name, np.uint8(np.rint(rgb * 255)), alpha, solution.camera, solution.motion)
+             for source, (rgb, alpha), solution in zip(sources, pictures, solutions)]
+    return assemble(shots, rig, cut=matte == "auto" and masks is None)
+
+
+def assemble(shots: Sequence[Shot], rig: HeadModel, *, cut: bool) -> Portrait:
+    """A Portrait of fitted pictures: crops of each around the head.
+
+    Args:
+      rig: the personalised head.
+      cut: whether to cut the person out.
+    """
+    photos, cameras = [], []
+    for shot in shots:
+        photo, camera = _crop(shot, rig, cut)
+        photos.append(photo)
+        cameras.append(camera)
+    angles = [frontal_angle(shot.camera, shot.motion) for shot in shots]
+    parts = [vars(shot.motion) for shot in shots]
+    motion = Motion(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "fps"},
+                    fps=shots[0].motion.fps)
+    return Portrait(tuple(photos), stack(cameras), motion, rig, int(np.argmin(angles)),
+                    tuple(shot.name for shot in shots))
+
+
+def frontal_angle(camera: Camera, motion: Motion) -> float:
+    """Degrees between a head's forward axis and the direction from it to the camera. Both unbatched, one frame."""
+    forward = Rotation.from_rotvec(np.asarray(motion.rotation[0], np.float64)).apply([0.0, 0.0, 1.0])
+    matrix = np.asarray(camera.world_to_camera, np.float64)
+    towards = -matrix[:3, :3].T @ matrix[:3, 3] - np.asarray(motion.translation[0], np.float64)
+    return float(np.degrees(np.arccos(np.clip(forward @ towards / np.linalg.norm(towards), -1, 1))))
+
+
+def _check_inputs(sources: Sequence[Source], masks: Sequence[Pathlike] | None, landmarks: Sequence[Pathlike] | None,
+                  matte: str, focal: float | None) -> None:
+    if not sources:
+        raise UserError("`paths`", "no photo", "give at least one")
+    if matte not in ("auto", "none"):
+        raise UserError("`matte`", f"'{matte}' is none of auto, none")
+    for source in sources:
+        if source.video:
+            raise UserError(source.path, "is a video", "give pictures")
+    for name, files in (("masks", masks), ("landmarks", landmarks)):
+        if files is not None and len(files) != len(sources):
+            raise UserError(f"`{name}`", f"{len(files)} for {len(sources)} photos", "give one for each photo")
+    if focal is not None and len({source.image_size for source in sources}) > 1:
+        raise UserError("`focal`", "one focal length for photos of several sizes", "leave it out")
+
+
+def _photo_landmarks(sources: Sequence[Source], files: Sequence[Pathlike] | None, face: int | None) -> list[Landmarks]:
+    if files is not None:
+        return [read_landmarks(file, source.image_size, 1, source.fps) for file, source in zip(files, sources)]
+    pictures = (picture for source in sources for picture in source.frames())
+    faces = detect_faces(pictures, len(sources), video=False)
+    return [from_mesh(choose_face(found[None], face, source.path), source.image_size, source.fps)
+            for found, source in zip(faces, sources)]
+
+
+def _solve(sources: Sequence[Source], head: HeadModel, seen: Sequence[Landmarks], focal: float | None
+           ) -> list[Solution]:
+    with progress(total=1, what="fitting", unit="step") as bar:
+        def report(step: int, total: int) -> None:
+            bar.total = total
+            bar.update(step - bar.n)
+
+        solutions = solve_photos(head, seen, SolveConfig(), focal, report)
+    for source, solution in zip(sources, solutions):
+        if not float(solution.error[0]) < MAX_ERROR:
+            raise UserError(source.path, "the head cannot be laid on this face (landmarks "
+                            f"{100 * solution.error[0]:.0f} % of the face box away)",
+                            "is it the same person's face, seen from the front or the side, in focus?")
+    return solutions
+
+
+def _crop(shot: Shot, rig: HeadModel, cut: bool) -> tuple[np.ndarray, Camera]:
+    """RGBA of the head's surroundings, as far as the picture shows them, and its camera."""
+    from mvp4d_jax.sampling.inputs import _cut_out
+
+    alpha = shot.alpha
+    if cut:
+        alpha = alpha * _cut_out(shot.rgb / np.float32(255), shot.camera, shot.motion, rig)
+    vertices = np.asarray(skin(rig, shot.motion))[0][head_vertices(rig)]
+    pixels, _ = project(shot.camera, vertices)
+    height, width = shot.rgb.shape[:2]
+    left, top, right, bottom = head_box(np.asarray(pixels), PHOTO_MARGIN)
+    left, top = max(0, int(np.floor(left))), max(0, int(np.floor(top)))
+    right, bottom = min(width, int(np.ceil(right))), min(height, int(np.ceil(bottom)))
+    rgba = np.concatenate([shot.rgb, np.uint8(np.rint(alpha * 255))[..., None]], -1)[top:bottom, left:right]
+    camera = crop(shot.camera, left, top)
+    return shrink(rgba, camera)
+
+
+def shrink(rgba: np.ndarray, camera: Camera, side: int = PHOTO_SIDE) -> tuple[np.ndarray, Camera]:
+    """A picture [H, W, 4] uint8 with straight alpha, and its camera, at most `side` pixels a side."""
+    height, width = rgba.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return np.ascontiguousarray(rgba), camera
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    small = Image.fromarray(rgba).resize(size[::-1], Image.Resampling.LANCZOS)
+    return np.asarray(small), resize(camera, (height, width), size)
