@@ -25,6 +25,7 @@ class Format:
         returns the closing line.
       own_motion: where no motion is asked for, the avatar's own is written; else the avatar at rest.
       folder: what is written is a folder.
+      lost: what of the avatar the format does not keep, for a person.
     """
 
     what: str
@@ -32,14 +33,19 @@ class Format:
     writer: str
     own_motion: bool = True
     folder: bool = False
+    lost: str = ""
 
 
+_STILL = "motion, and how an antialiased avatar's blur grows with the picture"
 FORMATS = {
-    "ply": Format("the 3D Gaussian splatting file of one frame", ".ply", "ply:write_frame"),
+    "ply": Format("the 3D Gaussian splatting file of one frame", ".ply", "ply:write_frame", lost=_STILL),
     "ply-sequence": Format("a folder of numbered such files", "", "ply:write_sequence", folder=True),
-    "glb": Format("glTF with KHR_gaussian_splatting, one frame", ".glb", "glb:write"),
-    "spz": Format("Niantic's packed splats, one frame", ".spz", "spz:write"),
-    "lam": Format("LAM's zip for its browser renderer and OpenAvatarChat", ".zip", "lam:write", own_motion=False),
+    "glb": Format("glTF with KHR_gaussian_splatting, one frame", ".glb", "glb:write", lost="motion, antialiasing"),
+    "spz": Format("Niantic's packed splats, one frame", ".spz", "spz:write", lost="motion, some precision"),
+    "lam": Format(
+        "LAM's zip for its browser renderer and OpenAvatarChat", ".zip", "lam:write", own_motion=False,
+        lost="jaw, neck and gaze joints, turning of Gaussians with the skin, colours that depend on the view",
+    ),
     "cap4d-animation": Format("CAP4D's animation PLY, for its web viewer", "", "cap4d:write"),
 }
 

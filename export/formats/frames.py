@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.progress import say
 from mvp4d_export.avatar import Splats
 from mvp4d_export.formats import Job
 from mvp4d_export.ply import sequence
@@ -20,7 +21,14 @@ FAINTEST = 1 / 255
 
 def frame_splats(job: Job) -> Splats:
     """World-space Gaussians of the job's frame."""
-    return next(frames(job, slice(job.frame, job.frame + 1)))
+    splats = next(frames(job, slice(job.frame, job.frame + 1)))
+    tell_left_out(job.avatar.gaussian_count - len(splats.means))
+    return splats
+
+
+def tell_left_out(count: int) -> None:
+    if count:
+        say(f"{count} Gaussians that nothing would draw are left out")
 
 
 def frames(job: Job, window: slice = slice(None)) -> Iterator[Splats]:

@@ -1,13 +1,13 @@
-"""`lam`: LAM's exchange zip (https://github.com/aigc3d/LAM_WebRender), which its browser renderer and OpenAvatarChat open.
+"""`lam`: LAM's exchange zip, which its browser renderer and OpenAvatarChat open (https://github.com/aigc3d/LAM_WebRender).
 
-One folder with four files. `skin.glb`: a vertex per Gaussian, a morph target per ARKit expression (`extras.targetNames`),
-a skin with the joints `hip` and `head`. `offset.ply`: a Gaussian per vertex; its position is added to the vertex's, and
-its f_dc are colours in [0, 1], not harmonics. `vertex_order.json`: Gaussians from the front to the back.
-`animation.glb`: twelve clips of the head joint (2 hello, 1 idle, 6 speak, 3 think).
+One folder with four files. `skin.glb`: a vertex per Gaussian, a morph target per ARKit expression (names in
+`extras.targetNames`), a skin with the joints `hip` and `head`. `offset.ply`: a Gaussian per vertex; its position is
+added to the vertex's, and its f_dc are colours in [0, 1], not harmonics. `vertex_order.json`: Gaussians from the front
+to the back. `animation.glb`: twelve clips of the head joint (2 hello, 1 idle, 6 speak, 3 think).
 
-The renderer moves each Gaussian's centre by the sum of the morph targets and turns everything with the head joint. Lost:
-how Gaussians turn and stretch with their triangle, the jaw, gaze and neck joints (the deformation net's answer and the
-turn of the eyes are part of the targets, one expression at a time), harmonics, antialiasing, the head's translation.
+The renderer moves each Gaussian's centre by the sum of the targets and turns everything with the head joint. Lost: how
+Gaussians turn and stretch with their triangle; the jaw, gaze and neck joints (the deformation net's answer and the turn
+of the eyes are part of the targets, one expression at a time); harmonics, antialiasing, the head's translation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mvp4d.core.heads.transfer import eye_centre
 from mvp4d.core.progress import progress
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.formats import Job
-from mvp4d_export.formats.frames import drawn, host, pick
+from mvp4d_export.formats.frames import drawn, host, pick, tell_left_out
 from mvp4d_export.formats.gltf import INDICES, Buffer
 from mvp4d_export.ply import splat_bytes
 from mvp4d_export.projection import spherical_harmonics
@@ -90,6 +90,7 @@ def morphs(avatar: Avatar, targets: dict[str, int]) -> tuple[Splats, Tensor, lis
     vertices = avatar.vertices(neutral)
     rest = avatar.splats(vertices)
     kept = drawn(rest)
+    tell_left_out(int((~kept).sum()))
     colours = facing_colours(avatar, vertices)[kept]
     moved = []
     for name, index in progress(targets.items(), total=len(targets), what="expressions", unit="expression"):
@@ -117,10 +118,14 @@ _GAZE = {
 
 
 def facing_colours(avatar: Avatar, vertices: Tensor) -> Tensor:
-    """Colours [G, 3] in [0, 1] as seen along the normals of the triangles: DC alone is a mean over directions that no
-    picture showed."""
+    """Colours [G, 3] in [0, 1] as seen from the side that the triangle faces, level with the head.
+
+    DC alone is a mean over directions that no picture showed; so is the view from above or below, where normals of
+    shoulders and crown point. Normals that say little about the side count as facing the front.
+    """
     normals = triangle_frames(vertices, avatar.mesh_faces)[0][:, :, 1][avatar.binding]
-    basis = spherical_harmonics(avatar.config.sh_degree, -normals)  # [G, K]
+    towards = normals * normals.new_tensor([1.0, 0.0, 1.0]) + normals.new_tensor([0.0, 0.0, 0.3])
+    basis = spherical_harmonics(avatar.config.sh_degree, -towards)  # [G, K]
     return ((basis[:, :, None] * avatar.harmonics).sum(1) + 0.5).clamp(0, 1)
 
 
@@ -166,7 +171,7 @@ def joint_nodes(head: np.ndarray) -> list[dict]:
 
 
 def animation(motion: Motion | None, head: np.ndarray) -> bytes:
-    """animation.glb: every clip turns the head joint as the motion turns head and neck; without a motion, not at all."""
+    """animation.glb: every clip turns the head joint as the motion turns head and neck; no motion, no turn."""
     if motion is None:
         motion = Motion.still(2, 0, fps=0.25)
     count = motion.frame_count

@@ -1,7 +1,7 @@
 """`spz`: one frame in Niantic's packed format, version 3 (https://github.com/nianticlabs/spz): a tenth of the PLY.
 
 Its axes are right, up, back: the world's. What packing costs: positions are exact to 1e-6 m, log scales to 1/32 (and
-no scale is below 0.045 mm), rotations to 0.1 degrees, opacities to 1/510, harmonics to 1/256 within [-1, 1].
+no scale is below 0.045 mm), rotations to 0.25 degrees, opacities to 1/510, harmonics to 1/256 within [-1, 1].
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def pack(splats: Splats, antialiased: bool) -> bytes:
     while np.abs(means).max() * 2**bits >= _REACH - 1:
         bits -= 1
         if bits < 1:
-            raise UserError("avatar", f"a Gaussian is {np.abs(means).max():.3g} m from the origin", "spz reaches 4000 km")
+            far = f"a Gaussian is {np.abs(means).max():.3g} m from the origin"
+            raise UserError("avatar", far, "spz reaches 4000 km")
     fixed = np.round(means * 2**bits).astype("<i4").reshape(-1, 1).view(np.uint8)  # [3 G, 4] bytes
     header = (_MAGIC, _VERSION, len(means), degree_of(splats), bits, _ANTIALIASED * antialiased, 0)
     harmonics = host(splats.harmonics)

@@ -27,9 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     avatars = parser.add_argument_group("avatars")
     avatars.add_argument("--motion", type=Path, help="motion.npz, fit.npz, .csv or capture (default: the avatar's own)")
     avatars.add_argument("--frame", type=int, default=0, help="for formats of one frame: the frame of the motion")
-    avatars.add_argument("--sh", type=int, metavar="0..3", help="degree of the harmonics that are written (default: the "
-                         "avatar's): readers for Unity and SIBR want 3")
-    avatars.add_argument("--raw-axes", action="store_true", help="PLY in the world's axes, y up, not turned for viewers")
+    avatars.add_argument("--sh", type=int, metavar="0..3", help="degree of the harmonics (default: the avatar's); "
+                         "readers for Unity and SIBR want 3")
+    avatars.add_argument("--raw-axes", action="store_true", help="PLY in the world's axes, not turned for viewers")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -38,17 +38,17 @@ def run(args: argparse.Namespace) -> str:
     if (args.path / "capture.json").exists() or args.format in CAPTURES:
         return _capture(args)
     try:
-        from mvp4d_export.formats import check_format
+        from mvp4d_export.formats import FORMATS, check_format
     except ImportError as error:
         raise UserError(args.path, f"avatars need the PyTorch half ({error})",
                         "pip install 'mvp4d-jax[export]'") from None
     import mvp4d
 
-    check_format(args.format, args.out)
+    lost = FORMATS[check_format(args.format, args.out)].lost
     avatar = mvp4d.open_avatar(args.path, device="cpu")
     avatar.export(args.out, format=args.format, motion=args.motion, frame=args.frame, sh=args.sh,
                   raw_axes=args.raw_axes, overwrite=args.overwrite)
-    return f"{args.out}: {avatar.module.gaussian_count} Gaussians"
+    return f"{args.out}: {avatar.module.gaussian_count} Gaussians" + (f" (not kept: {lost})" if lost else "")
 
 
 def _motion(args: argparse.Namespace) -> str:
