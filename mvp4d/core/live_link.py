@@ -18,6 +18,7 @@ from mvp4d.core.heads.resample import resample
 from mvp4d.core.heads.retarget import canonical_name
 
 LIVE_LINK_FPS = 60.0  # what the app records at; the timecode column says otherwise where it does not
+_LARGEST = 1 << 28  # bytes: an hour and a half at 60 frames per second
 _ANGLES = ("HeadYaw", "HeadPitch", "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "RightEyeYaw", "RightEyePitch")
 _COUNTERS = ("timecode", "blendshapecount")
 _AXES = {"Yaw": 1, "Pitch": 0, "Roll": 2}
@@ -32,8 +33,10 @@ def read_live_link(path: str | os.PathLike) -> tuple[Motion, tuple[str, ...]]:
     Yaw turns about y, pitch about x, roll about z; the head's translation is not recorded and stays zero.
 
     Raises:
-      UserError: a column is missing or a value is not a finite number, naming the row and column.
+      UserError: a column is missing or a value is not a finite number, naming the row and column; or far too large.
     """
+    if os.path.getsize(path) > _LARGEST:
+        raise UserError(path, f"{os.path.getsize(path) >> 20} MiB, more than the {_LARGEST >> 20} MiB that are read")
     with open(path, newline="", encoding="utf-8-sig") as handle:
         try:
             rows = list(csv.DictReader(handle))
