@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -46,8 +46,18 @@ def rotate_harmonics(coefficients: Tensor, rotation: Tensor, degree: int) -> Ten
     return torch.einsum("kl,glc->gkc", matrix.to(coefficients), coefficients[:, : len(matrix)])
 
 
-def write_splats(splats: Splats, path: str | os.PathLike) -> None:
-    """The binary PLY of 3D Gaussian splatting: f_rest channel by channel, logit opacity, log scale, wxyz rotation."""
+def write_splats(splats: Splats, path: str | os.PathLike, comments: Sequence[str] = ()) -> None:
+    """Writes `splat_bytes`, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(splat_bytes(splats, comments))
+
+
+def splat_bytes(splats: Splats, comments: Sequence[str] = ()) -> bytes:
+    """The binary PLY of 3D Gaussian splatting: f_rest channel by channel, logit opacity, log scale, wxyz rotation.
+
+    Args:
+      comments: lines for the header, without the word `comment`.
+    """
     columns = _splat_columns(
         splats.means,
         splats.harmonics,
@@ -56,9 +66,7 @@ def write_splats(splats: Splats, path: str | os.PathLike) -> None:
         splats.quaternions,
     )
     table = _table(columns)
-    with atomic_file(path) as temporary, open(temporary, "wb") as handle:
-        handle.write(_header([("vertex", table)]).encode())
-        handle.write(table.tobytes())
+    return _header([("vertex", table)], comments).encode() + table.tobytes()
 
 
 def _splat_columns(
@@ -90,8 +98,8 @@ def _table(columns: dict[str, np.ndarray]) -> np.ndarray:
 _TYPES = {"f4": "float", "u4": "uint", "i4": "int"}
 
 
-def _header(elements: list[tuple[str, np.ndarray]]) -> str:
-    lines = ["ply", "format binary_little_endian 1.0", "comment made by mvp4d"]
+def _header(elements: list[tuple[str, np.ndarray]], comments: Sequence[str] = ()) -> str:
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {text}" for text in ("made by mvp4d", *comments))]
     for name, table in elements:
         lines.append(f"element {name} {len(table)}")
         lines += [f"property {_TYPES[kind[1:]]} {field}" for field, kind in table.dtype.descr]

@@ -338,17 +338,22 @@ class Avatar:
                          fps or chosen.fps)
 
     def export(self, out: Pathlike, *, format: str | None = None, motion: Motion | Pathlike | None = None,
-               frame: int = 0, overwrite: bool = False) -> Path:
-        """Writes the avatar in another program's format (`mvp4d export --help` lists them).
+               frame: int = 0, sh: int | None = None, raw_axes: bool = False, overwrite: bool = False) -> Path:
+        """Writes the avatar in another program's format (docs/formats.md lists them).
 
         Args:
           format: by default told by the name: ".ply" is "ply".
-          motion: what is written of, where the format holds a motion; the avatar's own by default.
+          motion: what is written of, where the format holds a motion; the avatar's own by default ("lam": none).
           frame: for formats of one frame.
+          sh: degree of the harmonics that are written, 0 to 3; the avatar's own by default.
+          raw_axes: PLY in the world's axes, not turned for viewers.
         """
-        from mvp4d_export.formats import export_avatar
+        from mvp4d_export.formats import FORMATS, check_format, export_avatar
 
-        export_avatar(self.module, Path(out), format, self.motion(motion), frame=frame, overwrite=overwrite)
+        chosen = check_format(format, Path(out))
+        still = motion is None and not FORMATS[chosen].own_motion
+        export_avatar(self.module, Path(out), chosen, None if still else self.motion(motion), frame=frame, sh=sh,
+                      raw_axes=raw_axes, overwrite=overwrite)
         return Path(out)
 
 

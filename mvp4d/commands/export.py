@@ -1,7 +1,8 @@
-"""Write a capture or an avatar in another tool's format.
+"""Write a capture, an avatar or a motion in another tool's format.
 
   mvp4d export CAPTURE --format gaussian-avatars|cap4d|nerfstudio --out DIR
-  mvp4d export AVATAR  --format ply|ply-sequence|cap4d-animation  --out PATH
+  mvp4d export AVATAR  --format ply|ply-sequence|glb|spz|lam|cap4d-animation  --out PATH
+  mvp4d export MOTION  --format csv --out drive.csv    Live Link, from a motion.npz, fit.npz, capture or avatar
 """
 
 from __future__ import annotations
@@ -18,30 +19,52 @@ CAPTURES = {"gaussian-avatars": ("mvp4d.core.capture.gaussian_avatars", "export_
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", type=Path, help="a capture or an avatar")
-    parser.add_argument("--format", help=f"captures: {', '.join(CAPTURES)}; avatars: see docs/formats.md "
+    parser.add_argument("path", metavar="PATH", type=Path, help="a capture, an avatar or a motion")
+    parser.add_argument("--format", help=f"captures: {', '.join(CAPTURES)}; motions: csv; avatars: see docs/formats.md "
                         "(default: told by the name of --out)")
     parser.add_argument("--out", required=True, type=Path, help="where to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there, if it is of the same kind")
     avatars = parser.add_argument_group("avatars")
     avatars.add_argument("--motion", type=Path, help="motion.npz, fit.npz, .csv or capture (default: the avatar's own)")
     avatars.add_argument("--frame", type=int, default=0, help="for formats of one frame: the frame of the motion")
+    avatars.add_argument("--sh", type=int, metavar="0..3", help="degree of the harmonics (default: the avatar's); "
+                         "readers for Unity and SIBR want 3")
+    avatars.add_argument("--raw-axes", action="store_true", help="PLY in the world's axes, not turned for viewers")
 
 
 def run(args: argparse.Namespace) -> str:
+    if args.format == "csv" or (args.format is None and args.out.suffix.lower() == ".csv"):
+        return _motion(args)
     if (args.path / "capture.json").exists() or args.format in CAPTURES:
         return _capture(args)
     try:
-        from mvp4d_export.formats import check_format
+        from mvp4d_export.formats import FORMATS, check_format
     except ImportError as error:
         raise UserError(args.path, f"avatars need the PyTorch half ({error})",
                         "pip install 'mvp4d-jax[export]'") from None
     import mvp4d
 
-    check_format(args.format, args.out)
+    lost = FORMATS[check_format(args.format, args.out)].lost
     avatar = mvp4d.open_avatar(args.path, device="cpu")
-    avatar.export(args.out, format=args.format, motion=args.motion, frame=args.frame, overwrite=args.overwrite)
-    return f"{args.out}: {avatar.module.gaussian_count} Gaussians"
+    avatar.export(args.out, format=args.format, motion=args.motion, frame=args.frame, sh=args.sh,
+                  raw_axes=args.raw_axes, overwrite=args.overwrite)
+    return f"{args.out}: {avatar.module.gaussian_count} Gaussians" + (f" (not kept: {lost})" if lost else "")
+
+
+def _motion(args: argparse.Namespace) -> str:
+    if args.out.exists() and not args.overwrite:
+        raise UserError(args.out, "is already there", "choose another name, or give `overwrite`")
+    if args.out.suffix.lower() != ".csv":
+        raise UserError("`out`", f"'{args.out.name}' is no name of a CSV", "use NAME.csv")
+    from mvp4d.core.driving import load_motion
+    from mvp4d.core.heads import load_head
+    from mvp4d.core.live_link import write_live_link
+
+    head = load_head("builtin")  # its expressions are ARKit's
+    motion, notice = load_motion(args.path, head)
+    lost = write_live_link(args.out, motion, head.expression_names)
+    notes = "; ".join(note for note in (notice, lost) if note)
+    return f"{args.out}: {motion.frame_count} frames at {motion.fps:g} a second" + (f" ({notes})" if notes else "")
 
 
 def _capture(args: argparse.Namespace) -> str:

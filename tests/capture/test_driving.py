@@ -44,7 +44,9 @@ def test_live_link_is_read_and_retargeted(recording):
     # Yaw about y, then pitch about x, then roll about z: the product of the three single rotations.
     yaw, pitch, roll = (Rotation.from_euler(axis, angle) for axis, angle in (("y", 0.3), ("x", -0.2), ("z", 0.1)))
     np.testing.assert_allclose(motion.rotation[0], (yaw * pitch * roll).as_rotvec(), atol=1e-6)
-    np.testing.assert_allclose(motion.eyes[0], [[0.02, 0.05, 0], [0.01, 0.06, 0]], atol=1e-6)
+    for eye, (pitch, yaw) in zip(motion.eyes[0], ((0.02, 0.05), (0.01, 0.06))):
+        turned = Rotation.from_euler("y", yaw) * Rotation.from_euler("x", pitch)
+        np.testing.assert_allclose(eye, turned.as_rotvec(), atol=1e-6)
 
 
 def test_names_of_all_spellings_are_one():

@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as mvp4d_export does, before torch is loaded
@@ -13,12 +14,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
-from export_world import small_config, write_capture  # noqa: E402
+from export_world import FRAME, look_at, small_config, write_capture  # noqa: E402
 
+from mvp4d.core.cameras.camera import make_camera  # noqa: E402
 from mvp4d.core.capture import Capture  # noqa: E402
+from mvp4d.core.capture.motion_file import read_motion  # noqa: E402
+from mvp4d_export.avatar import Avatar  # noqa: E402
+from mvp4d_export.cameras import camera_matrices  # noqa: E402
 from mvp4d_export.dataset import Dataset  # noqa: E402
 from mvp4d_export.distill import Distiller  # noqa: E402
 from mvp4d_export.fitting import distill  # noqa: E402
+from mvp4d_export.rig import Pose  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +39,19 @@ def fitted(egg, tmp_path_factory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("avatar") / "avatar"
     fit = Distiller(Dataset.load(Capture.open(egg), hold_views=1, hold_times=1), small_config())
     return out, distill(fit, out)
+
+
+@pytest.fixture(scope="module")
+def cameras():
+    viewmats = torch.from_numpy(np.stack([look_at(angle, 0.1) for angle in (0.3, 2.5)]).astype(np.float32))
+    focal, centre = np.full(2, 84.0), np.full(2, 24.0)
+    return viewmats, torch.from_numpy(camera_matrices(make_camera(viewmats.numpy(), focal, focal, centre, centre))[1])
+
+
+@pytest.fixture(scope="module")
+def truth(fitted, cameras):
+    """The avatar's own rendering of one frame, with view-dependent colour in every band."""
+    avatar = Avatar.load(fitted[0])
+    pose = Pose.of(read_motion(fitted[0] / "motion.npz").motion)[FRAME : FRAME + 1]
+    with torch.no_grad():
+        return avatar.render(avatar.splats(avatar.vertices(pose)), pose, *cameras, 48, 48, torch.ones(3)).rgb

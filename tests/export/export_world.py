@@ -28,6 +28,7 @@ RADII = np.array([0.075, 0.105, 0.09])
 
 
 STEPS = 70
+FRAME = 3  # of the motion, where one frame is looked at
 
 
 def small_config(**changes) -> DistillConfig:

@@ -3,39 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from export_world import look_at
+from export_world import FRAME
 from gsplat import export_splats
 from plyfile import PlyData
 from scipy.spatial.transform import Rotation
 
 from mvp4d.api import open_avatar
-from mvp4d.core.cameras.camera import make_camera
 from mvp4d.core.capture.motion_file import read_motion
 from mvp4d.core.errors import UserError
-from mvp4d_export.avatar import Avatar
-from mvp4d_export.cameras import camera_matrices
 from mvp4d_export.ply import rotate_harmonics
 from mvp4d_export.projection import spherical_harmonics
 from mvp4d_export.rasterize import rasterize
 from mvp4d_export.rig import Pose
-
-FRAME = 3
-
-
-@pytest.fixture(scope="module")
-def cameras():
-    viewmats = torch.from_numpy(np.stack([look_at(angle, 0.1) for angle in (0.3, 2.5)]).astype(np.float32))
-    focal, centre = np.full(2, 84.0), np.full(2, 24.0)
-    return viewmats, torch.from_numpy(camera_matrices(make_camera(viewmats.numpy(), focal, focal, centre, centre))[1])
-
-
-@pytest.fixture(scope="module")
-def truth(fitted, cameras):
-    """The avatar's own rendering of one frame, with view-dependent colour in every band."""
-    avatar = Avatar.load(fitted[0])
-    pose = Pose.of(read_motion(fitted[0] / "motion.npz").motion)[FRAME : FRAME + 1]
-    with torch.no_grad():
-        return avatar.render(avatar.splats(avatar.vertices(pose)), pose, *cameras, 48, 48, torch.ones(3)).rgb
 
 
 def export_avatar(folder, format, out, options):
@@ -43,7 +22,8 @@ def export_avatar(folder, format, out, options):
 
 
 def arguments(**values):
-    return values
+    """Of the export, PLY in the world's axes."""
+    return {"raw_axes": True, **values}
 
 
 def read_splats(path):
@@ -106,7 +86,7 @@ def test_sequence_has_every_frame(fitted, truth, cameras, tmp_path):
 
 def test_cap4d_animation_renders_the_same_picture(fitted, truth, cameras, tmp_path):
     """Decoded in numpy by CAP4D's own rule; the head's pose goes into the cameras."""
-    export_avatar(fitted[0], "cap4d-animation", tmp_path / "exported_animation.ply", arguments())
+    export_avatar(fitted[0], "cap4d-animation", tmp_path / "exported_animation.ply", {})
     file = PlyData.read(str(tmp_path / "exported_animation.ply"))
     names = [element.name for element in file.elements]
     assert names[:3] == ["faces", "base_vertex", "vertex"]
@@ -170,10 +150,19 @@ def test_rotated_harmonics_are_the_rotated_function():
 
 
 def test_export_mistakes(fitted, tmp_path):
-    for format, out, values in (("obj", "x", {}), ("ply", "x.ply", {"frame": 99})):
+    wrong = (
+        ("obj", "x", {}),
+        (None, "x.obj", {}),
+        ("ply", "x.ply", {"frame": 99}),
+        ("ply", "x.ply", {"sh": 4}),
+        ("glb", "x.glb", {"raw_axes": True}),
+        ("lam", "x.zip", {"frame": 99, "motion": fitted[0]}),
+    )
+    for format, out, values in wrong:
         with pytest.raises(UserError):
-            export_avatar(fitted[0], format, tmp_path / out, arguments(**values))
+            export_avatar(fitted[0], format, tmp_path / out, values)
+        assert not (tmp_path / out).exists()
     (tmp_path / "kept.ply").write_text("mine")
     with pytest.raises(UserError, match="already there"):
-        export_avatar(fitted[0], "ply", tmp_path / "kept.ply", arguments())
+        export_avatar(fitted[0], "ply", tmp_path / "kept.ply", {})
     assert (tmp_path / "kept.ply").read_text() == "mine"
