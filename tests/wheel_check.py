@@ -19,7 +19,8 @@ PACKAGES = {"mvp4d": "mvp4d", "mvp4d_jax": "mvp4d_jax", "export": "mvp4d_export"
 
 def run(*words: object, **options) -> str:
     print("$", *words, flush=True)
-    return subprocess.run([str(word) for word in words], check=True, text=True, stdout=subprocess.PIPE, **options).stdout
+    command = [str(word) for word in words]
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **options).stdout
 
 
 def main() -> None:
