@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,36 +32,29 @@ if TYPE_CHECKING:
 Pathlike = str | os.PathLike[str]
 
 
-def track(photo: Pathlike, *, head: str = "builtin", mask: Pathlike | None = None, matte: str = "auto",
-          landmarks: Pathlike | None = None, face: int | None = None, focal: float | None = None) -> Portrait:
-    """Fits a head to a photo of a person and cuts the person out.
+def track(*photos: Pathlike, head: str | HeadModel = "builtin", masks: Sequence[Pathlike] | None = None,
+          matte: str = "auto", landmarks: Sequence[Pathlike] | None = None, face: int | None = None,
+          focal: float | None = None) -> Portrait:
+    """Fits one head to photos of a person and cuts the person out of each.
 
     Args:
-      photo: an image file.
-      head: "builtin", "ict:PATH" or "flame:PATH".
-      mask: a picture of the photo's size, white where the person is; given instead of the automatic cut-out.
+      photos: image files, one or several of one person.
+      head: "builtin", "ict:PATH", "flame:PATH" or a HeadModel.
+      masks: a picture of each photo's size, white where the person is; given instead of the automatic cut-out.
       matte: "auto" cuts the person out, "none" keeps the background.
-      landmarks: an npz of landmarks to use instead of MediaPipe's.
-      face: which face, counted from the left from 1; the largest by default.
+      landmarks: an npz for each photo, used instead of MediaPipe's.
+      face: which face of each, counted from the left from 1; the largest by default.
       focal: focal length in pixels, where it is known.
 
     Returns:
-      A Portrait of one photo.
+      A Portrait of all photos; the most frontal one is its reference.
 
     Raises:
-      UserError: no picture, no face, or one that the head cannot be laid on.
+      UserError: names the first file that is no picture, has no face, or does not fit the head.
     """
-    from mvp4d.core.heads import load_head
-    from mvp4d_jax.sampling.inputs import open_portrait
-    from mvp4d_jax.tracking.track import Source
-    from mvp4d_jax.tracking.track import track as fit_head
+    from mvp4d_jax.tracking.portrait import track_portrait
 
-    source = Source.open(photo)
-    if source.video:
-        raise UserError("`photo`", f"{photo} is a video", "give a picture")
-    model = load_head(head)
-    fit, _, _ = fit_head(source, model, landmarks=landmarks, face=face, focal=focal)
-    return open_portrait(photo, fit=fit, head=model, mask=mask, matte=matte)
+    return track_portrait(photos, head, masks=masks, matte=matte, landmarks=landmarks, face=face, focal=focal)
 
 
 def film(identity: int, out: Pathlike, *, cameras: str = "orbit:360x8", frames: int = 13, size: int = 128,
