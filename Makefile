@@ -35,7 +35,11 @@ test-gpu: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 
+# The folders configs/ and export/ under the names that they are imported by.
 types: $(STAMP)
+	mkdir -p build/types
+	ln -sfn ../../configs build/types/mvp4d_configs
+	ln -sfn ../../export build/types/mvp4d_export
 	$(BIN)/basedpyright
 
 # Builds wheel and sdist, and runs what the wheel installs.

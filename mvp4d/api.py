@@ -91,7 +91,8 @@ def load(weights: Pathlike, *, mesh: tuple[int, int, int] = (1, 1, 1)) -> Model:
     from mvp4d_jax.release import read_facts, resolve_weights
 
     folder = resolve_weights(weights)
-    return Model(folder, read_facts(folder), tuple(mesh))
+    data, fsdp, context = mesh
+    return Model(folder, read_facts(folder), (data, fsdp, context))
 
 
 @dataclasses.dataclass

@@ -101,10 +101,11 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"mvp4d {verb}: {as_flags(str(system_error(error)), parser)}", file=sys.stderr)
         return 2
     except Exception as error:
-        if getattr(error, "exit_code", None) is None:
+        code = getattr(error, "exit_code", None)
+        if code is None:
             raise
         print(f"mvp4d {verb}: {as_flags(str(error), parser)}", file=sys.stderr)
-        return error.exit_code
+        return code
 
 
 def _held(module: ModuleType, args: argparse.Namespace) -> contextlib.AbstractContextManager:

@@ -132,7 +132,7 @@ def pixel_rays(camera: Camera, image_size: tuple[int, int]) -> Array:
     return rotate(_inverse_rotation(camera)[..., None, None, :, :], local)
 
 
-def resize(camera: Camera, old_size: tuple[int, int], new_size: tuple[int, int]) -> Camera:
+def resize(camera: Camera, old_size: tuple[float, float], new_size: tuple[float, float]) -> Camera:
     """The camera of the same picture resampled from `old_size` to `new_size`, both (H, W)."""
     sy, sx = new_size[0] / old_size[0], new_size[1] / old_size[1]
     return dataclasses.replace(camera, fx=camera.fx * sx, fy=camera.fy * sy, cx=camera.cx * sx, cy=camera.cy * sy)

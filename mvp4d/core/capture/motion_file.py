@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def write_motion(path: str | os.PathLike, motion: Motion, head: HeadModel) -> No
 
 def save_motion(path: str | os.PathLike, motion: Motion, head: HeadModel, fps: float | None = None) -> None:
     """`write_motion` to a path that nobody reads yet."""
-    arrays = {name: np.asarray(getattr(motion, name), np.float32) for name in ARRAYS}
+    arrays: dict[str, Any] = {name: np.asarray(getattr(motion, name), np.float32) for name in ARRAYS}
     np.savez_compressed(path, **arrays, fps=np.float64(motion.fps if fps is None else fps),
                         head=np.asarray(head.name, np.str_),
                         expression_names=np.asarray(head.expression_names, np.str_),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def write_portrait(capture: str | os.PathLike, portrait: Portrait) -> None:
         images.write_png(folder / name, photo)
         source = portrait.sources[index] if portrait.sources else ""
         entries.append({"file": name, "source": source, "size": list(photo.shape[:2])})
-    cameras = {name: np.asarray(getattr(portrait.camera, name), np.float64) for name in FIELDS}
+    cameras: dict[str, Any] = {name: np.asarray(getattr(portrait.camera, name), np.float64) for name in FIELDS}
     np.savez_compressed(folder / "cameras.npz", **cameras)
     save_motion(folder / "motion.npz", portrait.motion, portrait.head)
     write_json(folder / "portrait.json", {"format": FORMAT, "version": VERSION, "reference": portrait.reference,

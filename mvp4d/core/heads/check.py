@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def check_head(head: HeadModel, where: object) -> None:
     _check_joints(head, where)
 
 
-def _length(array: object, where: object, name: str) -> int:
+def _length(array: Any, where: object, name: str) -> int:
     if np.ndim(array) == 0:
         raise UserError(where, f"{name} is a single value, expected an array", _FIX)
     return np.shape(array)[0]

@@ -69,6 +69,8 @@ class _Reader(pickle._Unpickler):
     def get_extension(self, code: int) -> None:
         raise _Refused(f"extension {code}")
 
+    stack: list[Any]  # of pickle._Unpickler
+
     def load_build(self) -> None:
         state = self.stack.pop()
         if not isinstance(self.stack[-1], _StandIn):
@@ -87,6 +89,10 @@ class _StandIn:
 
     def __init__(self, *arguments: Any):
         self.arguments = arguments
+
+    def array(self) -> np.ndarray:
+        """Works the array out."""
+        raise NotImplementedError
 
     def value(self) -> np.ndarray:
         """The array, worked out once: a small file may name one object as often as it likes, and nest that."""

@@ -21,6 +21,7 @@ import dataclasses
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,7 @@ def read_packed(path: Path) -> IctArrays:
     missing = [name for name in names if name not in data]
     if missing:
         raise UserError(path, f"lacks the array '{missing[0]}'", "give an ICT-FaceKit npz or its FaceXModel folder")
-    values = {name: data[name] for name in names}
+    values: dict[str, Any] = {name: data[name] for name in names}
     for name in ("material_names", "identity_names", "expression_names"):
         values[name] = tuple(str(item) for item in np.atleast_1d(values[name]))
     return IctArrays(**values)
@@ -214,8 +215,9 @@ def _arkit_offsets(data: IctArrays, count: int, eyes: np.ndarray) -> np.ndarray:
         target = target if target in ARKIT_NAMES else base
         if target in ARKIT_NAMES:
             offsets[ARKIT_NAMES.index(target)] += offset[:count].astype(np.float32)
-    looks = [index for index, name in enumerate(ARKIT_NAMES) if name.startswith("eyeLook")]
-    offsets[np.ix_(looks, eyes)] = 0.0
+    for index, name in enumerate(ARKIT_NAMES):
+        if name.startswith("eyeLook"):
+            offsets[index, eyes] = 0.0
     return offsets
 
 

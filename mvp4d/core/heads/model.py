@@ -117,16 +117,16 @@ class HeadModel:
         missing = [name for name in RIG_FIELDS if name not in values]
         if missing:
             raise UserError(where, f"head rig lacks '{missing[0]}'", "write it again from its source")
-        values = {name: values[name] for name in RIG_FIELDS}
+        rig: dict[str, Any] = {name: values[name] for name in RIG_FIELDS}
         for name in ("expression_names", "joint_names", "part_names"):
-            values[name] = tuple(str(item) for item in np.atleast_1d(values[name]))
+            rig[name] = tuple(str(item) for item in np.atleast_1d(rig[name]))
         try:
-            values["joint_parents"] = tuple(int(item) for item in np.atleast_1d(values["joint_parents"]))
-            arrays = {name: np.asarray(values[name]) for name in RIG_FIELDS if name not in STATIC_FIELDS}
-            count, joints = len(arrays["template"]), len(values["joint_names"])
+            rig["joint_parents"] = tuple(int(item) for item in np.atleast_1d(rig["joint_parents"]))
+            arrays: dict[str, Any] = {name: np.asarray(rig[name]) for name in RIG_FIELDS if name not in STATIC_FIELDS}
+            count, joints = len(arrays["template"]), len(rig["joint_names"])
         except (TypeError, ValueError) as error:
             raise UserError(where, f"head rig is damaged ({error})") from None
-        head = cls(**values | arrays, canonical=arrays["template"], shape_basis=np.zeros((0, count, 3), np.float32),
+        head = cls(**(rig | arrays), canonical=arrays["template"], shape_basis=np.zeros((0, count, 3), np.float32),
                    joint_shape_basis=np.zeros((0, joints, 3), np.float32), landmark_faces=np.zeros(0, np.int32),
                    landmark_barycentric=np.zeros((0, 3), np.float32), shape_names=())
         check_head(head, where)
@@ -148,7 +148,7 @@ class HeadModel:
         missing = [field.name for field in dataclasses.fields(cls) if field.name not in arrays]
         if missing:
             raise UserError(path, f"head rig lacks the array '{missing[0]}'", "write the capture again")
-        values = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+        values: dict[str, Any] = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
         for key in (*STATIC_FIELDS[1:], "name"):
             kind, rank = "iu" if key == "joint_parents" else "U", 0 if key == "name" else 1
             if values[key].ndim != rank or values[key].dtype.kind not in kind:

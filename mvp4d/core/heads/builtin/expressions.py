@@ -171,7 +171,7 @@ def _mouth_corners(face: _Face) -> dict[str, np.ndarray]:
     return {"mouthSmileLeft": smile, "mouthFrownLeft": frown, "mouthDimpleLeft": dimple, "mouthStretchLeft": stretch}
 
 
-def _lips(face: _Face) -> dict[str, np.ndarray]:
+def _lips(face: _Face) -> dict[str, np.ndarray | None]:
     move, bell, up, low = face.move, face.bell, face.upper, 1 - face.upper
     whole = face.middle(0.0, -0.0690, 0.0230, 0.0150)
     tight = face.middle(0.0, -0.0690, 0.0200, 0.0085)

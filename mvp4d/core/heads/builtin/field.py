@@ -68,7 +68,7 @@ _GROOVES = (
 )
 
 
-def smooth_min(first: np.ndarray, second: np.ndarray, radius: float) -> np.ndarray:
+def smooth_min(first: np.ndarray, second: np.ndarray, radius: float | np.ndarray) -> np.ndarray:
     """Polynomial smooth minimum: a fillet of about `radius` where the two fields meet."""
     mix = np.clip(0.5 + 0.5 * (second - first) / radius, 0.0, 1.0)
     return second + (first - second) * mix - radius * mix * (1.0 - mix)
@@ -84,9 +84,9 @@ def ellipsoid(points: np.ndarray, centre: tuple, radii: tuple) -> np.ndarray:
 
 def round_cone(points: np.ndarray, start: tuple, end: tuple, start_radius: float, end_radius: float) -> np.ndarray:
     """Approximate signed distance to a capsule whose radius runs from one end to the other. points [N, 3] -> [N]."""
-    start, axis = np.asarray(start), np.subtract(end, start)
-    along = np.clip((points - start) @ axis / (axis @ axis), 0.0, 1.0)
-    centre = start + along[..., None] * axis
+    origin, axis = np.asarray(start), np.subtract(end, start)
+    along = np.clip((points - origin) @ axis / (axis @ axis), 0.0, 1.0)
+    centre = origin + along[..., None] * axis
     return np.linalg.norm(points - centre, axis=-1) - (start_radius + along * (end_radius - start_radius))
 
 

@@ -50,7 +50,7 @@ def _field(function: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple]) -> W
 
 
 def _sum(*warps: Warp) -> Warp:
-    return lambda p, upper: sum(warp(p, upper) for warp in warps)
+    return lambda p, upper: np.sum([warp(p, upper) for warp in warps], axis=0)
 
 
 def _about(p: np.ndarray, centre: tuple, spread: tuple, amount: tuple, radius: float) -> np.ndarray:
