@@ -110,7 +110,7 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
         record.pop(stage.name, None)
         print(f"{label}\n      $ mvp4d {shlex.join(stage.command)}", flush=True)
         began = time.monotonic()
-        status = _run(stage)
+        status = run_command([*stage.command, *_overwrite(stage)])
         if status:
             raise UserError(f"demo, stage '{stage.name}'", f"stopped with status {status} (its own message is above)",
                             "run the same command again to go on from here")
@@ -119,10 +119,12 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
     return {stage.name: record[stage.name]["seconds"] for stage in stages}
 
 
-def _run(stage: Stage) -> int:
-    """Runs a stage in a process that ends when this one does; waits until a stage that is stopped has saved."""
-    command = tied([sys.executable, "-m", "mvp4d.cli", *stage.command, *_overwrite(stage)])
-    with subprocess.Popen(command) as process:
+def run_command(words: list[str]) -> int:
+    """Runs a verb in a process that ends when this one does; where it is stopped, waits until it has saved.
+
+    Returns its exit code.
+    """
+    with subprocess.Popen(tied([sys.executable, "-m", "mvp4d.cli", *words])) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:

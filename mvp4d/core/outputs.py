@@ -1,8 +1,8 @@
 """What a command may write over, who else writes there, and whether there is room.
 
 A folder that this program makes holds `.mvp4d.json`: its kind, and how many files lie below each of its entries. Files
-carry the word mvp4d: in a comment of zip and npz, a text chunk of PNG, a comment of JPEG, a `free` box of mp4, the
-header or the generator of the others. Only what is recognised so is ever replaced, and only when that was asked for.
+carry the word mvp4d: in a comment of zip, npz, gzip and JPEG, a text chunk of PNG, a `free` box of mp4, the header or
+the generator of the others. Only what is recognised so is ever replaced, and only when that was asked for.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def is_ours(path: Path) -> bool:
 
 
 def stamp(path: Path) -> None:
-    """Puts the word into a zip, npz, PNG, JPEG or mp4 file, where its readers do not look; leaves others alone."""
+    """Puts the word into a zip, npz, gzip, PNG, JPEG or mp4 file, where no reader minds; leaves others alone."""
     with open(path, "rb") as handle:
         start = handle.read(12)
     if start[:4] == b"PK\x03\x04":
@@ -234,6 +234,9 @@ def stamp(path: Path) -> None:
         text = b"tEXt" + b"Software\0" + _WORD
         chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
         _insert_before_end(path, 12, chunk)  # IEND is the last twelve bytes
+    elif start[:4] == b"\x1f\x8b\x08\0":  # gzip without any optional field: its comment follows the ten bytes' header
+        data = path.read_bytes()
+        path.write_bytes(data[:3] + b"\x10" + data[4:10] + _WORD + b"\0" + data[10:])
     elif start[4:8] == b"ftyp":
         _insert_before_end(path, 0, struct.pack(">I", 8 + len(_WORD)) + b"free" + _WORD)
     elif start[:3] == b"\xff\xd8\xff":

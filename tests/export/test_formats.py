@@ -78,7 +78,7 @@ def test_ply_equals_gsplats_own_exporter(fitted, tmp_path):
 
 def test_sequence_has_every_frame(fitted, truth, cameras, tmp_path):
     export_avatar(fitted[0], "ply-sequence", tmp_path / "frames", arguments())
-    assert sorted(p.name for p in (tmp_path / "frames").iterdir()) == [f"{k:05d}.ply" for k in range(6)]
+    assert sorted(p.name for p in (tmp_path / "frames").glob("*.ply")) == [f"{k:05d}.ply" for k in range(6)]
     assert (render(read_splats(tmp_path / "frames" / f"{FRAME:05d}.ply"), cameras) - truth).abs().max() < 2e-3
     other = render(read_splats(tmp_path / "frames" / "00000.ply"), cameras)
     assert (other - truth).abs().mean() > 1e-3

@@ -75,7 +75,7 @@ def test_ply_says_its_axis_and_antialiasing(fitted, avatar, tmp_path):
     smooth.config = dataclasses.replace(smooth.config, antialiased=True)
     for name, subject, expected in (("a", avatar, []), ("b", smooth, ["SplatRenderMode: mip"])):
         write(subject, tmp_path / name, "ply", motion, raw_axes=True)
-        assert PlyData.read(str(tmp_path / name)).comments == ["Vertical axis: 0 1 0", *expected]
+        assert PlyData.read(str(tmp_path / name)).comments == ["made by mvp4d", "Vertical axis: 0 1 0", *expected]
 
 
 def test_splat_transform_reads_it_upright(fitted, splats, tmp_path):

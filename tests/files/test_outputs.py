@@ -1,5 +1,6 @@
 """What may be written over, temporaries and their owners, locks, signals, the disk that fills."""
 
+import gzip
 import json
 import os
 import resource
@@ -98,13 +99,15 @@ def test_the_folder_one_is_in_is_never_replaced(tmp_path, monkeypatch, name, cap
     assert (tmp_path / "a" / "keep").read_text() == "mine"
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".png", ".jpg", ".mp4"])
+@pytest.mark.parametrize("suffix", [".npz", ".gz", ".png", ".jpg", ".mp4"])
 def test_files_say_who_made_them_and_stay_what_they_are(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     pixels = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
     with atomic_file(path) as temporary:
         if suffix == ".npz":
             np.savez(temporary, a=np.arange(5))
+        elif suffix == ".gz":
+            temporary.write_bytes(gzip.compress(pixels.tobytes()))
         elif suffix == ".mp4":
             with VideoWriter(temporary, (16, 16), 10) as writer:
                 writer.add(pixels)
@@ -114,6 +117,8 @@ def test_files_say_who_made_them_and_stay_what_they_are(tmp_path, suffix):
     outputs.check_file(path, True)
     if suffix == ".npz":
         np.testing.assert_array_equal(np.load(path)["a"], np.arange(5))
+    elif suffix == ".gz":
+        assert gzip.decompress(path.read_bytes()) == pixels.tobytes()
     elif suffix == ".mp4":
         assert len(list(read_video(path))) == 1
     else:
