@@ -81,7 +81,7 @@ class Distiller:
         self.edges = _edges(self.avatar.mesh_faces)
         rest = self.avatar.gather(self.avatar.rig.template)
         self.edge_length = (rest[self.edges[:, 0]] - rest[self.edges[:, 1]]).norm(dim=1)
-        self.step_done = 0
+        self.step_done, self.finished = 0, False
         self.average: float | None = None
         self.best = math.inf
 
@@ -345,6 +345,7 @@ class Distiller:
             "step": str(self.step_done),
             "average": repr(self.average),
             "best": repr(self.best),
+            "finished": str(int(self.finished)),
         }
         with atomic_file(folder / "checkpoint.safetensors") as path:
             save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path, metadata)
@@ -380,13 +381,15 @@ class Distiller:
         self.limits = self._limits()
         self.statistics.gradient, self.statistics.seen = tensors["statistics.gradient"], tensors["statistics.seen"]
         self.step_done, self.best = int(metadata["step"]), float(metadata["best"])
+        self.finished = metadata["finished"] == "1"
         self.average = None if metadata["average"] == "None" else float(metadata["average"])
         return True
 
     def finish(self) -> None:
-        """Makes the avatar what one pitch describes, after the last step."""
-        if self.photos is not None:
+        """Makes the avatar what one pitch describes, after the last step; once."""
+        if self.photos is not None and not self.finished:
             self.photos.bake()
+        self.finished = True
 
     @torch.no_grad()
     def render_frame(self, moment: int, views: list[int]) -> Tensor:

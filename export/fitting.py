@@ -132,6 +132,7 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
                 if time.monotonic() - saved > fit.config.checkpoint_seconds:
                     fit.save_checkpoint(work)
                     saved = time.monotonic()
+        fit.finish()
         scores = fit.score()
         for name, values in scores.items():
             writer.add_scalar(f"{name}/psnr", values["psnr"], fit.step_done)
@@ -140,13 +141,6 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
         raise
     finally:
         writer.close()
-<<<<<<< HEAD
-=======
-    fit.finish()
-    scores = fit.score()
-    for name, values in scores.items():
-        writer.add_scalar(f"{name}/psnr", values["psnr"], fit.step_done)
->>>>>>> 04594e7 (export: photos in the fit: seeds from photos, what they show, weights of generated views, colours matched)
     names = fit.data.capture.names
     report = {
         "scores": scores,
