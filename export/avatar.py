@@ -187,7 +187,7 @@ class Avatar(nn.Module):
         """Variance in pixels squared to blur by, for cameras [V, 4, 4] from head space and intrinsics [V, 3, 3]."""
         if not self.config.antialiased:
             return EPS_2D
-        enlarged = self.config.pitch * (Ks[:, 0, 0] / viewmats[:, 2, 3].clamp(min=NEAR)).mean()
+        enlarged = self.config.pitch * (Ks[:, 0, 0] / viewmats[:, 2, 3].detach().clamp(min=NEAR)).mean()
         return EPS_2D * max(1.0, float(enlarged)) ** 2
 
     def render(
@@ -201,9 +201,13 @@ class Avatar(nn.Module):
         background: Tensor | None = None,
         *,
         sh_degree: int | None = None,
+        colours: Tensor | None = None,
         **options,
     ) -> Rendering:
-        """Renders the Gaussians of one frame into V views; the head's pose is folded into the cameras."""
+        """Renders the Gaussians of one frame into V views; the head's pose is folded into the cameras.
+
+        `colours` [G, 3], the same from all sides, take the place of the harmonics.
+        """
         degree = self.config.sh_degree if sh_degree is None else sh_degree
         viewmats = viewmats @ pose.head_matrix()
         return rasterize(
@@ -211,13 +215,13 @@ class Avatar(nn.Module):
             splats.quaternions,
             splats.scales,
             splats.opacities,
-            splats.harmonics,
+            splats.harmonics if colours is None else colours,
             viewmats,
             Ks,
             width,
             height,
             background,
-            sh_degree=degree,
+            sh_degree=degree if colours is None else None,
             antialiased=self.config.antialiased,
             eps2d=self.screen_blur(viewmats, Ks),
             **options,

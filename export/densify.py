@@ -90,8 +90,12 @@ def default_round(
     config: DensifyConfig,
     limit: int,
     generator: torch.Generator,
+    finer: Tensor | None = None,
 ) -> Change:
-    """Clones small and splits large Gaussians with large screen gradients; drops faint, huge and always hidden ones."""
+    """Clones small and splits large Gaussians with large screen gradients; drops faint, huge and always hidden ones.
+
+    `finer` [G] scales the size from which they are split: some are seen in finer pictures than others.
+    """
     device = avatar.device
     size = splats.scales.amax(1)
     mean = statistics.mean()
@@ -99,7 +103,7 @@ def default_round(
     room = max(0, min(limit - avatar.gaussian_count, int(config.grow_share * avatar.gaussian_count)))
     if int(wanted.sum()) > room:
         wanted = torch.zeros_like(wanted).index_fill_(0, mean.topk(room).indices, True)
-    split = wanted & (size > config.split_size)
+    split = wanted & (size > config.split_size * (1.0 if finer is None else finer))
     clone = wanted & ~split
     # What hides behind others all the time has no gradient at all.
     keep = (splats.opacities > config.min_opacity) & (size < config.max_size) & ~split & (statistics.gradient > 0)

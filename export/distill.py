@@ -22,11 +22,16 @@ from mvp4d_export.device import in_parallel
 from mvp4d_export.initialise import initialise
 from mvp4d_export.losses import Lpips, both_ssims, psnr, ssim
 from mvp4d_export.optimiser import Adam
+from mvp4d_export.photo_fit import PhotoFit, colour_change, rigid_gaussians
+from mvp4d_export.photos import Photos
 from mvp4d_export.presets import DistillConfig
+from mvp4d_export.rasterize import Rendering
 
 MIN_SIDE = 16  # pictures are not halved below this
 DIVERGED = 4.0  # times the best running loss
 WARM_UP = 60  # steps before divergence is judged
+SIZE_IN_PITCHES = 8.0  # longest axis of a Gaussian that photos show, in their pixels
+RIGID_LIMIT = 0.002  # metres that Gaussians of eyes and mouth may leave their place where photos are fitted
 
 
 @dataclasses.dataclass
@@ -52,24 +57,31 @@ class Distiller:
         *,
         seed: int = 0,
         lpips: Lpips | None = None,
-        colour_correction: bool = False,
+        colour_correction: bool | None = None,
+        photos: Photos | None = None,
     ):
         self.data, self.config, self.seed = data, config, seed
         self.device = data.pictures.device
         self.lpips = lpips.to(self.device) if lpips is not None else None
         torch.manual_seed(seed)  # the net's initial weights
-        avatar = dataclasses.replace(config.avatar, pitch=data.pixel_pitch)
+        finest = data.pixel_pitch if photos is None else min(data.pixel_pitch, float(photos.pitch.min()))
+        avatar = dataclasses.replace(config.avatar, pitch=finest)
         self.avatar = Avatar(avatar, data.capture.head, frames=data.capture.frame_count).to(self.device)
         self.on_hull = initialise(self.avatar, data, config.start_gaussians, seed)
+        self.photos = None
+        if photos is not None:
+            self.photos = PhotoFit(self.avatar, data, photos, config.photos)
+            self.photos.begin(self.on_hull, config.photos.start_gaussians, seed)
+        self.limits = self._limits()
         self.start = self.avatar.position.detach().clone()
         self.colour = nn.Parameter(torch.zeros(len(data.capture.names), 3, 4, device=self.device))
-        self.colour_correction = colour_correction
+        self.colour_correction = photos is not None if colour_correction is None else colour_correction
         self.optimiser = Adam()
         self.statistics = densify.Statistics(self.avatar.gaussian_count, self.device)
         self.edges = _edges(self.avatar.mesh_faces)
         rest = self.avatar.gather(self.avatar.rig.template)
         self.edge_length = (rest[self.edges[:, 0]] - rest[self.edges[:, 1]]).norm(dim=1)
-        self.step_done = 0
+        self.step_done, self.finished = 0, False
         self.average: float | None = None
         self.best = math.inf
 
@@ -80,6 +92,8 @@ class Distiller:
             named |= {f"net.{name}": value for name, value in self.avatar.net.named_parameters()}
         if self.colour_correction:
             named["colour"] = self.colour
+        if self.photos is not None:
+            named |= self.photos.parameters()
         return named
 
     def rates(self, share: float) -> dict[str, float | Tensor]:
@@ -94,6 +108,8 @@ class Distiller:
         named["harmonics"] = harmonics * factor
         if self.avatar.net is not None:
             named |= {f"net.{name}": rates.net * factor for name, _ in self.avatar.net.named_parameters()}
+        if self.photos is not None:
+            named |= self.photos.rates(factor)
         return named
 
     def choose(self, step: int) -> tuple[int, list[int]]:
@@ -107,9 +123,9 @@ class Distiller:
         picked = torch.randperm(len(views), generator=_generator(self.seed, 2, step))[:count]
         return moment, [views[int(index)] for index in picked]
 
-    def backdrop(self, step: int) -> Tensor | None:
+    def backdrop(self, step: int, always: bool = False) -> Tensor | None:
         """A background [3] for a step: any colour, so that no Gaussian can pass for background. None without masks."""
-        if self.data.masks is None:
+        if self.data.masks is None and not always:
             return None
         return torch.rand(3, generator=_generator(self.seed, 4, step)).to(self.device)
 
@@ -125,9 +141,8 @@ class Distiller:
         step, steps, moments = self.step_done, self.config.steps, self.config.moments
         share = step / steps
         track = self.config.densify.strategy == "default" and share < self.config.densify.stop
-        drawn = range(step * moments, (step + 1) * moments)
-        samples = [(*self.choose(index), self.backdrop(index)) for index in drawn]
-        parts = in_parallel(lambda sample: self.sample(*sample, share, track), samples)
+        drawn = list(range(step * moments, (step + 1) * moments))
+        parts = in_parallel(lambda index: self.draw(index, share, track), drawn)
         numbers = self._check(parts, step)
         for part in parts:
             if part.screen_gradient is not None:
@@ -142,35 +157,77 @@ class Distiller:
         self._densify(parts[-1].splats, float(rates["position"]))
         return numbers
 
+    def draw(self, index: int, share: float, track: bool) -> Sample:
+        """The sample of an index: every `photos.every`-th is a photo, the others go round the moments."""
+        if self.photos is None:
+            return self.sample(*self.choose(index), self.backdrop(index), share, track)
+        turn, place = divmod(index, self.config.photos.every)
+        if place == self.config.photos.every - 1:
+            return self.photo_sample(turn % len(self.photos.photos), self.backdrop(index, always=True), share, track)
+        return self.sample(*self.choose(index - turn), self.backdrop(index), share, track)
+
     def sample(self, moment: int, views: list[int], background: Tensor | None, share: float, track: bool) -> Sample:
         """Loss and gradients of some views of a moment on a background; with `track` those on the screen too."""
-        pictures, masks, viewmats, Ks = self.data.batch(views, moment, self.level(share), background)
+        level = self.level(share)
+        pictures, masks, viewmats, Ks = self.data.batch(views, moment, level, background)
         background = self.data.background if background is None else background
         height, width = pictures.shape[1:3]
         pose = self.data.pose[moment : moment + 1]
         expressive, neutral = self.avatar.deformation(pose)
         vertices = self.avatar.vertices(pose, expressive, self.avatar.neck_offsets[moment])
         splats = self.avatar.splats(vertices)
-        rendering = self.avatar.render(splats, pose, viewmats, Ks, width, height, background)
-        rgb = rendering.rgb
+        shown = splats if self.photos is None else self.photos.smooth(splats, viewmats, Ks, pose)
+        rendering = self.avatar.render(shown, pose, viewmats, Ks, width, height, background)
+        rgb, alpha = rendering.rgb, rendering.alpha
+        loss = self.regulariser(splats, expressive, neutral, moment)
         if self.colour_correction:
-            correction = self.colour[views][:, None, None]
-            rgb = rgb + (correction[..., :3] * rgb[..., None, :]).sum(-1) + correction[..., 3]
-        loss = self.picture_loss(rgb, pictures, share)
+            correction = self.colour[views]
+            if self.photos is not None:
+                loss = loss + self.config.photos.colour_pull * correction.square().mean()
+                correction = correction + self.photos.shared
+            rgb = rgb + colour_change(correction, rgb - (1 - alpha)[..., None] * background, alpha)
+        seen = rgb.detach()
+        if self.photos is not None:
+            weights = self.photos.view_weights(views, moment, level)
+            rgb = torch.lerp(pictures, rgb, weights[..., None])
+            alpha = alpha if masks is None else torch.lerp(masks, alpha, weights)
+        loss = loss + self.picture_loss(rgb, pictures, share)
         if masks is not None:
-            loss = loss + self.config.weights.alpha * (rendering.alpha - masks).abs().mean()
-        loss = loss + self.regulariser(splats, expressive, neutral, moment)
+            loss = loss + self.config.weights.alpha * (alpha - masks).abs().mean()
+        return self._gradients(loss, rendering, splats, seen, pictures, track)
+
+    def photo_sample(self, index: int, background: Tensor, share: float, track: bool) -> Sample:
+        """The same of a photo: what it says nothing about is left out, and the mouth's inside learns nothing."""
+        photos = self.photos
+        picture, says = photos.picture(index, photos.level(index, share))
+        pose, viewmat = photos.view(index)
+        expressive, neutral = self.avatar.deformation(pose)
+        splats = self.avatar.splats(self.avatar.vertices(pose, expressive))
+        viewmats, Ks = viewmat[None], picture.K[None]
+        shown = photos.smooth(splats, viewmats.detach(), Ks, pose)
+        rendering = self.avatar.render(shown, pose, viewmats, Ks, picture.side, picture.side, background)
+        target = torch.lerp(background.expand_as(picture.rgb), picture.rgb, picture.alpha[..., None])[None]
+        rgb, alpha = rendering.rgb, rendering.alpha
+        rgb = rgb + photos.correct(index, rgb - (1 - alpha)[..., None] * background, alpha)
+        rgb = torch.lerp(target, rgb, says[..., None])
+        loss = self.picture_loss(rgb, target, share)
+        loss = loss + self.config.weights.alpha * ((alpha[0] - picture.alpha).abs() * says).mean()
+        loss = self.config.photos.weight * loss + photos.pull()
+        loss = loss + self.regulariser(splats, expressive, neutral, None)
+        sample = self._gradients(loss, rendering, splats, rgb.detach(), target, track)
+        for name, gradient in zip(self.parameters(), sample.gradients):
+            if name in GAUSSIAN_TENSORS and gradient is not None:
+                gradient[photos.interior] = 0
+        return sample
+
+    def _gradients(self, loss: Tensor, rendering: Rendering, splats: Splats, rgb: Tensor, pictures: Tensor,
+                   track: bool) -> Sample:
         inputs = list(self.parameters().values())
         gradients = torch.autograd.grad(loss, [*inputs, rendering.means2d] if track else inputs, allow_unused=True)
+        height, width = pictures.shape[1:3]
         screen = gradients[-1] * gradients[-1].new_tensor([width / 2, height / 2]) if track else None
-        return Sample(
-            float(loss.detach()),
-            float(psnr(rgb.detach(), pictures).mean()),
-            gradients[: len(inputs)],
-            screen,
-            rendering.visible,
-            splats,
-        )
+        return Sample(float(loss.detach()), float(psnr(rgb, pictures).mean()), gradients[: len(inputs)], screen,
+                      rendering.visible, splats)
 
     def picture_loss(self, rgb: Tensor, pictures: Tensor, share: float) -> Tensor:
         config, weights = self.config, self.config.weights
@@ -186,14 +243,26 @@ class Distiller:
         plain = l1 + weights.ssim * (1 - ssim(rgb, pictures).mean())
         return (1 - mix) * plain + weights.lpips * mix * self.lpips(rgb, pictures).mean()
 
-    def regulariser(self, splats: Splats, expressive: Tensor, neutral: Tensor, moment: int) -> Tensor:
+    def _limits(self) -> tuple[Tensor, Tensor]:
+        """Metres [G] that Gaussians may measure and move freely: with photos less where these are fine."""
+        count, device = self.avatar.gaussian_count, self.device
+        size = torch.full((count,), self.config.scale_limit, device=device)
+        away = torch.full((count,), self.config.position_limit, device=device)
+        if self.photos is not None:
+            size = torch.minimum(size, SIZE_IN_PITCHES * self.photos.pitch)
+            away[rigid_gaussians(self.avatar)] = RIGID_LIMIT
+        return size, away
+
+    def regulariser(self, splats: Splats, expressive: Tensor, neutral: Tensor, moment: int | None) -> Tensor:
         config, weights = self.config, self.config.weights
         longest, middle, _ = splats.scales.sort(1, descending=True).values.unbind(1)
-        loss = weights.scale * ((longest - config.scale_limit).clamp(min=0) / config.scale_limit).mean()
+        size_limit, position_limit = self.limits
+        loss = weights.scale * ((longest - size_limit).clamp(min=0) / size_limit).mean()
         loss = loss + weights.spike * (longest.log() - middle.log() - math.log(config.spike_limit)).clamp(min=0).mean()
         away = (self.avatar.position - self.start).norm(dim=1) * densify.local_scale(self.avatar, splats)
-        loss = loss + weights.position * ((away - config.position_limit).clamp(min=0) / config.position_limit).mean()
-        loss = loss + weights.neck * self.avatar.neck_offsets[moment].square().sum()
+        loss = loss + weights.position * ((away - position_limit).clamp(min=0) / position_limit).mean()
+        if moment is not None:
+            loss = loss + weights.neck * self.avatar.neck_offsets[moment].square().sum()
         if self.avatar.net is None:
             return loss
         both = torch.cat((expressive, neutral), 1) / OUTPUT_UNIT  # [P, 6]
@@ -232,7 +301,8 @@ class Distiller:
         if config.strategy == "mcmc":
             change = densify.mcmc_round(self.avatar, splats, config, limit, generator)
         else:
-            change = densify.default_round(self.avatar, splats, self.statistics, config, limit, generator)
+            finer = None if self.photos is None else self.photos.pitch / self.data.pixel_pitch
+            change = densify.default_round(self.avatar, splats, self.statistics, config, limit, generator, finer)
         tensors = {
             name: torch.cat((getattr(self.avatar, name).detach()[change.keep], change.tensors[name]))
             for name in GAUSSIAN_TENSORS
@@ -240,6 +310,9 @@ class Distiller:
         self.start = torch.cat((self.start[change.keep], change.tensors["position"]))
         self.avatar.set_gaussians(torch.cat((self.avatar.binding[change.keep], change.binding)), tensors)
         self.optimiser.reindex(GAUSSIAN_TENSORS, change.keep, len(change.binding))
+        if self.photos is not None:
+            self.photos.look()
+        self.limits = self._limits()
         self.statistics = densify.Statistics(self.avatar.gaussian_count, self.device)
 
     def fingerprint(self) -> str:
@@ -254,6 +327,7 @@ class Distiller:
             self.data.held_times,
             self.colour_correction,
             self.lpips is not None,
+            None if self.photos is None else self.photos.photos.digest,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
@@ -271,6 +345,7 @@ class Distiller:
             "step": str(self.step_done),
             "average": repr(self.average),
             "best": repr(self.best),
+            "finished": str(int(self.finished)),
         }
         with atomic_file(folder / "checkpoint.safetensors") as path:
             save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path, metadata)
@@ -301,10 +376,20 @@ class Distiller:
             {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}, self.device
         )
         self.start = tensors["start"]
+        if self.photos is not None:
+            self.photos.look()
+        self.limits = self._limits()
         self.statistics.gradient, self.statistics.seen = tensors["statistics.gradient"], tensors["statistics.seen"]
         self.step_done, self.best = int(metadata["step"]), float(metadata["best"])
+        self.finished = metadata["finished"] == "1"
         self.average = None if metadata["average"] == "None" else float(metadata["average"])
         return True
+
+    def finish(self) -> None:
+        """Makes the avatar what one pitch describes, after the last step; once."""
+        if self.photos is not None and not self.finished:
+            self.photos.bake()
+        self.finished = True
 
     @torch.no_grad()
     def render_frame(self, moment: int, views: list[int]) -> Tensor:

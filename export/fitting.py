@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mvp4d.core.capture import Capture
+from mvp4d.core.capture.portrait import read_portrait
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_folder, write_json
 from mvp4d.core.outputs import (
@@ -32,15 +33,16 @@ from mvp4d_export.dataset import Dataset
 from mvp4d_export.device import guard_memory, pick_device
 from mvp4d_export.distill import Distiller
 from mvp4d_export.losses import Lpips
-from mvp4d_export.presets import DistillConfig, adapted, changed, preset
+from mvp4d_export.photos import Photos
+from mvp4d_export.presets import DistillConfig, adapted, changed, preset, with_photos
 
 WORK = "distill run"
 
 
 def fit_avatar(capture: Capture, out: Path, *, preset_name: str | None = None, seed: int = 0,
                device: str | None = None, hold_views: int = 0, hold_times: int = 0,
-               lpips: str | os.PathLike | None = None, colour_correction: bool = False, overwrite: bool = False,
-               **changes: Any) -> dict[str, Any]:
+               lpips: str | os.PathLike | None = None, colour_correction: bool | None = None, photos: bool = True,
+               overwrite: bool = False, **changes: Any) -> dict[str, Any]:
     """Fits an avatar to a capture and writes its folder. Everything cheap is checked first.
 
     Args:
@@ -48,7 +50,8 @@ def fit_avatar(capture: Capture, out: Path, *, preset_name: str | None = None, s
       device: "cpu" or "cuda"; None for CUDA where there is one.
       hold_views, hold_times: left out of the fit and scored.
       lpips: safetensors with VGG-16 and LPIPS weights.
-      colour_correction: learn a colour transform per view.
+      colour_correction: learn a colour transform per view; None for where photos are fitted too.
+      photos: fit the photos that the capture keeps, beside its views.
       changes: to the preset (`presets.changed`).
 
     Returns:
@@ -57,14 +60,17 @@ def fit_avatar(capture: Capture, out: Path, *, preset_name: str | None = None, s
     check_folder(out, "avatar", overwrite or was_finishing(beside(out, ".run"), WORK) is not None)
     device = pick_device(device)
     name = preset_name or ("default" if device == "cuda" else "cpu")
-    config = changed(adapted(preset(name), capture.image_size), **changes)
+    portrait = read_portrait(capture.path, capture.head) if photos else None
+    config = adapted(preset(name), capture.image_size)
+    config = changed(config if portrait is None else with_photos(config), **changes)
     require_space(out, _estimate(config), "fitting an avatar")
     weights = Lpips(lpips) if lpips else None
     if weights is None:
         say(f"perceptual term: {perceptual_term(config, False)}")
     with guard_memory("a smaller `preset` or `views_per_step`, or `device` cpu"):
         data = Dataset.load(capture, hold_views=hold_views, hold_times=hold_times, device=device)
-        fit = Distiller(data, config, seed=seed, lpips=weights, colour_correction=colour_correction)
+        pictures = None if portrait is None else Photos.load(portrait, config.photos.side, device)
+        fit = Distiller(data, config, seed=seed, lpips=weights, colour_correction=colour_correction, photos=pictures)
         say(describe(fit, name))
         with hold(out):
             return distill(fit, out, overwrite=overwrite)
@@ -79,10 +85,12 @@ def _estimate(config: DistillConfig) -> float:
 def describe(fit: Distiller, name: str) -> str:
     """One line: what is about to be fitted to what."""
     data, config = fit.data, fit.config
+    sides = [] if fit.photos is None else [picture.side for picture in fit.photos.photos.pictures]
+    photos = "".join(f" and a photo of {side} x {side}" for side in sides)
     return (
         f"fitting {fit.avatar.gaussian_count} Gaussians ({fit.on_hull} off the rig) to {len(data.train_views)} views x "
-        f"{len(data.train_times)} frames of {data.size[1]} x {data.size[0]}: {config.steps} steps, preset {name}, "
-        f"{fit.device}"
+        f"{len(data.train_times)} frames of {data.size[1]} x {data.size[0]}{photos}: {config.steps} steps, "
+        f"preset {name}, {fit.device}"
     )
 
 
@@ -124,6 +132,7 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
                 if time.monotonic() - saved > fit.config.checkpoint_seconds:
                     fit.save_checkpoint(work)
                     saved = time.monotonic()
+        fit.finish()
         scores = fit.score()
         for name, values in scores.items():
             writer.add_scalar(f"{name}/psnr", values["psnr"], fit.step_done)
@@ -142,6 +151,7 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
         "seconds": round(time.monotonic() - started, 1),
         "resumed": resumed,
         "seed": fit.seed,
+        "photos": 0 if fit.photos is None else len(fit.photos.photos),
         "perceptual": perceptual_term(fit.config, fit.lpips is not None),
         "device": str(fit.device),
         "config": dataclasses.asdict(fit.config),

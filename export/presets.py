@@ -49,6 +49,33 @@ class Weights:
     position: float = 1.0
 
 
+@dataclasses.dataclass(frozen=True)
+class PhotoConfig:
+    """How photos enter a fit.
+
+    Attributes:
+      side: pixels a side of a photo's crop, at most.
+      every: of so many samples one is a photo.
+      weight: of a photo's loss beside that of generated views.
+      trust: share of their weight that generated views lose where a photo shows the surface squarely.
+      coarse: share of the run until which photos have a quarter of their sides, and half of them.
+      start_gaussians: Gaussians that start from photos, at most; added to the preset's own numbers.
+      rate, pull: of the corrections to a photo's camera, expression, neck, jaw and eyes, in units of their limits.
+      colour_rate, colour_pull: of the colour corrections that photos and generated views have.
+    """
+
+    side: int = 512
+    every: int = 3
+    weight: float = 2.0
+    trust: float = 0.9
+    coarse: tuple[float, float] = (0.2, 0.5)
+    start_gaussians: int = 14000
+    rate: float = 1e-2
+    pull: float = 1e-3
+    colour_rate: float = 1e-3
+    colour_pull: float = 0.1
+
+
 _DENSIFY = DensifyConfig()
 
 
@@ -68,6 +95,7 @@ class DistillConfig:
       scale_limit: metres that a Gaussian may measure freely; spike_limit: ratio of longest to middle axis.
       position_limit: metres that it may move from where it started.
       picture_side: pixels of the pictures that the counts are meant for; `adapted` lowers them for smaller ones.
+      photos: how photos enter, where the capture keeps a portrait.
       checkpoint_seconds: time between checkpoints.
     """
 
@@ -90,6 +118,7 @@ class DistillConfig:
     spike_limit: float = 5.0
     position_limit: float = 0.02
     picture_side: int = 0
+    photos: PhotoConfig = PhotoConfig()
     checkpoint_seconds: float = 60.0
 
 
@@ -156,6 +185,18 @@ def adapted(config: DistillConfig, image_size: tuple[int, int]) -> DistillConfig
         start_gaussians=round(config.start_gaussians * share),
         max_gaussians=round(config.max_gaussians * share),
     )
+
+
+def with_photos(config: DistillConfig) -> DistillConfig:
+    """The config for captures with photos: room for the Gaussians that start from these, blur by what saw them.
+
+    A small UV square grows: its triangles carry lips and lids that a photo shows sharply.
+    """
+    photos, avatar = config.photos, config.avatar
+    avatar = dataclasses.replace(avatar, antialiased=True, uv_resolution=max(64, avatar.uv_resolution))
+    start = max(config.start_gaussians, 16000)
+    most = max(config.max_gaussians, start) + photos.start_gaussians
+    return dataclasses.replace(config, avatar=avatar, start_gaussians=start, max_gaussians=most)
 
 
 def changed(config: DistillConfig, *, steps: int | None = None, views_per_step: int | None = None,

@@ -45,7 +45,7 @@ def remesh(head: HeadModel, resolution: int) -> UVMesh:
     Raises:
       UserError: the head's UV chart covers hardly any pixel.
     """
-    owner, weights = _rasterise(head.uv[head.face_uvs] * resolution, resolution)  # [R R], [R R, 3]
+    owner, weights = first_triangle(head.uv[head.face_uvs] * resolution, resolution)  # [R R], [R R, 3]
     pixels = np.flatnonzero(owner >= 0)
     if len(pixels) < 32:
         raise UserError("head rig", f"its UV chart covers {len(pixels)} of {resolution}^2 pixels", "check its uv")
@@ -69,7 +69,7 @@ def remesh(head: HeadModel, resolution: int) -> UVMesh:
     return UVMesh(resolution, corners, weights, pixels, faces, deformable.astype(np.float32), part)
 
 
-def _rasterise(triangles: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+def first_triangle(triangles: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]:
     """The first triangle [T, 3, 2] (pixels) that covers each pixel's centre, -1 for none, and its barycentrics."""
     low = np.clip(np.ceil(triangles.min(1) - 0.5).astype(int), 0, resolution)
     high = np.clip(np.floor(triangles.max(1) - 0.5).astype(int), -1, resolution - 1)

@@ -1,0 +1,218 @@
+"""Gaussians that start from photos: pixels are laid on what they show of the rig, or of the hull before it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, max_pool2d
+
+from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
+from mvp4d_export.initialise import DEPTH_SLACK, OPACITY, SH_0, nearest
+from mvp4d_export.photos import Photos, Picture
+from mvp4d_export.rig import Pose
+from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.visibility import INTERIOR, Surface, parts_named, rig_surface, triangle_parts
+
+CELL = 6  # pixels a side of the squares that a photo is cut into: one Gaussian each where it is plain, four where not
+HULL_LEAD = 0.006  # metres that the hull must lie before the rig to be what a pixel shows
+HULL_REACH = 0.008  # metres around a point of the hull that it stands for
+SAME_PLACE = 0.004  # metres between seeds of two photos that show the same
+SOLID = 0.5  # alpha of a pixel that gets a Gaussian
+FLAT = 0.3  # thickness of a Gaussian over its width
+WIDTH = 0.55  # standard deviation of a Gaussian over the spacing
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+    """M points of one photo.
+
+    Attributes:
+      points: [M, 3] head space, posed as in the photo. colours: [M, 3]. size: [M] metres, standard deviation.
+      part: [M] the rig's part, -1 off the rig. quality: [M] how squarely the photo sees them.
+    """
+
+    points: Tensor
+    colours: Tensor
+    size: Tensor
+    part: Tensor
+    quality: Tensor
+
+
+@torch.no_grad()
+def seed_from_photos(avatar: Avatar, photos: Photos, on_hull: int, budget: int, seed: int) -> int:
+    """Adds up to `budget` Gaussians where photos show the person. The last `on_hull` present ones lie off the rig.
+
+    Where several photos show a place, the one that sees it most squarely gives its Gaussians.
+
+    Returns:
+      how many were added.
+    """
+    found = []
+    for index, picture in enumerate(photos.pictures):
+        pose = photos.pose[index : index + 1]
+        surface = rig_surface(avatar, pose, photos.viewmats[index], picture.K, picture.side)
+        generator = torch.Generator().manual_seed(seed * 1000 + index)
+        seeds = _seeds(avatar, pose, photos.viewmats[index], picture, surface, on_hull, budget, generator)
+        found.append((pose, seeds))
+    bound = [_bound(avatar, pose, seeds) for pose, seeds in found]
+    stay = _best_view(avatar, bound, [seeds.quality for _, seeds in found])
+    binding = torch.cat([part["binding"][kept] for part, kept in zip(bound, stay)])
+    new = {name: torch.cat([part[name][kept] for part, kept in zip(bound, stay)]) for name in GAUSSIAN_TENSORS}
+    if len(binding) > budget:
+        chosen = torch.randperm(len(binding), generator=torch.Generator().manual_seed(seed))[:budget].to(binding.device)
+        binding, new = binding[chosen], {name: value[chosen] for name, value in new.items()}
+    avatar.set_gaussians(
+        torch.cat((avatar.binding, binding)),
+        {name: torch.cat((getattr(avatar, name).detach(), new[name])) for name in GAUSSIAN_TENSORS},
+    )
+    return len(binding)
+
+
+def _seeds(avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture, surface: Surface, on_hull: int, budget: int,
+           generator: torch.Generator) -> Seeds:
+    """One point per cell of a photo, four where it shows detail, as the budget allows."""
+    depth, hull = _with_hull(avatar, pose, viewmat, picture, surface, on_hull)
+    part = torch.where(surface.face >= 0, avatar.rig.face_parts[surface.face.clamp(min=0)], -1)
+    part[hull] = -1
+    hidden = parts_named(avatar.rig.part_names, INTERIOR).to(viewmat.device)
+    interior = (part >= 0) & hidden[part.clamp(min=0)]
+    usable = (picture.alpha > SOLID) & (picture.known > 0) & torch.isfinite(depth) & ~interior
+    rows, columns, spacing = _choose(picture, usable, budget, generator)
+    z = depth[rows, columns]
+    ray = torch.stack(((columns + 0.5 - picture.K[0, 2]) / picture.K[0, 0],
+                       (rows + 0.5 - picture.K[1, 2]) / picture.K[1, 1], torch.ones_like(z)), 1)
+    matrix = viewmat @ pose.head_matrix()[0]
+    points = (ray * z[:, None] - matrix[:3, 3]) @ matrix[:3, :3]  # inverse of a rigid transform
+    on_rig = part[rows, columns] >= 0
+    quality = torch.where(on_rig, surface.facing[rows, columns], torch.full_like(z, 0.7))
+    size = WIDTH * spacing * z / picture.K[0, 0] / quality.clamp(min=0.5)
+    smooth = avg_pool2d((picture.rgb * picture.alpha[..., None]).permute(2, 0, 1), 3, 1, 1)
+    smooth = smooth / avg_pool2d(picture.alpha[None], 3, 1, 1).clamp(min=1e-3)
+    return Seeds(points, smooth[:, rows, columns].T, size, part[rows, columns], quality)
+
+
+def _choose(picture: Picture, usable: Tensor, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, columns [M] of chosen pixels, and pixels [M] between them."""
+    side, device = picture.side, usable.device
+    grey = picture.rgb.mean(-1)
+    mean, square = (avg_pool2d(value[None, None], CELL, CELL, ceil_mode=True)[0, 0] for value in (grey, grey.square()))
+    detail = (square - mean.square()).clamp(min=0).sqrt()
+    inside = avg_pool2d(usable.float()[None, None], CELL, CELL, ceil_mode=True)[0, 0] > 0
+    fine_cells = max(0, (budget - int(inside.sum())) // 3)
+    threshold = torch.where(inside, detail, torch.zeros_like(detail)).flatten().sort(descending=True).values
+    fine = inside & (detail > threshold[min(fine_cells, len(threshold) - 1)])
+    chosen = []
+    for subset, step in ((inside & ~fine, CELL), (fine, CELL // 2)):
+        grid = subset.repeat_interleave(CELL // step, 0).repeat_interleave(CELL // step, 1).nonzero()
+        jitter = torch.randint(0, step, grid.shape, generator=generator).to(device)
+        pixels = grid * step + jitter
+        pixels = pixels[(pixels < side).all(1)]
+        pixels = pixels[usable[pixels[:, 0], pixels[:, 1]]]
+        chosen.append(torch.cat((pixels, torch.full_like(pixels[:, :1], step)), 1))
+    rows, columns, spacing = torch.cat(chosen).unbind(1)
+    return rows, columns, spacing.float()
+
+
+def _with_hull(avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture, surface: Surface,
+               on_hull: int) -> tuple[Tensor, Tensor]:
+    """Depth [S, S] of the nearest of rig and hull, and where it is the hull's.
+
+    Where the person reaches beyond both, the depth is that of their nearest points in the picture.
+    """
+    depth, hull = surface.depth.clone(), torch.zeros_like(surface.face, dtype=torch.bool)
+    finite = torch.isfinite(depth)
+    border = (finite & (max_pool2d((~finite).float()[None, None], 3, 1, 1)[0, 0] > 0)).nonzero()
+    pixels, z = _front_of_hull(avatar, pose, viewmat, picture, on_hull)
+    support = torch.cat((pixels, border.flip(1) + 0.5))
+    support_depth = torch.cat((z, depth[border[:, 0], border[:, 1]]))
+    if not len(support):
+        return depth, hull
+    rows, columns = ((picture.alpha > SOLID) & (picture.known > 0)).nonzero().unbind(1)
+    query = torch.stack((columns, rows), 1) + 0.5
+    guess = _interpolated(query, support, support_depth)
+    before = ~finite[rows, columns]
+    if len(pixels):
+        radius = HULL_REACH * float(picture.K[0, 0] / z.median())
+        before |= (nearest(query, pixels)[0] < radius) & (guess < depth[rows, columns] - HULL_LEAD)
+    depth[rows[before], columns[before]] = guess[before]
+    hull[rows[before], columns[before]] = True
+    return depth, hull
+
+
+def _front_of_hull(avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture,
+                   on_hull: int) -> tuple[Tensor, Tensor]:
+    """Pixels [M, 2] and depth [M] of the hull's Gaussians that no other one of it hides."""
+    means = avatar.splats(avatar.vertices(pose)).means[avatar.gaussian_count - on_hull :]
+    pixels, depth = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
+    cell = max(1.0, picture.side / 40)
+    columns, rows = (pixels / cell).floor().long().unbind(1)
+    across = math.ceil(picture.side / cell)
+    inside = (columns >= 0) & (rows >= 0) & (columns < across) & (rows < across)
+    index = (rows * across + columns).clamp(0, across * across - 1)
+    first = torch.full((across * across,), math.inf, device=depth.device)
+    first.scatter_reduce_(0, index, torch.where(inside, depth, torch.full_like(depth, math.inf)), "amin")
+    front = inside & (depth < first[index] + DEPTH_SLACK)
+    return pixels[front], depth[front]
+
+
+def _interpolated(query: Tensor, support: Tensor, values: Tensor, count: int = 4) -> Tensor:
+    """Mean value [M] of the nearest of `support` [P, 2] to `query` [M, 2], by inverse distance."""
+    count = min(count, len(support))
+    distance, index = cKDTree(support.cpu().numpy()).query(query.cpu().numpy(), k=range(1, count + 1))
+    weight = torch.from_numpy(1 / (distance + 1.0)).to(values)
+    return (weight * values[torch.from_numpy(index).to(values.device)]).sum(1) / weight.sum(1)
+
+
+def project_points(points: Tensor, matrix: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels [M, 2] and depth [M] of points [M, 3] under a rigid matrix [4, 4] to the camera."""
+    camera = points @ matrix[:3, :3].T + matrix[:3, 3]
+    pixels = camera @ K.T
+    return pixels[:, :2] / pixels[:, 2:].clamp(min=1e-6), camera[:, 2]
+
+
+def _bound(avatar: Avatar, pose: Pose, seeds: Seeds) -> dict[str, Tensor]:
+    """Seeds on their nearest triangle of the same part: `binding` and the Gaussians' tensors."""
+    rotation, scale, centre = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
+    part = triangle_parts(avatar)
+    outside = ~parts_named(avatar.rig.part_names, INTERIOR).to(avatar.device)[part]
+    binding = torch.zeros(len(seeds.points), dtype=torch.int64, device=avatar.device)
+    for wanted in seeds.part.unique().tolist():
+        own = outside if wanted < 0 else part == wanted
+        own = (own if own.any() else outside).nonzero()[:, 0]
+        chosen = seeds.part == wanted
+        binding[chosen] = own[nearest(seeds.points[chosen], centre[own])[1]]
+    local = ((seeds.points - centre[binding])[:, :, None] * rotation[binding]).sum(1) / scale[binding, None]
+    size = seeds.size[:, None].repeat(1, 3)
+    size[:, 1] *= torch.where(seeds.part < 0, 1.0, FLAT)  # thin along the triangle's normal
+    count, device = len(binding), avatar.device
+    harmonics = torch.zeros(count, avatar.config.harmonic_count, 3, device=device)
+    harmonics[:, 0] = (seeds.colours.clamp(0.01, 0.99) - 0.5) / SH_0
+    turn = torch.zeros(count, 4, device=device)
+    turn[:, 0] = 1
+    opacity = torch.full((count,), math.log(OPACITY / (1 - OPACITY)), device=device)
+    return {"binding": binding, "position": local, "rotation": turn, "log_scale": (size / scale[binding, None]).log(),
+            "logit_opacity": opacity, "harmonics": harmonics}
+
+
+def _best_view(avatar: Avatar, bound: list[dict[str, Tensor]], qualities: list[Tensor]) -> list[Tensor]:
+    """Which seeds [M] of each photo stay: those with no seed of a photo that sees the place more squarely beside them.
+
+    Places are compared in the rest pose, where all photos agree.
+    """
+    rotation, scale, centre = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)
+    rest = []
+    for part in bound:
+        at = part["binding"]
+        rest.append(scale[at, None] * (rotation[at] * part["position"][:, None]).sum(-1) + centre[at])
+    stay = [torch.ones_like(quality, dtype=torch.bool) for quality in qualities]
+    for this in range(len(bound)):
+        for other in range(len(bound)):
+            if other != this and len(rest[this]) and len(rest[other]):
+                distance, index = nearest(rest[this], rest[other])
+                ahead = qualities[other][index] + (1e-6 if other < this else 0) > qualities[this]
+                stay[this] &= ~((distance < SAME_PLACE) & ahead)
+    return stay

@@ -1,0 +1,119 @@
+"""What a photo shows of an avatar: the rig's triangles by a depth test, Gaussians by their light in the photo."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mvp4d_export.avatar import Avatar, Splats
+from mvp4d_export.projection import EPS_2D
+from mvp4d_export.remesh import first_triangle
+from mvp4d_export.rig import Pose
+from mvp4d_export.triangles import triangle_frames
+
+INTERIOR = ("inside", "gum", "teeth", "tongue")  # parts of the mouth that lips cover and uncover
+EYES = ("eye", "sclera", "iris", "pupil", "cornea")
+FACING_FROM, FACING_TO = 0.15, 0.6  # cosines between which a surface passes from unseen to fully shown
+GRAZING = 0.3  # cosine that the pitch of a surface is no longer divided by less than
+
+
+@dataclasses.dataclass(frozen=True)
+class Surface:
+    """What of the rig each pixel of a square picture shows, S pixels a side.
+
+    Attributes:
+      face: [S, S] int64 rig triangle, -1 for none. depth: [S, S] metres, infinite where there is none.
+      point: [S, S, 3] head space. facing: [S, S] cosine between surface normal and line of sight, absolute.
+    """
+
+    face: Tensor
+    depth: Tensor
+    point: Tensor
+    facing: Tensor
+
+
+@torch.no_grad()
+def rig_surface(avatar: Avatar, pose: Pose, viewmat: Tensor, K: Tensor, side: int) -> Surface:
+    """Draws the rig of one frame: nearest triangles first, so that the first to cover a pixel is what it shows."""
+    vertices = avatar.rig(pose)[0][0]
+    matrix = viewmat @ pose.head_matrix()[0]
+    camera = vertices @ matrix[:3, :3].T + matrix[:3, 3]
+    pixels = camera @ K.T
+    pixels = pixels[:, :2] / pixels[:, 2:].clamp(min=1e-6)
+    faces = avatar.rig.faces
+    order = camera[:, 2][faces].mean(1).argsort()
+    order = order[camera[:, 2][faces[order]].amin(1) > 0]
+    owner, weights = first_triangle(pixels[faces[order]].cpu().double().numpy(), side)
+    owner, weights = torch.from_numpy(owner), torch.from_numpy(weights).float()
+    device = vertices.device
+    hit = (owner >= 0).to(device)
+    face = torch.where(hit, order[owner.clamp(min=0).to(device)], -1)
+    corners = faces[face.clamp(min=0)]
+    point = (vertices[corners] * weights.to(device)[..., None]).sum(1)
+    seen = point @ matrix[:3, :3].T + matrix[:3, 3]
+    a, b, c = vertices[corners].unbind(1)
+    normal = normalize(torch.linalg.cross(b - a, c - a), dim=-1)
+    eye = -matrix[:3, :3].T @ matrix[:3, 3]
+    facing = (normal * normalize(point - eye, dim=-1)).sum(-1).abs()
+    shape = (side, side)
+    depth = torch.where(hit, seen[:, 2], torch.inf)
+    return Surface(face.reshape(shape), depth.reshape(shape), point.reshape(*shape, 3), facing.reshape(shape))
+
+
+def parts_named(names: tuple[str, ...], words: tuple[str, ...]) -> Tensor:
+    """[parts] bool: whose names hold one of the words."""
+    return torch.tensor([any(word in name.lower() for word in words) for name in names])
+
+
+def gaussians_of(avatar: Avatar, words: tuple[str, ...]) -> Tensor:
+    """[G] bool: Gaussians on triangles of parts whose names hold one of the words."""
+    chosen = parts_named(avatar.rig.part_names, words).to(avatar.device)
+    return chosen[triangle_parts(avatar)[avatar.binding]]
+
+
+def triangle_parts(avatar: Avatar) -> Tensor:
+    """[T] the head's part of each triangle of the UV remesh."""
+    return torch.from_numpy(avatar.mesh.part.astype(np.int64)).to(avatar.device)[avatar.mesh_faces[:, 0]]
+
+
+@torch.no_grad()
+def facing(avatar: Avatar, vertices: Tensor, eye: Tensor) -> Tensor:
+    """[T] cosine between each triangle's normal and the direction to `eye` [3] in head space; negative from behind."""
+    rotation, _, centre = triangle_frames(vertices, avatar.mesh_faces)
+    return (rotation[:, :, 1] * normalize(eye - centre, dim=-1)).sum(-1)
+
+
+def light(avatar: Avatar, splats: Splats, pose: Pose, viewmat: Tensor, K: Tensor, side: int, alpha: Tensor) -> Tensor:
+    """[G] how much of each Gaussian comes through to a picture: its blending weights times `alpha` [S, S], summed."""
+    values = splats.means.new_zeros(len(splats.means), 3, requires_grad=True)
+    with torch.enable_grad():
+        drawn = avatar.render(splats, pose, viewmat[None], K[None], side, side, colours=values)
+        (weights,) = torch.autograd.grad((drawn.rgb[0, ..., 0] * alpha).sum(), values)
+    return weights[:, 0]
+
+
+def smoothed(splats: Splats, variance: Tensor) -> Splats:
+    """Splats blurred in space by `variance` [G], metres squared, and thinned out as much as they grow.
+
+    Opacity falls by the growth of a Gaussian's two long axes, as Mip-Splatting's compensation has it for a flat one
+    that is seen face on; all directions see the same Gaussian.
+    """
+    scales = (splats.scales.square() + variance[:, None]).sqrt()
+    small, small_before = scales.amin(1), splats.scales.amin(1)
+    growth = (splats.scales.prod(1) / small_before) / (scales.prod(1) / small)
+    return dataclasses.replace(splats, scales=scales, opacities=splats.opacities * growth)
+
+
+def excess_variance(pitch: Tensor, shown: float) -> Tensor:
+    """[G] variance that Gaussians seen at `pitch` [G] lack where a pixel spans `shown` metres and blurs by EPS_2D."""
+    return EPS_2D * (pitch.square() - shown**2).clamp(min=0)
+
+
+def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
+    share = ((x - low) / (high - low)).clamp(0, 1)
+    return share * share * (3 - 2 * share)
+
