@@ -22,8 +22,10 @@ from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.progress import progress
+from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.sampling.reference import load_photo
+from mvp4d_jax.tracking.cutout import Subject, cut_out
 from mvp4d_jax.tracking.detector import detect_faces
 from mvp4d_jax.tracking.landmarks import Landmarks, choose_face, from_mesh, read_landmarks
 from mvp4d_jax.tracking.solve import Solution, SolveConfig, solve_photos
@@ -83,7 +85,7 @@ def track_portrait(paths: Sequence[Pathlike], head: str | HeadModel = "builtin",
     rig = model.personalise(solutions[0].shape)
     shots = [Shot(source.path.name, np.uint8(np.rint(rgb * 255)), alpha, solution.camera, solution.motion)
              for source, (rgb, alpha), solution in zip(sources, pictures, solutions)]
-    return assemble(shots, rig, cut=matte == "auto" and masks is None)
+    return assemble(shots, rig, cut=matte == "auto" and (masks is None or landmarks is None))
 
 
 def assemble(shots: Sequence[Shot], rig: HeadModel, *, cut: bool) -> Portrait:
@@ -93,11 +95,11 @@ def assemble(shots: Sequence[Shot], rig: HeadModel, *, cut: bool) -> Portrait:
       rig: the personalised head.
       cut: whether to cut the person out.
     """
-    photos, cameras = [], []
-    for shot in shots:
-        photo, camera = _crop(shot, rig, cut)
-        photos.append(photo)
-        cameras.append(camera)
+    crops = [_crop(shot, rig) for shot in shots]
+    photos, cameras = [rgba for rgba, _ in crops], [camera for _, camera in crops]
+    if cut:
+        photos = cut_out([subject(rgba, camera, shot.motion, rig, bool((rgba[..., 3] < 255).any()))
+                          for (rgba, camera), shot in zip(crops, shots)])
     angles = [frontal_angle(shot.camera, shot.motion) for shot in shots]
     parts = [vars(shot.motion) for shot in shots]
     motion = Motion(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "fps"},
@@ -155,22 +157,25 @@ def _solve(sources: Sequence[Source], head: HeadModel, seen: Sequence[Landmarks]
     return solutions
 
 
-def _crop(shot: Shot, rig: HeadModel, cut: bool) -> tuple[np.ndarray, Camera]:
+def _crop(shot: Shot, rig: HeadModel) -> tuple[np.ndarray, Camera]:
     """RGBA of the head's surroundings, as far as the picture shows them, and its camera."""
-    from mvp4d_jax.sampling.inputs import _cut_out
-
-    alpha = shot.alpha
-    if cut:
-        alpha = alpha * _cut_out(shot.rgb / np.float32(255), shot.camera, shot.motion, rig)
     vertices = np.asarray(skin(rig, shot.motion))[0][head_vertices(rig)]
     pixels, _ = project(shot.camera, vertices)
     height, width = shot.rgb.shape[:2]
     left, top, right, bottom = head_box(np.asarray(pixels), PHOTO_MARGIN)
     left, top = max(0, int(np.floor(left))), max(0, int(np.floor(top)))
     right, bottom = min(width, int(np.ceil(right))), min(height, int(np.ceil(bottom)))
-    rgba = np.concatenate([shot.rgb, np.uint8(np.rint(alpha * 255))[..., None]], -1)[top:bottom, left:right]
-    camera = crop(shot.camera, left, top)
-    return shrink(rgba, camera)
+    rgba = np.concatenate([shot.rgb, np.uint8(np.rint(shot.alpha * 255))[..., None]], -1)[top:bottom, left:right]
+    return shrink(rgba, crop(shot.camera, left, top))
+
+
+def subject(rgba: np.ndarray, camera: Camera, motion: Motion, rig: HeadModel, known: bool) -> Subject:
+    """What is cut out of a picture [H, W, 4] uint8; `known` where its alpha is."""
+    vertices = np.asarray(skin(rig, motion))[0]
+    belongs = head_vertices(rig)[np.asarray(rig.faces)].all(1)  # triangles that move with the skull
+    face = np.asarray(rasterize(camera, vertices, rig.faces, rgba.shape[:2]).face)
+    return Subject(rgba[..., :3], face >= 0, (face >= 0) & belongs[np.maximum(face, 0)],
+                   rgba[..., 3] if known else None)
 
 
 def shrink(rgba: np.ndarray, camera: Camera, side: int = PHOTO_SIDE) -> tuple[np.ndarray, Camera]:

@@ -3,9 +3,9 @@
 Unknowns: identity and focal length, shared by all frames, and per frame the head's rotation and translation, the
 expression, the jaw (of heads without ARKit's jaw expressions) and the eyes; of photos, each its own focal length too.
 The residuals are landmark distances in pixels over their standard deviation, the priors' standard scores and, in time,
-accelerations. Each frame's block is linearised by JAX; frames meet only in the shared unknowns and in the
-accelerations, so that the normal equations are a banded matrix with a border: a banded Cholesky factor and a Schur
-complement solve them exactly, in time linear in F.
+accelerations. Each frame's block is linearised by JAX; frames meet only in the shared unknowns and the accelerations,
+so that the normal equations are a banded matrix with a border: a banded Cholesky factor and a Schur complement solve
+them exactly, in time linear in F.
 """
 
 from __future__ import annotations
