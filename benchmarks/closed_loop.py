@@ -9,7 +9,7 @@ Every identity is filmed by 8 cameras over 360 degrees; the reference is one pic
 front, at another moment. "repeat" shows the reference everywhere; "project" paints it onto the head's mesh (the true
 one), mirrored where unseen. Rings of angle are measured from the reference, in the head's axes. An avatar is fitted to
 the generated views (`mvp4d distill --preset cpu`) and rendered through their cameras. The first of several settings is
-the one on the contact sheet and in the avatars. "detail" is the power at 0.18 to 0.48 cycles a pixel over the truth's,
+the one on the contact sheet and in the avatars. "detail" is the amplitude at 0.18 to 0.48 cycles a pixel over truth's,
 JOD FovVideoVDP's of the five front views at three times their size on a display of its "standard_fhd" (10 is equal).
 Settings that are not given are the weights' own.
 """

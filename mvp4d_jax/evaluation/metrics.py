@@ -68,11 +68,12 @@ DETAIL_BAND = (0.18, 0.48)  # cycles a pixel: finer than a blur leaves, coarser 
 
 
 def detail_ratio(frames: np.ndarray, truth: np.ndarray, band: tuple[float, float] = DETAIL_BAND) -> float:
-    """Power of fine detail over the truth's, [..., H, W, 3] each: below 1 blurred, above 1 grainy.
+    """Amplitude of fine detail over the truth's, [..., H, W, 3] each: below 1 blurred, above 1 grainy.
 
-    Mean squared spectrum of luma (Rec. 709) within a ring of spatial frequencies, under a Hann window, over all frames.
+    Root mean square of luma's (Rec. 709) spectrum within a ring of spatial frequencies, under a Hann window, over all
+    frames.
     """
-    return _band_power(frames, band) / max(_band_power(truth, band), 1e-20)
+    return float(np.sqrt(_band_power(frames, band) / max(_band_power(truth, band), 1e-20)))
 
 
 def _band_power(frames: np.ndarray, band: tuple[float, float]) -> float:
