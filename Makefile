@@ -34,6 +34,7 @@ test-gpu: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	@if command -v shellcheck >/dev/null; then shellcheck -x launch/*.sh; else echo "shellcheck is not installed"; fi
 
 types: $(STAMP)
 	$(BIN)/basedpyright
