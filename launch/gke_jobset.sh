@@ -1,42 +1,56 @@
 #!/usr/bin/env bash
-# Train on TPU slices of a GKE cluster, as a JobSet (what xpk makes, too). Needs kubectl and the JobSet controller.
+# Train on TPU slices of a GKE cluster, as a JobSet. Needs kubectl; the cluster needs the JobSet controller and the GCS FUSE driver.
 #
 #   NAME=mvp4d IMAGE=REGISTRY/mvp4d-jax:TAG ACCELERATOR=tpu-v5p-slice TOPOLOGY=4x4x4 HOSTS=16 CHIPS_PER_HOST=4 \
-#     BUCKET=bucket launch/gke_jobset.sh --config mvp4d_2b --config.data.shards=/bucket/shards
+#     BUCKET=bucket launch/gke_jobset.sh --config mvp4d_2b --config.data.shards=/mnt/bucket/shards
 #
-# DRY_RUN=1 prints the manifest. On a cluster that xpk made, the same run is
-#   xpk workload create --cluster CLUSTER --workload NAME --tpu-type v5p-128 --docker-image IMAGE \
-#     --command "mvp4d train --distributed --workdir /bucket/NAME ARGUMENTS"
-# A preempted slice is started again as a whole (maxRestarts) and goes on from its newest checkpoint.
+# IMAGE: launch/image.sh tpu IMAGE --push. HOSTS: of one slice. SLICES=2 and more train one model, data over slices.
+# SERVICE_ACCOUNT: of Kubernetes, one that may write the bucket (Workload Identity). Workdir: gs://BUCKET/NAME.
+# A slice that is preempted or fails is started again (up to 100 times) and goes on from its newest checkpoint.
+# A mistake in the config (exit code 2) ends the job at once. DRY_RUN=1 prints the manifest.
 set -euo pipefail
-: "${NAME:?}" "${IMAGE:?an image with this project and its tpu extra}" "${ACCELERATOR:?for example tpu-v5p-slice}"
-: "${TOPOLOGY:?for example 4x4x4}" "${HOSTS:?hosts of a slice}" "${CHIPS_PER_HOST:?4 on v5p, v6e}" "${BUCKET:?mounted at /bucket through the GCS FUSE driver}"
-[[ $# -gt 0 ]] || { sed -n '2,12p' "$0"; exit 2; }
-arguments=$(printf '"%s", ' "--workdir" "/bucket/$NAME" "$@")
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+: "${NAME:?a name for the job}" "${IMAGE:?what launch/image.sh tpu pushed}" "${ACCELERATOR:?for example tpu-v5p-slice}"
+: "${TOPOLOGY:?for example 4x4x4}" "${HOSTS:?hosts of a slice}" "${CHIPS_PER_HOST:?4 on v5p, v6e}"
+: "${BUCKET:?for the workdir, mounted at /mnt/BUCKET}"
+[[ $# -gt 0 ]] || { usage "$0"; exit 2; }
+flags=$(compiler_flags "$(tpu_kind "$ACCELERATOR")" LIBTPU_INIT_ARGS)
+arguments=$(python3 -c 'import json, sys; print(json.dumps(sys.argv[1:]))' --workdir "gs://$BUCKET/$NAME" "$@")
 
 manifest=$(cat <<YAML
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:
   name: $NAME
+  annotations:
+    alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
 spec:
   failurePolicy:
     maxRestarts: 100
+    rules:
+    - action: FailJobSet   # exit code 2: a mistake, the same again would end the same way
+      onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
   - name: slice
-    replicas: 1
+    replicas: ${SLICES:-1}
     template:
       spec:
         parallelism: $HOSTS
         completions: $HOSTS
+        completionMode: Indexed
         backoffLimit: 0
+        podFailurePolicy:
+          rules:
+          - action: FailJob
+            onExitCodes: {containerName: train, operator: In, values: [2]}
         template:
           metadata:
             annotations:
               gke-gcsfuse/volumes: "true"
-              alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
           spec:
             restartPolicy: Never
+            serviceAccountName: ${SERVICE_ACCOUNT:-default}
             terminationGracePeriodSeconds: 300   # a checkpoint is written on SIGTERM
             nodeSelector:
               cloud.google.com/gke-tpu-accelerator: $ACCELERATOR
@@ -45,20 +59,27 @@ spec:
             - name: train
               image: $IMAGE
               command: ["mvp4d", "train", "--distributed"]
-              args: [${arguments%, }]
+              args: $arguments
               env:
               - name: LIBTPU_INIT_ARGS
-                value: "--xla_tpu_enable_async_collective_fusion=true --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true --xla_tpu_enable_async_collective_fusion_multiple_steps=true --xla_tpu_overlap_compute_collective_tc=true --xla_enable_async_all_gather=true --xla_tpu_scoped_vmem_limit_kib=65536"
+                value: "$flags"
+              ports:
+              - containerPort: 8471   # between the hosts of a slice
+              - containerPort: 8080   # between slices
               resources:
                 limits:
                   google.com/tpu: $CHIPS_PER_HOST
               volumeMounts:
-              - {name: bucket, mountPath: /bucket}
+              - {name: bucket, mountPath: /mnt/$BUCKET}
             volumes:
             - name: bucket
               csi:
                 driver: gcsfuse.csi.storage.gke.io
-                volumeAttributes: {bucketName: $BUCKET, mountOptions: implicit-dirs}
+                volumeAttributes:
+                  bucketName: $BUCKET
+                  mountOptions: "implicit-dirs,file-system:rename-dir-limit:200000"
+                  fileCacheCapacity: "-1"
+                  fileCacheForRangeRead: "true"
 YAML
 )
 if [[ -n ${DRY_RUN:-} ]]; then echo "$manifest"; else kubectl apply -f - <<<"$manifest"; fi

@@ -3,25 +3,26 @@
 #
 #   NODES=8 GPUS=8 WORKDIR=/scratch/run launch/slurm.sh --config mvp4d_2b --config.data.shards=/scratch/shards
 #
-# DRY_RUN=1 prints the batch script. PARTITION, ACCOUNT, TIME, VENV may be set. The job asks for a signal five minutes before
-# its time is up, saves, and puts itself back into the queue; it goes on from its newest checkpoint.
+# PARTITION, ACCOUNT, TIME (24:00:00) and VENV (.venv of this checkout) may be set. The job is sent a signal five minutes before
+# its time is up, saves, and puts itself back into the queue; it goes on from its newest checkpoint. So it does when it is
+# preempted (--requeue). DRY_RUN=1 prints the batch script.
 set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 : "${NODES:?}" "${GPUS:?per node}" "${WORKDIR:?seen by all nodes}"
-[[ $# -gt 0 ]] || { sed -n '2,8p' "$0"; exit 2; }
-VENV=${VENV:-$(cd "$(dirname "$0")/.." && pwd)/.venv}
-arguments=$(printf '%q ' "$@")
+[[ $# -gt 0 ]] || { usage "$0"; exit 2; }
+VENV=${VENV:-$repository/.venv}
 
 script=$(cat <<BATCH
 #!/usr/bin/env bash
 #SBATCH --job-name=mvp4d --nodes=$NODES --ntasks-per-node=1 --gpus-per-node=$GPUS --exclusive
-#SBATCH --time=${TIME:-24:00:00} --signal=TERM@300 --requeue --output=$WORKDIR/slurm-%j.log --open-mode=append
+#SBATCH --time=${TIME:-24:00:00} --signal=TERM@300 --requeue --open-mode=append
+#SBATCH --output="$WORKDIR/slurm-%j.log"
 ${PARTITION:+#SBATCH --partition=$PARTITION}
 ${ACCOUNT:+#SBATCH --account=$ACCOUNT}
-mkdir -p $WORKDIR
-# Overlap of collectives with products; memory taken as needed up to 92 %.
-export XLA_FLAGS="--xla_gpu_enable_latency_hiding_scheduler=true"
+export XLA_FLAGS=$(quoted "$(compiler_flags gpu XLA_FLAGS)")
 export XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 NCCL_DEBUG=WARN
-srun $VENV/bin/mvp4d train --distributed --workdir $WORKDIR $arguments &
+srun $(quoted "$VENV/bin/mvp4d" train --distributed --workdir "$WORKDIR" "$@") &
 job=\$!
 trap 'kill -TERM \$job' TERM
 wait \$job; wait \$job; code=\$?
@@ -29,4 +30,4 @@ wait \$job; wait \$job; code=\$?
 exit \$code
 BATCH
 )
-if [[ -n ${DRY_RUN:-} ]]; then echo "$script"; else sbatch <<<"$script"; fi
+if [[ -n ${DRY_RUN:-} ]]; then echo "$script"; else mkdir -p "$WORKDIR"; sbatch <<<"$script"; fi

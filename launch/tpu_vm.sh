@@ -1,46 +1,127 @@
 #!/usr/bin/env bash
-# Train on a Cloud TPU pod slice, through queued resources. Needs gcloud, logged in.
+# Train on a Cloud TPU slice, through queued resources. Needs gcloud, logged in, on a machine that stays up: this one watches
+# the run and answers preemptions.
 #
-#   NAME=mvp4d ZONE=us-east5-a TYPE=v5p-128 RUNTIME=v2-alpha-tpuv5 BUCKET=bucket \
-#     launch/tpu_vm.sh up                                          ask for the slice, wait until it is there
-#   ... launch/tpu_vm.sh install          this checkout onto every host, and the bucket mounted at /mnt/bucket (gcsfuse)
-#   ... launch/tpu_vm.sh train --config mvp4d_2b --config.data.shards=/mnt/bucket/shards
-#   ... launch/tpu_vm.sh stop | log | down
+#   export NAME=mvp4d ZONE=us-east5-a TYPE=v5p-128 RUNTIME=v2-alpha-tpuv5 BUCKET=bucket
+#   launch/tpu_vm.sh train --config mvp4d_2b --config.data.shards=/mnt/bucket/shards
 #
-# DRY_RUN=1 prints the commands instead of running them. `train` restarts after a preemption or a crash until it is done;
-# a checkpoint is never older than config.checkpoint.every steps, and SIGTERM writes one.
+#   train   everything: asks for the slice where there is none, installs, starts, and watches until the run is done;
+#           asks again after a preemption (SPOT=1) and starts again after a crash. Workdir: gs://BUCKET/NAME
+#   watch   what `train` does after the start, for a run that goes on while this machine was away; same arguments
+#   up, install, start ARGUMENTS, status, log, stop, down    single steps
+#
+# DRY_RUN=1 prints the commands. SPOT=1 asks for spot capacity; RESTARTS (100) bounds new starts; POLL (60) is the pause between looks
+# in seconds. TPU7x has no queued resources: launch/gke_jobset.sh.
 set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 : "${NAME:?a name for the slice}" "${ZONE:?for example us-east5-a}" "${TYPE:?for example v5p-128 or v5litepod-64}"
-: "${BUCKET:?a bucket that all hosts mount}"
-RUNTIME=${RUNTIME:-tpu-ubuntu2204-base} SPOT=${SPOT:-} DRY_RUN=${DRY_RUN:-}
-here=$(cd "$(dirname "$0")/.." && pwd)
+: "${BUCKET:?a bucket for the workdir, mounted on all hosts at /mnt/BUCKET}"
+RUNTIME=${RUNTIME:-tpu-ubuntu2204-base} SPOT=${SPOT:-} DRY_RUN=${DRY_RUN:-} RESTARTS=${RESTARTS:-100} POLL=${POLL:-60}
+kind=$(tpu_kind "$TYPE")
 
-# Overlap of collectives with products, and room for the fused loops. One line, and in LIBTPU_INIT_ARGS: in XLA_FLAGS
-# these names stop every process that runs on CPU.
-LIBTPU="--xla_tpu_enable_async_collective_fusion=true --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true --xla_tpu_enable_async_collective_fusion_multiple_steps=true --xla_tpu_overlap_compute_collective_tc=true --xla_enable_async_all_gather=true --xla_tpu_scoped_vmem_limit_kib=65536"
+note() { echo "$(date +%H:%M:%S) $*" >&2; }
+run() { if [[ -n $DRY_RUN ]]; then quoted "$@"; echo; else "$@"; fi; }
+queue() { run gcloud compute tpus queued-resources "$1" "$NAME" --zone "$ZONE" "${@:2}"; }
+on_hosts() { run gcloud compute tpus tpu-vm ssh "$NAME" --zone "$ZONE" --worker="${2:-all}" --batch-size=all --command "$1"; }
+copy() { run gcloud compute tpus tpu-vm scp "$1" "$NAME:$2" --zone "$ZONE" --worker=all; }
 
-run() { if [[ -n $DRY_RUN ]]; then printf '%q ' "$@"; echo; else "$@"; fi; }
-everywhere() { run gcloud compute tpus tpu-vm ssh "$NAME" --zone "$ZONE" --worker=all --command "$1"; }
+ask() { queue create --node-id "$NAME" --accelerator-type "$TYPE" --runtime-version "$RUNTIME" ${SPOT:+--spot}; }
+give_back() { queue delete --force --quiet; }
 
-case ${1:-} in
+# The request's state in capitals; NONE where there is no request; UNKNOWN where nobody answers.
+state() {
+  local answer
+  if [[ -n $DRY_RUN ]]; then echo ACTIVE
+  elif answer=$(queue describe --format='value(state.state)' 2>&1); then tail -n 1 <<<"$answer"
+  elif grep -q NOT_FOUND <<<"$answer"; then echo NONE
+  else echo UNKNOWN; fi
+}
+
+# What the hosts say, in one word: done, mistake, stopped, crashed, mixed, running, idle, absent; silent where none answers.
+hosts() {
+  local answers
+  if [[ -n $DRY_RUN ]]; then echo absent; return; fi
+  answers=$(on_hosts "bash mvp4d/code/launch/on_host.sh status 2>/dev/null || echo absent" 2>/dev/null |
+    grep -E '^(running|stopped|idle|absent|exit [0-9]+)$') || { echo silent; return; }
+  if grep -qx 'exit 2' <<<"$answers"; then echo mistake
+  elif grep -qx absent <<<"$answers"; then echo absent
+  elif grep -qx running <<<"$answers"; then if grep -q '^exit' <<<"$answers"; then echo mixed; else echo running; fi
+  elif grep -qx stopped <<<"$answers"; then echo stopped
+  elif grep -qx idle <<<"$answers"; then echo idle
+  elif grep -qvx 'exit 0' <<<"$answers"; then echo crashed
+  else echo "done"; fi
+}
+
+install() { # called before `||`, where a failing line does not end a function: hence the chain
+  local folder code=0
+  folder=$(mktemp -d) &&
+    archive "$folder/code.tar.gz" &&
+    on_hosts "mkdir -p mvp4d" &&
+    copy "$folder/code.tar.gz" mvp4d/code.tar.gz &&
+    on_hosts "cd mvp4d && rm -rf code && mkdir code && tar -xzf code.tar.gz -C code && bash code/launch/on_host.sh install $BUCKET" ||
+    code=1
+  rm -rf "$folder"
+  return $code
+}
+
+start() {
+  local flags
+  flags=$(compiler_flags "$kind" LIBTPU_INIT_ARGS) &&
+    on_hosts "LIBTPU_INIT_ARGS=$(quoted "$flags")bash mvp4d/code/launch/on_host.sh start $(quoted --workdir "gs://$BUCKET/$NAME" "$@")"
+}
+
+log_tail() { on_hosts "tail -n 20 mvp4d/train.log" 0 >&2 || true; }
+
+again() { # counts new starts
+  RESTARTS=$((RESTARTS - 1))
+  if ((RESTARTS < 0)); then note "no restarts left"; exit 1; fi
+  note "$1 ($RESTARTS restarts left)"
+}
+
+watch() {
+  local is before='' mixed=0
+  while true; do
+    is=$(state)
+    [[ $is == ACTIVE ]] && is=$(hosts)
+    [[ $is == "$before" ]] || note "$NAME: $is"
+    before=$is
+    [[ $is == mixed ]] && mixed=$((mixed + 1)) || mixed=0
+    case $is in
+    NONE) ask ;;
+    SUSPENDED | FAILED) again "asks for the slice again"; give_back; ask ;; # preempted: its machines are gone
+    absent) if ! { install && start "$@"; }; then again "the installation or the start failed"; fi ;;
+    idle) start "$@" || again "the start failed" ;;
+    crashed) again "starts again on all hosts"; log_tail; start "$@" || note "the start failed" ;;
+    mixed) # the others end within two minutes of the first; a host that hangs is not waited for
+      if ((mixed * POLL > 180)); then again "ends what hangs and starts again"; start "$@" || note "the start failed"; fi ;;
+    mistake) log_tail; note "a mistake in the arguments, the config or the data: the last lines above say which"; return 2 ;;
+    stopped) note "stopped with its state saved"; return 0 ;;
+    done) note "done: gs://$BUCKET/$NAME"; return 0 ;;
+    esac
+    if [[ -n $DRY_RUN ]]; then return; fi
+    sleep "$POLL"
+  done
+}
+
+verb=${1:-}
+shift || true
+case $verb in
 up)
-  run gcloud compute tpus queued-resources create "$NAME" --node-id "$NAME" --zone "$ZONE" --accelerator-type "$TYPE" \
-    --runtime-version "$RUNTIME" ${SPOT:+--spot}
-  until [[ -n $DRY_RUN ]] || gcloud compute tpus queued-resources describe "$NAME" --zone "$ZONE" \
-      --format='value(state.state)' | grep -q ACTIVE; do
-    echo "waiting for $TYPE in $ZONE ($(date +%H:%M))"; sleep 60
-  done ;;
-install)
-  run gcloud compute tpus tpu-vm scp --recurse --worker=all --zone "$ZONE" "$here" "$NAME:mvp4d-jax"
-  everywhere "cd mvp4d-jax && python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[tpu]'"
-  everywhere "sudo mkdir -p /mnt/bucket && sudo chmod 777 /mnt/bucket && { mountpoint -q /mnt/bucket || gcsfuse --implicit-dirs $BUCKET /mnt/bucket; }" ;;
+  ask
+  until [[ $(state) == ACTIVE ]]; do note "waiting for $TYPE in $ZONE"; sleep "$POLL"; done ;;
+install) install ;;
+start) start "$@" ;;
 train)
-  shift
-  arguments=$(printf '%q ' "$@")
-  # Every host runs the same line; JAX finds the others. Exit code 2 is a mistake in the config: no use in trying again.
-  everywhere "cd mvp4d-jax && nohup bash -c 'for try in \$(seq 100); do LIBTPU_INIT_ARGS=\"$LIBTPU\" .venv/bin/mvp4d train --distributed --workdir /mnt/bucket/$NAME $arguments; code=\$?; [ \$code -eq 0 ] || [ \$code -eq 2 ] && break; sleep 20; done' > train.log 2>&1 & echo started" ;;
-log) run gcloud compute tpus tpu-vm ssh "$NAME" --zone "$ZONE" --worker=0 --command "tail -n 40 -f mvp4d-jax/train.log" ;;
-stop) everywhere "pkill -TERM -f 'mvp4d train' || true" ;;
-down) run gcloud compute tpus queued-resources delete "$NAME" --zone "$ZONE" --force ;;
-*) sed -n '2,13p' "$0"; exit 2 ;;
+  [[ $# -gt 0 ]] || { usage "$0"; exit 2; }
+  case $(hosts) in stopped | done | mistake) start "$@" ;; esac # hosts that had a run before
+  watch "$@" ;;
+watch) watch "$@" ;;
+status)
+  is=$(state)
+  if [[ $is == ACTIVE ]]; then hosts; else echo "$is"; fi ;;
+log) on_hosts "tail -n 40 -f mvp4d/train.log" 0 ;;
+stop) on_hosts "bash mvp4d/code/launch/on_host.sh stop" ;;
+down) give_back ;;
+*) usage "$0"; exit 2 ;;
 esac

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Builds a container image of the checkout's tracked files. Needs docker.
+#
+#   launch/image.sh tpu REGION-docker.pkg.dev/PROJECT/REPOSITORY/mvp4d-jax:TAG         Dockerfile.tpu; also: cpu, cuda
+#   launch/image.sh tpu IMAGE --push                                                   and pushes it
+#
+# DRY_RUN=1 prints the commands.
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+[[ $# -ge 2 && -f $repository/launch/Dockerfile.$1 ]] || { usage "$0"; exit 2; }
+[[ $# -eq 2 || $3 == --push ]] || { usage "$0"; exit 2; }
+run() { if [[ -n ${DRY_RUN:-} ]]; then quoted "$@"; echo; else "$@"; fi; }
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+archive "$folder/context.tar.gz"
+run docker build --platform linux/amd64 --file "launch/Dockerfile.$1" --tag "$2" - <"$folder/context.tar.gz"
+if [[ ${3:-} == --push ]]; then run docker push "$2"; fi

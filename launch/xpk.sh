@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Train on a GKE cluster that xpk made (pip install xpk).
+#
+#   NAME=mvp4d CLUSTER=cluster ZONE=us-east5-a TYPE=v5p-128 IMAGE=REGISTRY/mvp4d-jax:TAG BUCKET=bucket \
+#     launch/xpk.sh --config mvp4d_2b --config.data.shards=/mnt/bucket/shards
+#
+# IMAGE: launch/image.sh tpu IMAGE --push. SLICES=2 and more train one model, data over slices. Workdir: gs://BUCKET/NAME.
+# Shards are read through a mount, which the cluster gets once:
+#   xpk storage attach BUCKET --cluster CLUSTER --zone ZONE --type gcsfuse --bucket BUCKET --mount-point /mnt/BUCKET \
+#     --readonly true --auto-mount true --size 1
+# A slice that is preempted or fails is started again. DRY_RUN=1 prints the command.
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+: "${NAME:?a name for the workload}" "${CLUSTER:?}" "${ZONE:?for example us-east5-a}" "${TYPE:?for example v5p-128}"
+: "${IMAGE:?what launch/image.sh tpu pushed}" "${BUCKET:?for the workdir}"
+[[ $# -gt 0 ]] || { usage "$0"; exit 2; }
+command=(xpk workload create --workload "$NAME" --cluster "$CLUSTER" --zone "$ZONE" --tpu-type "$TYPE" --num-slices "${SLICES:-1}"
+  --docker-image "$IMAGE" --max-restarts 100 --env "LIBTPU_INIT_ARGS=$(compiler_flags "$(tpu_kind "$TYPE")" LIBTPU_INIT_ARGS)"
+  --command "mvp4d train --distributed --workdir $(quoted "gs://$BUCKET/$NAME" "$@")")
+if [[ -n ${DRY_RUN:-} ]]; then quoted "${command[@]}"; echo; else "${command[@]}"; fi
