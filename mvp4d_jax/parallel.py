@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mvp4d.core.errors import UserError
@@ -47,28 +48,65 @@ GATHERED_AT_ONCE = 32  # devices, see `gather_shards`
 
 
 def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of `shape` = (data, fsdp, context).
+    """A mesh of `shape` = (data, fsdp, context): the one builder, for training, sampling and preflight alike.
+
+    On a TPU torus neighbours of the mesh are neighbours of the torus as far as the shape allows; an axis may be cut
+    where it is no product of whole sides (8 on v5p:4x4x4). Several TPU slices share out the `data` axis.
 
     Args:
       shape: devices along each axis; one entry may be -1 and takes what is left.
-      devices: the devices to use; default all of `jax.devices()`. A mesh smaller than that takes the first ones.
+      devices: the devices to use; default all of `jax.devices()`. A mesh smaller than that takes the first ones, in one
+        process; several processes must use all.
 
     Raises:
       UserError: the shape does not fit the devices.
     """
+    pool = list(jax.devices() if devices is None else devices)
+    sizes = _mesh_sizes(shape, len(pool))
+    needed = math.prod(sizes)
+    if needed < len(pool) and devices is None and jax.process_count() > 1:
+        raise UserError("mesh", f"{tuple(shape)} uses {needed} of {len(pool)} devices on {jax.process_count()} "
+                        "processes, some of which would have none", "use all: give one entry as -1")
+    order = np.asarray(pool[:needed]).reshape(sizes) if needed < len(pool) else _laid_out(sizes, pool)
+    return Mesh(order, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _mesh_sizes(shape: Sequence[int], count: int) -> list[int]:
+    """The shape with its -1 filled in. Raises UserError where it does not fit `count` devices."""
     sizes = list(shape)
-    count = len(jax.devices() if devices is None else devices)
     if len(sizes) != len(AXES) or sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError("mesh", f"{tuple(shape)} is not a mesh shape", f"give positive sizes for {', '.join(AXES)}")
+    given = math.prod(size for size in sizes if size != -1)
+    if given > count:
+        raise UserError("mesh", f"{tuple(shape)} needs {given} devices or more, there are {count}",
+                        "choose a smaller mesh")
     if -1 in sizes:
-        sizes[sizes.index(-1)] = count // max(1, -math.prod(sizes))
-    needed = math.prod(sizes)
-    if needed == 0 or needed > count:
-        raise UserError("mesh", f"{tuple(shape)} needs more than the {count} devices at hand", "choose a smaller mesh")
-    if devices is None and needed == count:  # the order of devices then follows the interconnect
-        return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    chosen = np.asarray(jax.devices() if devices is None else devices)[:needed].reshape(sizes)
-    return Mesh(chosen, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        if count % given:
+            raise UserError("mesh", f"{tuple(shape)}: {given} does not divide the {count} devices",
+                            "choose sizes whose product does")
+        sizes[sizes.index(-1)] = count // given
+    return sizes
+
+
+def _laid_out(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
+    """All devices as an array of `sizes`, so that what communicates most (the last axis) lies closest."""
+    slices = {getattr(device, "slice_index", 0) for device in devices} if devices[0].platform == "tpu" else {0}
+    if sizes[0] % len(slices):
+        raise UserError("mesh", f"{tuple(sizes)} puts {sizes[0]} along data, which {len(slices)} slices do not divide",
+                        f"give a multiple of {len(slices)} as the first entry: only data crosses slices")
+    if len(slices) > 1:
+        within = [sizes[0] // len(slices), *sizes[1:]]
+        parts = [[device for device in devices if device.slice_index == index] for index in sorted(slices)]
+        return np.concatenate([_laid_out_slice(within, part) for part in parts])  # along data
+    return _laid_out_slice(sizes, devices)
+
+
+def _laid_out_slice(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
+    try:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    except (ValueError, NotImplementedError, AssertionError) as error:  # some sides, 20 for one, it cannot cut
+        log.info("mesh %s does not follow the torus, devices are taken in their order (%s)", tuple(sizes), error)
+        return np.asarray(devices).reshape(sizes)
 
 
 @contextlib.contextmanager
@@ -139,8 +177,11 @@ def gather_parameter(value: jax.Array, names: tuple[str | None, ...]) -> jax.Arr
     if dimension is None:
         return value
 
+    entry = split[dimension]
+    axes = (entry,) if isinstance(entry, str) else entry  # a PartitionSpec turns a tuple of one name into the name
+
     def together(shard: jax.Array) -> jax.Array:
-        for axis in reversed(split[dimension]):
+        for axis in reversed(axes):
             shard = gather_shards(shard, axis, dimension)
         return shard
 
@@ -174,6 +215,44 @@ def gather_shards(shard: jax.Array, axis: str, dimension: int) -> jax.Array:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """How a batch of samples [B, ...] lies on the mesh: over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(dict(RULES)["batch"]))
+
+
+def batch_rows(mesh: Mesh) -> int:
+    """Into how many parts a batch is split: the product of `data` and `fsdp`."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_batch(mesh: Mesh, batch: int, where: str) -> None:
+    """Raises UserError, naming both numbers, where a batch does not divide over the mesh's sample axes."""
+    rows = batch_rows(mesh)
+    if batch % rows:
+        raise UserError(where, f"{batch} samples do not divide over {rows} rows of devices (data x fsdp of mesh "
+                        f"{tuple(mesh.shape.values())})", f"choose a multiple of {rows}, or a mesh with fewer rows")
+
+
+def held_rows(layout: jax.sharding.Sharding, batch: int, process: int | None = None) -> np.ndarray:
+    """Rows of a batch [B, ...] that the devices of a process hold under `layout`, rising; not always one run.
+
+    Args:
+      process: default this one.
+    """
+    mine = jax.process_index() if process is None else process
+    every = layout.devices_indices_map((batch,)).items()
+    held = [np.arange(batch)[index[0]] for device, index in every if device.process_index == mine]
+    return np.unique(np.concatenate(held)) if held else np.zeros(0, np.int64)
+
+
+def place_rows(local: np.ndarray, rows: np.ndarray, layout: jax.sharding.Sharding, batch: int) -> jax.Array:
+    """The global array [B, ...] of which this process brings `rows` (`held_rows`), in that order."""
+    return jax.make_array_from_callback(
+        (batch, *local.shape[1:]), layout, lambda index: local[rows_of_part(rows, index, batch)])
+
+
+def rows_of_part(rows: np.ndarray, index: tuple[slice, ...], batch: int) -> slice:
+    """Where among a process's `rows` those of one device's part of the batch stand; `index` is the part's."""
+    first, last, _ = index[0].indices(batch)
+    start = int(np.searchsorted(rows, first))
+    return slice(start, start + last - first)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -14,6 +14,7 @@ TAKES_OVERRIDES = True
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="name or path; override with --config.a.b=v")
     parser.add_argument("--topology", required=True, help="v5p:4x4x4, v6e:8x8, h100:8, ...")
+    parser.add_argument("--slices", type=int, default=1, help="so many of that topology, joined by the data network")
     parser.add_argument("--job", choices=("train", "sample"), default="train")
     parser.add_argument("--stage", default="", help="of the curriculum; default the one with the most tokens")
     parser.add_argument("--kind", default="", help="monocular, static or multiview; default the largest")
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d_jax.training.config import load_config
     from mvp4d_jax.training.plan import resolve
 
-    topology = Topology.parse(args.topology)
+    topology = Topology.parse(args.topology, args.slices)
     resolve(load_config(args.config, args.overrides))
     reports = preflight(args.config, args.overrides, topology, args.job, stage=args.stage, kind=args.kind)
     print(json.dumps(reports, indent=2) if args.json else table(reports, topology))

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 from absl import flags
 
@@ -101,7 +100,7 @@ class Batches:
       conditioning: which channels the maps have.
       steps: how many the stage runs.
       seed: of every choice.
-      rows: kind -> (first, last + 1) of the batch's rows to make; default all (see `local_rows`).
+      rows: kind -> numbers of the batch's rows to make; default all (see `parallel.held_rows`).
 
     A batch is a dictionary of arrays: latents [b, V, L, h, w, C], conditioning [b, V, L, h, w, Cc] (reference mask
     set on clean frames; zero but for that mask where dropped), reference_latents [b, h, w, C], reference_conditioning
@@ -110,7 +109,7 @@ class Batches:
 
     def __init__(self, shards: Sequence[Shards], modalities: Sequence[Modality], options: SamplingOptions,
                  conditioning: ConditioningConfig, *, steps: int, seed: int,
-                 rows: dict[str, tuple[int, int]] | None = None):
+                 rows: dict[str, Sequence[int]] | None = None):
         self.shards, self.modalities, self.options = list(shards), [m for m in modalities if m.weight > 0], options
         self.parts, self.steps, self.seed, self.rows = conditioning.parts, steps, seed, rows or {}
         if not self.modalities:
@@ -130,8 +129,8 @@ class Batches:
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         kind = int(self.kinds[step])
         modality = self.modalities[kind]
-        first, last = self.rows.get(modality.kind, (0, modality.batch))
-        numbers = self._turns[step] * modality.batch + np.arange(first, last)
+        rows = np.asarray(self.rows.get(modality.kind, range(modality.batch)), np.int64)
+        numbers = self._turns[step] * modality.batch + rows
         samples = [self._sample(kind, int(number)) for number in numbers]
         batch = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
         return {**batch, "sample": numbers}
@@ -229,12 +228,6 @@ def _maps(record: dict[str, np.ndarray], part: slice, photo: int) -> np.ndarray:
     """Maps [n, h, w, Cc] of some frames of a record, the photo's painted ones at their end; -1: no photo."""
     maps = record["conditioning"][part]
     return maps if photo < 0 else np.concatenate([maps, record["painted"][photo, part]], axis=-1)
-
-
-def local_rows(sharding: jax.sharding.Sharding, batch: int) -> tuple[int, int]:
-    """(first, last + 1) of a batch's rows that this process's devices hold under `sharding`."""
-    bounds = [index[0].indices(batch) for index in sharding.addressable_devices_indices_map((batch,)).values()]
-    return min(bound[0] for bound in bounds), max(bound[1] for bound in bounds)
 
 
 def iterate(batches: Any, start: int, *, threads: int = 2, buffer: int = 4,

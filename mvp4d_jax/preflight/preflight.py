@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import subprocess
@@ -19,46 +20,22 @@ from pathlib import Path
 from typing import Any
 
 from mvp4d.core.errors import UserError
+from mvp4d_jax.devices import GPUS, TPUS, Kind, compiler_flags
 
 GIB = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
-    """A device: what libtpu calls a slice of it, cores per chip that the slice's name counts, dimensions of its torus;
-    of one JAX device: memory a program may use (GiB), dense bf16 peak (FLOP/s)."""
-
-    accelerator: str
-    cores: int
-    dims: int
-    gib: float
-    flops: float
-
-
-# Memory as libtpu's compiler reports it for TPUs (cloud.google.com/tpu/docs has the sheets); data sheets for GPUs.
-TPUS = {
-    "v5e": Kind("v5litepod", 1, 2, 15.75, 197e12),
-    "v5p": Kind("v5p", 2, 3, 95.74, 459e12),
-    "v6e": Kind("v6e", 1, 2, 31.25, 918e12),
-    "tpu7x": Kind("tpu7x", 2, 3, 94.75, 1154e12),
-}
-GPUS = {
-    "a100-40": Kind("", 1, 1, 39.4, 312e12), "a100": Kind("", 1, 1, 79.1, 312e12), "h100": Kind("", 1, 1, 79.1, 989e12),
-    "h200": Kind("", 1, 1, 139.8, 989e12), "b200": Kind("", 1, 1, 178.0, 2250e12), "l4": Kind("", 1, 1, 22.0, 121e12),
-    "l40s": Kind("", 1, 1, 44.4, 362e12), "rtx4090": Kind("", 1, 1, 23.5, 165e12),
-}
-
-
-@dataclasses.dataclass(frozen=True)
 class Topology:
-    """`v5p:4x4x4` (TPU torus) or `h100:8` (so many GPUs)."""
+    """`v5p:4x4x4` (TPU torus), as many slices of it as asked for, or `h100:8` (so many GPUs)."""
 
     text: str
     kind: str
     shape: tuple[int, ...]
+    slices: int = 1
 
     @classmethod
-    def parse(cls, text: str) -> Topology:
+    def parse(cls, text: str, slices: int = 1) -> Topology:
         """Raises UserError for an unknown device or shape."""
         kind, _, sizes = text.partition(":")
         kind = {"v7x": "tpu7x", "v5lite": "v5e"}.get(kind, kind)
@@ -71,7 +48,9 @@ class Topology:
         shape = tuple(int(size) for size in sizes.split("x"))
         if len(shape) != known[kind].dims or min(shape) < 1:
             raise UserError(f"--topology {text}", f"has {len(shape)} dimensions", f"{kind} has {known[kind].dims}")
-        return cls(f"{kind}:{sizes}", kind, shape)
+        if slices < 1 or (slices > 1 and kind not in TPUS):
+            raise UserError("--slices", f"is {slices}", "give 1 or more; only TPUs come in slices")
+        return cls(f"{kind}:{sizes}", kind, shape, slices)
 
     @property
     def is_tpu(self) -> bool:
@@ -83,18 +62,20 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        """Of one slice."""
+        return math.prod(self.shape)
 
     def environment(self) -> dict[str, str]:
-        """What the compiling process needs (no metadata server, no other hosts)."""
-        base = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+        """What the compiling process needs: no metadata server, no other hosts, and the flags of a launch.
+
+        Flags that the caller has set already stand, as they would on the machine.
+        """
+        base = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
         base["JAX_PLATFORMS"] = "cpu"
         if self.is_tpu:
             base.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", ALLOW_MULTIPLE_LIBTPU_LOAD="1",
                         TPU_ACCELERATOR_TYPE=f"{self.device.accelerator}-{self.chips * self.device.cores}")
+            base = {**compiler_flags(self.kind), **base}
         else:
             base["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={self.chips}"
         return base
@@ -128,8 +109,8 @@ def preflight(config: str, overrides: Sequence[str], topology: Topology, job: st
 
 
 def _compile(config, overrides, topology: Topology, part: str, stage: str, kind: str, timeout: float) -> dict[str, Any]:
-    request = {"config": config, "overrides": list(overrides), "topology": topology.text, "part": part, "stage": stage,
-               "kind": kind}
+    request = {"config": config, "overrides": list(overrides), "topology": topology.text,
+               "slices": topology.slices, "part": part, "stage": stage, "kind": kind}
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "report.json"
         command = [sys.executable, "-m", "mvp4d_jax.preflight.worker", json.dumps(request), str(answer)]

@@ -33,7 +33,7 @@ from mvp4d_jax.training.step import make_train_step
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
     """The report of one part."""
-    topology = Topology.parse(request["topology"])
+    topology = Topology.parse(request["topology"], request["slices"])
     plan = resolve(load_config(request["config"], request["overrides"]))
     stage, modality = heaviest(plan, request["stage"], request["kind"])
     devices = _devices(topology)
@@ -153,7 +153,8 @@ def _devices(topology: Topology) -> list:
     if not topology.is_tpu:
         return jax.devices()
     try:
-        return list(topologies.get_topology_desc(topology.text, platform="tpu").devices)
+        several = {"num_slices": topology.slices} if topology.slices > 1 else {}
+        return list(topologies.get_topology_desc(topology.text, platform="tpu", **several).devices)
     except Exception as error:  # libtpu raises many kinds; a user needs the reason, not the trace
         raise UserError(f"--topology {topology.text}", str(error).splitlines()[0][:300],
                         "install libtpu (pip install 'mvp4d-jax[tpu]'), or choose a shape that exists") from None

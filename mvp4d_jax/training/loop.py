@@ -20,7 +20,7 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.files import write_json
 from mvp4d.core.progress import progress
 from mvp4d_jax import parallel
-from mvp4d_jax.data.pipeline import Batches, iterate, local_rows
+from mvp4d_jax.data.pipeline import Batches, iterate
 from mvp4d_jax.data.prepare import autoencoder_identity
 from mvp4d_jax.data.shards import Shards, check_same
 from mvp4d_jax.models.checkpoint import load_transformer
@@ -29,8 +29,9 @@ from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.training import dump, memory
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config
+from mvp4d_jax.training.feed import Feed
 from mvp4d_jax.training.metrics import MetricsLog, peak_flops, tokens_of
-from mvp4d_jax.training.plan import Plan, Stage, autoencoder_folder, batch_shapes, resolve
+from mvp4d_jax.training.plan import Plan, Stage, autoencoder_folder, batch_shapes, check_batches, resolve
 from mvp4d_jax.training.state import (
     ModelTemplate,
     TrainState,
@@ -39,7 +40,7 @@ from mvp4d_jax.training.state import (
     make_optimiser,
     with_params,
 )
-from mvp4d_jax.training.step import MODEL_INPUTS, make_train_step
+from mvp4d_jax.training.step import make_train_step
 from mvp4d_jax.training.stop import Interrupted, StopSignal
 from mvp4d_jax.training.validation import Validation
 
@@ -65,6 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
     # ---- Check everything that can be checked before anything is built.
     plan = resolve(config)
     mesh = parallel.make_mesh(plan.mesh)
+    check_batches(plan, mesh)
     folders = open_shards(config, plan)
     held_out = [Shards.open(path, verify=config.data.verify) for path in config.data.validation_shards]
     check_same(held_out, {**expected_facts(config, plan), "image_size": plan.stages[-1].image_size})
@@ -185,22 +187,21 @@ class _Run:
 
     def _stage(self, stage: Stage, state: TrainState, step: int, shards: list[Shards], bar) -> tuple[TrainState, int]:
         """Runs one stage from `step` to its end."""
-        layouts = {modality.kind: _batch_layout(self.mesh, modality.batch) for modality in stage.modalities}
-        rows = {kind: local_rows(layout, next(m.batch for m in stage.modalities if m.kind == kind))
-                for kind, layout in layouts.items()}
+        feeds = {modality.kind: Feed.onto(self.mesh, modality.batch) for modality in stage.used}
         batches = Batches(shards, stage.modalities, self.plan.sampling, self.plan.conditioning, steps=stage.steps,
-                          seed=self.config.seed + stage.start, rows=rows)
+                          seed=self.config.seed + stage.start,
+                          rows={kind: feed.rows for kind, feed in feeds.items()})
         data = self.config.data
         stream = iterate(batches, step - stage.start, threads=data.threads, buffer=data.buffer, workers=data.workers)
         log.info("stage '%s': steps %d to %d at %d pixels", stage.name, step, stage.stop, stage.image_size)
-        steps = self._compile(state, stage, layouts)
+        steps = self._compile(state, stage, feeds)
         self._wait_for_all(stage)
         self.stop = self.stop or StopSignal()
         window = _Window()
         local = window.wait(stream, None)
         while step < stage.stop:
             modality = batches.modality(step - stage.start)
-            placed = _place(local, layouts[modality.kind], modality.batch)
+            placed = feeds[modality.kind].place(local)
             state, result = steps[modality.kind](state, placed)
             used, step = local, step + 1
             local = window.wait(stream, result["loss"]) if step < stage.stop else None  # made while the devices work
@@ -228,15 +229,14 @@ class _Run:
                 raise Interrupted(f"stopped at step {step} and saved; run the same command again: {self.workdir}")
         return state, step
 
-    def _compile(self, state: TrainState, stage: Stage, layouts: dict) -> dict[str, Any]:
+    def _compile(self, state: TrainState, stage: Stage, feeds: dict[str, Feed]) -> dict[str, Any]:
         """The step for every kind of data in the stage, compiled and held to the memory there is."""
         compiled = {}
-        for modality in stage.modalities:
-            if modality.weight > 0:
-                shapes = batch_shapes(self.plan, stage, modality, layouts[modality.kind])
-                compiled[modality.kind] = self.step.lower(state, shapes).compile()
-                if self.check_memory:
-                    memory.check(compiled[modality.kind], self.mesh, f"stage '{stage.name}', {modality.kind}")
+        for modality in stage.used:
+            shapes = batch_shapes(self.plan, stage, modality, feeds[modality.kind].layout)
+            compiled[modality.kind] = self.step.lower(state, shapes).compile()
+            if self.check_memory:
+                memory.check(compiled[modality.kind], self.mesh, f"stage '{stage.name}', {modality.kind}")
         return compiled
 
     def _wait_for_all(self, stage: Stage) -> None:
@@ -301,16 +301,3 @@ class _Window:
         }
         self.restart()
         return values
-
-
-def _batch_layout(mesh: jax.sharding.Mesh, batch: int) -> jax.sharding.NamedSharding:
-    """Samples over the mesh's sample axes, as far as the batch divides."""
-    with parallel.use_mesh(mesh):
-        return jax.sharding.NamedSharding(mesh, parallel.fit_spec((batch,), ("batch",)))
-
-
-def _place(local: dict[str, np.ndarray], layout: jax.sharding.NamedSharding, batch: int) -> dict[str, jax.Array]:
-    """This process's rows as parts of the global batch."""
-    return {name: jax.make_array_from_process_local_data(layout, local[name], (batch, *local[name].shape[1:]))
-            for name in MODEL_INPUTS}
-

@@ -14,23 +14,14 @@ import jax.numpy as jnp
 from tensorboardX import SummaryWriter
 
 from mvp4d.core.files import atomic_file
+from mvp4d_jax.devices import kind_of
 from mvp4d_jax.models.transformer_config import TransformerConfig
-
-# Dense bf16 peak of one device, FLOP/s, by what JAX calls it; from the makers' data sheets.
-PEAK_FLOPS = {
-    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v5": 459e12,
-    "TPU v6 lite": 918e12, "TPU v6e": 918e12, "TPU7x": 2307e12, "TPU v7x": 2307e12,
-    "NVIDIA A100": 312e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA L4": 121e12, "NVIDIA B200": 2250e12,
-    "NVIDIA GeForce RTX 4090": 165e12, "NVIDIA L40S": 362e12,
-}
 
 
 def peak_flops(device: jax.Device) -> float:
     """Peak FLOP/s of one device: the data sheet's, or (CPU, unknown devices) a matrix product's measured now."""
-    for name in sorted(PEAK_FLOPS, key=len, reverse=True):
-        if device.device_kind.startswith(name):
-            return PEAK_FLOPS[name]
-    return _measured_flops()
+    known = kind_of(device.device_kind)
+    return known[1].flops if known else _measured_flops()
 
 
 def _measured_flops(size: int = 1024, repeats: int = 4) -> float:

@@ -13,6 +13,7 @@ import ml_collections
 
 import mvp4d_jax
 from mvp4d.core.errors import UserError
+from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Modality, SamplingOptions
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.config import AutoencoderConfig
@@ -47,6 +48,11 @@ class Stage:
     @property
     def stop(self) -> int:
         return self.start + self.steps
+
+    @property
+    def used(self) -> tuple[Modality, ...]:
+        """The kinds of data that have a weight."""
+        return tuple(modality for modality in self.modalities if modality.weight > 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +187,17 @@ def autoencoder_folder(config: ml_collections.ConfigDict) -> Path | None:
         raise UserError("config.autoencoder", f"{folder} holds no autoencoder (no config.json)",
                         "give the folder with config.json and *.safetensors")
     return folder
+
+
+def check_batches(plan: Plan, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError for a batch of any stage, or a micro-batch of it, that the mesh does not divide."""
+    for stage in plan.stages:
+        for modality in stage.used:
+            where = f"config.stages.{stage.name}.mixture.{modality.kind}.batch"
+            parallel.check_batch(mesh, modality.batch, where)
+            if plan.optimiser.accumulation > 1:
+                parallel.check_batch(mesh, modality.batch // plan.optimiser.accumulation,
+                                     f"{where} / config.optimiser.accumulation")
 
 
 def batch_shapes(plan: Plan, stage: Stage, modality: Modality, layout: jax.sharding.Sharding) -> dict[str, Any]:

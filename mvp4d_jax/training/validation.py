@@ -10,21 +10,22 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from PIL import Image
 
 from mvp4d.core.files import atomic_file
 from mvp4d_jax import parallel
-from mvp4d_jax.data.pipeline import Batches, Modality, local_rows
+from mvp4d_jax.data.pipeline import Batches, Modality
 from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.diffusion.guidance import GuidanceConfig, guide, keep_conditions
 from mvp4d_jax.diffusion.samplers import SamplerConfig, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.models.checkpoint import load_autoencoder
+from mvp4d_jax.training.feed import Feed
 from mvp4d_jax.training.metrics import MetricsLog
 from mvp4d_jax.training.plan import Plan, autoencoder_folder
 from mvp4d_jax.training.state import ModelTemplate, TrainState
-from mvp4d_jax.training.step import MODEL_INPUTS, loss_of, noisy_batch
+from mvp4d_jax.training.step import loss_of, noisy_batch
 
 
 class Validation:
@@ -42,13 +43,10 @@ class Validation:
             return
         self._workdir, self._mesh, self._steps = workdir, mesh, config.validation.sample_steps
         stage = plan.stages[-1]
-        self._layouts, rows = {}, {}
-        with parallel.use_mesh(mesh):
-            for modality in stage.modalities:
-                layout = NamedSharding(mesh, parallel.fit_spec((modality.batch,), ("batch",)))
-                self._layouts[modality.kind], rows[modality.kind] = layout, local_rows(layout, modality.batch)
+        self._feeds = {modality.kind: Feed.onto(mesh, modality.batch) for modality in stage.used}
         self._batches = Batches(held_out, stage.modalities, plan.sampling, plan.conditioning,
-                                steps=config.validation.batches, seed=config.seed, rows=rows)
+                                steps=config.validation.batches, seed=config.seed,
+                                rows={kind: feed.rows for kind, feed in self._feeds.items()})
         schedule = NoiseSchedule.cogvideox(snr_shift=plan.loss.snr_shift)
 
         def loss(params: Any, key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
@@ -79,10 +77,7 @@ class Validation:
         return mean
 
     def _placed(self, index: int, modality: Modality) -> dict[str, jax.Array]:
-        local = self._batches[index]
-        return {name: jax.make_array_from_process_local_data(
-            self._layouts[modality.kind], local[name], (modality.batch, *local[name].shape[1:]))
-            for name in MODEL_INPUTS}
+        return self._feeds[modality.kind].place(self._batches[index])
 
     def _draw(self, state: TrainState, step: int, metrics: MetricsLog) -> float:
         """Samples the largest kind of batch; writes truth above sample, one column per view and latent frame."""

@@ -7,18 +7,19 @@ from pathlib import Path
 
 from mvp4d import cli
 from mvp4d_jax.training import loop
+from mvp4d_jax.training.feed import Feed
 
 PAUSE = 0.02  # seconds after every step, so that a kill finds the run at work
 
 
 def main() -> int:
     workdir = Path(sys.argv[sys.argv.index("--workdir") + 1])
-    place, write = loop._place, loop.MetricsLog.write
+    place, write = Feed.place, loop.MetricsLog.write
     last = {}
 
-    def noting_place(local, layout, batch):
+    def noting_place(feed, local):
         last["samples"] = local["sample"].tolist()
-        return place(local, layout, batch)
+        return place(feed, local)
 
     def noting_write(log, step, values):
         write(log, step, values)
@@ -27,7 +28,7 @@ def main() -> int:
                 file.write(json.dumps({"step": step, **last}) + "\n")
             time.sleep(PAUSE)
 
-    loop._place, loop.MetricsLog.write = noting_place, noting_write
+    Feed.place, loop.MetricsLog.write = noting_place, noting_write
     return cli.main()
 
 
