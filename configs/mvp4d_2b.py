@@ -1,11 +1,15 @@
 """MVP4D at the paper's scale: CogVideoX-2B, 512 x 512 pixels, up to 8 views x 49 frames, on a TPU pod or a GPU cluster.
 
-    mvp4d convert CogVideoX-2b/transformer weights/transformer
-    mvp4d prepare CAPTURE... --config mvp4d_2b --config.autoencoder=weights/vae --out shards
+    mvp4d convert CogVideoX-2b weights --drop-text
+    mvp4d prepare CAPTURE... --config mvp4d_2b --config.autoencoder=weights/vae --out shards/512
+    mvp4d prepare CAPTURE... --config mvp4d_2b --config.autoencoder=weights/vae --config.prepare.image_size=256 \\
+        --config.prepare.frames=25 --out shards/256
     mvp4d preflight --config mvp4d_2b --topology v5p:4x4x4 --job train
     mvp4d train --config mvp4d_2b --config.initial=weights/transformer --config.autoencoder=weights/vae \\
-        --config.data.shards=shards --workdir runs/mvp4d
+        --config.data.shards=shards/512 --config.stages.images.shards=shards/256 --workdir runs/mvp4d
 
+The first stage works at 256 pixels and has shards of its own. Captures are tracked with the head `flame2023-nojaw`
+(`mvp4d track --head flame:PATH`).
 107,520 tokens a sample in the last stage (1,024 of the reference, 8 views x 13 latent frames x 1,024). The paper tells
 the curriculum's kinds of data, not its sizes: stage sizes, batch, learning rates and steps are this project's choice.
 """

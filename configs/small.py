@@ -14,6 +14,7 @@ from mvp4d_configs.base import base, mix, stage, transformer
 def get_config() -> ConfigDict:
     config = base()
     config.autoencoder_size = "small"
+    config.initial = "random"
     config.mesh = (1, -1, 1)
     config.transformer = transformer("small", dtype="bfloat16", remat="attention")
     config.prepare.image_size, config.prepare.frames, config.prepare.stride = 128, 17, 16

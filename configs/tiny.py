@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config = base()
     config.autoencoder_size = "tiny"
     config.autoencoder = "builtin:tiny"
+    config.initial = "random"
     config.mesh = (1, 1, 1)
     config.transformer = transformer("tiny", dtype="float32", num_layers=4)
     config.conditioning = ConfigDict({"supersampling": 4, "painted": True})

@@ -25,17 +25,18 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d_jax.data.prepare import PrepareOptions, autoencoder_identity, prepare
     from mvp4d_jax.models.checkpoint import load_autoencoder
     from mvp4d_jax.training.config import load_config
-    from mvp4d_jax.training.plan import autoencoder_folder, resolve
+    from mvp4d_jax.training.plan import autoencoder_folder, check_prepare, resolve
 
     config = load_config(args.config, args.overrides)
     plan = resolve(config)
+    check_prepare(config, plan)
     folder = autoencoder_folder(config)
     if folder is None:
-        raise UserError("config.autoencoder", "names no folder",
+        raise UserError("config.autoencoder", f"is '{config.autoencoder}'",
                         "give --config.autoencoder=FOLDER (config.json, *.safetensors)")
     options = PrepareOptions(**config.prepare.to_dict(), photo_angle=plan.sampling.reference_angle)
     return prepare(find_captures(args.captures), args.out, options, load_autoencoder(folder)[0], plan.conditioning,
-                   identity=autoencoder_identity(folder), seed=config.seed, process=_process(args.process))
+                   identity=autoencoder_identity(folder), head=config.head, seed=config.seed, process=_process(args.process))
 
 
 def find_captures(arguments: list[str]) -> list[Path]:

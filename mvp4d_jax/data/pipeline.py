@@ -90,6 +90,26 @@ def rotation(weights: Sequence[float], steps: int) -> np.ndarray:
     return chosen
 
 
+def check_mixture(shards: Sequence[Shards], modalities: Sequence[Modality], where: str = "mixture") -> None:
+    """Raises UserError for a kind of data that no scene has views and frames enough for."""
+    for modality in modalities:
+        if not any(_serves(folder, scene, modality) for folder in shards for scene in folder.scenes):
+            most = max((len(scene.views) for folder in shards for scene in folder.scenes), default=0)
+            longest = max((folder.manifest["latents"] for folder in shards), default=0)
+            raise UserError(
+                f"{where}.{modality.kind}",
+                f"no scene in the shards has {modality.views} views and {modality.latents} latent frames "
+                f"(the most are {most}, windows have {longest})", "ask for fewer, or prepare captures with more")
+
+
+def _serves(shards: Shards, scene: Scene, modality: Modality) -> bool:
+    """Whether a scene has samples of a kind."""
+    if modality.kind == "static":
+        return len(scene.views) >= modality.views and len(scene.image_frames) > 0
+    long_enough = shards.manifest["latents"] >= modality.latents and len(scene.window_starts) > 0
+    return len(scene.views) >= modality.views and long_enough
+
+
 class Batches:
     """Random access to the batches of one stage: `batches[n]` is step n's batch, this process's rows of it.
 
@@ -114,6 +134,7 @@ class Batches:
         self.parts, self.steps, self.seed, self.rows = conditioning.parts, steps, seed, rows or {}
         if not self.modalities:
             raise UserError("mixture", "no kind of data has a weight above 0")
+        check_mixture(self.shards, self.modalities)
         self.items = [self._items(modality) for modality in self.modalities]
         self.kinds = rotation([modality.weight for modality in self.modalities], steps)
         before = [np.concatenate([[0], np.cumsum(self.kinds == index)]) for index in range(len(self.modalities))]
@@ -136,21 +157,14 @@ class Batches:
         return {**batch, "sample": numbers}
 
     def _items(self, modality: Modality) -> list[_Item]:
-        items, window_latents = [], 0
+        items = []
         for folder, shards in enumerate(self.shards):
-            latents = shards.manifest["latents"]
-            window_latents = max(window_latents, latents)
             for index, scene in enumerate(shards.scenes):
-                if len(scene.views) < modality.views or (modality.kind != "static" and latents < modality.latents):
+                if not _serves(shards, scene, modality):
                     continue
                 times = len(scene.image_frames) if modality.kind == "static" else len(scene.window_starts)
                 views = range(len(scene.views)) if modality.kind == "monocular" else (-1,)
                 items += [_Item(folder, index, time, view) for time in range(times) for view in views]
-        if not items:
-            raise UserError(
-                f"mixture.{modality.kind}",
-                f"no scene in the shards has {modality.views} views and {modality.latents} latent frames "
-                f"(windows there have {window_latents})", "ask for fewer, or prepare captures with more")
         return items
 
     def item(self, kind: int, number: int) -> _Item:

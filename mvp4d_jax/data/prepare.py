@@ -75,7 +75,7 @@ class PrepareOptions:
 
 
 def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoencoder: VideoAutoencoder,
-            conditioning: ConditioningConfig, *, identity: str, seed: int = 0,
+            conditioning: ConditioningConfig, *, identity: str, head: str | None = None, seed: int = 0,
             process: tuple[int, int] = (0, 1)) -> str:
     """Writes this process's share of the shards, and the manifest when all shares are done.
 
@@ -85,6 +85,7 @@ def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoen
       autoencoder: encodes; its latent scale is applied here, once.
       conditioning: of the maps.
       identity: of the autoencoder's weights (`autoencoder_identity`), kept in the manifest.
+      head: name of the head that captures must have; None: any, the same for all.
       seed: of the jitter.
       process: (index, count): this process does the shards index, index + count, ...
 
@@ -95,7 +96,7 @@ def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoen
       UserError: a capture that cannot be read or is too short, heads that differ, a folder begun otherwise.
     """
     stride = autoencoder.config.temporal_compression_ratio
-    opened = _open_all(captures, options, stride)
+    opened = _open_all(captures, options, stride, head)
     facts = _facts(opened, options, autoencoder, conditioning, identity, seed)
     _claim(out, facts, [str(path) for path in captures])
     groups = [opened[start: start + options.captures_per_shard]
@@ -118,7 +119,7 @@ def autoencoder_identity(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _open_all(captures: Sequence[Path], options: PrepareOptions, stride: int) -> list[Capture]:
+def _open_all(captures: Sequence[Path], options: PrepareOptions, stride: int, head: str | None) -> list[Capture]:
     if not captures:
         raise UserError("captures", "none given", "name at least one capture folder")
     if (options.frames - 1) % stride:
@@ -126,6 +127,9 @@ def _open_all(captures: Sequence[Path], options: PrepareOptions, stride: int) ->
                         f"choose 1 + {stride}k frames ({1 + stride}, {1 + 2 * stride}, {1 + 3 * stride}, ...)")
     opened = [Capture.open(path) for path in captures]
     for capture in opened:
+        if head is not None and capture.head.name != head:
+            raise UserError(capture.path, f"head is '{capture.head.name}', config.head is '{head}'",
+                            f"track it with that head, or give --config.head={capture.head.name} here and in training")
         if capture.head.name != opened[0].head.name:
             raise UserError(capture.path, f"head is '{capture.head.name}', the first has '{opened[0].head.name}'",
                             "prepare one head model at a time")

@@ -203,6 +203,19 @@ def load_transformer(folder: Path | str, config: TransformerConfig | None = None
     return _load(Path(folder), config, TransformerConfig, shardings)
 
 
+def check_transformer(folder: Path | str, config: TransformerConfig) -> TransformerConfig:
+    """Whether `load_transformer(folder, config)` would find its tensors; reads headers only. Raises UserError as it.
+
+    Returns:
+      The config that the folder has of itself.
+    """
+    source, _ = read_config(Path(folder))
+    if not isinstance(source, TransformerConfig):
+        raise UserError(folder, "holds an autoencoder, not a transformer")
+    adapt(open_weights(Path(folder)), source, config)
+    return source
+
+
 # ----- writing
 
 

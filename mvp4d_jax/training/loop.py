@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import time
@@ -21,8 +20,7 @@ from mvp4d.core.files import write_json
 from mvp4d.core.progress import progress
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches, iterate
-from mvp4d_jax.data.prepare import autoencoder_identity
-from mvp4d_jax.data.shards import Shards, check_same
+from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.models.checkpoint import load_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import forward_flops
@@ -30,8 +28,9 @@ from mvp4d_jax.training import dump, memory
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config
 from mvp4d_jax.training.feed import Feed
+from mvp4d_jax.training.launch import Launch, check_launch
 from mvp4d_jax.training.metrics import MetricsLog, peak_flops, tokens_of
-from mvp4d_jax.training.plan import Plan, Stage, autoencoder_folder, batch_shapes, check_batches, resolve
+from mvp4d_jax.training.plan import Stage, batch_shapes
 from mvp4d_jax.training.state import (
     ModelTemplate,
     TrainState,
@@ -63,13 +62,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
       UserError: a config, shards or checkpoints that cannot be used; a loss that is not finite (after a dump).
       Interrupted: SIGTERM came; the state is saved.
     """
-    # ---- Check everything that can be checked before anything is built.
-    plan = resolve(config)
-    mesh = parallel.make_mesh(plan.mesh)
-    check_batches(plan, mesh)
-    folders = open_shards(config, plan)
-    held_out = [Shards.open(path, verify=config.data.verify) for path in config.data.validation_shards]
-    check_same(held_out, {**expected_facts(config, plan), "image_size": plan.stages[-1].image_size})
+    launch = check_launch(config, workdir)
+    plan, mesh = launch.plan, launch.mesh
     workdir.mkdir(parents=True, exist_ok=True)
 
     # ---- Model, optimiser, state: the workdir's checkpoint, else pretrained weights, else random ones.
@@ -77,7 +71,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
     optimiser = make_optimiser(plan.optimiser, template.shapes)
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
                               keep_best=config.checkpoint.keep_best)
-    state, seconds = _start(config, plan, template, optimiser, mesh, checkpoints)
+    state, seconds = _start(launch, template, optimiser, checkpoints)
     step = int(state.step)
     log.info("%s parameters on mesh %s of %s, from step %d of %d",
              f"{sum(leaf.size for leaf in jax.tree.leaves(template.shapes)):,}", dict(mesh.shape),
@@ -88,9 +82,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
 
     # ---- Run.
     with parallel.use_mesh(mesh):
-        run = _Run(config, plan, template, optimiser, mesh, checkpoints, workdir, seconds, held_out, check_memory)
+        run = _Run(launch, template, optimiser, checkpoints, workdir, seconds, check_memory)
         try:
-            run.all_stages(state, folders)
+            run.all_stages(state, launch.folders)
         except BaseException:  # a checkpoint that is being written gets done; what went wrong first is what is told
             with contextlib.suppress(UserError):
                 checkpoints.wait()
@@ -99,36 +93,6 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
             run.close()
     checkpoints.close()
     return f"trained to step {plan.steps}: {workdir} (metrics.jsonl, tensorboard, checkpoints)"
-
-
-def expected_facts(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, Any]:
-    """What shards must say of themselves for this config (image size apart, which belongs to the stage)."""
-    facts: dict[str, Any] = {
-        "head": config.head, "latent_scale": float(plan.autoencoder.scaling_factor),
-        "latent_channels": plan.autoencoder.latent_channels,
-        "conditioning": json.loads(json.dumps(dataclasses.asdict(plan.conditioning))),
-    }
-    folder = autoencoder_folder(config)
-    if folder is not None:
-        facts["autoencoder"] = autoencoder_identity(folder)
-        facts["latent_scale"] = float(json.loads((folder / "config.json").read_text())["scaling_factor"])
-    return facts
-
-
-def open_shards(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, list[Shards]]:
-    """Stage name -> its shards, opened and held to the config. Raises UserError."""
-    opened: dict[str, Shards] = {}
-    facts, by_stage = expected_facts(config, plan), {}
-    for stage in plan.stages:
-        paths = stage.shards or tuple(config.data.shards)
-        if not paths:
-            raise UserError("config.data.shards", "names no folder", "give --config.data.shards=FOLDER")
-        for path in paths:
-            if path not in opened:
-                opened[path] = Shards.open(path, verify=config.data.verify)
-        by_stage[stage.name] = [opened[path] for path in paths]
-        check_same(by_stage[stage.name], {**facts, "image_size": stage.image_size})
-    return by_stage
 
 
 def _save_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -141,8 +105,9 @@ def _save_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
         write_json(workdir / ("config.json" if not saved else f"config-{len(saved)}.json"), value)
 
 
-def _start(config, plan: Plan, template, optimiser, mesh, checkpoints: Checkpoints) -> tuple[TrainState, float]:
+def _start(launch: Launch, template, optimiser, checkpoints: Checkpoints) -> tuple[TrainState, float]:
     """The state to go on from, and the seconds trained so far."""
+    config, mesh = launch.config, launch.mesh
     if checkpoints.latest() is not None:
         state, position = checkpoints.restore(abstract_state(template, optimiser, mesh))
         if position["seed"] != config.seed:
@@ -150,21 +115,22 @@ def _start(config, plan: Plan, template, optimiser, mesh, checkpoints: Checkpoin
                             "resume with the same seed, or choose another workdir")
         return state, float(position["seconds"])
     state = initial_state(template, optimiser, mesh, config.seed)
-    if config.initial:
+    if launch.initial is not None:
         state = with_params(state, template.params_of(
-            load_transformer(Path(config.initial), plan.transformer, shardings=template.shardings)[0]))
+            load_transformer(launch.initial, launch.plan.transformer, shardings=template.shardings)[0]))
     return state, 0.0
 
 
 class _Run:
     """What the stages share."""
 
-    def __init__(self, config, plan: Plan, template, optimiser, mesh, checkpoints, workdir: Path, seconds: float,
-                 held_out, check_memory: bool):
+    def __init__(self, launch: Launch, template, optimiser, checkpoints: Checkpoints, workdir: Path, seconds: float,
+                 check_memory: bool):
+        config, plan, mesh = launch.config, launch.plan, launch.mesh
         self.config, self.plan, self.mesh, self.checkpoints, self.workdir = config, plan, mesh, checkpoints, workdir
         self.step = make_train_step(template, optimiser, plan.optimiser, plan.loss, plan.learning_rate())
         self.check_memory = check_memory
-        self.validation = Validation(config, plan, template, held_out, mesh, workdir)
+        self.validation = Validation(config, plan, template, launch.held_out, mesh, workdir)
         self.metrics = MetricsLog(workdir, checkpoints.latest() or 0)
         self.peak = peak_flops(mesh.devices.flat[0]) * mesh.size
         self.began = time.monotonic() - seconds

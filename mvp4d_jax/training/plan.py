@@ -171,13 +171,21 @@ def _stage(name: str, start: int, settings: ml_collections.ConfigDict, stride: i
                  settings.image_size, tuple(modalities), tuple(settings.shards))
 
 
+NO_AUTOENCODER = "none"
+
+
 def autoencoder_folder(config: ml_collections.ConfigDict) -> Path | None:
-    """Where the config's autoencoder lies: a folder, "builtin:tiny" for the one that ships, None where it names none.
+    """Where the config's autoencoder lies: a folder, or "builtin:tiny" for the one that ships.
+
+    None where the config says "none": shards are then not held to an autoencoder, and nothing can be decoded.
 
     Raises:
-      UserError: the folder holds no autoencoder.
+      UserError: nothing is named, or the folder holds no autoencoder.
     """
     if not config.autoencoder:
+        raise UserError("config.autoencoder", "names no folder",
+                        "give --config.autoencoder=FOLDER (config.json and *.safetensors)")
+    if config.autoencoder == NO_AUTOENCODER:
         return None
     if config.autoencoder.startswith("builtin:"):
         folder = Path(mvp4d_jax.__file__).parent / "weights" / config.autoencoder.removeprefix("builtin:") / "vae"
@@ -187,6 +195,19 @@ def autoencoder_folder(config: ml_collections.ConfigDict) -> Path | None:
         raise UserError("config.autoencoder", f"{folder} holds no autoencoder (no config.json)",
                         "give the folder with config.json and *.safetensors")
     return folder
+
+
+def check_prepare(config: ml_collections.ConfigDict, plan: Plan) -> None:
+    """Raises UserError where shards of `config.prepare` would serve no stage of the config."""
+    sizes = sorted({stage.image_size for stage in plan.stages})
+    if config.prepare.image_size not in sizes:
+        raise UserError("config.prepare.image_size", f"is {config.prepare.image_size}, the stages take "
+                        f"{' and '.join(map(str, sizes))}", "choose one of them; each size has shards of its own")
+    longest = max(plan.autoencoder.frames_of(modality.latents) for stage in plan.stages for modality in stage.used
+                  if stage.image_size == config.prepare.image_size)
+    if config.prepare.frames < longest:
+        raise UserError("config.prepare.frames", f"is {config.prepare.frames}, a stage takes windows of {longest}",
+                        f"choose {longest} or more")
 
 
 def check_batches(plan: Plan, mesh: jax.sharding.Mesh) -> None:

@@ -133,7 +133,7 @@ def test_worker_processes_give_the_same_batches(shards):
 def test_mixtures_that_cannot_be(shards):
     with pytest.raises(UserError, match="no scene in the shards has 9 views"):
         make(shards, mixture=(Modality("multiview", 1, 9, 3, 2),))
-    with pytest.raises(UserError, match=r"5 latent frames \(windows there have 3\)"):
+    with pytest.raises(UserError, match=r"5 latent frames \(the most are 4, windows have 3\)"):
         make(shards, mixture=(Modality("multiview", 1, 2, 5, 2),))
     with pytest.raises(UserError, match="one view"):
         Modality("monocular", 1, 2, 3, 2)

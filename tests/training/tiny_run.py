@@ -34,7 +34,7 @@ RECORDED = "tests.training.recorded_train"  # `start(module=RECORDED)` notes the
 def overrides(shards: Path, *, steps: int = STEPS, mesh=(1, 1, 1), **more) -> list[str]:
     """Arguments that make `tiny` minute; `more` are further ones, dots as double underscores."""
     settings = {
-        "curriculum": "all", "autoencoder": "", "data.shards": shards, "mesh": ",".join(map(str, mesh)),
+        "curriculum": "all", "autoencoder": "none", "data.shards": shards, "mesh": ",".join(map(str, mesh)),
         "transformer.num_layers": 1, "transformer.num_heads": 2, "transformer.head_dim": 16,
         "transformer.time_embed_dim": 16,
         "stages.all.image_size": 32, "stages.all.steps": steps, "stages.all.warmup": 2,

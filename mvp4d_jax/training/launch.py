@@ -1,0 +1,114 @@
+"""What a training run is told and finds, checked whole before anything is built: config, mesh, shards, weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from mvp4d.core.errors import UserError
+from mvp4d_jax import parallel
+from mvp4d_jax.data.pipeline import check_mixture
+from mvp4d_jax.data.prepare import autoencoder_identity
+from mvp4d_jax.data.shards import Shards, check_same
+from mvp4d_jax.models.checkpoint import check_transformer
+from mvp4d_jax.training.plan import Plan, autoencoder_folder, check_batches, resolve
+
+RANDOM = "random"  # what config.initial says where training begins without weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """A run that may start.
+
+    Attributes:
+      config: as given; plan: resolved; mesh: of the devices at hand.
+      folders: stage name -> opened shards; held_out: opened validation shards.
+      initial: folder of the transformer to start from; None: random weights, or a checkpoint that is there already.
+    """
+
+    config: ml_collections.ConfigDict
+    plan: Plan
+    mesh: jax.sharding.Mesh
+    folders: dict[str, list[Shards]]
+    held_out: list[Shards]
+    initial: Path | None
+
+
+def check_launch(config: ml_collections.ConfigDict, workdir: Path) -> Launch:
+    """Everything that can be wrong with a launch, found in seconds.
+
+    Raises:
+      UserError: a mesh that the devices cannot form, a batch that it does not divide, an autoencoder or initial weights
+        that are not named, not there or of another model, shards that are damaged, of another head, size, autoencoder,
+        or without enough views and frames for a stage.
+    """
+    plan = resolve(config)
+    mesh = parallel.make_mesh(plan.mesh)
+    check_batches(plan, mesh)
+    initial = initial_weights(config, plan, workdir)
+    folders = open_shards(config, plan)
+    held_out = [Shards.open(path, verify=config.data.verify) for path in config.data.validation_shards]
+    check_same(held_out, {**expected_facts(config, plan), "image_size": plan.stages[-1].image_size})
+    for stage in plan.stages:
+        check_mixture(folders[stage.name], stage.used, f"config.stages.{stage.name}.mixture")
+    if held_out:
+        check_mixture(held_out, plan.stages[-1].used, "config.data.validation_shards")
+    return Launch(config, plan, mesh, folders, held_out, initial)
+
+
+def initial_weights(config: ml_collections.ConfigDict, plan: Plan, workdir: Path) -> Path | None:
+    """The folder to start from, its config and tensors held to the model's; None for random weights or a resumed run.
+
+    Raises:
+      UserError: nothing is named, or what is named is not there or of another model.
+    """
+    if any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*")):
+        return None
+    if not config.initial:
+        raise UserError("config.initial", "names no weights to start from",
+                        f"give --config.initial=FOLDER (a converted CogVideoX transformer), or '{RANDOM}'")
+    if config.initial == RANDOM:
+        return None
+    check_transformer(Path(config.initial), plan.transformer)
+    return Path(config.initial)
+
+
+def expected_facts(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, Any]:
+    """What shards must say of themselves for this config (image size apart, which belongs to the stage)."""
+    facts: dict[str, Any] = {
+        "head": config.head, "latent_scale": float(plan.autoencoder.scaling_factor),
+        "latent_channels": plan.autoencoder.latent_channels,
+        "conditioning": json.loads(json.dumps(dataclasses.asdict(plan.conditioning))),
+    }
+    folder = autoencoder_folder(config)
+    if folder is not None:
+        facts["autoencoder"] = autoencoder_identity(folder)
+        facts["latent_scale"] = float(json.loads((folder / "config.json").read_text())["scaling_factor"])
+    return facts
+
+
+def open_shards(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, list[Shards]]:
+    """Stage name -> its shards, opened and held to the config. Raises UserError."""
+    opened: dict[str, Shards] = {}
+    facts, by_stage = expected_facts(config, plan), {}
+    for stage in plan.stages:
+        paths = stage.shards or tuple(config.data.shards)
+        if not paths:
+            raise UserError("config.data.shards", "names no folder", "give --config.data.shards=FOLDER")
+        for path in paths:
+            if path not in opened:
+                opened[path] = Shards.open(path, verify=config.data.verify)
+        by_stage[stage.name] = [opened[path] for path in paths]
+        try:
+            check_same(by_stage[stage.name], {**facts, "image_size": stage.image_size})
+        except UserError as error:
+            if "image_size" not in str(error):
+                raise
+            raise UserError(f"stage '{stage.name}'", str(error),
+                            f"its own shards go into --config.stages.{stage.name}.shards=FOLDER") from None
+    return by_stage

@@ -1,0 +1,113 @@
+"""Launches that cannot work end in one line that says what to do, before a model is built or anything compiled."""
+
+import json
+from pathlib import Path
+
+import pytest
+from flax import nnx
+
+from mvp4d import cli
+from mvp4d.core.errors import UserError
+from mvp4d_jax import parallel
+from mvp4d_jax.data.shards import MANIFEST
+from mvp4d_jax.models.checkpoint import save_transformer
+from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.training import loop
+from mvp4d_jax.training.config import load_config
+from mvp4d_jax.training.plan import resolve
+from tests.data.synthetic import write_shards
+from tests.small_world import quick_compilation, write_scene
+from tests.training.tiny_run import overrides
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_built(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a model was built")
+
+    monkeypatch.setattr(loop, "ModelTemplate", refuse)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("data") / "shards")
+
+
+def refused(workdir: Path, arguments: list[str]) -> str:
+    with pytest.raises(UserError) as caught:
+        loop.train(load_config("tiny", arguments), workdir)
+    assert "\n" not in str(caught.value) and not list(workdir.iterdir())
+    return str(caught.value)
+
+
+def test_weights_must_be_named(data, tmp_path):
+    assert "config.initial: names no weights" in refused(tmp_path, overrides(data, initial=""))
+    assert "config.autoencoder: names no folder" in refused(tmp_path, overrides(data, autoencoder=""))
+    assert "no such folder" in refused(tmp_path, overrides(data, initial=tmp_path / "nowhere"))
+    assert "holds no autoencoder" in refused(tmp_path, overrides(data, autoencoder=tmp_path / "nowhere"))
+
+
+def test_initial_weights_of_another_model(data, tmp_path):
+    other = resolve(load_config("tiny", overrides(data, transformer__num_heads=4))).transformer
+    with quick_compilation():
+        save_transformer(tmp_path / "weights", MultiViewTransformer(other, rngs=nnx.Rngs(0)), other)
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    assert "has num_heads 4, the model 2" in refused(workdir, overrides(data, initial=tmp_path / "weights"))
+
+
+def test_a_batch_that_the_mesh_does_not_divide(data, tmp_path):
+    line = refused(tmp_path, overrides(data, mesh=(2, 4, 1)))
+    assert "mixture.multiview.batch: 4 samples do not divide over 8 rows" in line and "multiple of 8" in line
+    line = refused(tmp_path, overrides(data, mesh=(1, 4, 1), optimiser__accumulation=2))
+    assert "config.optimiser.accumulation: 2 samples do not divide over 4 rows" in line
+
+
+def test_a_mesh_that_the_devices_do_not_form(data, tmp_path):
+    assert "needs 64 devices or more, there are 8" in refused(tmp_path, overrides(data, mesh=(1, 8, 8)))
+
+
+def test_shards_of_another_size_head_or_length(data, tmp_path):
+    line = refused(tmp_path, overrides(data, stages__all__image_size=64))
+    assert "stage 'all'" in line and "image_size is 32, the config has 64" in line
+    assert "--config.stages.all.shards=FOLDER" in line
+    assert "head is builtin, the config has ict" in refused(tmp_path, overrides(data, head="ict"))
+    line = refused(tmp_path, overrides(data, stages__all__mixture__multiview__views=5))
+    assert "no scene in the shards has 5 views and 3 latent frames (the most are 4, windows have 3)" in line
+
+
+def test_a_later_stages_data_is_looked_at_first(data, tmp_path):
+    """The second stage asks for longer windows than its shards have."""
+    other = write_shards(tmp_path / "other")
+    manifest = json.loads((other / MANIFEST).read_text())
+    (other / MANIFEST).write_text(json.dumps({**manifest, "latents": 2}))
+    arguments = overrides(data, curriculum="all,settle", stages__settle__image_size=32, stages__settle__shards=other,
+                          stages__settle__mixture__multiview__views=2, stages__settle__mixture__multiview__frames=3,
+                          stages__settle__mixture__monocular__weight=0.0)
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    assert "config.stages.settle.mixture.multiview: no scene" in refused(workdir, arguments)
+
+
+def test_captures_of_another_head_or_size_are_not_prepared(tmp_path, capsys):
+    scene = write_scene(tmp_path / "scene")
+    common = ["prepare", str(scene), "--config", "tiny", "--out", str(tmp_path / "shards")]
+    assert cli.main(common) == 2
+    assert "head is 'ball', config.head is 'builtin'" in capsys.readouterr().err
+    assert cli.main([*common, "--config.prepare.image_size=32"]) == 2
+    assert "config.prepare.image_size: is 32, the stages take 64" in capsys.readouterr().err
+    assert cli.main([*common, "--config.prepare.frames=5"]) == 2
+    assert "config.prepare.frames: is 5, a stage takes windows of 9" in capsys.readouterr().err
+    assert not (tmp_path / "shards").exists()
+
+
+def test_too_many_slices_for_the_data_axis():
+    """Beside `tests/preflight`, where libtpu's own slices are used: without libtpu, too."""
+    class Device:
+        platform, process_index = "tpu", 0
+
+        def __init__(self, number):
+            self.id, self.slice_index = number, number // 4
+
+    with pytest.raises(UserError, match=r"puts 1 along data, which 2 slices do not divide.*only data crosses slices"):
+        parallel.make_mesh((1, 8, 1), [Device(number) for number in range(8)])
