@@ -1,4 +1,4 @@
-"""The launch scripts without a cluster: dry runs, and whole runs against stand-ins for gcloud, docker, kubectl, xpk, srun."""
+"""The launch scripts without a cluster: dry runs, and whole runs against stand-ins for gcloud, docker, kubectl, srun."""
 
 import json
 import os
@@ -32,7 +32,8 @@ def dry_run(script: str, *arguments: str, **settings: str) -> str:
 def stand_in(folder: Path, name: str, body: str) -> None:
     """A program on PATH that notes its arguments in `calls`, one call a line, and does `body`."""
     tool = folder / name
-    tool.write_text(f'#!/usr/bin/env bash\nprintf "%s " {name} "${{@@Q}}" >>{folder}/calls; echo >>{folder}/calls\n{body}\n')
+    record = f'printf "%s " {name} "${{@@Q}}" >>{folder}/calls; echo >>{folder}/calls'
+    tool.write_text(f"#!/usr/bin/env bash\n{record}\n{body}\n")
     tool.chmod(0o755)
 
 
@@ -151,7 +152,8 @@ case "$3 $4" in
   case $(cat "$world/queue") in  # the next look finds it one state on
   WAITING_FOR_RESOURCES) echo PROVISIONING >"$world/queue" ;;
   PROVISIONING) echo ACTIVE >"$world/queue"; mkdir -p "$world/host0" "$world/host1" ;;
-  ACTIVE) if [[ -f $world/preempt ]]; then rm "$world/preempt"; rm -rf "$world"/host*; echo SUSPENDED >"$world/queue"; fi ;;
+  ACTIVE) if [[ -f $world/preempt ]]; then
+    rm "$world/preempt"; rm -rf "$world"/host*; echo SUSPENDED >"$world/queue"; fi ;;
   esac ;;
 "tpu-vm scp") for host in "$world"/host*; do cp "$5" "$host/${6#*:}"; done ;;
 "tpu-vm ssh")
@@ -208,9 +210,9 @@ def test_tpu_run_asks_installs_starts_and_ends(world):
     assert (world / "flags").read_text().split() == FLAGS["v5p"]["LIBTPU_INIT_ARGS"]
     assert sum(call[3:5] == ["queued-resources", "create"] for call in calls(world)) == 1
     # On the host: Python 3.11 by uv, the tracked files only, the bucket with folders that can be renamed.
-    uv = [call for call in calls(world) if call[:2] == ["uv", "venv"]][0]
+    uv = next(call for call in calls(world) if call[:2] == ["uv", "venv"])
     assert uv[uv.index("--python") + 1] == "3.11"
-    mount = [call for call in calls(world) if call[0] == "gcsfuse"][0]
+    mount = next(call for call in calls(world) if call[0] == "gcsfuse")
     assert mount[-2:] == ["bucket", str(world / "host0/mnt/bucket")]
     assert "--rename-dir-limit=200000" in mount and "--implicit-dirs" in mount
     code = world / "host0/mvp4d/code"

@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> str:
                         "give --config.autoencoder=FOLDER (config.json, *.safetensors)")
     options = PrepareOptions(**config.prepare.to_dict(), photo_angle=plan.sampling.reference_angle)
     return prepare(find_captures(args.captures), args.out, options, load_autoencoder(folder)[0], plan.conditioning,
-                   identity=autoencoder_identity(folder), head=config.head, seed=config.seed, process=_process(args.process))
+                   identity=autoencoder_identity(folder), head=config.head, seed=config.seed,
+                   process=_process(args.process))
 
 
 def find_captures(arguments: list[str]) -> list[Path]:
