@@ -1,4 +1,4 @@
-"""The launch scripts without a cluster: dry runs, and whole runs against stand-ins for gcloud, docker, kubectl, srun."""
+"""The launch scripts without a cluster: dry runs, and runs against stand-ins for gcloud, docker, kubectl, xpk, srun."""
 
 import json
 import os
