@@ -161,6 +161,17 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, fit_spec(x.shape, names))
 
 
+def parameter_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
+    """The logical axis names that modules gave their variables, as shardings that divide every array evenly."""
+    def one(variable: nnx.Variable) -> nnx.Variable:
+        shape = variable.get_value().shape
+        names = variable.get_metadata("out_sharding", None) or (None,) * len(shape)
+        return variable.replace(NamedSharding(mesh, fit_spec(shape, names)))
+
+    with use_mesh(mesh):
+        return jax.tree.map(one, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
 def gather_parameter(value: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
     """A parameter's shards, brought together on every device for use; its gradient is summed and split again.
 

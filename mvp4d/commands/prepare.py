@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> str:
         raise UserError("config.autoencoder", f"is '{config.autoencoder}'",
                         "give --config.autoencoder=FOLDER (config.json, *.safetensors)")
     options = PrepareOptions(**config.prepare.to_dict(), photo_angle=plan.sampling.reference_angle)
-    return prepare(find_captures(args.captures), args.out, options, load_autoencoder(folder)[0], plan.conditioning,
-                   identity=autoencoder_identity(folder), head=config.head, seed=config.seed,
-                   process=_process(args.process))
+    autoencoder, captures = load_autoencoder(folder)[0], find_captures(args.captures)
+    return prepare(captures, args.out, options, autoencoder, plan.conditioning, head=config.head,
+                   identity=autoencoder_identity(folder), seed=config.seed, process=_process(args.process))
 
 
 def find_captures(arguments: list[str]) -> list[Path]:

@@ -17,6 +17,7 @@ from absl import flags
 
 from mvp4d.core.errors import UserError
 from mvp4d_jax.data.shards import Scene, Shards
+from mvp4d_jax.diffusion.guidance import keep_conditions
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 
 KINDS = ("monocular", "static", "multiview")  # V = 1 video; F = 1 views; V views of video
@@ -217,14 +218,11 @@ class Batches:
         for array in (maps, reference_maps):
             array[..., rays] = (array[..., rays].astype(np.float32) @ turn.T).astype(array.dtype)
         clean = self._clean(latents.shape[:2], random)
-        if random.random() < self.options.condition_dropout:
-            maps[:], reference_maps[:] = 0, 0
-            reference = np.zeros_like(reference)
-        else:
-            reference_maps[..., mask] = 1
+        reference_maps[..., mask] = 1
         maps[..., mask] = clean[:, :, None, None, None]
-        return {"latents": latents, "conditioning": maps, "reference_latents": reference,
-                "reference_conditioning": reference_maps, "clean": clean}
+        conditions = {"conditioning": maps, "reference_latents": reference, "reference_conditioning": reference_maps}
+        keep = random.random() >= self.options.condition_dropout
+        return {"latents": latents, "clean": clean, **keep_conditions(conditions, keep, mask)}
 
     def _clean(self, shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
         """[V, L] bool: which latent frames are given; never all of them."""

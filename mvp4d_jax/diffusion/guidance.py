@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -48,15 +47,25 @@ def guide(conditional: jax.Array, unconditional: jax.Array, config: GuidanceConf
 
 
 def keep_conditions(conditions: dict[str, jax.Array], keep: jax.Array, mask: slice) -> dict[str, jax.Array]:
-    """The model's conditions where they are kept, and zeros where they are dropped, as in training.
+    """The model's conditions where they are kept, and zeros where they are dropped: in training, in validation and for
+    guidance. Arrays of numpy stay so.
 
     Args:
       conditions: by name: conditioning [R, V, L, h, w, Cc], reference_latents [R, h, w, C], reference_conditioning
-        [R, h, w, Cc].
+        [R, h, w, Cc]; without R where `keep` is a single one.
       keep: bool [R], or [] for all rows.
       mask: the channel of the reference mask: which frames are clean stays known.
     """
-    kept = jax.tree.map(
-        lambda array: array * jnp.asarray(keep, array.dtype).reshape((-1,) + (1,) * (array.ndim - 1)), conditions)
-    maps = kept["conditioning"].at[..., mask].set(conditions["conditioning"][..., mask])
-    return {**kept, "conditioning": maps}
+    keep = keep if isinstance(keep, jax.Array) else np.asarray(keep)
+    always = np.zeros(conditions["conditioning"].shape[-1], bool)
+    always[mask] = True
+
+    def times(array: jax.Array, kept: jax.Array) -> jax.Array:
+        return array * kept.astype(array.dtype)
+
+    def column(array: jax.Array) -> jax.Array:
+        return keep.reshape(keep.shape + (1,) * (array.ndim - keep.ndim))
+
+    kept = {name: times(array, column(array)) for name, array in conditions.items()}
+    maps = conditions["conditioning"]
+    return {**kept, "conditioning": times(maps, column(maps) | always)}

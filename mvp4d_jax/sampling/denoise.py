@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from mvp4d_jax.diffusion.guidance import GuidanceConfig, guide
-from mvp4d_jax.diffusion.samplers import Sampler, SamplerConfig, SamplerState, insert_clean, make_sampler
+from mvp4d_jax.diffusion.guidance import GuidanceConfig
+from mvp4d_jax.diffusion.samplers import Sampler, SamplerConfig, insert_clean, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.sampling.plan import Plan, deal_groups
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
@@ -59,21 +60,15 @@ def denoise(predictor: Predictor, conditions: Conditions, plan: Plan, window_ind
     """
     sampler = _sampler(options.sampler(plan), options.snr_shift)
     guidance = options.guidance(plan)
-    views = plan.views
-    clean = jnp.asarray(conditions.clean)  # [V', L]
-    given = jnp.asarray(conditions.clean_latents, jnp.float32)  # [V', L, h, w, C]
+    clean, given = np.asarray(conditions.clean), np.asarray(conditions.clean_latents, np.float32)
     noise_key, step_key = jax.random.split(key)
-    step_key = jax.random.fold_in(step_key, window_index)
+    step_key = predictor.place(jax.random.fold_in(step_key, window_index))
     start = insert_clean(window_noise(noise_key, plan, window_index, given.shape), given, clean)
-    state = sampler.start(start[:views])
-    for index, timestep in enumerate(sampler.timesteps.tolist()):
+    state = predictor.place(sampler.start(start[: plan.views]))
+    conditions = predictor.place(conditions)
+    for index in range(plan.steps):
         groups = deal_groups(plan, window_index * plan.steps + index)
-        guided = guidance.active(timestep)
-        latents = jnp.concatenate([state.sample, given[views:]])
-        v, unconditional = predictor(latents, sampler.timesteps_for(index, clean), conditions, groups, guided)
-        if guided:
-            v = guide(v, unconditional, guidance)
-        state = _advance(sampler, state, v, index, step_key, clean[:views])
+        state = predictor.step(sampler, guidance, state, index, step_key, conditions, groups)
         if bar is not None:
             bar.update()
     return state.sample
@@ -95,8 +90,3 @@ def window_noise(key: Array, plan: Plan, window_index: int, shape: tuple[int, ..
 def _sampler(config: SamplerConfig, snr_shift: float) -> Sampler:
     """One object per setting, so that its step is compiled once for all windows and runs."""
     return make_sampler(config, NoiseSchedule.cogvideox(snr_shift))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _advance(sampler: Sampler, state: SamplerState, v: Array, index: Array, key: Array, clean: Array) -> SamplerState:
-    return sampler.step(state, v, index, key, clean=clean)

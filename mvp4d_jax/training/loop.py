@@ -143,6 +143,7 @@ class _Run:
 
     def all_stages(self, state: TrainState, folders: dict[str, list[Shards]]) -> None:
         step = int(state.step)
+        self.validation.compile(state, self._check_memory)
         with progress(total=self.plan.steps, what="training", unit="step") as bar:
             bar.update(step)
             for stage in self.plan.stages:
@@ -201,9 +202,12 @@ class _Run:
         for modality in stage.used:
             shapes = batch_shapes(self.plan, stage, modality, feeds[modality.kind].layout)
             compiled[modality.kind] = self.step.lower(state, shapes).compile()
-            if self.check_memory:
-                memory.check(compiled[modality.kind], self.mesh, f"stage '{stage.name}', {modality.kind}")
+            self._check_memory(compiled[modality.kind], f"stage '{stage.name}', {modality.kind}")
         return compiled
+
+    def _check_memory(self, program: Any, what: str) -> None:
+        if self.check_memory:
+            memory.check(program, self.mesh, what)
 
     def _wait_for_all(self, stage: Stage) -> None:
         """No process steps before all have compiled: collectives give up on a peer that comes half a minute later."""

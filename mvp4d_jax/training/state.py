@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
@@ -83,7 +83,7 @@ class ModelTemplate:
             self.graph, params, self.rest = nnx.split(abstract, nnx.Param, ...)
             self._template = params
             self.shapes = nnx.to_pure_dict(params)
-            self.shardings = _shardings(params, mesh)
+            self.shardings = nnx.to_pure_dict(parallel.parameter_shardings(params, mesh))
 
     def initialise(self, key: jax.Array) -> Tree:
         """Fresh parameters, made where they live. Call inside `jax.jit` or outside."""
@@ -107,16 +107,6 @@ class ModelTemplate:
         state = jax.tree.map(lambda leaf: leaf, self._template)
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(self.graph, state, self.rest)
-
-
-def _shardings(params: nnx.State, mesh: Mesh) -> Tree:
-    """The logical axis names that the modules gave, as shardings that divide every array evenly."""
-    def one(variable: nnx.Variable) -> nnx.Variable:
-        shape = variable.get_value().shape
-        names = variable.get_metadata("out_sharding", None) or (None,) * len(shape)
-        return variable.replace(NamedSharding(mesh, parallel.fit_spec(shape, names)))
-
-    return nnx.to_pure_dict(jax.tree.map(one, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
 
 
 def make_optimiser(options: OptimiserOptions, shapes: Tree) -> optax.GradientTransformation:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +18,25 @@ from PIL import Image
 
 from mvp4d.core.files import atomic_file
 from mvp4d_jax import parallel
-from mvp4d_jax.data.pipeline import Batches, Modality
+from mvp4d_jax.data.pipeline import Batches
 from mvp4d_jax.data.shards import Shards
-from mvp4d_jax.diffusion.guidance import GuidanceConfig, guide, keep_conditions
-from mvp4d_jax.diffusion.samplers import SamplerConfig, make_sampler
+from mvp4d_jax.diffusion.denoising import Conditions, StepShape, denoise_step
+from mvp4d_jax.diffusion.guidance import GuidanceConfig
+from mvp4d_jax.diffusion.samplers import SamplerConfig, insert_clean, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.models.checkpoint import load_autoencoder
 from mvp4d_jax.training.feed import Feed
 from mvp4d_jax.training.metrics import MetricsLog
-from mvp4d_jax.training.plan import Plan, autoencoder_folder
+from mvp4d_jax.training.plan import Plan, autoencoder_folder, batch_shapes
 from mvp4d_jax.training.state import ModelTemplate, TrainState
 from mvp4d_jax.training.step import loss_of, noisy_batch
 
+SHEET = 4  # views, and frames of each, in a picture of a sample
+
 
 class Validation:
-    """Runs on every process, with the moving average of the weights, on the last stage's mixture of held-out scenes.
+    """Runs on every process, with the moving average of the weights, on held-out scenes: `batches` batches of each kind
+    of data in the last stage, and a sample of the largest kind, drawn as `mvp4d sample` draws it.
 
     Args:
       held_out: opened validation shards; none: nothing is measured.
@@ -41,95 +48,130 @@ class Validation:
         self.active = bool(held_out) and config.validation.batches > 0
         if not self.active:
             return
-        self._workdir, self._mesh, self._steps = workdir, mesh, config.validation.sample_steps
-        stage = plan.stages[-1]
-        self._feeds = {modality.kind: Feed.onto(mesh, modality.batch) for modality in stage.used}
-        self._batches = Batches(held_out, stage.modalities, plan.sampling, plan.conditioning,
-                                steps=config.validation.batches, seed=config.seed,
+        self._workdir, self._mesh, self._template, self._plan = workdir, mesh, template, plan
+        self._drawn = config.validation.sample_steps > 0
+        self._stage = plan.stages[-1]
+        kinds = [dataclasses.replace(modality, weight=1.0) for modality in self._stage.used]
+        self._feeds = {modality.kind: Feed.onto(mesh, modality.batch) for modality in kinds}
+        self._batches = Batches(held_out, kinds, plan.sampling, plan.conditioning, seed=config.seed,
+                                steps=config.validation.batches * len(kinds),
                                 rows={kind: feed.rows for kind, feed in self._feeds.items()})
         schedule = NoiseSchedule.cogvideox(snr_shift=plan.loss.snr_shift)
 
         def loss(params: Any, key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
             return loss_of(template.model(params), noisy_batch(key, batch, plan.loss, schedule))
 
-        self._loss = jax.jit(loss)
-        if self._steps:
-            sampler = make_sampler(SamplerConfig("dpm", self._steps), schedule)
-            guidance = GuidanceConfig(config.validation.guidance)
-            mask = plan.conditioning.parts["reference"]
-            self._sample = jax.jit(lambda params, key, batch: sample(
-                template.model(params), key, batch, sampler, guidance, mask), out_shardings=parallel.replicated(mesh))
+        self._loss = jax.jit(loss, out_shardings=parallel.replicated(mesh))
+        if self._drawn:
+            largest = max(kinds, key=lambda modality: modality.views * modality.latents)
+            # One sample with everything given that sampling is given, and nothing else.
+            options = dataclasses.replace(plan.sampling, condition_dropout=0.0, clean_prefix=0.0, clean_views=0.0)
+            one = dataclasses.replace(largest, batch=1)
+            self._shown = Batches(held_out, [one], options, plan.conditioning, seed=config.seed, steps=1)[0]
+            self._sample = make_sample(plan, template, config.validation.sample_steps, config.validation.guidance)
             self._decode = _decoder(autoencoder_folder(config))
+        self._compiled: dict[str, Any] = {}
+
+    def compile(self, state: TrainState, check: Callable[[Any, str], None]) -> None:
+        """Compiles what `run` will run, so that it is held to the memory there is before the first step.
+
+        Args:
+          check: is given every compiled program and what it is.
+        """
+        if not self.active:
+            return
+        key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=parallel.replicated(self._mesh))
+        for modality in self._batches.modalities:
+            shapes = batch_shapes(self._plan, self._stage, modality, self._feeds[modality.kind].layout)
+            self._compiled[modality.kind] = self._loss.lower(state.ema, key, shapes).compile()
+            check(self._compiled[modality.kind], f"validation, {modality.kind}")
+        if self._drawn:
+            self._compiled["sample"] = self._sample.lower(state.ema, key, *self._placed_sample()[:1]).compile()
+            check(self._compiled["sample"], "validation, the sample")
 
     def run(self, state: TrainState, step: int, metrics: MetricsLog) -> float:
         """Measures, writes a line of metrics and a picture, and returns the mean loss."""
-        losses: dict[str, list[float]] = {}
+        losses: dict[str, list[jax.Array]] = {}
+        everywhere = parallel.replicated(self._mesh)
         for index in range(len(self._batches)):
-            modality = self._batches.modality(index)
-            value = float(self._loss(state.ema, jax.random.key(index), self._placed(index, modality)))
-            losses.setdefault(modality.kind, []).append(value)
-        mean = float(np.mean([value for values in losses.values() for value in values]))
+            kind = self._batches.modality(index).kind
+            key = jax.device_put(jax.random.key(index), everywhere)
+            placed = self._feeds[kind].place(self._batches[index])
+            losses.setdefault(kind, []).append(self._compiled[kind](state.ema, key, placed))
+        fetched = jax.device_get(losses)
+        mean = float(np.mean([value for values in fetched.values() for value in values]))
         values = {"validation_loss": mean,
-                  **{f"validation_loss_{kind}": float(np.mean(each)) for kind, each in losses.items()}}
-        if self._steps:
+                  **{f"validation_loss_{kind}": float(np.mean(each)) for kind, each in fetched.items()}}
+        if self._drawn:
             values["validation_latent_error"] = self._draw(state, step, metrics)
         metrics.write(step, values)
         return mean
 
-    def _placed(self, index: int, modality: Modality) -> dict[str, jax.Array]:
-        return self._feeds[modality.kind].place(self._batches[index])
+    def _placed_sample(self) -> tuple[Conditions, np.ndarray]:
+        """What the sample is conditioned on, on every device, and the true latents [V, L, h, w, C]."""
+        shown = {name: np.asarray(value[0], np.float32) for name, value in self._shown.items()}
+        conditions = Conditions(shown["conditioning"], self._shown["clean"][0], shown["latents"],
+                                shown["reference_latents"], shown["reference_conditioning"])
+        return jax.device_put(conditions, parallel.replicated(self._mesh)), shown["latents"]
 
     def _draw(self, state: TrainState, step: int, metrics: MetricsLog) -> float:
-        """Samples the largest kind of batch; writes truth above sample, one column per view and latent frame."""
-        index = max(range(len(self._batches)),
-                    key=lambda n: self._batches.modality(n).views * self._batches.modality(n).latents)
-        batch = self._placed(index, self._batches.modality(index))
-        made, truth = self._sample(state.ema, jax.random.key(step), batch)
-        error = float(np.mean((np.asarray(made) - np.asarray(truth)) ** 2))
+        """Samples; writes a picture: some views' truth above the sample, some frames from left to right."""
+        conditions, truth = self._placed_sample()
+        key = jax.device_put(jax.random.key(step), parallel.replicated(self._mesh))
+        made = np.asarray(self._compiled["sample"](state.ema, key, conditions))
         if self._decode is not None and jax.process_index() == 0:
-            strip = np.concatenate([self._decode(np.asarray(part[0])) for part in (truth, made)], axis=0)
+            picture = contact_sheet(truth, made, self._decode)
             with atomic_file(self._workdir / "samples" / f"step-{step:07d}.png") as temporary:
-                Image.fromarray(strip).save(temporary)
-            metrics.picture(step, "sample", strip)
-        return error
+                Image.fromarray(picture).save(temporary)
+            metrics.picture(step, "sample", picture)
+        return float(np.mean(np.square(made - truth)))
 
 
-def sample(model: nnx.Module, key: jax.Array, batch: dict[str, jax.Array], sampler: Any, guidance: GuidanceConfig,
-           mask: slice) -> tuple[jax.Array, jax.Array]:
-    """Denoises a batch from pure noise, clean frames given.
+def make_sample(plan: Plan, template: ModelTemplate, steps: int, guidance_scale: float) -> jax.stages.Wrapped:
+    """The jitted (params, key, conditions) -> latents [V, L, h, w, C]: all views of one sample, denoised from noise.
+
+    Under the template's mesh. `conditions` are placed on every device; latent frames given clean come out unchanged.
+    """
+    sampler = make_sampler(SamplerConfig("dpm", steps), NoiseSchedule.cogvideox(snr_shift=plan.loss.snr_shift))
+    guidance, mask = GuidanceConfig(guidance_scale), plan.conditioning.parts["reference"]
+
+    def draw(params: Any, key: jax.Array, conditions: Conditions) -> jax.Array:
+        views, model = conditions.maps.shape[0], template.model(params)
+        shape = StepShape(views, parallel.batch_rows(template.mesh), (mask.start, mask.stop), guidance_scale != 1)
+        noise = jax.random.normal(key, conditions.clean_latents.shape, jnp.float32)
+        start = sampler.start(insert_clean(noise, conditions.clean_latents, conditions.clean))
+        groups = jnp.arange(views)[None]
+        return jax.lax.fori_loop(0, steps, lambda index, state: denoise_step(
+            model, sampler, guidance, state, index, key, conditions, groups, shape), start).sample
+
+    return jax.jit(draw, out_shardings=parallel.replicated(template.mesh))
+
+
+def contact_sheet(truth: np.ndarray, made: np.ndarray, decode: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """[H', W', 3] uint8: at most SHEET views and frames, spread over what there is, truth above sample.
 
     Args:
-      mask: channel of the reference mask, which stays when conditions are dropped.
-
-    Returns:
-      Sampled and true latents, [B, V, L, h, w, C] each.
+      truth, made: latents [V, L, h, w, C].
+      decode: latents [1, L, h, w, C] -> video [1, F, H, W, 3] in [-1, 1].
     """
-    truth = batch["latents"].astype(jnp.float32)
-    clean = batch["clean"]
-    conditions = {name: batch[name].astype(jnp.float32)
-                  for name in ("conditioning", "reference_latents", "reference_conditioning")}
-
-    def step(index, state):
-        timesteps = sampler.timesteps_for(index, clean)
-        kept, dropped = (model(state.sample, timesteps, **keep_conditions(conditions, keep, mask))
-                         for keep in (True, False))
-        return sampler.step(state, guide(kept, dropped, guidance), index, clean=clean)
-
-    noise = jax.random.normal(key, truth.shape)
-    start = sampler.start(jnp.where(clean[..., None, None, None], truth, noise))
-    return jax.lax.fori_loop(0, sampler.config.steps, step, start).sample, truth
+    views = np.unique(np.linspace(0, len(truth) - 1, SHEET).round().astype(int))
+    rows = []
+    for view in views:
+        for latents in (truth, made):
+            video = np.asarray(decode(latents[view][None]))[0]  # [F, H, W, 3]
+            frames = np.unique(np.linspace(0, len(video) - 1, SHEET).round().astype(int))
+            rows.append(np.concatenate(list(video[frames]), axis=1))
+    return np.clip(np.round((np.concatenate(rows) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
-def _decoder(folder: Path | None):
-    """[V, L, h, w, C] -> a strip of pictures [H, V L W, 3] uint8, the last frame of each latent frame."""
+def _decoder(folder: Path | None) -> Callable[[np.ndarray], np.ndarray] | None:
+    """[1, L, h, w, C] -> [1, F, H, W, 3], on one device of this process, loaded when it is first asked."""
     if folder is None:
         return None
-    graph, state = nnx.split(load_autoencoder(folder)[0])
-    decode = jax.jit(lambda latents: nnx.merge(graph, state).decode_latents(latents))
 
-    def strip(latents: np.ndarray) -> np.ndarray:
-        video = np.concatenate([np.asarray(decode(view[None])) for view in latents])[:, ::4]  # [V, L, H, W, 3]
-        pictures = np.clip(np.round((video + 1) * 127.5), 0, 255).astype(np.uint8)
-        return np.concatenate(list(pictures.reshape(-1, *pictures.shape[2:])), axis=1)
+    @functools.cache
+    def decode() -> Callable[[np.ndarray], jax.Array]:
+        graph, state = nnx.split(load_autoencoder(folder)[0])
+        return jax.jit(lambda latents: nnx.merge(graph, state).decode_latents(latents))
 
-    return strip
+    return lambda latents: decode()(latents)

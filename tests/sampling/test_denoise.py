@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,15 +11,14 @@ from flax import nnx
 from small_world import quick_compilation
 
 from mvp4d_jax import parallel
-from mvp4d_jax.diffusion.samplers import make_sampler
-from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
 from mvp4d_jax.sampling.denoise import DenoiseOptions, denoise, window_noise
 from mvp4d_jax.sampling.plan import make_plan
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
-from mvp4d_jax.training.validation import sample as validation_sample
+from mvp4d_jax.training.state import ModelTemplate
+from mvp4d_jax.training.validation import make_sample
 
 CONDITIONING = ConditioningConfig()
 CONFIG = TransformerConfig(num_layers=2, num_heads=2, head_dim=16, time_embed_dim=32, text_dim=0,
@@ -119,16 +119,16 @@ def test_clean_views_inform_but_are_not_returned(model):
 
 
 def test_validation_draws_what_sampling_makes(model):
-    """Two loops, one under `lax`, over one sampler and one guidance: the same noise gives the same latents."""
+    """Two loops, one under `lax`, over one denoising step: the same noise gives the same latents."""
     conditions, plan, key = _conditions(views=2, clean_prefix=1), _plan(views=2, trained_views=2), jax.random.key(0)
-    batch = {"latents": conditions.clean_latents, "clean": conditions.clean, "conditioning": conditions.maps,
-             "reference_latents": conditions.reference_latents, "reference_conditioning": conditions.reference_maps}
-    sampler = make_sampler(DenoiseOptions().sampler(plan), NoiseSchedule.cogvideox(DenoiseOptions().snr_shift))
-    theirs, _ = validation_sample(
-        model, jax.random.split(key)[0], {name: jax.numpy.asarray(value)[None] for name, value in batch.items()},
-        sampler, DenoiseOptions().guidance(plan), CONDITIONING.parts["reference"])
+    mesh = parallel.make_mesh((1, 1, 1), jax.devices()[:1])
+    template = ModelTemplate(lambda rngs: MultiViewTransformer(CONFIG, rngs=rngs), mesh)
+    given = SimpleNamespace(loss=SimpleNamespace(snr_shift=DenoiseOptions().snr_shift), conditioning=CONDITIONING)
+    draw = make_sample(given, template, plan.steps, plan.guidance_scale)
+    with parallel.use_mesh(mesh):
+        theirs = draw(template.params_of(model), jax.random.split(key)[0], conditions)
     ours = _sample(model, conditions=conditions, views=2, trained_views=2)
-    np.testing.assert_allclose(ours, theirs[0], atol=1e-4)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize("overlap", [1, 2, 3])
