@@ -85,3 +85,40 @@ def test_unknown_motions_are_refused(tmp_path, name):
     (tmp_path / "motion.txt").write_text("x")
     with pytest.raises(UserError, match=name):
         load_motion(tmp_path / name, HEAD)
+
+
+def test_a_real_recording_drives_the_builtin_head(shared_data):
+    """600 frames of a phone: every ARKit shape that the head has moves it, none by position."""
+    from mvp4d.core.heads import load_head
+
+    head = load_head("builtin")
+    path = shared_data / "live_link" / "range_of_motion.csv"
+    motion, notice = load_motion(path, head)
+    columns = path.read_text().splitlines()[0].split(",")
+    blink = [float(row.split(",")[columns.index("EyeBlinkLeft")]) for row in path.read_text().splitlines()[1:]]
+    np.testing.assert_allclose(motion.expression[:, head.expression_names.index("eyeBlinkLeft")], blink, atol=1e-6)
+    assert motion.frame_count == 600 and motion.expression.max() <= 1.01
+    assert notice == ""
+
+
+def test_a_motion_file_names_its_head_and_is_matched_by_name(tmp_path):
+    from mvp4d.core.capture.motion_file import write_motion
+
+    source = types.SimpleNamespace(name="other", expression_names=("mouthSmile_L", "jawOpen"), expression_count=2,
+                                   joint_names=("left_eye", "right_eye"), joints=np.array([[0, 0.1, 0], [0, 0.1, 0]]))
+    motion = dataclasses.replace(Motion.still(2, 2), expression=np.array([[0.1, 0.2]] * 2, np.float32))
+    write_motion(tmp_path / "motion.npz", motion, source)
+    out, notice = load_motion(tmp_path / "motion.npz", types.SimpleNamespace(
+        **vars(HEAD), joint_names=("left_eye", "right_eye"), joints=np.zeros((2, 3))))
+    np.testing.assert_allclose(out.expression[0], [0.2, 0, 0, 0.1], atol=1e-7)
+    np.testing.assert_allclose(out.translation[0], [0, 0.1, 0], atol=1e-7)  # the eyes are where they were recorded
+    assert notice == ""
+
+
+def test_nameless_expressions_of_another_count_are_refused(tmp_path):
+    from mvp4d.core.heads.motion import ARRAYS
+
+    motion = Motion.still(2, 50)
+    np.savez(tmp_path / "motion.npz", **{name: getattr(motion, name) for name in ARRAYS}, fps=25.0)
+    with pytest.raises(UserError, match="50 expressions without names"):
+        load_motion(tmp_path / "motion.npz", HEAD)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mvp4d_jax  # noqa: F401  teaches JAX the nouns
 from mvp4d.core.cameras import camera as cameras
 from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.cameras.crops import crop_camera, crop_image, head_box
@@ -169,3 +170,26 @@ def test_crop_of_an_affine_picture_is_affine_and_its_mask_soft():
     np.testing.assert_allclose(cut, 255 * outside, atol=1e-3)
     # A box larger by the filter's support keeps the mean.
     assert abs(outside[5].mean() - 12 / 40) < 0.02
+
+
+def test_a_camera_file_keeps_its_whole_view_in_both_halves(tmp_path):
+    """Scaled by one factor and centred: a point's place, worked out by hand, in a wider and in a taller picture."""
+    from mvp4d.core.cameras.path import CameraPath
+    from mvp4d.core.cameras.rigs import camera_rig
+    from mvp4d_export.cameras import camera_path
+
+    matrix = np.eye(4)
+    matrix[2, 3] = 2.0
+    camera = cameras.make_camera(matrix[None], 300.0, 320.0, 110.0, 90.0)
+    CameraPath(camera, (200, 240)).save(tmp_path / "orbit.npz")
+    point = np.array([0.3, -0.1, 0.0])
+    u, v = 300 * 0.3 / 2 + 110, 320 * -0.1 / 2 + 90
+    for size in ((100, 360), (400, 240), (200, 240)):
+        factor = min(size[0] / 200, size[1] / 240)
+        expected = [u * factor + (size[1] - factor * 240) / 2, v * factor + (size[0] - factor * 200) / 2]
+        ours = camera_rig(f"file:{tmp_path / 'orbit.npz'}", size)
+        pixels, _ = cameras.project(ours[0], point[None, None])
+        np.testing.assert_allclose(np.asarray(pixels)[0, 0], expected, atol=1e-9)
+        theirs = camera_path(f"file:{tmp_path / 'orbit.npz'}", size, 1)
+        local = theirs.Ks[0] @ (theirs.viewmats[0] @ [*point, 1])[:3]
+        np.testing.assert_allclose(local[:2] / local[2], expected, atol=1e-4)
