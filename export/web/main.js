@@ -8,7 +8,7 @@ import { Bar, Sliders, find } from './controls.js';
 
 const options = new URLSearchParams(location.search);
 const canvas = find('stage');
-const state = { wanted: true, busy: false, fresh: false, shown: null, waiting: [], draws: 0, timings: {} };
+const state = { wanted: true, busy: false, fresh: false, shown: null, waiting: [], sent: 0, draws: 0, timings: {} };
 let header, splats, worker, buffers, sliders, bar;
 const orbit = new Orbit(canvas, () => { state.wanted = true; });
 const player = new Player(() => {
@@ -37,13 +37,14 @@ function headView(view, pose) {
 function send() {
   const pose = currentPose(), view = headView(orbit.look(canvas.width, canvas.height).view, pose);
   [state.wanted, state.busy] = [false, true];
-  worker.postMessage({ pose, axis: view.slice(8), ...buffers }, [buffers.vertices.buffer, buffers.order.buffer]);
+  state.sent += 1;
+  worker.postMessage({ number: state.sent, pose, axis: view.slice(8), ...buffers }, [buffers.vertices.buffer, buffers.order.buffer]);
 }
 
 function receive({ data }) {
   buffers = { vertices: data.vertices, order: data.order };
   splats.load(data.vertices, data.order);
-  Object.assign(state, { busy: false, fresh: true, shown: data.pose, timings: data.timings });
+  Object.assign(state, { busy: false, fresh: true, shown: data.pose, number: data.number, timings: data.timings });
 }
 
 function fit() {
@@ -65,6 +66,7 @@ function draw() {
   splats.draw(headView(view, state.shown), lens, background());
   state.draws += 1;
   state.fresh = false;
+  state.waiting = state.waiting.filter(({ number, resolve }) => number > state.number || resolve());
 }
 
 function tick(now) {
@@ -76,7 +78,6 @@ function tick(now) {
     bar.show();
   }
   if (state.wanted && !state.busy) send();
-  if (!state.wanted && !state.busy && !state.fresh) state.waiting.splice(0).forEach((resolve) => resolve());
 }
 
 async function take(file) {
@@ -152,10 +153,10 @@ async function start() {
   document.body.classList.add('ready');
 }
 
-/** Resolves once what was asked for is on the screen. */
+/** Resolves once what the controls say now is drawn. */
 function settled() {
   state.wanted = true;
-  return new Promise((resolve) => { state.waiting.push(resolve); });
+  return new Promise((resolve) => { state.waiting.push({ number: state.sent + 1, resolve }); });
 }
 
 // For scripts of the site that the page is put on.
