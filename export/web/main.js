@@ -150,6 +150,7 @@ async function start() {
   if (!still && !options.has('paused') && !motions[chosen]?.sound) player.play();
   requestAnimationFrame(tick);
   await settled();
+  say('');
   document.body.classList.add('ready');
 }
 

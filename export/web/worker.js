@@ -42,7 +42,10 @@ function sort(order) {
   }
   const steps = (BUCKETS - 1) / Math.max(high - low, 1e-9);
   counts.fill(0);
-  for (let g = 0; g < depths.length; g++) counts[(keys[g] = (high - depths[g]) * steps) + 1]++;
+  for (let g = 0; g < depths.length; g++) {
+    keys[g] = (high - depths[g]) * steps;
+    counts[keys[g] + 1]++;
+  }
   for (let k = 0; k < BUCKETS; k++) counts[k + 1] += counts[k];
   for (let g = 0; g < depths.length; g++) order[counts[keys[g]]++] = g;
 }
