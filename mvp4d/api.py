@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -331,24 +332,40 @@ class Avatar:
         return Rendering(self, plan_rendering(self.module, chosen, cameras, height_width, background),
                          fps or chosen.fps)
 
-    def export(self, out: Pathlike, *, format: str | None = None, motion: Motion | Pathlike | None = None,
+    def export(self, out: Pathlike, *, format: str | None = None,
+               motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None = None, audio: Sequence[Pathlike] = (),
                frame: int = 0, sh: int | None = None, raw_axes: bool = False, overwrite: bool = False) -> Path:
         """Writes the avatar in another program's format (docs/formats.md lists them).
 
         Args:
           format: by default told by the name: ".ply" is "ply".
           motion: what is written of, where the format holds a motion; the avatar's own by default ("lam": none).
+            "html" takes several.
+          audio: "html" only: sound files, the first for the first motion and so on.
           frame: for formats of one frame.
           sh: degree of the harmonics that are written, 0 to 3; the avatar's own by default.
           raw_axes: PLY in the world's axes, not turned for viewers.
         """
-        from mvp4d_export.formats import FORMATS, check_format, export_avatar
+        from mvp4d_export.formats import FORMATS, Clip, check_format, export_avatar
 
-        chosen = check_format(format, Path(out))
-        still = motion is None and not FORMATS[chosen].own_motion
-        export_avatar(self.module, Path(out), chosen, None if still else self.motion(motion), frame=frame, sh=sh,
-                      raw_axes=raw_axes, overwrite=overwrite)
+        name = check_format(format, Path(out))
+        chosen = FORMATS[name]
+        given = list(motion) if isinstance(motion, list | tuple) else [motion]
+        if not chosen.clips and (len(given) > 1 or audio):
+            raise UserError("`audio`" if audio else "`motion`", f"format '{name}' holds one motion, without sound",
+                            "give one, or use format html")
+        if len(audio) > len(given):
+            raise UserError("`audio`", f"{len(audio)} sounds for {len(given)} motions", "give a motion for each")
+        motions = [None if item is None and not chosen.own_motion else self.motion(item) for item in given]
+        clips = tuple(Clip(_clip_name(item), found, Path(sound) if sound else None)
+                      for item, found, sound in itertools.zip_longest(given, motions, audio) if found is not None)
+        export_avatar(self.module, Path(out), name, motions[0], frame=frame, sh=sh, raw_axes=raw_axes,
+                      overwrite=overwrite, clips=clips if chosen.clips else ())
         return Path(out)
+
+
+def _clip_name(motion: Motion | Pathlike | None) -> str:
+    return "as filmed" if motion is None else "motion" if isinstance(motion, Motion) else Path(motion).stem
 
 
 @dataclasses.dataclass(frozen=True)

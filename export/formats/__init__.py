@@ -29,6 +29,7 @@ class Format:
       own_motion: where no motion is asked for, the avatar's own is written; else the avatar at rest.
       folder: what is written is a folder.
       lost: what of the avatar the format does not keep, for a person.
+      clips: holds several motions, each with a name and sound.
     """
 
     what: str
@@ -37,6 +38,16 @@ class Format:
     own_motion: bool = True
     folder: bool = False
     lost: str = ""
+    clips: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A motion that a page plays: its name there, the motion of the avatar's own head, and a sound file."""
+
+    name: str
+    motion: Motion
+    sound: Path | None = None
 
 
 _STILL = "motion, and how an antialiased avatar's blur grows with the picture"
@@ -49,6 +60,7 @@ FORMATS = {
         "LAM's zip for its browser renderer and OpenAvatarChat", ".zip", "lam:write", own_motion=False,
         lost="jaw, neck and gaze joints, turning of Gaussians with the skin, colours that depend on the view",
     ),
+    "html": Format("one page that shows it in any browser, without network", ".html", "html:write", clips=True),
     "cap4d-animation": Format("CAP4D's animation PLY, for its web viewer", "", "cap4d:write"),
 }
 
@@ -65,6 +77,7 @@ class Job:
       sh: degree of the harmonics that are written: higher bands are cut, missing ones zero. None: the avatar's own.
       raw_axes: PLY only: the world's axes (y up) instead of the turned ones that viewers expect.
       overwrite: replace a folder that is already there.
+      clips: motions that the format is to hold (`Format.clips`).
     """
 
     avatar: Avatar
@@ -74,16 +87,18 @@ class Job:
     sh: int | None = None
     raw_axes: bool = False
     overwrite: bool = False
+    clips: tuple[Clip, ...] = ()
 
 
 def export_avatar(avatar: Avatar, out: Path, format: str | None, motion: Motion | None, *, frame: int = 0,
-                  sh: int | None = None, raw_axes: bool = False, overwrite: bool = False) -> str:
+                  sh: int | None = None, raw_axes: bool = False, overwrite: bool = False,
+                  clips: tuple[Clip, ...] = ()) -> str:
     """Writes an avatar in a format; returns the closing line.
 
     Args:
       format: a name of `FORMATS`; None for the one that `out` ends in.
       motion: of the avatar's own head: what is written of, where the format holds a motion.
-      frame, sh, raw_axes: see `Job`.
+      frame, sh, raw_axes, clips: see `Job`.
 
     Raises:
       UserError: unknown format, something in the way, no such frame, Gaussians that no file may hold.
@@ -102,7 +117,7 @@ def export_avatar(avatar: Avatar, out: Path, format: str | None, motion: Motion 
         raise UserError("`raw_axes`", f"'{name}' has axes of its own", "leave it out")
     module, _, function = chosen.writer.partition(":")
     write = getattr(importlib.import_module(f"{__name__}.{module}"), function)
-    return write(Job(avatar, motion, out, frame, sh, raw_axes, overwrite))
+    return write(Job(avatar, motion, out, frame, sh, raw_axes, overwrite, clips))
 
 
 def check_format(format: str | None, out: Path) -> str:

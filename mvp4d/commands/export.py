@@ -1,7 +1,7 @@
 """Write a capture, an avatar or a motion in another tool's format.
 
   mvp4d export CAPTURE --format gaussian-avatars|cap4d|nerfstudio --out DIR
-  mvp4d export AVATAR  --format ply|ply-sequence|glb|spz|lam|cap4d-animation  --out PATH
+  mvp4d export AVATAR  --format html|ply|ply-sequence|glb|spz|lam|cap4d-animation  --out PATH
   mvp4d export MOTION  --format csv --out drive.csv    Live Link, from a motion.npz, fit.npz, capture or avatar
 """
 
@@ -25,7 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, help="where to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there, if it is of the same kind")
     avatars = parser.add_argument_group("avatars")
-    avatars.add_argument("--motion", type=Path, help="motion.npz, fit.npz, .csv or capture (default: the avatar's own)")
+    avatars.add_argument("--motion", type=Path, action="append", help="motion.npz, fit.npz, .csv or capture (default: "
+                         "the avatar's own); html holds several")
+    avatars.add_argument("--audio", type=Path, action="append", default=[], metavar="SOUND",
+                         help="html: a sound file for each --motion, in their order")
     avatars.add_argument("--frame", type=int, default=0, help="for formats of one frame: the frame of the motion")
     avatars.add_argument("--sh", type=int, metavar="0..3", help="degree of the harmonics (default: the avatar's); "
                          "readers for Unity and SIBR want 3")
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> str:
 
     lost = FORMATS[check_format(args.format, args.out)].lost
     avatar = mvp4d.open_avatar(args.path, device="cpu")
-    avatar.export(args.out, format=args.format, motion=args.motion, frame=args.frame, sh=args.sh,
+    avatar.export(args.out, format=args.format, motion=args.motion, audio=args.audio, frame=args.frame, sh=args.sh,
                   raw_axes=args.raw_axes, overwrite=args.overwrite)
     return f"{args.out}: {avatar.module.gaussian_count} Gaussians" + (f" (not kept: {lost})" if lost else "")
 
