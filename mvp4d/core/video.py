@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import os
+import re
 import subprocess
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 import imageio_ffmpeg
 import numpy as np
@@ -19,66 +22,159 @@ from mvp4d.core.images import check_size
 # ffmpeg guesses a file's kind by its content; playlists, which may name other files or the network, are left out.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg"
 _GUARD = ["-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS]
+SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+# Pixels that are not square are made so by enlarging; ffmpeg itself turns frames by their display matrix, before that.
+_SQUARE = "scale=w='if(gt(sar,1),iw*sar,iw)':h='if(lt(sar,1),ih/sar,ih)',setsar=1"
+_NOISE = ("Press", "Conversion failed", "Error opening input file", "Error opening output")  # of what ffmpeg says
+_STEADY = 0.3  # of a frame's length: timestamps that stray less are those of a constant rate
 
 
-def read_video(path: str | os.PathLike, *, start: int = 0, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
-    """Yields the frames of a video from frame `start` on, uint8 [H, W, 3].
+@dataclasses.dataclass(frozen=True)
+class VideoFacts:
+    """What a video is, as it is seen.
+
+    Attributes:
+      image_size: (H, W): upright, with square pixels.
+      rate: frames per second that the file says.
+      times: [F] seconds from the first frame on, one of each frame.
+    """
+
+    image_size: tuple[int, int]
+    rate: float
+    times: np.ndarray
+
+    @property
+    def steady(self) -> bool:
+        """Whether all frames are equally long."""
+        count = len(self.times)
+        even = np.linspace(0, self.times[-1], count)
+        return count < 3 or bool(np.abs(self.times - even).max() <= _STEADY * self.times[-1] / (count - 1))
+
+    @property
+    def fps(self) -> float:
+        """Frames per second: over all frames where they are equally long, else of the typical one."""
+        if len(self.times) < 2:
+            return self.rate
+        length = self.times[-1] / (len(self.times) - 1) if self.steady else float(np.median(np.diff(self.times)))
+        return self.rate if abs(self.rate * length - 1) < 0.01 else float(1 / length)
+
+    def resampled(self, fps: float) -> np.ndarray:
+        """[F'] which frame is seen 0, 1 / fps, 2 / fps, ... seconds after the first, until the last appears."""
+        count = int(self.times[-1] * fps + 0.001) + 1
+        return np.searchsorted(self.times, (np.arange(count) + 0.001) / fps, side="right") - 1
+
+
+def look_at_video(path: str | os.PathLike) -> VideoFacts:
+    """Reads a video through, without keeping a frame.
 
     Raises:
-      UserError: missing, not a video, or of another size than (H, W) = `size`.
+      UserError: missing, damaged, or without a frame.
     """
-    path = Path(path)
-    reader, meta = _open_video(path)
-    try:
-        width, height = meta["size"]
-        check_size(path, (height, width), size)
-        for index, data in enumerate(reader):
-            if index >= start:
-                yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
-    except (OSError, RuntimeError) as error:
-        raise UserError(path, f"the video breaks off ({_last_line(error)})") from None
-    finally:
-        reader.close()
+    return _look(path, [])
 
 
 def video_facts(path: str | os.PathLike) -> tuple[tuple[int, int], float]:
-    """((H, W), frames per second) of a video that has at least one frame."""
-    path = Path(path)
-    reader, meta = _open_video(path)
-    try:
-        empty = next(reader, None) is None
-    except (OSError, RuntimeError) as error:
-        raise UserError(path, f"the video breaks off ({_last_line(error)})") from None
-    finally:
-        reader.close()
-    if empty:
+    """((H, W), frames per second that the file says) of a video that has at least one frame, upright, with square
+    pixels; `look_at_video` knows when each frame is shown."""
+    facts = _look(path, ["-frames:v", "1"])
+    return facts.image_size, facts.rate
+
+
+def _look(path: str | os.PathLike, options: list[str]) -> VideoFacts:
+    size, rate, times, log = None, 0.0, [], []
+    filters = f"{_SQUARE},showinfo=checksum=0"
+    with _ffmpeg(path, filters, [*options, "-f", "null", "-"], frames=False) as (process, _):
+        for line in process.stderr:
+            if found := re.search(rb"config in time_base: \S+ frame_rate: (\d+)/(\d+)", line):
+                rate = int(found[1]) / max(int(found[2]), 1)
+            elif found := re.search(rb"\] n: *\d+ pts: *\S+ pts_time:(\S+) .* s:(\d+)x(\d+) ", line):
+                size = size or (int(found[3]), int(found[2]))
+                times.append(float("nan") if found[1] == b"NOPTS" else float(found[1]))
+            elif b"showinfo" not in line:
+                log = [*log[-20:], line]
+        _check_ended(process, path, log)
+    if size is None:
         raise UserError(path, "the video has no frames")
-    (width, height), fps = meta["size"], float(meta["fps"])
-    if not 0 < fps <= 10_000:
-        raise UserError(path, f"says {fps:g} frames a second", "convert it to an ordinary mp4")
-    check_size(path, (height, width), None)
-    return (height, width), fps
+    check_size(Path(path), size, None)
+    if not 0 < rate <= 10_000:
+        raise UserError(path, f"says {rate:g} frames a second", "convert it to an ordinary mp4")
+    times = np.asarray(times)
+    if not np.isfinite(times).all() or (np.diff(times) <= 0).any():  # no timestamps to speak of
+        times = np.arange(len(times)) / rate
+    return VideoFacts(size, rate, times - times[0])
 
 
-def _open_video(path: Path, attempts: int = 4) -> tuple[Generator, dict[str, Any]]:
-    """Starts ffmpeg: a generator of raw frames, and what the file says of itself.
+def read_video(path: str | os.PathLike, *, start: int = 0, size: tuple[int, int] | None = None,
+               frames: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Yields the frames of a video from frame `start` on, uint8 [H, W, 3], upright, with square pixels.
 
-    The reader gives ffmpeg ten seconds to say anything; on a machine with much else to do that may be too short, so a
-    silent ffmpeg is asked again.
+    Args:
+      size: (H, W) that they must have.
+      frames: which to yield, never decreasing, in place of all (`VideoFacts.resampled`).
+
+    Raises:
+      UserError: missing, not a video, or of another size.
     """
-    if not path.is_file():
-        raise UserError(path, "no such video")
-    for attempt in range(attempts):
-        reader = imageio_ffmpeg.read_frames(str(path.resolve()), input_params=_GUARD,
-                                            output_params=["-fps_mode", "passthrough"])
+    wanted = itertools.count(start) if frames is None else iter(np.asarray(frames)[start:].tolist())
+    following = next(wanted, None)
+    output = ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
+    with _ffmpeg(path, _SQUARE, output, frames=True) as (process, log):
+        for index in itertools.count():
+            if following is None:
+                return
+            picture = _read_ppm(process.stdout, Path(path), size)
+            if picture is None:
+                _check_ended(process, path, log)
+                if index == 0:
+                    raise UserError(path, "the video has no frames")
+                return
+            while following == index:
+                yield picture
+                following = next(wanted, None)
+
+
+def _read_ppm(stream: BinaryIO, path: Path, size: tuple[int, int] | None) -> np.ndarray | None:
+    """The next picture of a stream of binary PPM files, uint8 [H, W, 3]; None at its end."""
+    if stream.readline() != b"P6\n":
+        return None
+    width, height = (int(side) for side in stream.readline().split())
+    check_size(path, (height, width), size)
+    stream.readline()  # the largest value, 255
+    data = stream.read(height * width * 3)
+    return np.frombuffer(data, np.uint8).reshape(height, width, 3) if len(data) == height * width * 3 else None
+
+
+@contextlib.contextmanager
+def _ffmpeg(path: str | os.PathLike, filters: str, output: list[str], *,
+            frames: bool) -> Iterator[tuple[subprocess.Popen, IO[bytes]]]:
+    """ffmpeg at work on the moving picture of a file, and its log; it is ended with the block.
+
+    Args:
+      frames: whether it hands out frames, on `stdout`; else it says much, on `stderr`, and nothing in the log.
+    """
+    if not Path(path).is_file():  # a named pipe would be waited for
+        raise UserError(path, "no such video" if not Path(path).exists() else "not a regular file")
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-loglevel",
+               "error" if frames else "info", *_GUARD, "-i", str(Path(path).resolve()), "-map", "0:V:0",
+               "-fps_mode", "passthrough", "-vf", filters, *output]
+    with tempfile.TemporaryFile() as log, subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if frames else subprocess.DEVNULL,
+            stderr=log if frames else subprocess.PIPE) as process:  # two pipes could wait for each other
         try:
-            return reader, next(reader)
-        except (OSError, RuntimeError, StopIteration, KeyError, ValueError) as error:
-            reader.close()
-            silent = str(error).rstrip().endswith("=== stderr ===")
-            if not silent or attempt == attempts - 1:
-                raise UserError(path, f"not a readable video ({_last_line(error)})") from None
-    raise AssertionError("unreachable")
+            yield process, log
+        finally:
+            process.kill()
+
+
+def _check_ended(process: subprocess.Popen, path: str | os.PathLike, log: IO[bytes] | list[bytes]) -> None:
+    """Raises what ffmpeg said, where it ended with an error."""
+    if process.wait():
+        if not isinstance(log, list):
+            log.seek(0)
+        lines = [re.sub(r"^\[[^\]]*\] *", "", line.decode(errors="replace")).strip() for line in log]
+        said = [line for line in lines if line and not line.startswith(_NOISE)]
+        said = ([line for line in said if not line.startswith("Error opening")] or said or ["no message"])[-1]
+        raise UserError(path, f"not a readable video ({said[:120]})")
 
 
 class VideoWriter:
@@ -170,9 +266,5 @@ def count_frames(path: str | os.PathLike) -> int:
     try:
         return int(imageio_ffmpeg.count_frames_and_secs(str(Path(path).resolve()))[0])
     except (OSError, RuntimeError) as error:
-        raise UserError(path, f"not a readable video ({_last_line(error)})") from None
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:120] if lines else type(error).__name__
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(path, f"not a readable video ({lines[-1][:120]})") from None

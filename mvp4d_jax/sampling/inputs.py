@@ -19,11 +19,11 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.images import read_photo
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.release import Facts
 from mvp4d_jax.sampling.generate import CleanViews
-from mvp4d_jax.sampling.reference import load_photo
 from mvp4d_jax.sampling.segment import segment_person
 from mvp4d_jax.sampling.shot import crop_box, crop_reference
 
@@ -73,7 +73,7 @@ def portrait_of_capture(capture: Capture) -> Portrait:
 
 def _portrait_of_photo(path: Path, fit: Fit | Pathlike | None, head: str | HeadModel, mask: Pathlike | None,
                        matte: str) -> Portrait:
-    colour, alpha = load_photo(path, mask)
+    colour, alpha = read_photo(path, mask)
     if fit is None:
         name = head.name if isinstance(head, HeadModel) else head
         raise UserError("`fit`", "a photo needs the fit of its head",

@@ -21,10 +21,10 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.images import read_photo
 from mvp4d.core.progress import progress
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
-from mvp4d_jax.sampling.reference import load_photo
 from mvp4d_jax.tracking.cutout import Subject, cut_out
 from mvp4d_jax.tracking.detector import detect_faces
 from mvp4d_jax.tracking.landmarks import Landmarks, choose_face, from_mesh, read_landmarks
@@ -78,7 +78,7 @@ def track_portrait(paths: Sequence[Pathlike], head: str | HeadModel = "builtin",
     sources = [Source.open(path) for path in paths]
     _check_inputs(sources, masks, landmarks, matte, focal)
     model = head if isinstance(head, HeadModel) else load_head(head)
-    pictures = [load_photo(source.path, None if masks is None else masks[index])
+    pictures = [read_photo(source.path, None if masks is None else masks[index])
                 for index, source in enumerate(sources)]
     seen = _photo_landmarks(sources, landmarks, face)
     solutions = _solve(sources, model, seen, focal)

@@ -9,17 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from mvp4d.core import images
+from mvp4d.core import images, video
 from mvp4d.core.cameras.camera import FIELDS, Camera
-from mvp4d.core.capture.convert import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file
 from mvp4d.core.heads.model import HeadModel
-from mvp4d.core.progress import progress
-from mvp4d.core.video import VideoWriter, read_video, video_facts
+from mvp4d.core.progress import progress, say
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.tracking.detector import detect_faces
 from mvp4d_jax.tracking.landmarks import Landmarks, choose_face, from_mesh, read_landmarks
@@ -35,16 +32,20 @@ class Source:
 
     Attributes:
       path: the file.
-      image_size: (H, W) as seen (a photo's EXIF rotation applied).
+      image_size: (H, W) as seen (upright, square pixels).
       frame_count, fps: 1 and 25 for a photo.
-      video: whether it is a video.
+      chosen: [F] which frames of a video are taken, each for 1 / fps seconds; None for a photo.
     """
 
     path: Path
     image_size: tuple[int, int]
     frame_count: int
     fps: float
-    video: bool
+    chosen: np.ndarray | None
+
+    @property
+    def video(self) -> bool:
+        return self.chosen is not None
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> Source:
@@ -57,32 +58,25 @@ class Source:
         if not path.is_file():
             raise UserError(path, "no such file" if not path.exists() else "not a file", "give a photo or a video")
         suffix = path.suffix.lower()
-        if suffix in IMAGE_SUFFIXES:
-            return cls(path, read_photo(path).shape[:2], 1, 25.0, False)
-        if suffix not in VIDEO_SUFFIXES:
-            known = " ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+        if suffix in images.SUFFIXES:
+            return cls(path, images.read_picture(path).rgb.shape[:2], 1, 25.0, None)
+        if suffix not in video.SUFFIXES:
+            known = " ".join((*images.SUFFIXES, *video.SUFFIXES))
             raise UserError(path, "neither a picture nor a video that is known here", f"give one of {known}")
-        size, fps = video_facts(path)
-        return cls(path, size, sum(1 for _ in read_video(path)), fps, True)
+        facts = video.look_at_video(path)
+        frames = np.arange(len(facts.times))
+        if not facts.steady:
+            frames = facts.resampled(facts.fps)
+            say(f"{path}: its {len(facts.times)} frames are not equally long; taken as {len(frames)} at {facts.fps:g} "
+                "a second")
+        return cls(path, facts.image_size, len(frames), facts.fps, frames)
 
     def frames(self) -> Iterator[np.ndarray]:
         """uint8 [H, W, 3], one at a time."""
-        if self.video:
-            yield from read_video(self.path)
+        if self.chosen is not None:
+            yield from video.read_video(self.path, frames=self.chosen)
         else:
-            yield read_photo(self.path)
-
-
-def read_photo(path: Path) -> np.ndarray:
-    """A photo as uint8 [H, W, 3]: upright by its EXIF rotation, transparent parts on white."""
-    images.image_size(path)  # refuses what is damaged or too large
-    with Image.open(path) as picture:
-        try:
-            upright = ImageOps.exif_transpose(picture).convert("RGBA")
-        except Exception as error:  # Pillow's decoders each have their own errors
-            raise UserError(path, f"not a readable picture ({str(error)[:100]})") from None
-    white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
-    return np.asarray(Image.alpha_composite(white, upright).convert("RGB"))
+            yield images.read_image(self.path, mode="RGB")
 
 
 def find_landmarks(source: Source, *, landmarks: str | os.PathLike | None = None, face: int | None = None) -> Landmarks:
@@ -139,7 +133,7 @@ def write_overlay(path: str | os.PathLike, source: Source, head: HeadModel, solu
     with atomic_file(path) as temporary, contextlib.ExitStack() as stack:
         height, width = source.image_size
         even = (height // 2 * 2, width // 2 * 2)
-        writer = stack.enter_context(VideoWriter(temporary, even, source.fps, crf=18)) if source.video else None
+        writer = stack.enter_context(video.VideoWriter(temporary, even, source.fps, crf=18)) if source.video else None
         pictures = progress(source.frames(), total=source.frame_count, what="drawing the overlay", unit="frame")
         for frame, photo in enumerate(pictures):
             vertices = np.asarray(skin(head, solution.motion[frame:frame + 1], solution.shape))[0]

@@ -113,7 +113,7 @@ def test_a_motion_without_pictures_is_the_filmed_one(tmp_path, short_haired):
     assert fit.head == "builtin"
     for name in ARRAYS:
         np.testing.assert_array_equal(getattr(fit.motion, name), getattr(filmed, name))
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already there"):
         write_motion(path, short_haired.identity, order)
     with pytest.raises(UserError, match="still ones"):
         write_motion(tmp_path / "turn.npz", short_haired.identity, Order(cameras="turn:360", frames=3, size=16))

@@ -13,6 +13,7 @@ from mvp4d.core.cameras.camera import project
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
+from mvp4d.core.images import read_image
 from mvp4d.core.video import VideoWriter
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking import detector, track
@@ -177,11 +178,11 @@ def test_photos_are_upright_and_on_white(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
     picture.save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(track.read_photo(tmp_path / "turned.png"), np.rot90(np.asarray(picture), -1))
+    np.testing.assert_array_equal(read_image(tmp_path / "turned.png", mode="RGB"), np.rot90(np.asarray(picture), -1))
     clear = np.zeros((2, 2, 4), np.uint8)
     clear[0, 0] = [10, 20, 30, 255]
     Image.fromarray(clear).save(tmp_path / "clear.png")
-    assert track.read_photo(tmp_path / "clear.png").reshape(-1, 3).tolist() == [[10, 20, 30]] + [[255] * 3] * 3
+    assert read_image(tmp_path / "clear.png", mode="RGB").reshape(-1, 3).tolist() == [[10, 20, 30]] + [[255] * 3] * 3
 
 
 def test_the_script_imports_nothing_of_ours():

@@ -28,7 +28,7 @@ KIND = "CAP4D folder"
 
 def import_cap4d(source: str | os.PathLike, out: str | os.PathLike, *, head: HeadModel,
                  overwrite: bool = False) -> Capture:
-    """Reads a CAP4D folder into a capture. With `bg/` the pictures are put on white and bring masks.
+    """Reads a CAP4D folder into a capture. Masks are those of `bg/`, or else the pictures' transparency.
 
     Args:
       head: the head that `fit.npz` was made with.
@@ -51,20 +51,24 @@ def import_cap4d(source: str | os.PathLike, out: str | os.PathLike, *, head: Hea
     if (source / "bg").is_dir():
         mattes = [convert.picture_source(source / "bg", name, source) for name in fit.names]
 
+    chosen = [convert.pick_frames(path, motion.fps, fit.frame_count) for path in pictures]
+
     def frames_of(view: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         if mattes is None:
-            yield from ((rgb, None) for rgb in convert.read_pictures(pictures[view]))
+            yield from convert.read_pictures(pictures[view], chosen[view])
             return
-        pairs = zip_longest(convert.read_pictures(pictures[view]), convert.read_pictures(mattes[view], "L"))
-        for frame, (rgb, alpha) in enumerate(pairs):
-            if rgb is None or alpha is None:
+        pairs = zip_longest(convert.read_pictures(pictures[view], chosen[view]),
+                            convert.read_masks(mattes[view], chosen[view]))
+        for frame, (picture, alpha) in enumerate(pairs):
+            if picture is None or alpha is None:
                 raise UserError(mattes[view], f"and {pictures[view]} part ways at frame {frame}")
-            yield rgb, alpha if alpha.ndim == 2 else alpha[..., 0]
+            yield picture[0], alpha
 
     extra = {} if fit.shape is None else {"shape": [float(value) for value in fit.shape]}
     return convert.write_views(
         Path(out), frames_of, head=rig, motion=motion, cameras=fit.cameras, names=fit.names,
-        image_size=sizes.pop(), masks=mattes is not None, reference=reference, source=f"CAP4D folder {source.name}",
+        image_size=sizes.pop(), masks=mattes is not None or convert.bring_alpha(pictures), reference=reference,
+        source=f"CAP4D folder {source.name}",
         extra=extra, overwrite=overwrite)
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from mvp4d.core import images
+from mvp4d.core import images, video
 from mvp4d.core.capture.format import Capture, CaptureWriter
 from mvp4d.core.errors import UserError
-from mvp4d.core.progress import progress
-from mvp4d.core.video import read_video, video_facts
+from mvp4d.core.progress import progress, say
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])  # camera axes: OpenCV (y down, z forward) <-> OpenGL (y up, z backward)
 
 Frames = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray | None]]]  # view -> its frames: rgb, alpha
@@ -47,12 +44,6 @@ def is_inside(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] over white; alpha uint8 [H, W] is straight (not premultiplied)."""
-    weight = alpha[..., None].astype(np.float32) / 255
-    return np.uint8(np.rint(rgb * weight + 255 * (1 - weight)))
-
-
 def downscale(image: np.ndarray, factor: int) -> np.ndarray:
     """Box average over `factor` x `factor` pixels; a remainder at the right and bottom is cut off."""
     if factor == 1:
@@ -65,30 +56,71 @@ def picture_source(folder: Path, name: str, where: object) -> Path:
     """`folder/name` with pictures in it, or `folder/name.mp4` (or another video suffix)."""
     if (folder / name).is_dir():
         return inside(folder, name, where)
-    for suffix in VIDEO_SUFFIXES:
+    for suffix in video.SUFFIXES:
         if (folder / f"{name}{suffix}").is_file():
             return inside(folder, f"{name}{suffix}", where)
     raise UserError(folder / name, "no folder of pictures and no video of that name")
 
 
-def read_pictures(source: Path, mode: str = "RGB") -> Iterator[np.ndarray]:
-    """The frames of a video, or the pictures of a folder in the order of their names: uint8."""
+def read_pictures(source: Path, frames: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """The frames of a video (those that `pick_frames` chose), or the pictures of a folder in the order of their names:
+    straight colours uint8 [H, W, 3] and alpha uint8 [H, W], None where a picture has none."""
     if source.is_file():
-        yield from read_video(source)
+        yield from ((rgb, None) for rgb in video.read_video(source, frames=frames))
         return
     for path in list_pictures(source):
-        yield images.read_image(inside(source, path.name, source), mode=mode)
+        picture = images.read_picture(inside(source, path.name, source))
+        yield picture.rgb, picture.alpha
+
+
+def read_masks(source: Path, frames: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Masks likewise, uint8 [H, W]."""
+    if source.is_file():
+        yield from (images.brightness(rgb) for rgb in video.read_video(source, frames=frames))
+        return
+    for path in list_pictures(source):
+        yield images.read_mask(inside(source, path.name, source))
+
+
+def bring_alpha(sources: Iterable[Path]) -> bool:
+    """Whether the first picture of one of these folders has transparency: then it is the capture's mask."""
+    first = (list_pictures(source)[:1] for source in sources if source.is_dir())
+    return any(images.has_alpha(inside(path.parent, path.name, path.parent)) for paths in first for path in paths)
+
+
+def pick_frames(source: Path, fps: float, count: int) -> np.ndarray | None:
+    """Which frames of a video show `count` moments at `fps`; None for all as they come, and for folders of pictures.
+
+    A video with as many frames as there are moments is taken frame by frame. Another is resampled by its timestamps,
+    which is said.
+
+    Raises:
+      UserError: the video does not cover the moments.
+    """
+    if not source.is_file():
+        return None
+    facts = video.look_at_video(source)
+    if len(facts.times) == count:
+        return None
+    chosen = facts.resampled(fps)
+    if abs(len(chosen) - count) > 1 or len(facts.times) < 2:
+        kind = "" if facts.steady else " of varying length"
+        raise UserError(source, f"has {len(facts.times)} frames{kind} at {facts.fps:g} a second, {len(chosen)} at "
+                        f"{fps:g}, expected {count}", "all cameras and the fit must cover the same frames")
+    say(f"{source}: {len(facts.times)} frames at {facts.fps:g} a second, resampled by their timestamps to {count} at "
+        f"{fps:g}")
+    return np.pad(chosen, (0, max(count - len(chosen), 0)), mode="edge")[:count]
 
 
 def list_pictures(folder: Path) -> list[Path]:
     """The picture files of a folder in the order of their names."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in images.SUFFIXES)
 
 
 def picture_facts(source: Path) -> tuple[tuple[int, int], int | None]:
     """((H, W) of the first picture, number of pictures or None for a video)."""
     if source.is_file():
-        return video_facts(source)[0], None
+        return video.video_facts(source)[0], None
     pictures = list_pictures(source)
     if not pictures:
         raise UserError(source, "has no pictures")
@@ -131,7 +163,10 @@ def _add(writer: CaptureWriter, view: int, frame: int, rgb: np.ndarray, alpha: n
             raise UserError(f"camera '{writer.info.names[view]}' frame {frame}",
                             f"is {picture.shape[0]} x {picture.shape[1]} (height x width), expected {height} x {width}",
                             "all pictures of a capture have one size")
-    writer.add(view, frame, rgb if alpha is None else on_white(rgb, alpha), alpha)
+    if alpha is None and writer.info.masks:
+        alpha = np.full(rgb.shape[:2], 255, np.uint8)
+    rgb = rgb if alpha is None else images.on_white(rgb, alpha)
+    writer.add(view, frame, rgb, alpha if writer.info.masks else None)
 
 
 def check_folder(path: str | os.PathLike) -> Path:

@@ -56,18 +56,19 @@ def import_gaussian_avatars(source: str | os.PathLike, out: str | os.PathLike, *
     grid, names = _grid(frames, where)
     cameras = _read_cameras(frames, grid, where)
     size = schema.check_image_size([frames[grid[0, 0]].get("h"), frames[grid[0, 0]].get("w")], where)
-    masks = all("fg_mask_path" in frame for frame in frames)
+    separate = all("fg_mask_path" in frame for frame in frames)
+    masks = separate or images.has_alpha(convert.inside(source, frames[grid[0, 0]].get("file_path"), where))
     paths = [convert.inside(source, frames[index].get("flame_param_path"), where) for index in grid[0]]
     rig, motion = _read_motion(paths, head, fps)
 
     def frames_of(view: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         for index in grid[view]:
             picture = convert.inside(source, frames[index].get("file_path"), where)
-            if not masks:
-                yield images.read_image(picture, mode="RGB", size=size), None
-                continue
-            alpha = images.read_image(convert.inside(source, frames[index]["fg_mask_path"], where), mode="L", size=size)
-            yield images.read_image(picture, mode="RGB", size=size), alpha
+            found = images.read_picture(picture, size=size)
+            alpha = found.alpha
+            if separate:
+                alpha = images.read_mask(convert.inside(source, frames[index]["fg_mask_path"], where), size=size)
+            yield found.rgb, alpha
 
     return convert.write_views(Path(out), frames_of, head=rig, motion=motion, cameras=cameras, names=names,
                                image_size=size, masks=masks, source=f"GaussianAvatars folder {source.name}",

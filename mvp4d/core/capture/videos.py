@@ -22,7 +22,7 @@ from mvp4d.core.heads.model import HeadModel
 
 def import_videos(source: str | os.PathLike, out: str | os.PathLike, *, head: HeadModel,
                   fit: str | os.PathLike | None = None, scale: int = 1, overwrite: bool = False) -> Capture:
-    """Reads a folder of synchronised videos into a capture without masks.
+    """Reads a folder of synchronised videos into a capture; masks where pictures bring transparency.
 
     Args:
       head: the head that the fit was made with.
@@ -48,14 +48,16 @@ def import_videos(source: str | os.PathLike, out: str | os.PathLike, *, head: He
     if len(sizes) != 1:
         raise UserError(where, f"its cameras have {len(sizes)} picture sizes", "a capture has one")
     cameras, size = scaled(fitted.cameras, sizes.pop(), scale)
+    chosen = [convert.pick_frames(path, motion.fps, fitted.frame_count) for path in pictures]
 
     def frames_of(view: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        yield from ((rgb, None) for rgb in convert.read_pictures(pictures[view]))
+        return convert.read_pictures(pictures[view], chosen[view])
 
     extra = {} if fitted.shape is None else {"shape": [float(value) for value in fitted.shape]}
     return convert.write_views(
         Path(out), frames_of, scale=scale, head=rig, motion=motion, cameras=cameras, names=fitted.names,
-        image_size=size, masks=False, source=f"videos of {source.name}", extra=extra, overwrite=overwrite)
+        image_size=size, masks=convert.bring_alpha(pictures), source=f"videos of {source.name}", extra=extra,
+        overwrite=overwrite)
 
 
 def scaled(cameras: Camera, size: tuple[int, int], scale: int) -> tuple[Camera, tuple[int, int]]:
