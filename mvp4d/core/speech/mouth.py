@@ -17,10 +17,10 @@ _OWN = {
 }
 OPENING = ("jawOpen", "mouthFunnel", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthUpperUpLeft",
            "mouthUpperUpRight")
-_PRESSED = {"mouthPressLeft": 0.35, "mouthPressRight": 0.35, "mouthRollLower": 0.15, "mouthRollUpper": 0.15}
+_PRESSED = {"mouthPressLeft": 0.25, "mouthPressRight": 0.25, "mouthRollLower": 0.1, "mouthRollUpper": 0.1}
 _RAMP = 0.06  # seconds in which lips meet and part
-_LEAST = 0.12  # of jawOpen in the middle of a vowel
-_QUIET, _LOUD = 0.65, 1.25  # how far the mouth opens at the quietest and at the loudest
+_LEAST = 0.1  # of jawOpen in the middle of a vowel
+_QUIET, _LOUD = 0.5, 1.0  # how far the mouth opens at the quietest and at the loudest
 
 
 def mouth(phones: list[Phone], loud: np.ndarray, fps: float) -> np.ndarray:

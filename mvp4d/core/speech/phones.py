@@ -11,9 +11,10 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_json
 
 SILENCE = "SIL"
-VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split())
+VOWELS = frozenset(("AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"))
 BILABIALS = frozenset(("M", "B", "P"))  # the lips meet
-CONSONANTS = frozenset("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
+CONSONANTS = BILABIALS | frozenset(("CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "N", "NG", "R", "S", "SH", "T",
+                                    "TH", "V", "W", "Y", "Z", "ZH"))
 _SILENT = frozenset(("", "SIL", "SP", "SPN", "<SIL>", "<EPS>", "PAU", "_", "+NSN+", "+SPN+", "+NOISE+"))
 _TEXT_LIMIT = 64 << 20
 

@@ -7,8 +7,8 @@ import re
 import numpy as np
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.sound import RATE, Sound
 from mvp4d.core.speech.phones import SILENCE, Phone
-from mvp4d.core.speech.sound import RATE, Sound
 
 _FRAMES = 100  # the recogniser's frames per second
 # Mean log likelihood of a frame under its phone. Clean reading has -15, with noise 10 dB below it -20; chords -22,

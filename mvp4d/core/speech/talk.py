@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.sound import Sound, loudness
 from mvp4d.core.speech.manner import manner
 from mvp4d.core.speech.mouth import mouth
 from mvp4d.core.speech.phones import Phone
-from mvp4d.core.speech.sound import Sound, loudness
 
 
 def talk(sound: Sound, phones: list[Phone], *, fps: float = 30.0, seed: int = 0) -> Motion:
