@@ -18,6 +18,7 @@ from mvp4d.core.files import atomic_file, atomic_folder
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.outputs import check_file, check_folder, require_space
 from mvp4d.core.progress import progress
+from mvp4d.core.sound import add_sound, read_sound
 from mvp4d.core.video import VideoWriter
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.cameras import CameraPath, camera_matrices, camera_path
@@ -84,18 +85,33 @@ def plan_rendering(
 
 
 def write_rendering(
-    avatar: Avatar, shot: Shot, path: Path, fps: float, *, alpha: bool = False, overwrite: bool = False
+    avatar: Avatar,
+    shot: Shot,
+    path: Path,
+    fps: float,
+    *,
+    alpha: bool = False,
+    overwrite: bool = False,
+    audio: Path | None = None,
+    audio_start: float = 0.0,
 ) -> None:
     """Renders into NAME.mp4, or into a folder of PNG frames where the name has no suffix.
 
+    Args:
+      audio: sound file to lay under the video, from `audio_start` seconds on.
+
     Raises:
-      UserError: another suffix, alpha in a video, a folder in the way.
+      UserError: another suffix, alpha in a video, a folder in the way, no sound in `audio`.
     """
     check_target(path, alpha, overwrite)
+    if audio is not None:
+        if not path.suffix:
+            raise UserError("`audio`", "a folder of pictures holds no sound", "give NAME.mp4 as `out`")
+        read_sound(audio)  # before the pictures are rendered
     require_space(path, _estimate(shot, path), f"{len(shot.pairs)} frames")
     with guard_memory("a smaller `size`"):
         if path.suffix:
-            write_video(avatar, shot, path, fps)
+            write_video(avatar, shot, path, fps, audio, audio_start)
         else:
             write_frames(avatar, shot, path, alpha=alpha, overwrite=overwrite)
 
@@ -141,7 +157,9 @@ def to_bytes(picture: Tensor) -> np.ndarray:
     return (picture * 255).round().byte().cpu().numpy()
 
 
-def write_video(avatar: Avatar, shot: Shot, path: Path, fps: float) -> None:
+def write_video(
+    avatar: Avatar, shot: Shot, path: Path, fps: float, audio: Path | None = None, audio_start: float = 0.0
+) -> None:
     """Renders into one mp4, which appears when it is whole."""
     with atomic_file(path) as temporary:
         height, width = (side - side % 2 for side in shot.image_size)  # 4:2:0 chroma wants even sides
@@ -150,6 +168,8 @@ def write_video(avatar: Avatar, shot: Shot, path: Path, fps: float) -> None:
                 render_frames(avatar, shot), total=len(shot.pairs), what=f"rendering {path.name}", unit="frame"
             ):
                 writer.add(to_bytes(rgb[:height, :width]))
+        if audio is not None:
+            add_sound(temporary, audio, audio_start)
 
 
 def write_frames(avatar: Avatar, shot: Shot, folder: Path, *, alpha: bool, overwrite: bool) -> None:

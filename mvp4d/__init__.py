@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mvp4d.core.heads.model import HeadModel
     from mvp4d.core.heads.motion import Motion
     from mvp4d.core.progress import silence
+    from mvp4d.core.speech.speak import speak
 
 __version__ = "0.2.0"
 
@@ -57,11 +58,12 @@ _HOMES = {
     "load_head": "mvp4d.core.heads",
     "load_motion": "mvp4d.core.driving",
     "silence": "mvp4d.core.progress",
+    "speak": "mvp4d.core.speech.speak",
 }
 __all__ = [
     "Avatar", "Camera", "Capture", "HeadModel", "Model", "Motion", "Portrait", "Rendering", "UserError", "Views",
     "camera_rig", "distill", "evaluate", "film", "load", "load_head", "load_motion", "open_avatar", "open_capture",
-    "silence", "track", "validate",
+    "silence", "speak", "track", "validate",
 ]
 
 

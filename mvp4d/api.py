@@ -401,11 +401,13 @@ class Rendering:
         """uint8 [N, H, W, 3]."""
         return np.stack(list(self))
 
-    def save(self, path: Pathlike, *, alpha: bool = False, overwrite: bool = False) -> Path:
-        """Writes NAME.mp4, or a folder of PNG files, with straight alpha where asked."""
+    def save(self, path: Pathlike, *, alpha: bool = False, overwrite: bool = False, audio: Pathlike | None = None,
+             audio_start: float = 0.0) -> Path:
+        """Writes NAME.mp4, with a sound file from a second on, or a folder of PNG files, with straight alpha."""
         from mvp4d_export.render import write_rendering
 
-        write_rendering(self.avatar.module, self.shot, Path(path), self.fps, alpha=alpha, overwrite=overwrite)
+        write_rendering(self.avatar.module, self.shot, Path(path), self.fps, alpha=alpha, overwrite=overwrite,
+                        audio=None if audio is None else Path(audio), audio_start=audio_start)
         return Path(path)
 
 

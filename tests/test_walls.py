@@ -25,13 +25,15 @@ FLOORS = {
 }
 TOP = {"demo"}
 # Rooms of mvp4d.core likewise; the others are its ground.
-CORE_GROUND = {"errors", "files", "outputs", "owner", "stopping", "progress", "images", "video", "rotation", "host"}
+CORE_GROUND = {"errors", "files", "outputs", "owner", "stopping", "progress", "images", "video", "sound", "rotation",
+               "host"}
 CORE_FLOORS = {
     "heads": set(),
     "cameras": {"heads"},
     "live_link": {"heads"},
     "capture": {"heads", "cameras"},
     "driving": {"heads", "cameras", "capture", "live_link"},
+    "speech": {"heads", "capture", "live_link"},
 }
 
 

@@ -55,14 +55,13 @@ def run(args: argparse.Namespace) -> str:
 
 
 def _motion(args: argparse.Namespace) -> str:
-    if args.out.exists() and not args.overwrite:
-        raise UserError(args.out, "is already there", "choose another name, or give `overwrite`")
     if args.out.suffix.lower() != ".csv":
         raise UserError("`out`", f"'{args.out.name}' is no name of a CSV", "use NAME.csv")
     from mvp4d.core.driving import load_motion
     from mvp4d.core.heads import load_head
-    from mvp4d.core.live_link import write_live_link
+    from mvp4d.core.live_link import check_recording, write_live_link
 
+    check_recording(args.out, args.overwrite)
     head = load_head("builtin")  # its expressions are ARKit's
     motion, notice = load_motion(args.path, head)
     lost = write_live_link(args.out, motion, head.expression_names)

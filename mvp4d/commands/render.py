@@ -2,9 +2,13 @@
 
   mvp4d render AVATAR --motion CAPTURE|motion.npz|fit.npz|recording.csv --cameras orbit:360x48 --out orbit.mp4
   mvp4d render AVATAR --motion fit.npz --cameras sway:30 --out frames/ --alpha
+  mvp4d render AVATAR --motion talk.npz --audio speech.wav --out talk.mp4
 
 An orbit or arc of N cameras is walked through, one camera per frame, while the motion loops; with --each-view every
 one of them films the whole motion. turn, sway and file: paths move with the motion. Expressions are matched by name.
+
+With --audio the sound starts with the motion's first frame (with --frames A:B, at frame A) and ends with the video;
+--fps then keeps the motion's speed, and the camera stands still in front unless --cameras says otherwise.
 """
 
 from __future__ import annotations
@@ -19,11 +23,13 @@ from mvp4d.core.errors import UserError
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("avatar", type=Path, help="avatar folder")
     parser.add_argument("--motion", type=Path, help="motion.npz, fit.npz, .csv or capture (default: the avatar's own)")
-    parser.add_argument("--cameras", default="orbit:360x48", metavar="SPEC", help="orbit:, arc:, turn:, sway: or file:")
+    parser.add_argument("--cameras", metavar="SPEC",
+                        help="orbit:, arc:, turn:, sway: or file: (default: orbit:360x48, with --audio turn:0)")
+    parser.add_argument("--audio", type=Path, help="sound file to lay under the video")
     parser.add_argument("--out", type=Path, required=True, help="NAME.mp4, or a folder for PNG frames")
     parser.add_argument("--size", default=None, metavar="WxH|N", help="picture size (default: that of the capture)")
     parser.add_argument("--frames", metavar="A:B", help="only these frames of the motion")
-    parser.add_argument("--fps", type=float, help="default: the motion's")
+    parser.add_argument("--fps", type=float, help="frames per second (default: the motion's)")
     parser.add_argument("--alpha", action="store_true", help="PNG frames with straight alpha")
     parser.add_argument("--background", default="#ffffff", help="colour behind the avatar, as #rrggbb")
     parser.add_argument("--each-view", action="store_true", help="one video per still camera")
@@ -40,8 +46,14 @@ def run(args: argparse.Namespace) -> str:
         check_target(args.out, args.alpha, args.overwrite)
     avatar = open_avatar(args.avatar, device=args.device)
     motion = avatar.motion(args.motion)
-    motion = motion[slice(*parse_frames(args.frames, motion.frame_count))]
-    rendering = avatar.render(motion, cameras=args.cameras, size=size, fps=args.fps, background=background)
+    start, stop = parse_frames(args.frames, motion.frame_count)
+    audio_start, motion = start / motion.fps, motion[start:stop]
+    if args.audio is not None and args.fps is not None:
+        from mvp4d.core.heads.resample import resample
+
+        motion = resample(motion, args.fps)
+    cameras = args.cameras or ("turn:0" if args.audio else "orbit:360x48")
+    rendering = avatar.render(motion, cameras=cameras, size=size, fps=args.fps, background=background)
     parts = {args.out: rendering}
     if args.each_view:
         parts = {args.out.with_name(f"{args.out.stem}_{index:02d}{args.out.suffix}"): view
@@ -49,7 +61,7 @@ def run(args: argparse.Namespace) -> str:
     for path in parts:
         check_target(path, args.alpha, args.overwrite)
     for path, part in parts.items():
-        part.save(path, alpha=args.alpha, overwrite=args.overwrite)
+        part.save(path, alpha=args.alpha, overwrite=args.overwrite, audio=args.audio, audio_start=audio_start)
     height, width = rendering.size
     return f"rendered {sum(len(part) for part in parts.values())} frames of {width} x {height}: {args.out}"
 

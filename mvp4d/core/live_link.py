@@ -23,6 +23,7 @@ _ANGLES = ("HeadYaw", "HeadPitch", "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "Ri
 _COUNTERS = ("timecode", "blendshapecount")
 _AXES = {"Yaw": 1, "Pitch": 0, "Roll": 2}
 _RATES = (24.0, 25.0, 30.0, 50.0, 60.0)  # what timecodes can say
+_OUR_START = r"00:00:00:\d\d\.000,"  # recordings of the app start at a time of day
 # Apple's order as the app writes it: right before left in these two places
 _SWAPPED = {"jawLeft": "jawRight", "jawRight": "jawLeft", "mouthLeft": "mouthRight", "mouthRight": "mouthLeft"}
 
@@ -65,6 +66,25 @@ def read_live_link(path: str | os.PathLike) -> tuple[Motion, tuple[str, ...]]:
     zeros = np.zeros((count, 3), np.float32)
     expression = np.stack([values[name] for name in names], axis=1)
     return Motion(expression, rotation, zeros, zeros, zeros, eyes, _timecode_fps(rows)), names
+
+
+def check_recording(path: str | os.PathLike, overwrite: bool) -> None:
+    """Refuses a name that is taken, unless `overwrite` and `write_live_link` made what is there.
+
+    Raises:
+      UserError: something is in the way.
+    """
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise UserError(path, "is already there", "choose another name, or give `overwrite`")
+    try:
+        with open(path, encoding="utf-8") as handle:
+            lines = [handle.readline(4096) for _ in range(2)]
+    except (OSError, UnicodeDecodeError):
+        lines = ["", ""]
+    if not lines[0].startswith("Timecode,BlendShapeCount,") or not re.match(_OUR_START, lines[1]):
+        raise UserError(path, "was not made by this program, so it is not overwritten", "choose another name")
 
 
 def write_live_link(path: str | os.PathLike, motion: Motion, names: tuple[str, ...]) -> str:
