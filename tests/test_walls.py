@@ -17,7 +17,7 @@ FLOORS = {
     "models": set(),
     "diffusion": {"models"},
     "data": {"heads", "geometry", "models", "diffusion"},
-    "release": {"geometry", "models"},
+    "release": {"geometry", "models", "diffusion"},
     "sampling": {"heads", "geometry", "models", "diffusion", "data", "release"},
     "evaluation": {"heads", "geometry", "models", "diffusion"},
     "training": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "evaluation"},
@@ -113,6 +113,7 @@ class Wall(importlib.abc.MetaPathFinder):
             raise ImportError("behind the wall: " + name)
 sys.meta_path.insert(0, Wall())
 """
+GUESTS = {"facemesh.py", "selfie.py"}  # scripts of the tracker's own environment
 JAX_HALF, TORCH_HALF = {"jax", "flax", "optax", "orbax", "grain", "mvp4d_jax"}, {"torch", "gsplat", "mvp4d_export"}
 
 
@@ -126,7 +127,7 @@ def _python(program: str, blocked: set[str]) -> str:
 def _modules(folder: str, package: str) -> str:
     names = []
     for path in _sources(folder):
-        if path.name == "facemesh.py":  # runs in MediaPipe's environment, not in ours
+        if path.name in GUESTS:
             continue
         parts = path.relative_to(ROOT / folder).with_suffix("").parts
         names.append(".".join((package, *parts)).removesuffix(".__init__"))
