@@ -29,6 +29,7 @@ from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.training import dump, memory
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config
+from mvp4d_jax.training.distill import check_teacher, make_step, teacher_folder
 from mvp4d_jax.training.metrics import MetricsLog, peak_flops, tokens_of
 from mvp4d_jax.training.plan import Plan, Stage, autoencoder_folder, batch_shapes, resolve
 from mvp4d_jax.training.state import (
@@ -39,7 +40,7 @@ from mvp4d_jax.training.state import (
     make_optimiser,
     with_params,
 )
-from mvp4d_jax.training.step import MODEL_INPUTS, make_train_step
+from mvp4d_jax.training.step import MODEL_INPUTS
 from mvp4d_jax.training.stop import Interrupted, StopSignal
 from mvp4d_jax.training.validation import Validation
 
@@ -64,6 +65,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
     """
     # ---- Check everything that can be checked before anything is built.
     plan = resolve(config)
+    check_teacher(plan)
     mesh = parallel.make_mesh(plan.mesh)
     folders = open_shards(config, plan)
     held_out = [Shards.open(path, verify=config.data.verify) for path in config.data.validation_shards]
@@ -148,9 +150,11 @@ def _start(config, plan: Plan, template, optimiser, mesh, checkpoints: Checkpoin
                             "resume with the same seed, or choose another workdir")
         return state, float(position["seconds"])
     state = initial_state(template, optimiser, mesh, config.seed)
-    if config.initial:
+    teacher = teacher_folder(plan) if plan.distill.steps else None
+    if config.initial or teacher:
+        initial = Path(config.initial) if config.initial else teacher / "transformer"
         state = with_params(state, template.params_of(
-            load_transformer(Path(config.initial), plan.transformer, shardings=template.shardings)[0]))
+            load_transformer(initial, plan.transformer, shardings=template.shardings)[0]))
     return state, 0.0
 
 
@@ -160,7 +164,7 @@ class _Run:
     def __init__(self, config, plan: Plan, template, optimiser, mesh, checkpoints, workdir: Path, seconds: float,
                  held_out, check_memory: bool):
         self.config, self.plan, self.mesh, self.checkpoints, self.workdir = config, plan, mesh, checkpoints, workdir
-        self.step = make_train_step(template, optimiser, plan.optimiser, plan.loss, plan.learning_rate())
+        self.step = make_step(plan, template, optimiser)
         self.check_memory = check_memory
         self.validation = Validation(config, plan, template, held_out, mesh, workdir)
         self.metrics = MetricsLog(workdir, checkpoints.latest() or 0)
