@@ -4,9 +4,9 @@ from ml_collections import ConfigDict
 
 
 def base() -> ConfigDict:
-    """All settings with neutral values. Options of `prepare`, `transformer`, `optimiser`, `loss` and `sampling` are
-    explained by the dataclasses they fill: `PrepareOptions`, `TransformerConfig`, `OptimiserOptions`, `LossOptions`,
-    `SamplingOptions`.
+    """All settings with neutral values. Options of `prepare`, `transformer`, `optimiser`, `loss`, `distill` and
+    `sampling` are explained by the dataclasses they fill: `PrepareOptions`, `TransformerConfig`, `OptimiserOptions`,
+    `LossOptions`, `DistillOptions`, `SamplingOptions`.
     """
     config = ConfigDict()
     config.seed = 0
@@ -21,6 +21,7 @@ def base() -> ConfigDict:
     config.prepare = ConfigDict({
         "image_size": 512, "frames": 49, "stride": 24, "images": 4, "crop": "head", "variants": 2,
         "jitter_scale": 0.15, "jitter_shift": 0.08, "colours": 1, "photos": 2, "captures_per_shard": 8,
+        "fit_error": 0.0, "photo_error": 0.0,  # of references, as photos and trackers bring them
     })
     config.data = ConfigDict({
         "shards": (),  # folders that `mvp4d prepare` wrote
@@ -33,8 +34,12 @@ def base() -> ConfigDict:
         "accumulation": 1,
     })
     config.loss = ConfigDict({"timesteps": "frame", "snr_shift": 3.0, "photo": 0.0})
+    config.distill = ConfigDict({  # steps 0: no distillation
+        "teacher": "", "steps": 0, "substeps": 4, "guidance": 1.5, "truth": 0.0, "rollout": 0.0,
+    })
     config.sampling = ConfigDict({
         "reference_angle": 1.05, "condition_dropout": 0.1, "clean_prefix": 0.1, "clean_views": 0.1,
+        "far_expressions": 0.0,
     })
     config.checkpoint = ConfigDict({"every": 1000, "keep_last": 3, "keep_best": 1})
     config.metrics = ConfigDict({"every": 20})

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> str:
     facts = read_facts(resolve_weights(args.weights))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    minutes = 5 if facts.image_size <= 64 else 10
+    minutes = 4 if facts.image_size <= 128 else 10
     print(f"about {minutes} minutes on two idle cores ({cpu_count()} here); all goes to {out}", flush=True)
     stages = plan_stages(out, photo=photo, mask=mask, weights=args.weights, size=facts.image_size,
                          identity=args.identity, frames=args.frames)

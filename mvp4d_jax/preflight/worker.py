@@ -25,10 +25,10 @@ from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.preflight.hlo import program_cost
 from mvp4d_jax.preflight.preflight import GIB, Topology
 from mvp4d_jax.training.config import load_config
+from mvp4d_jax.training.distill import make_step
 from mvp4d_jax.training.metrics import tokens_of
 from mvp4d_jax.training.plan import Plan, Stage, batch_shapes, resolve
 from mvp4d_jax.training.state import ModelTemplate, abstract_state, make_optimiser
-from mvp4d_jax.training.step import make_train_step
 
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
@@ -91,10 +91,10 @@ def _train(plan: Plan, stage: Stage, modality: Modality, devices: list) -> tuple
     mesh = parallel.make_mesh(plan.mesh, devices)
     template = ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
     optimiser = make_optimiser(plan.optimiser, template.shapes)
-    step = make_train_step(template, optimiser, plan.optimiser, plan.loss, plan.learning_rate())
+    step = make_step(plan, template, optimiser, abstract=True)
     state = abstract_state(template, optimiser, mesh)  # outside of the mesh: optax makes small arrays on the way
     with parallel.use_mesh(mesh):
-        lowered = jax.jit(step, donate_argnums=0).lower(state, _batch(plan, stage, modality, mesh))
+        lowered = step.lower(state, _batch(plan, stage, modality, mesh))
         return lowered, mesh, _describe(plan, stage, modality, modality.batch)
 
 

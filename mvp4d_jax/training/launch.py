@@ -16,6 +16,7 @@ from mvp4d_jax.data.pipeline import check_mixture
 from mvp4d_jax.data.prepare import autoencoder_identity
 from mvp4d_jax.data.shards import Shards, check_same
 from mvp4d_jax.models.checkpoint import check_transformer
+from mvp4d_jax.training.distill import check_teacher, teacher_folder
 from mvp4d_jax.training.plan import Plan, autoencoder_folder, check_batches, resolve
 
 RANDOM = "random"  # what config.initial says where training begins without weights
@@ -48,6 +49,7 @@ def check_launch(config: ml_collections.ConfigDict, workdir: Path) -> Launch:
         or without enough views and frames for a stage.
     """
     plan = resolve(config)
+    check_teacher(plan)
     mesh = parallel.make_mesh(plan.mesh)
     check_batches(plan, mesh)
     initial = initial_weights(config, plan, workdir)
@@ -69,6 +71,8 @@ def initial_weights(config: ml_collections.ConfigDict, plan: Plan, workdir: Path
     """
     if any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*")):
         return None
+    if not config.initial and plan.distill.steps:
+        return teacher_folder(plan) / "transformer"  # a student starts from its teacher
     if not config.initial:
         raise UserError("config.initial", "names no weights to start from",
                         f"give --config.initial=FOLDER (a converted CogVideoX transformer), or '{RANDOM}'")

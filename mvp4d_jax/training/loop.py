@@ -27,6 +27,7 @@ from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.training import dump, memory
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config
+from mvp4d_jax.training.distill import make_step
 from mvp4d_jax.training.feed import Feed
 from mvp4d_jax.training.launch import Launch, check_launch
 from mvp4d_jax.training.metrics import MetricsLog, peak_flops, tokens_of
@@ -39,7 +40,6 @@ from mvp4d_jax.training.state import (
     make_optimiser,
     with_params,
 )
-from mvp4d_jax.training.step import make_train_step
 from mvp4d_jax.training.stop import Interrupted, StopSignal
 from mvp4d_jax.training.validation import Validation
 
@@ -128,7 +128,7 @@ class _Run:
                  check_memory: bool):
         config, plan, mesh = launch.config, launch.plan, launch.mesh
         self.config, self.plan, self.mesh, self.checkpoints, self.workdir = config, plan, mesh, checkpoints, workdir
-        self.step = make_train_step(template, optimiser, plan.optimiser, plan.loss, plan.learning_rate())
+        self.step = make_step(plan, template, optimiser)
         self.check_memory = check_memory
         self.validation = Validation(config, plan, template, launch.held_out, mesh, workdir)
         self.metrics = MetricsLog(workdir, checkpoints.latest() or 0)

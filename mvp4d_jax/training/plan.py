@@ -15,6 +15,7 @@ import mvp4d_jax
 from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Modality, SamplingOptions
+from mvp4d_jax.diffusion.distillation import DistillOptions
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer_config import TransformerConfig
@@ -67,6 +68,7 @@ class Plan:
     sampling: SamplingOptions
     stages: tuple[Stage, ...]
     mesh: tuple[int, int, int]
+    distill: DistillOptions
 
     @property
     def steps(self) -> int:
@@ -140,7 +142,8 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
     if not stages or start < 1:
         raise UserError("config.stages", "have no steps", "give at least one stage with steps")
     return Plan(transformer, autoencoder, conditioning, optimiser, loss,
-                _options(SamplingOptions, config.sampling, "sampling"), tuple(stages), tuple(config.mesh))
+                _options(SamplingOptions, config.sampling, "sampling"), tuple(stages), tuple(config.mesh),
+                _options(DistillOptions, config.get("distill", ml_collections.ConfigDict()), "distill"))
 
 
 def _transformer(config: ml_collections.ConfigDict, conditioning: ConditioningConfig) -> TransformerConfig:

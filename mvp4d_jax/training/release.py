@@ -65,6 +65,8 @@ def export_release(config: ml_collections.ConfigDict, workdir: Path, out: Path, 
         "training": {"step": int(state.step), "hours": round(position["seconds"] / 3600, 2), "weights": "EMA",
                      "config": _without_folders(save_config(config))},
     }
+    if plan.distill.steps:
+        facts["sampler"] = {"method": "ddim", "steps": plan.distill.steps, "guidance": 1.0, "distilled": True}
     with atomic_folder(out, overwrite=overwrite, kind="release") as temporary:
         shutil.copytree(vae, temporary / "vae")
         save_transformer(temporary / "transformer", template.model(state.ema), plan.transformer, dtype=dtype)

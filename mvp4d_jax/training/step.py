@@ -66,17 +66,28 @@ def noisy_batch(key: jax.Array, batch: Batch, options: LossOptions, schedule: No
     noise = jax.random.normal(noise_key, latents.shape, jnp.float32)
     timesteps = draw_timesteps(time_key, clean.shape, options.timesteps, schedule.steps)
     kept = clean[..., None, None, None]
-    weight = jnp.broadcast_to(~kept[..., 0], latents.shape[:-1]).astype(jnp.float32)
-    if options.photo:
-        weight *= 1.0 + options.photo * batch["conditioning"][..., -1].astype(jnp.float32)
     return {
         "latents": jnp.where(kept, latents, schedule.add_noise(latents, noise, timesteps)),
         "target": schedule.v_target(latents, noise, timesteps),
         "timesteps": jnp.where(clean, 0, timesteps),
-        "weight": weight / jnp.sum(weight),
-        **{name: batch[name].astype(jnp.float32)
-           for name in ("conditioning", "reference_latents", "reference_conditioning")},
+        "weight": loss_weight(batch, options),
+        **conditions_of(batch),
     }
+
+
+def loss_weight(batch: Batch, options: LossOptions) -> jax.Array:
+    """What each latent pixel counts, [B, V, L, h, w]; sums to one over the noisy latent frames of the whole batch."""
+    noisy = ~batch["clean"][..., None, None]
+    weight = jnp.broadcast_to(noisy, batch["latents"].shape[:-1]).astype(jnp.float32)
+    if options.photo:
+        weight *= 1.0 + options.photo * batch["conditioning"][..., -1].astype(jnp.float32)
+    return weight / jnp.sum(weight)
+
+
+def conditions_of(batch: Batch) -> Batch:
+    """Maps and reference of a batch, as the model takes them, float32."""
+    return {name: batch[name].astype(jnp.float32)
+            for name in ("conditioning", "reference_latents", "reference_conditioning")}
 
 
 def loss_of(model: Any, noisy: Batch) -> jax.Array:
@@ -99,6 +110,30 @@ def make_train_step(template: ModelTemplate, optimiser: optax.GradientTransforma
     old one's values, so that it can be dumped and looked at.
     """
     schedule = NoiseSchedule.cogvideox(snr_shift=loss.snr_shift)
+    update = make_update(template, optimiser, options, learning_rate)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        return update(state, noisy_batch(step_key(state), batch, loss, schedule))
+
+    return jit_step(train_step, template, optimiser)
+
+
+def step_key(state: TrainState) -> jax.Array:
+    """The random key of the step that comes next."""
+    return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+
+
+def jit_step(step: Callable[..., Any], template: ModelTemplate,
+             optimiser: optax.GradientTransformation) -> jax.stages.Wrapped:
+    """An update (state, batch, ...) -> (state, metrics), jitted; `make_train_step` says what becomes of the state."""
+    layout = state_shardings(template, optimiser, template.mesh), parallel.replicated(template.mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=layout)
+
+
+def make_update(template: ModelTemplate, optimiser: optax.GradientTransformation, options: OptimiserOptions,
+                learning_rate: Callable[[jax.Array], jax.Array],
+                ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """(state, what `loss_of` takes) -> (state, metrics), to be traced: gradient, clipping, AdamW, moving average."""
     count = options.accumulation
 
     def value_and_grad(params: Any, noisy: Batch) -> tuple[jax.Array, Any]:
@@ -117,9 +152,7 @@ def make_train_step(template: ModelTemplate, optimiser: optax.GradientTransforma
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
         return jax.lax.scan(add, zero, cut)[0]
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        noisy = noisy_batch(key, batch, loss, schedule)
+    def update(state: TrainState, noisy: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         value, gradient = accumulated(state.params, noisy)
         norm = optax.global_norm(gradient)
         rate = learning_rate(state.step)
@@ -133,8 +166,7 @@ def make_train_step(template: ModelTemplate, optimiser: optax.GradientTransforma
         new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
         return new, {"loss": value, "gradient_norm": norm, "learning_rate": rate, "finite": finite}
 
-    layout = state_shardings(template, optimiser, template.mesh), parallel.replicated(template.mesh)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=layout)
+    return update
 
 
 def check_accumulation(options: OptimiserOptions, batch: int, where: str) -> None:
