@@ -22,7 +22,7 @@ from mvp4d_export.device import in_parallel
 from mvp4d_export.initialise import initialise
 from mvp4d_export.losses import Lpips, both_ssims, psnr, ssim
 from mvp4d_export.optimiser import Adam
-from mvp4d_export.photo_fit import PhotoFit, colour_change, rigid_gaussians
+from mvp4d_export.photo_fit import PhotoFit, rigid_gaussians, tinted
 from mvp4d_export.photos import Photos
 from mvp4d_export.presets import DistillConfig
 from mvp4d_export.rasterize import Rendering
@@ -57,7 +57,7 @@ class Distiller:
         *,
         seed: int = 0,
         lpips: Lpips | None = None,
-        colour_correction: bool | None = None,
+        colour_correction: bool = False,
         photos: Photos | None = None,
     ):
         self.data, self.config, self.seed = data, config, seed
@@ -75,7 +75,7 @@ class Distiller:
         self.limits = self._limits()
         self.start = self.avatar.position.detach().clone()
         self.colour = nn.Parameter(torch.zeros(len(data.capture.names), 3, 4, device=self.device))
-        self.colour_correction = photos is not None if colour_correction is None else colour_correction
+        self.colour_correction = colour_correction
         self.optimiser = Adam()
         self.statistics = densify.Statistics(self.avatar.gaussian_count, self.device)
         self.edges = _edges(self.avatar.mesh_faces)
@@ -176,19 +176,18 @@ class Distiller:
         expressive, neutral = self.avatar.deformation(pose)
         vertices = self.avatar.vertices(pose, expressive, self.avatar.neck_offsets[moment])
         splats = self.avatar.splats(vertices)
-        shown = splats if self.photos is None else self.photos.smooth(splats, viewmats, Ks, pose)
+        shown = splats if self.photos is None else self.photos.smooth(splats, pose, viewmats, Ks)
         rendering = self.avatar.render(shown, pose, viewmats, Ks, width, height, background)
         rgb, alpha = rendering.rgb, rendering.alpha
         loss = self.regulariser(splats, expressive, neutral, moment)
+        if self.photos is not None:
+            rgb = tinted(rgb, alpha, background, self.photos.view_gain(views))
         if self.colour_correction:
-            correction = self.colour[views]
-            if self.photos is not None:
-                loss = loss + self.config.photos.colour_pull * correction.square().mean()
-                correction = correction + self.photos.shared
-            rgb = rgb + colour_change(correction, rgb - (1 - alpha)[..., None] * background, alpha)
+            correction = self.colour[views][:, None, None]
+            rgb = rgb + (correction[..., :3] * rgb[..., None, :]).sum(-1) + correction[..., 3]
         seen = rgb.detach()
         if self.photos is not None:
-            weights = self.photos.view_weights(views, moment, level)
+            weights = self.photos.view_weights(splats, pose, viewmats, Ks, (height, width))
             rgb = torch.lerp(pictures, rgb, weights[..., None])
             alpha = alpha if masks is None else torch.lerp(masks, alpha, weights)
         loss = loss + self.picture_loss(rgb, pictures, share)
@@ -204,11 +203,11 @@ class Distiller:
         expressive, neutral = self.avatar.deformation(pose)
         splats = self.avatar.splats(self.avatar.vertices(pose, expressive))
         viewmats, Ks = viewmat[None], picture.K[None]
-        shown = photos.smooth(splats, viewmats.detach(), Ks, pose)
+        shown = photos.smooth(splats, pose, viewmats.detach(), Ks)
         rendering = self.avatar.render(shown, pose, viewmats, Ks, picture.side, picture.side, background)
         target = torch.lerp(background.expand_as(picture.rgb), picture.rgb, picture.alpha[..., None])[None]
-        rgb, alpha = rendering.rgb, rendering.alpha
-        rgb = rgb + photos.correct(index, rgb - (1 - alpha)[..., None] * background, alpha)
+        alpha = rendering.alpha
+        rgb = tinted(rendering.rgb, alpha, background, photos.photo_gain(index))
         rgb = torch.lerp(target, rgb, says[..., None])
         loss = self.picture_loss(rgb, target, share)
         loss = loss + self.config.weights.alpha * ((alpha[0] - picture.alpha).abs() * says).mean()
@@ -340,6 +339,8 @@ class Distiller:
             "statistics.gradient": self.statistics.gradient,
             "statistics.seen": self.statistics.seen,
         }
+        if self.photos is not None:
+            tensors |= {f"photos.{name}": getattr(self.photos, name) for name in ("shown", "pitch")}
         metadata = {
             "fingerprint": self.fingerprint(),
             "step": str(self.step_done),
@@ -377,7 +378,7 @@ class Distiller:
         )
         self.start = tensors["start"]
         if self.photos is not None:
-            self.photos.look()
+            self.photos.recall(tensors["photos.shown"], tensors["photos.pitch"])
         self.limits = self._limits()
         self.statistics.gradient, self.statistics.seen = tensors["statistics.gradient"], tensors["statistics.seen"]
         self.step_done, self.best = int(metadata["step"]), float(metadata["best"])

@@ -41,7 +41,7 @@ WORK = "distill run"
 
 def fit_avatar(capture: Capture, out: Path, *, preset_name: str | None = None, seed: int = 0,
                device: str | None = None, hold_views: int = 0, hold_times: int = 0,
-               lpips: str | os.PathLike | None = None, colour_correction: bool | None = None, photos: bool = True,
+               lpips: str | os.PathLike | None = None, colour_correction: bool = False, photos: bool = True,
                overwrite: bool = False, **changes: Any) -> dict[str, Any]:
     """Fits an avatar to a capture and writes its folder. Everything cheap is checked first.
 
@@ -50,7 +50,7 @@ def fit_avatar(capture: Capture, out: Path, *, preset_name: str | None = None, s
       device: "cpu" or "cuda"; None for CUDA where there is one.
       hold_views, hold_times: left out of the fit and scored.
       lpips: safetensors with VGG-16 and LPIPS weights.
-      colour_correction: learn a colour transform per view; None for where photos are fitted too.
+      colour_correction: learn a colour transform per view.
       photos: fit the photos that the capture keeps, beside its views.
       changes: to the preset (`presets.changed`).
 

@@ -38,12 +38,14 @@ from mvp4d_export.visibility import (
     smoothstep,
 )
 
+TINTS = ("tint", "view_tint", "shared")
 # How far a photo's own fit may be wrong: radians and metres of its camera, weights, radians of neck, jaw and eyes.
 LIMITS = {"turn": 0.03, "shift": 0.012, "expression": 0.2, "neck": 0.08, "jaw": 0.06, "eyes": 0.15}
 INTERIOR_MARGIN = 0.012  # of a picture's side around the open mouth that a photo says nothing about
 OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no use for the triangle's normal
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
-RIDGE = 0.02  # pull of the colour match to no change, in units of the colours' mean square
+HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
+MOST_TINT = 0.5  # that the colours' match before the fit may change
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
 
 
@@ -53,6 +55,8 @@ class PhotoFit:
     Attributes:
       shown: [G] 0 where no photo sees a Gaussian, 1 where one does squarely.
       pitch: [G] metres: the finest pixel that saw it.
+      tint, view_tint, shared: gains less one, [N, 3] of each photo but the reference, [V, 3] of each generated view
+        and [3] of all of them. Gains, because a fit of offsets takes blur and misfit for a haze.
     """
 
     def __init__(self, avatar: Avatar, data: Dataset, photos: Photos, config: PhotoConfig):
@@ -61,11 +65,11 @@ class PhotoFit:
         sizes = {"turn": (3,), "shift": (3,), "expression": photos.pose.expression.shape[1:], "neck": (3,),
                  "jaw": (3,), "eyes": (2, 3)}
         self.free = {name: nn.Parameter(torch.zeros(count, *size, device=device)) for name, size in sizes.items()}
-        self.colour = nn.Parameter(torch.zeros(count, 3, 4, device=device))
-        self.shared = nn.Parameter(torch.zeros(3, 4, device=device))  # of all generated views
+        self.tint = nn.Parameter(torch.zeros(count, 3, device=device))
+        self.view_tint = nn.Parameter(torch.zeros(len(data.capture.names), 3, device=device))
+        self.shared = nn.Parameter(torch.zeros(3, device=device))
         self.mouths = [self._mouth(index) for index in range(count)]
         self.shown = self.pitch = torch.zeros(0, device=device)
-        self.weights: dict[tuple[int, int], Tensor] = {}
         self.interior = torch.zeros(0, dtype=torch.bool, device=device)
 
     def begin(self, on_hull: int, budget: int, seed: int) -> int:
@@ -78,11 +82,11 @@ class PhotoFit:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         named = {f"photo.{name}": value for name, value in self.free.items()}
-        return named | {"photo.colour": self.colour, "photo.shared": self.shared}
+        return named | {f"photo.{name}": getattr(self, name) for name in TINTS}
 
     def rates(self, factor: float) -> dict[str, float]:
         named = {f"photo.{name}": self.config.rate * factor for name in self.free}
-        return named | {f"photo.{name}": self.config.colour_rate * factor for name in ("colour", "shared")}
+        return named | {f"photo.{name}": self.config.colour_rate * factor for name in TINTS}
 
     def view(self, index: int) -> tuple[Pose, Tensor]:
         """Pose and camera [4, 4] of a photo with its corrections."""
@@ -117,32 +121,41 @@ class PhotoFit:
     def pull(self) -> Tensor:
         """What holds the corrections to nothing: a penalty."""
         loss = sum(value.square().mean() for value in self.free.values())
-        return self.config.pull * loss + self.config.colour_pull * self.colour.square().mean()
+        tints = self.tint.square().mean() + self.view_tint.square().mean()
+        return self.config.pull * loss + self.config.colour_pull * tints
 
-    def correct(self, index: int, rgb: Tensor, alpha: Tensor) -> Tensor:
-        """The avatar's premultiplied colours [1, S, S, 3] in the light of a photo."""
-        if index == self.photos.reference:
-            return torch.zeros_like(rgb)
-        return colour_change(self.colour[index : index + 1], rgb, alpha)
+    def photo_gain(self, index: int) -> Tensor:
+        """[3] what turns the avatar's colours into those of a photo."""
+        return 1 + self.tint[index] * (index != self.photos.reference)
 
-    def smooth(self, splats: Splats, viewmats: Tensor, K: Tensor, pose: Pose) -> Splats:
+    def view_gain(self, views: list[int]) -> Tensor:
+        """[B, 1, 1, 3] what turns the avatar's colours into those of generated views."""
+        return 1 + (self.shared + self.view_tint[views])[:, None, None]
+
+    def smooth(self, splats: Splats, pose: Pose, viewmats: Tensor, Ks: Tensor) -> Splats:
         """Splats as pictures through cameras [V, 4, 4] with intrinsics [V, 3, 3] may show them: no finer than known."""
-        depth = (viewmats @ pose.head_matrix())[:, 2, 3]
-        return self.smooth_at(splats, float((depth / K[:, 0, 0]).mean()))
-
-    def smooth_at(self, splats: Splats, pitch: float) -> Splats:
-        pitch = max(pitch, self.avatar.config.pitch)
-        if pitch >= self.data.pixel_pitch:
+        matrices = viewmats @ pose.head_matrix()
+        shown = max(self.avatar.config.pitch, float((matrices[:, 2, 3] / Ks[:, 0, 0]).mean()))
+        if shown >= self.data.pixel_pitch:
             return splats
-        return smoothed(splats, excess_variance(self.pitch, pitch))
+        towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
+        return smoothed(splats, excess_variance(self.pitch, shown), towards)
 
     @torch.no_grad()
     def bake(self) -> None:
-        """Blurs every Gaussian by what it lacks at the finest pitch, which alone then describes the avatar."""
-        avatar = self.avatar
-        pose = self.data.pose[:1]
+        """Blurs every Gaussian by what it lacks at the finest pitch, which alone then describes the avatar.
+
+        It is thinned out as the generated views that see it have it.
+        """
+        avatar, data = self.avatar, self.data
+        pose, viewmats, Ks = data.pose[:1], data.viewmats[:, 0], data.Ks[:, 0]
         splats = avatar.splats(avatar.vertices(pose))
-        soft = self.smooth_at(splats, avatar.config.pitch)
+        height, width = data.size
+        everywhere = torch.ones(height, width, device=avatar.device)
+        weights = torch.stack([light(avatar, splats, pose, viewmat, K, everywhere) for viewmat, K in zip(viewmats, Ks)])
+        towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
+        variance = excess_variance(self.pitch, avatar.config.pitch)
+        soft = smoothed(splats, variance, towards, weights + HIDDEN)
         avatar.log_scale.add_((soft.scales / splats.scales).log())
         avatar.logit_opacity.copy_(torch.logit(soft.opacities.clamp(1e-5, 1 - 1e-5)))
 
@@ -160,7 +173,7 @@ class PhotoFit:
             pose, viewmat = self.view(index)
             vertices = avatar.vertices(pose)
             splats = avatar.splats(vertices)
-            seen = light(avatar, splats, pose, viewmat, picture.K, picture.side, picture.alpha * says)
+            seen = light(avatar, splats, pose, viewmat, picture.K, picture.alpha * says)
             matrix = viewmat @ pose.head_matrix()[0]
             flat = project(splats.means, splats.quaternions, splats.scales, splats.opacities, matrix[None],
                            picture.K[None], picture.side, picture.side, antialiased=avatar.config.antialiased)
@@ -174,35 +187,24 @@ class PhotoFit:
             finest = self.photos.pitch[index] / cosine.clamp(min=GRAZING)
             visible = (share > SEEN_FROM) & (seen > 0) & ~self.interior & (cosine > 0)
             self.pitch = torch.where(visible, torch.minimum(self.pitch, finest), self.pitch)
-        self.weights = {}
+
+    def recall(self, shown: Tensor, pitch: Tensor) -> None:
+        """Takes what `look` found before."""
+        self.shown, self.pitch, self.interior = shown, pitch, gaussians_of(self.avatar, INTERIOR)
 
     def _off_surface(self, splats: Splats, vertices: Tensor) -> Tensor:
         centre = vertices[self.avatar.mesh_faces].mean(1)[self.avatar.binding]
         return (splats.means - centre).norm(dim=1) > OFF_SURFACE
 
     @torch.no_grad()
-    def view_weights(self, views: list[int], moment: int, level: int) -> Tensor:
-        """[B, h, w] how much the pixels of generated views count."""
-        kept = []
-        for view in views:
-            if (view, moment) not in self.weights:
-                self.weights[view, moment] = self._view_weight(view, moment)
-            kept.append(self.weights[view, moment])
-        weights = torch.stack(kept)
-        return avg_pool2d(weights[:, None], 1 << level)[:, 0] if level else weights
-
-    def _view_weight(self, view: int, moment: int) -> Tensor:
-        avatar, data = self.avatar, self.data
-        pose = data.pose[moment : moment + 1]
-        height, width = data.size
-        viewmat, K = data.viewmats[[view], moment], data.Ks[[view], moment]
-        splats = avatar.splats(avatar.vertices(pose))
+    def view_weights(self, splats: Splats, pose: Pose, viewmats: Tensor, Ks: Tensor, size: tuple[int, int]) -> Tensor:
+        """[B, h, w] how much the pixels of generated views count, for cameras [B, 4, 4] of a moment."""
         inside = torch.stack((self.shown, self.interior.float(), torch.zeros_like(self.shown)), 1)
-        drawn = avatar.render(splats, pose, viewmat, K, width, height, colours=inside)
-        shown = drawn.rgb[0, ..., 0] / drawn.alpha[0].clamp(min=1e-3) * (drawn.alpha[0] > 0.02)
-        mouth = drawn.rgb[0, ..., 1]
-        near = smoothstep((self._directions() @ _direction(viewmat[0], pose)).amax(), NEAR_FROM, NEAR_TO)
-        shown = torch.maximum(shown, near * (1 - mouth).clamp(0, 1))
+        drawn = self.avatar.render(splats, pose, viewmats, Ks, size[1], size[0], colours=inside)
+        shown = drawn.rgb[..., 0] / drawn.alpha.clamp(min=1e-3) * (drawn.alpha > 0.02)
+        towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
+        near = smoothstep((towards @ self._directions().T).amax(1), NEAR_FROM, NEAR_TO)
+        shown = torch.maximum(shown, near[:, None, None] * (1 - drawn.rgb[..., 1]).clamp(0, 1))
         return 1 - self.config.trust * shown.clamp(0, 1)
 
     def _directions(self) -> Tensor:
@@ -235,10 +237,9 @@ class PhotoFit:
             weight = torch.where(better, seen, weight)
         if not (weight > 0).any():
             return
-        change = _affine(photo, generated, weight)
-        self.shared.copy_(change)
-        matrix = torch.eye(3, device=photo.device) + change[:, :3]
-        relit = torch.linalg.solve(matrix, (generated - change[:, 3]).T).T
+        mean = (weight[:, None] * torch.stack((photo, generated))).sum(1)
+        self.shared.copy_((mean[1] / mean[0].clamp(min=1e-6) - 1).clamp(-MOST_TINT, MOST_TINT))
+        relit = generated / (1 + self.shared)
         colour = torch.lerp(relit, photo, weight[:, None]).clamp(0.01, 0.99)
         avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
 
@@ -256,10 +257,10 @@ class PhotoFit:
         return found[:, :3] / found[:, 3:].clamp(min=1e-3), self.shown * smoothstep(found[:, 3], 0.7, 1.0)
 
 
-def colour_change(correction: Tensor, rgb: Tensor, alpha: Tensor) -> Tensor:
-    """What corrections [B, 3, 4], a matrix and an offset, add to premultiplied colours [B, H, W, 3] under alpha."""
-    correction = correction[:, None, None]
-    return (correction[..., :3] * rgb[..., None, :]).sum(-1) + correction[..., 3] * alpha[..., None]
+def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tensor:
+    """Pictures [B, H, W, 3] on a background with what is drawn before it multiplied by a gain."""
+    behind = (1 - alpha)[..., None] * background
+    return (rgb - behind) * gain + behind
 
 
 def rigid_gaussians(avatar: Avatar) -> Tensor:
@@ -271,12 +272,3 @@ def _direction(viewmat: Tensor, pose: Pose) -> Tensor:
     """Unit vector [3] from the head to a camera [4, 4], in head axes."""
     matrix = viewmat @ pose.head_matrix()[0]
     return normalize(-matrix[:3, :3].T @ matrix[:3, 3], dim=0)
-
-
-def _affine(source: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """[3, 4] matrix and offset, near zero, such that source + matrix source + offset comes close to target [M, 3]."""
-    ones = torch.cat((source, torch.ones_like(source[:, :1])), 1)
-    total = weight.sum().clamp(min=1e-6)
-    gram = (ones * weight[:, None]).T @ ones / total
-    pull = RIDGE * torch.eye(4, device=source.device) * gram.diagonal().mean()
-    return torch.linalg.solve(gram + pull, (ones * weight[:, None]).T @ (target - source) / total).T

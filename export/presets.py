@@ -68,7 +68,7 @@ class PhotoConfig:
     every: int = 3
     weight: float = 2.0
     trust: float = 0.9
-    coarse: tuple[float, float] = (0.2, 0.5)
+    coarse: tuple[float, float] = (0.25, 0.65)
     start_gaussians: int = 14000
     rate: float = 1e-2
     pull: float = 1e-3

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mvp4d_export.avatar import Avatar, Splats
-from mvp4d_export.projection import EPS_2D
+from mvp4d_export.projection import EPS_2D, quaternion_to_matrix
 from mvp4d_export.remesh import first_triangle
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
@@ -87,25 +87,37 @@ def facing(avatar: Avatar, vertices: Tensor, eye: Tensor) -> Tensor:
     return (rotation[:, :, 1] * normalize(eye - centre, dim=-1)).sum(-1)
 
 
-def light(avatar: Avatar, splats: Splats, pose: Pose, viewmat: Tensor, K: Tensor, side: int, alpha: Tensor) -> Tensor:
-    """[G] how much of each Gaussian comes through to a picture: its blending weights times `alpha` [S, S], summed."""
+def light(avatar: Avatar, splats: Splats, pose: Pose, viewmat: Tensor, K: Tensor, alpha: Tensor) -> Tensor:
+    """[G] how much of each Gaussian comes through to a picture: its blending weights times `alpha` [H, W], summed."""
     values = splats.means.new_zeros(len(splats.means), 3, requires_grad=True)
     with torch.enable_grad():
-        drawn = avatar.render(splats, pose, viewmat[None], K[None], side, side, colours=values)
+        drawn = avatar.render(splats, pose, viewmat[None], K[None], *alpha.T.shape, colours=values)
         (weights,) = torch.autograd.grad((drawn.rgb[0, ..., 0] * alpha).sum(), values)
     return weights[:, 0]
 
 
-def smoothed(splats: Splats, variance: Tensor) -> Splats:
-    """Splats blurred in space by `variance` [G], metres squared, and thinned out as much as they grow.
+def smoothed(splats: Splats, variance: Tensor, towards: Tensor, weights: Tensor | None = None) -> Splats:
+    """Splats blurred in space by `variance` [G], metres squared, and thinned out as much as their pictures grow.
 
-    Opacity falls by the growth of a Gaussian's two long axes, as Mip-Splatting's compensation has it for a flat one
-    that is seen face on; all directions see the same Gaussian.
+    Args:
+      towards: [V, 3] unit vectors, the directions from which they are seen.
+      weights: [V, G] how much each direction counts for each Gaussian; all the same when None.
     """
     scales = (splats.scales.square() + variance[:, None]).sqrt()
-    small, small_before = scales.amin(1), splats.scales.amin(1)
-    growth = (splats.scales.prod(1) / small_before) / (scales.prod(1) / small)
-    return dataclasses.replace(splats, scales=scales, opacities=splats.opacities * growth)
+    local = torch.einsum("gij,vi->vgj", quaternion_to_matrix(splats.quaternions.detach()), towards.detach())
+    growth = (_shadow(scales, local) / _shadow(splats.scales, local).clamp(min=1e-20)).sqrt()
+    thinner = growth.reciprocal()
+    if weights is None:
+        thinner = thinner.mean(0)
+    else:
+        thinner = (weights * thinner).sum(0) / weights.sum(0)
+    return dataclasses.replace(splats, scales=scales, opacities=splats.opacities * thinner)
+
+
+def _shadow(scales: Tensor, local: Tensor) -> Tensor:
+    """[V, G] determinant of the picture's covariance, up to a factor: of axes [G, 3] seen along [V, G, 3] in them."""
+    a, b, c = scales.square().unbind(1)
+    return (local.square() * torch.stack((b * c, a * c, a * b), 1)).sum(-1)
 
 
 def excess_variance(pitch: Tensor, shown: float) -> Tensor:

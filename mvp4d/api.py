@@ -257,7 +257,7 @@ def distill(views: Capture | Views | Pathlike, *, out: Pathlike, preset: str | N
       lpips: safetensors with VGG-16 and LPIPS weights.
       overwrite: replace an avatar that is there.
       options: changes to the preset (`mvp4d_export.presets.changed`): `steps`, `views_per_step`, `densify`,
-        `deformation`, `antialiased`, `colour_correction`.
+        `deformation`, `antialiased`; `colour_correction`; `photos=False` leaves out the photos that the capture keeps.
     """
     from mvp4d_export.fitting import fit_avatar
 

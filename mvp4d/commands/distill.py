@@ -26,6 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--antialiased", action="store_true", help="fit and render with Mip-Splatting's compensation")
     parser.add_argument("--colour-correction", action="store_true",
                         help="learn a colour transform per view (generated views differ in exposure)")
+    parser.add_argument("--no-photos", dest="photos", action="store_false",
+                        help="leave out the photos that the capture keeps of the person")
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="safetensors file with VGG-16 and LPIPS weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
