@@ -11,7 +11,8 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
+from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
 from mvp4d.core.cameras.camera import Camera, crop, project, resize, stack
@@ -27,7 +28,7 @@ from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.tracking.cutout import Subject, cut_out
 from mvp4d_jax.tracking.detector import detect_faces
-from mvp4d_jax.tracking.landmarks import Landmarks, choose_face, from_mesh, read_landmarks
+from mvp4d_jax.tracking.landmarks import MESH_POINTS, Landmarks, choose_face, from_mesh, read_landmarks
 from mvp4d_jax.tracking.solve import Solution, SolveConfig, solve_photos
 from mvp4d_jax.tracking.track import MAX_ERROR, Source
 
@@ -45,6 +46,7 @@ class Shot:
       rgb: [H, W, 3] uint8, the whole picture.
       alpha: [H, W] float32 in [0, 1]: a given mask, or the picture's own transparency.
       camera: unbatched; motion: one frame.
+      faces: [K, 478, 2] pixels, other people's faces.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Shot:
     alpha: np.ndarray
     camera: Camera
     motion: Motion
+    faces: np.ndarray
 
 
 def track_portrait(paths: Sequence[Pathlike], head: str | HeadModel = "builtin", *,
@@ -80,11 +83,11 @@ def track_portrait(paths: Sequence[Pathlike], head: str | HeadModel = "builtin",
     model = head if isinstance(head, HeadModel) else load_head(head)
     pictures = [read_photo(source.path, None if masks is None else masks[index])
                 for index, source in enumerate(sources)]
-    seen = _photo_landmarks(sources, landmarks, face)
+    seen, faces = _photo_landmarks(sources, landmarks, face)
     solutions = _solve(sources, model, seen, focal)
     rig = model.personalise(solutions[0].shape)
-    shots = [Shot(source.path.name, np.uint8(np.rint(rgb * 255)), alpha, solution.camera, solution.motion)
-             for source, (rgb, alpha), solution in zip(sources, pictures, solutions)]
+    shots = [Shot(source.path.name, np.uint8(np.rint(rgb * 255)), alpha, solution.camera, solution.motion,
+                  others) for source, (rgb, alpha), solution, others in zip(sources, pictures, solutions, faces)]
     return assemble(shots, rig, cut=matte == "auto" and (masks is None or landmarks is None))
 
 
@@ -96,10 +99,10 @@ def assemble(shots: Sequence[Shot], rig: HeadModel, *, cut: bool) -> Portrait:
       cut: whether to cut the person out.
     """
     crops = [_crop(shot, rig) for shot in shots]
-    photos, cameras = [rgba for rgba, _ in crops], [camera for _, camera in crops]
+    photos, cameras = [rgba for rgba, *_ in crops], [camera for _, camera, _ in crops]
     if cut:
-        photos = cut_out([subject(rgba, camera, shot.motion, rig, bool((rgba[..., 3] < 255).any()))
-                          for (rgba, camera), shot in zip(crops, shots)])
+        photos = cut_out([subject(rgba, camera, shot.motion, rig, faces)
+                          for (rgba, camera, faces), shot in zip(crops, shots)])
     angles = [frontal_angle(shot.camera, shot.motion) for shot in shots]
     parts = [vars(shot.motion) for shot in shots]
     motion = Motion(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "fps"},
@@ -132,13 +135,18 @@ def _check_inputs(sources: Sequence[Source], masks: Sequence[Pathlike] | None, l
         raise UserError("`focal`", "one focal length for photos of several sizes", "leave it out")
 
 
-def _photo_landmarks(sources: Sequence[Source], files: Sequence[Pathlike] | None, face: int | None) -> list[Landmarks]:
+def _photo_landmarks(sources: Sequence[Source], files: Sequence[Pathlike] | None, face: int | None
+                     ) -> tuple[list[Landmarks], list[np.ndarray]]:
+    """Landmarks of each photo, and the meshes [K, 478, 2] of other people's faces in it."""
     if files is not None:
-        return [read_landmarks(file, source.image_size, 1, source.fps) for file, source in zip(files, sources)]
+        seen = [read_landmarks(file, source.image_size, 1, source.fps) for file, source in zip(files, sources)]
+        return seen, [np.zeros((0, MESH_POINTS, 2))] * len(sources)
     pictures = (picture for source in sources for picture in source.frames())
-    faces = detect_faces(pictures, len(sources), video=False)
-    return [from_mesh(choose_face(found[None], face, source.path), source.image_size, source.fps)
-            for found, source in zip(faces, sources)]
+    meshes = detect_faces(pictures, len(sources), video=False)
+    chosen = [choose_face(found[None], face, source.path)[0] for found, source in zip(meshes, sources)]
+    others = [found[np.isfinite(found).all((1, 2)) & ~(found == ours).all((1, 2))]
+              for found, ours in zip(meshes, chosen)]
+    return [from_mesh(ours[None], source.image_size, source.fps) for ours, source in zip(chosen, sources)], others
 
 
 def _solve(sources: Sequence[Source], head: HeadModel, seen: Sequence[Landmarks], focal: float | None
@@ -157,8 +165,8 @@ def _solve(sources: Sequence[Source], head: HeadModel, seen: Sequence[Landmarks]
     return solutions
 
 
-def _crop(shot: Shot, rig: HeadModel) -> tuple[np.ndarray, Camera]:
-    """RGBA of the head's surroundings, as far as the picture shows them, and its camera."""
+def _crop(shot: Shot, rig: HeadModel) -> tuple[np.ndarray, Camera, np.ndarray]:
+    """RGBA of the head's surroundings, as far as the picture shows them, its camera, and other faces [K, 478, 2]."""
     vertices = np.asarray(skin(rig, shot.motion))[0][head_vertices(rig)]
     pixels, _ = project(shot.camera, vertices)
     height, width = shot.rgb.shape[:2]
@@ -166,16 +174,34 @@ def _crop(shot: Shot, rig: HeadModel) -> tuple[np.ndarray, Camera]:
     left, top = max(0, int(np.floor(left))), max(0, int(np.floor(top)))
     right, bottom = min(width, int(np.ceil(right))), min(height, int(np.ceil(bottom)))
     rgba = np.concatenate([shot.rgb, np.uint8(np.rint(shot.alpha * 255))[..., None]], -1)[top:bottom, left:right]
-    return shrink(rgba, crop(shot.camera, left, top))
+    small, camera = shrink(rgba, crop(shot.camera, left, top))
+    return small, camera, (shot.faces - [left, top]) * (small.shape[0] / rgba.shape[0])
 
 
-def subject(rgba: np.ndarray, camera: Camera, motion: Motion, rig: HeadModel, known: bool) -> Subject:
-    """What is cut out of a picture [H, W, 4] uint8; `known` where its alpha is."""
+def subject(rgba: np.ndarray, camera: Camera, motion: Motion, rig: HeadModel, faces: np.ndarray | None = None
+            ) -> Subject:
+    """What is cut out of a picture [H, W, 4] uint8: all but its alpha where it is transparent somewhere.
+
+    Args:
+      faces: [K, 478, 2] pixels, other people's faces.
+    """
     vertices = np.asarray(skin(rig, motion))[0]
     belongs = head_vertices(rig)[np.asarray(rig.faces)].all(1)  # triangles that move with the skull
     face = np.asarray(rasterize(camera, vertices, rig.faces, rgba.shape[:2]).face)
     return Subject(rgba[..., :3], face >= 0, (face >= 0) & belongs[np.maximum(face, 0)],
-                   rgba[..., 3] if known else None)
+                   draw_faces(rgba.shape[:2], () if faces is None else faces),
+                   rgba[..., 3] if (rgba[..., 3] < 255).any() else None)
+
+
+def draw_faces(size: tuple[int, int], faces: Sequence[np.ndarray]) -> np.ndarray:
+    """[H, W] uint8: 2 in the hulls of face meshes [478, 2], 1 around them, where hair and necks are."""
+    picture = Image.new("L", size[::-1])
+    for value, shares in ((1, (-0.3, 0.35)), (2, (0.0,))):
+        for points in faces:
+            moved = np.concatenate([points + [0, share * np.ptp(points[:, 1])] for share in shares])
+            hull = moved[ConvexHull(moved).vertices]
+            ImageDraw.Draw(picture).polygon([tuple(point) for point in hull], fill=value)
+    return np.asarray(picture)
 
 
 def shrink(rgba: np.ndarray, camera: Camera, side: int = PHOTO_SIDE) -> tuple[np.ndarray, Camera]:
