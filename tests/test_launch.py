@@ -208,9 +208,9 @@ def test_tpu_run_asks_installs_starts_and_ends(world):
     assert (world / "flags").read_text().split() == FLAGS["v5p"]["LIBTPU_INIT_ARGS"]
     assert sum(call[3:5] == ["queued-resources", "create"] for call in calls(world)) == 1
     # On the host: Python 3.11 by uv, the tracked files only, the bucket with folders that can be renamed.
-    uv = [call for call in calls(world) if call[:2] == ["uv", "venv"]][0]
+    uv = next(call for call in calls(world) if call[:2] == ["uv", "venv"])
     assert uv[uv.index("--python") + 1] == "3.11"
-    mount = [call for call in calls(world) if call[0] == "gcsfuse"][0]
+    mount = next(call for call in calls(world) if call[0] == "gcsfuse")
     assert mount[-2:] == ["bucket", str(world / "host0/mnt/bucket")]
     assert "--rename-dir-limit=200000" in mount and "--implicit-dirs" in mount
     code = world / "host0/mvp4d/code"
