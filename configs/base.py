@@ -43,6 +43,7 @@ def base() -> ConfigDict:
     })
     config.checkpoint = ConfigDict({"every": 1000, "keep_last": 3, "keep_best": 1})
     config.metrics = ConfigDict({"every": 20})
+    config.profile = ConfigDict({"after": 10, "steps": 0})  # a JAX profile of so many steps, `after` others; 0: none
     config.validation = ConfigDict({
         "every": 1000, "batches": 2,  # of each kind of data: loss on held-out samples, with the same noise every time
         "sample_steps": 25, "guidance": 2.0,  # of the sample that is drawn for the eye; 0 steps: none

@@ -20,6 +20,7 @@ from types import ModuleType
 from mvp4d.core.errors import system_error
 from mvp4d.core.host import has_accelerator
 from mvp4d.core.outputs import hold
+from mvp4d.core.places import require_local
 from mvp4d.core.stopping import Stopped, stoppable
 
 # verb -> (module, one line for --help)
@@ -87,6 +88,7 @@ def _dispatch(arguments: list[str]) -> int:
             parsed.overrides = leftovers
         elif leftovers:
             parser.error(f"unrecognized arguments: {' '.join(leftovers)}")
+        _refuse_buckets(module, parsed)
         with _held(module, parsed):
             message = module.run(parsed)
         if message:
@@ -116,6 +118,16 @@ def _held(module: ModuleType, args: argparse.Namespace) -> contextlib.AbstractCo
     if out is None or (hasattr(module, "shares_out") and module.shares_out(args)):
         return contextlib.nullcontext()
     return hold(out)
+
+
+def _refuse_buckets(module: ModuleType, args: argparse.Namespace) -> None:
+    """Arguments that lie in a bucket end here, but for those that the verb says it can read and write (`IN_BUCKETS`)."""
+    for name, value in vars(args).items():
+        if name in getattr(module, "IN_BUCKETS", ()):
+            continue
+        for item in value if isinstance(value, list) else [value]:
+            if name != "overrides" and isinstance(item, str | os.PathLike):
+                require_local(item, f"`{name}`", "which this command does not reach")
 
 
 def as_flags(message: str, parser: argparse.ArgumentParser | None) -> str:

@@ -17,13 +17,15 @@ from typing import Any
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.host import has_accelerator, keep_freed_memory
+from mvp4d.core.places import place
 
 TAKES_OVERRIDES = True
+IN_BUCKETS = ("workdir", "export")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="tiny, small, mvp4d_2b, tiny_autoencoder, or a path")
-    parser.add_argument("--workdir", required=True, help="checkpoints, metrics and the resolved config")
+    parser.add_argument("--workdir", required=True, help="checkpoints, metrics and the resolved config; a folder, or gs://BUCKET/PATH")
     parser.add_argument("--distributed", action="store_true", help="join the hosts of a TPU pod, GKE or SLURM job")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where hosts do not find each other")
     parser.add_argument("--processes", type=int, metavar="N")
@@ -36,11 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    if "://" in args.workdir:
-        raise UserError("--workdir", f"'{args.workdir}' is not a folder", "mount the bucket and give its path")
+    workdir = place(args.workdir)
     if not has_accelerator():
         keep_freed_memory()
-    workdir = Path(args.workdir)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for noisy in ("orbax", "jax", "grain"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> str:
 
     from mvp4d_jax.training.config import load_config
     config = load_config(args.config, args.overrides)
+    _keep_programs(workdir)
     if config.get("job") == "autoencoder":
         from mvp4d_jax.training.autoencoder import export_autoencoder, train_autoencoder
         if args.export is not None:
@@ -62,6 +63,13 @@ def run(args: argparse.Namespace) -> str:
         return export_release(config, workdir, args.export, _step(args.step), overwrite=args.overwrite)
     from mvp4d_jax.training.loop import train
     return train(config, workdir, check_memory=not args.no_memory_check)
+
+
+def _keep_programs(workdir: Any) -> None:
+    """Compiled programs stay in the workdir: a run that starts again on the same devices compiles nothing."""
+    import jax
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
 
 
 def _quiet_orbax() -> None:

@@ -20,17 +20,23 @@ import numpy as np
 from mvp4d.core.errors import UserError
 from mvp4d.core.outputs import absolute, check_folder, hold, is_full, mark_folder, settle_modes, stamp
 from mvp4d.core.owner import discard, sweep_once, temporary_name
+from mvp4d.core.places import is_remote, uploaded
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path` (same suffix); on success it is flushed to disk and renamed over `path`.
 
-    Whether `path` may be replaced is the caller's to ask (`outputs.check_file`).
+    In a bucket (`gs://`) the object appears when it is complete. Whether `path` may be replaced is the caller's to ask
+    (`outputs.check_file`).
 
     Raises:
       UserError: the disk is full.
     """
+    if is_remote(path):
+        with uploaded(path) as temporary:
+            yield temporary
+        return
     path = absolute(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_once(path.parent)
@@ -51,12 +57,20 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
 def atomic_folder(path: str | os.PathLike, *, overwrite: bool = False, kind: str = "folder") -> Iterator[Path]:
     """Yields a temporary folder beside `path`; on success it takes the place of `path`, marked with its kind.
 
+    In a bucket (`gs://`) its files are uploaded, and nothing there is replaced.
+
     Raises:
       UserError: something is in the way (checked before anything is written), another process writes there, or the
         disk is full.
     """
+    check_folder(path, kind, overwrite)
+    if is_remote(path):
+        with uploaded(path) as temporary:
+            temporary.mkdir()
+            yield temporary
+            mark_folder(temporary, kind)
+        return
     shown, path = path, absolute(path)
-    check_folder(shown, kind, overwrite)
     with hold(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep_once(path.parent)

@@ -28,6 +28,7 @@ except ImportError:  # Windows has no such locks
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.owner import discard
+from mvp4d.core.places import is_remote, place
 
 MARKER, FORMAT = ".mvp4d.json", "mvp4d-output"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -76,6 +77,11 @@ def check_folder(path: str | os.PathLike, kind: str, overwrite: bool) -> None:
     Raises:
       UserError: something is in the way.
     """
+    if is_remote(path):
+        target = place(path)
+        if target.exists() and any(target.iterdir()):
+            raise UserError(path, "is already there, and nothing in a bucket is replaced", "choose another name")
+        return
     shown, path = path, absolute(path)
     if Path.cwd().is_relative_to(path):
         raise UserError(shown, "is the folder that you are in, or holds it", f"give the {kind} a name of its own")
@@ -320,6 +326,9 @@ def hold(path: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
     Raises:
       UserError: another process writes there; says which.
     """
+    if is_remote(path):  # no locks there
+        yield
+        return
     shown, path = path, Path(os.path.realpath(path))
     if not path.name:
         raise UserError(shown, "is the root of the file system", "name a file or folder below it")

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.places import is_remote, place
 from mvp4d_jax.training.state import TrainState
 
 METRIC = "validation_loss"
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What a checkpoint cost.
+
+    Attributes:
+      step: of the run.
+      gigabytes: of the arrays, over all processes.
+      stopped: seconds for which training stood still: the arrays are copied off the devices.
+      seconds: until it was complete, training going on meanwhile.
+    """
+
+    step: int
+    gigabytes: float
+    stopped: float
+    seconds: float
 
 
 class Checkpoints:
@@ -28,7 +48,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, keep_last: int = 3, keep_best: int = 1, read_only: bool = False):
-        self.folder = Path(folder).absolute()
+        self.folder = place(folder) if is_remote(folder) else Path(folder).absolute()
         if read_only and not self.folder.is_dir():
             raise UserError(self.folder, "has no checkpoints", "check --workdir; training writes them there")
         keep = policies.AnyPreservationPolicy([
@@ -42,6 +62,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.folder, options=options,
             item_handlers={"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()})
+        self._writing: tuple[Written, float] | None = None
 
     def latest(self) -> int | None:
         """The newest finished step."""
@@ -70,9 +91,19 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         metrics = None if validation_loss is None else {METRIC: validation_loss}
+        began = time.monotonic()
         with self._explained():
             self._manager.save(step, metrics=metrics, force=True, args=ocp.args.Composite(
                 state=ocp.args.StandardSave(_tree(state)), data=ocp.args.JsonSave(position)))
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(_tree(state)) if hasattr(leaf, "dtype"))
+        self._writing = Written(step, size / 1e9, time.monotonic() - began, 0.0), began
+
+    def written(self) -> Written | None:
+        """The checkpoint that was being written, once after it is complete; looked at between steps."""
+        if self._writing is None or self._manager.is_saving_in_progress():
+            return None
+        (written, began), self._writing = self._writing, None
+        return dataclasses.replace(written, seconds=time.monotonic() - began)
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
         """A state laid out as `like` says (any mesh, any number of processes), and the position saved with it.

@@ -18,6 +18,7 @@ from typing import Any
 import ml_collections
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.places import require_local
 
 PACKAGE = "mvp4d_configs"
 _PREFIX = "--config."
@@ -41,7 +42,20 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
     config.lock()
     for key, text in _pairs(overrides):
         _override(config, key, text)
+    _refuse_buckets(config, "config")
     return config
+
+
+def _refuse_buckets(value: Any, where: str) -> None:
+    """Folders that a config names are read by ArrayRecord and safetensors, which take local files."""
+    if isinstance(value, str):
+        require_local(value, where, "which ArrayRecord and safetensors do not read")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _refuse_buckets(item, where)
+    elif isinstance(value, ml_collections.ConfigDict):
+        for name, item in value.items():
+            _refuse_buckets(item, f"{where}.{name}")
 
 
 def save_config(config: ml_collections.ConfigDict) -> dict[str, Any]:

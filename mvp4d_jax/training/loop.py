@@ -6,13 +6,10 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 import orbax.checkpoint as ocp
 
 from mvp4d.core.errors import UserError
@@ -24,6 +21,7 @@ from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.models.checkpoint import load_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import forward_flops
+from mvp4d_jax.preflight.hlo import program_cost
 from mvp4d_jax.training import dump, memory
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config
@@ -32,6 +30,7 @@ from mvp4d_jax.training.feed import Feed
 from mvp4d_jax.training.launch import Launch, check_launch
 from mvp4d_jax.training.metrics import MetricsLog, peak_flops, tokens_of
 from mvp4d_jax.training.plan import Stage, batch_shapes
+from mvp4d_jax.training.profile import Profiler
 from mvp4d_jax.training.state import (
     ModelTemplate,
     TrainState,
@@ -42,6 +41,7 @@ from mvp4d_jax.training.state import (
 )
 from mvp4d_jax.training.stop import Interrupted, StopSignal
 from mvp4d_jax.training.validation import Validation
+from mvp4d_jax.training.window import Window, Work
 
 log = logging.getLogger(__name__)
 COMPILE_TIMEOUT = 1800  # seconds
@@ -133,12 +133,14 @@ class _Run:
         self.validation = Validation(config, plan, template, launch.held_out, mesh, workdir)
         self.metrics = MetricsLog(workdir, checkpoints.latest() or 0)
         self.peak = peak_flops(mesh.devices.flat[0]) * mesh.size
+        self.profiler = Profiler(config.profile, workdir / "profile")
         self.began = time.monotonic() - seconds
         self.stop: StopSignal | None = None  # before the first step there is nothing to save
 
     def close(self) -> None:
         if self.stop is not None:
             self.stop.close()
+        self.profiler.close()
         self.metrics.close()
 
     def all_stages(self, state: TrainState, folders: dict[str, list[Shards]]) -> None:
@@ -161,15 +163,17 @@ class _Run:
         data = self.config.data
         stream = iterate(batches, step - stage.start, threads=data.threads, buffer=data.buffer, workers=data.workers)
         log.info("stage '%s': steps %d to %d at %d pixels", stage.name, step, stage.stop, stage.image_size)
-        steps = self._compile(state, stage, feeds)
+        steps, work = self._compile(state, stage, feeds)
         self._wait_for_all(stage)
         self.stop = self.stop or StopSignal()
-        window = _Window()
+        window = Window(work, self.peak)
         local = window.wait(stream, None)
         while step < stage.stop:
             modality = batches.modality(step - stage.start)
             placed = feeds[modality.kind].place(local)
+            self.profiler.before_step()
             state, result = steps[modality.kind](state, placed)
+            self.profiler.after_step(result)
             used, step = local, step + 1
             local = window.wait(stream, result["loss"]) if step < stage.stop else None  # made while the devices work
             result = {name: float(value) for name, value in result.items()}
@@ -178,10 +182,7 @@ class _Run:
                 raise UserError(where, f"step {step}: loss {result['loss']}, gradient norm {result['gradient_norm']} "
                                 "are not finite; the batch and the state before it are there",
                                 "look at the batch, or lower the learning rate and run the same command again")
-            tokens = modality.batch * tokens_of(self.plan.transformer, modality.views, modality.latents,
-                                                self.plan.latent_size(stage))
-            flops = 3 * modality.batch * forward_flops(self.plan.transformer, tokens // modality.batch)
-            window.add(modality.kind, result, tokens, flops)
+            window.add(modality.kind, result)
             bar.update()
             self._report(step, stage, window, bar)
             if step % self.config.validation.every == 0 and self.validation.active:
@@ -196,14 +197,25 @@ class _Run:
                 raise Interrupted(f"stopped at step {step} and saved; run the same command again: {self.workdir}")
         return state, step
 
-    def _compile(self, state: TrainState, stage: Stage, feeds: dict[str, Feed]) -> dict[str, Any]:
-        """The step for every kind of data in the stage, compiled and held to the memory there is."""
-        compiled = {}
+    def _compile(self, state: TrainState, stage: Stage, feeds: dict[str, Feed]) -> tuple[dict, dict[str, Work]]:
+        """The step for every kind of data in the stage, compiled and held to the memory there is, and what it does."""
+        steps, work = {}, {}
         for modality in stage.used:
+            began = time.monotonic()
             shapes = batch_shapes(self.plan, stage, modality, feeds[modality.kind].layout)
-            compiled[modality.kind] = self.step.lower(state, shapes).compile()
-            self._check_memory(compiled[modality.kind], f"stage '{stage.name}', {modality.kind}")
-        return compiled
+            compiled = steps[modality.kind] = self.step.lower(state, shapes).compile()
+            seconds = time.monotonic() - began
+            self._check_memory(compiled, f"stage '{stage.name}', {modality.kind}")
+            flops = program_cost(compiled.as_text()).flops
+            tokens = tokens_of(self.plan.transformer, modality.views, modality.latents, self.plan.latent_size(stage))
+            work[modality.kind] = Work(modality.batch, modality.batch * tokens,
+                                       3 * modality.batch * forward_flops(self.plan.transformer, tokens),
+                                       flops * self.mesh.size)
+            log.info("stage '%s', %s: compiled in %.1f s; a step of %d x %s tokens: %.3g TFLOP and %.2f GiB a device",
+                     stage.name, modality.kind, seconds, modality.batch, f"{tokens:,}", flops / 1e12,
+                     memory.needed(compiled) / memory.GIB)
+            self.metrics.write(int(state.step), {"stage": stage.name, f"compile_seconds_{modality.kind}": seconds})
+        return steps, work
 
     def _check_memory(self, program: Any, what: str) -> None:
         if self.check_memory:
@@ -219,55 +231,24 @@ class _Run:
             raise UserError("processes", f"not all compiled stage '{stage.name}' in {COMPILE_TIMEOUT} s ({reason})",
                             "look at the logs of the others") from error
 
-    def _report(self, step: int, stage: Stage, window: _Window, bar) -> None:
+    def _report(self, step: int, stage: Stage, window: Window, bar) -> None:
+        self._report_checkpoint(step)
         if step % self.config.metrics.every and step != stage.stop:
             return
-        values = window.finish(self.peak)
+        values = window.finish()
         self.metrics.write(step, {"stage": stage.name, **values})
         bar.set_postfix_str(f"loss {values['loss']:.4f}, {values['tokens_per_second']:.0f} tok/s, "
                             f"wait {100 * values['data_wait']:.1f} %")
+
+    def _report_checkpoint(self, step: int) -> None:
+        written = self.checkpoints.written()
+        if written is not None:
+            log.info("checkpoint of step %d: %.3g GB written in %.1f s, for %.1f s of which training stood still",
+                     written.step, written.gigabytes, written.seconds, written.stopped)
+            self.metrics.write(step, {"checkpoint_gigabytes": written.gigabytes, "checkpoint_seconds": written.seconds,
+                                      "checkpoint_stopped_seconds": written.stopped})
 
     def _save(self, state: TrainState, step: int, validation_loss: float | None = None) -> None:
         position = {"step": step, "stage": self.plan.stage_at(step).name, "seed": self.config.seed,
                     "seconds": time.monotonic() - self.began, "processes": jax.process_count()}
         self.checkpoints.save(step, state, position, validation_loss)
-
-
-class _Window:
-    """Sums between two lines of metrics."""
-
-    def __init__(self):
-        self.restart()
-
-    def restart(self) -> None:
-        self.began, self.losses, self.last = time.perf_counter(), {}, {}
-        self.tokens = self.flops = self.waited = 0.0
-        self.count = 0
-
-    def wait(self, stream: Iterator, working: jax.Array | None) -> dict[str, np.ndarray]:
-        """The next batch. Waiting counts where the devices have nothing else to do: `working` is ready, or None."""
-        began = time.perf_counter()
-        batch = next(stream)
-        if working is None or working.is_ready():
-            self.waited += time.perf_counter() - began
-        return batch
-
-    def add(self, kind: str, result: dict[str, float], tokens: int, flops: float) -> None:
-        self.losses.setdefault(kind, []).append(result["loss"])
-        self.last = result
-        self.tokens, self.flops = self.tokens + tokens, self.flops + flops
-        self.count += 1
-
-    def finish(self, peak: float) -> dict[str, Any]:
-        """The window's metrics; begins the next one."""
-        seconds = time.perf_counter() - self.began
-        every = [loss for losses in self.losses.values() for loss in losses]
-        values = {
-            "loss": float(np.mean(every)),
-            **{f"loss_{kind}": float(np.mean(losses)) for kind, losses in self.losses.items()},
-            "gradient_norm": self.last["gradient_norm"], "learning_rate": self.last["learning_rate"],
-            "tokens_per_second": self.tokens / seconds, "model_flops_utilisation": self.flops / seconds / peak,
-            "data_wait": self.waited / seconds, "seconds_per_step": seconds / self.count,
-        }
-        self.restart()
-        return values

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ import jax.numpy as jnp
 from tensorboardX import SummaryWriter
 
 from mvp4d.core.files import atomic_file
+from mvp4d.core.places import is_remote, on_fuse, place
 from mvp4d_jax.devices import kind_of
 from mvp4d_jax.models.transformer_config import TransformerConfig
+
+UPLOAD_EVERY, ROTATE_EVERY = 30, 600  # seconds
 
 
 def peak_flops(device: jax.Device) -> float:
@@ -44,56 +49,102 @@ def tokens_of(config: TransformerConfig, views: int, latents: int, latent_size: 
 class MetricsLog:
     """`metrics.jsonl` and TensorBoard events of a run; silent on all processes but the first.
 
+    Both can be read while the run goes on. A line of metrics is in the file when `write` returns, in a bucket (`gs://`)
+    at most half a minute later. TensorBoard's events follow within seconds; in a bucket, mounted or not, a file is seen
+    when it is closed, so a new one is begun every ten minutes.
+
     Args:
-      folder: the run's.
+      folder: the run's; local or in a bucket.
       step: where the run stands: lines of later steps (written before a kill) are dropped.
     """
 
-    def __init__(self, folder: Path, step: int):
-        self._file = self._board = None
-        if jax.process_index() != 0:
+    def __init__(self, folder: Any, step: int):
+        self._active = jax.process_index() == 0
+        if not self._active:
             return
-        path = folder / "metrics.jsonl"
-        _drop_after(path, step)
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115 (open for the length of the run; `close`)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._path, self._remote = folder / "metrics.jsonl", is_remote(folder)
+        self._lines = _keep_until(self._path, step)
+        self._uploaded = time.monotonic()
+        self._board = _Board(folder / "tensorboard", step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line; numbers go to TensorBoard, too."""
-        if self._file is None:
+        if not self._active:
             return
         shown = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **shown}) + "\n")
+        line = json.dumps({"step": step, **shown}) + "\n"
+        if self._remote:
+            self._lines.append(line)
+            if time.monotonic() - self._uploaded > UPLOAD_EVERY:
+                self._upload()
+        else:
+            with open(self._path, "a") as file:  # closed every time: a mounted bucket shows it only then
+                file.write(line)
         for name, value in values.items():
             if isinstance(value, int | float) and math.isfinite(value):
-                self._board.add_scalar(name, value, step)
+                self._board.now().add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, image: Any) -> None:
         """[H, W, 3] uint8 to TensorBoard."""
-        if self._board is not None:
-            self._board.add_image(name, image, step, dataformats="HWC")
+        if self._active:
+            self._board.now().add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._active:
+            if self._remote:
+                self._upload()
             self._board.close()
+
+    def _upload(self) -> None:
+        self._path.write_text("".join(self._lines))
+        self._uploaded = time.monotonic()
+
+
+class _Board:
+    """A TensorBoard writer; in a bucket one file after the other."""
+
+    def __init__(self, folder: Any, step: int):
+        self._folder, self._purge = folder, step + 1  # what a killed run wrote of later steps is hidden
+        self._rotates = is_remote(folder) or on_fuse(folder.parent)
+        self._writer: SummaryWriter | None = None
+
+    def now(self) -> SummaryWriter:
+        if self._writer is not None and self._rotates and time.monotonic() - self._began > ROTATE_EVERY:
+            self.close()
+        if self._writer is None:
+            self._local = tempfile.mkdtemp(prefix="mvp4d-tensorboard-") if is_remote(self._folder) else self._folder
+            self._writer, self._began = SummaryWriter(str(self._local), purge_step=self._purge), time.monotonic()
+        return self._writer
+
+    def close(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._writer, self._purge = None, None
+        if is_remote(self._folder):
+            for file in Path(self._local).iterdir():
+                with atomic_file(self._folder / file.name) as temporary:
+                    shutil.copyfile(file, temporary)
+            shutil.rmtree(self._local)
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
     """Every line of a run's metrics."""
-    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (place(folder) / "metrics.jsonl").read_text().splitlines()]
 
 
-def _drop_after(path: Path, step: int) -> None:
+def _keep_until(path: Any, step: int) -> list[str]:
+    """Drops lines of later steps from a file, and one that a kill cut; returns those that stay."""
     if not path.is_file():
-        return
+        return []
     kept = []
     for line in path.read_text().splitlines():
         try:
             value = json.loads(line)
-        except ValueError:  # a line cut by a kill
+        except ValueError:
             continue
         if value["step"] <= step:
-            kept.append(line)
+            kept.append(line + "\n")
     with atomic_file(path) as temporary:
-        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.write_text("".join(kept))
+    return kept

@@ -71,7 +71,7 @@ def export_release(config: ml_collections.ConfigDict, workdir: Path, out: Path, 
         shutil.copytree(vae, temporary / "vae")
         save_transformer(temporary / "transformer", template.model(state.ema), plan.transformer, dtype=dtype)
         write_json(temporary / FACTS, facts)
-    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
+        size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()) / 1e6
     return f"step {int(state.step)} ({facts['training']['hours']} h), {size:.1f} MB: {out}"
 
 

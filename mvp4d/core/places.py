@@ -1,0 +1,77 @@
+"""Folders that may lie in a bucket: `gs://bucket/path` is reached through etils' epath, anything else is a local path."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mvp4d.core.errors import UserError
+
+_BUCKET = re.compile(r"(gs|s3|az):/+(.*)", re.DOTALL)
+MOUNT = "mount the bucket (docs/launch.md) and give its folder"
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether a path lies in a bucket; one that `pathlib` has made `gs:/bucket` of, too."""
+    return _BUCKET.match(os.fspath(path)) is not None
+
+
+def place(path: str | os.PathLike) -> Any:
+    """A path that reads and writes where it lies: a `pathlib.Path`, or an `epath.Path` in a bucket.
+
+    Raises:
+      UserError: the scheme is not gs, or what reaches Google Cloud Storage is not installed.
+    """
+    found = _BUCKET.match(os.fspath(path))
+    if found is None:
+        return Path(path)
+    scheme, rest = found.groups()
+    if scheme != "gs":
+        raise UserError(f"{scheme}://{rest}", "only gs:// buckets are read and written", MOUNT)
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError(f"gs://{rest}", "needs the package gcsfs", "pip install 'mvp4d-jax[gcs]', or " + MOUNT)
+    from etils import epath
+    return epath.Path(f"gs://{rest}")
+
+
+def require_local(path: str | os.PathLike, where: str, why: str) -> None:
+    """Refuses a place in a bucket. Raises UserError: `where` says which argument, `why` what cannot reach it."""
+    if is_remote(path):
+        raise UserError(where, f"'{_shown(path)}' lies in a bucket, {why}", MOUNT)
+
+
+@contextlib.contextmanager
+def uploaded(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a local path of the same name; the file or folder that lies there at the end is copied to `path`."""
+    target = place(path)
+    with tempfile.TemporaryDirectory(prefix="mvp4d-upload-") as folder:
+        local = Path(folder) / target.name
+        yield local
+        files = [local] if local.is_file() else sorted(file for file in local.rglob("*") if file.is_file())
+        for file in files:
+            copy = target / file.relative_to(local) if local.is_dir() else target
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with open(file, "rb") as source, copy.open("wb") as sink:  # an object appears when it is complete
+                shutil.copyfileobj(source, sink, 16 << 20)
+
+
+def on_fuse(path: str | os.PathLike) -> bool:
+    """Whether a local path lies on a mount of a user's program (gcsfuse), which uploads a file when it is closed."""
+    try:
+        lines = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return False
+    real = os.path.realpath(path)
+    mounts = [(len(line[1]), line[2]) for line in lines if os.path.commonpath([real, line[1]]) == line[1]]
+    return bool(mounts) and max(mounts)[1].startswith("fuse")
+
+
+def _shown(path: str | os.PathLike) -> str:
+    return re.sub(r"^(\w+):/+", r"\1://", os.fspath(path))

@@ -1,0 +1,109 @@
+"""A run whose workdir lies in a bucket: an emulator of Google Cloud Storage on this machine in the place of the real one."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from mvp4d.core.errors import UserError
+from mvp4d.core.files import atomic_folder, write_json
+from mvp4d.core.places import is_remote, place, require_local
+from mvp4d_jax.training.checkpoints import Checkpoints
+from mvp4d_jax.training.metrics import MetricsLog, read_metrics
+from tests.training.tiny_run import final_state, overrides, run
+
+pytest.importorskip("gcsfs")
+pytest.importorskip("gcp_storage_emulator")
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """`gs://bucket`, empty."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-m", "gcp_storage_emulator", "start", "--port", str(port), "--in-memory",
+                               "--default-bucket", "bucket", "--quiet"], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+    url = f"http://localhost:{port}"
+    settings = {"STORAGE_EMULATOR_HOST": url, "FSSPEC_GS_TOKEN": "anon", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+                "TENSORSTORE_GCS_HTTP_URL": url, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none"}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("localhost", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield "gs://bucket"
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        server.terminate()
+        server.wait()
+
+
+def test_files_and_folders(bucket, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_json(f"{bucket}/a/b.json", {"x": 1})
+    assert place(f"{bucket}/a/b.json").read_text() == '{\n  "x": 1\n}\n'
+    with atomic_folder(f"{bucket}/made", kind="release") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "one.bin").write_bytes(b"1" * 1000)
+    assert place(f"{bucket}/made/inner/one.bin").read_bytes() == b"1" * 1000
+    with pytest.raises(UserError, match="is already there"), atomic_folder(f"{bucket}/made", overwrite=True):
+        pass
+    assert not list(tmp_path.iterdir()), "nothing is written into a local folder 'gs:'"
+
+
+def test_metrics_can_be_read_while_the_run_goes_on(bucket, monkeypatch):
+    monkeypatch.setattr("mvp4d_jax.training.metrics.UPLOAD_EVERY", 0)
+    monkeypatch.setattr("mvp4d_jax.training.metrics.ROTATE_EVERY", 0)
+    folder = place(f"{bucket}/metrics")
+    log = MetricsLog(folder, 0)
+    for step in range(1, 4):
+        log.write(step, {"loss": 1 / step})
+        assert [line["step"] for line in read_metrics(folder)] == list(range(1, step + 1))
+    assert len(list((folder / "tensorboard").iterdir())) == 2, "a file of events is there when the next is begun"
+    log.close()
+    assert len(list((folder / "tensorboard").iterdir())) == 3
+    again = MetricsLog(folder, 2)
+    again.write(3, {"loss": 7.0})
+    again.close()
+    assert [line["loss"] for line in read_metrics(folder)] == [1.0, 0.5, 7.0]
+
+
+def test_training_in_a_bucket(bucket, shards, undisturbed):
+    """The same run as on a local disk, resumed half-way, to the same parameters bit by bit."""
+    workdir = f"{bucket}/run"
+    half = overrides(shards, steps=100, checkpoint__keep_last=100)
+    run(workdir, [*half, "--config.stages.all.steps=50"])
+    assert place(workdir).joinpath("config.json").is_file()
+    assert Checkpoints(place(workdir) / "checkpoints", read_only=True).latest() == 50
+    output = run(workdir, half)
+    assert "trained to step 100: gs://bucket/run" in output
+    losses = [line["step"] for line in read_metrics(place(workdir)) if "loss" in line]
+    assert losses == list(range(1, 101))
+    state, position = final_state(place(workdir), half)
+    expected, _ = final_state(undisturbed, half, 100)
+    assert position["step"] == 100
+    for ours, theirs in zip(state.params.flat_state().leaves, expected.params.flat_state().leaves):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("path, remote", [("gs://b/x", True), ("gs:/b/x", True), ("s3://b", True), ("/gs/x", False),
+                                          ("file:/x", False), ("x:1", False), ("C:/x", False)])
+def test_what_is_a_bucket(path, remote):
+    assert is_remote(path) == remote
+
+
+def test_other_stores_are_refused():
+    with pytest.raises(UserError, match="only gs:// buckets are read and written; mount the bucket"):
+        place("s3://bucket/x")
+    with pytest.raises(UserError, match=r"^--out: 'gs://bucket/x' lies in a bucket, which nobody reads; mount"):
+        require_local("gs:/bucket/x", "--out", "which nobody reads")
