@@ -22,10 +22,10 @@ from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.models.attention import choose_backend
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.transformer import MultiViewTransformer
-from mvp4d_jax.preflight.hlo import program_cost
 from mvp4d_jax.preflight.preflight import GIB, Topology
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.distill import make_step
+from mvp4d_jax.training.hlo import program_cost
 from mvp4d_jax.training.metrics import tokens_of
 from mvp4d_jax.training.plan import Plan, Stage, batch_shapes, resolve
 from mvp4d_jax.training.state import ModelTemplate, abstract_state, make_optimiser

@@ -21,12 +21,12 @@ from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.models.checkpoint import load_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import forward_flops
-from mvp4d_jax.preflight.hlo import program_cost
 from mvp4d_jax.training import dump, memory
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config
 from mvp4d_jax.training.distill import make_step
 from mvp4d_jax.training.feed import Feed
+from mvp4d_jax.training.hlo import program_cost
 from mvp4d_jax.training.launch import Launch, check_launch
 from mvp4d_jax.training.metrics import MetricsLog, peak_flops, tokens_of
 from mvp4d_jax.training.plan import Stage, batch_shapes

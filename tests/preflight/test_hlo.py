@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mvp4d_jax import parallel
-from mvp4d_jax.preflight.hlo import program_cost
+from mvp4d_jax.training.hlo import program_cost
 
 WIDTH, ROWS, LAYERS = 64, 32, 5
 
