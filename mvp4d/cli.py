@@ -121,7 +121,7 @@ def _held(module: ModuleType, args: argparse.Namespace) -> contextlib.AbstractCo
 
 
 def _refuse_buckets(module: ModuleType, args: argparse.Namespace) -> None:
-    """Arguments that lie in a bucket end here, but for those that the verb says it can read and write (`IN_BUCKETS`)."""
+    """Refuses arguments that lie in a bucket, but for those that the verb can read and write (`IN_BUCKETS`)."""
     for name, value in vars(args).items():
         if name in getattr(module, "IN_BUCKETS", ()):
             continue

@@ -1,4 +1,4 @@
-"""Folders that may lie in a bucket: `gs://bucket/path` is reached through etils' epath, anything else is a local path."""
+"""Folders that may lie in a bucket: `gs://bucket/path` is reached through etils' epath, all else is a local path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run whose workdir lies in a bucket: an emulator of Google Cloud Storage on this machine in the place of the real one."""
+"""A run whose workdir lies in a bucket: an emulator of Google Cloud Storage stands in for the real one."""
 
 import os
 import socket
@@ -26,8 +26,8 @@ def bucket():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "gcp_storage_emulator", "start", "--port", str(port), "--in-memory",
-                               "--default-bucket", "bucket", "--quiet"], stdout=subprocess.DEVNULL,
+    words = ["start", "--port", str(port), "--in-memory", "--default-bucket", "bucket", "--quiet"]
+    server = subprocess.Popen([sys.executable, "-m", "gcp_storage_emulator", *words], stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL)
     url = f"http://localhost:{port}"
     settings = {"STORAGE_EMULATOR_HOST": url, "FSSPEC_GS_TOKEN": "anon", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
