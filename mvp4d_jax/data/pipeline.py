@@ -62,12 +62,15 @@ class SamplingOptions:
       condition_dropout: probability that a sample loses its reference image and its maps (CAP4D: 0.1).
       clean_prefix: probability that the first latent frames of all views are given clean.
       clean_views: probability that some views are given clean.
+      far_expressions: probability that the reference is, of all that may be taken, the one whose expression differs
+        most from the sample's.
     """
 
     reference_angle: float = 1.05
     condition_dropout: float = 0.1
     clean_prefix: float = 0.1
     clean_views: float = 0.1
+    far_expressions: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +135,7 @@ class Batches:
                  conditioning: ConditioningConfig, *, steps: int, seed: int,
                  rows: dict[str, Sequence[int]] | None = None):
         self.shards, self.modalities, self.options = list(shards), [m for m in modalities if m.weight > 0], options
+        self.painted = conditioning.painted > 0
         self.parts, self.steps, self.seed, self.rows = conditioning.parts, steps, seed, rows or {}
         if not self.modalities:
             raise UserError("mixture", "no kind of data has a weight above 0")
@@ -180,7 +184,8 @@ class Batches:
         shards = self.shards[item.folder]
         scene = shards.scenes[item.scene]
         random = np.random.default_rng([self.seed, kind, number, 1])
-        photo, reference_view, reference_image = self._reference(scene, random)
+        chosen, reference_view, reference_image = self._reference(scene, random, self._apart(scene, modality, item))
+        photo = chosen if self.painted else -1
         variants, count = len(scene.image_records), len(scene.views)
         views = [item.view] if item.view >= 0 else random.permutation(count)[: modality.views]
         crops = random.integers(variants, size=modality.views + 1)
@@ -194,20 +199,33 @@ class Batches:
                 part = slice(0, modality.latents)
             latents.append(record["latents"][part])
             maps.append(_maps(record, part, photo))
-        record = shards.read(scene.shard, scene.reference_records[crops[-1], reference_view])
-        turn = scene.world_rotation[crops[-1], reference_view, reference_image]
+        if len(scene.photo_records):
+            record, reference_image = shards.read(scene.shard, scene.photo_records[crops[-1], chosen]), 0
+            turn = scene.photo_rotation[chosen]
+            photo = min(photo, 0)  # such a record holds no painted photo but its own
+        else:
+            record = shards.read(scene.shard, scene.reference_records[crops[-1], reference_view])
+            turn = scene.world_rotation[crops[-1], reference_view, reference_image]
         return self._finish(np.stack(latents), np.stack(maps), record["latents"][reference_image],
                             _maps(record, slice(reference_image, reference_image + 1), photo)[0], turn, random)
 
-    def _reference(self, scene: Scene, random: np.random.Generator) -> tuple[int, int, int]:
-        """(painted photo, view, single image) of the reference: near frontal, or the most frontal there is.
+    def _apart(self, scene: Scene, modality: Modality, item: _Item) -> np.ndarray:
+        """[K] metres by which each single image's expression differs from the sample's; [0] where it is not known."""
+        table = scene.apart_images if modality.kind == "static" else scene.apart_windows
+        return table[:, item.time] if len(table) else np.zeros(0)
 
-        One of the painted photos where the records have them, else any, and no painted photo.
+    def _reference(self, scene: Scene, random: np.random.Generator, apart: np.ndarray) -> tuple[int, int, int]:
+        """(photo, view, single image) of the reference: near frontal, or the most frontal there is.
+
+        One of the scene's photos where it has any, else any image, and -1.
         """
         every = np.indices(scene.frontal_angle.shape).reshape(2, -1).T  # [V K, 2]
         photos = scene.painted if len(scene.painted) else every
         angle = scene.frontal_angle[tuple(photos.T)]
         near = np.flatnonzero(angle <= max(self.options.reference_angle, float(angle.min())))
+        if len(apart) and self.options.far_expressions and random.random() < self.options.far_expressions:
+            distance = apart[photos[near, 1]]
+            near = near[distance == distance.max()]
         chosen = int(near[random.integers(len(near))])
         return (chosen if len(scene.painted) else -1), *photos[chosen]
 

@@ -53,7 +53,13 @@ class Scene:
       image_frames: frame of each single image.
       window_records: [A, V, W] record numbers in the shard; image_records: [A, V] single images that serve as targets,
         reference_records: [A, V] the same frames as references (the same records where both are cropped alike).
-      painted: [R, 2] (view, single image) of the photos that the records' `painted` maps show; R is 0 without such.
+      painted: [R, 2] (view, single image) of the photos that the records' `painted` maps show, or that stand as
+        `photo_records`; R is 0 without such.
+      photo_records: [A, R] those photos as references, with the errors of photos and their fits; A is 0 where
+        `reference_records` serve, and in shards from before there were such.
+      photo_rotation: [R, 3, 3] rows are axes in the world of the cameras fitted to them.
+      apart_windows: [K, W] metres by which the face of a single image differs in expression from a window's, on the
+        mean; apart_images: [K, K] from another single image's. W or K is 0 in older shards.
     """
 
     name: str
@@ -67,6 +73,10 @@ class Scene:
     image_records: np.ndarray
     reference_records: np.ndarray
     painted: np.ndarray
+    photo_records: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    photo_rotation: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 3, 3), np.float32))
+    apart_windows: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    apart_images: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     def as_json(self) -> dict:
         value = dataclasses.asdict(self)
@@ -84,7 +94,17 @@ class Scene:
             image_records=np.asarray(value["image_records"], np.int64),
             reference_records=np.asarray(value["reference_records"], np.int64),
             painted=np.asarray(value["painted"], np.int64).reshape(-1, 2),
+            photo_records=_table(value, "photo_records", np.int64),
+            photo_rotation=np.asarray(value.get("photo_rotation", []), np.float32).reshape(-1, 3, 3),
+            apart_windows=_table(value, "apart_windows", np.float32),
+            apart_images=_table(value, "apart_images", np.float32),
         )
+
+
+def _table(value: dict, name: str, dtype: type) -> np.ndarray:
+    """A table that older shards lack, [0, 0] then."""
+    rows = value.get(name, [])
+    return np.asarray(rows, dtype).reshape(len(rows), -1 if rows else 0)
 
 
 def pack(arrays: dict[str, np.ndarray]) -> bytes:

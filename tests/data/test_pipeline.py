@@ -1,6 +1,7 @@
 """The pipeline: what is read, how often, by whom, and what a sample looks like."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -79,6 +80,29 @@ def test_rays_turn_into_the_reference_camera(shards):
         np.testing.assert_allclose(batch["conditioning"][0, place][..., rays], expected, atol=5e-3)
         np.testing.assert_array_equal(batch["conditioning"][0, place][..., :rays.start],
                                       stored["conditioning"][..., :rays.start])
+
+
+def test_far_expressions_take_the_photo_that_differs_most(shards):
+    """Each window's reference is the photo whose face is farthest from it, as often as asked."""
+    changed = Shards(shards.path, shards.manifest)
+    random = np.random.default_rng(3)
+    changed.scenes = [dataclasses.replace(
+        scene, frontal_angle=np.zeros_like(scene.frontal_angle),
+        apart_windows=random.uniform(size=(3, 2)).astype(np.float32)) for scene in shards.scenes]
+    mixture = (Modality("multiview", 1, 2, 3, 2),)
+    for share in (0.0, 1.0):
+        batches = make(changed, dataclasses.replace(PLAIN, far_expressions=share), mixture=mixture)
+        farthest = []
+        for step in range(24):
+            for row, number in enumerate(batches[step]["sample"]):
+                item = batches.item(0, int(number))
+                scene = changed.scenes[item.scene]
+                taken = next(photo for photo, (view, image) in enumerate(scene.painted) if np.array_equal(
+                    changed.read(scene.shard, scene.reference_records[0, view])["latents"][image],
+                    batches[step]["reference_latents"][row]))
+                distance = scene.apart_windows[scene.painted[:, 1], item.time]
+                farthest.append(distance[taken] == distance.max())
+        assert np.mean(farthest) == 1 if share else 0.2 < np.mean(farthest) < 0.8
 
 
 def test_dropout_and_clean_frames_as_often_as_asked(shards):

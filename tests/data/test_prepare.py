@@ -12,7 +12,9 @@ from flax import nnx
 from mvp4d.core.cameras.camera import FIELDS, Camera
 from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d.core.errors import UserError
-from mvp4d_jax.data.prepare import PrepareOptions, _stable, prepare
+from mvp4d_jax.data.encode import stable_number
+from mvp4d_jax.data.photos import degrade, disturb_head, disturb_pose
+from mvp4d_jax.data.prepare import PrepareOptions, prepare
 from mvp4d_jax.data.recolour import draw_palettes
 from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
@@ -162,7 +164,7 @@ def test_painted_photos_are_those_of_the_scene_in_its_colours(captures, autoenco
     options = dataclasses.replace(OPTIONS, colours=2, photos=2)
     prepare(captures[:1], tmp_path / "o", options, autoencoder, painted, identity="abc")
     made, capture = Shards.open(tmp_path / "o"), Capture.open(captures[0])
-    scene, palette = made.scenes[1], draw_palettes(2, np.random.default_rng([0, _stable(capture)]))[1]
+    scene, palette = made.scenes[1], draw_palettes(2, np.random.default_rng([0, stable_number(capture)]))[1]
     window = made.read(scene.shard, scene.window_records[0, 1, 1])
     images = made.read(scene.shard, scene.image_records[0, 1])
     assert scene.painted.shape == (2, 2) and window["conditioning"].shape[-1] == 56
@@ -180,3 +182,33 @@ def test_painted_photos_are_those_of_the_scene_in_its_colours(captures, autoenco
             shares = video[0, 0, ..., 3].reshape(4, 8, 4, 8).mean((1, 3))
             np.testing.assert_allclose(record[..., :-1].astype(np.float32), latents, atol=0.05 * latents.std())
             np.testing.assert_allclose(record[0, ..., -1].astype(np.float32), shares, atol=6e-3)
+
+
+def test_photos_stand_as_references_with_their_errors(captures, autoencoder, tmp_path):
+    """Against the drawing called by hand with the disturbed rig, pose and camera; targets keep true pictures."""
+    painted = dataclasses.replace(CONDITIONING, painted=16)
+    options = dataclasses.replace(OPTIONS, photos=2, fit_error=0.02, photo_error=0.5)
+    prepare(captures[:1], tmp_path / "o", options, autoencoder, painted, identity="abc")
+    made, capture = Shards.open(tmp_path / "o"), Capture.open(captures[0])
+    scene, number = made.scenes[0], stable_number(capture)
+    assert scene.photo_records.shape == (2, 2) and scene.photo_rotation.shape == (2, 3, 3)
+    head = disturb_head(capture.head, 0.02, np.random.default_rng([0, number, 2**31 + 1]))
+    random = np.random.default_rng([0, number, 2**31 + 2, 0])
+    rays = CONDITIONING.parts["rays"]
+    for place, (view, image) in enumerate(scene.painted):
+        frame = scene.image_frames[image]
+        motion, camera = disturb_pose(capture.head, capture.motion[frame: frame + 1], capture.camera(int(view), frame),
+                                      0.02, random)
+        degrade(np.zeros((SIZE, SIZE, 3)), np.ones((SIZE, SIZE)), 0.5, random)  # draws as many numbers as the photo's
+        record = made.read(scene.shard, scene.photo_records[0, place])
+        batched = Camera(*(np.asarray(getattr(camera, name))[None, None] for name in FIELDS))
+        expected = np.asarray(draw_conditioning(head, motion, batched, (SIZE, SIZE), CONDITIONING, camera))[0]
+        ours = record["conditioning"].astype(np.float32)
+        ours[..., rays] = ours[..., rays] @ scene.photo_rotation[place].T
+        np.testing.assert_allclose(ours, expected, atol=6e-3)
+        assert record["latents"].shape == (1, 4, 4, 16) and record["painted"].shape == (1, 1, 4, 4, 17)
+        clean = made.read(scene.shard, scene.reference_records[0, view])["latents"][image].astype(np.float32)
+        assert np.abs(record["latents"][0] - clean).max() > 0.05
+    window = made.read(scene.shard, scene.window_records[0, 1, 1])
+    video = jnp.asarray(capture.frames("right", slice(2, 7)), jnp.float32)[None] / 127.5 - 1
+    np.testing.assert_allclose(window["latents"], autoencoder.encode_latents(video)[0], atol=5e-3)
