@@ -16,6 +16,7 @@ from mvp4d_configs.mvp4d_2b import get_config as mvp4d_2b
 
 def get_config() -> ConfigDict:
     config = mvp4d_2b()
+    config.initial = ""  # a student starts from its teacher
     config.distill.steps, config.distill.substeps, config.distill.guidance = 4, 4, 2.0
     config.sampling.condition_dropout = 0.0  # guidance is folded in: nobody asks a student without conditions
     config.curriculum = ("distill",)

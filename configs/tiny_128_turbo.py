@@ -15,6 +15,7 @@ from mvp4d_configs.tiny_128 import get_config as tiny_128
 
 def get_config() -> ConfigDict:
     config = tiny_128()
+    config.initial = ""  # a student starts from its teacher
     config.distill.teacher = "tiny_128"
     config.distill.steps, config.distill.substeps, config.distill.guidance = 4, 4, 1.5
     config.sampling.condition_dropout = 0.0  # guidance is folded in: nobody asks a student without conditions

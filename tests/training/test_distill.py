@@ -110,7 +110,8 @@ def test_a_job_from_teacher_to_release(shards, undisturbed, autoencoder, tmp_pat
     taught = [*overrides(shards), f"--config.autoencoder={autoencoder}"]
     teacher = tmp_path / "teacher"
     export_release(load_config("tiny", taught), undisturbed, teacher, dtype="float32")
-    arguments = [*overrides(shards, steps=3, distill__teacher=teacher, distill__steps=2, distill__substeps=2),
+    arguments = [*overrides(shards, steps=3, initial="", distill__teacher=teacher, distill__steps=2,
+                           distill__substeps=2),
                  f"--config.autoencoder={autoencoder}"]
     run(tmp_path / "run", arguments)
     config = load_config("tiny", arguments)
@@ -141,6 +142,7 @@ def test_teachers_that_do_not_fit_are_named(change, named):
 def test_turbo_configs_are_their_parents_models(name, parent):
     ours, theirs = resolve(load_config(name)), resolve(load_config(parent))
     assert ours.transformer == theirs.transformer and ours.conditioning == theirs.conditioning
+    assert load_config(name).initial == "", "a student starts from its teacher"
     assert ours.distill.steps == 4 and ours.sampling.condition_dropout == 0
     if ours.distill.teacher:
         check_teacher(ours)
