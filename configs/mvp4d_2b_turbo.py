@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.initial = ""  # a student starts from its teacher
     config.distill.steps, config.distill.substeps, config.distill.guidance = 4, 4, 2.0
     config.sampling.condition_dropout = 0.0  # guidance is folded in: nobody asks a student without conditions
+    config.validation.sample_steps, config.validation.guidance = config.distill.steps, 1.0
     config.curriculum = ("distill",)
     config.stages = ConfigDict({
         "distill": stage(

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.distill.teacher = "tiny_128"
     config.distill.steps, config.distill.substeps, config.distill.guidance = 4, 4, 1.5
     config.sampling.condition_dropout = 0.0  # guidance is folded in: nobody asks a student without conditions
+    config.validation.sample_steps, config.validation.guidance = config.distill.steps, 1.0
     config.curriculum = ("distill",)
     mixture = {
         "monocular": mix(weight=0.1, frames=9, batch=32),

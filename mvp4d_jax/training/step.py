@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mvp4d.core.errors import UserError
@@ -53,8 +54,12 @@ def draw_timesteps(key: jax.Array, shape: tuple[int, int, int], how: str, steps:
     return frames if how == "frame" else shared
 
 
-def noisy_batch(key: jax.Array, batch: Batch, options: LossOptions, schedule: NoiseSchedule) -> Batch:
+def noisy_batch(key: jax.Array, batch: Batch, options: LossOptions, schedule: NoiseSchedule,
+                grid: np.ndarray | None = None) -> Batch:
     """Draws noise and timesteps for a whole batch, before it is cut into micro-batches.
+
+    Args:
+      grid: timesteps to draw from, those of a few-step student; None for all of the schedule's.
 
     Returns:
       The model's inputs and: target [B, V, L, h, w, C], timesteps [B, V, L], weight [B, V, L, h, w], which sums to
@@ -64,7 +69,9 @@ def noisy_batch(key: jax.Array, batch: Batch, options: LossOptions, schedule: No
     clean = batch["clean"]  # [B, V, L]
     noise_key, time_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, latents.shape, jnp.float32)
-    timesteps = draw_timesteps(time_key, clean.shape, options.timesteps, schedule.steps)
+    timesteps = draw_timesteps(time_key, clean.shape, options.timesteps, schedule.steps if grid is None else len(grid))
+    if grid is not None:
+        timesteps = jnp.asarray(grid)[timesteps]
     kept = clean[..., None, None, None]
     return {
         "latents": jnp.where(kept, latents, schedule.add_noise(latents, noise, timesteps)),

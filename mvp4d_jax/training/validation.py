@@ -58,8 +58,10 @@ class Validation:
                                 rows={kind: feed.rows for kind, feed in self._feeds.items()})
         schedule = NoiseSchedule.cogvideox(snr_shift=plan.loss.snr_shift)
 
+        grid = plan.distill.samplers(schedule)[0].timesteps if plan.distill.steps else None
+
         def loss(params: Any, key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-            return loss_of(template.model(params), noisy_batch(key, batch, plan.loss, schedule))
+            return loss_of(template.model(params), noisy_batch(key, batch, plan.loss, schedule, grid))
 
         self._loss = jax.jit(loss, out_shardings=parallel.replicated(mesh))
         if self._drawn:
@@ -132,7 +134,8 @@ def make_sample(plan: Plan, template: ModelTemplate, steps: int, guidance_scale:
 
     Under the template's mesh. `conditions` are placed on every device; latent frames given clean come out unchanged.
     """
-    sampler = make_sampler(SamplerConfig("dpm", steps), NoiseSchedule.cogvideox(snr_shift=plan.loss.snr_shift))
+    method = "ddim" if plan.distill.steps else "dpm"  # what a student has learned
+    sampler = make_sampler(SamplerConfig(method, steps), NoiseSchedule.cogvideox(snr_shift=plan.loss.snr_shift))
     guidance, mask = GuidanceConfig(guidance_scale), plan.conditioning.parts["reference"]
 
     def draw(params: Any, key: jax.Array, conditions: Conditions) -> jax.Array:

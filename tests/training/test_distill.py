@@ -23,7 +23,7 @@ from mvp4d_jax.training.distill import Distillation, check_teacher, make_distill
 from mvp4d_jax.training.plan import resolve
 from mvp4d_jax.training.release import export_release
 from mvp4d_jax.training.state import ModelTemplate, OptimiserOptions, initial_state, make_optimiser
-from mvp4d_jax.training.step import LossOptions, conditions_of
+from mvp4d_jax.training.step import LossOptions, conditions_of, noisy_batch
 from tests.training.tiny_run import overrides, run
 
 OPTIONS = DistillOptions(steps=4, substeps=2, guidance=2.0, truth=0.25, rollout=0.5)
@@ -126,6 +126,17 @@ def test_a_job_from_teacher_to_release(shards, undisturbed, autoencoder, tmp_pat
             load_transformer(folder / "transformer")[0])) for folder in (tmp_path / "student", teacher))
     moved = max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(ours, theirs, strict=True))
     assert 0 < moved < 0.05, "three steps from the teacher, not from random weights"
+
+
+def test_a_students_validation_is_at_its_own_steps():
+    schedule = NoiseSchedule.cogvideox(snr_shift=1.0)
+    grid = OPTIONS.samplers(schedule)[0].timesteps
+    batch = {name: jnp.asarray(value) for name, value in make_batch().items()}
+    noisy = noisy_batch(jax.random.key(5), batch, LOSS, schedule, grid)
+    timesteps, clean = np.asarray(noisy["timesteps"]), np.asarray(batch["clean"])
+    assert set(timesteps[~clean].tolist()) == set(grid.tolist()) and not timesteps[clean].any()
+    np.testing.assert_allclose(np.asarray(schedule.x0_from_v(noisy["latents"], noisy["target"], noisy["timesteps"]))[
+        ~clean], np.asarray(batch["latents"])[~clean], atol=1e-4)
 
 
 @pytest.mark.parametrize("change, named", [
