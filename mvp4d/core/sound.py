@@ -21,6 +21,10 @@ _CONTAINERS = "wav,w64,aiff,flac,mp3,ogg,aac,caf,au,mov,mp4,m4a,3gp,3g2,mj2,matr
 _GUARD = ("-protocol_whitelist", "file,pipe", "-format_whitelist", _CONTAINERS)
 
 
+# A mean of the channels: by itself ffmpeg adds more than that up, and loud sound clips.
+_MIXED = f"aresample={RATE}:out_chlayout=mono:rematrix_maxval=1.0"
+
+
 @dataclasses.dataclass(frozen=True)
 class Sound:
     """Mono sound.
@@ -49,7 +53,7 @@ def read_sound(path: str | os.PathLike) -> Sound:
     if not path.is_file():
         raise UserError(path, "no such sound file")
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", *_GUARD, "-i", str(path.resolve()), "-vn",
-               "-t", str(LONGEST + 1), "-ac", "1", "-ar", str(RATE), "-f", "f32le", "pipe:1"]
+               "-t", str(LONGEST + 1), "-af", _MIXED, "-f", "f32le", "pipe:1"]
     done = subprocess.run(command, capture_output=True)
     told = done.stderr.decode("utf-8", "replace")
     rate = re.search(r"Audio: .*?(\d+) Hz", told)

@@ -14,6 +14,7 @@ _FRAMES = 100  # the recogniser's frames per second
 # Mean log likelihood of a frame under its phone. Clean reading has -15, with noise 10 dB below it -20; chords -22,
 # noise as loud as the speech -26.
 _SPEECH_LIKE = -21.0
+_SLOWEST = 4.0  # phones in a second of them; read English has 11 to 14, a word laid over a held chord 1 or 2
 _QUIETEST = 10 ** (-50 / 20)  # root mean square of a frame that may be speech
 _FEWER_PATHS = {"maxhmmpf": 3000, "maxwpf": 10}  # a quarter less time for the same words
 
@@ -33,7 +34,8 @@ def recognise(sound: Sound, where: object) -> list[Phone]:
     heard = decoder.hyp()
     words = heard.hypstr.split() if heard else []
     phones, score = _align(words, sound) if words else ([], -np.inf)
-    if score < _SPEECH_LIKE:
+    spoken = [phone.duration for phone in phones if phone.symbol != SILENCE]
+    if score < _SPEECH_LIKE or len(spoken) < _SLOWEST * sum(spoken):
         raise UserError(where, "no English speech is recognised in it", "give `text`, or timed `phones`")
     return phones
 
