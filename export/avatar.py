@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import atomic_folder, read_json
+from mvp4d.core.files import atomic_folder, check_regular, read_json
 from mvp4d.core.heads.model import RIG_FIELDS, HeadModel
 from mvp4d_export.deformation import EXPRESSION_UNIT, DeformationNet, NetConfig, position_features
 from mvp4d_export.projection import EPS_2D, NEAR
@@ -279,6 +279,7 @@ class Avatar(nn.Module):
                 f"field 'version' is {info.get('version')}, this program reads {VERSION}",
                 "update the program or distil the avatar again",
             )
+        check_regular(weights, 1 << 36)
         try:
             tensors = load_file(weights)
         except (OSError, SafetensorError, ValueError) as error:
@@ -289,7 +290,8 @@ class Avatar(nn.Module):
             return cls._from_files(info, tensors, weights).to(device)
         except UserError:
             raise
-        except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError, OverflowError,
+                MemoryError) as error:
             raise UserError(
                 weights,
                 f"does not fit avatar.json ({' '.join(str(error).split())[:160]})",
@@ -298,9 +300,12 @@ class Avatar(nn.Module):
 
     @classmethod
     def _from_files(cls, info: dict, tensors: dict[str, Tensor], where: Path) -> Avatar:
-        net = None if info["net"] is None else NetConfig(**{**info["net"], "channels": tuple(info["net"]["channels"])})
-        config = AvatarConfig(int(info["uv_resolution"]), int(info["sh_degree"]), net, bool(info["antialiased"]),
-                              float(info["pitch"]))
+        config = _config(info, where.with_name("avatar.json"))
+        gaussians = _whole(info, "gaussians", 0, 100_000_000, where.with_name("avatar.json"))
+        frames = _whole(info, "frames", 0, 1_000_000, where.with_name("avatar.json"))
+        for name, value in tensors.items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise UserError(where, f"tensor '{name}' holds values that are not finite", "distil the avatar again")
         arrays = {name[5:]: value.numpy() for name, value in tensors.items() if name.startswith("head.")}
         head = HeadModel.from_rig({**arrays, **info["head"]}, where)
         mesh = UVMesh(
@@ -315,7 +320,7 @@ class Avatar(nn.Module):
             array = getattr(mesh, name)
             if array.min() < 0 or array.max() >= limit:
                 raise UserError(where, f"tensor 'mesh.{name}' points outside of its {limit} targets")
-        avatar = cls(config, head, int(info["gaussians"]), int(info["frames"]), mesh)
+        avatar = cls(config, head, gaussians, frames, mesh)
         avatar.extra = info["extra"] if isinstance(info.get("extra"), dict) else {}
         if avatar.net is not None:
             avatar.net.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
@@ -326,10 +331,54 @@ class Avatar(nn.Module):
             _fill(avatar.neck_offsets, tensors["neck_offsets"], "neck_offsets", where)
         if len(avatar.binding) and not 0 <= int(avatar.binding.min()) <= int(avatar.binding.max()) < len(mesh.faces):
             raise UserError(where, "tensor 'gaussians.binding' points outside of the triangles")
+        _check_ranges(avatar, where)
         return avatar
 
 
 _HEAD_TEXT = ("name", "expression_names", "joint_names", "joint_parents", "part_names")
+
+
+LOG_SCALE = (-30.0, 10.0)  # of a triangle's size: from what no float32 picture shows to far beyond any head
+POSITION = 1e4  # likewise
+LOGIT = 100.0
+
+
+def _config(info: dict, where: Path) -> AvatarConfig:
+    net, extra = info.get("net"), info.get("extra", {})
+    if not isinstance(extra, dict):
+        raise UserError(where, f"field 'extra' is {str(extra)[:40]}", "it is an object")
+    if net is not None:
+        channels = net.get("channels") if isinstance(net, dict) else None
+        whole = isinstance(channels, list) and 1 <= len(channels) <= 8
+        if not whole or not all(type(item) is int and 1 <= item <= 2048 for item in channels):
+            raise UserError(where, f"field 'net' is {str(net)[:60]}", "its 'channels' are 1 to 8 whole numbers")
+        net = NetConfig(tuple(channels), _whole(net, "blocks", 1, 64, where), _whole(net, "stride", 1, 16, where))
+    if not isinstance(info.get("antialiased"), bool):
+        raise UserError(where, f"field 'antialiased' is {str(info.get('antialiased'))[:40]}", "it is true or false")
+    pitch = info.get("pitch")
+    if isinstance(pitch, bool) or not isinstance(pitch, (int, float)) or not 0 <= pitch <= 1:
+        raise UserError(where, f"field 'pitch' is {str(pitch)[:40]}", "it is in metres, 0 to 1")
+    return AvatarConfig(_whole(info, "uv_resolution", 2, 4096, where), _whole(info, "sh_degree", 0, 3, where), net,
+                        info["antialiased"], float(pitch))
+
+
+def _whole(info: dict, name: str, low: int, high: int, where: Path) -> int:
+    value = info.get(name)
+    if type(value) is not int or not low <= value <= high:
+        raise UserError(where, f"field '{name}' is {str(value)[:40]}", f"it is a whole number {low}..{high}")
+    return value
+
+
+def _check_ranges(avatar: Avatar, where: Path) -> None:
+    """Refuses Gaussians that are finite, and yet nowhere or of no size."""
+    for name, low, high in (("log_scale", *LOG_SCALE), ("position", -POSITION, POSITION),
+                            ("logit_opacity", -LOGIT, LOGIT)):
+        values = getattr(avatar, name)
+        if values.numel() and not (low <= float(values.min()) and float(values.max()) <= high):
+            raise UserError(where, f"tensor 'gaussians.{name}' reaches from {float(values.min()):.4g} to "
+                            f"{float(values.max()):.4g}", f"it lies between {low:g} and {high:g}")
+    if avatar.rotation.numel() and not float(avatar.rotation.norm(dim=-1).min()) > 1e-8:
+        raise UserError(where, "tensor 'gaussians.rotation' has a quaternion of no length", "distil the avatar again")
 
 
 def _fill(target: Tensor, value: Tensor, name: str, where: Path) -> None:
@@ -339,6 +388,6 @@ def _fill(target: Tensor, value: Tensor, name: str, where: Path) -> None:
             f"tensor '{name}' is {tuple(value.shape)}, avatar.json says {tuple(target.shape)}",
             "the avatar is damaged; distil it again",
         )
-    if value.is_floating_point() and not torch.isfinite(value).all():
-        raise UserError(where, f"tensor '{name}' holds values that are not finite", "distil the avatar again")
+    if value.is_floating_point() != target.is_floating_point():
+        raise UserError(where, f"tensor '{name}' is {value.dtype}, expected {target.dtype}", "distil the avatar again")
     target.copy_(value)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, max_pool2d, normalize
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import check_regular
 
 WINDOW, SIGMA = 11, 1.5  # Wang et al. 2004
 C1, C2 = 0.01**2, 0.03**2
@@ -81,6 +82,7 @@ class Lpips(nn.Module):
 
     def __init__(self, path: str | os.PathLike):
         super().__init__()
+        check_regular(path, 1 << 32)
         try:
             source = load_file(path)
         except (OSError, SafetensorError) as error:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import zipfile
 from pathlib import Path
 
+from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import read_npz
 
 # What marks each kind of folder, in order, with the module and function that check it. They are imported when they are
 # needed: checking an avatar needs torch, checking weights needs Flax.
@@ -14,7 +15,7 @@ _FOLDERS = (
     ("capture.json", "mvp4d.core.capture", "validate"),
     ("avatar.json", "mvp4d.validation", "_avatar"),
     ("manifest.json", "mvp4d.validation", "_shards"),
-    ("mvp4d.json", "mvp4d_jax.models.checkpoint", "validate_weights"),
+    ("mvp4d.json", "mvp4d_jax.release", "validate_release"),
     ("vae", "mvp4d_jax.models.checkpoint", "validate_weights"),
     ("transformer", "mvp4d_jax.models.checkpoint", "validate_weights"),
     ("config.json", "mvp4d_jax.models.checkpoint", "validate_weights"),
@@ -40,13 +41,11 @@ def detect(path: Path) -> tuple[str, str, Path]:
         raise UserError(path, "is no capture, shards, weights or avatar",
                         f"such a folder holds one of {', '.join(marker for marker, *_ in _FOLDERS)}")
     if path.is_file() and path.suffix == ".npz":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = set(archive.namelist())
-        except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise UserError(path, f"not a readable npz file ({error})") from None
-        if "expr.npy" in names:
+        names = set(read_npz(path))
+        if "expr" in names:
             return "mvp4d.core.capture.fit", "validate_fit", path
+        if "expression" in names:
+            return "mvp4d.core.capture.motion_file", "validate_motion", path
         return "mvp4d.core.cameras.path", "validate_path", path
     raise UserError(path, "is neither a folder nor an npz file", "give a capture, fit, shards, weights or avatar")
 
@@ -54,11 +53,7 @@ def detect(path: Path) -> tuple[str, str, Path]:
 def _shards(path: Path) -> str:
     from mvp4d_jax.data.shards import Shards
 
-    try:
-        shards = Shards.open(path)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(path / "manifest.json", f"not a manifest of shards ({type(error).__name__} {str(error)[:80]})",
-                        "run 'mvp4d prepare' again") from None
+    shards = Shards.open(path)
     return f"{path}: shards, {len(shards.scenes)} scenes in {len(shards.manifest['files'])} files, checksums right"
 
 
@@ -69,4 +64,5 @@ def _avatar(path: Path) -> str:
         raise UserError(path, f"checking an avatar needs the PyTorch half ({error})",
                         "pip install 'mvp4d-jax[export]'") from None
     avatar = avatars.Avatar.load(path)
+    load_motion(path, avatar.head)
     return f"{path}: avatar, {len(avatar.binding)} Gaussians on head '{avatar.head.name}'"

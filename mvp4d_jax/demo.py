@@ -6,7 +6,6 @@ The demo runs what a user would type, and its report shows just these commands.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shlex
 import subprocess
@@ -15,7 +14,7 @@ import time
 from pathlib import Path
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import write_json
+from mvp4d.core.files import read_json, write_json
 from mvp4d.core.owner import sweep
 from mvp4d.core.stopping import tied
 
@@ -142,10 +141,14 @@ def _overwrite(stage: Stage) -> list[str]:
 
 
 def _read_record(path: Path) -> dict[str, dict]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+    if not path.exists():
         return {}
+    record = read_json(path)
+    if not isinstance(record, dict) or not all(
+            isinstance(item, dict) and isinstance(item.get("command"), list) and isinstance(item.get("seconds"), float)
+            for item in record.values()):
+        raise UserError(path, "is no record of a demo's stages", "delete it, or choose another `out`")
+    return record
 
 
 def cpu_count() -> int:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import read_json
 from mvp4d_jax.diffusion.samplers import SamplerConfig
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
-from mvp4d_jax.models.checkpoint import load_autoencoder, load_transformer
+from mvp4d_jax.models.checkpoint import load_autoencoder, load_transformer, validate_weights
+from mvp4d_jax.models.checkpoint_config import read_config
+from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.models.transformer_config import TransformerConfig
 
 BUILT_IN = Path(__file__).resolve().parent / "weights"
 FACTS = "mvp4d.json"
+_AGAIN = "export the release again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,23 +101,76 @@ def built_in() -> list[str]:
 def read_facts(folder: str | os.PathLike) -> Facts:
     """Reads `mvp4d.json`. Raises UserError naming the field at fault."""
     path = Path(folder) / FACTS
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(path, "is not an object", _AGAIN)
+    if not isinstance(value.get("head"), str) or not value["head"]:
+        raise UserError(path, f"field 'head' is {str(value.get('head'))[:40]}", "it is the name of a head model")
+    whole = {name: _number(path, value, name, *limits, whole=True)
+             for name, limits in (("image_size", (8, 16384)), ("views", (1, 1000)), ("frames", (1, 10_000)))}
+    facts = Facts(value["head"], **whole, snr_shift=_number(path, value, "snr_shift", 1e-6, 1e6),
+                  crop_margin=_number(path, value, "crop_margin", 0.1, 10.0), conditioning=_conditioning(path, value),
+                  sampler=_sampler(path, value))
+    if facts.image_size % facts.conditioning.image_to_latent:
+        raise UserError(path, f"field 'image_size' is {facts.image_size}",
+                        f"it is a multiple of 'image_to_latent', {facts.conditioning.image_to_latent}")
+    return facts
+
+
+def validate_release(folder: str | os.PathLike) -> str:
+    """Checks a release whole, every tensor read, and says what it is in one line. Raises UserError."""
+    folder = Path(folder)
+    facts = read_facts(folder)
+    transformer, autoencoder = read_config(folder / "transformer")[0], read_config(folder / "vae")[0]
+    for part, config, kind in (("transformer", transformer, TransformerConfig),
+                               ("vae", autoencoder, AutoencoderConfig)):
+        if not isinstance(config, kind):
+            raise UserError(folder / part / "config.json", f"is of no {part}", _AGAIN)
+    _check_parts(folder, facts, transformer, autoencoder)
+    return validate_weights(folder)
+
+
+def _check_parts(folder: Path, facts: Facts, transformer: TransformerConfig, autoencoder: AutoencoderConfig) -> None:
+    conditioning = facts.conditioning
+    for what, said, found in (
+            ("conditioning channels", conditioning.channels, transformer.conditioning_channels),
+            ("frames per latent frame", conditioning.temporal_stride, autoencoder.temporal_compression_ratio),
+            ("pixels per latent pixel", conditioning.image_to_latent, autoencoder.spatial_compression_ratio)):
+        if said != found:
+            raise UserError(folder / FACTS, f"describes {said} {what}, the weights have {found}", _AGAIN)
+
+
+def _number(path: Path, value: dict[str, Any], name: str, low: float, high: float, *, whole: bool = False) -> Any:
+    found = value.get(name)
+    kinds = (int,) if whole else (int, float)
+    if isinstance(found, bool) or not isinstance(found, kinds) or not low <= found <= high:
+        raise UserError(path, f"field '{name}' is {str(found)[:40]}",
+                        f"it is a {'whole ' if whole else ''}number {low:g}..{high:g}")
+    return found if whole else float(found)
+
+
+def _conditioning(path: Path, value: dict[str, Any]) -> ConditioningConfig:
+    found = value.get("conditioning")
+    known = {field.name: type(field.default) for field in dataclasses.fields(ConditioningConfig)}
+    if not isinstance(found, dict) or set(found) - set(known):
+        raise UserError(path, f"field 'conditioning' is {str(found)[:60]}", f"it holds {', '.join(known)}")
+    for name, item in found.items():
+        allowed = (int, float) if known[name] is float else (known[name],)
+        if isinstance(item, bool) or not isinstance(item, allowed) or (not isinstance(item, str) and abs(item) > 1e4):
+            raise UserError(path, f"field 'conditioning.{name}' is {str(item)[:40]}",
+                            f"it is {'a word' if known[name] is str else 'a number'}")
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(path, f"cannot be read ({error})") from None
-    try:
-        conditioning = ConditioningConfig(**value["conditioning"])
-        return Facts(str(value["head"]), int(value["image_size"]), int(value["views"]), int(value["frames"]),
-                     float(value["snr_shift"]), float(value["crop_margin"]), conditioning, _sampler(path, value))
-    except KeyError as error:
-        raise UserError(path, f"lacks the field {error}", "export the release again") from None
-    except (TypeError, ValueError) as error:
-        raise UserError(path, f"has a field of the wrong kind ({error})", "export the release again") from None
+        return ConditioningConfig(**found)
+    except UserError as error:
+        raise UserError(path, str(error), _AGAIN) from None
 
 
 def _sampler(path: Path, value: dict[str, Any]) -> ReleaseSampler:
+    found = value.get("sampler", {})
+    if not isinstance(found, dict) or any(isinstance(item, (list, dict)) for item in found.values()):
+        raise UserError(path, f"field 'sampler' is {str(found)[:60]}", "it is an object of words and numbers")
     try:
-        sampler = ReleaseSampler(**value.get("sampler", {}))
+        sampler = ReleaseSampler(**found)
         sampler = dataclasses.replace(sampler, guidance=float(sampler.guidance))
         SamplerConfig(sampler.method, sampler.steps)  # raises ValueError
         return sampler
@@ -132,8 +189,6 @@ def load_release(name: str | os.PathLike) -> Release:
     facts = read_facts(path)
     transformer, config = load_transformer(path / "transformer")
     # In the transformer's precision: at 512 x 512 a chunk of float32 activations is more than a small chip holds.
-    autoencoder, _ = load_autoencoder(path / "vae", dtype=config.dtype)
-    if config.conditioning_channels != facts.conditioning.channels:
-        raise UserError(path / FACTS, f"describes {facts.conditioning.channels} conditioning channels, the transformer "
-                        f"has {config.conditioning_channels}", "export the release again")
+    autoencoder, coding = load_autoencoder(path / "vae", dtype=config.dtype)
+    _check_parts(path, facts, config, coding)
     return Release(path, facts, transformer, autoencoder)

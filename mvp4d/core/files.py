@@ -134,11 +134,23 @@ def read_json(path: str | os.PathLike, *, limit: int = 64 << 20) -> object:
     Raises:
       UserError: no regular file there, too large, not UTF-8, not JSON, or nested too deeply.
     """
-    _check_regular(path, limit)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(read_text(path, limit=limit), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise UserError(path, f"not readable JSON ({str(error)[:120] or type(error).__name__})") from None
+
+
+def read_text(path: str | os.PathLike, *, limit: int = 64 << 20) -> str:
+    """Reads a text file of at most `limit` bytes, UTF-8 with or without a byte order mark.
+
+    Raises:
+      UserError: no regular file there, too large, not UTF-8.
+    """
+    check_regular(path, limit)
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(path, f"is no UTF-8 text ({str(error)[:100]})") from None
 
 
 def read_npz(path: str | os.PathLike, *, limit: int = 1 << 30) -> dict[str, np.ndarray]:
@@ -156,7 +168,7 @@ def read_npz(path: str | os.PathLike, *, limit: int = 1 << 30) -> dict[str, np.n
     Raises:
       UserError: missing, damaged, too large, or holding objects (which would have to be unpickled).
     """
-    _check_regular(path, limit)
+    check_regular(path, limit)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -194,7 +206,8 @@ def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str | os.P
     return array.astype(dtype.newbyteorder("="))
 
 
-def _check_regular(path: str | os.PathLike, limit: int) -> None:
+def check_regular(path: str | os.PathLike, limit: int) -> None:
+    """Refuses what is missing, no ordinary file (a named pipe would be waited for), or larger than `limit` bytes."""
     path = Path(path)
     if not path.exists():
         raise UserError(path, "no such file")

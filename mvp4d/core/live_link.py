@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import os
 import re
 
@@ -11,7 +12,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import atomic_file
+from mvp4d.core.files import atomic_file, read_text
 from mvp4d.core.heads.arkit import ARKIT_NAMES
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.heads.resample import resample
@@ -36,16 +37,18 @@ def read_live_link(path: str | os.PathLike) -> tuple[Motion, tuple[str, ...]]:
     Raises:
       UserError: a column is missing or a value is not a finite number, naming the row and column; or far too large.
     """
-    if os.path.getsize(path) > _LARGEST:
-        raise UserError(path, f"{os.path.getsize(path) >> 20} MiB, more than the {_LARGEST >> 20} MiB that are read")
-    with open(path, newline="", encoding="utf-8-sig") as handle:
-        try:
-            rows = list(csv.DictReader(handle))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(path, f"not a readable CSV ({error})") from None
+    try:
+        table = csv.DictReader(io.StringIO(read_text(path, limit=_LARGEST), newline=""))
+        table.fieldnames = [_spelled(field) for field in table.fieldnames or ()]
+        rows = list(table)
+    except csv.Error as error:
+        raise UserError(path, f"not a readable CSV ({error})") from None
     if not rows:
         raise UserError(path, "has no frames", "record it again")
-    fields = [field for field in rows[0] if field]
+    fields = [field for field in table.fieldnames if field]
+    twice = next((field for field in fields if fields.count(field) > 1), None)
+    if twice is not None:
+        raise UserError(path, f"has two columns '{twice[:60]}'")
     angle_fields = {field for field in fields if re.fullmatch(r"(Head|LeftEye|RightEye)(Yaw|Pitch|Roll)", field)}
     names = tuple(field for field in fields if field not in angle_fields and field.lower() not in _COUNTERS)
     missing = [name for name in ("JawOpen", "EyeBlinkLeft", *_ANGLES) if name not in fields]
@@ -143,13 +146,20 @@ def _lost(motion: Motion, names: tuple[str, ...]) -> str:
     return f"Live Link's CSV cannot hold {' and '.join(parts)}" if parts else ""
 
 
+def _spelled(field: str | None) -> str:
+    """A column's name as the app writes it: "eyeBlinkLeft" and " EyeBlinkLeft " are "EyeBlinkLeft"."""
+    field = (field or "").strip()
+    return field[:1].upper() + field[1:]
+
+
 def _column(rows: list[dict[str, str]], field: str, path: str | os.PathLike) -> np.ndarray:
     out = np.empty(len(rows), np.float32)
     for index, row in enumerate(rows):
         try:
             out[index] = float(row[field])
         except (TypeError, ValueError):
-            raise UserError(path, f"row {index + 2}, column '{field}': '{row[field]}' is not a number") from None
+            found = str(row[field])[:40]
+            raise UserError(path, f"row {index + 2}, column '{field}': '{found}' is not a number") from None
         if not np.isfinite(out[index]):
             raise UserError(path, f"row {index + 2}, column '{field}' is not finite")
     return out
@@ -162,7 +172,8 @@ def _euler_to_axis_angle(angles: np.ndarray) -> np.ndarray:
 
 def _timecode_fps(rows: list[dict[str, str]]) -> float:
     """Frames per second read off the `HH:MM:SS:FF.sub` timecodes; the app's default where they do not tell."""
-    match = [re.fullmatch(r"(\d+):(\d+):(\d+)[:;](\d+)(?:\.\d+)?", (row.get("Timecode") or "").strip()) for row in rows]
+    code = re.compile(r"(\d{1,4}):(\d{1,4}):(\d{1,4})[:;](\d{1,4})(?:\.\d+)?")
+    match = [code.fullmatch((row.get("Timecode") or "").strip()) for row in rows]
     frames = [int(found[4]) for found in match if found]
     if len(frames) < 2 or len(frames) != len(rows):
         return LIVE_LINK_FPS

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import atomic_file, write_json
+from mvp4d.core.files import atomic_file, read_json, write_json
 from mvp4d.core.outputs import hold, require_space
 from mvp4d.core.owner import sweep
 from mvp4d.core.progress import progress
@@ -124,12 +124,14 @@ def _claim(out: Path, facts: dict, captures: list[str]) -> None:
     plan = json.loads(json.dumps({**facts, "captures": captures}))
     file = out / "plan.json"
     if file.is_file():
-        begun = json.loads(file.read_text())
+        begun = read_json(file)
+        if not isinstance(begun, dict):
+            raise UserError(file, "is not an object", "choose another `out`")
         for key in plan:
             if begun.get(key) != plan[key]:
                 what = "captures differ" if key == "captures" else f"{key} was {begun.get(key)}, now is {plan[key]}"
                 raise UserError(out, f"was begun with other settings: {what}", "choose another --out")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(".mvp4d-" not in path.name for path in out.iterdir()):
         raise UserError(out, "is not empty and holds no shards", "choose another --out")
     else:
         write_json(file, plan)
@@ -153,7 +155,7 @@ def _finish(out: Path, count: int, facts: dict) -> str:
     missing = sum(not note.is_file() for note in notes)
     if missing:
         return f"this process's shards are done; {missing} of {count} are with the other processes ({out})"
-    read = [json.loads(note.read_text()) for note in notes]
+    read = [read_json(note, limit=1 << 30) for note in notes]
     scenes = [scene for item in read for scene in item["scenes"]]
     write_json(out / MANIFEST, {**facts, "scenes": scenes, "files": [item["file"] for item in read]})
     size = sum(item["file"]["bytes"] for item in read) / 1e6

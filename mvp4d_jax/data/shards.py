@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import threading
 from pathlib import Path
@@ -30,6 +29,7 @@ import safetensors.numpy
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import read_json
 
 FORMAT, VERSION = "mvp4d-shards", 3
 MANIFEST = "manifest.json"
@@ -166,16 +166,24 @@ class Shards:
         """
         path = Path(path)
         manifest = read_manifest(path)
-        for item in manifest["files"]:
-            file = path / item["name"]
+        try:
+            shards = cls(path, manifest)
+            files = [(str(item["name"]), int(item["bytes"]), str(item["sha256"])) for item in manifest["files"]]
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            raise UserError(path / MANIFEST, f"not a manifest of shards ({type(error).__name__} {str(error)[:80]})",
+                            "run 'mvp4d prepare' again") from None
+        for name, size, digest in files:
+            file = path / name
+            if Path(name).name != name:
+                raise UserError(path / MANIFEST, f"names the file '{name[:60]}'", "shards lie in the folder itself")
             if not file.is_file():
                 raise UserError(file, "shard is missing", "run 'mvp4d prepare' again")
-            if file.stat().st_size != item["bytes"]:
-                raise UserError(file, f"shard has {file.stat().st_size} bytes, the manifest says {item['bytes']}",
+            if file.stat().st_size != size:
+                raise UserError(file, f"shard has {file.stat().st_size} bytes, the manifest says {size}",
                                 "delete it and run 'mvp4d prepare' again")
-            if verify and checksum(file) != item["sha256"]:
+            if verify and checksum(file) != digest:
                 raise UserError(file, "checksum differs from the manifest's", "delete it and run 'mvp4d prepare' again")
-        return cls(path, manifest)
+        return shards
 
     def read(self, shard: str, record: int) -> dict[str, np.ndarray]:
         """One record's arrays. Raises UserError where it cannot be read."""
@@ -196,10 +204,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         started = any(path.glob("shard-*.json")) if path.is_dir() else False
         raise UserError(path, "preparation is not finished" if started else "not a shards folder (no manifest.json)",
                         "run the same 'mvp4d prepare' again to finish" if started else "make one with 'mvp4d prepare'")
-    try:
-        manifest = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(file, f"not readable JSON ({error})", "run 'mvp4d prepare' again") from None
+    manifest = read_json(file, limit=1 << 30)
+    if not isinstance(manifest, dict):
+        raise UserError(file, "is not an object", "run 'mvp4d prepare' again")
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise UserError(file, f"is {manifest.get('format')} version {manifest.get('version')}, not {FORMAT} {VERSION}",
                         "run 'mvp4d prepare' of this version")

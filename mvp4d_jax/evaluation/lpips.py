@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import check_regular
 
 # torchvision's vgg16.features: convolutions of each stage; a max-pool between stages, a ReLU after each convolution
 STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
@@ -28,6 +29,7 @@ def load_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
       UserError: not a safetensors file, or a tensor is missing.
     """
+    check_regular(path, 1 << 32)
     try:
         source = load_file(path)
     except (OSError, SafetensorError) as error:

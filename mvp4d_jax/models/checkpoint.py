@@ -25,7 +25,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import atomic_folder
+from mvp4d.core.files import atomic_folder, read_json
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.checkpoint_config import Config, read_config, to_json
 from mvp4d_jax.models.checkpoint_files import DTYPES, Weights, open_weights, shorten, write_weights
@@ -361,10 +361,8 @@ def _check_release(folder: Path, configs: dict[str, Config]) -> None:
     facts = folder / "mvp4d.json"
     if not facts.is_file():
         return
-    try:
-        scale = json.loads(facts.read_text()).get("latent_scale")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(facts, f"cannot be read ({error})") from None
+    value = read_json(facts)
+    scale = value.get("latent_scale") if isinstance(value, dict) else None
     own = getattr(configs.get("vae"), "scaling_factor", scale)
     if scale is not None and scale != own:
         raise UserError(facts, f"says latent_scale {scale}, vae/config.json {own}", "export the release again")

@@ -6,11 +6,11 @@ the original can be configured to do and our models do not is refused by name ra
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import read_json
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer_config import TransformerConfig
 
@@ -60,12 +60,9 @@ def read_config(folder: Path) -> tuple[Config, dict[str, Any]]:
     path = folder / "config.json"
     if not folder.is_dir():
         raise UserError(folder, "no such folder")
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(path, "is missing", "give a diffusers model folder (config.json and *.safetensors)") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(path, f"cannot be read ({error})") from None
+    if not path.exists():
+        raise UserError(path, "is missing", "give a diffusers model folder (config.json and *.safetensors)")
+    value = read_json(path)
     name = value.get("_class_name") if isinstance(value, dict) else None
     if name not in (AUTOENCODER_CLASS, TRANSFORMER_CLASS, TEXTLESS_CLASS):
         raise UserError(path, f"is of the architecture {name!r}",

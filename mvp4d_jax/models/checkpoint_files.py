@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import read_json
 
 STEM = "diffusion_pytorch_model"  # diffusers' file name
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
@@ -90,8 +91,8 @@ def open_weights(folder: Path) -> Weights:
 
 def _read_indexed(folder: Path, index: Path) -> dict[str, Entry]:
     try:
-        weight_map = dict(json.loads(index.read_text())["weight_map"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        weight_map = dict(read_json(index)["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(index, f"is no index of shards ({type(error).__name__}: {error})") from None
     entries: dict[str, Entry] = {}
     for file in sorted({str(file) for file in weight_map.values()}):

@@ -18,6 +18,7 @@ from typing import Any
 import ml_collections
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import read_json
 from mvp4d.core.places import require_local
 
 PACKAGE = "mvp4d_configs"
@@ -91,12 +92,10 @@ def _module(name: str, path: Path):
 
 
 def _from_json(path: Path) -> ml_collections.ConfigDict:
-    try:
-        return ml_collections.ConfigDict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise UserError(path, "no such config file") from None
-    except (OSError, ValueError) as error:
-        raise UserError(path, f"not a readable config ({error})") from None
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(path, "is not an object", "a config is an object of settings")
+    return ml_collections.ConfigDict(value)
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:

@@ -233,7 +233,7 @@ def damage_unsupported_field(folder: Path) -> str:
 
 def damage_config(folder: Path) -> str:
     (folder / "config.json").write_text('{"_class_name": ')
-    return "cannot be read"
+    return "not readable JSON"
 
 
 def damage_field_of_wrong_kind(folder: Path) -> str:
@@ -272,8 +272,11 @@ def test_bad_input_is_one_line_and_exit_code_2(copy, damage, capsys):
 
 
 def test_convert_does_not_overwrite(pipeline, tmp_path, capsys):
-    assert cli.main(["convert", str(pipeline / "vae"), str(tmp_path)]) == 2
-    assert "exists" in capsys.readouterr().err
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    for more, message in ((), "already there"), (["--overwrite"], "not overwritten"):
+        assert cli.main(["convert", str(pipeline / "vae"), str(tmp_path / "out"), *more]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_release_whose_scale_disagrees_is_refused(pipeline, tmp_path):

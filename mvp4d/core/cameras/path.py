@@ -75,8 +75,8 @@ class CameraPath:
             raise UserError(path, "'resolution' is not two integers, height and width in pixels")
         fps = arrays.get("fps")
         if fps is not None:
-            if fps.size != 1 or fps.dtype.kind not in "fiu" or not np.isfinite(fps).all():
-                raise UserError(path, "'fps' is not one finite number")
+            if fps.size != 1 or fps.dtype.kind not in "fiu" or not 0 < float(fps.reshape(())) <= 1000:
+                raise UserError(path, "'fps' is not one number of frames per second, above 0 and at most 1000")
             fps = float(fps.reshape(()))
         return cls(camera, (int(size[0]), int(size[1])), fps)
 

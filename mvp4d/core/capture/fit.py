@@ -14,6 +14,7 @@ import numpy as np
 from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.cameras.path import camera_arrays, read_cameras
 from mvp4d.core.capture import schema
+from mvp4d.core.capture.meaning import check_focal, check_reach
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, read_json, read_npz
 from mvp4d.core.heads.model import HeadModel
@@ -59,8 +60,11 @@ class Fit:
         motion, head = read_fit_motion(arrays, path)
         cameras = read_cameras(arrays, path)
         count = cameras.batch_shape[0]
-        resolutions = _resolutions(arrays["resolutions"], count, path)
-        return cls(motion, cameras[:, None], resolutions, _names(arrays, count, path), _shape(arrays, path), head)
+        resolutions, names = _resolutions(arrays["resolutions"], count, path), _names(arrays, count, path)
+        for view, size in enumerate(resolutions.tolist()):
+            check_focal(cameras[view:view + 1, None], names[view:view + 1], (size[0], size[1]), path)
+        check_reach(motion, path)
+        return cls(motion, cameras[:, None], resolutions, names, _shape(arrays, path), head)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes `fit.npz`, atomically: CAP4D's fields, and `head` and `eyes` beside them."""

@@ -14,6 +14,7 @@ import numpy as np
 from mvp4d.core import images
 from mvp4d.core.cameras.camera import FIELDS, Camera
 from mvp4d.core.capture import schema
+from mvp4d.core.capture.meaning import check_meaning
 from mvp4d.core.capture.motion_file import save_motion
 from mvp4d.core.capture.portrait import Portrait, read_portrait, write_portrait
 from mvp4d.core.capture.schema import CaptureInfo
@@ -70,6 +71,8 @@ class Capture:
         if head.name != info.head:
             raise UserError(path / "capture.json", f"field 'head' is '{info.head}', head.npz holds '{head.name}'")
         motion = _read_motion(path / "motion.npz", info, head.expression_count)
+        places = {"cameras": where, "motion": path / "motion.npz", "head": path / "head.npz"}
+        check_meaning(cameras, motion, head, info.names, info.image_size, places)
         _check_files(path, info)
         return cls(path, info, cameras, motion, head)
 
@@ -243,6 +246,8 @@ class CaptureWriter:
         self._motion = schema.check_motion(motion, motion.frame_count, head.expression_count, self.path)
         self._head = head.personalise(np.zeros(0, np.float32)) if head.shape_count else head
         check_head(self._head, "head")
+        check_meaning(self._cameras, self._motion, self._head, self.info.names, size,
+                      dict.fromkeys(("cameras", "motion", "head"), self.path))
         if images == "video" and (size[0] % 2 or size[1] % 2):
             raise UserError("image_size", f"{size[0]} x {size[1]}: video needs even sides", "write PNG images instead")
         check_folder(self.path, "capture", overwrite)
@@ -340,6 +345,8 @@ def _read_motion(where: Path, info: CaptureInfo, expressions: int) -> Motion:
     arrays = read_npz(where, limit=_ARRAY_LIMIT)
     schema.require(arrays, (*ARRAYS, "fps"), where)
     fps = schema.scalar(arrays["fps"], "fps", where)
+    if abs(fps - info.fps) > 1e-3 * info.fps:
+        raise UserError(where, f"'fps' is {fps:g}, capture.json says {info.fps:g}", "they are the same")
     motion = Motion(**{name: arrays[name] for name in ARRAYS}, fps=fps)
     return schema.check_motion(motion, info.frame_count, expressions, where)
 

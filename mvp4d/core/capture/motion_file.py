@@ -74,6 +74,13 @@ def read_motion(path: str | os.PathLike, arrays: dict[str, np.ndarray] | None = 
     return NamedMotion(motion, head, names, eyes)
 
 
+def validate_motion(path: str | os.PathLike) -> str:
+    """Checks `motion.npz` and says what it is in one line. Raises UserError."""
+    found = read_motion(path)
+    of = f"head '{found.head}'" if found.names is not None else "a head that it does not name"
+    return f"{path}: motion of {of}, {found.motion.frame_count} frames at {found.motion.fps:g} fps"
+
+
 _Names = tuple[str, tuple[str, ...], np.ndarray | None]
 
 

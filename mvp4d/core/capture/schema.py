@@ -16,6 +16,7 @@ from mvp4d.core.heads.motion import ARRAYS, Motion
 FORMAT, VERSION = "mvp4d-capture", 1
 MAX_SIDE = 16384
 MAX_FRAMES = 1_000_000
+MIN_FPS, MAX_FPS = 0.1, 1000.0
 IMAGE_KINDS = ("png", "video")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -69,9 +70,7 @@ def parse_info(value: object, where: Path) -> CaptureInfo:
     if value.get("version") != VERSION:
         raise UserError(where, f"field 'version' is {_short(value.get('version'))}, this program reads {VERSION}",
                         "update the program or write the capture again")
-    fps = _number(value, "fps", where)
-    if not 0 < fps <= 10_000:
-        raise UserError(where, f"field 'fps' is {fps}", "frames per second lie between 0 and 10000")
+    fps = check_fps(_number(value, "fps", where), where, "field 'fps'")
     names = check_names(value.get("cameras"), where)
     size = check_image_size(value.get("image_size"), where)
     images = value.get("images")
@@ -157,10 +156,15 @@ def check_motion(motion: Motion, frames: int, expressions: int | None, where: ob
             raise UserError(where, f"'{name}' has shape {list(array.shape)}, expected {list(shapes[name])}")
         arrays[name] = array.astype(np.float32)
         _all_finite(arrays[name], name, where)
-    fps = float(np.asarray(motion.fps))
-    if not 0 < fps <= 10_000:
-        raise UserError(where, f"'fps' is {fps}", "frames per second lie between 0 and 10000")
-    return Motion(**arrays, fps=fps)
+    return Motion(**arrays, fps=check_fps(motion.fps, where))
+
+
+def check_fps(value: object, where: object, what: str = "'fps'") -> float:
+    """Frames per second, 0.1 to 1000."""
+    fps = float(np.asarray(value))
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise UserError(where, f"{what} is {fps:g}", f"frames per second lie between {MIN_FPS:g} and {MAX_FPS:g}")
+    return fps
 
 
 def require(arrays: dict[str, np.ndarray], names: tuple[str, ...], where: object) -> None:

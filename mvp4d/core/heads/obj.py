@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import check_regular
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,5 @@ def read_obj(path: Path) -> ObjMesh:
 
 
 def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(path, f"cannot be read ({error})") from None
+    check_regular(path, 1 << 30)
+    return path.read_text(encoding="utf-8", errors="replace")
