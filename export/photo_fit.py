@@ -21,7 +21,7 @@ from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import project
 from mvp4d_export.rig import Pose, rotation_matrix
-from mvp4d_export.seeding import project_points, seed_from_photos
+from mvp4d_export.seeding import project_points, seed_folds, seed_from_photos
 from mvp4d_export.visibility import (
     EYES,
     FACING_FROM,
@@ -41,9 +41,12 @@ from mvp4d_export.visibility import (
 TINTS = ("tint", "view_tint", "shared")
 # How far a photo's own fit may be wrong: radians and metres of its camera, weights, radians of neck, jaw and eyes.
 LIMITS = {"turn": 0.03, "shift": 0.012, "expression": 0.2, "neck": 0.08, "jaw": 0.06, "eyes": 0.15}
-INTERIOR_MARGIN = 0.012  # of a picture's side around the open mouth that a photo says nothing about
+LIP_MARGIN = 0.02  # of a picture's side around the fitted mouth's inside in which the real one may end
 OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no use for the triangle's normal
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
+CORE = 24  # pixels of a mouth's inside that tell its colours
+SURE = 0.95  # ratio of distances in colour below which a pixel is the mouth's inside
+SPECK = 7  # pixels a side in which the majority says what is the mouth's inside
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
 MOST_TINT = 0.5  # that the colours' match before the fit may change
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
@@ -76,7 +79,8 @@ class PhotoFit:
         """Colours of what is there, then Gaussians from the photos. Returns how many were added."""
         self.look()
         self._match_colours()
-        added = seed_from_photos(self.avatar, self.photos, on_hull, budget, seed)
+        added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed)
+        added += seed_folds(self.avatar)
         self.look()
         return added
 
@@ -197,15 +201,20 @@ class PhotoFit:
         return (splats.means - centre).norm(dim=1) > OFF_SURFACE
 
     @torch.no_grad()
-    def view_weights(self, splats: Splats, pose: Pose, viewmats: Tensor, Ks: Tensor, size: tuple[int, int]) -> Tensor:
-        """[B, h, w] how much the pixels of generated views count, for cameras [B, 4, 4] of a moment."""
-        inside = torch.stack((self.shown, self.interior.float(), torch.zeros_like(self.shown)), 1)
-        drawn = self.avatar.render(splats, pose, viewmats, Ks, size[1], size[0], colours=inside)
-        shown = drawn.rgb[..., 0] / drawn.alpha.clamp(min=1e-3) * (drawn.alpha > 0.02)
+    def view_weights(self, splats: Splats, pose: Pose, viewmats: Tensor, Ks: Tensor,
+                     size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """How much the pixels of generated views count, for cameras [B, 4, 4] of a moment.
+
+        Returns:
+          [B, h, w] of their colours: little where photos show the surface, and little beside the head in views from
+          where a photo was taken; [B, 1, 1] of their outlines.
+        """
+        colours = self.shown[:, None].expand(-1, 3).contiguous()
+        drawn = self.avatar.render(splats, pose, viewmats, Ks, size[1], size[0], colours=colours)
         towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
-        near = smoothstep((towards @ self._directions().T).amax(1), NEAR_FROM, NEAR_TO)
-        shown = torch.maximum(shown, near[:, None, None] * (1 - drawn.rgb[..., 1]).clamp(0, 1))
-        return 1 - self.config.trust * shown.clamp(0, 1)
+        near = smoothstep((towards @ self._directions().T).amax(1), NEAR_FROM, NEAR_TO)[:, None, None]
+        shown = drawn.rgb[..., 0] + (1 - drawn.alpha) * near
+        return 1 - self.config.trust * shown.clamp(0, 1), 1 - self.config.trust * near
 
     def _directions(self) -> Tensor:
         """[N, 3] where the photos' cameras stand, as unit vectors in head axes."""
@@ -214,15 +223,13 @@ class PhotoFit:
 
     @torch.no_grad()
     def _mouth(self, index: int) -> Tensor:
-        """[S, S] 1 where a photo shows the inside of the mouth, and a little around it."""
+        """[S, S] 1 where a photo shows the inside of the mouth."""
         picture = self.photos.pictures[index]
         pose = self.photos.pose[index : index + 1]
         surface = rig_surface(self.avatar, pose, self.photos.viewmats[index], picture.K, picture.side)
         hidden = parts_named(self.avatar.rig.part_names, INTERIOR).to(self.avatar.device)
-        part = self.avatar.rig.face_parts[surface.face.clamp(min=0)]
-        inside = ((surface.face >= 0) & hidden[part]).float()
-        reach = max(1, round(INTERIOR_MARGIN * picture.side))
-        return max_pool2d(inside[None, None], 2 * reach + 1, 1, reach)[0, 0]
+        inside = (surface.face >= 0) & hidden[self.avatar.rig.face_parts[surface.face.clamp(min=0)]]
+        return mouth_mask(picture, inside)
 
     @torch.no_grad()
     def _match_colours(self) -> None:
@@ -255,6 +262,38 @@ class PhotoFit:
         stacked = torch.cat((picture.rgb * solid[..., None], solid[..., None]), -1).permute(2, 0, 1)[None]
         found = grid_sample(avg_pool2d(stacked, 5, 1, 2), grid, align_corners=False)[0, :, 0].T
         return found[:, :3] / found[:, 3:].clamp(min=1e-3), self.shown * smoothstep(found[:, 3], 0.7, 1.0)
+
+
+@torch.no_grad()
+def mouth_mask(picture: Picture, inside: Tensor) -> Tensor:
+    """[S, S] 1 where a photo shows the inside of the mouth, given where the fitted head has it, [S, S] bool.
+
+    The fit may be a few pixels off: around its outline, pixels are told by whether their colours are among those
+    well within or among those of the lips and skin around.
+    """
+    reach = max(1, round(LIP_MARGIN * picture.side))
+    core, band, ring = ~_grown(~inside, reach // 2), _grown(inside, reach), _grown(inside, 2 * reach)
+    core = core if core.sum() >= CORE else inside
+    within, around = picture.rgb[core], picture.rgb[ring & ~band]
+    mouth = inside.clone()
+    if len(within) >= CORE and len(around) >= CORE:
+        band &= ~core
+        colours = picture.rgb[band]
+        mouth[band] = _distance(colours, within) < SURE * _distance(colours, around)
+        mouth = avg_pool2d(mouth.float()[None, None], SPECK, 1, SPECK // 2)[0, 0] > 0.5  # the majority around a pixel
+    return _grown(mouth, 1).to(picture.rgb)
+
+
+def _distance(colours: Tensor, among: Tensor) -> Tensor:
+    """[M] distance of colours [M, 3] to the nearest mean of four equal shares of `among`, made by brightness."""
+    order = among[among.mean(1).argsort()]
+    means = torch.stack([share.mean(0) for share in order.tensor_split(4)])
+    return torch.cdist(colours, means).amin(1)
+
+
+def _grown(mask: Tensor, reach: int) -> Tensor:
+    """A mask [S, S] bool grown by `reach` pixels."""
+    return max_pool2d(mask.float()[None, None], 2 * reach + 1, 1, reach)[0, 0] > 0
 
 
 def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import hashlib
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -17,6 +18,8 @@ from mvp4d.core.errors import UserError
 from mvp4d_export.cameras import camera_matrices
 from mvp4d_export.rig import Pose, Rig
 
+MARGIN = 1.3  # half side of a crop over the larger half extent of the head: hair, collar
+SOLID, RIM = 0.98, 2  # alpha and pixels from the edge of it from which a colour is the person's alone
 SMALLEST = 64  # pixels a side of a crop below which a photo shows no more than a generated view
 CLEAR = 4  # of 255: alpha below it at the border of a crop means that the photo ends there
 
@@ -111,7 +114,7 @@ def _picture(photo: np.ndarray, camera: Camera, points: np.ndarray, side: int, w
     outside = np.zeros((height, width), np.float32)
     if height != width or height > side:
         pixels, depth = project(camera, points)
-        box = head_box(np.asarray(pixels))
+        box = head_box(np.asarray(pixels), MARGIN)
         x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         if np.asarray(depth).min() <= 0 or not (0 <= x <= width and 0 <= y <= height):
             raise UserError(where, "its fitted head lies outside of the picture", "track the photo again")
@@ -124,9 +127,19 @@ def _picture(photo: np.ndarray, camera: Camera, points: np.ndarray, side: int, w
         camera = crop_camera(camera, box, pixels_across)
     known = (outside < 0.01) & ~_beyond(values[..., 3])
     K = camera_matrices(camera)[1]
-    rgb, alpha = values[..., :3].clip(0, 1), values[..., 3].clip(0, 1)
+    alpha = values[..., 3].clip(0, 1)
+    rgb = _own_colours(values[..., :3].clip(0, 1), alpha)
     return Picture(*(torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
                      for array in (rgb, alpha, known, K)))
+
+
+def _own_colours(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours [H, W, 3] whose rim, in which a background may shine through, is that of the nearest solid pixels."""
+    solid = ndimage.binary_erosion(alpha >= SOLID, iterations=RIM, border_value=1)
+    if not solid.any():
+        return rgb
+    rows, columns = ndimage.distance_transform_edt(~solid, return_distances=False, return_indices=True)
+    return rgb[rows, columns]
 
 
 def _beyond(alpha: np.ndarray) -> np.ndarray:

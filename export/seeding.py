@@ -15,13 +15,26 @@ from mvp4d_export.initialise import DEPTH_SLACK, OPACITY, SH_0, nearest
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
-from mvp4d_export.visibility import INTERIOR, Surface, parts_named, rig_surface, triangle_parts
+from mvp4d_export.visibility import (
+    EYES,
+    INTERIOR,
+    Surface,
+    gaussians_of,
+    parts_named,
+    rig_surface,
+    triangle_parts,
+)
 
 CELL = 6  # pixels a side of the squares that a photo is cut into: one Gaussian each where it is plain, four where not
 HULL_LEAD = 0.006  # metres that the hull must lie before the rig to be what a pixel shows
+HULL_SMOOTH = 0.012  # of a picture's side over which the hull's depth is averaged to tell its slope
 HULL_REACH = 0.008  # metres around a point of the hull that it stands for
 SAME_PLACE = 0.004  # metres between seeds of two photos that show the same
-SOLID = 0.5  # alpha of a pixel that gets a Gaussian
+SOLID = 0.9  # alpha of a pixel that gets a Gaussian
+GRAZING = 0.3  # cosine below which a surface gets none: seen from elsewhere, its Gaussians would part
+NO_SKIN = ("lash", "lining", "nostril")
+UNFOLDS = 2.0  # growth of an area from which it counts as a fold
+FOLD_SPACING = 0.0016  # metres between Gaussians on unfolded skin
 FLAT = 0.3  # thickness of a Gaussian over its width
 WIDTH = 0.55  # standard deviation of a Gaussian over the spacing
 
@@ -43,8 +56,74 @@ class Seeds:
 
 
 @torch.no_grad()
-def seed_from_photos(avatar: Avatar, photos: Photos, on_hull: int, budget: int, seed: int) -> int:
-    """Adds up to `budget` Gaussians where photos show the person. The last `on_hull` present ones lie off the rig.
+def seed_folds(avatar: Avatar) -> int:
+    """Adds Gaussians on skin that expressions unfold, lids above all: at rest it is too small to have got enough.
+
+    Returns:
+      how many were added.
+    """
+    rig, faces = avatar.rig, avatar.rig.faces
+    skin = ~parts_named(rig.part_names, (*INTERIOR, *EYES, *NO_SKIN)).to(avatar.device)[rig.face_parts]
+    rest = _areas(rig.template[faces])
+    stretched = torch.stack([_areas((rig.template + basis)[faces]) for basis in rig.expression_basis])
+    most, which = stretched.max(0)
+    folded = skin & (most > UNFOLDS * rest) & ((most - rest) > 1e-9)
+    triangle_part = triangle_parts(avatar)
+    own = (~parts_named(rig.part_names, (*INTERIOR, *EYES, *NO_SKIN)).to(avatar.device)[triangle_part]).nonzero()[:, 0]
+    generator = torch.Generator().manual_seed(0)
+    skins = ~gaussians_of(avatar, (*INTERIOR, *EYES))
+    found, bindings = [], []
+    for expression in which[folded].unique().tolist():
+        chosen = (folded & (which == expression)).nonzero()[:, 0]
+        posed = rig.template + rig.expression_basis[expression]
+        points = _scattered(posed[faces[chosen]], FOLD_SPACING, generator)
+        rotation, scale, centre = triangle_frames(avatar.gather(posed), avatar.mesh_faces)
+        binding = own[nearest(points, centre[own])[1]]
+        present = avatar.splats(avatar.gather(posed))
+        beside = skins.nonzero()[:, 0][nearest(points, present.means[skins])[1]]
+        local = ((points - centre[binding])[:, :, None] * rotation[binding]).sum(1) / scale[binding, None]
+        size = torch.full((len(points), 3), WIDTH * FOLD_SPACING, device=avatar.device)
+        size[:, 1] *= FLAT
+        tensors = {name: getattr(avatar, name).detach()[beside].clone() for name in GAUSSIAN_TENSORS}
+        tensors |= {"position": local, "log_scale": (size / scale[binding, None]).log()}
+        tensors["rotation"] = torch.zeros_like(tensors["rotation"])
+        tensors["rotation"][:, 0] = 1
+        found.append(tensors)
+        bindings.append(binding)
+    if not found:
+        return 0
+    _append(avatar, torch.cat(bindings), {name: torch.cat([part[name] for part in found]) for name in GAUSSIAN_TENSORS})
+    return sum(len(binding) for binding in bindings)
+
+
+def _areas(corners: Tensor) -> Tensor:
+    """[T] areas of triangles [T, 3, 3]."""
+    return torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1) / 2
+
+
+def _scattered(corners: Tensor, spacing: float, generator: torch.Generator) -> Tensor:
+    """Points on triangles [T, 3, 3], about `spacing` metres apart."""
+    expected = _areas(corners) / spacing**2
+    count = (expected + torch.rand(len(expected), generator=generator).to(expected)).floor().long()
+    corner = corners.repeat_interleave(count, 0)
+    u = torch.rand(len(corner), 2, generator=generator).to(corner)
+    u = torch.where(u.sum(1, keepdim=True) > 1, 1 - u, u)
+    return corner[:, 0] + u[:, :1] * (corner[:, 1] - corner[:, 0]) + u[:, 1:] * (corner[:, 2] - corner[:, 0])
+
+
+def _append(avatar: Avatar, binding: Tensor, tensors: dict[str, Tensor]) -> None:
+    avatar.set_gaussians(
+        torch.cat((avatar.binding, binding)),
+        {name: torch.cat((getattr(avatar, name).detach(), tensors[name])) for name in GAUSSIAN_TENSORS},
+    )
+
+
+@torch.no_grad()
+def seed_from_photos(avatar: Avatar, photos: Photos, mouths: list[Tensor], on_hull: int, budget: int,
+                     seed: int) -> int:
+    """Adds up to `budget` Gaussians where photos show the person, but for their `mouths` [S, S].
+
+    The last `on_hull` present Gaussians lie off the rig.
 
     Where several photos show a place, the one that sees it most squarely gives its Gaussians.
 
@@ -56,7 +135,8 @@ def seed_from_photos(avatar: Avatar, photos: Photos, on_hull: int, budget: int, 
         pose = photos.pose[index : index + 1]
         surface = rig_surface(avatar, pose, photos.viewmats[index], picture.K, picture.side)
         generator = torch.Generator().manual_seed(seed * 1000 + index)
-        seeds = _seeds(avatar, pose, photos.viewmats[index], picture, surface, on_hull, budget, generator)
+        seeds = _seeds(avatar, pose, photos.viewmats[index], picture, surface, mouths[index], on_hull, budget,
+                       generator)
         found.append((pose, seeds))
     bound = [_bound(avatar, pose, seeds) for pose, seeds in found]
     stay = _best_view(avatar, bound, [seeds.quality for _, seeds in found])
@@ -65,34 +145,45 @@ def seed_from_photos(avatar: Avatar, photos: Photos, on_hull: int, budget: int, 
     if len(binding) > budget:
         chosen = torch.randperm(len(binding), generator=torch.Generator().manual_seed(seed))[:budget].to(binding.device)
         binding, new = binding[chosen], {name: value[chosen] for name, value in new.items()}
-    avatar.set_gaussians(
-        torch.cat((avatar.binding, binding)),
-        {name: torch.cat((getattr(avatar, name).detach(), new[name])) for name in GAUSSIAN_TENSORS},
-    )
+    _append(avatar, binding, new)
     return len(binding)
 
 
-def _seeds(avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture, surface: Surface, on_hull: int, budget: int,
-           generator: torch.Generator) -> Seeds:
+def _seeds(avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture, surface: Surface, mouth: Tensor, on_hull: int,
+           budget: int, generator: torch.Generator) -> Seeds:
     """One point per cell of a photo, four where it shows detail, as the budget allows."""
     depth, hull = _with_hull(avatar, pose, viewmat, picture, surface, on_hull)
+    facing = torch.where(hull, _slope(depth, picture), surface.facing)
     part = torch.where(surface.face >= 0, avatar.rig.face_parts[surface.face.clamp(min=0)], -1)
     part[hull] = -1
     hidden = parts_named(avatar.rig.part_names, INTERIOR).to(viewmat.device)
     interior = (part >= 0) & hidden[part.clamp(min=0)]
-    usable = (picture.alpha > SOLID) & (picture.known > 0) & torch.isfinite(depth) & ~interior
+    usable = (picture.alpha > SOLID) & (picture.known > 0) & torch.isfinite(depth) & ~interior & ~mouth.bool()
+    usable &= facing > GRAZING
     rows, columns, spacing = _choose(picture, usable, budget, generator)
     z = depth[rows, columns]
     ray = torch.stack(((columns + 0.5 - picture.K[0, 2]) / picture.K[0, 0],
                        (rows + 0.5 - picture.K[1, 2]) / picture.K[1, 1], torch.ones_like(z)), 1)
     matrix = viewmat @ pose.head_matrix()[0]
     points = (ray * z[:, None] - matrix[:3, 3]) @ matrix[:3, :3]  # inverse of a rigid transform
-    on_rig = part[rows, columns] >= 0
-    quality = torch.where(on_rig, surface.facing[rows, columns], torch.full_like(z, 0.7))
+    quality = facing[rows, columns]
     size = WIDTH * spacing * z / picture.K[0, 0] / quality.clamp(min=0.5)
     smooth = avg_pool2d((picture.rgb * picture.alpha[..., None]).permute(2, 0, 1), 3, 1, 1)
     smooth = smooth / avg_pool2d(picture.alpha[None], 3, 1, 1).clamp(min=1e-3)
     return Seeds(points, smooth[:, rows, columns].T, size, part[rows, columns], quality)
+
+
+def _slope(depth: Tensor, picture: Picture) -> Tensor:
+    """[S, S] cosine between the line of sight and the normal of a smoothed depth [S, S]; 0 where it ends."""
+    finite = torch.isfinite(depth)
+    reach = max(1, round(HULL_SMOOTH * picture.side))
+    stacked = torch.stack((torch.where(finite, depth, 0), finite.float()))[:, None]
+    mean, share = avg_pool2d(stacked, 2 * reach + 1, 1, reach)[:, 0]
+    smooth = mean / share.clamp(min=1e-6)
+    step = smooth / picture.K[0, 0]  # metres between neighbouring pixels
+    down, across = torch.gradient(smooth)
+    cosine = (1 + (down / step).square() + (across / step).square()).rsqrt()
+    return torch.where(finite, cosine, torch.zeros_like(cosine))
 
 
 def _choose(picture: Picture, usable: Tensor, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,7 +222,7 @@ def _with_hull(avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture, su
     support_depth = torch.cat((z, depth[border[:, 0], border[:, 1]]))
     if not len(support):
         return depth, hull
-    rows, columns = ((picture.alpha > SOLID) & (picture.known > 0)).nonzero().unbind(1)
+    rows, columns = ((picture.alpha > 0.5) & (picture.known > 0)).nonzero().unbind(1)
     query = torch.stack((columns, rows), 1) + 0.5
     guess = _interpolated(query, support, support_depth)
     before = ~finite[rows, columns]

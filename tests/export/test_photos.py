@@ -155,13 +155,14 @@ def test_generated_views_count_less_where_a_photo_shows_the_surface(egg, sharp):
     views, pose = [0, 1, 3], fit.data.pose[:1]
     splats = fit.avatar.splats(fit.avatar.vertices(pose))
     cameras = fit.data.viewmats[views, 0], fit.data.Ks[views, 0]
-    front, side, back = fit.photos.view_weights(splats, pose, *cameras, (48, 48))
+    (front, side, back), outlines = fit.photos.view_weights(splats, pose, *cameras, (48, 48))
     head = fit.data.masks[[0, 1, 3], 0] > 250
     trust = fit.config.photos.trust
     assert float(front[head[0]].mean()) < 1 - 0.8 * trust
     assert float(back[head[2]].mean()) > 0.97
     lit, far = side[:, :24][head[1][:, :24]], side[:, 24:][head[1][:, 24:]]  # 60 degrees off: one half faces the photo
     assert abs(float(lit.mean()) - float(far.mean())) > 0.15
+    torch.testing.assert_close(outlines.flatten(), torch.tensor([1 - trust, 1.0, 1.0]), atol=0.05, rtol=0)
 
 
 def test_pitch_is_that_of_the_finest_picture(egg, sharp):
