@@ -1,4 +1,4 @@
-"""What lies at a path, and whether it is sound: captures, fits, camera paths, shards, weights, avatars."""
+"""What lies at a path, and whether it is sound: captures, portraits, fits, camera paths, shards, weights, avatars."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mvp4d.core.files import read_npz
 # needed: checking an avatar needs torch, checking weights needs Flax.
 _FOLDERS = (
     ("capture.json", "mvp4d.core.capture", "validate"),
+    ("portrait/portrait.json", "mvp4d.core.capture.portrait", "validate_person"),
     ("avatar.json", "mvp4d.validation", "_avatar"),
     ("manifest.json", "mvp4d.validation", "_shards"),
     ("mvp4d.json", "mvp4d_jax.release", "validate_release"),
@@ -38,7 +39,7 @@ def detect(path: Path) -> tuple[str, str, Path]:
                 return module, function, path
         if (path / "fit.npz").exists():
             return detect(path / "fit.npz")
-        raise UserError(path, "is no capture, shards, weights or avatar",
+        raise UserError(path, "is no capture, portrait, shards, weights or avatar",
                         f"such a folder holds one of {', '.join(marker for marker, *_ in _FOLDERS)}")
     if path.is_file() and path.suffix == ".npz":
         names = set(read_npz(path))

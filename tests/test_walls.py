@@ -18,7 +18,7 @@ FLOORS = {
     "diffusion": {"models"},
     "data": {"heads", "geometry", "models", "diffusion"},
     "release": {"geometry", "models", "diffusion"},
-    "sampling": {"heads", "geometry", "models", "diffusion", "data", "release"},
+    "sampling": {"heads", "geometry", "tracking", "models", "diffusion", "data", "release"},
     "evaluation": {"heads", "geometry", "models", "diffusion"},
     "training": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "evaluation"},
     "preflight": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "training"},

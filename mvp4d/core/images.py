@@ -87,15 +87,15 @@ def read_mask(path: str | os.PathLike, *, size: tuple[int, int] | None = None) -
 
 
 def read_photo(path: str | os.PathLike, mask: str | os.PathLike | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """A photo of a person on white, and where it is opaque.
+    """A photo of a person, and where it is opaque.
 
     Args:
       path: any picture that `read_picture` takes.
       mask: a picture of the same size (upright), white where the person is.
 
     Returns:
-      rgb: [H, W, 3] float32 in [0, 1], on white.
-      alpha: [H, W] float32 in [0, 1].
+      rgb: uint8 [H, W, 3], straight colours.
+      alpha: uint8 [H, W], the picture's own times the mask.
 
     Raises:
       UserError: not a picture, fewer than 32 pixels a side, or a mask that does not fit.
@@ -105,15 +105,14 @@ def read_photo(path: str | os.PathLike, mask: str | os.PathLike | None = None) -
         raise UserError(path, f"{size[1]}x{size[0]} pixels are too few",
                         f"give a photo of at least {MIN_PHOTO_SIDE} pixels a side")
     picture = read_picture(path)
-    alpha = np.ones(size, np.float32) if picture.alpha is None else picture.alpha.astype(np.float32) / 255
+    alpha = np.full(size, 255, np.uint8) if picture.alpha is None else picture.alpha
     if mask is not None:
         found = read_mask(mask)
         if found.shape != size:
             raise UserError(mask, f"mask of {found.shape[1]}x{found.shape[0]} for a photo of {size[1]}x{size[0]}",
                             "give a mask of the photo's size")
-        alpha = alpha * (found.astype(np.float32) / 255)
-    weight = alpha[..., None]
-    return picture.rgb.astype(np.float32) / 255 * weight + (1 - weight), alpha
+        alpha = np.uint8(np.rint(alpha * (found / 255)))
+    return picture.rgb, alpha
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:

@@ -98,6 +98,7 @@ class Shot:
       motion: F frames.
       cameras: [V, F'] of the views to make; names: theirs.
       clean_views: existing views, or None.
+      portrait: the person's photos, which the capture keeps; or None.
     """
 
     reference: Reference
@@ -106,6 +107,7 @@ class Shot:
     cameras: Camera
     names: tuple[str, ...]
     clean_views: CleanViews | None = None
+    portrait: Portrait | None = None
 
 
 class Generator:
@@ -239,7 +241,8 @@ class _Run:
         writer = CaptureWriter(
             self.out, head=shot.head, motion=motion, cameras=camera_window(shot.cameras, 0, plan.frames),
             names=shot.names, image_size=self.size, masks=True, source="mvp4d sample",
-            extra={**extra, "reference_axis": shot.reference.axis_in_head().tolist()}, overwrite=overwrite)
+            extra={**extra, "reference_axis": shot.reference.axis_in_head().tolist()},
+            portrait=shot.portrait, overwrite=overwrite)
         vertices = np.asarray(skin(shot.head, motion))
         with writer, progress(total=plan.views * plan.frames, what="writing", unit="frame") as bar:
             for view in range(plan.views):

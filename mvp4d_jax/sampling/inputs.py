@@ -6,29 +6,25 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from mvp4d.core.cameras.camera import FIELDS, Camera, resize
 from mvp4d.core.cameras.rigs import attach_to_head, camera_rig, rig_names
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.fit import Fit
-from mvp4d.core.capture.portrait import Portrait, read_portrait
+from mvp4d.core.capture.portrait import Portrait, is_person, open_person, read_portrait
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.images import read_photo
-from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.release import Facts
 from mvp4d_jax.sampling.generate import CleanViews
-from mvp4d_jax.sampling.segment import segment_person
-from mvp4d_jax.sampling.shot import crop_box, crop_reference
+from mvp4d_jax.tracking.portrait import Shot, assemble
 
 MATTES = ("none", "auto")
-MATTE_SIDE = 512  # pixels a side of the crop that a person is cut out of
 
 Pathlike = str | os.PathLike
 
@@ -38,7 +34,8 @@ def open_portrait(reference: Portrait | Capture | Pathlike, *, fit: Fit | Pathli
     """The person of a run.
 
     Args:
-      reference: a Portrait; a capture, whose reference frame is taken; or a photo, which needs its `fit`.
+      reference: a Portrait; a folder of one (`mvp4d track --out PERSON`); a capture, whose Portrait or reference frame
+        is taken; or a photo, which needs its `fit`.
       fit: of the photo: a Fit or a fit.npz.
       head: the head model that the fit belongs to.
       mask: a picture, white where the person is.
@@ -51,6 +48,8 @@ def open_portrait(reference: Portrait | Capture | Pathlike, *, fit: Fit | Pathli
         raise UserError("`matte`", f"'{matte}' is none of {', '.join(MATTES)}")
     if isinstance(reference, Portrait):
         return reference
+    if not isinstance(reference, Capture) and is_person(reference):
+        return open_person(reference)
     if isinstance(reference, Capture) or Path(reference).is_dir():
         return portrait_of_capture(reference if isinstance(reference, Capture) else Capture.open(reference))
     return _portrait_of_photo(Path(reference), fit, head, mask, matte)
@@ -65,15 +64,24 @@ def portrait_of_capture(capture: Capture) -> Portrait:
         raise UserError(capture.path / "capture.json", "field 'reference' is null",
                         'set it to {"camera": NAME, "frame": N}, or give a photo and its fit')
     name, frame = capture.reference
-    picture = capture.frame(name, frame)
-    photo = np.concatenate([picture, np.full_like(picture[..., :1], 255)], -1)
+    photo = _with_alpha(capture, name, frame)
     camera = Camera(**{field: np.asarray(getattr(capture.camera(name, frame), field))[None] for field in FIELDS})
     return Portrait((photo,), camera, capture.motion[slice(frame, frame + 1)], capture.head, 0, (capture.path.name,))
 
 
+def _with_alpha(capture: Capture, name: str, frame: int) -> np.ndarray:
+    """A frame as uint8 [H, W, 4]: its colours without the background, where the capture has masks."""
+    picture = capture.frame(name, frame)
+    if not capture.has_masks:
+        return np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+    mask = capture.mask(name, frame)
+    alpha, background = mask[..., None] / np.float32(255), np.float32(capture.info.background)
+    colour = (picture - background * (1 - alpha)) / np.maximum(alpha, 1 / 255)
+    return np.dstack([np.uint8(np.rint(np.where(alpha > 0, colour, 255).clip(0, 255))), mask])
+
+
 def _portrait_of_photo(path: Path, fit: Fit | Pathlike | None, head: str | HeadModel, mask: Pathlike | None,
                        matte: str) -> Portrait:
-    colour, alpha = read_photo(path, mask)
     if fit is None:
         name = head.name if isinstance(head, HeadModel) else head
         raise UserError("`fit`", "a photo needs the fit of its head",
@@ -81,30 +89,15 @@ def _portrait_of_photo(path: Path, fit: Fit | Pathlike | None, head: str | HeadM
     where = "`fit`" if isinstance(fit, Fit) else fit
     fit = fit if isinstance(fit, Fit) else Fit.load(fit)
     rig, motion = fit.rig(head if isinstance(head, HeadModel) else load_head(head), where)
-    camera = Camera(**{name: np.asarray(getattr(fit.cameras, name))[0, 0] for name in FIELDS})
-    fitted_size, size = tuple(int(side) for side in fit.resolutions[0]), colour.shape[:2]
+    rgb, alpha = read_photo(path, mask)
+    fitted_size, size = tuple(int(side) for side in fit.resolutions[0]), rgb.shape[:2]
     if abs(fitted_size[0] / fitted_size[1] - size[0] / size[1]) > 0.02:
         raise UserError(where, f"was made from a {fitted_size[1]}x{fitted_size[0]} picture, {path.name} is "
                         f"{size[1]}x{size[0]}", "give the fit of this photo")
-    camera, motion = resize(camera, fitted_size, size), motion[slice(0, 1)]
-    if matte == "auto" and mask is None:
-        alpha = alpha * _cut_out(colour, camera, motion, rig)
-    photo = np.concatenate([colour, alpha[..., None]], -1)
-    batched = Camera(**{name: np.asarray(getattr(camera, name))[None] for name in FIELDS})
-    return Portrait((np.uint8(np.rint(photo * 255)),), batched, motion, rig, 0, (path.name,))
-
-
-def _cut_out(colour: np.ndarray, camera: Camera, motion: Motion, head: HeadModel) -> np.ndarray:
-    """[H, W] alpha of the person in a photo [H, W, 3]; nothing outside of the head's crop."""
-    crop, crop_camera, _ = crop_reference(colour, camera, motion, head, MATTE_SIDE)
-    silhouette = rasterize(crop_camera, np.asarray(skin(head, motion))[0], head.faces, crop.shape[:2]).face >= 0
-    alpha = Image.fromarray(np.uint8(255 * segment_person(crop, np.asarray(silhouette))))
-    left, top, right, bottom = crop_box(colour.shape[:2], camera, motion, head)
-    across, down = MATTE_SIDE / (right - left), MATTE_SIDE / (bottom - top)
-    height, width = colour.shape[:2]
-    back = alpha.transform((width, height), Image.Transform.AFFINE,
-                           (across, 0, -left * across, 0, down, -top * down), Image.Resampling.BILINEAR)
-    return np.asarray(back, np.float32) / 255
+    camera = Camera(**{name: np.asarray(getattr(fit.cameras, name))[0, 0] for name in FIELDS})
+    camera = resize(camera, fitted_size, size)
+    return assemble([Shot(path.name, rgb, alpha, camera, motion[slice(0, 1)])], rig,
+                    cut=matte == "auto" and mask is None)
 
 
 def check_portrait(portrait: Portrait, facts: Facts) -> None:

@@ -86,7 +86,7 @@ class Job:
             overwrite: bool = False) -> Capture:
         """Samples into the capture `out`; a run of the same inputs that was stopped goes on where it was."""
         shot = Shot(generator.reference(self.portrait), self.portrait.head, self.motion, self.cameras, self.names,
-                    self.clean)
+                    self.clean, self.portrait)
         return generator.run(self.plan, shot, self.options, out, self.fingerprint(), extra, overwrite=overwrite)
 
     def fingerprint(self) -> str:
@@ -97,7 +97,7 @@ class Job:
         for file in sorted(self.folder.rglob("*.safetensors")):
             digest.update(f"{file.relative_to(self.folder)} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
         portrait = self.portrait
-        _update(digest, portrait.photos[portrait.reference], np.asarray(portrait.reference))
+        _update(digest, *portrait.photos, np.asarray(portrait.reference))
         _update(digest, *(getattr(portrait.camera, name) for name in FIELDS))
         _update(digest, *(getattr(portrait.head, name) for name in ("template", "expression_basis", "skin_weights")))
         for motion in (portrait.motion, self.motion):

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
-from mvp4d.core.cameras.camera import Camera, crop, project, resize, stack
-from mvp4d.core.cameras.crops import MARGIN, head_box, head_vertices
+from mvp4d.core.cameras.camera import Camera, crop, resize, stack
+from mvp4d.core.cameras.crops import MARGIN, head_vertices
 from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
@@ -24,6 +24,7 @@ from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.images import read_photo
 from mvp4d.core.progress import progress
+from mvp4d_jax.geometry.framing import crop_box
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.tracking.cutout import Subject, cut_out
@@ -44,9 +45,9 @@ class Shot:
     Attributes:
       name: of the file that it comes from.
       rgb: [H, W, 3] uint8, the whole picture.
-      alpha: [H, W] float32 in [0, 1]: a given mask, or the picture's own transparency.
+      alpha: [H, W] uint8: a given mask, or the picture's own transparency.
       camera: unbatched; motion: one frame.
-      faces: [K, 478, 2] pixels, other people's faces.
+      faces: [K, 478, 2] pixels, other people's faces; None where they were not looked for.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Shot:
     alpha: np.ndarray
     camera: Camera
     motion: Motion
-    faces: np.ndarray
+    faces: np.ndarray | None = None
 
 
 def track_portrait(paths: Sequence[Pathlike], head: str | HeadModel = "builtin", *,
@@ -86,8 +87,8 @@ def track_portrait(paths: Sequence[Pathlike], head: str | HeadModel = "builtin",
     seen, faces = _photo_landmarks(sources, landmarks, face)
     solutions = _solve(sources, model, seen, focal)
     rig = model.personalise(solutions[0].shape)
-    shots = [Shot(source.path.name, np.uint8(np.rint(rgb * 255)), alpha, solution.camera, solution.motion,
-                  others) for source, (rgb, alpha), solution, others in zip(sources, pictures, solutions, faces)]
+    shots = [Shot(source.path.name, rgb, alpha, solution.camera, solution.motion, others)
+             for source, (rgb, alpha), solution, others in zip(sources, pictures, solutions, faces)]
     return assemble(shots, rig, cut=matte == "auto" and (masks is None or landmarks is None))
 
 
@@ -167,19 +168,17 @@ def _solve(sources: Sequence[Source], head: HeadModel, seen: Sequence[Landmarks]
 
 def _crop(shot: Shot, rig: HeadModel) -> tuple[np.ndarray, Camera, np.ndarray]:
     """RGBA of the head's surroundings, as far as the picture shows them, its camera, and other faces [K, 478, 2]."""
-    vertices = np.asarray(skin(rig, shot.motion))[0][head_vertices(rig)]
-    pixels, _ = project(shot.camera, vertices)
     height, width = shot.rgb.shape[:2]
-    left, top, right, bottom = head_box(np.asarray(pixels), PHOTO_MARGIN)
+    left, top, right, bottom = crop_box((height, width), shot.camera, shot.motion, rig, PHOTO_MARGIN)
     left, top = max(0, int(np.floor(left))), max(0, int(np.floor(top)))
     right, bottom = min(width, int(np.ceil(right))), min(height, int(np.ceil(bottom)))
-    rgba = np.concatenate([shot.rgb, np.uint8(np.rint(shot.alpha * 255))[..., None]], -1)[top:bottom, left:right]
+    rgba = np.dstack([shot.rgb, shot.alpha])[top:bottom, left:right]
     small, camera = shrink(rgba, crop(shot.camera, left, top))
-    return small, camera, (shot.faces - [left, top]) * (small.shape[0] / rgba.shape[0])
+    faces = np.zeros((0, MESH_POINTS, 2)) if shot.faces is None else shot.faces
+    return small, camera, (faces - [left, top]) * (small.shape[0] / rgba.shape[0])
 
 
-def subject(rgba: np.ndarray, camera: Camera, motion: Motion, rig: HeadModel, faces: np.ndarray | None = None
-            ) -> Subject:
+def subject(rgba: np.ndarray, camera: Camera, motion: Motion, rig: HeadModel, faces: np.ndarray) -> Subject:
     """What is cut out of a picture [H, W, 4] uint8: all but its alpha where it is transparent somewhere.
 
     Args:
@@ -189,7 +188,7 @@ def subject(rgba: np.ndarray, camera: Camera, motion: Motion, rig: HeadModel, fa
     belongs = head_vertices(rig)[np.asarray(rig.faces)].all(1)  # triangles that move with the skull
     face = np.asarray(rasterize(camera, vertices, rig.faces, rgba.shape[:2]).face)
     return Subject(rgba[..., :3], face >= 0, (face >= 0) & belongs[np.maximum(face, 0)],
-                   draw_faces(rgba.shape[:2], () if faces is None else faces),
+                   draw_faces(rgba.shape[:2], faces),
                    rgba[..., 3] if (rgba[..., 3] < 255).any() else None)
 
 

@@ -1,4 +1,5 @@
-"""The Portrait: what is known of a person, photo by photo. In a capture it lies in the folder `portrait/`.
+"""The Portrait: what is known of a person, photo by photo. It lies in the folder `portrait/` of a capture, or of a
+folder of its own (`save_person`), beside the head.npz that it belongs to.
 
     portrait/portrait.json   {"format": "mvp4d-portrait", "version": 1, "reference": index,
                               "photos": [{"file": "photos/00.png", "source": name, "size": [H, W]}, ...]}
@@ -21,12 +22,13 @@ from mvp4d.core.cameras.camera import FIELDS, Camera, check
 from mvp4d.core.capture import schema
 from mvp4d.core.capture.motion_file import read_motion, save_motion
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import read_json, read_npz, write_json
+from mvp4d.core.files import atomic_folder, read_json, read_npz, write_json
+from mvp4d.core.heads.check import check_head
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 
 FORMAT, VERSION = "mvp4d-portrait", 1
-FOLDER = "portrait"
+FOLDER, KIND = "portrait", "person"
 MAX_PHOTOS = 1000
 
 
@@ -112,6 +114,40 @@ def read_portrait(capture: str | os.PathLike, head: HeadModel) -> Portrait | Non
     if isinstance(reference, bool) or not isinstance(reference, int) or not 0 <= reference < len(photos):
         raise UserError(where, f"field 'reference' is {str(reference)[:20]}", f"it is 0..{len(photos) - 1}")
     return Portrait(photos, camera, motion, head, reference, tuple(str(entry.get("source", "")) for entry in entries))
+
+
+def save_person(path: str | os.PathLike, portrait: Portrait, *, overwrite: bool = False) -> None:
+    """Writes a folder of head.npz and `portrait/`, whole or not at all. Raises UserError."""
+    with atomic_folder(path, overwrite=overwrite, kind=KIND) as folder:
+        portrait.head.save(folder / "head.npz")
+        write_portrait(folder, portrait)
+
+
+def is_person(path: str | os.PathLike) -> bool:
+    """Whether a folder is one that `save_person` wrote."""
+    return (Path(path) / FOLDER / "portrait.json").is_file() and not (Path(path) / "capture.json").exists()
+
+
+def open_person(path: str | os.PathLike) -> Portrait:
+    """Reads the Portrait of a folder that `save_person` wrote.
+
+    Raises:
+      UserError: names the file and the field at fault.
+    """
+    path = Path(path)
+    head = HeadModel.load(path / "head.npz")
+    check_head(head, path / "head.npz")
+    portrait = read_portrait(path, head)
+    if portrait is None:
+        raise UserError(path, f"holds no {FOLDER}/portrait.json", "make one: mvp4d track PHOTO --out PERSON")
+    return portrait
+
+
+def validate_person(path: str | os.PathLike) -> str:
+    """Reads a person's folder whole and says what it is in one line. Raises UserError."""
+    portrait = open_person(path)
+    sizes = ", ".join(f"{photo.shape[0]} x {photo.shape[1]}" for photo in portrait.photos)
+    return f"{path}: portrait of {len(portrait.photos)} photos ({sizes}) on head '{portrait.head.name}'"
 
 
 def _photo(folder: Path, entry: object, index: int, where: Path) -> np.ndarray:
