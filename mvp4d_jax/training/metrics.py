@@ -107,13 +107,15 @@ class _Board:
         self._folder, self._purge = folder, step + 1  # what a killed run wrote of later steps is hidden
         self._rotates = is_remote(folder) or on_fuse(folder.parent)
         self._writer: SummaryWriter | None = None
+        self._count = 0  # of the files; the writer names them by the second
 
     def now(self) -> SummaryWriter:
         if self._writer is not None and self._rotates and time.monotonic() - self._began > ROTATE_EVERY:
             self.close()
         if self._writer is None:
             self._local = tempfile.mkdtemp(prefix="mvp4d-tensorboard-") if is_remote(self._folder) else self._folder
-            self._writer, self._began = SummaryWriter(str(self._local), purge_step=self._purge), time.monotonic()
+            self._writer = SummaryWriter(str(self._local), purge_step=self._purge, filename_suffix=f".{self._count}")
+            self._began, self._count = time.monotonic(), self._count + 1
         return self._writer
 
     def close(self) -> None:

@@ -1,11 +1,14 @@
 """A run whose workdir lies in a bucket: an emulator of Google Cloud Storage stands in for the real one."""
 
+import importlib.util
 import os
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,8 +19,8 @@ from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.metrics import MetricsLog, read_metrics
 from tests.training.tiny_run import final_state, overrides, run
 
-pytest.importorskip("gcsfs")
-pytest.importorskip("gcp_storage_emulator")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("gcsfs") is None or importlib.util.find_spec("gcp_storage_emulator") is None,
+                                reason="gcsfs or gcp-storage-emulator is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +29,8 @@ def bucket():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    words = ["start", "--port", str(port), "--in-memory", "--default-bucket", "bucket", "--quiet"]
-    server = subprocess.Popen([sys.executable, "-m", "gcp_storage_emulator", *words], stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL)
+    server = subprocess.Popen([sys.executable, Path(__file__).parents[1] / "gcs_server.py", str(port)],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://localhost:{port}"
     settings = {"STORAGE_EMULATOR_HOST": url, "FSSPEC_GS_TOKEN": "anon", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
                 "TENSORSTORE_GCS_HTTP_URL": url, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none"}
@@ -92,7 +94,7 @@ def test_training_in_a_bucket(bucket, shards, undisturbed):
     state, position = final_state(place(workdir), half)
     expected, _ = final_state(undisturbed, half, 100)
     assert position["step"] == 100
-    for ours, theirs in zip(state.params.flat_state().leaves, expected.params.flat_state().leaves):
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 

@@ -1,0 +1,125 @@
+"""What a run is about to do: the first lines of its log, and all that `mvp4d train --dry-run` prints."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from typing import Any
+
+import jax
+
+from mvp4d_jax import parallel
+from mvp4d_jax.models.checkpoint import expected_shapes
+from mvp4d_jax.models.checkpoint_config import read_config
+from mvp4d_jax.models.transformer_config import TransformerConfig, forward_flops
+from mvp4d_jax.training import memory
+from mvp4d_jax.training.feed import Feed
+from mvp4d_jax.training.launch import Launch
+from mvp4d_jax.training.metrics import peak_flops, tokens_of
+from mvp4d_jax.training.plan import Stage, batch_shapes
+
+UTILISATION = 0.4  # of the devices' peak, for the expected time: what trainings of this size are reported to reach
+
+
+def announce(launch: Launch, template: Any, state: Any, start: int) -> list[str]:
+    """The lines: weights and what of them is not used, parameters, mesh, every stage's batches and tokens per device,
+    memory of the state, steps and the time that they may take.
+
+    Args:
+      template: the model's; state: its abstract training state (shapes and shardings).
+      start: the step that the run begins at.
+    """
+    plan, mesh, device = launch.plan, launch.mesh, launch.mesh.devices.flat[0]
+    shapes = jax.tree.leaves(template.shapes)
+    held = sum(_held(leaf) for leaf in jax.tree.leaves(state))
+    have = memory.limit(_local(mesh))
+    lines = [
+        f"weights: {_weights(launch, start)}",
+        f"parameters: {sum(leaf.size for leaf in shapes):,}; {_amount(held)} a device with moments and moving average"
+        + (f" of {_amount(have)}" if have else "") + _replicated(template, mesh),
+        f"mesh: data {mesh.shape['data']}, fsdp {mesh.shape['fsdp']}, context {mesh.shape['context']}: {mesh.size} x "
+        f"{device.device_kind}, {jax.process_count()} process{'es' if jax.process_count() > 1 else ''}",
+    ]
+    for stage in plan.stages:
+        lines.append(f"stage '{stage.name}': steps {stage.start:,} to {stage.stop:,}, {stage.image_size} pixels, "
+                     f"learning rate {stage.learning_rate:g}")
+        total = sum(modality.weight for modality in stage.used)
+        for modality in stage.used:
+            tokens = tokens_of(plan.transformer, modality.views, modality.latents, plan.latent_size(stage))
+            lines.append(f"  {100 * modality.weight / total:.0f} % {modality.kind}: {modality.batch} x {modality.views} views x "
+                         f"{plan.autoencoder.frames_of(modality.latents)} frames = {modality.batch} x {tokens:,} tokens, "
+                         f"{modality.batch * tokens // mesh.size:,} a device")
+    lines.append(f"steps: {plan.steps - start:,} to go from {start:,}; {_time(launch, start)}")
+    return lines
+
+
+def compile_heaviest(launch: Launch, step: Any, state: Any) -> str:
+    """Compiles the step with the most tokens a device, and says what it needs. Raises UserError where it does not fit."""
+    plan, mesh = launch.plan, launch.mesh
+    choices = [(stage, modality) for stage in plan.stages for modality in stage.used]
+    stage, modality = max(choices, key=lambda pair: pair[1].batch * tokens_of(
+        plan.transformer, pair[1].views, pair[1].latents, plan.latent_size(pair[0])))
+    with parallel.use_mesh(mesh):
+        shapes = batch_shapes(plan, stage, modality, Feed.onto(mesh, modality.batch).layout)
+        compiled = step.lower(state, shapes).compile()
+    what = f"stage '{stage.name}', {modality.kind}"
+    memory.check(compiled, mesh, what)
+    return f"memory: {_amount(memory.needed(compiled))} a device in {what}"
+
+
+def dropped_parameters(source: TransformerConfig, target: TransformerConfig) -> tuple[int, int, int]:
+    """(parameters of a checkpoint that a model of `target` does not take, all that it has, new ones of the model)."""
+    theirs, ours = expected_shapes(source), expected_shapes(target)
+    dropped = sum(math.prod(shape) - math.prod(ours.get(name, (0,))) for name, shape in theirs.items())
+    return (dropped, sum(math.prod(shape) for shape in theirs.values()),
+            sum(math.prod(shape) for name, shape in ours.items() if name not in theirs))
+
+
+def _weights(launch: Launch, start: int) -> str:
+    if start:
+        return f"the checkpoint of step {start:,}"
+    if launch.initial is None:
+        return "random"
+    source, _ = read_config(launch.initial)
+    dropped, total, new = dropped_parameters(source, launch.plan.transformer)
+    text = f"{launch.initial}, {total:,} parameters"
+    if dropped:
+        what = "its text stream" if source.text_dim and not launch.plan.transformer.text_dim else "what the model lacks"
+        text += f"; dropped: {what}, {dropped:,}"
+    return text + (f"; new, from zero: conditioning, {new:,}" if new else "")
+
+
+def _replicated(template: Any, mesh: jax.sharding.Mesh) -> str:
+    if mesh.size == 1:
+        return ""
+    whole = sum(4 * leaf.size for leaf, layout in zip(jax.tree.leaves(template.shapes), jax.tree.leaves(template.shardings))
+                if layout.is_fully_replicated)
+    return f"; {_amount(whole)} of parameters are whole on every device"
+
+
+def _held(leaf: Any) -> int:
+    """Bytes of an array's part on one device."""
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+
+def _local(mesh: jax.sharding.Mesh) -> jax.Device:
+    return next(device for device in mesh.devices.flat if device.process_index == jax.process_index())
+
+
+def _time(launch: Launch, start: int) -> str:
+    mesh = launch.mesh
+    work = sum(_work(launch, stage) * max(0, stage.stop - max(start, stage.start)) for stage in launch.plan.stages)
+    seconds = work / (UTILISATION * mesh.size * peak_flops(mesh.devices.flat[0]))
+    return (f"{datetime.timedelta(seconds=round(seconds))} at {100 * UTILISATION:.0f} % of the peak of {mesh.size} x "
+            f"{mesh.devices.flat[0].device_kind}")
+
+
+def _work(launch: Launch, stage: Stage) -> float:
+    """FLOPs that a step of the stage asks for, on average over its kinds of data."""
+    plan, total = launch.plan, sum(modality.weight for modality in stage.used)
+    return sum(modality.weight / total * 3 * modality.batch * forward_flops(plan.transformer, tokens_of(
+        plan.transformer, modality.views, modality.latents, plan.latent_size(stage))) for modality in stage.used)
+
+
+def _amount(size: float) -> str:
+    return f"{size / memory.GIB:.2f} GiB" if size >= 0.01 * memory.GIB else f"{size / 2**20:.2f} MiB"
