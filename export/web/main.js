@@ -138,7 +138,7 @@ async function start() {
   worker.onmessage = receive;
   worker.onerror = (event) => say(`the page's worker stopped: ${event.message}`, true);
   worker.postMessage({ header, arrays });
-  buffers = { vertices: new Float32Array(4 * splats.padded), order: new Uint32Array(splats.count) };
+  buffers = splats.buffers();
   const motions = header.motions.map((motion, index) => ({ ...motion, expression: arrays[`motion_${index}`],
     rigid: arrays[`rigid_${index}`],
     sound: motion.sound && URL.createObjectURL(new Blob([arrays[`sound_${index}`]], { type: motion.sound })) }));

@@ -1,21 +1,25 @@
-// The shaders: one invocation a Gaussian projects it (transform feedback), one a pixel blends it.
+// The shaders: a triangle around each Gaussian's ellipse, its pixels, and the picture that comes of them.
 // Conventions and constants are those of export/projection.py and export/compositor.py.
 
 export const PROJECT = `#version 300 es
-precision highp float; precision highp int; precision highp sampler2D;
+precision highp float; precision highp int; precision highp sampler2D; precision highp usampler2D;
 uniform sampler2D gaussians, vertices;
+uniform usampler2D order;              // which Gaussian is drawn when
 uniform int degree, rows;              // of the harmonics; texels a Gaussian
 uniform mat4 view;                     // head space to camera, OpenCV axes
 uniform vec4 lens;                     // fx, fy, cx, cy in pixels
-uniform vec2 size;                     // of the picture in pixels
+uniform vec2 size, grid;               // of the picture in pixels, and of what is drawn: a margin wider
+uniform float margin;
 uniform vec3 eye;                      // the camera in head space
 uniform float blur;                    // pixels squared
 uniform bool antialiased;
-layout(location = 0) in uint splat;
-out vec4 place, shape, tint;           // mean and half sides; conic and opacity; colour
+flat out vec2 mean;                    // pixels, y up
+flat out vec4 conic;                   // inverse covariance, y up (xx, xy, yy); opacity
+flat out vec3 tint;
 
 vec4 read(sampler2D data, int texel) { return texelFetch(data, ivec2(texel & 1023, texel >> 10), 0); }
-vec4 row(int k) { return read(gaussians, int(splat) * rows + k); }
+int splat;
+vec4 row(int k) { return read(gaussians, splat * rows + k); }
 vec3 vertex(float index) { return read(vertices, int(index)).xyz; }
 vec3 unit(vec3 v) { return v / max(length(v), 1e-12); }
 vec3 harmonic(int k) { return row(4 + k).rgb; }
@@ -41,20 +45,22 @@ vec3 colour(vec3 d) {
 }
 
 void main() {
+  int place = gl_VertexID / 3, corner = gl_VertexID - 3 * place;
+  splat = int(texelFetch(order, ivec2(place & 1023, place >> 10), 0).x);
   vec4 local = row(0), corners = row(3);
   vec3 v0 = vertex(corners.x), first = vertex(corners.y) - v0, second = vertex(corners.z) - v0;
   vec3 a0 = unit(first), a1 = unit(cross(a0, second)), a2 = -unit(cross(a1, a0));
   float scale = (length(first) + abs(dot(a2, second))) / 2.;
   mat3 frame = mat3(a0, a1, a2);
-  vec3 mean = scale * (frame * local.xyz) + v0 + (first + second) / 3.;
-  vec3 p = (view * vec4(mean, 1.)).xyz, sides = row(2).xyz * scale;
+  vec3 middle = scale * (frame * local.xyz) + v0 + (first + second) / 3.;
+  vec3 p = (view * vec4(middle, 1.)).xyz, sides = row(2).xyz * scale;
   mat3 spread = mat3(view) * frame * turn(row(1));
   spread = mat3(spread[0] * sides.x, spread[1] * sides.y, spread[2] * sides.z);
-  place = shape = tint = vec4(0.);
+  gl_Position = vec4(0., 0., 2., 1.);  // out of sight
   if (p.z <= .01) return;
 
-  vec2 margin = .15 * size / lens.xy;  // the Jacobian is taken no further outside
-  vec2 slope = clamp(p.xy / p.z, -(lens.zw / lens.xy + margin), (size - lens.zw) / lens.xy + margin);
+  vec2 beyond = .15 * size / lens.xy;   // the Jacobian is taken no further outside
+  vec2 slope = clamp(p.xy / p.z, -(lens.zw / lens.xy + beyond), (size - lens.zw) / lens.xy + beyond);
   mat3 along = transpose(spread);      // rows: x, y, z of the three axes
   vec3 u = along[0], v = along[1], w = along[2];
   u = lens.x / p.z * (u - slope.x * w);
@@ -65,42 +71,28 @@ void main() {
   if (antialiased) opacity *= sqrt(max(sharp / area, 1e-10));
   if (opacity < 1. / 255.) return;
   vec2 centre = lens.xy * p.xy / p.z + lens.zw;
-  vec2 extent = min(sqrt(2. * log(opacity * 255.)), 3.33) * sqrt(vec2(xx, yy));
-  if (any(lessThanEqual(centre + extent, vec2(0.))) || any(greaterThanEqual(centre - extent, size))) return;
-  place = vec4(centre, extent);
-  shape = vec4(vec3(yy, -xy, xx) / area, opacity);
-  tint = vec4(colour(unit(mean - eye)), 1.);
-}`;
-
-export const DISCARDED = `#version 300 es
-precision highp float;
-out vec4 nothing;
-void main() { nothing = vec4(0.); }`;
-
-export const QUAD = `#version 300 es
-precision highp float;
-uniform vec2 size;
-layout(location = 0) in vec4 place;
-layout(location = 1) in vec4 shape;
-layout(location = 2) in vec4 tint;
-flat out vec2 mean; flat out vec4 cone; flat out vec3 paint;
-void main() {
-  vec2 corner = vec2(gl_VertexID & 1, gl_VertexID >> 1) * 2. - 1.;
-  vec2 pixel = place.xy + corner * (place.zw + .5 * sign(place.zw));
-  mean = vec2(place.x, size.y - place.y); cone = shape; paint = tint.rgb;
-  gl_Position = vec4(pixel.x / size.x * 2. - 1., 1. - pixel.y / size.y * 2., 0., 1.);
+  vec2 reach = sqrt(2. * log(opacity * 255.)) * sqrt(vec2(xx, yy)); // alpha is under 1/255 outside
+  if (any(lessThanEqual(centre + reach, vec2(0.))) || any(greaterThanEqual(centre - reach, size))) return;
+  mean = vec2(centre.x, size.y - centre.y) + margin;
+  conic = vec4(vec3(yy, xy, xx) / area, opacity);
+  tint = colour(unit(middle - eye));
+  // The ellipse is the image of a circle, and this triangle that of one around the circle.
+  vec2 t = corner == 0 ? vec2(0., 2.) : vec2(corner == 1 ? -1.7320508 : 1.7320508, -1.);
+  float along_x = sqrt(xx), skew = -xy / along_x;
+  vec2 offset = vec2(along_x * t.x, skew * t.x + sqrt(max(yy - skew * skew, 0.)) * t.y) * (reach.x / along_x);
+  gl_Position = vec4((mean + offset) / grid * 2. - 1., 0., 1.);
 }`;
 
 export const BLEND = `#version 300 es
 precision highp float;
-flat in vec2 mean; flat in vec4 cone; flat in vec3 paint;
+flat in vec2 mean; flat in vec4 conic; flat in vec3 tint;
 out vec4 blended;
 void main() {
-  vec2 d = mean - gl_FragCoord.xy;     // y up
-  float power = -.5 * (cone.x * d.x * d.x + cone.z * d.y * d.y) + cone.y * d.x * d.y;
-  float alpha = min(.999, cone.w * exp(power));
+  vec2 d = mean - gl_FragCoord.xy;
+  float power = -.5 * (conic.x * d.x * d.x + conic.z * d.y * d.y) - conic.y * d.x * d.y;
+  float alpha = min(.999, conic.w * exp(power));
   if (alpha < 1. / 255.) discard;
-  blended = vec4(paint * alpha, alpha);
+  blended = vec4(tint * alpha, alpha);
 }`;
 
 export const SCREEN = `#version 300 es
@@ -109,9 +101,20 @@ void main() { gl_Position = vec4(gl_VertexID == 1 ? 3. : -1., gl_VertexID == 2 ?
 export const FINISH = `#version 300 es
 precision highp float; precision highp sampler2D;
 uniform sampler2D picture;
+uniform vec2 coarse, offset;           // pixels here for each of the picture's, where here begins in it
 uniform vec4 background;               // straight colour and alpha
 out vec4 finished;
-void main() {
-  vec4 drawn = texelFetch(picture, ivec2(gl_FragCoord.xy), 0);
+void main() {                          // enlarges along one axis (Catmull-Rom), or copies
+  vec2 at = gl_FragCoord.xy / coarse + offset - .5;
+  ivec2 first = ivec2(floor(at + 1e-4)), axis = ivec2(greaterThan(coarse, vec2(1.)));
+  float t = max(0., dot(at - vec2(first), vec2(axis)));
+  vec4 drawn = texelFetch(picture, first, 0);
+  if (axis.x + axis.y > 0) {
+    drawn *= (3. * t - 5.) * t * t + 2.;
+    drawn += ((2. - t) * t - 1.) * t * texelFetch(picture, first - axis, 0);
+    drawn += ((4. - 3. * t) * t + 1.) * t * texelFetch(picture, first + axis, 0);
+    drawn += (t - 1.) * t * t * texelFetch(picture, first + 2 * axis, 0);
+    drawn = clamp(drawn / 2., 0., 1.);
+  }
   finished = drawn + (1. - drawn.a) * vec4(background.rgb * background.a, background.a);
 }`;

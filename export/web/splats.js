@@ -1,8 +1,9 @@
-// Draws the Gaussians: projects each once into a buffer, in drawing order, then blends one quad for each.
-import { BLEND, DISCARDED, FINISH, PROJECT, QUAD, SCREEN } from './shaders.js';
+// Draws the Gaussians in the order that the worker found: one triangle each, blended back to front.
+import { BLEND, FINISH, PROJECT, SCREEN } from './shaders.js';
 
 const WIDTH = 1024; // texels a row of the data textures
 const EPS_2D = 0.3; // pixels squared of blur, as in the fit
+const FINE = 1.6, MARGIN = 3; // a blur of 1.6 fitted pixels is drawn at one pixel; pixels drawn beyond the border
 
 export class Splats {
   constructor(canvas, header, arrays) {
@@ -14,17 +15,17 @@ export class Splats {
     this.count = arrays.binding.length;
     // Half floats gather many faint layers better than bytes do; without the extension bytes have to do.
     this.float = Boolean(gl.getExtension('EXT_color_buffer_float') || gl.getExtension('EXT_color_buffer_half_float'));
-    this.project = this.program(PROJECT, DISCARDED, ['place', 'shape', 'tint']);
-    this.blend = this.program(QUAD, BLEND);
+    this.paint = this.program(PROJECT, BLEND);
     this.finish = this.program(SCREEN, FINISH);
     this.rows = 4 + header.harmonics;
     this.gaussians = this.texture(pack(arrays, this.rows));
     this.padded = WIDTH * Math.ceil(arrays.template.length / 3 / WIDTH);
     this.vertices = this.texture(new Float32Array(4 * this.padded));
-    this.buildBuffers();
+    this.order = this.texture(new Uint32Array(WIDTH * Math.ceil(this.count / WIDTH)));
+    [this.drawn, this.widened] = [0, 1].map(() => ({ frame: gl.createFramebuffer(), texture: gl.createTexture() }));
   }
 
-  program(vertex, fragment, captured) {
+  program(vertex, fragment) {
     const { gl } = this, program = gl.createProgram();
     for (const [kind, source] of [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]]) {
       const shader = gl.createShader(kind);
@@ -33,7 +34,6 @@ export class Splats {
       gl.attachShader(program, shader);
       if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS)) throw new Error(gl.getShaderInfoLog(shader));
     }
-    if (captured) gl.transformFeedbackVaryings(program, captured, gl.INTERLEAVED_ATTRIBS);
     gl.linkProgram(program);
     if (!gl.getProgramParameter(program, gl.LINK_STATUS)) throw new Error(gl.getProgramInfoLog(program));
     const places = {};
@@ -44,12 +44,23 @@ export class Splats {
     return { program, places };
   }
 
+  // Numbers, four a texel, or indices, one a texel.
   texture(data) {
     const { gl } = this, texture = gl.createTexture();
     gl.bindTexture(gl.TEXTURE_2D, texture);
-    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA32F, WIDTH, data.length / 4 / WIDTH, 0, gl.RGBA, gl.FLOAT, data);
+    const [inner, width] = data instanceof Float32Array ? [gl.RGBA32F, 4] : [gl.R32UI, 1];
+    gl.texStorage2D(gl.TEXTURE_2D, 1, inner, WIDTH, data.length / width / WIDTH);
     this.plain();
+    this.fill(texture, data);
     return texture;
+  }
+
+  fill(texture, data) {
+    const { gl } = this;
+    gl.bindTexture(gl.TEXTURE_2D, texture);
+    const [format, kind, width] = data instanceof Float32Array ? [gl.RGBA, gl.FLOAT, 4]
+      : [gl.RED_INTEGER, gl.UNSIGNED_INT, 1];
+    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, WIDTH, data.length / width / WIDTH, format, kind, data);
   }
 
   plain() {
@@ -58,108 +69,87 @@ export class Splats {
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.NEAREST);
   }
 
-  buildBuffers() {
-    const { gl, count } = this;
-    this.order = gl.createBuffer();
-    this.projected = gl.createBuffer();
-    gl.bindBuffer(gl.ARRAY_BUFFER, this.order);
-    gl.bufferData(gl.ARRAY_BUFFER, 4 * count, gl.DYNAMIC_DRAW);
-    this.input = gl.createVertexArray();
-    gl.bindVertexArray(this.input);
-    gl.enableVertexAttribArray(0);
-    gl.vertexAttribIPointer(0, 1, gl.UNSIGNED_INT, 0, 0);
-    this.quads = gl.createVertexArray();
-    gl.bindVertexArray(this.quads);
-    gl.bindBuffer(gl.ARRAY_BUFFER, this.projected);
-    gl.bufferData(gl.ARRAY_BUFFER, 48 * count, gl.DYNAMIC_COPY);
-    for (let k = 0; k < 3; k++) {
-      gl.enableVertexAttribArray(k);
-      gl.vertexAttribPointer(k, 4, gl.FLOAT, false, 48, 16 * k);
-      gl.vertexAttribDivisor(k, 1);
-    }
-    gl.bindVertexArray(null);
-    gl.bindBuffer(gl.ARRAY_BUFFER, null);
-    this.feedback = gl.createTransformFeedback();
-    this.target = gl.createFramebuffer();
-    this.picture = gl.createTexture();
+  /** Takes posed vertices and the drawing order, both from the worker, in rows of the textures. */
+  load(vertices, order) {
+    this.fill(this.vertices, vertices);
+    this.fill(this.order, order);
   }
 
-  /** Takes posed vertices (RGBA rows of the texture) and the drawing order, both from the worker. */
-  load(vertices, order) {
-    const { gl } = this;
-    gl.bindTexture(gl.TEXTURE_2D, this.vertices);
-    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, WIDTH, vertices.length / 4 / WIDTH, gl.RGBA, gl.FLOAT, vertices);
-    gl.bindBuffer(gl.ARRAY_BUFFER, this.order);
-    gl.bufferSubData(gl.ARRAY_BUFFER, 0, order);
-    gl.bindBuffer(gl.ARRAY_BUFFER, null);
+  /** Empty arrays for the worker to fill. */
+  buffers() {
+    return { vertices: new Float32Array(4 * this.padded), order: new Uint32Array(WIDTH * Math.ceil(this.count / WIDTH)) };
   }
 
   resize(width, height) {
     const { gl, canvas } = this;
-    if (canvas.width !== width || canvas.height !== height || !this.sized) {
-      [canvas.width, canvas.height, this.sized] = [width, height, true];
-      gl.bindTexture(gl.TEXTURE_2D, this.picture);
-      const [inner, kind] = this.float ? [gl.RGBA16F, gl.HALF_FLOAT] : [gl.RGBA8, gl.UNSIGNED_BYTE];
-      gl.texImage2D(gl.TEXTURE_2D, 0, inner, width, height, 0, gl.RGBA, kind, null);
+    [canvas.width, canvas.height, this.sized] = [width, height, true];
+    const [inner, kind] = this.float ? [gl.RGBA16F, gl.HALF_FLOAT] : [gl.RGBA8, gl.UNSIGNED_BYTE];
+    for (const { frame, texture } of [this.drawn, this.widened]) {
+      gl.bindTexture(gl.TEXTURE_2D, texture);
+      gl.texImage2D(gl.TEXTURE_2D, 0, inner, width + 2 * MARGIN, height + 2 * MARGIN, 0, gl.RGBA, kind, null);
       this.plain();
-      gl.bindFramebuffer(gl.FRAMEBUFFER, this.target);
-      gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, this.picture, 0);
+      gl.bindFramebuffer(gl.FRAMEBUFFER, frame);
+      gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
     }
   }
 
   /** Draws through a camera: head space to camera (12 numbers, [R | t] row by row), lens [fx, fy, cx, cy]. */
   draw(view, lens, background) {
-    const { gl, canvas, count } = this, size = [canvas.width, canvas.height];
-    this.transformAll(view, lens, size);
-    gl.bindFramebuffer(gl.FRAMEBUFFER, this.target);
+    const { canvas, header, gl } = this;
+    // The screen blur grows with pictures larger than those of the fit (Avatar.screen_blur). What is blurred so needs no
+    // more pixels than the fit had: it is drawn coarsely and enlarged.
+    const enlarged = header.antialiased ? Math.max(1, header.pitch * lens[0] / Math.max(view[11], 0.01)) : 1;
+    const coarse = Math.max(1, enlarged / FINE), size = [canvas.width / coarse, canvas.height / coarse];
+    gl.bindFramebuffer(gl.FRAMEBUFFER, this.drawn.frame);
+    this.drawGaussians(view, lens.map((value) => value / coarse), size, EPS_2D * (enlarged / coarse) ** 2);
+    if (coarse === 1) this.copy(this.drawn, null, [canvas.width, canvas.height], [1, 1], [MARGIN, MARGIN], background);
+    else {
+      this.copy(this.drawn, this.widened, [canvas.width, Math.ceil(size[1]) + 2 * MARGIN], [coarse, 1], [MARGIN, 0], [0, 0, 0, 0]);
+      this.copy(this.widened, null, [canvas.width, canvas.height], [1, coarse], [0, MARGIN], background);
+    }
+  }
+
+  // From one picture to another, or to the screen, enlarged.
+  copy(from, to, size, coarse, offset, background) {
+    const { gl, finish: { program, places } } = this;
+    gl.bindFramebuffer(gl.FRAMEBUFFER, to && to.frame);
     gl.viewport(0, 0, ...size);
-    gl.clearColor(0, 0, 0, 0);
-    gl.clear(gl.COLOR_BUFFER_BIT);
-    gl.useProgram(this.blend.program);
-    gl.uniform2f(this.blend.places.size, ...size);
-    gl.enable(gl.BLEND);
-    gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
-    gl.bindVertexArray(this.quads);
-    gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, count);
-    gl.bindVertexArray(null);
-    gl.disable(gl.BLEND);
-    gl.bindFramebuffer(gl.FRAMEBUFFER, null);
-    gl.useProgram(this.finish.program);
+    gl.useProgram(program);
     gl.activeTexture(gl.TEXTURE0);
-    gl.bindTexture(gl.TEXTURE_2D, this.picture);
-    gl.uniform4f(this.finish.places.background, ...background);
+    gl.bindTexture(gl.TEXTURE_2D, from.texture);
+    gl.uniform2f(places.coarse, ...coarse);
+    gl.uniform2f(places.offset, ...offset);
+    gl.uniform4f(places.background, ...background);
     gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
 
-  transformAll(view, lens, size) {
-    const { gl, header, project: { program, places } } = this;
+  drawGaussians(view, lens, size, blur) {
+    const { gl, header, paint: { program, places } } = this;
     const [a, b, c, x, d, e, f, y, g, h, i, z] = view;
-    // The screen blur grows with pictures larger than those of the fit (Avatar.screen_blur).
-    const enlarged = header.antialiased ? Math.max(1, header.pitch * lens[0] / Math.max(z, 0.01)) : 1;
+    const grid = size.map((side) => Math.ceil(side) + 2 * MARGIN);
+    gl.viewport(0, 0, ...grid);
+    gl.clearColor(0, 0, 0, 0);
+    gl.clear(gl.COLOR_BUFFER_BIT);
     gl.useProgram(program);
-    gl.activeTexture(gl.TEXTURE1);
-    gl.bindTexture(gl.TEXTURE_2D, this.vertices);
-    gl.activeTexture(gl.TEXTURE0);
-    gl.bindTexture(gl.TEXTURE_2D, this.gaussians);
-    gl.uniform1i(places.vertices, 1);
+    ['gaussians', 'vertices', 'order'].forEach((name, unit) => {
+      gl.activeTexture(gl.TEXTURE0 + unit);
+      gl.bindTexture(gl.TEXTURE_2D, this[name]);
+      gl.uniform1i(places[name], unit);
+    });
     gl.uniform1i(places.degree, header.degree);
     gl.uniform1i(places.rows, this.rows);
     gl.uniformMatrix4fv(places.view, false, [a, d, g, 0, b, e, h, 0, c, f, i, 0, x, y, z, 1]);
     gl.uniform4f(places.lens, ...lens);
     gl.uniform2f(places.size, ...size);
+    gl.uniform2f(places.grid, ...grid);
+    gl.uniform1f(places.margin, MARGIN);
     gl.uniform3f(places.eye, -(a * x + d * y + g * z), -(b * x + e * y + h * z), -(c * x + f * y + i * z));
-    gl.uniform1f(places.blur, EPS_2D * enlarged * enlarged);
+    gl.uniform1f(places.blur, blur);
     gl.uniform1i(places.antialiased, header.antialiased ? 1 : 0);
-    gl.bindVertexArray(this.input);
-    gl.bindTransformFeedback(gl.TRANSFORM_FEEDBACK, this.feedback);
-    gl.bindBufferBase(gl.TRANSFORM_FEEDBACK_BUFFER, 0, this.projected);
-    gl.enable(gl.RASTERIZER_DISCARD);
-    gl.beginTransformFeedback(gl.POINTS);
-    gl.drawArrays(gl.POINTS, 0, this.count);
-    gl.endTransformFeedback();
-    gl.disable(gl.RASTERIZER_DISCARD);
-    gl.bindBufferBase(gl.TRANSFORM_FEEDBACK_BUFFER, 0, null);
-    gl.bindTransformFeedback(gl.TRANSFORM_FEEDBACK, null);
+    gl.enable(gl.BLEND);
+    gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
+    gl.drawArrays(gl.TRIANGLES, 0, 3 * this.count);
+    gl.disable(gl.BLEND);
   }
 }
 
