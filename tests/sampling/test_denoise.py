@@ -123,7 +123,8 @@ def test_validation_draws_what_sampling_makes(model):
     conditions, plan, key = _conditions(views=2, clean_prefix=1), _plan(views=2, trained_views=2), jax.random.key(0)
     mesh = parallel.make_mesh((1, 1, 1), jax.devices()[:1])
     template = ModelTemplate(lambda rngs: MultiViewTransformer(CONFIG, rngs=rngs), mesh)
-    given = SimpleNamespace(loss=SimpleNamespace(snr_shift=DenoiseOptions().snr_shift), conditioning=CONDITIONING)
+    given = SimpleNamespace(loss=SimpleNamespace(snr_shift=DenoiseOptions().snr_shift), conditioning=CONDITIONING,
+                            distill=SimpleNamespace(steps=0))
     draw = make_sample(given, template, plan.steps, plan.guidance_scale)
     with parallel.use_mesh(mesh):
         theirs = draw(template.params_of(model), jax.random.split(key)[0], conditions)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,9 @@ from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches
 from mvp4d_jax.data.prepare import autoencoder_identity
 from mvp4d_jax.data.shards import Shards
-from mvp4d_jax.diffusion.guidance import GuidanceConfig
-from mvp4d_jax.diffusion.samplers import SamplerConfig, make_sampler
+from mvp4d_jax.diffusion.denoising import Conditions
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
+from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.checkpoint import load_autoencoder
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.training.checkpoints import Checkpoints
@@ -26,7 +27,7 @@ from mvp4d_jax.training.plan import resolve
 from mvp4d_jax.training.release import export_release
 from mvp4d_jax.training.state import ModelTemplate, abstract_state, make_optimiser
 from mvp4d_jax.training.step import MODEL_INPUTS, loss_of, noisy_batch
-from mvp4d_jax.training.validation import sample
+from mvp4d_jax.training.validation import make_sample
 from tests.training.tiny_run import run, write_autoencoder, write_shards
 
 SMALL, LARGE = 32, 48  # pixels of the two stages
@@ -155,23 +156,22 @@ def test_export_of_the_best(job, arguments, tmp_path):
 def test_a_perfect_model_samples_the_truth():
     """With the v that leads to the truth, from pure noise, the sampler arrives there; clean frames stay untouched."""
     random = np.random.default_rng(0)
-    shape = (1, 2, 3, 4, 4, 16)
-    batch = {
-        "latents": jnp.asarray(random.normal(size=shape), jnp.float32),
-        "clean": jnp.zeros(shape[:3], bool).at[0, 0].set(True),
-        "conditioning": jnp.zeros((*shape[:5], 8)), "reference_latents": jnp.zeros((1, 4, 4, 16)),
-        "reference_conditioning": jnp.zeros((1, 4, 4, 8)),
-    }
-    schedule = NoiseSchedule.cogvideox(snr_shift=1.0)
-    alphas = jnp.asarray(schedule.alphas_cumprod, jnp.float32)
+    truth = jnp.asarray(random.normal(size=(2, 3, 4, 4, 16)), jnp.float32)  # [V, L, h, w, C]
+    clean = jnp.zeros(truth.shape[:2], bool).at[0, 0].set(True)
+    config = ConditioningConfig()
+    conditions = Conditions(jnp.zeros((*truth.shape[:4], config.channels)), clean, truth, jnp.zeros((4, 4, 16)),
+                            jnp.zeros((4, 4, config.channels)))
+    alphas = jnp.asarray(NoiseSchedule.cogvideox(snr_shift=1.0).alphas_cumprod, jnp.float32)
 
-    def oracle(latents, timesteps, **_):
+    def oracle(latents, timesteps, **_):  # rows of both views
         alpha = alphas[timesteps][..., None, None, None]
-        noise = (latents - jnp.sqrt(alpha) * batch["latents"]) / jnp.sqrt(jnp.maximum(1 - alpha, 1e-6))
-        return jnp.sqrt(alpha) * noise - jnp.sqrt(1 - alpha) * batch["latents"]
+        noise = (latents - jnp.sqrt(alpha) * truth) / jnp.sqrt(jnp.maximum(1 - alpha, 1e-6))
+        return jnp.sqrt(alpha) * noise - jnp.sqrt(1 - alpha) * truth
 
-    made, truth = sample(oracle, jax.random.key(0), batch, make_sampler(SamplerConfig("dpm", 8), schedule),
-                         GuidanceConfig(2.0), slice(6, 7))
-    np.testing.assert_array_equal(truth, batch["latents"])
+    mesh = parallel.make_mesh((1, 1, 1), jax.devices()[:1])
+    plan = SimpleNamespace(loss=SimpleNamespace(snr_shift=1.0), conditioning=config, distill=SimpleNamespace(steps=0))
+    draw = make_sample(plan, SimpleNamespace(mesh=mesh, model=lambda params: oracle), 8, 2.0)
+    with parallel.use_mesh(mesh):
+        made = draw((), jax.random.key(0), conditions)
     np.testing.assert_array_equal(made[0, 0], truth[0, 0])
     np.testing.assert_allclose(made, truth, atol=1e-3)
