@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import wave
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,10 +19,8 @@ from mvp4d.core.speech.speak import speak
 from mvp4d.core.video import VideoWriter, count_frames
 
 pytest.importorskip("openfacefx", reason="the extra `speech` is not installed")
-AUSTEN = Path(__file__).parents[2] / "../shared/data/speech/austen.wav"
 SAID = ("And Mister John Dashwood had then leisure to consider how much there might be prudently in his power "
         "to do for them.")
-needs_austen = pytest.mark.skipif(not AUSTEN.exists(), reason="the recording is not beside the checkout")
 
 
 def write_wav(path, samples, rate=RATE, channels=1, width=2):
@@ -86,14 +83,18 @@ def test_lips_meet_on_every_bilabial_and_part_on_every_vowel(head, fps, tmp_path
     assert max(opened) < 22.0
 
 
-@needs_austen
-def test_a_recording_with_its_text(head):
-    pytest.importorskip("pocketsphinx")
-    motion = speak(AUSTEN, text=SAID)
+@pytest.fixture()
+def austen(shared_data):
+    """A LibriVox recording of 7 s."""
+    pytest.importorskip("pocketsphinx", reason="the extra `speech` is not installed")
+    return shared_data / "speech" / "austen.wav"
+
+
+def test_a_recording_with_its_text(head, austen):
     from mvp4d.core.speech.recognise import align
 
-    sound = read_sound(AUSTEN)
-    phones = align(sound, SAID, AUSTEN)
+    motion, sound = speak(austen, text=SAID), read_sound(austen)
+    phones = align(sound, SAID, austen)
     assert "".join(phone.symbol[0] for phone in phones if phone.symbol in BILABIALS) == "MMMBPPM"
     aperture, chin = lips(head, motion)
     for phone in phones:
@@ -106,12 +107,10 @@ def test_a_recording_with_its_text(head):
     assert np.corrcoef(aperture.clip(0), envelope)[0, 1] > 0.5
 
 
-@needs_austen
-def test_without_its_text_most_of_it_is_the_same():
-    pytest.importorskip("pocketsphinx")
+def test_without_its_text_most_of_it_is_the_same(austen):
     from mvp4d.core.speech.recognise import align, recognise
 
-    sound = read_sound(AUSTEN)
+    sound = read_sound(austen)
 
     def track(phones):
         frames = np.full(int(sound.duration * 100), "SIL", object)
