@@ -1,7 +1,9 @@
 """Speech to motion: lips measured on the built-in head's vertices, sound files of all kinds, phones from elsewhere."""
 
 import dataclasses
+import importlib.util
 import json
+import sys
 import wave
 
 import numpy as np
@@ -250,6 +252,15 @@ def test_mistakes_end_in_one_line(tmp_path):
             speak(path, **options)
             pytest.fail(f"{path.name} {options}")
         assert "\n" not in str(caught.value)
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pocketsphinx" else object())
+    sound = write_wav(tmp_path / "a.wav", tone(0.5))
+    with pytest.raises(UserError, match=r"pocketsphinx; pip install 'mvp4d-jax\[speech\]'"):
+        speak(sound)
+    assert speak(sound, phones=[Phone("AA", 0.1, 0.4)]).frame_count == 15  # timed phones need no recogniser
 
 
 # --- phones from elsewhere -------------------------------------------------------------------------------------------
