@@ -17,6 +17,7 @@ from plyfile import PlyData
 from scipy.spatial.transform import Rotation
 from test_formats import arguments, export_avatar, read_splats, render
 
+from mvp4d.cli import main
 from mvp4d.core.capture.motion_file import read_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import Motion
@@ -25,8 +26,6 @@ from mvp4d_export.formats import export_avatar as write
 from mvp4d_export.formats.spz import pack, smallest_three
 from mvp4d_export.ply import sequence
 from mvp4d_export.rig import Pose
-
-LAM_SAMPLE = Path(__file__).parents[2] / "../shared/data/lam/p2-1.zip"
 
 
 @pytest.fixture(scope="module")
@@ -245,8 +244,7 @@ def test_lam_moves_as_the_avatar(fitted, avatar, tmp_path):
     assert sorted(order) == list(range(len(base))) and (np.diff(base[order][:, 2]) <= 1e-6).all()
 
 
-@pytest.mark.skipif(not LAM_SAMPLE.exists(), reason="a sample of LAM's own files is not beside the checkout")
-def test_lam_has_the_parts_of_lams_own_files(fitted, tmp_path):
+def test_lam_has_the_parts_of_lams_own_files(fitted, tmp_path, shared_data):
     export_avatar(fitted[0], "lam", tmp_path / "me.zip", {})
 
     def parts(path):
@@ -254,7 +252,7 @@ def test_lam_has_the_parts_of_lams_own_files(fitted, tmp_path):
             names = [name for name in archive.namelist() if "MACOSX" not in name and "DS_Store" not in name]
             return {Path(name).name: archive.read(name) for name in names}
 
-    ours, theirs = parts(tmp_path / "me.zip"), parts(LAM_SAMPLE)
+    ours, theirs = parts(tmp_path / "me.zip"), parts(shared_data / "lam" / "p2-1.zip")
     assert {name for name in ours if "." in name} == {name for name in theirs if "." in name}
     headers = [data["offset.ply"].split(b"end_header")[0].splitlines() for data in (ours, theirs)]
     assert [line for line in headers[0] if b"property" in line] == [line for line in headers[1] if b"property" in line]
@@ -287,3 +285,23 @@ def test_vanished_gaussians_are_left_out_and_broken_ones_refused(fitted, tmp_pat
         with pytest.raises(UserError, match=r"1 of \d+ Gaussians have harmonics that are not finite"):
             write(avatar, tmp_path / "b", format, motion)
         assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("format", ["ply", "glb", "spz", "lam", "cap4d-animation"])
+def test_a_damaged_avatar_ends_in_one_line(fitted, tmp_path, capsys, format):
+    """Cut short, and named like markup."""
+    folder = tmp_path / "<img src=x onerror=alert(1)>"
+    shutil.copytree(fitted[0], folder)
+    weights = folder / "avatar.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert main(["export", str(folder), "--format", format, "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err.strip()
+    assert told.count("\n") == 0 and "avatar.safetensors" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_with_markup_stay_names(fitted, tmp_path):
+    """In LAM's zip, whose folder a page turns into addresses, nothing but letters, digits, dashes is left of them."""
+    export_avatar(fitted[0], "lam", tmp_path / "<b>..é &.zip", {})
+    with zipfile.ZipFile(tmp_path / "<b>..é &.zip") as archive:
+        assert {name.split("/")[0] for name in archive.namelist()} == {"_b______"}

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.io.wavfile
 import torch
 from export_world import make_head, small_config
 from PIL import Image
@@ -13,6 +14,8 @@ from mvp4d.core.capture import Capture
 from mvp4d.core.capture.motion_file import read_motion
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
+from mvp4d.core.sound import read_sound
+from mvp4d.core.video import count_frames
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.cameras import camera_path
 from mvp4d_export.dataset import Dataset
@@ -137,6 +140,24 @@ def test_video_shows_the_frames(fitted, tmp_path):
     assert len(frames) == 3
     for got, want in zip(frames, expected):
         assert np.abs(got - want).mean() < 6
+
+
+def test_sound_keeps_in_step_at_another_rate(fitted, tmp_path, capsys):
+    """Frames 1 to 5 of a motion at 24 a second, shown at 48; a click at 0.1 s comes earlier by what was left out."""
+    rate, click = 16000, np.zeros(16000, np.float32)
+    click[1600:1700] = 0.9
+    scipy.io.wavfile.write(tmp_path / "click.wav", rate, click)
+    words = ["render", str(fitted[0]), "--audio", str(tmp_path / "click.wav"), "--size", "32"]
+    assert main([*words, "--fps", "48", "--frames", "1:", "--out", str(tmp_path / "a.mp4")]) == 0
+    assert count_frames(tmp_path / "a.mp4") == 9  # four intervals of 1/24 s in steps of 1/48, and the first frame
+    heard = read_sound(tmp_path / "a.mp4")
+    assert np.argmax(np.abs(heard.samples)) / rate == pytest.approx(0.1 - 1 / 24, abs=0.02)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    assert main([*words[:3], str(tmp_path / "broken.wav"), "--out", str(tmp_path / "b.mp4")]) == 2
+    assert main([*words, "--out", str(tmp_path / "frames")]) == 2
+    told = capsys.readouterr().err
+    assert "not a readable sound file" in told and "holds no sound" in told
+    assert not (tmp_path / "b.mp4").exists() and not (tmp_path / "frames").exists()
 
 
 def test_alpha_frames_lay_over_any_background(fitted, tmp_path):

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from mvp4d.core.heads.motion import Motion
 from mvp4d.core.heads.resample import resample
 from mvp4d.core.live_link import read_live_link, write_live_link
 
-RECORDING = Path(__file__).parents[2] / "../shared/data/live_link/range_of_motion.csv"
 NAMES = tuple(reversed(ARKIT_NAMES))
 
 
@@ -81,11 +79,11 @@ def test_an_odd_rate_is_resampled(tmp_path):
     assert resample(motion, 9.0).frame_count == 19
 
 
-@pytest.mark.skipif(not RECORDING.exists(), reason="a real recording is not beside the checkout")
-def test_a_real_recording_survives(tmp_path):
-    motion, names = read_live_link(RECORDING)
+def test_a_real_recording_survives(tmp_path, shared_data):
+    recording = shared_data / "live_link" / "range_of_motion.csv"
+    motion, names = read_live_link(recording)
     write_live_link(tmp_path / "a.csv", motion, names)
-    with open(RECORDING, newline="") as first, open(tmp_path / "a.csv", newline="") as second:
+    with open(recording, newline="") as first, open(tmp_path / "a.csv", newline="") as second:
         theirs, ours = list(csv.reader(first)), list(csv.reader(second))
     assert ours[0] == theirs[0]
     values = [np.array([[float(cell) for cell in row[2:]] for row in rows[1:]]) for rows in (theirs, ours)]

@@ -97,11 +97,8 @@ def _pronounce(word: str) -> list[str]:
 
 
 def _decoder(**options):
-    try:
-        import openfacefx  # noqa: F401  (the other half of the extra: better to miss it now)
-        from pocketsphinx import Decoder
-    except ImportError as error:
-        raise UserError("speech", f"needs {error.name}", "pip install 'mvp4d-jax[speech]'") from None
+    from pocketsphinx import Decoder
+
     return Decoder(samprate=RATE, loglevel="FATAL", **options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,7 @@ def speak(sound: Pathlike, *, text: str | None = None, phones: Pathlike | Sequen
         raise UserError("`fps`", f"{fps} frames per second", "use 1 to 240")
     if text is not None and phones is not None:
         raise UserError("`text`", "and `phones` are given", "give one of them")
+    _require("openfacefx", *(() if phones is not None else ("pocketsphinx",)))
     if out is not None:
         _check_name(Path(out), overwrite)
     heard = read_sound(sound)
@@ -64,6 +66,12 @@ def speak(sound: Pathlike, *, text: str | None = None, phones: Pathlike | Sequen
     if out is not None:
         _write(Path(out), motion, model)
     return motion
+
+
+def _require(*packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError("speech", f"needs the package {package}", "pip install 'mvp4d-jax[speech]'")
 
 
 def _phones(heard: Sound, text: str | None, phones: Pathlike | Sequence[Phone] | None, where: object) -> list[Phone]:
