@@ -46,15 +46,21 @@ def announce(launch: Launch, template: Any, state: Any, start: int) -> list[str]
         total = sum(modality.weight for modality in stage.used)
         for modality in stage.used:
             tokens = tokens_of(plan.transformer, modality.views, modality.latents, plan.latent_size(stage))
-            lines.append(f"  {100 * modality.weight / total:.0f} % {modality.kind}: {modality.batch} x {modality.views} views x "
-                         f"{plan.autoencoder.frames_of(modality.latents)} frames = {modality.batch} x {tokens:,} tokens, "
+            frames = plan.autoencoder.frames_of(modality.latents)
+            lines.append(f"  {100 * modality.weight / total:.0f} % {modality.kind}: {modality.batch} x "
+                         f"{modality.views} views x {frames} frames = {modality.batch} x {tokens:,} tokens, "
                          f"{modality.batch * tokens // mesh.size:,} a device")
     lines.append(f"steps: {plan.steps - start:,} to go from {start:,}; {_time(launch, start)}")
     return lines
 
 
+def newest_step(workdir: Any) -> int:
+    """The step of the newest checkpoint in a workdir; 0 where there is none. Nothing is opened."""
+    return max((int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
+
 def compile_heaviest(launch: Launch, step: Any, state: Any) -> str:
-    """Compiles the step with the most tokens a device, and says what it needs. Raises UserError where it does not fit."""
+    """Compiles the step with the most tokens, and says what it needs. Raises UserError where it does not fit."""
     plan, mesh = launch.plan, launch.mesh
     choices = [(stage, modality) for stage in plan.stages for modality in stage.used]
     stage, modality = max(choices, key=lambda pair: pair[1].batch * tokens_of(
@@ -92,8 +98,8 @@ def _weights(launch: Launch, start: int) -> str:
 def _replicated(template: Any, mesh: jax.sharding.Mesh) -> str:
     if mesh.size == 1:
         return ""
-    whole = sum(4 * leaf.size for leaf, layout in zip(jax.tree.leaves(template.shapes), jax.tree.leaves(template.shardings))
-                if layout.is_fully_replicated)
+    leaves = zip(jax.tree.leaves(template.shapes), jax.tree.leaves(template.shardings))
+    whole = sum(4 * leaf.size for leaf, layout in leaves if layout.is_fully_replicated)
     return f"; {_amount(whole)} of parameters are whole on every device"
 
 

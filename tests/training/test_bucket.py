@@ -19,8 +19,8 @@ from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.metrics import MetricsLog, read_metrics
 from tests.training.tiny_run import final_state, overrides, run
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("gcsfs") is None or importlib.util.find_spec("gcp_storage_emulator") is None,
-                                reason="gcsfs or gcp-storage-emulator is not installed")
+MISSING = [name for name in ("gcsfs", "gcp_storage_emulator") if importlib.util.find_spec(name) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
 
 @pytest.fixture(scope="module")
