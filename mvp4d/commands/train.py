@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--process", type=int, metavar="I")
     parser.add_argument("--join-timeout", type=float, default=300, metavar="S", help="seconds to wait (300)")
     parser.add_argument("--no-memory-check", action="store_true", help="start without asking whether the step fits")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print what would be done, and stop")
     parser.add_argument("--export", type=Path, metavar="OUT", help="write a release folder from a checkpoint and stop")
     parser.add_argument("--overwrite", action="store_true", help="with --export: replace a release that is there")
     parser.add_argument("--step", default="latest", help="checkpoint to export: latest, best, or a step")
@@ -52,17 +53,20 @@ def run(args: argparse.Namespace) -> str:
 
     from mvp4d_jax.training.config import load_config
     config = load_config(args.config, args.overrides)
-    _keep_programs(workdir)
+    if not args.dry_run:
+        _keep_programs(workdir)
     if config.get("job") == "autoencoder":
         from mvp4d_jax.training.autoencoder import export_autoencoder, train_autoencoder
         if args.export is not None:
             return export_autoencoder(config, workdir, args.export, overwrite=args.overwrite)
+        if args.dry_run:
+            raise UserError("--dry-run", "is of no use to the autoencoder's training", "leave it out")
         return train_autoencoder(config, workdir)
     if args.export is not None:
         from mvp4d_jax.training.release import export_release
         return export_release(config, workdir, args.export, _step(args.step), overwrite=args.overwrite)
     from mvp4d_jax.training.loop import train
-    return train(config, workdir, check_memory=not args.no_memory_check)
+    return train(config, workdir, check_memory=not args.no_memory_check, dry_run=args.dry_run)
 
 
 def _keep_programs(workdir: Any) -> None:

@@ -54,8 +54,13 @@ def announce(launch: Launch, template: Any, state: Any, start: int) -> list[str]
     return lines
 
 
+def newest_step(workdir: Any) -> int:
+    """The step of the newest checkpoint in a workdir; 0 where there is none. Nothing is opened."""
+    return max((int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
+
 def compile_heaviest(launch: Launch, step: Any, state: Any) -> str:
-    """Compiles the step with the most tokens a device, and says what it needs. Raises UserError where it is too much."""
+    """Compiles the step with the most tokens, and says what it needs. Raises UserError where it does not fit."""
     plan, mesh = launch.plan, launch.mesh
     choices = [(stage, modality) for stage in plan.stages for modality in stage.used]
     stage, modality = max(choices, key=lambda pair: pair[1].batch * tokens_of(
@@ -94,8 +99,7 @@ def _replicated(template: Any, mesh: jax.sharding.Mesh) -> str:
     if mesh.size == 1:
         return ""
     leaves = zip(jax.tree.leaves(template.shapes), jax.tree.leaves(template.shardings))
-    whole = sum(4 * leaf.size for leaf, layout in leaves
-                if layout.is_fully_replicated)
+    whole = sum(4 * leaf.size for leaf, layout in leaves if layout.is_fully_replicated)
     return f"; {_amount(whole)} of parameters are whole on every device"
 
 

@@ -23,6 +23,7 @@ from mvp4d_jax.models.checkpoint import load_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.training import dump, memory
+from mvp4d_jax.training.announce import announce, compile_heaviest, newest_step
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config
 from mvp4d_jax.training.distill import make_step
@@ -48,16 +49,17 @@ log = logging.getLogger(__name__)
 COMPILE_TIMEOUT = 1800  # seconds
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: bool = True) -> str:
+def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: bool = True, dry_run: bool = False) -> str:
     """Trains until the last stage is done, or until told to stop; goes on where the workdir's newest checkpoint stands.
 
     Args:
       config: as `training.config.load_config` gives it.
       workdir: of the run; made when missing.
       check_memory: refuse to start a stage whose step needs more memory than a device has free.
+      dry_run: check everything, and write nothing.
 
     Returns:
-      One line that says where to look.
+      One line that says where to look; after a dry run, the plan.
 
     Raises:
       UserError: a config, shards or checkpoints that cannot be used; a loss that is not finite (after a dump).
@@ -65,18 +67,19 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
     """
     launch = check_launch(config, workdir)
     plan, mesh = launch.plan, launch.mesh
-    workdir.mkdir(parents=True, exist_ok=True)
-
-    # ---- Model, optimiser, state: the workdir's checkpoint, else pretrained weights, else random ones.
     template = ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
     optimiser = make_optimiser(plan.optimiser, template.shapes)
+    if dry_run:
+        return _describe(launch, template, optimiser, newest_step(workdir), check_memory)
+
+    # ---- State: the workdir's checkpoint, else pretrained weights, else random ones.
+    workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
                               keep_best=config.checkpoint.keep_best)
     state, seconds = _start(launch, template, optimiser, checkpoints)
     step = int(state.step)
-    log.info("%s parameters on mesh %s of %s, from step %d of %d",
-             f"{sum(leaf.size for leaf in jax.tree.leaves(template.shapes)):,}", dict(mesh.shape),
-             mesh.devices.flat[0].device_kind, step, plan.steps)
+    for line in announce(launch, template, abstract_state(template, optimiser, mesh), step):
+        log.info(line)
     if step >= plan.steps:
         return f"already trained {step} steps: {workdir}"
     _save_config(config, workdir)
@@ -94,6 +97,16 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
             run.close()
     checkpoints.close()
     return f"trained to step {plan.steps}: {workdir} (metrics.jsonl, tensorboard, checkpoints)"
+
+
+def _describe(launch: Launch, template: ModelTemplate, optimiser: Any, start: int, compiles: bool) -> str:
+    """What `train` would do; the memory of a step by compiling it."""
+    plan, state = launch.plan, abstract_state(template, optimiser, launch.mesh)
+    lines = announce(launch, template, state, start)
+    if compiles:
+        step = make_train_step(template, optimiser, plan.optimiser, plan.loss, plan.learning_rate())
+        lines.insert(-1, compile_heaviest(launch, step, state))
+    return "\n".join([*lines, "dry run: nothing was written; leave --dry-run out to train"])
 
 
 def _save_config(config: ml_collections.ConfigDict, workdir: Path) -> None:

@@ -20,8 +20,7 @@ from mvp4d_jax.training.metrics import MetricsLog, read_metrics
 from tests.training.tiny_run import final_state, overrides, run
 
 MISSING = [name for name in ("gcsfs", "gcp_storage_emulator") if importlib.util.find_spec(name) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING),
-                                reason="gcsfs or gcp-storage-emulator is not installed")
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
 
 @pytest.fixture(scope="module")
