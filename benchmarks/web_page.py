@@ -2,7 +2,7 @@
 
     python benchmarks/web_page.py AVATAR                           ten poses at 512 x 512, then the rates
     python benchmarks/web_page.py AVATAR --gaussians 20000         its Gaussians repeated up to that many
-    python benchmarks/web_page.py --synthetic 60000                made up: preset default's sizes, random values
+    python benchmarks/web_page.py --synthetic 60000                made up, of preset default's sizes
 
 The browser is Chromium with SwiftShader, a renderer on the CPU: a lower bound for any GPU.
 """
@@ -126,8 +126,7 @@ def main() -> None:
     if args.keep:
         args.keep.mkdir(parents=True, exist_ok=True)
     print(f"{avatar.gaussian_count} Gaussians, harmonics of degree {avatar.config.sh_degree}: "
-          f"{len(text) / 1e6:.2f} MB; "
-          f"deformation net baked to {1000 * baked.error[0]:.3f} mm (99 %: {1000 * baked.error[1]:.3f} mm)")
+        print(f"SwiftShader on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}: {found['fps']:.1f} frames a "
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "avatar.html"
         file.write_text(text)
@@ -140,9 +139,8 @@ def main() -> None:
         print(f"against mvp4d render, {POSES} poses at {SIZE} x {SIZE}: {min(values):.1f} dB at least, "
               f"{np.mean(values):.1f} on average")
         found = rates(tab)
-        print(f"SwiftShader on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}: "
-              f"{found['fps']:.1f} frames a second; "
-              f"in the worker skinning {found['skin']:.1f} ms, sorting {found['sort']:.1f} ms")
+        print(f"SwiftShader on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}: {found['fps']:.1f} frames a "
+              f"second; in the worker skinning {found['skin']:.1f} ms, sorting {found['sort']:.1f} ms")
         browser.close()
 
 

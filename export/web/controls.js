@@ -3,7 +3,7 @@
 const GROUPS = { brow: 'Brows', eye: 'Eyes', jaw: 'Jaw', mouth: 'Mouth', cheek: 'Cheeks', nose: 'Nose', tongue: 'Tongue' };
 const ANGLES = [ // label, joint, component, lowest, highest (radians)
   ['neck turn', 'neck', 1, -0.8, 0.8], ['neck nod', 'neck', 0, -0.5, 0.5], ['neck tilt', 'neck', 2, -0.5, 0.5],
-  ['gaze sideways', 'eyes', 1, -0.6, 0.6], ['gaze up and down', 'eyes', 0, -0.5, 0.5],
+  ['gaze sideways', 'eyes', 1, -0.6, 0.6], ['gaze up, down', 'eyes', 0, -0.5, 0.5],
   ['jaw open', 'jaw', 0, 0, 0.5], ['jaw sideways', 'jaw', 1, -0.2, 0.2],
 ];
 
@@ -90,8 +90,9 @@ export class Bar {
     this.names.addEventListener('change', () => this.choose(Number(this.names.value)));
     find('play').addEventListener('click', () => this.toggle());
     find('scrub').addEventListener('input', (event) => {
+      const position = Number(event.target.value); // before the bar shows where the player paused
       player.pause();
-      player.seek(Number(event.target.value));
+      player.seek(position);
     });
     find('speed').addEventListener('change', (event) => player.setSpeed(Number(event.target.value)));
     find('mute').addEventListener('click', () => {

@@ -1,0 +1,352 @@
+"""The avatar's page: its arrays decoded by an independent reader, and the page itself in a headless browser."""
+
+import base64
+import dataclasses
+import io
+import json
+import math
+import os
+import shutil
+import struct
+import wave
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from export_world import make_head
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from mvp4d.api import open_avatar
+from mvp4d.core.driving import load_motion
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.motion import Motion
+from mvp4d_export.avatar import Avatar, AvatarConfig
+from mvp4d_export.bake import bake
+from mvp4d_export.formats import Clip
+from mvp4d_export.formats.html import WEB, page
+from mvp4d_export.render import plan_rendering, render_frames, to_bytes
+from mvp4d_export.rig import Pose
+
+HOSTILE = "</script><img src=x onerror=alert(1)>{{script}}"
+FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-quic",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+SIZE, WIDE = 256, {"width": 900, "height": 600}
+
+
+def decode(text: str) -> tuple[dict, dict]:
+    """Header and arrays of a page, written from the format's description alone."""
+    block = text.split('id="payload">')[1].split("</script>")[0]
+    data = zlib.decompress(base64.b64decode(block, validate=True))
+    (length,) = struct.unpack("<I", data[:4])
+    header, body, arrays = json.loads(data[4 : 4 + length]), data[4 + length :], {}
+    for name, entry in header["arrays"].items():
+        raw = np.frombuffer(body[entry["offset"] : entry["offset"] + entry["bytes"]], np.uint8)
+        width = int(entry["type"][1])
+        joined = np.ascontiguousarray(raw.reshape(width, -1).T).reshape(-1)
+        arrays[name] = joined.view(f"<{entry['type']}").astype(np.float64)
+    return header, arrays
+
+
+def rotation(axis_angle):
+    return Rotation.from_rotvec(axis_angle).as_matrix()
+
+
+@pytest.fixture(scope="module")
+def avatar(fitted):
+    return open_avatar(fitted[0], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def text(avatar):
+    return page(avatar.module, (Clip("as filmed", avatar.motion()),), title="egg")[0]
+
+
+def test_the_arrays_pose_the_same_vertices(avatar, text):
+    """Blendshapes, baked net, joints and skinning in numpy against the avatar's own vertices, to 0.1 mm."""
+    header, arrays = decode(text)
+    motion, module = avatar.motion(), avatar.module
+    count = len(arrays["template"]) // 3
+    shapes = arrays["shapes"].reshape(-1, count, 3) * arrays["shape_scale"][:, None, None]
+    weights, joints = arrays["weights"].reshape(count, -1) / 65535, arrays["joints"].reshape(-1, 3)
+    for frame in range(motion.frame_count):
+        features = np.concatenate([arrays["motion_0"].reshape(motion.frame_count, -1)[frame], motion.jaw[frame]])
+        rest = arrays["template"].reshape(-1, 3) + np.einsum("s,spk->pk", features, shapes)
+        turns = {"neck": motion.neck[frame], "jaw": motion.jaw[frame], "left_eye": motion.eyes[frame, 0],
+                 "right_eye": motion.eyes[frame, 1]}
+        matrices, places = [], []
+        for name, parent, joint in zip(header["joints"], header["parents"], joints):
+            turn = rotation(turns.get(name, np.zeros(3)))
+            matrices.append(turn if parent < 0 else matrices[parent] @ turn)
+            places.append(joint if parent < 0 else places[parent] + matrices[parent] @ (joint - joints[parent]))
+        posed = sum(weights[:, j, None] * ((rest - joints[j]) @ matrices[j].T + places[j]) for j in range(len(joints)))
+        with torch.no_grad():
+            truth = module.vertices(Pose.of(motion)[frame : frame + 1]).numpy()
+        assert np.linalg.norm(posed - truth, axis=1).max() < 1e-4
+
+
+def test_the_arrays_hold_the_gaussians(avatar, text):
+    header, arrays = decode(text)
+    module = avatar.module
+    order = np.argsort(module.binding.numpy(), kind="stable")
+    assert header["gaussians"] == module.gaussian_count == len(arrays["binding"])
+    for name, ours in (("position", module.position), ("scale", module.log_scale), ("harmonics", module.harmonics)):
+        truth = ours.detach().numpy()[order].reshape(-1)
+        np.testing.assert_allclose(arrays[name], truth, rtol=1e-3, atol=1e-4, err_msg=name)
+    faces = arrays["faces"].reshape(-1, 3)[arrays["binding"].astype(int)]
+    np.testing.assert_array_equal(faces, module.mesh_faces[module.binding].numpy()[order])
+
+
+def test_correctives_are_blendshapes_too():
+    """A head whose joints move the skin beyond the skinning: the shapes of R - 1, to the metre."""
+    head = make_head()
+    rng = np.random.default_rng(0)
+    basis = 0.01 * rng.standard_normal((9 * 4, len(head.template), 3)).astype(np.float32)
+    avatar = Avatar(AvatarConfig(24, 0), dataclasses.replace(head, pose_basis=basis), 1)
+    baked = bake(avatar, [])
+    assert baked.shapes.shape[0] == len(head.expression_names) + 3 + 36
+    np.testing.assert_allclose(baked.shapes[-36:], avatar.gather(torch.from_numpy(basis)).numpy(), atol=1e-7)
+
+
+class _Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, tuple(sorted(name for name, _ in attributes))))
+
+
+def _tags(text):
+    parser = _Tags()
+    parser.feed(text)
+    return parser.seen
+
+
+@pytest.fixture(scope="module")
+def hostile(avatar):
+    head = dataclasses.replace(make_head(), expression_names=("jawOpen", HOSTILE, f"mouth{HOSTILE}", "browInnerUp"))
+    evil = Avatar(avatar.module.config, head, avatar.module.gaussian_count, 0, avatar.module.mesh)
+    tensors = {name: getattr(avatar.module, name) for name in
+               ("position", "rotation", "log_scale", "logit_opacity", "harmonics")}
+    evil.set_gaussians(avatar.module.binding, tensors)
+    return page(evil, (Clip(HOSTILE, avatar.motion()),), title=HOSTILE)[0]
+
+
+def test_names_are_never_markup(text, hostile):
+    assert _tags(hostile) == _tags(text)
+    assert "<img" not in hostile
+
+
+def test_the_page_is_small_and_speaks_to_nobody(text):
+    assert sum(len(path.read_text().splitlines()) for path in WEB.iterdir()) <= 1200
+    assert "default-src 'none'" in text and "unsafe" not in text
+    assert not any(word in text for word in ("http://", "https://", "import ", "eval("))
+
+
+def test_export_command_and_its_refusals(fitted, avatar, tmp_path, capsys):
+    out = tmp_path / "me.html"
+    avatar.export(out, motion=[fitted[0], fitted[0] / "motion.npz"], audio=[_wav(tmp_path / "a.wav", 0.2)])
+    header, _ = decode(out.read_text())
+    assert [(motion["name"], motion["sound"]) for motion in header["motions"]] == [
+        (fitted[0].name, "audio/wav"), ("motion", None)]
+    assert "mm off" in capsys.readouterr().err
+    avatar.export(out, overwrite=True)
+    (tmp_path / "no.wav").write_bytes(b"RIFFnot sound at all")
+    for options, field in (({"audio": ["a", "b"]}, "audio"), ({"audio": [tmp_path / "no.wav"]}, "no.wav"),
+                           ({"audio": [tmp_path / "none.wav"]}, "none.wav")):
+        with pytest.raises(UserError, match=field):
+            avatar.export(tmp_path / "other.html", **options)
+    for options in ({"motion": [fitted[0], fitted[0]]}, {"audio": ["a.wav"]}):
+        with pytest.raises(UserError, match="one motion"):
+            avatar.export(tmp_path / "other.ply", **options)
+    assert not (tmp_path / "other.html").exists()
+
+
+def _wav(path: Path, seconds: float) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes((3000 * np.sin(np.arange(int(8000 * seconds)))).astype("<i2").tobytes())
+    return path
+
+
+# --- in a browser ---------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def chromium():
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if program is None:
+        pytest.skip("no chromium on this machine")
+    with playwright.sync_playwright() as run:
+        browser = run.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture()
+def visit(chromium, tmp_path):
+    """Opens a page's text from disk; whatever it complains about or asks the network for fails the test."""
+    contexts, complaints = [], []
+
+    def go(text, query="paused&background=ffffff", **options):
+        file = tmp_path / "avatar.html"
+        file.write_text(text)
+        context = chromium.new_context(**{"viewport": {"width": SIZE, "height": SIZE}, **options})
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("dialog", lambda dialog: complaints.append(dialog.message))
+        tab.on("request", lambda request: request.url.startswith(("file:", "blob:")) or complaints.append(request.url))
+        tab.goto(f"{file.as_uri()}?{query}")
+        tab.wait_for_selector("body.ready", timeout=60_000)
+        return tab
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def picture(tab):
+    tab.evaluate("() => avatar.settled()")
+    return np.asarray(Image.open(io.BytesIO(tab.screenshot())).convert("RGB")).astype(float)
+
+
+def test_pictures_are_those_of_the_renderer(visit, avatar, text):
+    """Six poses from six sides, at least 40 dB: in the fit's size and larger, where the blur grows."""
+    motion = avatar.motion()
+    tab = visit(text, "embed&paused&background=ffffff")
+    shot = plan_rendering(avatar.module, motion, "orbit:360x6@10", (SIZE, SIZE))
+    for (frame, view), (rgb, _) in zip(shot.pairs, render_frames(avatar.module, shot)):
+        tab.evaluate("([frame, turn]) => { Object.assign(avatar.orbit, { azimuth: turn, elevation: Math.PI / 18 });"
+                     "avatar.player.seek(frame); }", [frame, view * math.pi / 3])
+        error = np.square(picture(tab) - to_bytes(rgb)).mean()
+        assert 10 * math.log10(255**2 / error) > 40
+
+
+def test_a_slider_moves_its_region(visit, text):
+    tab = visit(text, "embed&paused&background=ffffff")
+    tab.evaluate("() => avatar.choose(-1)")
+    rest = picture(tab)
+    tab.evaluate("() => avatar.set('jawOpen', 1)")
+    jaw = np.abs(picture(tab) - rest).mean(-1)
+    tab.evaluate("() => { avatar.set('jawOpen', 0); avatar.set('browInnerUp', 1); }")
+    brow = np.abs(picture(tab) - rest).mean(-1)
+    rows = np.arange(SIZE)
+    assert jaw.max() > 30 and brow.max() > 30
+    assert (jaw.sum(1) @ rows) / jaw.sum() > SIZE / 2 + 20  # the mouth lies below the middle, the brows above
+    assert (brow.sum(1) @ rows) / brow.sum() < SIZE / 2 - 10
+    assert np.abs(rest - (tab.evaluate("() => avatar.set('browInnerUp', 0)"), picture(tab))[1]).max() == 0
+
+
+def test_a_motion_plays_to_its_end_and_is_scrubbed(visit, text):
+    tab = visit(text, viewport=WIDE)
+    tab.evaluate("() => { avatar.player.motion.once = true; }")
+    tab.click("#play")
+    tab.wait_for_selector('#play[aria-label="Play"]', timeout=20_000)
+    assert tab.evaluate("() => avatar.player.position") == 5
+    tab.fill("#scrub", "2")
+    tab.evaluate("() => avatar.settled()")
+    shown = tab.evaluate("() => Array.from(avatar.state.shown.expression)")
+    np.testing.assert_allclose(shown, decode(text)[1]["motion_0"].reshape(6, -1)[2], atol=1e-6)
+
+
+def test_sound_leads_the_motion(visit, avatar, tmp_path):
+    motion = avatar.motion()
+    slow = Motion(**{**vars(motion), "fps": 6.0})  # a second
+    sound = _wav(tmp_path / "tone.wav", 1.0)
+    spoken = page(avatar.module, (Clip("speech", slow, sound),), title="egg")[0]
+    tab = visit(spoken, "", viewport=WIDE)
+    assert not tab.evaluate("() => avatar.player.playing")  # not before a click
+    assert tab.is_visible("#mute")
+    tab.click("#play")
+    gap = "() => { const { position, sound } = avatar.player; return position - sound.currentTime * 6; }"
+    gaps = [tab.evaluate(gap) for _ in range(10)]
+    assert max(map(abs, gaps)) < 6 * 0.1 + 1e-3  # a frame of the page may lie between
+    tab.wait_for_selector('#play[aria-label="Play"]', timeout=20_000)
+    assert tab.evaluate("() => avatar.player.position") == 5
+
+
+def test_recordings_are_read_or_refused(visit, text, tmp_path):
+    """A Live Link CSV plays as our reader reads it; a gigabyte and nonsense are refused in one line."""
+    names = ["Timecode", "BlendShapeCount", "JawOpen", "EyeBlinkLeft", "MouthSmileLeft", "HeadYaw", "HeadPitch",
+             "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "LeftEyeRoll", "RightEyeYaw", "RightEyePitch", "RightEyeRoll"]
+    values = np.random.default_rng(0).uniform(0, 0.6, (4, len(names) - 2)).round(4)
+    rows = [f"00:00:00:{k:02d}.000,61,{','.join(map(str, row))}" for k, row in enumerate(values)]
+    recording = tmp_path / "take.csv"
+    recording.write_text("\n".join([",".join(names), *rows]))
+    tab = visit(text, viewport=WIDE)
+    tab.set_input_files("#recording", recording)
+    tab.wait_for_selector("text=playing take.csv")
+    tab.evaluate("() => { avatar.player.pause(); avatar.player.seek(2); }")
+    tab.evaluate("() => avatar.settled()")
+    pose = tab.evaluate("() => { const { expression, rotation, eyes } = avatar.state.shown;"
+                        "return [Array.from(expression), rotation, eyes]; }")
+    truth = load_motion(recording, make_head())[0][2:3]
+    for ours, theirs in zip(pose, (truth.expression, truth.rotation, truth.eyes)):
+        np.testing.assert_allclose(ours, np.ravel(theirs), atol=1e-5)
+    large = tmp_path / "large.csv"
+    with open(large, "wb") as file:
+        file.truncate(1 << 30)
+    tab.set_input_files("#recording", large)
+    tab.wait_for_selector("text=large.csv is larger than 32 MB", timeout=5000)
+    large.unlink()
+    for content, word in (("a,b\n1,2", "no Live Link"), (",".join(names) + "\n" + "x," * 14, "not a number")):
+        recording.write_text(content)
+        tab.set_input_files("#recording", recording)
+        tab.wait_for_selector(f"text={word}", timeout=5000)
+
+
+def test_keys_mouse_and_touch_move_the_camera(visit, text):
+    tab = visit(text, viewport={"width": 390, "height": 700}, is_mobile=True, has_touch=True)
+
+    def orbit():
+        return np.array(tab.evaluate("() => { const o = avatar.orbit; return [o.azimuth, o.elevation, o.distance]; }"))
+
+    tab.focus("#stage")
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("+")
+    np.testing.assert_allclose(orbit(), [0.1, 0, 1.2 * 0.9])
+    session = tab.context.new_cdp_session(tab)
+
+    def touch(kind, *points):
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [
+            {"x": x, "y": y, "id": k} for k, (x, y) in enumerate(points)]})
+
+    touch("touchStart", (200, 200))
+    touch("touchMove", (150, 200))
+    touch("touchEnd")
+    np.testing.assert_allclose(orbit(), [0.1 + 50 * 0.008, 0, 1.2 * 0.9], atol=1e-6)
+    touch("touchStart", (180, 200), (220, 200))
+    touch("touchMove", (140, 200), (260, 200))
+    touch("touchEnd")
+    assert orbit()[2] < 1.2 * 0.9 / 2  # fingers three times as far apart
+    tab.tap("summary:has-text('Mouth')")
+    slider = tab.locator("input[title='mouthSmile_L']")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    assert box["height"] >= 40 and box["x"] + box["width"] <= 390
+    tab.touchscreen.tap(box["x"] + 0.8 * box["width"], box["y"] + box["height"] / 2)
+    assert 0.6 < float(slider.input_value()) < 0.95
+
+
+def test_embedded_transparent_and_named(visit, text, hostile):
+    tab = visit(text, "embed&background=transparent&motion=as%20filmed")
+    assert not tab.is_visible("aside") and not tab.is_visible("#bar")
+    tab.wait_for_timeout(200)
+    alpha = np.asarray(Image.open(io.BytesIO(tab.screenshot(omit_background=True))))[..., 3]
+    assert alpha[4, 4] == 0 and alpha[SIZE // 2, SIZE // 2] == 255
+    assert tab.evaluate("() => avatar.player.playing")
+    tab = visit(hostile, viewport=WIDE)
+    assert tab.title() == HOSTILE and tab.inner_text("#title") == HOSTILE
+    assert tab.locator("img").count() == 0
+    nameless = tab.evaluate("""() => [...document.querySelectorAll('input, select, button, canvas')].filter((element) =>
+      !(element.getAttribute('aria-label') || element.textContent.trim() || element.labels?.[0]?.textContent.trim()))
+      .map((element) => element.outerHTML)""")
+    assert nameless == []
