@@ -126,7 +126,8 @@ def main() -> None:
     if args.keep:
         args.keep.mkdir(parents=True, exist_ok=True)
     print(f"{avatar.gaussian_count} Gaussians, harmonics of degree {avatar.config.sh_degree}: "
-        print(f"SwiftShader on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}: {found['fps']:.1f} frames a "
+          f"{len(text) / 1e6:.2f} MB; deformation net baked to {1000 * baked.error[0]:.3f} mm "
+          f"(99 %: {1000 * baked.error[1]:.3f} mm)")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "avatar.html"
         file.write_text(text)

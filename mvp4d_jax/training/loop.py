@@ -104,7 +104,7 @@ def _describe(launch: Launch, template: ModelTemplate, optimiser: Any, start: in
     plan, state = launch.plan, abstract_state(template, optimiser, launch.mesh)
     lines = announce(launch, template, state, start)
     if compiles:
-        step = make_train_step(template, optimiser, plan.optimiser, plan.loss, plan.learning_rate())
+        step = make_step(plan, template, optimiser, abstract=True)
         lines.insert(-1, compile_heaviest(launch, step, state))
     return "\n".join([*lines, "dry run: nothing was written; leave --dry-run out to train"])
 
