@@ -190,12 +190,12 @@ class Encoder:
             frontal_angle=angles, window_starts=starts, image_frames=images,
             window_records=np.asarray(windows, np.int64), image_records=np.asarray(singles, np.int64),
             reference_records=np.asarray(references, np.int64), painted=look.photos,
-            photo_records=np.asarray(photos, np.int64).reshape(len(photos), -1),
+            photo_records=np.asarray(photos, np.int64).reshape(len(photos), len(look.shown)),
             photo_rotation=np.asarray([photo.camera.world_to_camera[:3, :3] for photo in look.shown]
                                       if options.disturbs else [], np.float32).reshape(-1, 3, 3),
-            apart_windows=np.stack([distance[list(images), start: start + options.frames].mean(1)
-                                    for start in starts], axis=1),
-            apart_images=distance[np.ix_(images, images)])
+            apart_windows=np.float32([[distance[image, start: start + options.frames].mean() for start in starts]
+                                      for image in images]),
+            apart_images=np.float32(distance[np.ix_(images, images)]))
 
     def _fitted(self, capture: Capture) -> HeadModel:
         """The rig as the model is told of it."""

@@ -191,7 +191,7 @@ def test_photos_stand_as_references_with_their_errors(captures, autoencoder, tmp
     prepare(captures[:1], tmp_path / "o", options, autoencoder, painted, identity="abc")
     made, capture = Shards.open(tmp_path / "o"), Capture.open(captures[0])
     scene, number = made.scenes[0], stable_number(capture)
-    assert scene.photo_records.shape == (2, 2) and scene.photo_rotation.shape == (2, 3, 3)
+    assert scene.photo_records.shape == (1, 2) and scene.photo_rotation.shape == (2, 3, 3)
     head = disturb_head(capture.head, 0.02, np.random.default_rng([0, number, 2**31 + 1]))
     random = np.random.default_rng([0, number, 2**31 + 2, 0])
     rays = CONDITIONING.parts["rays"]
