@@ -97,7 +97,10 @@ function connect() {
   });
   for (const id of ['background', 'transparent']) find(id).addEventListener('input', () => { state.wanted = true; });
   find('transparent').addEventListener('input', (event) => document.body.classList.toggle('clear', event.target.checked));
-  find('recording').addEventListener('change', (event) => take(event.target.files[0]));
+  find('recording').addEventListener('change', async ({ target }) => {
+    await take(target.files[0]);
+    target.value = ''; // the same file may be chosen again
+  });
   addEventListener('dragover', (event) => event.preventDefault());
   addEventListener('drop', (event) => {
     event.preventDefault();

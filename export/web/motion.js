@@ -29,17 +29,17 @@ const canonical = (name) => name.replace(/_L$/, 'Left').replace(/_R$/, 'Right').
 export async function readRecording(file, expressions) {
   if (file.size > BYTES) throw new Error(`is larger than ${BYTES >> 20} MB`);
   const lines = (await file.text()).replace(/^\uFEFF/, '').split(/\r?\n/);
-  const columns = lines[0].split(',').map((name) => name.trim());
-  const angles = ['Head', 'LeftEye', 'RightEye'].map((part) => ['Yaw', 'Pitch', 'Roll'].map((turn) => part + turn));
-  for (const name of ['JawOpen', 'EyeBlinkLeft', 'HeadYaw']) {
+  const columns = lines[0].split(',').map((name) => canonical(name.trim()));
+  const angles = ['head', 'lefteye', 'righteye'].map((part) => ['yaw', 'pitch', 'roll'].map((turn) => part + turn));
+  for (const name of ['jawopen', 'eyeblinkleft', 'headyaw']) {
     if (!columns.includes(name)) throw new Error(`is no Live Link Face recording: it lacks the column ${name}`);
   }
-  const jaw = columns.indexOf('JawOpen');
+  const jaw = columns.indexOf('jawopen');
   const rows = lines.slice(1).map((line) => line.split(',')).filter((row) => (row[jaw] || '').trim());
   if (!rows.length || rows.length > FRAMES) throw new Error(`has ${rows.length} frames; 1 to ${FRAMES} are read`);
-  const places = expressions.map((name) => columns.findIndex((column) => canonical(column) === canonical(name)));
+  const places = expressions.map((name) => columns.indexOf(canonical(name)));
   const turns = angles.map((names) => names.map((name) => columns.indexOf(name)));
-  const motion = { name: file.name, frames: rows.length, fps: rateOf(rows, columns.indexOf('Timecode')),
+  const motion = { name: file.name, frames: rows.length, fps: rateOf(rows, columns.indexOf('timecode')),
     expression: new Float32Array(rows.length * expressions.length), rigid: new Float32Array(rows.length * RIGID) };
   rows.forEach((row, frame) => {
     const value = (column) => {
@@ -48,9 +48,9 @@ export async function readRecording(file, expressions) {
       return number;
     };
     places.forEach((column, k) => { motion.expression[frame * expressions.length + k] = value(column); });
-    const [head, left, right] = turns.map((columns_) => columns_.map(value));
-    motion.rigid.set(axisAngle(head), frame * RIGID);
-    motion.rigid.set([left[1], left[0], left[2], right[1], right[0], right[2]], frame * RIGID + 12);
+    const [head, ...eyes] = turns.map((three) => axisAngle(three.map(value)));
+    motion.rigid.set(head, frame * RIGID);
+    motion.rigid.set(eyes.flat(), frame * RIGID + 12);
   });
   return motion;
 }

@@ -266,9 +266,10 @@ def test_sound_leads_the_motion(visit, avatar, tmp_path):
     assert not tab.evaluate("() => avatar.player.playing")  # not before a click
     assert tab.is_visible("#mute")
     tab.click("#play")
-    gap = "() => { const { position, sound } = avatar.player; return position - sound.currentTime * 6; }"
-    gaps = [tab.evaluate(gap) for _ in range(10)]
-    assert max(map(abs, gaps)) < 6 * 0.1 + 1e-3  # a frame of the page may lie between
+    both = """() => { const p = avatar.player; p.advance(performance.now());
+      return [p.position, Math.min(5, p.sound.currentTime * 6)]; }"""
+    seen = np.array([tab.evaluate(both) for _ in range(12)])
+    np.testing.assert_allclose(seen[:, 0], seen[:, 1], atol=0.05)
     tab.wait_for_selector('#play[aria-label="Play"]', timeout=20_000)
     assert tab.evaluate("() => avatar.player.position") == 5
 
@@ -297,7 +298,8 @@ def test_recordings_are_read_or_refused(visit, text, tmp_path):
     tab.set_input_files("#recording", large)
     tab.wait_for_selector("text=large.csv is larger than 32 MB", timeout=5000)
     large.unlink()
-    for content, word in (("a,b\n1,2", "no Live Link"), (",".join(names) + "\n" + "x," * 14, "not a number")):
+    words = "\n".join([",".join(names), ",".join("x" * len(names))])
+    for content, word in (("a,b\n1,2", "no Live Link"), (words, "not a number")):
         recording.write_text(content)
         tab.set_input_files("#recording", recording)
         tab.wait_for_selector(f"text={word}", timeout=5000)
@@ -341,7 +343,7 @@ def test_embedded_transparent_and_named(visit, text, hostile):
     assert not tab.is_visible("aside") and not tab.is_visible("#bar")
     tab.wait_for_timeout(200)
     alpha = np.asarray(Image.open(io.BytesIO(tab.screenshot(omit_background=True))))[..., 3]
-    assert alpha[4, 4] == 0 and alpha[SIZE // 2, SIZE // 2] == 255
+    assert alpha[4, 4] == 0 and alpha[SIZE // 2, SIZE // 2] >= 253
     assert tab.evaluate("() => avatar.player.playing")
     tab = visit(hostile, viewport=WIDE)
     assert tab.title() == HOSTILE and tab.inner_text("#title") == HOSTILE
