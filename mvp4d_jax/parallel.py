@@ -11,6 +11,7 @@ Without a mesh every constraint is a no-op, so that the same code runs on one de
 """
 
 import contextlib
+import functools
 import logging
 import math
 import socket
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import mesh_utils
@@ -207,20 +209,50 @@ def gather_parameter(value: jax.Array, names: tuple[str | None, ...]) -> jax.Arr
     return gather(value)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gather_shards(shard: jax.Array, axis: str, dimension: int) -> jax.Array:
     """Inside a `shard_map`: every device's `shard` along a mesh axis, concatenated in order.
 
     A long axis takes two steps, first among neighbours, then between the groups they form. In one step over all of a
-    TPU torus of 64 chips the compiler gathers by summing arrays that are zero elsewhere, at twice the bytes.
+    TPU torus of 64 chips the compiler gathers by summing arrays that are zero elsewhere, at twice the bytes. The
+    gradient is `scatter_sum` of its own.
     """
+    for groups in _turns(axis):
+        shard = jax.lax.all_gather(shard, axis, axis=dimension, tiled=True, axis_index_groups=groups)
+    return shard
+
+
+def scatter_sum(whole: jax.Array, axis: str, dimension: int) -> jax.Array:
+    """Inside a `shard_map`: the sum over a mesh axis of every device's `whole`, each keeping its own part of it.
+
+    The dimension that is split comes first on the way: the TPU compiler makes a reduce-scatter of that, and of any
+    other an all-reduce, at twice the bytes, with a slice behind it.
+    """
+    for groups in reversed(_turns(axis)):
+        parts = jax.lax.axis_size(axis) if groups is None else len(groups[0])
+        shape = whole.shape
+        cut = whole.reshape(*shape[:dimension], parts, shape[dimension] // parts, *shape[dimension + 1 :])
+        rest = jnp.moveaxis(cut, dimension, 0).shape[1:]
+        flat = jnp.moveaxis(cut, dimension, 0).reshape(parts, -1, math.prod(shape[dimension + 1 :]))
+        whole = jax.lax.psum_scatter(flat, axis, tiled=True, axis_index_groups=groups).reshape(rest)
+    return whole
+
+
+gather_shards.defvjp(
+    lambda shard, axis, dimension: (gather_shards(shard, axis, dimension), None),
+    lambda axis, dimension, _, gradient: (scatter_sum(gradient, axis, dimension),),
+)
+
+
+def _turns(axis: str) -> list[list[list[int]] | None]:
+    """Groups of neighbours along an axis in which a gather goes, turn by turn; None: all at once."""
     parts = jax.lax.axis_size(axis)
     near = next(size for size in range(math.isqrt(parts), 0, -1) if parts % size == 0)
     if parts <= GATHERED_AT_ONCE or near == 1:
-        return jax.lax.all_gather(shard, axis, axis=dimension, tiled=True)
+        return [None]
     neighbours = [list(range(start, start + near)) for start in range(0, parts, near)]
     alike = [list(range(start, parts, near)) for start in range(near)]
-    shard = jax.lax.all_gather(shard, axis, axis=dimension, tiled=True, axis_index_groups=neighbours)
-    return jax.lax.all_gather(shard, axis, axis=dimension, tiled=True, axis_index_groups=alike)
+    return [neighbours, alike]
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -12,6 +12,7 @@ from mvp4d_jax.models.attention_xla import SAVED_NAME
 LANES = 128  # the kernel works on multiples of this many tokens
 # Largest tile that is tried, in tokens; a tile must divide the padded length.
 MAX_QUERY_TILE, MAX_KEY_TILE, MAX_KEY_COMPUTE_TILE = 1024, 2048, 1024
+FUSED_BYTES = 4 << 30  # memory that the fused backward pass may take
 
 
 def _tile(length: int, largest: int) -> int:
@@ -27,14 +28,21 @@ def padded_length(length: int) -> int:
     return padded
 
 
-def block_sizes(queries: int, keys: int) -> kernel.BlockSizes:
-    """Tiles for lengths that are multiples of 128: the largest that fit the on-chip memory."""
+def block_sizes(queries: int, keys: int, partial_bytes: int = 0) -> kernel.BlockSizes:
+    """Tiles for lengths that are multiples of 128: the largest that fit the on-chip memory.
+
+    Args:
+      partial_bytes: what the gradient of all queries takes. The fused backward pass computes logits once instead of
+        twice (five products, not seven), and keeps one such gradient for each key tile until they are summed: it is
+        chosen where they all fit into FUSED_BYTES.
+    """
     query_tile, key_tile = _tile(queries, MAX_QUERY_TILE), _tile(keys, MAX_KEY_TILE)
     compute = _tile(key_tile, MAX_KEY_COMPUTE_TILE)
+    fused = keys // key_tile * partial_bytes <= FUSED_BYTES
     return kernel.BlockSizes(
         block_q=query_tile, block_kv=key_tile, block_kv_compute=compute,
         block_q_dkv=query_tile, block_kv_dkv=key_tile, block_kv_dkv_compute=compute,
-        block_q_dq=query_tile, block_kv_dq=key_tile,
+        block_q_dq=None if fused else query_tile, block_kv_dq=None if fused else key_tile, use_fused_bwd_kernel=fused,
     )
 
 
@@ -52,9 +60,10 @@ def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array, key_length: int) 
             jnp.zeros(padded_queries, jnp.int32), (jnp.arange(padded_keys) >= key_length).astype(jnp.int32)
         )
     mask = masks.MultiHeadMask([masks.FullMask((padded_queries, padded_keys))] * heads)
+    partial_bytes = q.size // queries * padded_queries * q.dtype.itemsize
     run = kernel.make_splash_mha(
-        mask, block_sizes=block_sizes(padded_queries, padded_keys), head_shards=1, q_seq_shards=1,
-        residual_checkpoint_name=SAVED_NAME,
+        mask, block_sizes=block_sizes(padded_queries, padded_keys, partial_bytes), head_shards=1,
+        q_seq_shards=1, residual_checkpoint_name=SAVED_NAME,
     )
     scale = jnp.asarray(1.0 / math.sqrt(q.shape[-1]), q.dtype)
     out = jax.vmap(run, in_axes=(0, 0, 0, None))(

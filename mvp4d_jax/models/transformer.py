@@ -8,8 +8,10 @@ patches. With one view, no reference and no conditioning this is CogVideoX as di
 """
 
 import math
+from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from flax import nnx
 
@@ -21,9 +23,18 @@ from mvp4d_jax.models.layers import LayerNorm, Linear
 from mvp4d_jax.models.short_paths import DetailHead, PatchSkip
 from mvp4d_jax.models.transformer_config import TransformerConfig
 
+_CUDNN_FORWARD = "dot_product_attention_fwd"  # how JAX's cuDNN primitives begin: output and normaliser
+
+
+def _saves_attention(primitive: jax.extend.core.Primitive, *values: Any, **params: Any) -> bool:
+    """What the backward pass needs of attention: named by our backends, told by its primitive for cuDNN."""
+    named = jax.checkpoint_policies.save_only_these_names(SAVED_NAME)(primitive, *values, **params)
+    return named or primitive.name.startswith(_CUDNN_FORWARD)
+
+
 _POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names(SAVED_NAME),
+    "attention": _saves_attention,
     "matmuls": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
 }
 

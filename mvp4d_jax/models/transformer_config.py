@@ -34,7 +34,7 @@ class TransformerConfig:
       norm_eps, qk_norm_eps: of the LayerNorms over D, and over a head of queries and keys.
       dtype: "float32" or "bfloat16", what is computed in; parameters, norms and softmax stay float32.
       remat: what the backward pass recomputes. "none": nothing; "full": every layer; "attention": every layer but its
-        attention (cuDNN's is recomputed all the same); "matmuls": all but the products with weights.
+        attention; "matmuls": all but the products with weights.
       attention_backend: "xla", "cudnn", "splash"; None chooses by device.
       context_form: attention over a split token axis: "gather" (every device holds all keys and values of a layer) or
         "ring" (they travel around, so that memory does not grow with the number of tokens on other devices).

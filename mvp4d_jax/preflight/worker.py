@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import resource
 import sys
 import time
 from pathlib import Path
@@ -172,8 +174,10 @@ def _out_of_memory(error: Exception) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(asked["timeout"]),) * 2)
     try:
-        result = main(json.loads(sys.argv[1]))
+        result = main(asked)
     except UserError as error:
         result = {"error": ["preflight", str(error), ""]}
     Path(sys.argv[2]).write_text(json.dumps(result))
