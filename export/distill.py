@@ -30,6 +30,7 @@ from mvp4d_export.rasterize import Rendering
 MIN_SIDE = 16  # pictures are not halved below this
 DIVERGED = 4.0  # times the best running loss
 WARM_UP = 60  # steps before divergence is judged
+SEEN = ("shown", "pitch", "across")  # what a PhotoFit keeps of each Gaussian
 SIZE_IN_PITCHES = 8.0  # longest axis of a Gaussian that photos show, in their pixels
 RIGID_LIMIT = 0.0005  # metres that Gaussians of eyes and mouth may leave their place where photos are fitted
 
@@ -340,7 +341,7 @@ class Distiller:
             "statistics.seen": self.statistics.seen,
         }
         if self.photos is not None:
-            tensors |= {f"photos.{name}": getattr(self.photos, name) for name in ("shown", "pitch")}
+            tensors |= {f"photos.{name}": getattr(self.photos, name) for name in SEEN}
         metadata = {
             "fingerprint": self.fingerprint(),
             "step": str(self.step_done),
@@ -378,7 +379,7 @@ class Distiller:
         )
         self.start = tensors["start"]
         if self.photos is not None:
-            self.photos.recall(tensors["photos.shown"], tensors["photos.pitch"])
+            self.photos.recall(*(tensors[f"photos.{name}"] for name in SEEN))
         self.limits = self._limits()
         self.statistics.gradient, self.statistics.seen = tensors["statistics.gradient"], tensors["statistics.seen"]
         self.step_done, self.best = int(metadata["step"]), float(metadata["best"])

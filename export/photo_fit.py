@@ -16,17 +16,18 @@ from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d, normalize
 
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
+from mvp4d_export.densify import local_scale
 from mvp4d_export.initialise import SH_0
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
-from mvp4d_export.projection import project
+from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
 from mvp4d_export.rig import Pose, rotation_matrix
 from mvp4d_export.seeding import project_points, seed_folds, seed_from_photos
+from mvp4d_export.triangles import matrix_to_quaternion, triangle_frames
 from mvp4d_export.visibility import (
     EYES,
     FACING_FROM,
     FACING_TO,
-    GRAZING,
     INTERIOR,
     excess_variance,
     facing,
@@ -58,6 +59,8 @@ class PhotoFit:
     Attributes:
       shown: [G] 0 where no photo sees a Gaussian, 1 where one does squarely.
       pitch: [G] metres: the finest pixel that saw it.
+      across: [G, 3, 3] in the frame of its triangle: the sum over the photos that see it of 1 / pitch^2 across their
+        lines of sight.
       tint, view_tint, shared: gains less one, [N, 3] of each photo but the reference, [V, 3] of each generated view
         and [3] of all of them. Gains, because a fit of offsets takes blur and misfit for a haze.
     """
@@ -73,6 +76,7 @@ class PhotoFit:
         self.shared = nn.Parameter(torch.zeros(3, device=device))
         self.mouths = [self._mouth(index) for index in range(count)]
         self.shown = self.pitch = torch.zeros(0, device=device)
+        self.across = torch.zeros(0, 3, 3, device=device)
         self.interior = torch.zeros(0, dtype=torch.bool, device=device)
 
     def begin(self, on_hull: int, budget: int, seed: int) -> int:
@@ -149,19 +153,29 @@ class PhotoFit:
     def bake(self) -> None:
         """Blurs every Gaussian by what it lacks at the finest pitch, which alone then describes the avatar.
 
-        It is thinned out as the generated views that see it have it.
+        Generated views tell its place to their pitch in all directions, a photo to its own across the line of sight.
+        Gaussians that no photo sees are thinned out as they grow, as the generated views that see them have it.
         """
         avatar, data = self.avatar, self.data
         pose, viewmats, Ks = data.pose[:1], data.viewmats[:, 0], data.Ks[:, 0]
         splats = avatar.splats(avatar.vertices(pose))
-        height, width = data.size
-        everywhere = torch.ones(height, width, device=avatar.device)
+        everywhere = torch.ones(data.size, device=avatar.device)
         weights = torch.stack([light(avatar, splats, pose, viewmat, K, everywhere) for viewmat, K in zip(viewmats, Ks)])
         towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
-        variance = excess_variance(self.pitch, avatar.config.pitch)
-        soft = smoothed(splats, variance, towards, weights + HIDDEN)
-        avatar.log_scale.add_((soft.scales / splats.scales).log())
-        avatar.logit_opacity.copy_(torch.logit(soft.opacities.clamp(1e-5, 1 - 1e-5)))
+        finest = avatar.config.pitch
+        thinned = smoothed(splats, excess_variance(self.pitch, finest), towards, weights + HIDDEN).opacities
+        avatar.logit_opacity.copy_(torch.logit(thinned.clamp(1e-5, 1 - 1e-5)))
+
+        one = torch.eye(3, device=avatar.device)
+        known = self.across / EPS_2D + one / (EPS_2D * data.pixel_pitch**2)
+        size, axes = torch.linalg.eigh(torch.linalg.inv(known))
+        lacking = (size - EPS_2D * finest**2).clamp(min=0)
+        lacking = (axes * lacking[:, None]) @ axes.mT / local_scale(avatar, splats)[:, None, None].square()
+        own = quaternion_to_matrix(avatar.rotation) * avatar.log_scale.exp()[:, None]
+        size, axes = torch.linalg.eigh(own @ own.mT + lacking)
+        axes[..., 0] *= torch.linalg.det(axes)[:, None]  # a rotation
+        avatar.rotation.copy_(matrix_to_quaternion(axes))
+        avatar.log_scale.copy_(size.clamp(min=1e-12).log() / 2)
 
     @torch.no_grad()
     def look(self) -> None:
@@ -171,6 +185,7 @@ class PhotoFit:
         self.interior = gaussians_of(avatar, INTERIOR)
         self.shown = torch.zeros(count, device=avatar.device)
         self.pitch = torch.full((count,), self.data.pixel_pitch, device=avatar.device)
+        self.across = torch.zeros(count, 3, 3, device=avatar.device)
         for index in range(len(self.photos)):
             level = min(1, self.level(index, 0.0))
             picture, says = self.picture(index, level)
@@ -186,15 +201,19 @@ class PhotoFit:
             share = seen / (2 * math.pi * spread * flat.opacities[0]).clamp(min=1e-6)
             cosine = facing(avatar, vertices, -matrix[:3, :3].T @ matrix[:3, 3])[avatar.binding]
             cosine = torch.where(self._off_surface(splats, vertices), cosine.clamp(min=0.5), cosine)
+            seen_well = (share > SEEN_FROM) & (seen > 0) & ~self.interior & (cosine > 0)
             square = smoothstep(share, SEEN_FROM, SEEN_TO) * smoothstep(cosine, FACING_FROM, FACING_TO)
             self.shown = torch.maximum(self.shown, torch.where(self.interior, torch.zeros_like(square), square))
-            finest = self.photos.pitch[index] / cosine.clamp(min=GRAZING)
-            visible = (share > SEEN_FROM) & (seen > 0) & ~self.interior & (cosine > 0)
-            self.pitch = torch.where(visible, torch.minimum(self.pitch, finest), self.pitch)
+            pitch = self.photos.pitch[index]
+            self.pitch = torch.where(seen_well, self.pitch.clamp(max=pitch), self.pitch)
+            ray = _along(avatar, vertices, normalize(splats.means + matrix[:3, :3].T @ matrix[:3, 3], dim=1))
+            across = torch.eye(3, device=avatar.device) - ray[:, :, None] * ray[:, None, :]
+            self.across += seen_well[:, None, None] * across / pitch**2
 
-    def recall(self, shown: Tensor, pitch: Tensor) -> None:
+    def recall(self, shown: Tensor, pitch: Tensor, across: Tensor) -> None:
         """Takes what `look` found before."""
-        self.shown, self.pitch, self.interior = shown, pitch, gaussians_of(self.avatar, INTERIOR)
+        self.shown, self.pitch, self.across = shown, pitch, across
+        self.interior = gaussians_of(self.avatar, INTERIOR)
 
     def _off_surface(self, splats: Splats, vertices: Tensor) -> Tensor:
         centre = vertices[self.avatar.mesh_faces].mean(1)[self.avatar.binding]
@@ -305,6 +324,12 @@ def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tens
 def rigid_gaussians(avatar: Avatar) -> Tensor:
     """[G] bool: Gaussians of eyes, teeth, gums and tongue, which have a surface of their own to stay on."""
     return gaussians_of(avatar, (*INTERIOR, *EYES))
+
+
+def _along(avatar: Avatar, vertices: Tensor, directions: Tensor) -> Tensor:
+    """Directions [G, 3] of head space in the frames of the Gaussians' triangles."""
+    rotation = triangle_frames(vertices, avatar.mesh_faces)[0][avatar.binding]
+    return (rotation * directions[:, :, None]).sum(1)
 
 
 def _direction(viewmat: Tensor, pose: Pose) -> Tensor:

@@ -167,7 +167,7 @@ def _seeds(avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture, surfac
     matrix = viewmat @ pose.head_matrix()[0]
     points = (ray * z[:, None] - matrix[:3, 3]) @ matrix[:3, :3]  # inverse of a rigid transform
     quality = facing[rows, columns]
-    size = WIDTH * spacing * z / picture.K[0, 0] / quality.clamp(min=0.5)
+    size = WIDTH * spacing * z / picture.K[0, 0] / quality
     smooth = avg_pool2d((picture.rgb * picture.alpha[..., None]).permute(2, 0, 1), 3, 1, 1)
     smooth = smooth / avg_pool2d(picture.alpha[None], 3, 1, 1).clamp(min=1e-3)
     return Seeds(points, smooth[:, rows, columns].T, size, part[rows, columns], quality)

@@ -18,7 +18,6 @@ from mvp4d_export.triangles import triangle_frames
 INTERIOR = ("inside", "gum", "teeth", "tongue")  # parts of the mouth that lips cover and uncover
 EYES = ("eye", "sclera", "iris", "pupil", "cornea")
 FACING_FROM, FACING_TO = 0.15, 0.6  # cosines between which a surface passes from unseen to fully shown
-GRAZING = 0.4  # cosine that the pitch of a surface is no longer divided by less than
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Photos in a fit: what they show, what they add, what generated views count beside them."""
 
 import dataclasses
-import math
 import shutil
 
 import numpy as np
@@ -22,7 +21,7 @@ from mvp4d_export.losses import psnr
 from mvp4d_export.photo_fit import LIMITS
 from mvp4d_export.photos import Photos
 from mvp4d_export.presets import PhotoConfig, with_photos
-from mvp4d_export.projection import EPS_2D, project
+from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
 from mvp4d_export.rig import Pose
 from mvp4d_export.visibility import excess_variance, light, rig_surface, smoothed
 
@@ -53,6 +52,7 @@ def photo_fit(egg, portrait: Portrait, **changes) -> Distiller:
     return Distiller(Dataset.load(Capture.open(egg)), config, photos=Photos.load(portrait, SIDE))
 
 
+@pytest.mark.slow
 def test_photos_sharpen_what_they_show_and_spoil_nothing_else(egg, sharp):
     truth = Dataset.load(sharp)
 
@@ -64,10 +64,10 @@ def test_photos_sharpen_what_they_show_and_spoil_nothing_else(egg, sharp):
                                       truth.background)
         return float(psnr(drawn.rgb.clamp(0, 1), truth.batch([view], 0)[0]))
 
-    config = small_config(moments=2, steps=35)
+    config = small_config(moments=2, steps=120)
     plain = Distiller(Dataset.load(Capture.open(egg)),
                       dataclasses.replace(config, avatar=dataclasses.replace(config.avatar, antialiased=True)))
-    with_photos = photo_fit(egg, portrait_of(sharp, [17, 1]), steps=35)
+    with_photos = photo_fit(egg, portrait_of(sharp, [17, 1]), steps=120)
     for fit in (plain, with_photos):
         for _ in range(fit.config.steps):
             fit.train_step()
@@ -75,7 +75,7 @@ def test_photos_sharpen_what_they_show_and_spoil_nothing_else(egg, sharp):
     gain = {view: score(with_photos, view) - score(plain, view) for view in (17, 0, 1, 9)}
     assert min(gain[17], gain[1]) > 2.0, gain
     assert gain[0] > 1.0, gain  # between the two, never seen as sharp
-    assert gain[9] > -0.5, gain  # from behind
+    assert gain[9] > -0.1, gain  # from behind
 
 
 def test_the_rig_is_drawn_as_rays_hit_it(egg):
@@ -158,7 +158,7 @@ def test_generated_views_count_less_where_a_photo_shows_the_surface(egg, sharp):
     (front, side, back), outlines = fit.photos.view_weights(splats, pose, *cameras, (48, 48))
     head = fit.data.masks[[0, 1, 3], 0] > 250
     trust = fit.config.photos.trust
-    assert float(front[head[0]].mean()) < 1 - 0.8 * trust
+    assert float(front[head[0]].mean()) < 1 - 0.6 * trust
     assert float(back[head[2]].mean()) > 0.97
     lit, far = side[:, :24][head[1][:, :24]], side[:, 24:][head[1][:, 24:]]  # 60 degrees off: one half faces the photo
     assert abs(float(lit.mean()) - float(far.mean())) > 0.15
@@ -176,7 +176,7 @@ def test_pitch_is_that_of_the_finest_picture(egg, sharp):
     assert float((fit.photos.pitch[behind] == coarse).float().mean()) > 0.98
     nose = (means[:, 2] > 0.085) & (fit.photos.shown > 0.5)
     assert nose.sum() > 20
-    assert float(fit.photos.pitch[nose].median()) < 1.1 * photo
+    torch.testing.assert_close(fit.photos.pitch[nose], torch.full((int(nose.sum()),), photo))
 
 
 def test_colours_are_matched_before_the_fit(egg, sharp):
@@ -264,15 +264,29 @@ def test_a_capture_with_a_portrait_is_fitted_with_it(egg, sharp, tmp_path):
     assert config.avatar.antialiased and config.max_gaussians > config.start_gaussians
 
 
-def test_baking_leaves_fine_gaussians_and_blurs_coarse_ones(egg, sharp):
+def test_baking_blurs_by_what_no_picture_told(egg, sharp):
+    """Covariances before and after: nothing is added across a photo's line of sight, the coarse pitch along it."""
     fit = photo_fit(egg, portrait_of(sharp, [0]))
-    before = fit.avatar.splats(fit.avatar.vertices(fit.data.pose[:1]))
-    before = dataclasses.replace(before, scales=before.scales.detach().clone())
-    pitch, finest, coarse = fit.photos.pitch.clone(), fit.avatar.config.pitch, fit.data.pixel_pitch
+    pose, viewmat = fit.photos.view(0)
+
+    def covariances():
+        splats = fit.avatar.splats(fit.avatar.vertices(pose))
+        root = quaternion_to_matrix(splats.quaternions) * splats.scales[:, None]
+        return splats, (root @ root.mT).detach()
+
+    splats, before = covariances()
+    seen, finest, coarse = fit.photos.pitch < fit.data.pixel_pitch, fit.avatar.config.pitch, fit.data.pixel_pitch
+    opacity = fit.avatar.logit_opacity.detach().clone()
     fit.finish()
     fit.finish()  # once
-    after = fit.avatar.splats(fit.avatar.vertices(fit.data.pose[:1]))
-    grown = (after.scales.square() - before.scales.square()).detach()
-    expected = EPS_2D * (pitch**2 - finest**2).clamp(min=0)
-    torch.testing.assert_close(grown, expected[:, None].expand_as(grown), rtol=0.02, atol=1e-9)
-    assert math.isclose(float(grown.max()), EPS_2D * (coarse**2 - finest**2), rel_tol=0.02)
+    _, after = covariances()
+    grown = after - before
+    full = EPS_2D * (coarse**2 - finest**2)
+    torch.testing.assert_close(grown[~seen], full * torch.eye(3).expand(int((~seen).sum()), 3, 3), rtol=0.02, atol=1e-7)
+    matrix = (viewmat @ pose.head_matrix()[0]).detach()
+    ray = torch.nn.functional.normalize(splats.means.detach() + matrix[:3, :3].T @ matrix[:3, 3], dim=1)[seen]
+    expected = full * ray[:, :, None] * ray[:, None, :]
+    torch.testing.assert_close(grown[seen], expected, rtol=0.02, atol=1e-7)
+    torch.testing.assert_close(fit.avatar.logit_opacity[seen].detach(), opacity[seen], atol=1e-3, rtol=0)
+    assert float((opacity - fit.avatar.logit_opacity.detach())[~seen].median()) > 0.3
+    assert 200 < int(seen.sum()) < len(seen) - 200
