@@ -17,21 +17,22 @@ from scipy.spatial.transform import Rotation
 
 from mvp4d.core.cameras.camera import Camera, crop, resize, stack
 from mvp4d.core.cameras.crops import MARGIN, head_vertices
-from mvp4d.core.capture.portrait import Portrait
+from mvp4d.core.capture.portrait import MAX_PHOTOS, Portrait
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.images import read_photo
-from mvp4d.core.progress import progress
+from mvp4d.core.progress import progress, say
 from mvp4d_jax.geometry.framing import crop_box
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
+from mvp4d_jax.tracking.choice import CLIP_PHOTOS, check_one_person, choose_frames, note_differences
 from mvp4d_jax.tracking.cutout import Subject, cut_out
 from mvp4d_jax.tracking.detector import detect_faces
 from mvp4d_jax.tracking.landmarks import MESH_POINTS, Landmarks, choose_face, from_mesh, read_landmarks
 from mvp4d_jax.tracking.solve import Solution, SolveConfig, solve_photos
-from mvp4d_jax.tracking.track import MAX_ERROR, Source
+from mvp4d_jax.tracking.track import MAX_ERROR, Source, track
 
 Pathlike = str | os.PathLike
 PHOTO_SIDE = 1024  # pixels of the longer side of a kept photo, at most
@@ -61,35 +62,67 @@ class Shot:
 def track_portrait(paths: Sequence[Pathlike], head: str | HeadModel = "builtin", *,
                    masks: Sequence[Pathlike] | None = None, matte: str = "auto",
                    landmarks: Sequence[Pathlike] | None = None, face: int | None = None,
-                   focal: float | None = None) -> Portrait:
-    """Fits one head to photos of a person and cuts the person out of each.
+                   focal: float | None = None, same_person: bool = False, most: int = CLIP_PHOTOS) -> Portrait:
+    """Fits one head to photos of a person, or to a clip, and cuts the person out of each.
 
     Args:
-      paths: image files, one or several of one person.
+      paths: image files, one or several of one person; or one video, of which some frames are kept.
       head: "builtin", "ict:PATH", "flame:PATH" or a HeadModel.
       masks: a picture of each photo's size, white where the person is; given instead of the automatic cut-out.
       matte: "auto" cuts the person out of photos without a mask, "none" keeps the background.
-      landmarks: an npz for each photo to use instead of MediaPipe's.
+      landmarks: an npz for each photo or video to use instead of MediaPipe's.
       face: which face of each, counted from the left from 1; the largest by default.
       focal: focal length in pixels, where it is known; of photos of one size.
+      same_person: take several photos for one person's, unchecked.
+      most: frames to keep of a video.
 
     Returns:
       A Portrait of all photos as crops of at most 1,024 pixels a side; the most frontal one is its reference.
 
     Raises:
-      UserError: names the first file that is no picture, has no face, or does not fit the head.
+      UserError: names the first file that is no picture, has no face, shows someone else or does not fit the head.
     """
     sources = [Source.open(path) for path in paths]
-    _check_inputs(sources, masks, landmarks, matte, focal)
+    _check_inputs(sources, masks, landmarks, matte, focal, most)
     model = head if isinstance(head, HeadModel) else load_head(head)
+    if sources[0].video:
+        shots, shape = _from_clip(sources[0], model, None if landmarks is None else landmarks[0], face, focal, most)
+    else:
+        shots, shape = _from_photos(sources, model, masks, landmarks, face, focal, same_person)
+    return assemble(shots, model.personalise(shape), cut=matte == "auto" and (masks is None or landmarks is None))
+
+
+def _from_photos(sources: Sequence[Source], head: HeadModel, masks: Sequence[Pathlike] | None,
+                 landmarks: Sequence[Pathlike] | None, face: int | None, focal: float | None, same_person: bool
+                 ) -> tuple[list[Shot], np.ndarray]:
+    """Every photo with its fit, and the shape coefficients of all."""
     pictures = [read_photo(source.path, None if masks is None else masks[index])
                 for index, source in enumerate(sources)]
     seen, faces = _photo_landmarks(sources, landmarks, face)
-    solutions = _solve(sources, model, seen, focal)
-    rig = model.personalise(solutions[0].shape)
-    shots = [Shot(source.path.name, rgb, alpha, solution.camera, solution.motion, others)
-             for source, (rgb, alpha), solution, others in zip(sources, pictures, solutions, faces)]
-    return assemble(shots, rig, cut=matte == "auto" and (masks is None or landmarks is None))
+    names, colours = [source.path for source in sources], [rgb for rgb, _ in pictures]
+    if len(sources) > 1:
+        note_differences(names, colours, seen)
+        if not same_person and landmarks is None:
+            check_one_person(names, colours, seen)
+    solutions = _solve(sources, head, seen, focal)
+    return [Shot(source.path.name, rgb, alpha, solution.camera, solution.motion, others)
+            for source, (rgb, alpha), solution, others in zip(sources, pictures, solutions, faces)], solutions[0].shape
+
+
+def _from_clip(source: Source, head: HeadModel, landmarks: Pathlike | None, face: int | None, focal: float | None,
+               most: int) -> tuple[list[Shot], np.ndarray]:
+    """Frames of a clip with their fits, and its shape coefficients."""
+    fit, solution, found = track(source, head, landmarks=landmarks, face=face, focal=focal)
+    chosen = choose_frames(source.frames(), found, solution.motion, solution.error, most)
+    say(f"{source.path}: frames {', '.join(str(index) for index in chosen)} of {source.frame_count} are kept: sharp, and "
+        "spread over pose and expression")
+    shots = []
+    for index, rgb in enumerate(source.frames()):
+        if index in chosen:
+            alpha = np.full(rgb.shape[:2], 255, np.uint8)
+            shots.append(Shot(f"{source.path.name} frame {index}", rgb, alpha, solution.camera,
+                              solution.motion[slice(index, index + 1)]))
+    return shots, fit.shape
 
 
 def assemble(shots: Sequence[Shot], rig: HeadModel, *, cut: bool) -> Portrait:
@@ -121,17 +154,23 @@ def frontal_angle(camera: Camera, motion: Motion) -> float:
 
 
 def _check_inputs(sources: Sequence[Source], masks: Sequence[Pathlike] | None, landmarks: Sequence[Pathlike] | None,
-                  matte: str, focal: float | None) -> None:
+                  matte: str, focal: float | None, most: int) -> None:
     if not sources:
         raise UserError("`paths`", "no photo", "give at least one")
     if matte not in ("auto", "none"):
         raise UserError("`matte`", f"'{matte}' is none of auto, none")
-    for source in sources:
-        if source.video:
-            raise UserError(source.path, "is a video", "give pictures")
+    video = next((source for source in sources if source.video), None)
+    if video is not None and len(sources) > 1:
+        raise UserError(video.path, "is a video among other files", "give photos, or one video")
+    if video is not None and masks is not None:
+        raise UserError("`masks`", "a video has none", "leave them out")
+    if not 1 <= most <= MAX_PHOTOS:
+        raise UserError("`most`", f"{most}", f"it is 1 to {MAX_PHOTOS}")
     for name, files in (("masks", masks), ("landmarks", landmarks)):
         if files is not None and len(files) != len(sources):
             raise UserError(f"`{name}`", f"{len(files)} for {len(sources)} photos", "give one for each photo")
+    if focal is not None and not 1 <= focal <= 1e6:
+        raise UserError("`focal`", f"{focal} pixels", "it is at least 1")
     if focal is not None and len({source.image_size for source in sources}) > 1:
         raise UserError("`focal`", "one focal length for photos of several sizes", "leave it out")
 

@@ -192,3 +192,30 @@ def test_derivatives_against_finite_differences():
                    - problem._chunks(solving._values, shared, frames - step)) / 2e-3
         np.testing.assert_allclose(by_frame[0, :, index], numeric[0], atol=0.02 * np.abs(numeric).max() + 1e-2)
     assert jax.tree.all(jax.tree.map(np.isfinite, [by_shared.sum(), by_frame.sum()]))
+
+
+def test_photos_of_one_person_share_an_identity(builtin):
+    """Three photos of other sizes, lenses, poses and expressions: one shape, and each its own camera and pose."""
+    shape = np.random.default_rng(2).normal(0, 0.8, builtin.shape_count).astype(np.float32)
+    poses = [([0.0, 0.05, 0.0], (800, 600), 2100.0), ([0.1, 0.5, 0.0], (480, 640), 1500.0),
+             ([0.0, -0.6, 0.1], (1200, 900), 3600.0)]
+    seen, motions = [], []
+    for index, (rotation, size, focal) in enumerate(poses):
+        motion = moving(builtin, [rotation], {"jawOpen": 0.2 * index})
+        camera = Camera(UP, *(np.float64(value) for value in (focal, focal, size[1] / 2, size[0] / 2)))
+        vertices = np.asarray(skin(builtin, motion, shape), np.float64)
+        points = project(camera, np.asarray(landmarks(builtin, vertices), np.float64))[0]
+        seen.append(Landmarks(points, np.full((1, 2, 2), np.nan), size))
+        motions.append(motion)
+    found = solving.solve_photos(builtin, seen, SolveConfig())
+    for one, motion in zip(found, motions):
+        np.testing.assert_array_equal(one.shape, found[0].shape)
+        assert one.error[0] < 0.01
+        assert degrees_between(one.motion.rotation[0], motion.rotation[0]) < 3
+    assert found[0].camera.cx == 300 and found[1].camera.cx == 320
+    # the shape is nearer to the truth than what one photo tells
+    alone = solve(builtin, seen[0], SolveConfig())
+    surface = lambda coefficients: np.asarray(builtin.shape_basis).transpose(1, 2, 0) @ (coefficients - shape)  # noqa: E731
+    face = np.unique(np.asarray(builtin.faces)[np.asarray(builtin.landmark_faces)])
+    error = [np.linalg.norm(surface(one.shape)[face], axis=-1).mean() for one in (found[0], alone)]
+    assert error[0] < 0.8 * error[1]

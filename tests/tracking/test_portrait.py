@@ -1,0 +1,104 @@
+"""From photos to a Portrait, with landmarks from files: no detector runs."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mvp4d.core.cameras.camera import project
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads import load_head
+from mvp4d_jax.heads.skinning import landmarks, skin
+from mvp4d_jax.tracking.portrait import draw_faces, frontal_angle, track_portrait
+from tests.tracking.test_solve import SIZE, moving, observe
+
+ROTATIONS = ([0.05, 0.5, 0.0], [0.0, 0.1, 0.0])
+
+
+@pytest.fixture(scope="module")
+def builtin():
+    return load_head("builtin")
+
+
+@pytest.fixture(scope="module")
+def photos(builtin, tmp_path_factory):
+    """Two pictures whose colour says where a pixel was, their landmarks, and a mask for each."""
+    folder = tmp_path_factory.mktemp("photos")
+    shape = np.random.default_rng(1).normal(0, 0.5, builtin.shape_count).astype(np.float32)
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    picture = np.dstack([rows * 255 // SIZE[0], columns * 255 // SIZE[1], np.full(SIZE, 90)]).astype(np.uint8)
+    mask = np.uint8(255 * ((rows - 400) ** 2 + (columns - 300) ** 2 < 250**2))
+    for index, rotation in enumerate(ROTATIONS):
+        seen = observe(builtin, moving(builtin, [rotation], {}), shape)
+        np.savez(folder / f"{index}.npz", landmarks=seen.points)
+        Image.fromarray(picture).save(folder / f"{index}.png")
+        Image.fromarray(mask).save(folder / f"{index}_mask.png")
+    return folder, picture, mask
+
+
+@pytest.fixture(scope="module")
+def portrait(builtin, photos):
+    folder = photos[0]
+    return track_portrait([folder / "0.png", folder / "1.png"], builtin, matte="none",
+                          landmarks=[folder / "0.npz", folder / "1.npz"],
+                          masks=[folder / "0_mask.png", folder / "1_mask.png"])
+
+
+def test_crops_keep_pixels_and_cameras_follow(builtin, portrait, photos):
+    """The head drawn with a crop's camera lands on the landmarks, less the crop's corner; pixels are untouched."""
+    folder, picture, mask = photos
+    for index in range(2):
+        photo, camera = portrait.photos[index], portrait.camera[index]
+        left, top = round(300 - float(camera.cx)), round(400 - float(camera.cy))
+        height, width = photo.shape[:2]
+        np.testing.assert_array_equal(photo[..., :3], picture[top:top + height, left:left + width])
+        np.testing.assert_array_equal(photo[..., 3], mask[top:top + height, left:left + width])
+        vertices = np.asarray(skin(portrait.head, portrait.motion[slice(index, index + 1)]))
+        points, _ = project(camera, np.asarray(landmarks(portrait.head, vertices), np.float64)[0])
+        wanted = np.load(folder / f"{index}.npz")["landmarks"][0] - [left, top]
+        assert np.linalg.norm(points - wanted, axis=-1).mean() < 0.01 * np.ptp(wanted, axis=0).max()
+
+
+def test_the_most_frontal_photo_is_the_reference(portrait):
+    angles = [frontal_angle(portrait.camera[index], portrait.motion[slice(index, index + 1)]) for index in range(2)]
+    assert portrait.reference == 1 and portrait.sources == ("0.png", "1.png")
+    # the head is turned by the length of its rotation vector from looking along +z, where the camera nearly is
+    np.testing.assert_allclose(angles, np.degrees([np.linalg.norm(ROTATIONS[0]), 0.1]), atol=3)
+
+
+def test_large_photos_are_scaled_down(builtin, photos, tmp_path):
+    folder, picture, _ = photos
+    Image.fromarray(picture).resize((3 * SIZE[1], 3 * SIZE[0]), Image.Resampling.NEAREST).save(tmp_path / "large.png")
+    np.savez(tmp_path / "l.npz", landmarks=3 * np.load(folder / "1.npz")["landmarks"])
+    found = track_portrait([tmp_path / "large.png"], builtin, matte="none", landmarks=[tmp_path / "l.npz"])
+    assert max(found.photos[0].shape[:2]) == 1024
+    vertices = np.asarray(skin(found.head, found.motion))
+    points, _ = project(found.camera[0], np.asarray(landmarks(found.head, vertices), np.float64)[0])
+    # the colours at the landmarks are those of the places that they were observed at
+    seen = np.load(folder / "1.npz")["landmarks"][0]
+    inside = (points > 1).all(1) & (points < 1020).all(1)
+    colours = found.photos[0][points[inside, 1].astype(int), points[inside, 0].astype(int), :2]
+    wanted = picture[seen[inside, 1].astype(int), seen[inside, 0].astype(int), :2]
+    assert np.abs(colours.astype(int) - wanted).mean() < 3
+
+
+def test_faces_are_drawn_with_hair_and_neck():
+    points = np.stack(np.meshgrid(np.linspace(20, 40, 10), np.linspace(30, 60, 10)), -1).reshape(-1, 2)
+    drawn = draw_faces((100, 100), [points])
+    assert drawn[[45, 25, 65, 45, 85], [30, 30, 30, 50, 30]].tolist() == [2, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"matte": "blue"}, "none of auto, none"), ({"masks": ["0_mask.png"]}, "1 for 2 photos"),
+    ({"landmarks": ["0.npz"]}, "1 for 2 photos"), ({"focal": 0.5}, "at least 1"),
+])
+def test_inputs_that_do_not_fit(photos, builtin, options, message):
+    folder = photos[0]
+    options = {name: [folder / item for item in value] if isinstance(value, list) else value
+               for name, value in options.items()}
+    with pytest.raises(UserError, match=message):
+        track_portrait([folder / "0.png", folder / "1.png"], builtin, **options)
+
+
+def test_no_photo():
+    with pytest.raises(UserError, match="no photo"):
+        track_portrait([])
