@@ -26,7 +26,7 @@ FLOORS = {
 TOP = {"demo"}
 # Rooms of mvp4d.core likewise; the others are its ground.
 CORE_GROUND = {"errors", "files", "outputs", "owner", "stopping", "progress", "images", "video", "sound", "rotation",
-               "host"}
+               "places", "host"}
 CORE_FLOORS = {
     "heads": set(),
     "cameras": {"heads"},

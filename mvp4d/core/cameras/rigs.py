@@ -31,7 +31,7 @@ HEAD_CENTRE = (0.0, -0.015, -0.02)  # of head space, between chin and crown, fac
 
 _NUMBER = r"[-+]?\d{1,6}(?:\.\d{1,12})?"
 _SPEC = re.compile(
-    rf"(?P<kind>orbit|arc|turn|sway):(?P<degrees>{_NUMBER})(?:x(?P<count>\d{1,9}))?(?:@(?P<elevation>{_NUMBER}))?"
+    rf"(?P<kind>orbit|arc|turn|sway):(?P<degrees>{_NUMBER})(?:x(?P<count>\d{{1,9}}))?(?:@(?P<elevation>{_NUMBER}))?"
     rf"(?P<options>(?:,(?:distance|fov)={_NUMBER})*)")
 _HELP = "use for example orbit:360x8, arc:120x6@15, turn:360, sway:30 or file:orbit.npz"
 _MAX_CAMERAS = 10_000
