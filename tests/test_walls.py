@@ -18,7 +18,7 @@ FLOORS = {
     "diffusion": {"models"},
     "data": {"heads", "geometry", "models", "diffusion"},
     "release": {"geometry", "models", "diffusion"},
-    "sampling": {"heads", "geometry", "tracking", "models", "diffusion", "data", "release"},
+    "sampling": {"heads", "geometry", "models", "diffusion", "data", "release"},
     "evaluation": {"heads", "geometry", "models", "diffusion"},
     "training": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "evaluation"},
     "preflight": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "training"},
@@ -26,7 +26,7 @@ FLOORS = {
 TOP = {"demo"}
 # Rooms of mvp4d.core likewise; the others are its ground.
 CORE_GROUND = {"errors", "files", "outputs", "owner", "stopping", "progress", "images", "video", "sound", "rotation",
-               "host", "places"}
+               "places", "host"}
 CORE_FLOORS = {
     "heads": set(),
     "cameras": {"heads"},
