@@ -4,7 +4,7 @@ A fenced block marked ```bash run``` is executed, line by line, in one scratch f
 of other ```bash``` blocks need weights, data or machines that are not here: their flags are parsed, and the files they
 name must exist. Of these, `convert`, and `train`, `prepare`, `preflight` and `sample` are run, too: small, on a random
 CogVideoX, captures and shards of noise (`small_inputs`), as far as `--dry-run` or `--plan` go, on eight host devices;
-launch scripts with DRY_RUN=1.
+launch scripts with DRY_RUN=1. `--dry` leaves the blocks marked `run` out.
 """
 
 from __future__ import annotations
@@ -118,6 +118,8 @@ def main() -> int:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for run, lines in blocks(path):
+            if run and "--dry" in sys.argv:
+                continue
             for line in lines:
                 if run:
                     began = time.monotonic()

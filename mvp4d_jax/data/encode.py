@@ -183,7 +183,8 @@ class Encoder:
             references.append(singles[-1])
             if options.crop == "reference":
                 boxes_of_heads = [self._box(capture, view, vertices, True, variant, random) for view in views]
-                references[-1] = [add(self._images, capture, view, images, boxes_of_heads[view], look) for view in views]
+                references[-1] = [add(self._images, capture, view, images, boxes_of_heads[view], look)
+                                  for view in views]
             if options.disturbs:
                 photos.append([add(self._photo, place, photo, look) for place, photo in enumerate(look.shown)])
             windows.append([[add(self._window, capture, view, start, boxes[view], look) for start in starts]
@@ -197,7 +198,7 @@ class Encoder:
             frontal_angle=angles, window_starts=starts, image_frames=images,
             window_records=np.asarray(windows, np.int64), image_records=np.asarray(singles, np.int64),
             reference_records=np.asarray(references, np.int64), painted=look.photos,
-            photo_records=np.asarray(photos, np.int64).reshape(len(photos), -1),
+            photo_records=np.asarray(photos, np.int64).reshape(len(photos), -1 if photos else 0),
             photo_rotation=np.asarray([photo.camera.world_to_camera[:3, :3] for photo in look.shown]
                                       if options.disturbs else [], np.float32).reshape(-1, 3, 3),
             apart_windows=np.stack([distance[list(images), start: start + options.frames].mean(1)
