@@ -2,7 +2,9 @@
 
 A fenced block marked ```bash run``` is executed, line by line, in one scratch folder, in the order of the files. Lines
 of other ```bash``` blocks need weights, data or machines that are not here: their flags are parsed, and the files they
-name must exist.
+name must exist. Of these, `convert`, and `train`, `prepare`, `preflight` and `sample` are run, too: small, on a random
+CogVideoX, captures and shards of noise (`small_inputs`), as far as `--dry-run` or `--plan` go, on eight host devices;
+launch scripts with DRY_RUN=1. `--dry` leaves the blocks marked `run` out.
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ from pathlib import Path
 from mvp4d.cli import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"^```bash([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+sys.path.insert(0, str(ROOT))
+from tests import small_inputs  # noqa: E402
+
+BLOCK = re.compile(r"^ *```bash([^\n]*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+DRY = {"train": ["--dry-run"], "prepare": ["--dry-run"], "preflight": [], "sample": ["--plan"], "convert": []}
 
 
 def blocks(path: Path) -> list[tuple[bool, list[str]]]:
@@ -51,6 +57,44 @@ def check_line(line: str) -> str | None:
     return f"no such file '{absent[0]}'" if absent else None
 
 
+def dry_run(line: str, scratch: Path, environment: dict[str, str]) -> str | None:
+    """What is wrong with a command, found by running it small and dry; None where nothing is, or where it cannot be."""
+    words = shlex.split(line)
+    settings = [words.pop(0) for _ in range(len(words)) if re.fullmatch(r"\w+=\S*", words[0])]
+    if words[:1] == ["export"]:
+        environment.update(word.split("=", 1) for word in words[1:])
+    elif words and words[0].startswith("launch/"):
+        own = {**environment, **dict(word.split("=", 1) for word in settings), "DRY_RUN": "1"}
+        return _outcome([ROOT / words[0], *words[1:]], scratch, own)
+    elif words[:1] == ["mvp4d"] and words[1] in DRY and "--export" not in words:
+        small = small_inputs.shrink(words[1:])
+        small_inputs.furnish(scratch, small)
+        dry = [word for word in DRY[words[1]] if word not in small]
+        flags = environment.get("XLA_FLAGS", "")
+        own = {**environment, "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=8"}
+        alone = _without(small, "--coordinator", "--processes", "--process") if words[1] == "train" else small
+        return _outcome(["mvp4d", *alone, *dry], scratch, own)
+    return None
+
+
+def _without(words: list[str], *flags: str) -> list[str]:
+    """A command without some flags and their values: one process stands for all."""
+    kept = list(words)
+    for flag in flags:
+        if flag in kept:
+            del kept[kept.index(flag): kept.index(flag) + 2]
+    return kept
+
+
+def _outcome(command: list, scratch: Path, environment: dict[str, str]) -> str | None:
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - began
+    print(f"dry: {shlex.join(map(str, command))[:140]}: {done.returncode} ({seconds:.0f} s)", flush=True)
+    said = (done.stderr or done.stdout).strip()[-600:]
+    return f"exit status {done.returncode}: {said}" if done.returncode else None
+
+
 def _check_verb(words: list[str]) -> str | None:
     if not words or words[0] in ("--help", "-h"):
         return None
@@ -70,9 +114,12 @@ def _check_verb(words: list[str]) -> str | None:
 def main() -> int:
     failures, executed, parsed = [], 0, 0
     scratch = Path(tempfile.mkdtemp(prefix="mvp4d-docs-"))
+    small_inputs.write_cogvideox(scratch / "CogVideoX-2b")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for run, lines in blocks(path):
+            if run and "--dry" in sys.argv:
+                continue
             for line in lines:
                 if run:
                     began = time.monotonic()
@@ -81,7 +128,7 @@ def main() -> int:
                     executed += 1
                     print(f"{path.name}: {line}: {problem or 'ok'} ({time.monotonic() - began:.0f} s)", flush=True)
                 else:
-                    problem = check_line(line)
+                    problem = check_line(line) or dry_run(line, scratch, environment)
                     parsed += 1
                 if problem:
                     failures.append(f"{path.relative_to(ROOT)}: `{line}`: {problem}")

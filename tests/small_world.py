@@ -73,12 +73,13 @@ def motion(frames: int = FRAMES) -> Motion:
                                rotation=np.stack([0.2 * time, 0 * time, 0 * time], 1))
 
 
-def write_scene(path: Path, views: int = 2, frames: int = FRAMES, size: int = SIZE, seed: int = 1) -> Path:
-    """A capture of noise, its reference at the first view and frame."""
+def write_scene(path: Path, views: int = 2, frames: int = FRAMES, size: int = SIZE, seed: int = 1,
+                head: str = "ball") -> Path:
+    """A capture of noise, its reference at the first view and frame; the ball may go by another head's name."""
     rng = np.random.default_rng(seed)
     cameras = jax.tree.map(lambda array: np.asarray(array)[:, None], camera_rig(f"orbit:360x{views}", (size, size)))
-    writer = CaptureWriter(path, head=ball(), motion=motion(frames), cameras=cameras, names=rig_names(views),
-                           image_size=(size, size), reference=(rig_names(views)[0], 0))
+    writer = CaptureWriter(path, head=dataclasses.replace(ball(), name=head), motion=motion(frames), cameras=cameras,
+                           names=rig_names(views), image_size=(size, size), reference=(rig_names(views)[0], 0))
     with writer:
         for view in range(views):
             for frame in range(frames):

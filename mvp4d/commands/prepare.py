@@ -1,7 +1,8 @@
 """Captures -> training shards of latents, maps and references.
 
-Several processes share the work (`--process I/N`, on any machines that see the same folders); a run that was stopped
-goes on where it was when the same command is given again. Settings are those of `config.prepare`.
+All devices of a host encode. Several processes share the work: the hosts of a TPU slice, GKE or SLURM job
+(`--distributed`), or any machines that see the same folders (`--process I/N`). A run that was stopped goes on where it
+was when the same command is given again. Settings are those of `config.prepare`; `--dry-run` tells what they make.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="name or path; override with --config.prepare.x=y")
     parser.add_argument("--out", required=True, type=Path, help="shards folder to write")
     parser.add_argument("--process", default="0/1", metavar="I/N", help="does every N-th shard from the I-th on")
+    parser.add_argument("--distributed", action="store_true", help="share with the hosts of a TPU pod, GKE or SLURM job")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print what would be made, and stop")
 
 
 def shares_out(args: argparse.Namespace) -> bool:
@@ -27,8 +30,9 @@ def shares_out(args: argparse.Namespace) -> bool:
 
 
 def run(args: argparse.Namespace) -> str:
-    from mvp4d_jax.data.prepare import PrepareOptions, autoencoder_identity, prepare
+    from mvp4d_jax.data.prepare import PrepareOptions, autoencoder_identity, describe, prepare
     from mvp4d_jax.models.checkpoint import load_autoencoder
+    from mvp4d_jax.models.checkpoint_config import read_config
     from mvp4d_jax.training.config import load_config
     from mvp4d_jax.training.plan import autoencoder_folder, check_prepare, resolve
 
@@ -40,9 +44,35 @@ def run(args: argparse.Namespace) -> str:
         raise UserError("config.autoencoder", f"is '{config.autoencoder}'",
                         "give --config.autoencoder=FOLDER (config.json, *.safetensors)")
     options = PrepareOptions(**config.prepare.to_dict(), photo_angle=plan.sampling.reference_angle)
-    autoencoder, captures = load_autoencoder(folder)[0], find_captures(args.captures)
-    return prepare(captures, args.out, options, autoencoder, plan.conditioning, head=config.head,
-                   identity=autoencoder_identity(folder), seed=config.seed, process=_process(args.process))
+    captures, process = find_captures(args.captures), _process(args.process)
+    if args.dry_run:
+        return describe(captures, options, read_config(folder)[0], plan.conditioning, config.head)
+    if args.distributed:
+        process = _join()
+    said = prepare(captures, args.out, options, load_autoencoder(folder)[0], plan.conditioning, head=config.head,
+                   identity=autoencoder_identity(folder), seed=config.seed, process=process)
+    if args.distributed:
+        _wait_for_others()
+    return said
+
+
+def _join() -> tuple[int, int]:
+    """(index, count) of this process among those of the job."""
+    import jax
+
+    from mvp4d_jax import parallel
+
+    parallel.initialise_processes()
+    return jax.process_index(), jax.process_count()
+
+
+def _wait_for_others(hours: int = 168) -> None:
+    """A process that leaves early would end the others: JAX takes it for a failure."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    ocp.multihost.sync_global_processes("prepared", timeout=hours * 3600,
+                                        processes=set(range(jax.process_count())))
 
 
 def find_captures(arguments: list[str]) -> list[Path]:

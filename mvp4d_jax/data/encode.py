@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.data.photos import apart, degrade, disturb_head, disturb_pose
 from mvp4d_jax.data.recolour import Palette, draw_palettes
 from mvp4d_jax.data.shards import Scene, ShardWriter
+from mvp4d_jax.data.workers import Later, Record, Workers
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
 from mvp4d_jax.geometry.painting import paint_video, painted_maps, vertex_colours
 from mvp4d_jax.heads.skinning import rotation_matrix, skin
@@ -125,14 +127,14 @@ class _Cut:
 
 
 class Encoder:
-    """Turns captures into records; compiles once per shape."""
+    """Turns captures into records, on all devices of this host; compiles once per shape and device."""
 
     def __init__(self, autoencoder: VideoAutoencoder, conditioning: ConditioningConfig, options: PrepareOptions,
                  seed: int):
         self.options, self.conditioning, self.seed = options, conditioning, seed
         graph, state = nnx.split(autoencoder)
         self._encode = jax.jit(lambda state, video: nnx.merge(graph, state).encode_latents(video))
-        self._state = state
+        self._workers = Workers(state)
         self._drawn: dict[tuple, _Cut] = {}  # of the capture at work: its scenes share them
         self._head: HeadModel | None = None  # as fitted to the capture at work
         self._colours: np.ndarray | None = None  # [scenes R, N, 4] of the photos painted onto the head of that capture
@@ -168,22 +170,28 @@ class Encoder:
         vertices = np.asarray(skin(capture.head, capture.motion))[:, crops.head_vertices(capture.head)]  # [F, N', 3]
         starts = tuple(range(0, capture.frame_count - options.frames + 1, options.stride))
         distance = apart(capture.head, capture.motion)  # [F, F]
+        later = Later(writer, self._workers)
+
+        def add(make: Callable[..., Record], *arguments: Any) -> int:
+            return later.add(functools.partial(make, *arguments))
+
         windows, singles, references, rotations, photos = [], [], [], [], []
         for variant in range(options.variants):
             random = np.random.default_rng([self.seed, stable_number(capture), variant])
             boxes = [self._box(capture, view, vertices, options.crop == "head", variant, random) for view in views]
-            singles.append([self._images(capture, view, images, boxes[view], look, writer) for view in views])
+            singles.append([add(self._images, capture, view, images, boxes[view], look) for view in views])
             references.append(singles[-1])
             if options.crop == "reference":
                 boxes_of_heads = [self._box(capture, view, vertices, True, variant, random) for view in views]
-                references[-1] = [self._images(capture, view, images, boxes_of_heads[view], look, writer)
+                references[-1] = [add(self._images, capture, view, images, boxes_of_heads[view], look)
                                   for view in views]
             if options.disturbs:
-                photos.append([self._photo(place, photo, look, writer) for place, photo in enumerate(look.shown)])
-            windows.append([[self._window(capture, view, start, boxes[view], look, writer) for start in starts]
+                photos.append([add(self._photo, place, photo, look) for place, photo in enumerate(look.shown)])
+            windows.append([[add(self._window, capture, view, start, boxes[view], look) for start in starts]
                             for view in views])
             rotations.append([[capture.camera(view, frame).world_to_camera[:3, :3] for frame in images]
                               for view in views])
+        later.write()
         return Scene(
             name=scene_name(capture) + look.suffix, shard=shard, views=capture.names,
             world_rotation=np.asarray(rotations, np.float32),
@@ -221,7 +229,7 @@ class Encoder:
             shown.append(Photo(picture, camera, motion))
         return tuple(shown)
 
-    def _photo(self, place: int, photo: Photo, look: _Look, writer: ShardWriter) -> int:
+    def _photo(self, place: int, photo: Photo, look: _Look) -> Record:
         """A photo as reference: cropped around the head that was fitted to it, with that fit's maps."""
         picture, size, camera, outside = photo.picture, self.options.image_size, photo.camera, None
         if self.options.crop != "none":
@@ -238,7 +246,7 @@ class Encoder:
             painted = paint_video(self._head, photo.motion, cameras, (size, size),
                                   self._colours[look.drawn][place: place + 1])[0]  # [1, 1, S, S, 4]
             record["painted"] = painted_maps(painted, self._latents, self.conditioning).astype(np.float16)
-        return writer.add(record)
+        return record
 
     def _box(self, capture: Capture, view: int, vertices: np.ndarray, head: bool, variant: int, random) -> np.ndarray:
         """[4] left, top, right, bottom: around the head in all frames (so that the crop does not move), or all."""
@@ -261,17 +269,13 @@ class Encoder:
         centre = centre + shift * side
         return np.concatenate([centre - scale * side / 2, centre + scale * side / 2])
 
-    def _window(self, capture: Capture, view: int, start: int, box: np.ndarray, look: _Look,
-                writer: ShardWriter) -> int:
-        cut = self._cut(capture, view, range(start, start + self.options.frames), box)
-        return writer.add(self._record([cut], look))
+    def _window(self, capture: Capture, view: int, start: int, box: np.ndarray, look: _Look) -> Record:
+        return self._record([self._cut(capture, view, range(start, start + self.options.frames), box)], look)
 
-    def _images(self, capture: Capture, view: int, frames: tuple[int, ...], box: np.ndarray, look: _Look,
-                writer: ShardWriter) -> int:
-        cuts = [self._cut(capture, view, range(frame, frame + 1), box) for frame in frames]
-        return writer.add(self._record(cuts, look))
+    def _images(self, capture: Capture, view: int, frames: tuple[int, ...], box: np.ndarray, look: _Look) -> Record:
+        return self._record([self._cut(capture, view, range(frame, frame + 1), box) for frame in frames], look)
 
-    def _record(self, cuts: list[_Cut], look: _Look) -> dict[str, np.ndarray]:
+    def _record(self, cuts: list[_Cut], look: _Look) -> Record:
         """One window, or K images, in a scene's colours: latents, maps, and what the model is told of its photos."""
         video = look.palette.apply(np.stack([cut.pictures for cut in cuts])) / np.float32(127.5) - 1  # [K, F, S, S, 3]
         record = {"latents": np.concatenate(self._latents(video)),
@@ -285,7 +289,7 @@ class Encoder:
 
     def _latents(self, video: np.ndarray) -> np.ndarray:
         """[B, F, S, S, 3] in [-1, 1] -> [B, L, h, w, C] float16."""
-        return np.asarray(self._encode(self._state, jnp.asarray(video, jnp.float32)), np.float16)
+        return np.asarray(self._encode(self._workers.state, jnp.asarray(video, jnp.float32)), np.float16)
 
     def _cut(self, capture: Capture, view: int, frames: range, box: np.ndarray) -> _Cut:
         """Some frames of a view, cropped, with their maps and the photos of all scenes painted."""

@@ -22,6 +22,7 @@ from mvp4d_jax.data.encode import Encoder, PrepareOptions, scene_name
 from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, ShardWriter, checksum
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
+from mvp4d_jax.models.config import AutoencoderConfig
 
 
 def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoencoder: VideoAutoencoder,
@@ -54,7 +55,8 @@ def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoen
     mine = list(range(process[0], len(groups), process[1]))
     todo = [index for index in mine if not (out / f"shard-{index:05d}.json").is_file()]
     sweep(out)
-    require_space(out, _estimate([groups[index] for index in todo], options, autoencoder, conditioning), "preparing")
+    size = _estimate([groups[index] for index in todo], options, autoencoder.config, conditioning)
+    require_space(out, size, "preparing")
     encoder = Encoder(autoencoder, conditioning, options, seed)
     with progress(total=sum(len(groups[index]) for index in todo), what="preparing", unit="capture") as bar:
         for index in todo:
@@ -63,15 +65,32 @@ def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoen
     return _finish(out, len(groups), facts)
 
 
-def _estimate(groups: list[list[Capture]], options: PrepareOptions, autoencoder: VideoAutoencoder,
+def describe(captures: Sequence[Path], options: PrepareOptions, config: AutoencoderConfig,
+             conditioning: ConditioningConfig, head: str | None) -> str:
+    """What `prepare` would do, in a few lines. Raises UserError as it would."""
+    opened = _open_all(captures, options, config.temporal_compression_ratio, head)
+    size = _estimate([opened], options, config, conditioning) / 1e9
+    windows = sum(_windows(capture, options) for capture in opened) * options.variants * options.colours
+    return "\n".join([
+        f"captures: {len(opened)} of head '{opened[0].head.name}', {sum(one.view_count for one in opened)} views",
+        f"windows: {windows:,} of {options.frames} frames at {options.image_size} pixels ({options.variants} crops, "
+        f"{options.colours} colours)",
+        f"shards: {-(-len(opened) // options.captures_per_shard)}, about {size:.3g} GB",
+        "dry run: nothing was written; leave --dry-run out to prepare"])
+
+
+def _windows(capture: Capture, options: PrepareOptions) -> int:
+    """Windows of a capture, all views together, in one crop and colour."""
+    return capture.view_count * (1 + (capture.frame_count - options.frames) // options.stride)
+
+
+def _estimate(groups: list[list[Capture]], options: PrepareOptions, config: AutoencoderConfig,
               conditioning: ConditioningConfig) -> float:
     """Bytes of the windows' records, at half of what they take uncompressed."""
-    config = autoencoder.config
     side = options.image_size // config.spatial_compression_ratio
     latents = 1 + (options.frames - 1) // config.temporal_compression_ratio
     window = 2 * latents * side * side * (config.latent_channels + conditioning.channels)
-    windows = sum(capture.view_count * (1 + (capture.frame_count - options.frames) // options.stride)
-                  for group in groups for capture in group)
+    windows = sum(_windows(capture, options) for group in groups for capture in group)
     return 0.5 * window * windows * options.variants * options.colours
 
 
