@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="name or path; override with --config.prepare.x=y")
     parser.add_argument("--out", required=True, type=Path, help="shards folder to write")
     parser.add_argument("--process", default="0/1", metavar="I/N", help="does every N-th shard from the I-th on")
-    parser.add_argument("--distributed", action="store_true", help="share with the hosts of a TPU pod, GKE or SLURM job")
+    parser.add_argument("--distributed", action="store_true", help="share with the hosts of a pod, GKE or SLURM job")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print what would be made, and stop")
 
 

@@ -114,7 +114,8 @@ def _from_clip(source: Source, head: HeadModel, landmarks: Pathlike | None, face
     """Frames of a clip with their fits, and its shape coefficients."""
     fit, solution, found = track(source, head, landmarks=landmarks, face=face, focal=focal)
     chosen = choose_frames(source.frames(), found, solution.motion, solution.error, most)
-    say(f"{source.path}: frames {', '.join(str(index) for index in chosen)} of {source.frame_count} are kept: sharp, and "
+    kept = ", ".join(str(index) for index in chosen)
+    say(f"{source.path}: frames {kept} of {source.frame_count} are kept: sharp, and "
         "spread over pose and expression")
     shots = []
     for index, rgb in enumerate(source.frames()):
