@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from export_world import make_head
+from marionette import Firefox
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
@@ -352,3 +353,29 @@ def test_embedded_transparent_and_named(visit, text, hostile):
       !(element.getAttribute('aria-label') || element.textContent.trim() || element.labels?.[0]?.textContent.trim()))
       .map((element) => element.outerHTML)""")
     assert nameless == []
+
+
+def test_firefox_shows_the_same_pictures(avatar, text, tmp_path):
+    program = shutil.which("firefox-esr") or shutil.which("firefox")
+    if program is None:
+        pytest.skip("no firefox on this machine")
+    file, profile = tmp_path / "avatar.html", tmp_path / "profile"
+    file.write_text(text)
+    profile.mkdir()
+    motion, side = avatar.motion(), 512  # its window gets no narrower than 500 pixels
+    shot = plan_rendering(avatar.module, motion, "orbit:360x3", (side, side))
+    with Firefox(program, profile, side) as browser:
+        browser.open(f"{file.as_uri()}?embed&paused&background=ffffff")
+        state = browser.script("""for (let k = 0; k < 600 && !document.body.classList.contains('ready'); k++) {
+          await new Promise((resolve) => setTimeout(resolve, 100)); }
+          return [document.body.className, document.getElementById('message').textContent, innerWidth, innerHeight];""")
+        if "no WebGL" in state[1]:
+            pytest.skip("this Firefox has no WebGL 2")
+        assert state == ["embed ready", "", side, side]
+        for (frame, view), (rgb, _) in zip(shot.pairs, render_frames(avatar.module, shot)):
+            browser.script("const page = window.wrappedJSObject || window; page.avatar.orbit.azimuth = arguments[1];"
+                           "page.avatar.player.seek(arguments[0]); await page.avatar.settled();",
+                           frame, view * 2 * math.pi / 3)
+            ours = np.asarray(Image.open(io.BytesIO(browser.picture())).convert("RGB")).astype(float)
+            error = np.square(ours - to_bytes(rgb)).mean()
+            assert 10 * math.log10(255**2 / error) > 40
