@@ -24,6 +24,9 @@ STOP_SECONDS = 60  # for a stage to save what it has
 FIT_STEPS = 900  # half of the preset's for large pictures: a demo is waited for
 
 
+_REPLACING = ("studio", "track", "sample", "evaluate", "distill", "render", "export")  # verbs with --overwrite
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """One command.
@@ -80,6 +83,9 @@ def plan_stages(out: Path, *, photo: Path | None, mask: Path | None, weights: st
     stages.append(Stage("render", "rendering the avatar from all around while it speaks",
                         ("render", str(avatar), "--motion", str(drive), "--cameras", "turn:360",
                          "--size", str(2 * size), "--out", str(video)), video))
+    stages.append(Stage("page", "putting the avatar into a page that any browser opens",
+                        ("export", str(avatar), "--format", "html", "--motion", str(drive),
+                         "--out", str(out / "avatar.html")), out / "avatar.html"))
     return stages
 
 
@@ -137,7 +143,7 @@ def run_command(words: list[str]) -> int:
 
 def _overwrite(stage: Stage) -> list[str]:
     """A stage that runs again replaces what it, or a run that was stopped, left."""
-    return ["--overwrite"] if stage.command[0] in ("studio", "track", "sample", "evaluate", "distill", "render") else []
+    return ["--overwrite"] if stage.command[0] in _REPLACING else []
 
 
 def _read_record(path: Path) -> dict[str, dict]:

@@ -32,7 +32,7 @@ def write_demo_report(out: Path, photo: Path | None, commands: list[Command], ma
       commands: what was run; machine: on what, in a few words.
     """
     generated = Capture.open(out / "generated")
-    body = [_introduction(photo, generated.image_size[0]), _beginning(out, photo)]
+    body = [_introduction(photo, generated.image_size[0]), _live(out, photo), _beginning(out, photo)]
     if photo is None:
         body += _against_truth(out, generated, Capture.open(out / "truth"))
     else:
@@ -49,6 +49,19 @@ def _introduction(photo: Path | None, size: int) -> str:
             "Gaussian avatar was fitted, which any motion can drive. The built-in weights are tiny and trained on "
             f"synthetic people, here at {size} x {size} pixels: they show that the road works and how it is measured. "
             "Photoreal results need CogVideoX's weights and multi-view video of real people (README).</p>")
+
+
+def _live(out: Path, photo: Path | None) -> str:
+    """The picture that it began with, and beside it the avatar's own page."""
+    caption = "The reference" if photo is None else f"The photo, {photo.name}"
+    start = _shrunk(out / "generated_reference.png" if photo is None else photo)
+    inner = html.escape((out / "avatar.html").read_text(encoding="utf-8"))
+    return ('<div style="display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start">'
+            + figure(start, caption, 224)
+            + '<iframe title="The avatar: turn it, move its face" style="flex:1 1 560px;height:520px;border:1px solid '
+            f'#e4e6ea;border-radius:8px" srcdoc="{inner}"></iframe></div>'
+            '<p class="note">Live: drag to turn, move the sliders, drop a Live Link Face recording on it. '
+            '<a href="avatar.html">The page by itself</a> can be put on any web site.</p><h2>How it came about</h2>')
 
 
 def _beginning(out: Path, photo: Path | None) -> str:
@@ -166,11 +179,12 @@ def _next_steps(out: Path, photo: Path | None) -> str:
     steps = [(f"mvp4d view {avatar}", "turn the avatar in the browser, move its sliders"),
              (f"mvp4d render {avatar} --motion drive.csv --cameras sway:30 --out talk.mp4",
               "any motion: a fit.npz, a capture, a Live Link Face recording"),
+             (f"mvp4d export {avatar} --motion drive.csv --out me.html", "a page that anyone can open, with that motion"),
              (f"mvp4d export {avatar} --format ply --out head.ply", "a frame for any Gaussian splat viewer"),
              ("mvp4d demo --photo portrait.jpg --out out/me", "your own picture"),
              ("mvp4d train --config small --workdir runs/small", "better weights, on one GPU")]
     if photo is not None:
-        del steps[3]
+        del steps[4]
     lines = "".join(f"<tr><td>{what}</td><td style=\"text-align:left\"><code>{html.escape(command)}</code></td></tr>"
                     for command, what in steps)
     return f"<table>{lines}</table>"
