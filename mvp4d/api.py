@@ -28,6 +28,7 @@ from mvp4d.core.progress import say
 
 if TYPE_CHECKING:
     from mvp4d_export.avatar import Avatar as AvatarModule
+    from mvp4d_export.formats import Clip
     from mvp4d_jax.sampling.job import Job
 
 Pathlike = str | os.PathLike[str]
@@ -346,22 +347,38 @@ class Avatar:
           sh: degree of the harmonics that are written, 0 to 3; the avatar's own by default.
           raw_axes: PLY in the world's axes, not turned for viewers.
         """
-        from mvp4d_export.formats import FORMATS, Clip, check_format, export_avatar
+        from mvp4d_export.formats import FORMATS, check_format, export_avatar
 
         name = check_format(format, Path(out))
         chosen = FORMATS[name]
         given = list(motion) if isinstance(motion, list | tuple) else [motion]
-        if not chosen.clips and (len(given) > 1 or audio):
+        if chosen.clips:
+            clips = self._clips(given, audio)
+            export_avatar(self.module, Path(out), name, clips[0].motion, overwrite=overwrite, clips=clips)
+            return Path(out)
+        if len(given) > 1 or audio:
             raise UserError("`audio`" if audio else "`motion`", f"format '{name}' holds one motion, without sound",
                             "give one, or use format html")
+        found = None if given[0] is None and not chosen.own_motion else self.motion(given[0])
+        export_avatar(self.module, Path(out), name, found, frame=frame, sh=sh, raw_axes=raw_axes, overwrite=overwrite)
+        return Path(out)
+
+    def page(self, motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None = None, *,
+             audio: Sequence[Pathlike] = ()) -> str:
+        """The page that format "html" writes, as text: `motion` and `audio` as in `export`."""
+        from mvp4d_export.formats.html import page
+
+        clips = self._clips(list(motion) if isinstance(motion, list | tuple) else [motion], audio)
+        return page(self.module, clips, title=self.path.absolute().name)[0]
+
+    def _clips(self, given: Sequence[Motion | Pathlike | None], audio: Sequence[Pathlike]) -> tuple[Clip, ...]:
+        """Motions with their names and sounds; the avatar's own motion for None."""
+        from mvp4d_export.formats import Clip
+
         if len(audio) > len(given):
             raise UserError("`audio`", f"{len(audio)} sounds for {len(given)} motions", "give a motion for each")
-        motions = [None if item is None and not chosen.own_motion else self.motion(item) for item in given]
-        clips = tuple(Clip(_clip_name(item), found, Path(sound) if sound else None)
-                      for item, found, sound in itertools.zip_longest(given, motions, audio) if found is not None)
-        export_avatar(self.module, Path(out), name, motions[0], frame=frame, sh=sh, raw_axes=raw_axes,
-                      overwrite=overwrite, clips=clips if chosen.clips else ())
-        return Path(out)
+        return tuple(Clip(_clip_name(item), self.motion(item), Path(sound) if sound else None)
+                     for item, sound in itertools.zip_longest(given, audio))
 
 
 def _clip_name(motion: Motion | Pathlike | None) -> str:

@@ -9,6 +9,7 @@ export class Orbit {
   constructor(canvas, changed) {
     this.changed = changed;
     this.fingers = new Map();
+    this.lift = 0; // share of the height that the picture is moved up by, to clear the bar
     this.reset();
     canvas.addEventListener('pointerdown', (event) => {
       canvas.setPointerCapture(event.pointerId);
@@ -87,6 +88,6 @@ export class Orbit {
     const place = target.map((value, k) => value + distance * back[k]);
     const view = [right, down, ahead].flatMap((row) => [...row, -row.reduce((sum, value, k) => sum + value * place[k], 0)]);
     const focal = Math.min(width, height) / 2 / Math.tan(FIELD / 2);
-    return { view, lens: [focal, focal, width / 2, height / 2] };
+    return { view, lens: [focal, focal, width / 2, height * (0.5 - this.lift)] };
   }
 }

@@ -117,6 +117,7 @@ function connect() {
 
 function applyOptions(motions) {
   document.body.classList.toggle('embed', options.has('embed'));
+  orbit.lift = options.has('embed') ? 0 : 0.04;
   const dark = matchMedia('(prefers-color-scheme: dark)').matches;
   const asked = options.get('background') || header.background || (dark ? '16181d' : 'f3f2ef');
   if (/^#?[0-9a-f]{6}$/i.test(asked)) find('background').value = `#${asked.replace('#', '')}`;

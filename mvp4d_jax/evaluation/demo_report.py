@@ -179,7 +179,7 @@ def _next_steps(out: Path, photo: Path | None) -> str:
     steps = [(f"mvp4d view {avatar}", "turn the avatar in the browser, move its sliders"),
              (f"mvp4d render {avatar} --motion drive.csv --cameras sway:30 --out talk.mp4",
               "any motion: a fit.npz, a capture, a Live Link Face recording"),
-             (f"mvp4d export {avatar} --motion drive.csv --out me.html", "a page that anyone can open, with that motion"),
+             (f"mvp4d export {avatar} --motion drive.csv --out me.html", "a page that anyone can open"),
              (f"mvp4d export {avatar} --format ply --out head.ply", "a frame for any Gaussian splat viewer"),
              ("mvp4d demo --photo portrait.jpg --out out/me", "your own picture"),
              ("mvp4d train --config small --workdir runs/small", "better weights, on one GPU")]
