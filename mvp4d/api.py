@@ -80,15 +80,16 @@ def film(identity: int, out: Pathlike, *, cameras: str = "orbit:360x8", frames: 
     return Capture.open(make_capture(out, identity, order, overwrite=overwrite))
 
 
-def load(weights: Pathlike, *, mesh: tuple[int, int, int] = (1, 1, 1)) -> Model:
+def load(weights: Pathlike, *, mesh: tuple[int, int, int] = (1, 1, 1), dtype: str | None = None) -> Model:
     """Opens a release of multi-view diffusion weights; they are read at the first sample.
 
     Args:
       weights: the name of weights that come with the project ("tiny", "tiny_128"), or a release folder.
       mesh: devices along data, fsdp and context; -1 takes what is left.
+      dtype: "float32" or "bfloat16", what is computed in; by default what the weights were trained in.
 
     Raises:
-      UserError: no release there, or a mesh that the devices cannot form.
+      UserError: no release there, a dtype that is not one, or a mesh that the devices cannot form.
     """
     from mvp4d_jax.release import read_facts, resolve_weights
 
@@ -105,11 +106,13 @@ class Model:
       folder: of the release.
       facts: what it was trained for: head, image_size, views, frames, ...
       mesh: devices along data, fsdp, context.
+      dtype: what is computed in; None for what the weights were trained in.
     """
 
     folder: Path
     facts: Any
     mesh: tuple[int, int, int] = (1, 1, 1)
+    dtype: str | None = None
     _generator: Any = dataclasses.field(default=None, repr=False)
 
     def plan(self, reference: Portrait | Capture | Pathlike, *, motion: Motion | Capture | Pathlike,
@@ -127,7 +130,7 @@ class Model:
             raise UserError("settings", str(error).removeprefix("Settings.__init__() "), f"known are {known}") from None
         portrait = open_portrait(reference, fit=fit, head=head, mask=mask, matte=matte)
         return plan_job(self.folder, self.facts, portrait, motion=motion, cameras=cameras, views=clean_views,
-                        settings=chosen)
+                        settings=chosen, dtype=self.dtype)
 
     def sample(self, reference: Portrait | Capture | Pathlike, *, motion: Motion | Capture | Pathlike,
                cameras: Camera | Capture | Pathlike, out: Pathlike | None = None, overwrite: bool = False,
@@ -171,7 +174,7 @@ class Model:
 
         if self._generator is None:
             mesh = make_mesh(self.mesh)
-            self._generator = Generator(load_release(self.folder), mesh)
+            self._generator = Generator(load_release(self.folder, mesh=mesh, dtype=self.dtype), mesh)
         notes = {"weights": self.folder.name, "steps": job.plan.steps, "guidance": job.plan.guidance_scale,
                  "sampler": job.options.method, "seed": job.plan.seed, "routing": job.plan.routing, **(extra or {})}
         return job.run(self._generator, Path(out), notes, overwrite=overwrite)

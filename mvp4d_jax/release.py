@@ -7,16 +7,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_json
+from mvp4d_jax import parallel
 from mvp4d_jax.diffusion.samplers import SamplerConfig
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
-from mvp4d_jax.models.checkpoint import load_autoencoder, load_transformer, validate_weights
+from mvp4d_jax.models.checkpoint import load_autoencoder, load_transformer, transformer_shardings, validate_weights
 from mvp4d_jax.models.checkpoint_config import read_config
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer import MultiViewTransformer
-from mvp4d_jax.models.transformer_config import TransformerConfig
+from mvp4d_jax.models.transformer_config import DTYPES, TransformerConfig
 
 BUILT_IN = Path(__file__).resolve().parent / "weights"
 FACTS = "mvp4d.json"
@@ -53,6 +56,7 @@ class Facts:
       crop_margin: half side of a reference crop over the larger half extent of the head.
       conditioning: layout of the maps.
       sampler: what samples these weights best.
+      dtype: what they were trained to compute in: "float32" or "bfloat16".
     """
 
     head: str
@@ -63,6 +67,7 @@ class Facts:
     crop_margin: float
     conditioning: ConditioningConfig
     sampler: ReleaseSampler = ReleaseSampler()
+    dtype: str = "float32"
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -110,7 +115,7 @@ def read_facts(folder: str | os.PathLike) -> Facts:
              for name, limits in (("image_size", (8, 16384)), ("views", (1, 1000)), ("frames", (1, 10_000)))}
     facts = Facts(value["head"], **whole, snr_shift=_number(path, value, "snr_shift", 1e-6, 1e6),
                   crop_margin=_number(path, value, "crop_margin", 0.1, 10.0), conditioning=_conditioning(path, value),
-                  sampler=_sampler(path, value))
+                  sampler=_sampler(path, value), dtype=_dtype(path, value))
     if facts.image_size % facts.conditioning.image_to_latent:
         raise UserError(path, f"field 'image_size' is {facts.image_size}",
                         f"it is a multiple of 'image_to_latent', {facts.conditioning.image_to_latent}")
@@ -138,6 +143,13 @@ def _check_parts(folder: Path, facts: Facts, transformer: TransformerConfig, aut
             ("pixels per latent pixel", conditioning.image_to_latent, autoencoder.spatial_compression_ratio)):
         if said != found:
             raise UserError(folder / FACTS, f"describes {said} {what}, the weights have {found}", _AGAIN)
+
+
+def _dtype(path: Path, value: dict[str, Any]) -> str:
+    found = value.get("dtype", "float32")
+    if found not in DTYPES:
+        raise UserError(path, f"field 'dtype' is {str(found)[:40]}", f"it is one of {', '.join(DTYPES)}")
+    return found
 
 
 def _number(path: Path, value: dict[str, Any], name: str, low: float, high: float, *, whole: bool = False) -> Any:
@@ -179,16 +191,36 @@ def _sampler(path: Path, value: dict[str, Any]) -> ReleaseSampler:
                         "export the release again") from None
 
 
-def load_release(name: str | os.PathLike) -> Release:
+def load_release(name: str | os.PathLike, *, mesh: Mesh | None = None, dtype: str | None = None) -> Release:
     """Loads a release: 'tiny', 'tiny_128' or a folder.
 
+    Args:
+      mesh: where the weights go, every device its part of the transformer's; None: one device.
+      dtype: "float32" or "bfloat16", what is computed in; None: what the weights were trained in. The transformer's
+        kernels are kept in it, norms and biases in float32.
+
     Raises:
-      UserError: a missing or damaged file, or a transformer whose conditioning channels are not what the facts say.
+      UserError: a missing or damaged file, a transformer whose conditioning channels are not what the facts say, or a
+        dtype that is not one.
     """
     path = resolve_weights(name)
     facts = read_facts(path)
-    transformer, config = load_transformer(path / "transformer")
+    dtype = check_dtype(dtype) or facts.dtype
+    config, _ = read_config(path / "transformer")
+    if not isinstance(config, TransformerConfig):
+        raise UserError(path / "transformer" / "config.json", "is of no transformer", _AGAIN)
+    config = dataclasses.replace(config, dtype=dtype)
+    transformer, _ = load_transformer(path / "transformer", config, kernels=dtype,
+                                      shardings=None if mesh is None else transformer_shardings(config, mesh))
     # In the transformer's precision: at 512 x 512 a chunk of float32 activations is more than a small chip holds.
-    autoencoder, coding = load_autoencoder(path / "vae", dtype=config.dtype)
+    everywhere = None if mesh is None else parallel.replicated(mesh)
+    autoencoder, coding = load_autoencoder(path / "vae", dtype=dtype, sharding=everywhere)
     _check_parts(path, facts, config, coding)
     return Release(path, facts, transformer, autoencoder)
+
+
+def check_dtype(dtype: str | None) -> str | None:
+    """Raises UserError for what is no dtype to compute in."""
+    if dtype not in (None, *DTYPES):
+        raise UserError("`dtype`", f"'{dtype}' is not one of {', '.join(DTYPES)}", "leave it out for the release's own")
+    return dtype

@@ -48,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--eta", type=float, default=0.0, help="noise added back at every step, 0 to 1 (default 0)")
     how.add_argument("--seed", type=int, default=0)
     how.add_argument("--mesh", default="1,1,1", help="devices as data,fsdp,context (default 1,1,1)")
+    how.add_argument("--dtype", help="float32 or bfloat16 (default: what the weights were trained in)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing capture")
 
 
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> str:
         from mvp4d_jax.sampling.generate import check_targets
 
         check_targets(out, args.overwrite)
-    model = mvp4d.load(args.weights, mesh=parse_mesh(args.mesh))
+    model = mvp4d.load(args.weights, mesh=parse_mesh(args.mesh), dtype=args.dtype)
     job = model.plan(args.reference, **{name: getattr(args, name) for name in INPUTS})
     if job.notice:
         print(f"note: {job.notice}")

@@ -141,6 +141,7 @@ class Batches:
             raise UserError("mixture", "no kind of data has a weight above 0")
         check_mixture(self.shards, self.modalities)
         self.items = [self._items(modality) for modality in self.modalities]
+        self._orders: dict[tuple[int, int], np.ndarray] = {}
         self.kinds = rotation([modality.weight for modality in self.modalities], steps)
         before = [np.concatenate([[0], np.cumsum(self.kinds == index)]) for index in range(len(self.modalities))]
         self._turns = np.array([before[kind][step] for step, kind in enumerate(self.kinds)], np.int64)
@@ -161,23 +162,33 @@ class Batches:
         batch = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
         return {**batch, "sample": numbers}
 
-    def _items(self, modality: Modality) -> list[_Item]:
-        items = []
+    def _items(self, modality: Modality) -> np.ndarray:
+        """int32 [N, 4]: the fields of every `_Item` there is; millions of them are one array."""
+        parts = []
         for folder, shards in enumerate(self.shards):
             for index, scene in enumerate(shards.scenes):
                 if not _serves(shards, scene, modality):
                     continue
                 times = len(scene.image_frames) if modality.kind == "static" else len(scene.window_starts)
                 views = range(len(scene.views)) if modality.kind == "monocular" else (-1,)
-                items += [_Item(folder, index, time, view) for time in range(times) for view in views]
-        return items
+                place = np.stack(np.meshgrid(range(times), views, indexing="ij"), axis=-1).reshape(-1, 2)
+                parts.append(np.concatenate([np.broadcast_to([folder, index], place.shape), place], axis=1))
+        return np.concatenate(parts).astype(np.int32)
 
     def item(self, kind: int, number: int) -> _Item:
         """The item that sample `number` of a kind reads: epoch by epoch, each once in a fresh order."""
-        items = self.items[kind]
-        epoch, place = divmod(number, len(items))
-        order = np.random.default_rng([self.seed, kind, epoch, 0]).permutation(len(items))
-        return items[order[place]]
+        epoch, place = divmod(number, len(self.items[kind]))
+        return _Item(*self.items[kind][self._order(kind, epoch)[place]].tolist())
+
+    def _order(self, kind: int, epoch: int) -> np.ndarray:
+        """int32 permutation of a kind's items, drawn once an epoch; the epoch before is kept for batches made late."""
+        found = self._orders.get((kind, epoch))  # several threads read
+        if found is None:
+            random = np.random.default_rng([self.seed, kind, epoch, 0])
+            found = random.permutation(len(self.items[kind])).astype(np.int32)
+            kept = {key: value for key, value in self._orders.items() if key[0] != kind or key[1] == epoch - 1}
+            self._orders = {**kept, (kind, epoch): found}
+        return found
 
     def _sample(self, kind: int, number: int) -> dict[str, np.ndarray]:
         modality, item = self.modalities[kind], self.item(kind, number)

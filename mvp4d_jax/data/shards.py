@@ -16,6 +16,8 @@ reference camera is linear, so it can wait until a sample has chosen its referen
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -29,10 +31,13 @@ import safetensors.numpy
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import read_json
+from mvp4d.core.files import read_json, write_json
+from mvp4d.core.progress import progress
 
 FORMAT, VERSION = "mvp4d-shards", 3
 MANIFEST = "manifest.json"
+NOTE = "verified.json"  # name -> [SHA-256, time of the last change] of files that were verified
+VERIFIERS = 8  # files hashed at a time
 _WRITER_OPTIONS = "group_size:1,zstd:3"  # one record per chunk: random access reads nothing it does not need
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # the library's own advice for random access
 
@@ -154,36 +159,30 @@ class Shards:
         self.__dict__.update(state, _local=threading.local())
 
     @classmethod
-    def open(cls, path: str | os.PathLike, *, verify: bool = True) -> Shards:
+    def open(cls, path: str | os.PathLike, *, verify: bool = True, trust_note: bool = False) -> Shards:
         """Reads the manifest and checks every file against it.
 
         Args:
           path: a folder that `mvp4d prepare` wrote.
           verify: compare every file's SHA-256 too (reads all bytes); sizes are compared always.
+          trust_note: leave out files that a note beside them says were verified, and have not been written since;
+            leave such a note.
 
         Raises:
           UserError: no manifest, another format or version, a missing, cut or changed file.
         """
         path = Path(path)
         manifest = read_manifest(path)
-        try:
-            shards = cls(path, manifest)
-            files = [(str(item["name"]), int(item["bytes"]), str(item["sha256"])) for item in manifest["files"]]
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-            raise UserError(path / MANIFEST, f"not a manifest of shards ({type(error).__name__} {str(error)[:80]})",
-                            "run 'mvp4d prepare' again") from None
-        for name, size, digest in files:
-            file = path / name
-            if Path(name).name != name:
-                raise UserError(path / MANIFEST, f"names the file '{name[:60]}'", "shards lie in the folder itself")
+        for item in manifest["files"]:
+            file = path / item["name"]
             if not file.is_file():
                 raise UserError(file, "shard is missing", "run 'mvp4d prepare' again")
-            if file.stat().st_size != size:
-                raise UserError(file, f"shard has {file.stat().st_size} bytes, the manifest says {size}",
+            if file.stat().st_size != item["bytes"]:
+                raise UserError(file, f"shard has {file.stat().st_size} bytes, the manifest says {item['bytes']}",
                                 "delete it and run 'mvp4d prepare' again")
-            if verify and checksum(file) != digest:
-                raise UserError(file, "checksum differs from the manifest's", "delete it and run 'mvp4d prepare' again")
-        return shards
+        if verify:
+            _verify(path, manifest["files"], trust_note)
+        return cls(path, manifest)
 
     def read(self, shard: str, record: int) -> dict[str, np.ndarray]:
         """One record's arrays. Raises UserError where it cannot be read."""
@@ -195,6 +194,26 @@ class Shards:
         except (RuntimeError, ValueError, IndexError, safetensors.SafetensorError) as error:
             raise UserError(self.path / shard, f"record {record} cannot be read ({error})",
                             "run 'mvp4d validate' on the folder, then 'mvp4d prepare' again") from None
+
+
+def _verify(path: Path, files: list[dict[str, Any]], trust_note: bool) -> None:
+    """Compares checksums, several files at a time. Raises UserError for the first that differs."""
+    note = path / NOTE
+    known = read_json(note) if trust_note and note.is_file() else {}
+    now = {item["name"]: [item["sha256"], (path / item["name"]).stat().st_mtime_ns] for item in files}
+    todo = [item for item in files if known.get(item["name"]) != now[item["name"]]]
+    if not todo:
+        return
+    with concurrent.futures.ThreadPoolExecutor(VERIFIERS) as pool:
+        found = pool.map(lambda item: checksum(path / item["name"]), todo)
+        for item, digest in zip(todo, progress(found, total=len(todo), what="verifying shards", unit="file")):
+            if digest != item["sha256"]:
+                pool.shutdown(cancel_futures=True)
+                raise UserError(path / item["name"], "checksum differs from the manifest's",
+                                "delete it and run 'mvp4d prepare' again")
+    if trust_note:
+        with contextlib.suppress(OSError):  # a folder that may only be read is verified every time
+            write_json(note, now)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

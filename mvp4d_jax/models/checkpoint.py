@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from jax.typing import DTypeLike
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_folder, read_json
+from mvp4d_jax import parallel
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.checkpoint_config import Config, read_config, to_json
 from mvp4d_jax.models.checkpoint_files import DTYPES, Weights, open_weights, shorten, write_weights
@@ -138,7 +140,8 @@ def check_tensors(where: Path, found: Mapping[str, tuple[int, ...]], wanted: Map
                         "take the config of these weights")
 
 
-def _load(folder: Path, target: Config | None, kind: type, shardings: Any) -> tuple[nnx.Module, Config]:
+def _load(folder: Path, target: Config | None, kind: type, shardings: Any,
+          kernels: DTypeLike = np.float32) -> tuple[nnx.Module, Config]:
     source, _ = read_config(folder)
     if not isinstance(source, kind):
         raise UserError(folder, f"holds a model of {type(source).__name__}, not of {kind.__name__}")
@@ -153,12 +156,13 @@ def _load(folder: Path, target: Config | None, kind: type, shardings: Any) -> tu
         leaf = np.empty(variable.shape, np.float32)
         for name, where in by_leaf[path]:
             leaf[() if where.layer is None else where.layer] = where.to_ours(tensors.read(name))
+        leaf = leaf.astype(kernels, copy=False) if path[-1] == "kernel" else leaf
         filled[path] = variable.replace(_placed(leaf, _at(shardings, path)))
     return nnx.merge(graph, nnx.from_flat_state(filled)), config
 
 
 def _at(tree: Any, path: Sequence[str | int]) -> Any:
-    for key in path if tree is not None else ():
+    for key in path if isinstance(tree, Mapping) else ():
         tree = tree[key]
     return tree
 
@@ -169,24 +173,25 @@ def _placed(leaf: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Arr
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
 
-def load_autoencoder(folder: Path | str, *,
-                     dtype: DTypeLike = jnp.float32) -> tuple[VideoAutoencoder, AutoencoderConfig]:
+def load_autoencoder(folder: Path | str, *, dtype: DTypeLike = jnp.float32,
+                     sharding: jax.sharding.Sharding | None = None) -> tuple[VideoAutoencoder, AutoencoderConfig]:
     """Loads a video autoencoder (diffusers' or ours); parameters become float32.
 
     Args:
       folder: holds config.json and safetensors.
       dtype: what the model computes in.
+      sharding: of every parameter; None: one device.
 
     Raises:
       UserError: a file is missing or damaged, another architecture, tensors that do not fit, NaN.
     """
-    model, config = _load(Path(folder), None, AutoencoderConfig, None)
+    model, config = _load(Path(folder), None, AutoencoderConfig, sharding)
     model.dtype = jnp.dtype(dtype)
     return model, config
 
 
-def load_transformer(folder: Path | str, config: TransformerConfig | None = None, *,
-                     shardings: Any = None) -> tuple[MultiViewTransformer, TransformerConfig]:
+def load_transformer(folder: Path | str, config: TransformerConfig | None = None, *, shardings: Any = None,
+                     kernels: DTypeLike = np.float32) -> tuple[MultiViewTransformer, TransformerConfig]:
     """Loads a transformer (diffusers' CogVideoX or ours); parameters become float32.
 
     Args:
@@ -196,11 +201,18 @@ def load_transformer(folder: Path | str, config: TransformerConfig | None = None
         how it computes (dtype, remat, attention, positions' scale).
       shardings: nested dictionaries of `jax.sharding.Sharding`, as `nnx.to_pure_dict` of the state is nested; every
         device then holds its part only. None: one device.
+      kernels: dtype of the kernels. The model casts them to what it computes in where it uses them, so that kept in
+        that they give the same numbers in half the memory; training keeps them in float32.
 
     Raises:
       UserError: a file is missing or damaged, another architecture, tensors that do not fit, NaN.
     """
-    return _load(Path(folder), config, TransformerConfig, shardings)
+    return _load(Path(folder), config, TransformerConfig, shardings, kernels)
+
+
+def transformer_shardings(config: TransformerConfig, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """How a transformer's parameters lie on a mesh: what `load_transformer` takes as `shardings`."""
+    return nnx.to_pure_dict(parallel.parameter_shardings(_abstract_parts(config)[1], mesh))
 
 
 def check_transformer(folder: Path | str, config: TransformerConfig) -> TransformerConfig:
@@ -214,6 +226,13 @@ def check_transformer(folder: Path | str, config: TransformerConfig) -> Transfor
         raise UserError(folder, "holds an autoencoder, not a transformer")
     adapt(open_weights(Path(folder)), source, config)
     return source
+
+
+def transformer_bytes(folder: Path | str, kernels: DTypeLike) -> int:
+    """Memory of the weights of `load_transformer(folder, kernels=...)`, read off the files' headers."""
+    width = np.dtype(jnp.dtype(kernels)).itemsize
+    shapes = [entry.shape for entry in open_weights(Path(folder)).entries.values()]
+    return sum(math.prod(shape) * (width if len(shape) > 1 else 4) for shape in shapes)
 
 
 # ----- writing

@@ -7,6 +7,7 @@ POSITIONS = ("sincos", "rotary")
 REMAT_POLICIES = ("none", "full", "attention", "matmuls")
 ATTENTION_BACKENDS = ("xla", "cudnn", "splash")
 CONTEXT_FORMS = ("gather", "ring")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ class TransformerConfig:
 
     def __post_init__(self):
         for field, allowed in (("position", POSITIONS), ("remat", REMAT_POLICIES), ("context_form", CONTEXT_FORMS),
-                               ("dtype", ("float32", "bfloat16")),
+                               ("dtype", DTYPES),
                                ("attention_backend", (None, *ATTENTION_BACKENDS))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; allowed are {', '.join(map(repr, allowed))}")

@@ -25,9 +25,9 @@ class Coder:
     """
 
     def __init__(self, autoencoder: VideoAutoencoder, mesh: Mesh):
-        self.autoencoder, self.mesh = autoencoder, mesh
         graph, state = nnx.split(autoencoder)
-        self._state = state
+        self._state = jax.device_put(state, parallel.replicated(mesh))
+        self.autoencoder, self.mesh = nnx.merge(graph, self._state), mesh
         self._encode = jax.jit(lambda state, video: nnx.merge(graph, state).encode_latents(video),
                                out_shardings=parallel.replicated(mesh))
 

@@ -16,6 +16,7 @@ from mvp4d.core.capture import Capture
 from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import ARRAYS, Motion
+from mvp4d_jax.models.checkpoint import transformer_bytes
 from mvp4d_jax.models.checkpoint_config import read_config
 from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.release import Facts
@@ -73,14 +74,15 @@ class Job:
     clean: CleanViews | None
     plan: Plan
     options: DenoiseOptions
+    dtype: str
     notice: str = ""
 
     def describe(self) -> str:
         """The plan and its cost, read off the transformer's config.json and file sizes."""
         config, _ = read_config(self.folder / "transformer")
-        size = sum(file.stat().st_size for file in (self.folder / "transformer").glob("*.safetensors"))
         flops = forward_flops(config, self.plan.tokens(config.patch_size))
-        return describe(self.plan, patch=config.patch_size, flops_per_forward=flops, parameter_bytes=float(size))
+        return describe(self.plan, patch=config.patch_size, flops_per_forward=flops, dtype=self.dtype,
+                        parameter_bytes=transformer_bytes(self.folder / "transformer", self.dtype))
 
     def run(self, generator: Generator, out: Path, extra: dict[str, Any] | None = None, *,
             overwrite: bool = False) -> Capture:
@@ -91,7 +93,7 @@ class Job:
 
     def fingerprint(self) -> str:
         """A hash of everything that the pictures depend on."""
-        digest = hashlib.sha256(self.plan.fingerprint().encode())
+        digest = hashlib.sha256(f"{self.plan.fingerprint()} {self.dtype}".encode())
         digest.update(json.dumps([dataclasses.asdict(self.options), self.names]).encode())
         digest.update((self.folder / "mvp4d.json").read_bytes())
         for file in sorted(self.folder.rglob("*.safetensors")):
@@ -112,11 +114,12 @@ class Job:
 
 def plan_job(folder: Path, facts: Facts, portrait: Portrait, *, motion: Motion | Capture | str | os.PathLike,
              cameras: Camera | Capture | str | os.PathLike, views: Capture | str | None = None,
-             settings: Settings | None = None) -> Job:
+             settings: Settings | None = None, dtype: str | None = None) -> Job:
     """Checks every input against each other and against the weights, and plans the run.
 
     Args:
       folder, facts: of the release.
+      dtype: what is computed in; None: the release's own.
       motion, cameras, views: driving motion, views to make, existing clean views (`sampling.inputs`).
 
     Raises:
@@ -141,7 +144,7 @@ def plan_job(folder: Path, facts: Facts, portrait: Portrait, *, motion: Motion |
         options.sampler(plan), options.guidance(plan)
     except ValueError as error:
         raise UserError("sampler settings", str(error)) from None
-    return Job(folder, portrait, motion, cameras, tuple(names), clean, plan, options, notice)
+    return Job(folder, portrait, motion, cameras, tuple(names), clean, plan, options, dtype or facts.dtype, notice)
 
 
 def _complete(settings: Settings, facts: Facts) -> Settings:

@@ -180,13 +180,13 @@ def deal_groups(plan: Plan, step: int) -> np.ndarray:
     return np.concatenate([np.broadcast_to(anchors, (plan.groups, plan.anchors)), others.reshape(plan.groups, room)], 1)
 
 
-def describe(plan: Plan, *, patch: int, flops_per_forward: float, parameter_bytes: float,
+def describe(plan: Plan, *, patch: int, flops_per_forward: float, parameter_bytes: float, dtype: str,
              peak_flops: float | None = None) -> str:
     """A plan and its cost in lines a person reads.
 
     Args:
       flops_per_forward: of one sequence of `plan.tokens(patch)` tokens.
-      parameter_bytes: of the weights in memory.
+      parameter_bytes: of the weights in memory, over all devices that share them; dtype: what is computed in.
       peak_flops: FLOP/s the devices are expected to sustain; None leaves the time out.
     """
     total = plan.forwards() * flops_per_forward
@@ -198,7 +198,7 @@ def describe(plan: Plan, *, patch: int, flops_per_forward: float, parameter_byte
         f"frames    {plan.frames} in {len(plan.windows)} window(s): {windows}",
         f"tokens    {plan.tokens(patch):,} in the longest sequence",
         f"work      {plan.forwards():,} forward passes, {total / 1e12:,.2f} TFLOP",
-        f"weights   {parameter_bytes / 2**20:,.0f} MiB in memory",
+        f"weights   {parameter_bytes / 2**20:,.0f} MiB in memory, computed in {dtype}",
     ]
     if peak_flops:
         lines.append(f"time      about {_duration(total / peak_flops)} at {peak_flops / 1e12:.2f} TFLOP/s")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -115,21 +116,52 @@ class Checkpoints:
         Raises:
           UserError: no such checkpoint, or one of another model.
         """
+        step = self._existing(step)
+        with self._reading(step):
+            restored = self._manager.restore(step, args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(_tree(like)), data=ocp.args.JsonRestore()))
+        return TrainState(**restored["state"]), restored["data"]
+
+    def restore_average(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """The moving average of the weights, in the memory of the host, and the position saved with it.
+
+        Args:
+          like: shapes and dtypes, nested as `TrainState.ema`.
+          step: default the newest.
+
+        Raises:
+          UserError: as `restore`.
+        """
+        step = self._existing(step)
+        in_memory = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        with self._reading(step):
+            reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+            found = reader.restore(self.folder / str(step) / "state", args=ocp.args.PyTreeRestore(
+                item={"ema": like}, restore_args={"ema": in_memory}, partial_restore=True))["ema"]
+            data = self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
+        if jax.tree.map(np.shape, found) != jax.tree.map(np.shape, like):
+            raise UserError(self.folder / str(step), "does not fit the model",
+                            "use the config it was trained with (config.json in the workdir)")
+        return found, data
+
+    def _existing(self, step: int | None) -> int:
         step = self.latest() if step is None else step
         if step is None or step not in self._manager.all_steps():
             has = ", ".join(map(str, self.steps())) or "none"
             raise UserError(self.folder, f"has no checkpoint{'' if step is None else f' of step {step}'}",
                             f"there are: {has}")
+        return step
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(_tree(like)), data=ocp.args.JsonRestore()))
+            yield
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(self.folder / str(step), f"does not fit the model ({str(error).splitlines()[0][:300]})",
                             "use the config it was trained with (config.json in the workdir)") from error
         except (OSError, FileNotFoundError) as error:
             raise UserError(self.folder / str(step), f"cannot be read ({str(error).splitlines()[0][:300]})",
                             "resume from another step with --step") from error
-        return TrainState(**restored["state"]), restored["data"]
 
     def wait(self) -> None:
         """Until everything is on disk. Raises UserError as `save` does."""

@@ -54,7 +54,7 @@ def check_launch(config: ml_collections.ConfigDict, workdir: Path) -> Launch:
     check_batches(plan, mesh)
     initial = initial_weights(config, plan, workdir)
     folders = open_shards(config, plan)
-    held_out = [Shards.open(path, verify=config.data.verify) for path in config.data.validation_shards]
+    held_out = [_open(config, path) for path in config.data.validation_shards]
     check_same(held_out, {**expected_facts(config, plan), "image_size": plan.stages[-1].image_size})
     for stage in plan.stages:
         check_mixture(folders[stage.name], stage.used, f"config.stages.{stage.name}.mixture")
@@ -106,7 +106,7 @@ def open_shards(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, list
             raise UserError("config.data.shards", "names no folder", "give --config.data.shards=FOLDER")
         for path in paths:
             if path not in opened:
-                opened[path] = Shards.open(path, verify=config.data.verify)
+                opened[path] = _open(config, path)
         by_stage[stage.name] = [opened[path] for path in paths]
         try:
             check_same(by_stage[stage.name], {**facts, "image_size": stage.image_size})
@@ -116,3 +116,8 @@ def open_shards(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, list
             raise UserError(f"stage '{stage.name}'", str(error),
                             f"its own shards go into --config.stages.{stage.name}.shards=FOLDER") from None
     return by_stage
+
+
+def _open(config: ml_collections.ConfigDict, path: str) -> Shards:
+    """Opened shards; their bytes are looked at once, by one process, and a note beside them says so."""
+    return Shards.open(path, verify=config.data.verify and jax.process_index() == 0, trust_note=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 import orbax.checkpoint as ocp
 
 from mvp4d.core.errors import UserError
@@ -188,28 +190,42 @@ class _Run:
             self.profiler.before_step()
             state, result = steps[modality.kind](state, placed)
             self.profiler.after_step(result)
-            used, step = local, step + 1
-            local = window.wait(stream, result["loss"]) if step < stage.stop else None  # made while the devices work
-            result = {name: float(value) for name, value in result.items()}
-            if not result["finite"]:
-                where = dump.write(self.workdir, step, state, used, result)
-                raise UserError(where, f"step {step}: loss {result['loss']}, gradient norm {result['gradient_norm']} "
-                                "are not finite; the batch and the state before it are there",
-                                "look at the batch, or lower the learning rate and run the same command again")
+            step += 1
             window.add(modality.kind, result)
+            local = window.wait(stream, result["loss"]) if step < stage.stop else None  # made while the devices work
             bar.update()
+            stop = self.stop.asked(step)
+            validates = step % self.config.validation.every == 0 and self.validation.active
+            saves = validates or step % self.config.checkpoint.every == 0 or stop
+            if saves or step % self.config.metrics.every == 0 or step == stage.stop:
+                broken = window.fetch()
+                if broken is not None:
+                    self._give_up(state, batches, stage, *broken)
             self._report(step, stage, window, bar)
-            if step % self.config.validation.every == 0 and self.validation.active:
+            if validates:
                 loss = self.validation.run(state, step, self.metrics)
                 self._save(state, step, loss)
                 window.restart()
-            elif step % self.config.checkpoint.every == 0:
+            elif saves:
                 self._save(state, step)
-            if self.stop.asked(step):
-                self._save(state, step)
+            if stop:
                 self.checkpoints.close()
                 raise Interrupted(f"stopped at step {step} and saved; run the same command again: {self.workdir}")
         return state, step
+
+    def _give_up(self, state: TrainState, batches: Batches, stage: Stage, back: int, result: dict[str, float]) -> None:
+        """Raises UserError, after a dump, for a step whose loss or gradient was not finite.
+
+        Args:
+          state: the one before that step, its number negative (`make_train_step`).
+          back: how many steps were sent after it; result: its metrics.
+        """
+        before = -1 - int(state.step)
+        state = dataclasses.replace(state, step=jax.device_put(np.int32(before), state.step.sharding))
+        where = dump.write(self.workdir, before + 1, state, batches[before - stage.start], result)
+        raise UserError(where, f"step {before + 1}: loss {result['loss']}, gradient norm {result['gradient_norm']} "
+                        f"are not finite; the batch and the state before it are there ({back} later steps were not "
+                        "taken)", "look at the batch, or lower the learning rate and run the same command again")
 
     def _compile(self, state: TrainState, stage: Stage, feeds: dict[str, Feed]) -> tuple[dict, dict[str, Work]]:
         """The step for every kind of data in the stage, compiled and held to the memory there is, and what it does."""

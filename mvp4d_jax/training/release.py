@@ -19,14 +19,16 @@ from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config
 from mvp4d_jax.training.plan import autoencoder_folder, resolve
-from mvp4d_jax.training.state import ModelTemplate, abstract_state, make_optimiser
+from mvp4d_jax.training.state import ModelTemplate
 
 FACTS = "mvp4d.json"
 
 
 def export_release(config: ml_collections.ConfigDict, workdir: Path, out: Path, step: int | str = "latest",
                    dtype: str = "float16", overwrite: bool = False) -> str:
-    """Writes a release folder. One that holds nothing but the `vae` that the config names is filled up.
+    """Writes a release folder from the moving average, which goes through the memory of the host alone.
+
+    A folder that holds nothing but the `vae` that the config names is filled up.
 
     Args:
       config: what the checkpoint was trained with.
@@ -53,26 +55,25 @@ def export_release(config: ml_collections.ConfigDict, workdir: Path, out: Path, 
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     number = {"latest": checkpoints.latest, "best": checkpoints.best}[step]() if isinstance(step, str) else step
     template = ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
-    optimiser = make_optimiser(plan.optimiser, template.shapes)
-    state, position = checkpoints.restore(abstract_state(template, optimiser, mesh), number)
+    average, position = checkpoints.restore_average(template.shapes, number)
     last = plan.stages[-1]
     widest = max(last.modalities, key=lambda modality: modality.views * modality.latents)
     facts = {
         "head": config.head, "image_size": last.image_size, "views": widest.views,
         "frames": plan.autoencoder.frames_of(widest.latents), "snr_shift": plan.loss.snr_shift, "crop_margin": MARGIN,
         "latent_scale": read_json(vae / "config.json")["scaling_factor"],
-        "conditioning": dataclasses.asdict(plan.conditioning),
-        "training": {"step": int(state.step), "hours": round(position["seconds"] / 3600, 2), "weights": "EMA",
+        "conditioning": dataclasses.asdict(plan.conditioning), "dtype": plan.transformer.dtype,
+        "training": {"step": position["step"], "hours": round(position["seconds"] / 3600, 2), "weights": "EMA",
                      "config": _without_folders(save_config(config))},
     }
     if plan.distill.steps:
         facts["sampler"] = {"method": "ddim", "steps": plan.distill.steps, "guidance": 1.0, "distilled": True}
     with atomic_folder(out, overwrite=overwrite, kind="release") as temporary:
         shutil.copytree(vae, temporary / "vae")
-        save_transformer(temporary / "transformer", template.model(state.ema), plan.transformer, dtype=dtype)
+        save_transformer(temporary / "transformer", template.model(average), plan.transformer, dtype=dtype)
         write_json(temporary / FACTS, facts)
         size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()) / 1e6
-    return f"step {int(state.step)} ({facts['training']['hours']} h), {size:.1f} MB: {out}"
+    return f"step {position['step']} ({facts['training']['hours']} h), {size:.1f} MB: {out}"
 
 
 def _without_folders(value: Any) -> Any:

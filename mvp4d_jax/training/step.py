@@ -114,7 +114,8 @@ def make_train_step(template: ModelTemplate, optimiser: optax.GradientTransforma
     small arrays otherwise from the first step on, and no compiled step takes them a second time.
 
     Metrics: loss, gradient_norm, learning_rate, finite. Where loss or gradient are not finite the new state holds the
-    old one's values, so that it can be dumped and looked at.
+    old one's values, so that it can be dumped and looked at, and its step n becomes -1 - n: the steps that the host has
+    sent already change nothing, so that it need not ask after every one of them.
     """
     schedule = NoiseSchedule.cogvideox(snr_shift=loss.snr_shift)
     update = make_update(template, optimiser, options, learning_rate)
@@ -169,8 +170,10 @@ def make_update(template: ModelTemplate, optimiser: optax.GradientTransformation
         decay = jnp.minimum(options.ema, (1 + taken) / (10 + taken))
         ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
         new = TrainState(state.step + 1, state.key, params, ema, moments)
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm) & (state.step >= 0)
         new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+        stopped = jnp.where(state.step < 0, state.step, -1 - state.step)
+        new = dataclasses.replace(new, step=jnp.where(finite, new.step, stopped))
         return new, {"loss": value, "gradient_norm": norm, "learning_rate": rate, "finite": finite}
 
     return update

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+AHEAD = 2  # steps under way at a time
+
 
 @dataclasses.dataclass(frozen=True)
 class Work:
@@ -72,6 +74,7 @@ class Window:
     def restart(self) -> None:
         self.began, self.losses, self.last = time.perf_counter(), {}, {}
         self.waited = 0.0
+        self._sent: list[tuple[str, dict[str, jax.Array]]] = []
 
     def wait(self, stream: Iterator, working: jax.Array | None) -> dict[str, np.ndarray]:
         """The next batch. Waiting counts where the devices have nothing else to do: `working` is ready, or None."""
@@ -81,9 +84,25 @@ class Window:
             self.waited += time.perf_counter() - began
         return batch
 
-    def add(self, kind: str, result: dict[str, float]) -> None:
-        self.losses.setdefault(kind, []).append(result["loss"])
-        self.last = result
+    def add(self, kind: str, result: dict[str, jax.Array]) -> None:
+        """A step that was sent to the devices. At most AHEAD of them are under way: their batches take memory."""
+        self._sent.append((kind, result))
+        if len(self._sent) > AHEAD:
+            jax.block_until_ready(self._sent[-1 - AHEAD][1]["loss"])
+
+    def fetch(self) -> tuple[int, dict[str, float]] | None:
+        """Waits for the steps sent so far and takes their metrics.
+
+        Returns:
+          None, or the first step that was not finite: how many were sent after it, and its metrics.
+        """
+        sent, self._sent = self._sent, []
+        for index, (kind, result) in enumerate(zip([kind for kind, _ in sent], jax.device_get([r for _, r in sent]))):
+            self.last = {name: float(value) for name, value in result.items()}
+            if not self.last["finite"]:
+                return len(sent) - 1 - index, self.last
+            self.losses.setdefault(kind, []).append(self.last["loss"])
+        return None
 
     def finish(self) -> dict[str, Any]:
         """The window's metrics; begins the next one."""

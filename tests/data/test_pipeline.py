@@ -36,9 +36,9 @@ def test_each_item_once_an_epoch(shards):
     counts = [collections.Counter() for _ in MIXTURE]
     for step in range(len(batches)):
         kind = int(batches.kinds[step])
-        counts[kind].update(batches.item(kind, int(number)) for number in batches[step]["sample"])
+        counts[kind].update(dataclasses.astuple(batches.item(kind, int(number))) for number in batches[step]["sample"])
     for kind, items in enumerate(batches.items):
-        read = [counts[kind][item] for item in items]
+        read = [counts[kind][tuple(item)] for item in items.tolist()]
         assert max(read) - min(read) <= 1 and sum(read) == sum(batches.kinds == kind) * MIXTURE[kind].batch
     assert len(batches.items[0]) == 3 * 4 * 2 and len(batches.items[1]) == 3 * 3 and len(batches.items[2]) == 3 * 2
 
@@ -126,6 +126,21 @@ def test_dropout_and_clean_frames_as_often_as_asked(shards):
             total += 1
     assert abs(dropped / total - 0.25) < 0.07
     assert abs(prefixes / total - 0.3 * 0.9) < 0.09 and abs(views / total - 0.3) < 0.08
+
+
+def test_an_epochs_order_is_drawn_once(shards):
+    """The order is numpy's permutation of [seed, kind, epoch, 0]; all samples of an epoch share one array."""
+    batches = make(shards)
+    count = len(batches.items[0])
+    first = [batches.item(0, number) for number in range(count)]
+    drawn = batches._orders[0, 0]
+    order = np.random.default_rng([5, 0, 0, 0]).permutation(count)
+    assert [(item.folder, item.scene, item.time, item.view) for item in first] == [
+        tuple(batches.items[0][place]) for place in order]
+    batches.item(0, count)  # the next epoch; one batch of the last may still be on its way
+    assert batches.item(0, 1) == first[1] and batches._orders[0, 0] is drawn
+    batches.item(0, 2 * count)
+    assert {key for key in batches._orders if key[0] == 0} == {(0, 1), (0, 2)}
 
 
 def test_same_again_and_from_any_step(shards):

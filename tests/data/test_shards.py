@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mvp4d.core.errors import UserError
-from mvp4d_jax.data.shards import MANIFEST, Shards, check_same, pack, unpack
+from mvp4d_jax.data import shards as shards_module
+from mvp4d_jax.data.shards import MANIFEST, Shards, check_same, checksum, pack, unpack
 from tests.data.synthetic import write_shards
 
 
@@ -31,6 +32,26 @@ def test_changed_byte(folder):
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"shard-00000.*checksum differs"):
         Shards.open(folder)
+
+
+def test_bytes_are_looked_at_once(folder, monkeypatch):
+    """A note beside the files spares the second look, until a file is written again; without trust none is spared."""
+    Shards.open(folder, trust_note=True)
+    looked = []
+    monkeypatch.setattr(shards_module, "checksum", lambda path: looked.append(path.name) or checksum(path))
+    Shards.open(folder, trust_note=True)
+    assert looked == []
+    file = folder / "shard-00001.array_record"
+    file.write_bytes(file.read_bytes())
+    Shards.open(folder, trust_note=True)
+    assert looked == [file.name]
+    Shards.open(folder)
+    assert sorted(looked) == ["shard-00000.array_record", file.name, file.name]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"shard-00001.*checksum differs"):
+        Shards.open(folder, trust_note=True)
 
 
 def test_cut_and_missing_file(folder):

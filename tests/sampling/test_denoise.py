@@ -11,11 +11,13 @@ from flax import nnx
 from small_world import quick_compilation
 
 from mvp4d_jax import parallel
+from mvp4d_jax.diffusion.samplers import make_sampler
+from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
 from mvp4d_jax.sampling.denoise import DenoiseOptions, denoise, window_noise
-from mvp4d_jax.sampling.plan import make_plan
+from mvp4d_jax.sampling.plan import deal_groups, make_plan
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
 from mvp4d_jax.training.state import ModelTemplate
 from mvp4d_jax.training.validation import make_sample
@@ -71,6 +73,40 @@ def test_sharded_sampling_equals_one_device(model, single, shape, grouped):
     ours = _sample(model, shape, group_size=4 if grouped else None)
     np.testing.assert_allclose(ours, single[grouped], atol=1e-4)
     assert np.std(ours) > 0.1
+
+
+def _in_bfloat16(model):
+    config = dataclasses.replace(CONFIG, dtype="bfloat16")
+    graph, _ = nnx.split(nnx.eval_shape(lambda: MultiViewTransformer(config, rngs=nnx.Rngs(0))))
+    return nnx.merge(graph, nnx.state(model))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8), (2, 1, 4)])
+def test_sharded_sampling_in_bfloat16_equals_one_device_within_its_rounding(model, single, shape):
+    """No further apart than bfloat16 is from float32 on one device."""
+    narrow = _in_bfloat16(model)
+    alone, ours = _sample(narrow), _sample(narrow, shape)
+    rounding = np.sqrt(np.mean(np.square(alone - single[False])))
+    assert 1e-4 < rounding < 0.1  # it was computed in bfloat16
+    assert np.sqrt(np.mean(np.square(ours - alone))) < rounding
+
+
+def test_nothing_is_copied_while_a_window_is_denoised(model):
+    """Under guards against copies between devices, to the host, and implicit ones to the devices."""
+    plan, options = _plan(group_size=4), DenoiseOptions()
+    predictor = Predictor(model, parallel.make_mesh((2, 1, 4)), CONDITIONING)
+    conditions = predictor.place(_conditions())
+    sampler = make_sampler(options.sampler(plan), NoiseSchedule.cogvideox(options.snr_shift))
+    key = predictor.place(jax.random.key(1))
+    state = predictor.place(sampler.start(jax.random.normal(jax.random.key(0), conditions.clean_latents.shape)))
+    with (jax.transfer_guard_device_to_device("disallow"), jax.transfer_guard_device_to_host("disallow"),
+          jax.transfer_guard_host_to_device("disallow")):
+        for index in range(plan.steps):
+            state = predictor.step(sampler, options.guidance(plan), state, index, key, conditions,
+                                   deal_groups(plan, index))
+    assert np.isfinite(np.asarray(state.sample)).all()
+    with jax.transfer_guard_host_to_device("disallow"), pytest.raises(Exception, match="Disallowed"):
+        jax.jit(lambda a: a + 1)(np.ones(3))  # the guard does guard
 
 
 def test_same_seed_same_result_and_another_seed_another(model, single):

@@ -1,6 +1,7 @@
 """The update on meshes of eight host devices against one device, and what lies where."""
 
 import collections
+import dataclasses
 import math
 
 import jax
@@ -137,12 +138,17 @@ def test_timesteps_are_uniform_and_shared_where_asked():
 
 
 def test_non_finite_step_leaves_the_state_as_it_was(one_device):
+    """Nor do the good batches after it change anything: the host may have sent them already."""
     _, before, compiled = one_device
-    batch = make_batch()
-    batch["latents"][2, 0, 0, 0, 0, 0] = np.nan
-    after, metrics = compiled(*jax.device_put((before, batch), jax.devices()[0]))
-    assert not bool(metrics["finite"])
-    for ours, theirs in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
+    bad = make_batch()
+    bad["latents"][2, 0, 0, 0, 0, 0] = np.nan
+    after = jax.device_put(before, jax.devices()[0])
+    for batch in (bad, make_batch(), make_batch(1)):
+        after, metrics = compiled(after, jax.device_put(batch, jax.devices()[0]))
+        assert not bool(metrics["finite"])
+    assert int(after.step) == -1 - int(before.step)
+    for ours, theirs in zip(jax.tree.leaves(dataclasses.replace(after, step=before.step)), jax.tree.leaves(before),
+                            strict=True):
         np.testing.assert_array_equal(np.asarray(ours), theirs)
 
 
