@@ -17,10 +17,10 @@ from mvp4d.core.files import atomic_file
 from mvp4d_export import densify
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
-from mvp4d_export.deformation import OUTPUT_UNIT
 from mvp4d_export.device import in_parallel
 from mvp4d_export.initialise import initialise
-from mvp4d_export.losses import Lpips, both_ssims, psnr, ssim
+from mvp4d_export.losses import Lpips, psnr, ssim
+from mvp4d_export.objective import Regulariser, picture_loss
 from mvp4d_export.optimiser import Adam
 from mvp4d_export.photo_fit import PhotoFit, rigid_gaussians, tinted
 from mvp4d_export.photos import Photos
@@ -79,9 +79,7 @@ class Distiller:
         self.colour_correction = colour_correction
         self.optimiser = Adam()
         self.statistics = densify.Statistics(self.avatar.gaussian_count, self.device)
-        self.edges = _edges(self.avatar.mesh_faces)
-        rest = self.avatar.gather(self.avatar.rig.template)
-        self.edge_length = (rest[self.edges[:, 0]] - rest[self.edges[:, 1]]).norm(dim=1)
+        self.shape = Regulariser(config, self.avatar)
         self.step_done, self.finished = 0, False
         self.average: float | None = None
         self.best = math.inf
@@ -180,7 +178,8 @@ class Distiller:
         shown = splats if self.photos is None else self.photos.smooth(splats, pose, viewmats, Ks)
         rendering = self.avatar.render(shown, pose, viewmats, Ks, width, height, background)
         rgb, alpha = rendering.rgb, rendering.alpha
-        loss = self.regulariser(splats, expressive, neutral, moment)
+        loss = self.regulariser(splats, expressive, neutral)
+        loss = loss + self.config.weights.neck * self.avatar.neck_offsets[moment].square().sum()
         if self.photos is not None:
             rgb = tinted(rgb, alpha, background, self.photos.view_gain(views))
         if self.colour_correction:
@@ -191,7 +190,7 @@ class Distiller:
             weights, outlines = self.photos.view_weights(splats, pose, viewmats, Ks, (height, width))
             rgb = torch.lerp(pictures, rgb, weights[..., None])
             alpha = alpha if masks is None else torch.lerp(masks, alpha, outlines)
-        loss = loss + self.picture_loss(rgb, pictures, share)
+        loss = loss + picture_loss(self.config, self.lpips, rgb, pictures, share)
         if masks is not None:
             loss = loss + self.config.weights.alpha * (alpha - masks).abs().mean()
         return self._gradients(loss, rendering, splats, seen, pictures, track)
@@ -210,10 +209,10 @@ class Distiller:
         alpha = rendering.alpha
         rgb = tinted(rendering.rgb, alpha, background, photos.photo_gain(index))
         rgb = torch.lerp(target, rgb, says[..., None])
-        loss = self.picture_loss(rgb, target, share)
+        loss = picture_loss(self.config, self.lpips, rgb, target, share)
         loss = loss + self.config.weights.alpha * ((alpha[0] - picture.alpha).abs() * says).mean()
         loss = self.config.photos.weight * loss + photos.pull()
-        loss = loss + self.regulariser(splats, expressive, neutral, None)
+        loss = loss + self.regulariser(splats, expressive, neutral)
         sample = self._gradients(loss, rendering, splats, rgb.detach(), target, track)
         for name, gradient in zip(self.parameters(), sample.gradients):
             if name in GAUSSIAN_TENSORS and gradient is not None:
@@ -229,20 +228,6 @@ class Distiller:
         return Sample(float(loss.detach()), float(psnr(rgb, pictures).mean()), gradients[: len(inputs)], screen,
                       rendering.visible, splats)
 
-    def picture_loss(self, rgb: Tensor, pictures: Tensor, share: float) -> Tensor:
-        config, weights = self.config, self.config.weights
-        top = config.perceptual_lpips if self.lpips is not None else config.perceptual_fallback
-        ramp = (share - config.perceptual_from) / max(config.perceptual_to - config.perceptual_from, 1e-9)
-        mix = top * min(1.0, max(0.0, ramp))
-        l1 = weights.l1 * (rgb - pictures).abs().mean()
-        if mix == 0:
-            return l1 + weights.ssim * (1 - ssim(rgb, pictures).mean())
-        if self.lpips is None:  # multi-scale SSIM takes over from SSIM
-            single, multi = both_ssims(rgb, pictures)
-            return l1 + weights.ssim * (1 - (1 - mix) * single.mean() - mix * multi.mean())
-        plain = l1 + weights.ssim * (1 - ssim(rgb, pictures).mean())
-        return (1 - mix) * plain + weights.lpips * mix * self.lpips(rgb, pictures).mean()
-
     def _limits(self) -> tuple[Tensor, Tensor]:
         """Metres [G] that Gaussians may measure and move freely: with photos less where these are fine."""
         count, device = self.avatar.gaussian_count, self.device
@@ -253,24 +238,9 @@ class Distiller:
             away[rigid_gaussians(self.avatar)] = RIGID_LIMIT
         return size, away
 
-    def regulariser(self, splats: Splats, expressive: Tensor, neutral: Tensor, moment: int | None) -> Tensor:
-        config, weights = self.config, self.config.weights
-        longest, middle, _ = splats.scales.sort(1, descending=True).values.unbind(1)
-        size_limit, position_limit = self.limits
-        loss = weights.scale * ((longest - size_limit).clamp(min=0) / size_limit).mean()
-        loss = loss + weights.spike * (longest.log() - middle.log() - math.log(config.spike_limit)).clamp(min=0).mean()
-        away = (self.avatar.position - self.start).norm(dim=1) * densify.local_scale(self.avatar, splats)
-        loss = loss + weights.position * ((away - position_limit).clamp(min=0) / position_limit).mean()
-        if moment is not None:
-            loss = loss + weights.neck * self.avatar.neck_offsets[moment].square().sum()
-        if self.avatar.net is None:
-            return loss
-        both = torch.cat((expressive, neutral), 1) / OUTPUT_UNIT  # [P, 6]
-        step = both.index_select(0, self.edges[:, 0]) - both.index_select(0, self.edges[:, 1])  # [edges, 6]
-        relative = (expressive - neutral).square().sum(-1).mean() / OUTPUT_UNIT**2
-        # To first order an edge turns by its relative displacement over its length.
-        turn = ((step[:, :3] - step[:, 3:]).square().sum(-1) * (OUTPUT_UNIT / self.edge_length).square()).mean()
-        return loss + weights.laplacian * step.square().mean() + weights.relative * relative + weights.turn * turn
+    def regulariser(self, splats: Splats, expressive: Tensor, neutral: Tensor) -> Tensor:
+        loss = self.shape.gaussians(splats, self.start, *self.limits)
+        return loss if self.avatar.net is None else loss + self.shape.deformation(expressive, neutral)
 
     def _check(self, parts: list[Sample], step: int) -> dict[str, float]:
         value = sum(part.loss for part in parts) / len(parts)
@@ -443,12 +413,6 @@ def score_group(fit: Distiller, views: list[int], times: list[int]) -> dict[str,
         "ssim": round(float(table[:, 1].mean()), 4),
         "pictures": len(table),
     }
-
-
-def _edges(faces: Tensor) -> Tensor:
-    """[E, 2] unique edges of triangles [T, 3]."""
-    pairs = torch.cat((faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]])).sort(1).values
-    return torch.unique(pairs, dim=0)
 
 
 def _generator(seed: int, *parts: int) -> torch.Generator:

@@ -287,7 +287,7 @@ def test_damaged_captures_end_in_one_line(egg, tmp_path):
     one_line(damaged(index_out_of_range), "head.npz", "faces")
     one_line(damaged(empty_frame), "frame 3", "transparent in every view")
     one_line(damaged(all_empty), "every mask is transparent")
-    one_line(lambda: load(egg, hold_views=6), "--hold-views", "6 of 6")
+    one_line(lambda: load(egg, hold_views=6), "`hold_views`", "6 of 6")
     one_line(lambda: load(tmp_path / "nowhere"), "no such folder")
 
 
