@@ -19,7 +19,7 @@ FLOORS = {
     "data": {"heads", "geometry", "models", "diffusion"},
     "release": {"geometry", "models", "diffusion"},
     "sampling": {"heads", "geometry", "models", "diffusion", "data", "release"},
-    "evaluation": {"heads", "geometry", "models", "diffusion"},
+    "evaluation": {"heads", "geometry", "tracking", "models", "diffusion"},
     "training": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "evaluation"},
     "preflight": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "training"},
 }
