@@ -49,8 +49,8 @@ def likeness_table(scores: dict[str, Any]) -> str:
     rows += [{"view": f"photo {row['name']}", **_columns(row)} for row in scores["photos"]]
     return (table(rows, ["view", "distance", "CSIM", "faces found"])
             + "<p class='note'>Medians of the distance and the cosine (CSIM) of dlib's face descriptors to "
-            f"{html.escape(scores['reference'])}; 0.6 is dlib's own limit for the same person, two photos of one person are 0.3 to 0.5 apart, of "
-            "two persons 0.7 to 0.9. Degrees to the side, while it speaks; the detector wants a face rather from the "
+            f"{html.escape(scores['reference'])}; 0.6 is dlib's own limit for the same person, two photos of one person "
+            "are 0.3 to 0.5 apart, of two persons 0.7 to 0.9. Degrees to the side, while it speaks; the detector wants a face rather from the "
             "front.</p>")
 
 
