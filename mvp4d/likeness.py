@@ -24,8 +24,8 @@ class Likeness:
     """What was measured.
 
     Attributes:
-      scores: JSON-able: "likeness" (`evaluation.likeness.score_likeness`) and "photos", a row for each photo: PSNR and
-        SSIM of the avatar at its camera, pose and expression.
+      scores: JSON-able: "likeness" (`evaluation.likeness.score_likeness`); "photos", a row for each photo: PSNR and
+        SSIM of the avatar at its camera, pose and expression; "left_out": what was not measured, and why.
       pairs: for each photo, the photo on white and the avatar as it shows it, both [H, W, 3] uint8.
     """
 
@@ -54,7 +54,7 @@ def measure_avatar(avatar: Avatar, against: Portrait | Capture | Pathlike, *,
       motion: what it does while faces are compared at several angles; the avatar's own by default.
 
     Raises:
-      UserError: no portrait, one of another head, or dlib's descriptors cannot be had.
+      UserError: no portrait, or one of another head.
     """
     from mvp4d_jax.evaluation.likeness import score_likeness
     from mvp4d_jax.evaluation.metrics import psnr, ssim
@@ -67,7 +67,11 @@ def measure_avatar(avatar: Avatar, against: Portrait | Capture | Pathlike, *,
     moments = np.unique(np.linspace(0, chosen.frame_count - 1, FRAMES).round().astype(int))
     span = ANGLES[-1] - ANGLES[0]
     views = avatar.render(chosen[moments], cameras=f"arc:{span}x{len(ANGLES)}", size=SIZE).each_view()
-    scores = score_likeness(portrait, [(angle, view.frames()) for angle, view in zip(ANGLES, views)])
+    scores: dict[str, Any] = {"left_out": {}}
+    try:
+        scores["likeness"] = score_likeness(portrait, [(angle, view.frames()) for angle, view in zip(ANGLES, views)])
+    except UserError as error:  # no network: the rest can be measured
+        scores["left_out"]["CSIM"] = str(error)
     pairs, rows = [], []
     for index, photo in enumerate(portrait.photos):
         one = slice(index, index + 1)
@@ -77,4 +81,4 @@ def measure_avatar(avatar: Avatar, against: Portrait | Capture | Pathlike, *,
                      "psnr": float(psnr(ours[None] / 255, theirs[None] / 255)[0]),
                      "ssim": float(ssim(ours[None] / np.float32(255), theirs[None] / np.float32(255))[0])})
         pairs.append((theirs, ours))
-    return Likeness({"likeness": scores, "photos": rows}, pairs)
+    return Likeness({**scores, "photos": rows}, pairs)

@@ -65,6 +65,8 @@ def _avatar(args: argparse.Namespace, folder: Path) -> str:
     save_pairs(folder, found.pairs)
     write_likeness(folder / REPORT[1], found.scores, found.pairs)
     _finish(folder, *(path.name for path in folder.glob("photo_*.png")))
+    if "likeness" not in found.scores:
+        return f"CSIM left out: {found.scores['left_out']['CSIM']}; see {folder / 'evaluation.html'}"
     rows = [row for row in found.scores["likeness"]["views"] if row["distance"] is not None]
     front = ", ".join(f"{row['angle']:+.0f}: {row['distance']:.2f}" for row in rows)
     return (f"distance of face descriptors to {found.scores['likeness']['reference']} by degrees to the side: "
