@@ -26,7 +26,8 @@ def save_pairs(folder: Path, pairs: Pairs) -> None:
 
 def write_likeness(path: str | os.PathLike, scores: dict[str, Any], pairs: Pairs) -> None:
     """Writes the page for what `mvp4d.likeness.measure_avatar` found."""
-    body = ["<h2>Photos, and the avatar at their cameras</h2>", pictures_beside(scores["photos"], [np.concatenate(pair, axis=1) for pair in pairs]),
+    both = [np.concatenate(pair, axis=1) for pair in pairs]
+    body = ["<h2>Photos, and the avatar at their cameras</h2>", pictures_beside(scores["photos"], both),
             "<h2>Likeness by angle</h2>", likeness_table(scores)]
     with atomic_file(path) as temporary:
         temporary.write_text(page("Likeness", "".join(body)))
