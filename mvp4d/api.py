@@ -245,7 +245,10 @@ def evaluate(capture: Capture | Pathlike, against: Capture | Pathlike, *, baseli
     from mvp4d_jax.evaluation.evaluate import evaluate as measure
 
     ours, truth = (item if isinstance(item, Capture) else Capture.open(item) for item in (capture, against))
-    return measure(ours, truth, lpips_weights=lpips, baselines=baselines, likeness=likeness, jod=jod)
+    measure_jod = None
+    if jod:
+        from mvp4d_export.jod import jod_of_views as measure_jod
+    return measure(ours, truth, lpips_weights=lpips, baselines=baselines, likeness=likeness, jod=measure_jod)
 
 
 def distill(views: Capture | Views | Pathlike, *, out: Pathlike, preset: str | None = None, seed: int = 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +16,6 @@ from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
 from mvp4d.core.progress import progress
 from mvp4d_jax.evaluation.baselines import project_reference, repeat_reference
-from mvp4d_jax.evaluation.jod import jod_of_views
 from mvp4d_jax.evaluation.likeness import csim_of_views
 from mvp4d_jax.evaluation.lpips import load_weights, lpips
 from mvp4d_jax.evaluation.metrics import flicker, psnr, ssim
@@ -27,6 +27,7 @@ LEFT_OUT = {
     "JOD": "was not asked for (`jod`); FovVideoVDP is fetched for it",
     "RE@LG": "needs DISK and LightGlue weights; reprojection with SIFT matches stands in its place, not comparable",
 }
+Jod = Callable[[Sequence[np.ndarray], Sequence[np.ndarray], float], list[float]]
 FACE_ANGLE = 100  # degrees from the reference up to which a view is looked at for a face
 
 
@@ -45,8 +46,8 @@ class ViewScore:
 
 
 def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLike | None = None,
-             consistency_frames: int = 3, baselines: bool = False, likeness: bool = False, jod: bool = False
-             ) -> dict[str, Any]:
+             consistency_frames: int = 3, baselines: bool = False, likeness: bool = False,
+             jod: Jod | None = None) -> dict[str, Any]:
     """Scores `capture` against `truth` on the cameras (by name) and frames both have.
 
     Args:
@@ -55,7 +56,7 @@ def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLi
       baselines: also score what any model must beat, made from the truth's reference image: "repeat" shows it
         everywhere, "project" paints it onto the truth's own rig (`evaluation.baselines`).
       likeness: CSIM of a few frames of each view with the truth's, where faces are seen.
-      jod: JOD of each view.
+      jod: what measures JOD: (ours, theirs: a video [F, H, W, 3] uint8 of each view; fps) -> a value of each.
 
     Returns:
       A JSON-able dict: "views" (list of ViewScore), "mean", "by_angle", "consistency", "left_out", and with
@@ -81,10 +82,13 @@ def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLi
     views = [score(name, _frames(capture, name, frames))
              for name in progress(names, what="measuring views", unit="view")]
     left_out = dict(LEFT_OUT)
-    for wanted, name, measure in ((likeness, "CSIM", _with_csim), (jod, "JOD", _with_jod)):
-        if wanted:
-            left_out.pop(name)
-            views = measure(views, capture, truth, frames)
+    if likeness:
+        left_out.pop("CSIM")
+        views = _with_csim(views, capture, truth, frames)
+    if jod is not None:
+        left_out.pop("JOD")
+        pairs = [[source.frames(view.name, slice(frames)) for view in views] for source in (capture, truth)]
+        views = [dataclasses.replace(view, jod=value) for view, value in zip(views, jod(*pairs, truth.fps))]
     if weights is None:
         left_out["LPIPS"] = "needs VGG-16 and lpips weights; give them as `lpips`"
     result = {
@@ -106,11 +110,6 @@ def _with_csim(views: list[ViewScore], capture: Capture, truth: Capture, frames:
     pairs = [[source.frames(view.name, slice(frames)) for view in seen] for source in (capture, truth)]
     values = dict(zip((view.name for view in seen), csim_of_views(*pairs))) if seen else {}
     return [dataclasses.replace(view, csim=values.get(view.name, float("nan"))) for view in views]
-
-
-def _with_jod(views: list[ViewScore], capture: Capture, truth: Capture, frames: int) -> list[ViewScore]:
-    pairs = [[source.frames(view.name, slice(frames)) for view in views] for source in (capture, truth)]
-    return [dataclasses.replace(view, jod=value) for view, value in zip(views, jod_of_views(*pairs, truth.fps))]
 
 
 def score_view(name: str, angle: float, ours: np.ndarray, theirs: np.ndarray, weights: Any = None) -> ViewScore:

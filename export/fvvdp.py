@@ -1,5 +1,5 @@
 """Computes JOD of videos from standard input by FovVideoVDP. A script: it is run by path and imports nothing of this
-project (see `mvp4d_jax/evaluation/jod.py`).
+project (see `export/jod.py`).
 
 For each pair of videos, one after the other until the input ends:
   in   one line of JSON {"shape": [F, H, W, 3], "fps"}, the video and the truth as raw bytes
@@ -12,10 +12,11 @@ import sys
 
 import numpy as np
 import torch
-from pyfvvdp import fvvdp
 
 
 def main() -> None:
+    from pyfvvdp import fvvdp
+
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     measure = fvvdp(display_name="standard_4k", heatmap=None, device=torch.device("cpu"))

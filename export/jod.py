@@ -6,7 +6,6 @@ its own, on the PyTorch of this installation.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp4d.core.errors import UserError
+from mvp4d.core.environment import Environment
 from mvp4d.core.progress import progress
-from mvp4d_jax.tracking.environment import Environment
 
 FVVDP = Environment("fvvdp-1.2.2-1", "FovVideoVDP (CC BY-NC 4.0, for non-commercial use)", 20,
                     ("pyfvvdp==1.2.2", "ffmpeg-python==0.2.0", "future==1.0.0"), ("ffmpeg",), "or leave JOD out",
@@ -30,10 +28,8 @@ def jod_of_views(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], fps: 
     """JOD of each video [F, H, W, 3] uint8 against the truth's, as seen on FovVideoVDP's 30 inch 4K display.
 
     Raises:
-      UserError: no PyTorch here, or FovVideoVDP cannot be had.
+      UserError: FovVideoVDP cannot be had.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise UserError("JOD", "needs PyTorch", "pip install 'mvp4d-jax[export]'")
     packages = next((FVVDP.python().parent.parent / "lib").glob("python*/site-packages"))
     values = []
     with tempfile.TemporaryFile("w+") as log:
