@@ -36,27 +36,30 @@ Pathlike = str | os.PathLike[str]
 
 def track(*photos: Pathlike, head: str | HeadModel = "builtin", masks: Sequence[Pathlike] | None = None,
           matte: str = "auto", landmarks: Sequence[Pathlike] | None = None, face: int | None = None,
-          focal: float | None = None) -> Portrait:
-    """Fits one head to photos of a person and cuts the person out of each.
+          focal: float | None = None, same_person: bool = False, most: int = 6) -> Portrait:
+    """Fits one head to photos of a person, or to a clip, and cuts the person out of each.
 
     Args:
-      photos: image files, one or several of one person.
+      photos: image files, one or several of one person; or one video, of which some frames are kept.
       head: "builtin", "ict:PATH", "flame:PATH" or a HeadModel.
       masks: a picture of each photo's size, white where the person is; given instead of the automatic cut-out.
       matte: "auto" cuts the person out, "none" keeps the background.
-      landmarks: an npz for each photo, used instead of MediaPipe's.
+      landmarks: an npz for each photo or video, used instead of MediaPipe's.
       face: which face of each, counted from the left from 1; the largest by default.
       focal: focal length in pixels, where it is known.
+      same_person: take several photos for one person's, unchecked.
+      most: frames to keep of a video, at most.
 
     Returns:
-      A Portrait of all photos; the most frontal one is its reference.
+      A Portrait of all photos; the most frontal one is its reference. `save_person` and `open_person` keep it on disk.
 
     Raises:
-      UserError: names the first file that is no picture, has no face, or does not fit the head.
+      UserError: names the first file that is no picture, has no face, shows someone else or does not fit the head.
     """
     from mvp4d_jax.tracking.portrait import track_portrait
 
-    return track_portrait(photos, head, masks=masks, matte=matte, landmarks=landmarks, face=face, focal=focal)
+    return track_portrait(photos, head, masks=masks, matte=matte, landmarks=landmarks, face=face, focal=focal,
+                          same_person=same_person, most=most)
 
 
 def film(identity: int, out: Pathlike, *, cameras: str = "orbit:360x8", frames: int = 13, size: int = 128,
@@ -231,12 +234,14 @@ def open_capture(path: Pathlike) -> Capture:
 
 
 def evaluate(capture: Capture | Pathlike, against: Capture | Pathlike, *, baselines: bool = False,
-             lpips: Pathlike | None = None) -> dict[str, Any]:
+             lpips: Pathlike | None = None, likeness: bool = False, jod: bool = False) -> dict[str, Any]:
     """Measures a capture against the ground truth of the same cameras: PSNR, SSIM, by angle, consistency, flicker.
 
     Args:
       baselines: also score the truth's reference image repeated, and painted onto the truth's rig.
       lpips: safetensors with VGG-16 features and LPIPS layers, for LPIPS.
+      likeness: CSIM of dlib's face descriptors, fetched on first use (about 240 MB).
+      jod: FovVideoVDP's JOD, fetched on first use; needs PyTorch.
 
     Returns:
       "mean", "views", "by_angle", "consistency", "left_out" (measures that were not taken, and why), "baselines".
@@ -244,7 +249,10 @@ def evaluate(capture: Capture | Pathlike, against: Capture | Pathlike, *, baseli
     from mvp4d_jax.evaluation.evaluate import evaluate as measure
 
     ours, truth = (item if isinstance(item, Capture) else Capture.open(item) for item in (capture, against))
-    return measure(ours, truth, lpips_weights=lpips, baselines=baselines)
+    measure_jod = None
+    if jod:
+        from mvp4d_export.jod import jod_of_views as measure_jod
+    return measure(ours, truth, lpips_weights=lpips, baselines=baselines, likeness=likeness, jod=measure_jod)
 
 
 def distill(views: Capture | Views | Pathlike, *, out: Pathlike, preset: str | None = None, seed: int = 0,

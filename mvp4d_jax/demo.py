@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from mvp4d.core.errors import UserError
@@ -20,6 +21,7 @@ from mvp4d.core.stopping import tied
 
 TEST_IDENTITY = 11_004  # of the studio's test range: the weights have never seen it
 VIEWS, FRAMES, ORBIT_FRAMES = 8, 17, 100
+PHOTO_SIDE = 512  # pixels of the videos of a person whose photos are in the fit
 STOP_SECONDS = 60  # for a stage to save what it has
 FIT_STEPS = 900  # half of the preset's for large pictures: a demo is waited for
 
@@ -43,30 +45,27 @@ class Stage:
     output: Path
 
 
-def plan_stages(out: Path, *, photo: Path | None, mask: Path | None, weights: str, size: int, identity: int,
-                frames: int = FRAMES) -> list[Stage]:
-    """The commands of the demo: on a test identity of the studio, or on a photo."""
+def plan_stages(out: Path, *, photos: Sequence[Path] = (), masks: Sequence[Path] = (), weights: str, size: int,
+                identity: int, frames: int = FRAMES) -> list[Stage]:
+    """The commands of the demo: on a test identity of the studio, or on photos of a person or a clip (`photos`)."""
     cameras = f"orbit:360x{VIEWS}"
-    truth = out / ("driver" if photo else "truth")
+    truth, person, drive = out / ("driver" if photos else "truth"), out / "person", out / "drive.npz"
+    generated, avatar = out / "generated", out / "avatar"
     stages = [Stage("studio", f"filming test identity {identity} in the studio, {VIEWS} views x {frames} frames",
                     ("studio", "--identity", str(identity), "--cameras", cameras, "--frames", str(frames),
                      "--size", str(size), "--out", str(truth)), truth)]
-    if photo is None:
-        reference = ("--reference", str(truth))
-    else:
-        stages.append(Stage("track", f"fitting the built-in head to {photo.name}",
-                            ("track", str(photo), "--head", "builtin", "--out", str(out / "fit.npz")), out / "fit.npz"))
-        reference = ("--reference", str(photo), "--fit", str(out / "fit.npz"))
-        reference += ("--mask", str(mask)) if mask else ("--matte", "auto")
-    drive = out / "drive.npz"
+    if photos:
+        given = ("--mask", *(str(mask) for mask in masks)) if masks else ()
+        stages.append(Stage("track", f"fitting the built-in head to {', '.join(photo.name for photo in photos)}",
+                            ("track", *(str(photo) for photo in photos), "--head", "builtin", *given, "--out",
+                             str(person)), person))
     stages.append(Stage("drive", f"recording {ORBIT_FRAMES} frames of speech and smiles to drive the avatar with",
                         ("studio", "--identity", str(identity), "--frames", str(ORBIT_FRAMES), "--seed", "1",
                          "--motion-only", "--out", str(drive)), drive))
-    generated, avatar, video = out / "generated", out / "avatar", out / "orbit.mp4"
     stages.append(Stage("sample", f"generating {VIEWS} views over 360 degrees from one picture",
-                        ("sample", "--weights", weights, *reference, "--motion", str(truth), "--cameras", str(truth),
-                         "--out", str(generated)), generated))
-    if photo is None:
+                        ("sample", "--weights", weights, "--reference", str(person if photos else truth), "--motion",
+                         str(truth), "--cameras", str(truth), "--out", str(generated)), generated))
+    if not photos:
         stages.append(Stage("evaluate", "measuring the generated views against the studio's ground truth",
                             ("evaluate", str(generated), "--against", str(truth), "--baselines",
                              "--out", str(out / "evaluation")),
@@ -74,18 +73,26 @@ def plan_stages(out: Path, *, photo: Path | None, mask: Path | None, weights: st
     stages.append(Stage("distill", "distilling the views into a 4D Gaussian avatar",
                         ("distill", str(generated), "--out", str(avatar), "--preset", "cpu", "--steps", str(FIT_STEPS)),
                         avatar))
-    if photo is None:
+    if not photos:
         stages.append(Stage("compare", "rendering the avatar through the studio's own cameras",
                             ("render", str(avatar), "--motion", str(truth),
                              "--cameras", f"file:{truth / 'cameras.npz'}", "--each-view", "--size", str(size),
                              "--out", str(out / "avatar_views")),
                             avatar_view(out, VIEWS - 1)))
+    side = str(PHOTO_SIDE if photos else 2 * size)
     stages.append(Stage("render", "rendering the avatar from all around while it speaks",
-                        ("render", str(avatar), "--motion", str(drive), "--cameras", "turn:360",
-                         "--size", str(2 * size), "--out", str(video)), video))
+                        ("render", str(avatar), "--motion", str(drive), "--cameras", "turn:360", "--size", side,
+                         "--out", str(out / "orbit.mp4")), out / "orbit.mp4"))
     stages.append(Stage("page", "putting the avatar into a page that any browser opens",
                         ("export", str(avatar), "--format", "html", "--motion", str(drive),
                          "--out", str(out / "avatar.html")), out / "avatar.html"))
+    if photos:
+        stages.append(Stage("talk", "rendering the avatar from the front and both sides while it speaks",
+                            ("render", str(avatar), "--motion", str(drive), "--cameras", "sway:40", "--size", side,
+                             "--out", str(out / "talk.mp4")), out / "talk.mp4"))
+        stages.append(Stage("likeness", "measuring how much it looks like the photos",
+                            ("evaluate", str(avatar), "--against", str(person), "--motion", str(drive),
+                             "--out", str(out / "likeness")), out / "likeness" / "evaluation.html"))
     return stages
 
 

@@ -44,13 +44,13 @@ def programs(monkeypatch):
 
 
 def _stages(out, **changes):
-    return demo.plan_stages(out, **{"photo": None, "mask": None, "weights": "tiny", "size": 64, "identity": 11_004,
+    return demo.plan_stages(out, **{"weights": "tiny", "size": 64, "identity": 11_004,
                                     **changes})
 
 
-@pytest.mark.parametrize("photo", [None, Path("me.jpg")])
-def test_a_stopped_demo_goes_on_with_the_stage_it_was_in(programs, tmp_path, photo):
-    stages = _stages(tmp_path, photo=photo)
+@pytest.mark.parametrize("photos", [(), (Path("me.jpg"), Path("side.jpg"))])
+def test_a_stopped_demo_goes_on_with_the_stage_it_was_in(programs, tmp_path, photos):
+    stages = _stages(tmp_path, photos=photos)
     verbs = [stage.command[0] for stage in stages]
     for stage in stages:
         programs.dies_in, programs.ran = stage.command[0], []
@@ -65,7 +65,7 @@ def test_a_stopped_demo_goes_on_with_the_stage_it_was_in(programs, tmp_path, pho
     programs.ran = []
     assert demo.run_stages(stages, tmp_path) == seconds and programs.ran == []
     elsewhere = tmp_path / "." / ".." / tmp_path.name  # the same folder by another name
-    assert demo.run_stages(_stages(elsewhere, photo=photo), elsewhere) == seconds and programs.ran == []
+    assert demo.run_stages(_stages(elsewhere, photos=photos), elsewhere) == seconds and programs.ran == []
 
 
 def test_what_follows_a_changed_stage_is_made_anew(programs, tmp_path):

@@ -18,15 +18,16 @@ FLOORS = {
     "diffusion": {"models"},
     "data": {"heads", "geometry", "models", "diffusion"},
     "release": {"geometry", "models", "diffusion"},
-    "sampling": {"heads", "geometry", "models", "diffusion", "data", "release"},
-    "evaluation": {"heads", "geometry", "models", "diffusion"},
+    "sampling": {"heads", "geometry", "tracking", "models", "diffusion", "data", "release"},
+    "evaluation": {"heads", "geometry", "tracking", "models", "diffusion"},
     "training": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "evaluation"},
     "preflight": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "training"},
 }
 TOP = {"demo"}
 # Rooms of mvp4d.core likewise; the others are its ground.
 CORE_GROUND = {"errors", "files", "outputs", "owner", "stopping", "progress", "images", "video", "sound", "rotation",
-               "places", "host"}
+               "places", "host",
+               "environment"}
 CORE_FLOORS = {
     "heads": set(),
     "cameras": {"heads"},
@@ -113,7 +114,7 @@ class Wall(importlib.abc.MetaPathFinder):
             raise ImportError("behind the wall: " + name)
 sys.meta_path.insert(0, Wall())
 """
-GUESTS = {"facemesh.py", "selfie.py"}  # scripts of the tracker's own environment
+GUESTS = {"facemesh.py", "selfie.py", "descriptors.py"}  # scripts of the tracker's own environments
 JAX_HALF, TORCH_HALF = {"jax", "flax", "optax", "orbax", "grain", "mvp4d_jax"}, {"torch", "gsplat", "mvp4d_export"}
 
 

@@ -1,8 +1,9 @@
 """The whole road on the built-in weights: one picture -> 8 synchronised views over 360 degrees -> a 4D Gaussian avatar
 -> an orbit video while it speaks -> report.html.
 
-Without --photo the picture is of a test identity of the synthetic studio, so that everything can be measured against
-ground truth. Run it again after a stop: finished stages are kept.
+With --photo (one or several of one person) or --video, the photos take part in the fit, and the report says how much
+the avatar looks like them. Without, the picture is of a test identity of the synthetic studio, so that everything can
+be measured against ground truth. Run it again after a stop: finished stages are kept.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from pathlib import Path
 def configure(parser: argparse.ArgumentParser) -> None:
     from mvp4d_jax.demo import TEST_IDENTITY
 
-    parser.add_argument("--photo", metavar="IMAGE", help="a portrait photo (default: a test identity of the studio)")
-    parser.add_argument("--mask", metavar="IMAGE", help="white where the person is (default: cut out automatically)")
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument("--photo", metavar="IMAGE", nargs="+",
+                       help="portrait photos of one person (default: a test identity of the studio)")
+    given.add_argument("--video", metavar="FILE", help="a clip of a person instead")
+    parser.add_argument("--mask", metavar="IMAGE", nargs="+",
+                        help="white where the person is, for each photo (default: cut out automatically)")
     parser.add_argument("--out", default="out/demo", metavar="DIR", help="where everything goes (default out/demo)")
     parser.add_argument("--weights", default="tiny_128",
                         help="weights that come along, tiny_128 (128 x 128 pixels, the default) or tiny (64 x 64; "
@@ -32,19 +37,21 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d_jax.evaluation.demo_report import write_demo_report
     from mvp4d_jax.release import read_facts, resolve_weights
 
-    photo = Path(args.photo) if args.photo else None
-    mask = Path(args.mask) if args.mask else None
-    for path in (photo, mask):
-        if path is not None and not path.is_file():
+    photos = [Path(path) for path in args.photo or ([args.video] if args.video else [])]
+    masks = [Path(path) for path in args.mask or []]
+    for path in (*photos, *masks):
+        if not path.is_file():
             raise UserError(path, "no such file")
+    if masks and len(masks) != len(photos):
+        raise UserError("--mask", f"{len(masks)} for {len(photos)} photos", "give one for each photo")
     facts = read_facts(resolve_weights(args.weights))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     minutes = 4 if facts.image_size <= 128 else 10
     print(f"about {minutes} minutes on two idle cores ({cpu_count()} here); all goes to {out}", flush=True)
-    stages = plan_stages(out, photo=photo, mask=mask, weights=args.weights, size=facts.image_size,
+    stages = plan_stages(out, photos=photos, masks=masks, weights=args.weights, size=facts.image_size,
                          identity=args.identity, frames=args.frames)
     seconds = run_stages(stages, out)
     commands = [(stage.name, stage.what, stage.command, seconds[stage.name]) for stage in stages]
-    write_demo_report(out, photo, commands, f"{cpu_count()} cores, {platform.machine()}, without a GPU")
+    write_demo_report(out, photos, commands, f"{cpu_count()} cores, {platform.machine()}, without a GPU")
     return f"done in {sum(seconds.values()):.0f} s: open {out / 'report.html'}"

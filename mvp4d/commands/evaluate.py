@@ -1,4 +1,8 @@
-"""Measures a capture against another: PSNR, SSIM, by angle from the reference, consistency across views, flicker.
+"""Measures a capture against another: PSNR, SSIM, by angle from the reference, consistency across views, flicker; or an
+avatar against the photos of its person: likeness by angle, and the photos' own views.
+
+  mvp4d evaluate CAPTURE --against CAPTURE
+  mvp4d evaluate AVATAR --against PERSON --motion drive.npz
 
 Writes evaluation.json and evaluation.html beside each other and says which measures were left out, and why.
 """
@@ -12,31 +16,71 @@ REPORT = ("evaluation.json", "evaluation.html")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("capture", help="the capture to measure")
-    parser.add_argument("--against", required=True, metavar="CAPTURE", help="the ground truth")
+    parser.add_argument("capture", metavar="CAPTURE|AVATAR", help="what to measure")
+    parser.add_argument("--against", required=True, metavar="CAPTURE|PERSON",
+                        help="the ground truth; of an avatar, the person's folder or a capture that keeps the photos")
     parser.add_argument("--out", metavar="DIR", help="where to write the report (default: the capture's own folder)")
-    parser.add_argument("--lpips", metavar="FILE", help="safetensors with VGG-16 features and lpips layers, for LPIPS")
     parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
+    parser.add_argument("--lpips", metavar="FILE", help="safetensors with VGG-16 features and lpips layers, for LPIPS")
     parser.add_argument("--baselines", action="store_true",
                         help="also score the truth's reference image repeated, and painted onto the truth's rig")
+    parser.add_argument("--likeness", action="store_true",
+                        help="CSIM of faces (of an avatar, always): fetches dlib's descriptors on first use, 240 MB")
+    parser.add_argument("--jod", action="store_true",
+                        help="JOD: fetches FovVideoVDP on first use (CC BY-NC 4.0: not for commercial use)")
+    parser.add_argument("--motion", metavar="FILE", help="what an avatar does while it is measured (default: its own)")
 
 
 def run(args: argparse.Namespace) -> str:
-    import mvp4d
-    from mvp4d.core.files import write_json
-    from mvp4d.core.outputs import add_to_marker, check_file
+    from mvp4d.core.outputs import check_file
 
     folder = Path(args.out or args.capture)
     for name in REPORT:
         check_file(folder / name, args.overwrite)
-    capture, truth = mvp4d.open_capture(args.capture), mvp4d.open_capture(args.against)
-    scores = mvp4d.evaluate(capture, truth, lpips=args.lpips, baselines=args.baselines)
+    return _avatar(args, folder) if (Path(args.capture) / "avatar.json").is_file() else _capture(args, folder)
+
+
+def _capture(args: argparse.Namespace, folder: Path) -> str:
+    import mvp4d
     from mvp4d_jax.evaluation.report import write_report
 
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / REPORT[0], {"format": "mvp4d-evaluation", **scores})
+    capture, truth = mvp4d.open_capture(args.capture), mvp4d.open_capture(args.against)
+    scores = mvp4d.evaluate(capture, truth, lpips=args.lpips, baselines=args.baselines, likeness=args.likeness,
+                            jod=args.jod)
+    _keep(folder, scores)
     write_report(folder / REPORT[1], scores, capture, truth)
-    add_to_marker(folder, *REPORT)
+    _finish(folder)
     mean = scores["mean"]
     return (f"PSNR {mean['psnr']:.2f} dB, SSIM {mean['ssim']:.3f} over {len(scores['views'])} views; "
             f"left out: {', '.join(scores['left_out'])}; see {folder / 'evaluation.html'}")
+
+
+def _avatar(args: argparse.Namespace, folder: Path) -> str:
+    import mvp4d
+    from mvp4d.likeness import measure_avatar
+    from mvp4d_jax.evaluation.likeness_report import save_pairs, write_likeness
+
+    found = measure_avatar(mvp4d.open_avatar(args.capture), args.against, motion=args.motion)
+    _keep(folder, found.scores)
+    save_pairs(folder, found.pairs)
+    write_likeness(folder / REPORT[1], found.scores, found.pairs)
+    _finish(folder, *(path.name for path in folder.glob("photo_*.png")))
+    if "likeness" not in found.scores:
+        return f"CSIM left out: {found.scores['left_out']['CSIM']}; see {folder / 'evaluation.html'}"
+    rows = [row for row in found.scores["likeness"]["views"] if row["distance"] is not None]
+    front = ", ".join(f"{row['angle']:+.0f}: {row['distance']:.2f}" for row in rows)
+    return (f"distance of face descriptors to {found.scores['likeness']['reference']} by degrees to the side: "
+            f"{front or 'no face found'} (0.6 is the limit of the same person); see {folder / 'evaluation.html'}")
+
+
+def _keep(folder: Path, scores: dict) -> None:
+    from mvp4d.core.files import write_json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / REPORT[0], {"format": "mvp4d-evaluation", **scores})
+
+
+def _finish(folder: Path, *more: str) -> None:
+    from mvp4d.core.outputs import add_to_marker
+
+    add_to_marker(folder, *REPORT, *more)

@@ -1,10 +1,13 @@
-"""Fit a head model to a photo or video.
+"""Fit a head model to photos of a person or to a video.
 
-  mvp4d track PHOTO|VIDEO --head builtin|ict:PATH|flame:PATH --out fit.npz
+  mvp4d track PHOTO [PHOTO ...] --out PERSON       one identity, and a camera, pose, expression and cut-out of each
+  mvp4d track VIDEO --out PERSON                   the same of some of its frames: sharp ones, spread over its poses
+  mvp4d track PHOTO|VIDEO --out fit.npz            every frame's fit alone, in CAP4D's fields: a driving motion
 
-Landmarks come from MediaPipe's face mesh, which gets a Python environment of its own on first use (about 400 MB), or
-from a file: an npz with `landmarks` [F, 68, 2] in Multi-PIE order or [F, 478, 2] of MediaPipe, in pixels. Beside
-fit.npz, in CAP4D's fields, it writes an overlay to judge the fit by: green is what was found, red what was fitted.
+`mvp4d sample --reference PERSON` goes on from a person's folder. Landmarks come from MediaPipe's face mesh, which gets
+a Python environment of its own on first use (about 700 MB), or from files: an npz with `landmarks` [F, 68, 2] in
+Multi-PIE order or [F, 478, 2] of MediaPipe, in pixels. The person is cut out by MediaPipe's selfie segmentation.
+Beside the result lies an overlay to judge the fit by: green is what was found, red what was fitted.
 """
 
 from __future__ import annotations
@@ -16,34 +19,80 @@ import numpy as np
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="PHOTO|VIDEO", type=Path, help="what to track")
+    parser.add_argument("sources", metavar="PHOTO|VIDEO", type=Path, nargs="+",
+                        help="photos of one person, or one video")
     parser.add_argument("--head", default="builtin", help="builtin, ict:PATH or flame:PATH (default: builtin)")
-    parser.add_argument("--out", type=Path, required=True, help="the fit.npz to write")
-    parser.add_argument("--landmarks", type=Path, help="an npz of landmarks, instead of MediaPipe")
+    parser.add_argument("--out", type=Path, required=True, metavar="PERSON|NAME.npz", help="what to write")
+    parser.add_argument("--landmarks", type=Path, nargs="+", metavar="NPZ",
+                        help="landmarks of each photo or of the video, instead of MediaPipe")
     parser.add_argument("--face", type=int, help="which face, counted from the left from 1 (default: the largest)")
     parser.add_argument("--focal", type=float, help="focal length in pixels, where it is known")
     parser.add_argument("--overlay", type=Path, help="where to write the overlay (default: beside --out)")
     parser.add_argument("--overwrite", action="store_true", help="replace a fit and an overlay that are there")
+    person = parser.add_argument_group("a person's folder")
+    person.add_argument("--mask", dest="masks", type=Path, nargs="+", metavar="IMAGE",
+                        help="white where the person is, one for each photo (default: cut out automatically)")
+    person.add_argument("--matte", choices=("auto", "none"), default="auto", help="none: keep the background")
+    person.add_argument("--same-person", action="store_true", help="take the photos for one person's, unchecked")
+    person.add_argument("--most", type=int, default=6, metavar="N", help="frames to keep of a video (default 6)")
 
 
 def run(args: argparse.Namespace) -> str:
+    from mvp4d.core.errors import UserError
+
+    if args.focal is not None and not 1 <= args.focal <= 1e6:
+        raise UserError("--focal", f"{args.focal} pixels", "it is at least 1")
+    if args.out.suffix == ".npz":
+        return _fit(args)
+    if args.out.suffix:
+        raise UserError("--out", f"'{args.out}' is neither an npz file nor a folder", "give PERSON or NAME.npz")
+    return _person(args)
+
+
+def _person(args: argparse.Namespace) -> str:
+    import mvp4d
+    from mvp4d.core.capture.portrait import KIND, save_person
+    from mvp4d.core.errors import UserError
+    from mvp4d.core.files import atomic_file
+    from mvp4d.core.images import write_png
+    from mvp4d.core.outputs import check_file, check_folder
+    from mvp4d_jax.tracking.overlay import draw_portrait
+
+    overlay = args.overlay or args.out.with_name(f"{args.out.name}_overlay.png")
+    if overlay.suffix != ".png":
+        raise UserError("--overlay", f"'{overlay}'", "a person's overlay is a .png")
+    check_folder(args.out, KIND, args.overwrite)
+    check_file(overlay, args.overwrite)
+    portrait = mvp4d.track(*args.sources, head=args.head, masks=args.masks, matte=args.matte, landmarks=args.landmarks,
+                           face=args.face, focal=args.focal, same_person=args.same_person, most=args.most)
+    with atomic_file(overlay) as temporary:
+        write_png(temporary, draw_portrait(portrait))
+    save_person(args.out, portrait, overwrite=args.overwrite)
+    count = len(portrait.photos)
+    return (f"{args.out}: head '{portrait.head.name}', {count} photo{'s' if count > 1 else ''}, reference "
+            f"{portrait.sources[portrait.reference]}; look at {overlay}; next: mvp4d sample --reference {args.out}")
+
+
+def _fit(args: argparse.Namespace) -> str:
     from mvp4d.core.errors import UserError
     from mvp4d.core.heads import load_head
     from mvp4d.core.outputs import check_file
     from mvp4d_jax.tracking.track import Source, track, write_overlay
 
-    if args.out.suffix != ".npz":
-        raise UserError("--out", f"'{args.out}' is not an npz file", "give a name that ends in .npz")
-    if args.focal is not None and not 1 <= args.focal <= 1e6:
-        raise UserError("--focal", f"{args.focal} pixels", "it is at least 1")
-    source = Source.open(args.source)
+    if len(args.sources) > 1:
+        raise UserError("--out", f"'{args.out}' holds the fit of one photo or video, {len(args.sources)} are given",
+                        "give a folder: --out PERSON")
+    if args.masks is not None or args.same_person or args.matte != "auto":
+        raise UserError("--out", f"'{args.out}' holds no cut-out", "give a folder: --out PERSON")
+    source = Source.open(args.sources[0])
     overlay = args.overlay or args.out.with_name(f"{args.out.stem}_overlay{'.mp4' if source.video else '.png'}")
     if overlay.suffix != (".mp4" if source.video else ".png"):
         raise UserError("--overlay", f"'{overlay}'", "a photo's overlay is a .png, a video's an .mp4")
     for path in (args.out, overlay):
         check_file(path, args.overwrite)
     head = load_head(args.head)
-    fit, solution, found = track(source, head, landmarks=args.landmarks, face=args.face, focal=args.focal)
+    fit, solution, found = track(source, head, landmarks=None if args.landmarks is None else args.landmarks[0],
+                                 face=args.face, focal=args.focal)
     write_overlay(overlay, source, head, solution, found)
     fit.save(args.out)
     angles = np.degrees(fit.motion.rotation[0])

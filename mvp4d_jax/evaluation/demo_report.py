@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,64 +17,84 @@ from mvp4d.core.capture import Capture
 from mvp4d.core.files import atomic_file
 from mvp4d.core.video import read_video
 from mvp4d_jax.evaluation.evaluate import baseline_pictures, by_angle, mean, score_view
-from mvp4d_jax.evaluation.report import MEASURES, by_ring, compare, figure, page, pictures
+from mvp4d_jax.evaluation.likeness_report import likeness_table, pictures_beside
+from mvp4d_jax.evaluation.report import MEASURES, by_ring, compare, figure, page, picture, pictures
 
 Command = tuple[str, str, tuple[str, ...], float]  # name, what, words after `mvp4d`, seconds
 WIDTH = 112  # pixels of a picture in a row of eight
 NAMES = {"project": "painted mesh", "repeat": "photo repeated"}
 
 
-def write_demo_report(out: Path, photo: Path | None, commands: list[Command], machine: str) -> None:
+def write_demo_report(out: Path, photos: Sequence[Path], commands: list[Command], machine: str) -> None:
     """Writes `report.html` from what the stages left in `out`.
 
     Args:
       out: the demo's folder.
-      photo: the user's picture; None where it was a test identity, whose ground truth is in `out/truth`.
+      photos: the user's pictures or clip; none where it was a test identity, whose ground truth is in `out/truth`.
       commands: what was run; machine: on what, in a few words.
     """
     generated = Capture.open(out / "generated")
-    body = [_introduction(photo, generated.image_size[0]), _live(out, photo), _beginning(out, photo)]
-    if photo is None:
-        body += _against_truth(out, generated, Capture.open(out / "truth"))
-    else:
-        body += _alone(out, generated)
-    body += ["<h2>The avatar, from all around</h2>", _orbit(out / "orbit.mp4"),
-             "<h2>What was run</h2>", _commands(commands, machine), "<h2>Go on from here</h2>", _next_steps(out, photo)]
+    size = generated.image_size[0]
+    body = _of_photos(out, generated, photos) if photos else [
+        _introduction("one picture of a synthetic person whom the weights have never seen", size),
+        _live(out, out / "generated_reference.png", "The reference"), "<h2>How it came about</h2>", _beginning(out),
+        *_against_truth(out, generated, Capture.open(out / "truth")),
+        "<h2>The avatar, from all around</h2>", _orbit(out / "orbit.mp4", 128)]
+    body += ["<h2>What was run</h2>", _commands(commands, machine), "<h2>Go on from here</h2>",
+             _next_steps(out, bool(photos))]
     with atomic_file(out / "report.html") as temporary:
         temporary.write_text(page("From one picture to a 4D head avatar", "".join(body)))
 
 
-def _introduction(photo: Path | None, size: int) -> str:
-    who = "one photo" if photo else "one picture of a synthetic person whom the weights have never seen"
+def _introduction(who: str, size: int) -> str:
     return (f"<p>From {who}, the built-in model made eight synchronised videos all around the head; from these a "
             "Gaussian avatar was fitted, which any motion can drive. The built-in weights are tiny and trained on "
             f"synthetic people, here at {size} x {size} pixels: they show that the road works and how it is measured. "
             "Photoreal results need CogVideoX's weights and multi-view video of real people (README).</p>")
 
 
-def _live(out: Path, photo: Path | None) -> str:
+def _live(out: Path, start: Path, caption: str) -> str:
     """The picture that it began with, and beside it the avatar's own page."""
-    caption = "The reference" if photo is None else f"The photo, {photo.name}"
-    start = _shrunk(out / "generated_reference.png" if photo is None else photo)
     inner = html.escape((out / "avatar.html").read_text(encoding="utf-8"))
     return ('<div style="display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start">'
-            + figure(start, caption, 224)
+            + figure(_shrunk(start), caption, 224)
             + '<iframe title="The avatar: turn it, move its face" style="flex:1 1 560px;height:520px;border:1px solid '
             f'#e4e6ea;border-radius:8px" srcdoc="{inner}"></iframe></div>'
             '<p class="note">Live: drag to turn, move the sliders, drop a Live Link Face recording on it. '
-            '<a href="avatar.html">The page by itself</a> can be put on any web site.</p><h2>How it came about</h2>')
+            '<a href="avatar.html">The page by itself</a> can be put on any web site.</p>')
 
 
-def _beginning(out: Path, photo: Path | None) -> str:
+def _beginning(out: Path) -> str:
     """The reference and what came of it, side by side."""
     seen = np.asarray(Image.open(out / "generated_reference.png").convert("RGB"))
-    found = [figure(seen, "The reference: all that the model sees of this person", 256)]
-    if photo is not None:
-        found = [figure(_shrunk(photo), f"The photo, {photo.name}", 256),
-                 figure(_shrunk(out / "fit_overlay.png"), "The head fitted to it", 384), *found]
-    found += [_video(out / "generated.mp4", "Generated: eight views of one performance", 400),
-              _video(out / "orbit.mp4", "The avatar, driven by another performance", 256)]
-    return "".join(found)
+    return (figure(seen, "The reference: all that the model sees of this person", 256)
+            + _video(out / "generated.mp4", "Generated: eight views of one performance", 400)
+            + _video(out / "orbit.mp4", "The avatar, driven by another performance", 256))
+
+
+def _of_photos(out: Path, generated: Capture, photos: Sequence[Path]) -> list[str]:
+    """Photos beside the avatar, at full size; the avatar in motion; likeness; cut-outs; the generated views."""
+    size = generated.image_size[0]
+    scores = json.loads((out / "likeness" / "evaluation.json").read_text())
+    who = photos[0].name if len(photos) == 1 else f"{len(photos)} photos of one person"
+    return [
+        _introduction(who, size), _live(out, photos[0], f"The photo, {photos[0].name}"),
+        "<h2>Photo, and the avatar from the same side</h2>", pictures_beside(
+            scores["photos"], [_shrunk(path, 4096) for path in sorted((out / "likeness").glob("photo_*.png"))]),
+        "<p>The photos take part in the fit at their own size; what none of them shows is the model's, "
+        f"{size} pixels wide.</p>",
+        "<h2>It speaks</h2>",
+        _video(out / "talk.mp4", "From the front and 40 degrees to both sides, driven by another performance", 512),
+        _video(out / "orbit.mp4", "From all around", 512),
+        "<h2>From all sides</h2>", _orbit(out / "orbit.mp4", 256, 4),
+        "<h2>Likeness</h2>", likeness_table(scores),
+        "<h2>Cut out, and the head fitted</h2>", _overlay(out / "person_overlay.png"),
+        *_alone(out, generated)]
+
+
+def _overlay(path: Path) -> str:
+    drawn = _shrunk(path, 4096)
+    return picture(drawn, min(1000, drawn.shape[1]))
 
 
 def _shrunk(path: Path, side: int = 768) -> np.ndarray:
@@ -151,12 +172,15 @@ def _video(path: Path, caption: str, width: int) -> str:
             f'src="data:video/mp4;base64,{data}"></video><figcaption>{html.escape(caption)}</figcaption></figure>')
 
 
-def _orbit(path: Path) -> str:
-    """A row of frames of the orbit video."""
+def _orbit(path: Path, width: int, columns: int = 8) -> str:
+    """Eight frames of the orbit video, `columns` in a row, `width` pixels wide."""
     frames = list(read_video(path))
     chosen = (np.arange(8) * len(frames) / 8).astype(int)
-    headings = [f"{360 * index / len(frames):.0f}°" for index in chosen]
-    return pictures([("", [frames[index] for index in chosen])], headings, 128)
+    parts = []
+    for row in chosen.reshape(-1, columns):
+        headings = [f"{360 * index / len(frames):.0f}°" for index in row]
+        parts.append(pictures([("", [frames[index] for index in row])], headings, width))
+    return "".join(parts)
 
 
 def _png_frames(folder: Path, count: int) -> np.ndarray:
@@ -174,7 +198,7 @@ def _commands(commands: list[Command], machine: str) -> str:
             f"<p>The same by hand:</p><pre>{html.escape(lines)}</pre>")
 
 
-def _next_steps(out: Path, photo: Path | None) -> str:
+def _next_steps(out: Path, own: bool) -> str:
     avatar = out / "avatar"
     steps = [(f"mvp4d view {avatar}", "turn the avatar in the browser, move its sliders"),
              (f"mvp4d render {avatar} --motion drive.csv --cameras sway:30 --out talk.mp4",
@@ -183,7 +207,7 @@ def _next_steps(out: Path, photo: Path | None) -> str:
              (f"mvp4d export {avatar} --format ply --out head.ply", "a frame for any Gaussian splat viewer"),
              ("mvp4d demo --photo portrait.jpg --out out/me", "your own picture"),
              ("mvp4d train --config small --workdir runs/small", "better weights, on one GPU")]
-    if photo is not None:
+    if own:
         del steps[4]
     lines = "".join(f"<tr><td>{what}</td><td style=\"text-align:left\"><code>{html.escape(command)}</code></td></tr>"
                     for command, what in steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,16 +16,19 @@ from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
 from mvp4d.core.progress import progress
 from mvp4d_jax.evaluation.baselines import project_reference, repeat_reference
+from mvp4d_jax.evaluation.likeness import csim_of_views
 from mvp4d_jax.evaluation.lpips import load_weights, lpips
 from mvp4d_jax.evaluation.metrics import flicker, psnr, ssim
 from mvp4d_jax.evaluation.reprojection import consistency
 
 ANGLE_EDGES = (0, 30, 60, 90, 120, 150, 180)
 LEFT_OUT = {
-    "CSIM": "needs a face-recognition network; none can be shipped, and no weights were given",
-    "JOD": "needs FovVideoVDP (the PyTorch package pyfvvdp), which this half of the project does not load",
+    "CSIM": "was not asked for (`likeness`); dlib's face descriptors are fetched for it",
+    "JOD": "was not asked for (`jod`); FovVideoVDP is fetched for it",
     "RE@LG": "needs DISK and LightGlue weights; reprojection with SIFT matches stands in its place, not comparable",
 }
+Jod = Callable[[Sequence[np.ndarray], Sequence[np.ndarray], float], list[float]]
+FACE_ANGLE = 100  # degrees from the reference up to which a view is looked at for a face
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +41,13 @@ class ViewScore:
     ssim: float
     lpips: float | None
     flicker: float
+    csim: float | None = None
+    jod: float | None = None
 
 
 def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLike | None = None,
-             consistency_frames: int = 3, baselines: bool = False) -> dict[str, Any]:
+             consistency_frames: int = 3, baselines: bool = False, likeness: bool = False,
+             jod: Jod | None = None) -> dict[str, Any]:
     """Scores `capture` against `truth` on the cameras (by name) and frames both have.
 
     Args:
@@ -48,6 +55,8 @@ def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLi
       consistency_frames: how many frames the reprojection error is measured on.
       baselines: also score what any model must beat, made from the truth's reference image: "repeat" shows it
         everywhere, "project" paints it onto the truth's own rig (`evaluation.baselines`).
+      likeness: CSIM of a few frames of each view with the truth's, where faces are seen.
+      jod: what measures JOD: (ours, theirs: a video [F, H, W, 3] uint8 of each view; fps) -> a value of each.
 
     Returns:
       A JSON-able dict: "views" (list of ViewScore), "mean", "by_angle", "consistency", "left_out", and with
@@ -73,6 +82,13 @@ def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLi
     views = [score(name, _frames(capture, name, frames))
              for name in progress(names, what="measuring views", unit="view")]
     left_out = dict(LEFT_OUT)
+    if likeness:
+        left_out.pop("CSIM")
+        views = _with_csim(views, capture, truth, frames)
+    if jod is not None:
+        left_out.pop("JOD")
+        pairs = [[source.frames(view.name, slice(frames)) for view in views] for source in (capture, truth)]
+        views = [dataclasses.replace(view, jod=value) for view, value in zip(views, jod(*pairs, truth.fps))]
     if weights is None:
         left_out["LPIPS"] = "needs VGG-16 and lpips weights; give them as `lpips`"
     result = {
@@ -87,6 +103,13 @@ def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLi
                 for label, pictures in baseline_pictures(truth, names, frames).items()}
         result["baselines"] = {label: {"mean": mean(each), "by_angle": by_angle(each)} for label, each in made.items()}
     return result
+
+
+def _with_csim(views: list[ViewScore], capture: Capture, truth: Capture, frames: int) -> list[ViewScore]:
+    seen = [view for view in views if not view.angle > FACE_ANGLE]
+    pairs = [[source.frames(view.name, slice(frames)) for view in seen] for source in (capture, truth)]
+    values = dict(zip((view.name for view in seen), csim_of_views(*pairs))) if seen else {}
+    return [dataclasses.replace(view, csim=values.get(view.name, float("nan"))) for view in views]
 
 
 def score_view(name: str, angle: float, ours: np.ndarray, theirs: np.ndarray, weights: Any = None) -> ViewScore:
@@ -155,8 +178,11 @@ def by_angle(views: list[ViewScore]) -> list[dict[str, Any]]:
 def mean(views: list[ViewScore]) -> dict[str, float]:
     """Mean measures of some views."""
     result = {key: float(np.mean([getattr(view, key) for view in views])) for key in ("psnr", "ssim", "flicker")}
-    if views[0].lpips is not None:
-        result["lpips"] = float(np.mean([view.lpips for view in views]))
+    for key in ("lpips", "csim", "jod"):
+        values = [value for value in (getattr(view, key) for view in views) if value is not None]
+        if values:  # CSIM is NaN where no face is seen
+            finite = [value for value in values if np.isfinite(value)]
+            result[key] = float(np.mean(finite)) if finite else float("nan")
     return result
 
 

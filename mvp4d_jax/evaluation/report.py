@@ -141,15 +141,17 @@ def write_report(path: str | os.PathLike, scores: dict[str, Any], capture: Captu
     middle = scores["frames"] // 2
     rows = [figure(_beside(capture, truth, name, middle), name, 240) for name in names]
     error, true_error = (scores["consistency"][key]["error_px"] for key in ("capture", "truth"))
-    columns = ["name", "angle", "psnr", "ssim", "flicker", *(["lpips"] if "lpips" in scores["mean"] else [])]
+    more = [name for name in ("lpips", "csim", "jod") if name in scores["mean"]]
+    columns = ["name", "angle", "psnr", "ssim", "flicker", *more]
     body = [
         f"<p>{html.escape(scores['capture'])} against {html.escape(scores['against'])}: {len(names)} views, "
         f"{scores['frames']} frames.</p>",
         "<h2>Measures</h2>", table(scores["views"] + [{"name": "mean", **scores["mean"]}], columns),
         '<p class="note">PSNR in dB, frames equal to the last bit count as 100; SSIM with an 11x11 Gaussian window; '
-        "flicker: mean second difference of the residual in time, in 1/255.</p>",
+        "flicker: mean second difference of the residual in time, in 1/255; csim: cosine of dlib's face descriptors; "
+        "jod: FovVideoVDP, 10 is no visible difference.</p>",
         "<h2>By angle from the reference</h2>",
-        table(scores["by_angle"], ["from", "to", "views", "psnr", "ssim"]),
+        table(scores["by_angle"], ["from", "to", "views", "psnr", "ssim", *more]),
         plot([(view["angle"], view["psnr"]) for view in scores["views"]], "degrees from the reference", "PSNR (dB)"),
         *_baselines(scores),
         "<h2>Multi-view consistency</h2>",

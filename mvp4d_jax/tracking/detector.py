@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mvp4d.core.environment import Environment
 from mvp4d.core.files import read_npz
 from mvp4d.core.progress import progress
-from mvp4d_jax.tracking.environment import Environment
 
 # Everything that its face mesh and pymatting need, pinned; JAX and the other tasks' packages are left out.
 MEDIAPIPE = Environment(

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mvp4d.core.environment import Environment
 from mvp4d.core.progress import progress
-from mvp4d_jax.tracking.environment import Environment
 
 DLIB = Environment(
     "dlib-20.0.1-1", "dlib's face descriptors", 250,

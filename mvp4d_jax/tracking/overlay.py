@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mvp4d.core.cameras.camera import Camera, crop, resize
+from mvp4d.core.cameras.camera import Camera, crop, project, resize
+from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.heads.model import HeadModel
 from mvp4d_jax.geometry.rasterize import interpolate, rasterize
+from mvp4d_jax.heads.skinning import landmarks, skin
 
 FOUND, FITTED = (40, 220, 60), (255, 60, 40)
+LOUD = (255, 0, 255)  # behind cut-outs: what is left of an old background is seen
 _LIGHT = np.array([0.3, 0.4, 0.87])
 
 
@@ -53,6 +56,25 @@ def draw_pair(photo: np.ndarray, head: HeadModel, vertices: np.ndarray, camera: 
     move = lambda points: None if points is None else (points - [left, top]) * scale  # noqa: E731
     picture = np.asarray(cut)
     return np.concatenate([picture, draw_overlay(picture, head, vertices, view, move(found), move(fitted))], axis=1)
+
+
+def draw_portrait(portrait: Portrait, height: int = 480) -> np.ndarray:
+    """uint8 picture: of each photo a row, the cut-out on a loud colour and the fitted head over the photo."""
+    rows = []
+    for index, photo in enumerate(portrait.photos):
+        size = (height, round(photo.shape[1] * height / photo.shape[0]))
+        camera = resize(portrait.camera[index], photo.shape[:2], size)
+        vertices = np.asarray(skin(portrait.head, portrait.motion[slice(index, index + 1)]))
+        fitted, _ = project(camera, np.asarray(landmarks(portrait.head, vertices))[0])
+        small = np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.LANCZOS))
+        alpha = small[..., 3:] / np.float32(255)
+        cut, plain = (np.uint8(np.rint(small[..., :3] * alpha + np.float32(colour) * (1 - alpha)))
+                      for colour in (LOUD, (255, 255, 255)))
+        overlay = draw_overlay(plain, portrait.head, vertices[0], camera, None, np.asarray(fitted))
+        rows.append(np.concatenate([cut, overlay], axis=1))
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255)
+                           for row in rows])
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

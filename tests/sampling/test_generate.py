@@ -9,6 +9,7 @@ from small_world import FRAMES, SIZE, ball, motion, write_release, write_scene
 from mvp4d.cli import main
 from mvp4d.core.capture import Capture, validate
 from mvp4d.core.capture.fit import Fit
+from mvp4d.core.capture.portrait import read_portrait
 from mvp4d_jax.sampling import generate
 
 
@@ -44,6 +45,9 @@ def test_a_capture_comes_out(sampled, scene):
     assert sampled.with_name("sampled.mp4").stat().st_size > 0
     assert not sampled.with_name("sampled.work").exists()
     np.testing.assert_allclose(capture.info.extra["reference_axis"], [0, 0, -1], atol=1e-6)
+    kept = read_portrait(capture.path, capture.head)  # the photo that it was made from, at its own size
+    np.testing.assert_array_equal(kept.photos[0][..., :3], truth.frame(*truth.reference))
+    np.testing.assert_allclose(kept.camera.fx[0], truth.camera(*truth.reference).fx)
 
 
 def _pixels(path):

@@ -1,0 +1,84 @@
+"""An avatar measured against the photos of the person: at the photos' own views, and by angle while it speaks."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+
+from mvp4d.api import Avatar, Pathlike
+from mvp4d.core.capture import Capture
+from mvp4d.core.capture.portrait import Portrait, is_person, open_person, read_portrait
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads.motion import Motion
+
+ANGLES = (-60, -40, -20, 0, 20, 40, 60)  # degrees to the side that faces are looked for at
+FRAMES = 5  # of the motion, at each angle
+SIZE = 512  # pixels of the pictures that are described
+
+
+@dataclasses.dataclass(frozen=True)
+class Likeness:
+    """What was measured.
+
+    Attributes:
+      scores: JSON-able: "likeness" (`evaluation.likeness.score_likeness`); "photos", a row for each photo: PSNR and
+        SSIM of the avatar at its camera, pose and expression; "left_out": what was not measured, and why.
+      pairs: for each photo, the photo on white and the avatar as it shows it, both [H, W, 3] uint8.
+    """
+
+    scores: dict[str, Any]
+    pairs: list[tuple[np.ndarray, np.ndarray]]
+
+
+def find_portrait(against: Portrait | Capture | Pathlike) -> Portrait:
+    """A Portrait, or that of a person's folder or of a capture. Raises UserError where there is none."""
+    if isinstance(against, Portrait):
+        return against
+    if not isinstance(against, Capture) and is_person(against):
+        return open_person(against)
+    capture = against if isinstance(against, Capture) else Capture.open(against)
+    portrait = read_portrait(capture.path, capture.head)
+    if portrait is None:
+        raise UserError(capture.path, "keeps no photos of the person", "give the folder that mvp4d track wrote")
+    return portrait
+
+
+def measure_avatar(avatar: Avatar, against: Portrait | Capture | Pathlike, *,
+                   motion: Motion | str | os.PathLike[str] | None = None) -> Likeness:
+    """Renders an avatar and compares it with the photos of its person.
+
+    Args:
+      motion: what it does while faces are compared at several angles; the avatar's own by default.
+
+    Raises:
+      UserError: no portrait, or one of another head.
+    """
+    from mvp4d_jax.evaluation.likeness import score_likeness
+    from mvp4d_jax.evaluation.metrics import psnr, ssim
+
+    portrait = find_portrait(against)
+    if portrait.head.name != avatar.head.name:
+        raise UserError("`against`", f"is of head '{portrait.head.name}', the avatar of '{avatar.head.name}'",
+                        "give the photos that the avatar was made from")
+    chosen = avatar.motion(motion)
+    moments = np.unique(np.linspace(0, chosen.frame_count - 1, FRAMES).round().astype(int))
+    span = ANGLES[-1] - ANGLES[0]
+    views = avatar.render(chosen[moments], cameras=f"arc:{span}x{len(ANGLES)}", size=SIZE).each_view()
+    scores: dict[str, Any] = {"left_out": {}}
+    try:
+        scores["likeness"] = score_likeness(portrait, [(angle, view.frames()) for angle, view in zip(ANGLES, views)])
+    except UserError as error:  # no network: the rest can be measured
+        scores["left_out"]["CSIM"] = str(error)
+    pairs, rows = [], []
+    for index, photo in enumerate(portrait.photos):
+        one = slice(index, index + 1)
+        rendering = avatar.render(portrait.motion[one], cameras=portrait.camera[one], size=photo.shape[:2])
+        ours, theirs = rendering.frames()[0], np.uint8(np.rint(255 * portrait.on_background(index)))
+        rows.append({"name": portrait.sources[index] if portrait.sources else f"photo {index}",
+                     "psnr": float(psnr(ours[None] / 255, theirs[None] / 255)[0]),
+                     "ssim": float(ssim(ours[None] / np.float32(255), theirs[None] / np.float32(255))[0])})
+        pairs.append((theirs, ours))
+    return Likeness({**scores, "photos": rows}, pairs)

@@ -1,0 +1,71 @@
+"""A person's folder: written, read, checked, and refused where it is damaged."""
+
+import json
+
+import numpy as np
+import pytest
+from small_world import ball, motion
+
+from mvp4d.cli import main
+from mvp4d.core.cameras.camera import FIELDS, Camera, look_at, stack
+from mvp4d.core.capture.portrait import Portrait, is_person, open_person, save_person
+from mvp4d.core.errors import UserError
+
+
+@pytest.fixture
+def person(tmp_path):
+    rng = np.random.default_rng(0)
+    photos = tuple(rng.integers(0, 255, (size, size + 3, 4), np.uint8) for size in (40, 64))
+    view = look_at(np.array([0, 0, 1.2]), np.zeros(3))
+    cameras = stack([Camera(view, *(np.float64(value) for value in (focal, focal, 30, 20))) for focal in (90, 120)])
+    portrait = Portrait(photos, cameras, motion(2), ball(), 1, ("a.jpg", "b.jpg"))
+    save_person(tmp_path / "person", portrait)
+    return tmp_path / "person", portrait
+
+
+def test_it_comes_back_as_it_was(person):
+    path, portrait = person
+    found = open_person(path)
+    assert is_person(path) and found.reference == 1 and found.sources == portrait.sources
+    for ours, theirs in zip(found.photos, portrait.photos):
+        np.testing.assert_array_equal(ours, theirs)
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(found.camera, name), getattr(portrait.camera, name))
+    np.testing.assert_array_equal(found.motion.rotation, portrait.motion.rotation)
+    np.testing.assert_array_equal(found.head.template, portrait.head.template)
+
+
+def test_validate_says_what_it_is(person, capsys):
+    assert main(["validate", str(person[0])]) == 0
+    assert "portrait of 2 photos (40 x 43, 64 x 67)" in capsys.readouterr().out
+
+
+def test_only_a_person_is_replaced(person):
+    path, portrait = person
+    with pytest.raises(UserError, match="is already there"):
+        save_person(path, portrait)
+    save_person(path, portrait, overwrite=True)
+    (path / "diary.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"diary\.txt"):
+        save_person(path, portrait, overwrite=True)
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda folder: (folder / "portrait" / "photos" / "01.png").unlink(), r"01\.png"),
+    (lambda folder: (folder / "head.npz").unlink(), r"head\.npz"),
+    (lambda folder: (folder / "portrait" / "cameras.npz").write_bytes(b"no"), r"cameras\.npz"),
+    (lambda folder: _change(folder, reference=2), "field 'reference' is 2"),
+    (lambda folder: _change(folder, version=9), "'format' and 'version'"),
+    (lambda folder: _change(folder, photos=[]), "field 'photos'"),
+])
+def test_damage_is_named(person, damage, message):
+    path, _ = person
+    damage(path)
+    with pytest.raises(UserError, match=message) as caught:
+        open_person(path)
+    assert "\n" not in str(caught.value)
+
+
+def _change(folder, **fields):
+    where = folder / "portrait" / "portrait.json"
+    where.write_text(json.dumps(json.loads(where.read_text()) | fields))

@@ -1,0 +1,68 @@
+"""Likeness: medians by hand on descriptors that are made up; real faces where dlib's network can be had."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mvp4d.core.cameras.camera import Camera, stack
+from mvp4d.core.capture.portrait import Portrait
+from mvp4d.core.errors import UserError
+from mvp4d_jax.evaluation import likeness
+from mvp4d_jax.evaluation.likeness_report import likeness_table
+from mvp4d_jax.tracking.likeness import DLIB, cosines, describe_faces, distances
+from tests.small_world import ball, motion
+
+PICTURE = np.zeros((8, 8, 3), np.uint8)
+
+
+def at(degrees):
+    return [np.cos(np.radians(degrees)), np.sin(np.radians(degrees)), *np.zeros(126)]
+
+
+def portrait(count):
+    camera = Camera(np.eye(4), *(np.float64(value) for value in (10, 10, 4, 4)))
+    return Portrait((np.full((8, 8, 4), 255, np.uint8),) * count, stack([camera] * count), motion(count), ball(), 1,
+                    tuple(f"{index}.png" for index in range(count)))
+
+
+def test_medians_by_hand(monkeypatch):
+    """Photos at 0 and 60 degrees, the reference the second; views at (60, 70, none) and (none, none, none)."""
+    nothing = np.full(128, np.nan)
+    rows = np.array([at(0), at(60), at(60), at(70), nothing, nothing, nothing, nothing])
+    monkeypatch.setattr(likeness, "describe_faces", lambda pictures, count: rows)
+    views = [(0.0, np.stack([PICTURE] * 3)), (90.0, np.stack([PICTURE] * 3))]
+    found = likeness.score_likeness(portrait(2), views)
+    chord = lambda degrees: 2 * np.sin(np.radians(degrees / 2))  # noqa: E731
+    assert found["reference"] == "1.png" and [row["name"] for row in found["photos"]] == ["0.png"]
+    assert found["photos"][0]["distance"] == pytest.approx(chord(60))
+    front, side = found["views"]
+    assert (front["frames"], front["faces"]) == (3, 2) and (side["faces"], side["distance"]) == (0, None)
+    assert front["distance"] == pytest.approx((0 + chord(10)) / 2)
+    assert front["csim"] == pytest.approx((1 + np.cos(np.radians(10))) / 2)
+    assert found["all"]["distance"] == front["distance"] and found["all"]["frames"] == 6
+    page = likeness_table({"likeness": found, "left_out": {}})
+    assert "2 of 3" in page and f"{front['distance']:.3f}" in page
+    assert "no network" in likeness_table({"left_out": {"CSIM": "no network"}})
+
+
+def test_csim_of_views_leaves_out_frames_without_a_face(monkeypatch):
+    rows = np.array([at(0), at(0), np.full(128, np.nan), *[np.full(128, np.nan)] * 3,
+                     at(60), at(0), at(0), at(0), at(0), at(0)])
+    monkeypatch.setattr(likeness, "describe_faces", lambda pictures, count: rows)
+    values = likeness.csim_of_views([np.stack([PICTURE] * 3)] * 2, [np.stack([PICTURE] * 3)] * 2)
+    assert values[0] == pytest.approx((0.5 + 1) / 2) and np.isnan(values[1])
+
+
+def test_real_faces(shared_data):
+    """Two photos of one person are nearer than 0.6, another person is not; a picture without a face has none."""
+    try:
+        DLIB.python()
+    except UserError as error:
+        pytest.skip(f"dlib's descriptors cannot be had here: {error}")
+    files = [shared_data / "photos" / "person_a_1.png", shared_data / "photos" / "person_a_2.png",
+             shared_data / "tracked_examples" / "lincoln" / "abraham_lincoln.png"]
+    pictures = [np.asarray(Image.open(file).convert("RGB")) for file in files] + [np.full((100, 80, 3), 90, np.uint8)]
+    found = describe_faces(pictures, len(pictures))
+    apart = distances(found, found)
+    assert apart[0, 1] < 0.35 and apart[0, 2] > 0.7 and np.isnan(found[3]).all()
+    assert cosines(found, found)[0, 1] == pytest.approx(1 - apart[0, 1] ** 2 / 2, abs=0.05)
