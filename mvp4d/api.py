@@ -20,6 +20,7 @@ import numpy as np
 from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d.core.capture.portrait import Portrait
+from mvp4d.core.capture.schema import check_fps
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
@@ -342,7 +343,7 @@ class Avatar:
         chosen = self.motion(motion)
         height_width = (size, size) if isinstance(size, int) else size or self.module.image_size
         return Rendering(self, plan_rendering(self.module, chosen, cameras, height_width, background),
-                         fps or chosen.fps)
+                         chosen.fps if fps is None else check_fps(fps, "`fps`", "it"))
 
     def export(self, out: Pathlike, *, format: str | None = None,
                motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None = None, audio: Sequence[Pathlike] = (),

@@ -17,10 +17,10 @@ import sys
 import warnings
 from types import ModuleType
 
-from mvp4d.core.errors import system_error
+from mvp4d.core.errors import UserError, system_error
 from mvp4d.core.host import has_accelerator
 from mvp4d.core.outputs import hold
-from mvp4d.core.places import require_local
+from mvp4d.core.places import is_remote, require_local
 from mvp4d.core.stopping import Stopped, stoppable
 
 # verb -> (module, one line for --help)
@@ -88,6 +88,7 @@ def _dispatch(arguments: list[str]) -> int:
             parsed.overrides = leftovers
         elif leftovers:
             parser.error(f"unrecognized arguments: {' '.join(leftovers)}")
+        _refuse_numbers(parsed)
         _refuse_buckets(module, parsed)
         with _held(module, parsed):
             message = module.run(parsed)
@@ -115,9 +116,21 @@ def _held(module: ModuleType, args: argparse.Namespace) -> contextlib.AbstractCo
     """Keeps the verb's output for this process, so that two never write to one; a verb whose output several processes
     may share (`shares_out(args)`) sees to that itself."""
     out = getattr(args, "out", None)
-    if out is None or (hasattr(module, "shares_out") and module.shares_out(args)):
+    if out is None or is_remote(out) or (hasattr(module, "shares_out") and module.shares_out(args)):
         return contextlib.nullcontext()
     return hold(out)
+
+
+def _refuse_numbers(args: argparse.Namespace) -> None:
+    """Refuses numbers that no flag means: nan, infinity, whole numbers of more than 18 digits."""
+    for name, value in vars(args).items():
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, float) and not abs(item) < 1e18:
+                raise UserError(f"`{name}`", f"{item} is no number that can be meant")
+            if isinstance(item, int) and not abs(item) < 10**18:
+                raise UserError(f"`{name}`", "is a number of more than 18 digits")
+            if name == "seed" and not 0 <= item < 2**32:
+                raise UserError("`seed`", f"is {item}", "it is a whole number from 0 to 4,294,967,295")
 
 
 def _refuse_buckets(module: ModuleType, args: argparse.Namespace) -> None:

@@ -14,10 +14,13 @@ from pathlib import Path
 from mvp4d.core.errors import UserError
 
 # layout -> module, function, the flags that it takes beside --head and --overwrite
-LAYOUTS = {"cap4d": ("mvp4d.core.capture.cap4d", "import_cap4d", ()),
-           "gaussian-avatars": ("mvp4d.core.capture.gaussian_avatars", "import_gaussian_avatars", ()),
+LAYOUTS = {"cap4d": ("mvp4d.core.capture.cap4d", "import_cap4d", ("drop_incomplete",)),
+           "gaussian-avatars": ("mvp4d.core.capture.gaussian_avatars", "import_gaussian_avatars",
+                                ("fps", "drop_incomplete")),
            "nersemble": ("mvp4d.core.capture.nersemble", "import_nersemble", ("sequence", "fit", "scale")),
-           "videos": ("mvp4d.core.capture.videos", "import_videos", ("fit", "scale"))}
+           "videos": ("mvp4d.core.capture.videos", "import_videos", ("fit", "scale", "drop_incomplete"))}
+OPTIONAL = ("fit", "fps")  # where None is the layout's own
+
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,19 +29,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head", required=True, help="the head of its fit: builtin, ict:PATH or flame:PATH")
     parser.add_argument("--out", required=True, type=Path, help="the capture to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a capture that is there")
-    parser.add_argument("--fit", type=Path, help="nersemble, videos: the fit.npz")
+    parser.add_argument("--drop-incomplete", action="store_true", help="not nersemble: leave out frames that a camera "
+                        "lacks, instead of refusing")
+    parser.add_argument("--overlay", type=Path, metavar="PNG", help="also draw the rig over a picture of every camera: "
+                        "a wrong convention is seen at once")
+    parser.add_argument("--fps", type=float, help="gaussian-avatars: frames per second (default 25)")
+    parser.add_argument("--fit", type=Path, help="nersemble, videos: the fit.npz (videos: default SOURCE/fit.npz)")
     parser.add_argument("--sequence", help="nersemble: the sequence")
     parser.add_argument("--scale", type=int, default=1, help="nersemble, videos: average pictures down by this factor")
 
 
 def run(args: argparse.Namespace) -> str:
     from mvp4d.core.heads import load_head
+    from mvp4d.core.outputs import check_file
 
     module, function, names = LAYOUTS[args.layout]
-    for name in names:
-        if getattr(args, name) is None:
+    options = {name: getattr(args, name) for name in names}
+    options = {name: value for name, value in options.items() if value is not None}
+    for name in sorted(set(names) - set(options)):
+        if name not in OPTIONAL or (name, args.layout) == ("fit", "nersemble"):
             raise UserError(f"`{name}`", f"is missing: the layout {args.layout} needs it")
+    if args.overlay is not None:
+        if args.overlay.suffix != ".png":
+            raise UserError("`overlay`", f"'{args.overlay}' is no PNG file", "give a name that ends in .png")
+        check_file(args.overlay, args.overwrite)
     reader = getattr(importlib.import_module(module), function)
-    capture = reader(args.path, args.out, head=load_head(args.head), overwrite=args.overwrite,
-                     **{name: getattr(args, name) for name in names})
-    return f"{args.out}: capture, {capture.view_count} views x {capture.frame_count} frames"
+    capture = reader(args.path, args.out, head=load_head(args.head), overwrite=args.overwrite, **options)
+    said = f"{args.out}: capture, {capture.view_count} views x {capture.frame_count} frames"
+    if args.overlay is None:
+        return said
+    from mvp4d_jax.tracking.sheet import write_rig_sheet
+
+    write_rig_sheet(args.overlay, capture)
+    return f"{said}; look at {args.overlay}"

@@ -17,6 +17,7 @@ import argparse
 import re
 from pathlib import Path
 
+from mvp4d.core.capture.schema import check_fps
 from mvp4d.core.errors import UserError
 
 
@@ -39,6 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str:
     size, background = parse_size(args.size), parse_colour(args.background)
+    if args.fps is not None:
+        check_fps(args.fps, "`fps`", "it")
     from mvp4d import open_avatar
     from mvp4d_export.render import check_target
 

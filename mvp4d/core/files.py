@@ -172,6 +172,9 @@ def read_npz(path: str | os.PathLike, *, limit: int = 1 << 30) -> dict[str, np.n
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            if any(entry.filename.endswith("data.pkl") for entry in entries):
+                raise UserError(path, "is a PyTorch file, whose pickle is not read",
+                                "write its arrays as an npz with the fields that docs/formats.md lists")
             if len(entries) > 4096 or sum(entry.file_size for entry in entries) > limit:
                 raise UserError(path, f"unpacks to more than {limit >> 20} MiB", "this is not a file of this kind")
             return {entry.filename.removesuffix(".npy"): _read_npy(archive, entry, path) for entry in entries}

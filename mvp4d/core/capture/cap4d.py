@@ -15,7 +15,7 @@ import numpy as np
 
 from mvp4d.core import images
 from mvp4d.core.cameras.path import CameraPath
-from mvp4d.core.capture import convert
+from mvp4d.core.capture import convert, schema
 from mvp4d.core.capture.fit import Fit, read_references
 from mvp4d.core.capture.format import Capture
 from mvp4d.core.errors import UserError
@@ -27,11 +27,12 @@ KIND = "CAP4D folder"
 
 
 def import_cap4d(source: str | os.PathLike, out: str | os.PathLike, *, head: HeadModel,
-                 overwrite: bool = False) -> Capture:
+                 drop_incomplete: bool = False, overwrite: bool = False) -> Capture:
     """Reads a CAP4D folder into a capture. Masks are those of `bg/`, or else the pictures' transparency.
 
     Args:
       head: the head that `fit.npz` was made with.
+      drop_incomplete: leave out the frames that a camera lacks, instead of refusing.
 
     Raises:
       UserError: a file is missing, damaged or does not fit the others.
@@ -51,14 +52,19 @@ def import_cap4d(source: str | os.PathLike, out: str | os.PathLike, *, head: Hea
     if (source / "bg").is_dir():
         mattes = [convert.picture_source(source / "bg", name, source) for name in fit.names]
 
-    chosen = [convert.pick_frames(path, motion.fps, fit.frame_count) for path in pictures]
+    both = pictures if mattes is None else [*pictures, *mattes]
+    chosen, kept = convert.line_up(both, motion.fps, fit.frame_count, drop_incomplete=drop_incomplete)
+    names = schema.clean_names(fit.names, source / "fit.npz")
+    if reference:  # by its new name and place
+        left = np.flatnonzero(kept == reference[1])
+        reference = (names[fit.names.index(reference[0])], int(left[0])) if len(left) else None
 
     def frames_of(view: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         if mattes is None:
             yield from convert.read_pictures(pictures[view], chosen[view])
             return
         pairs = zip_longest(convert.read_pictures(pictures[view], chosen[view]),
-                            convert.read_masks(mattes[view], chosen[view]))
+                            convert.read_masks(mattes[view], chosen[len(pictures) + view]))
         for frame, (picture, alpha) in enumerate(pairs):
             if picture is None or alpha is None:
                 raise UserError(mattes[view], f"and {pictures[view]} part ways at frame {frame}")
@@ -66,7 +72,7 @@ def import_cap4d(source: str | os.PathLike, out: str | os.PathLike, *, head: Hea
 
     extra = {} if fit.shape is None else {"shape": [float(value) for value in fit.shape]}
     return convert.write_views(
-        Path(out), frames_of, head=rig, motion=motion, cameras=fit.cameras, names=fit.names,
+        Path(out), frames_of, head=rig, motion=motion[kept], cameras=fit.cameras, names=names,
         image_size=sizes.pop(), masks=mattes is not None or convert.bring_alpha(pictures), reference=reference,
         source=f"CAP4D folder {source.name}",
         extra=extra, overwrite=overwrite)

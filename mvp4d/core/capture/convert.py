@@ -62,23 +62,26 @@ def picture_source(folder: Path, name: str, where: object) -> Path:
     raise UserError(folder / name, "no folder of pictures and no video of that name")
 
 
-def read_pictures(source: Path, frames: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """The frames of a video (those that `pick_frames` chose), or the pictures of a folder in the order of their names:
-    straight colours uint8 [H, W, 3] and alpha uint8 [H, W], None where a picture has none."""
+Chosen = np.ndarray | list[Path] | None  # frames of a video, pictures of a folder; None for all
+
+
+def read_pictures(source: Path, chosen: Chosen = None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """The frames of a video, or the pictures of a folder in the order of their names: straight colours uint8 [H, W, 3]
+    and alpha uint8 [H, W], None where a picture has none."""
     if source.is_file():
-        yield from ((rgb, None) for rgb in video.read_video(source, frames=frames))
+        yield from ((rgb, None) for rgb in video.read_video(source, frames=chosen))
         return
-    for path in list_pictures(source):
+    for path in list_pictures(source) if chosen is None else chosen:
         picture = images.read_picture(inside(source, path.name, source))
         yield picture.rgb, picture.alpha
 
 
-def read_masks(source: Path, frames: np.ndarray | None = None) -> Iterator[np.ndarray]:
+def read_masks(source: Path, chosen: Chosen = None) -> Iterator[np.ndarray]:
     """Masks likewise, uint8 [H, W]."""
     if source.is_file():
-        yield from (images.brightness(rgb) for rgb in video.read_video(source, frames=frames))
+        yield from (images.brightness(rgb) for rgb in video.read_video(source, frames=chosen))
         return
-    for path in list_pictures(source):
+    for path in list_pictures(source) if chosen is None else chosen:
         yield images.read_mask(inside(source, path.name, source))
 
 
@@ -88,8 +91,51 @@ def bring_alpha(sources: Iterable[Path]) -> bool:
     return any(images.has_alpha(inside(path.parent, path.name, path.parent)) for paths in first for path in paths)
 
 
-def pick_frames(source: Path, fps: float, count: int) -> np.ndarray | None:
-    """Which frames of a video show `count` moments at `fps`; None for all as they come, and for folders of pictures.
+def line_up(sources: list[Path], fps: float, count: int, *, drop_incomplete: bool) -> tuple[list[Chosen], np.ndarray]:
+    """Which frames or pictures of each source show the moments of a fit.
+
+    Args:
+      sources: videos, and folders of pictures.
+      fps, count: of the fit.
+      drop_incomplete: leave out the moments that a source lacks, instead of refusing. Pictures of folders that have
+        fewer are told apart by their names, which then must be `count` different ones in all folders together.
+
+    Returns:
+      chosen: for each source; kept: [F'] which moments are left.
+
+    Raises:
+      UserError: a source does not cover the moments.
+    """
+    folders = {source: list_pictures(source) for source in sources if source.is_dir()}
+    stems = sorted({_place(path) for pictures in folders.values() for path in pictures})
+    found: list[dict[int, int | Path]] = []
+    for source in sources:
+        pictures = folders.get(source)
+        if pictures is None:
+            found.append(dict(enumerate(pick_frames(source, fps, count, drop_incomplete).tolist())))
+        elif len(pictures) == count:
+            found.append(dict(enumerate(pictures)))
+        elif drop_incomplete and len(stems) == count:
+            found.append({stems.index(_place(path)): path for path in pictures})
+        else:
+            raise UserError(source, f"has {len(pictures)} pictures, the fit has {count} frames",
+                            "all cameras and the fit must cover the same frames; `drop_incomplete` leaves others out")
+    kept = np.array([moment for moment in range(count) if all(moment in items for items in found)], int)
+    if not len(kept):
+        raise UserError(sources[0].parent, "no moment is there in every camera")
+    if len(kept) < count:
+        say(f"{sources[0].parent}: {count - len(kept)} of {count} frames are left out, for a camera that lacks them")
+    chosen = [[items[moment] for moment in kept.tolist()] for items in found]
+    return [np.asarray(items) if source.is_file() else items for source, items in zip(sources, chosen)], kept
+
+
+def _place(picture: Path) -> tuple[int, str]:
+    """Where a picture's name stands among others: numbers by their value, whatever their zeros."""
+    return (int(picture.stem), "") if picture.stem.isdecimal() and len(picture.stem) < 19 else (0, picture.stem)
+
+
+def pick_frames(source: Path, fps: float, count: int, drop_incomplete: bool = False) -> np.ndarray:
+    """Which frames of a video show `count` moments at `fps`: [count], or fewer where `drop_incomplete` allows it.
 
     A video with as many frames as there are moments is taken frame by frame. Another is resampled by its timestamps,
     which is said.
@@ -97,12 +143,12 @@ def pick_frames(source: Path, fps: float, count: int) -> np.ndarray | None:
     Raises:
       UserError: the video does not cover the moments.
     """
-    if not source.is_file():
-        return None
     facts = video.look_at_video(source)
     if len(facts.times) == count:
-        return None
+        return np.arange(count)
     chosen = facts.resampled(fps)
+    if drop_incomplete and facts.steady and len(facts.times) < count:
+        return np.arange(len(facts.times))
     if abs(len(chosen) - count) > 1 or len(facts.times) < 2:
         kind = "" if facts.steady else " of varying length"
         raise UserError(source, f"has {len(facts.times)} frames{kind} at {facts.fps:g} a second, {len(chosen)} at "
@@ -117,14 +163,14 @@ def list_pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in images.SUFFIXES)
 
 
-def picture_facts(source: Path) -> tuple[tuple[int, int], int | None]:
-    """((H, W) of the first picture, number of pictures or None for a video)."""
+def picture_size(source: Path) -> tuple[int, int]:
+    """(H, W) of the first picture."""
     if source.is_file():
-        return video.video_facts(source)[0], None
+        return video.video_facts(source)[0]
     pictures = list_pictures(source)
     if not pictures:
         raise UserError(source, "has no pictures")
-    return images.image_size(inside(source, pictures[0].name, source)), len(pictures)
+    return images.image_size(inside(source, pictures[0].name, source))
 
 
 def write_views(out: Path, frames_of: Frames, *, scale: int = 1, **options: object) -> Capture:

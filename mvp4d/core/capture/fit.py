@@ -123,7 +123,7 @@ def read_references(path: str | os.PathLike) -> list[tuple[str, int]]:
         if not isinstance(item, list) or len(item) != 2 or not isinstance(item[0], str) \
                 or isinstance(item[1], bool) or not isinstance(item[1], int) or not 0 <= item[1] < schema.MAX_FRAMES:
             raise UserError(path, f"entry {str(item)[:60]} is not [camera name, frame]")
-        schema.check_names([item[0]], path)
+        schema.check_file_names([item[0]], path)
     return [(item[0], item[1]) for item in value]
 
 
@@ -153,7 +153,7 @@ def _names(arrays: dict[str, np.ndarray], count: int, path: str | os.PathLike) -
     order = arrays["camera_order"]
     if order.shape != (count,) or order.dtype.kind != "U":
         raise UserError(path, f"'camera_order' is {order.dtype} {list(order.shape)}, expected {count} names")
-    return schema.check_names([str(name) for name in order], path)
+    return schema.check_file_names([str(name) for name in order], path)
 
 
 def _resolutions(value: np.ndarray, count: int, path: str | os.PathLike) -> np.ndarray:

@@ -22,14 +22,16 @@ from scipy.spatial.transform import Rotation
 
 from mvp4d.core import images
 from mvp4d.core.cameras.camera import Camera
-from mvp4d.core.capture import convert, schema
+from mvp4d.core.cameras.distortion import read_distortion, undistort
+from mvp4d.core.capture import convert, schema, transforms
 from mvp4d.core.capture.fit import pad_expression
 from mvp4d.core.capture.format import Capture
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import atomic_folder, read_json, read_npz, write_json
+from mvp4d.core.files import atomic_folder, read_npz, write_json
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.outputs import check_folder
+from mvp4d.core.progress import say
 
 SPLITS = ("transforms.json", "transforms_train.json", "transforms_val.json", "transforms_test.json")
 _SHAPES, _EXPRESSIONS, _VERTICES = 300, 100, 5143  # of flame_param; 5023 of FLAME and 120 of its teeth
@@ -39,36 +41,45 @@ KIND = "GaussianAvatars folder"
 
 
 def import_gaussian_avatars(source: str | os.PathLike, out: str | os.PathLike, *, head: HeadModel, fps: float = 25.0,
-                            overwrite: bool = False) -> Capture:
-    """Reads a VHAP export into a capture.
+                            drop_incomplete: bool = False, overwrite: bool = False) -> Capture:
+    """Reads a VHAP export into a capture. Distorted pictures are undistorted; masks are those of `fg_mask_path`, or
+    else the pictures' transparency.
 
     Args:
       head: the FLAME that it was tracked with (`flame:PATH?teeth` where there are static offsets of 5143 vertices).
       fps: frames per second, which the layout does not say.
+      drop_incomplete: leave out the timesteps that a camera lacks, instead of refusing.
 
     Raises:
-      UserError: a file is missing or damaged, leads out of the folder, or the views do not all have every timestep.
+      UserError: a file is missing or damaged, leads out of the folder and those beside it, or the views do not all have
+        every timestep.
     """
     source = convert.check_folder(source)
     if not head.name.startswith("flame"):
-        raise UserError("head", f"'{head.name}': this layout holds FLAME coefficients", "give flame:PATH?teeth")
+        raise UserError("`head`", f"'{head.name}': this layout holds FLAME coefficients", "give flame:PATH?teeth")
     frames, where = _read_transforms(source)
-    grid, names = _grid(frames, where)
-    cameras = _read_cameras(frames, grid, where)
-    size = schema.check_image_size([frames[grid[0, 0]].get("h"), frames[grid[0, 0]].get("w")], where)
-    separate = all("fg_mask_path" in frame for frame in frames)
-    masks = separate or images.has_alpha(convert.inside(source, frames[grid[0, 0]].get("file_path"), where))
-    paths = [convert.inside(source, frames[index].get("flame_param_path"), where) for index in grid[0]]
-    rig, motion = _read_motion(paths, head, fps)
+    grid, names = _grid(frames, where, drop_incomplete)
+
+    def file(index: int, field: str) -> Path:
+        return transforms.resolve(source, frames[index].get(field), where)
+
+    size = _size(frames[grid[0, 0]], file(grid[0, 0], "file_path"), where)
+    cameras, raw = _read_cameras(frames, grid, size, where)
+    lenses = {index: read_distortion(frames[index], where) for index in grid.reshape(-1)}
+    separate = all("fg_mask_path" in frames[index] for index in grid.reshape(-1))
+    masks = separate or images.has_alpha(file(grid[0, 0], "file_path"))
+    rig, motion = _read_motion([file(index, "flame_param_path") for index in grid[0]], head, fps)
 
     def frames_of(view: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        for index in grid[view]:
-            picture = convert.inside(source, frames[index].get("file_path"), where)
-            found = images.read_picture(picture, size=size)
-            alpha = found.alpha
-            if separate:
-                alpha = images.read_mask(convert.inside(source, frames[index]["fg_mask_path"], where), size=size)
-            yield found.rgb, alpha
+        for time, index in enumerate(grid[view]):
+            found = images.read_picture(file(index, "file_path"), size=size)
+            rgb = found.rgb
+            alpha = images.read_mask(file(index, "fg_mask_path"), size=size) if separate else found.alpha
+            if lenses[index] is not None:
+                numbers = tuple(float(value) for value in raw[:, view, time])
+                rgb = undistort(rgb, lenses[index], *numbers, outside=255)
+                alpha = None if alpha is None else undistort(alpha, lenses[index], *numbers, outside=0)
+            yield rgb, alpha
 
     return convert.write_views(Path(out), frames_of, head=rig, motion=motion, cameras=cameras, names=names,
                                image_size=size, masks=masks, source=f"GaussianAvatars folder {source.name}",
@@ -117,19 +128,10 @@ def _read_transforms(source: Path) -> tuple[list[dict], Path]:
         [source / name for name in SPLITS[1:] if (source / name).is_file()]
     if not paths:
         raise UserError(source / SPLITS[0], "no such file")
-    frames: list[dict] = []
-    for path in paths:
-        value = read_json(path)
-        found = value.get("frames") if isinstance(value, dict) else None
-        if not isinstance(found, list) or not all(isinstance(frame, dict) for frame in found):
-            raise UserError(path, "field 'frames' is not a list of objects")
-        frames += found
-    if not frames:
-        raise UserError(paths[0], "has no frames")
-    return frames, paths[0]
+    return transforms.read_transforms(paths), paths[0]
 
 
-def _grid(frames: list[dict], where: Path) -> tuple[np.ndarray, list[str]]:
+def _grid(frames: list[dict], where: Path, drop_incomplete: bool) -> tuple[np.ndarray, list[str]]:
     """[V, T] indices into `frames`, and the camera names."""
     cells: dict[tuple[int, int], int] = {}
     identifiers: dict[int, str] = {}
@@ -142,38 +144,44 @@ def _grid(frames: list[dict], where: Path) -> tuple[np.ndarray, list[str]]:
         if identifiers.setdefault(key[0], name) != name:
             raise UserError(where, f"camera {key[0]} has two names, '{identifiers[key[0]][:40]}' and '{name[:40]}'")
     views, times = sorted({key[0] for key in cells}), sorted({key[1] for key in cells})
-    if len(cells) != len(views) * len(times):
+    whole = [time for time in times if all((view, time) in cells for view in views)]
+    if len(whole) < len(times):
         missing = next((v, t) for v in views for t in times if (v, t) not in cells)
-        raise UserError(where, f"camera {missing[0]} has no timestep {missing[1]}",
-                        "a capture needs every timestep of every camera")
-    names = schema.check_names([identifiers[view] for view in views], where)
-    return np.array([[cells[view, time] for time in times] for view in views]), list(names)
+        if not drop_incomplete or not whole:
+            raise UserError(where, f"camera {missing[0]} has no timestep {missing[1]}",
+                            "a capture needs every timestep of every camera; `drop_incomplete` leaves the others out")
+        say(f"{where}: {len(times) - len(whole)} of {len(times)} timesteps are left out, for a camera that lacks them")
+    names = schema.clean_names([identifiers[view] for view in views], where)
+    return np.array([[cells[view, time] for time in whole] for view in views]), list(names)
 
 
-def _read_cameras(frames: list[dict], grid: np.ndarray, where: Path) -> Camera:
-    """Cameras [V, 1] where they stand still, [V, T] where one moves."""
+def _size(frame: dict, picture: Path, where: Path) -> tuple[int, int]:
+    """(H, W) that the frame says, or else its picture."""
+    if frame.get("h") is None or frame.get("w") is None:
+        return images.image_size(picture)
+    whole = [int(side) if isinstance(side, float) and side.is_integer() else side for side in (frame["h"], frame["w"])]
+    return schema.check_image_size(whole, where)
+
+
+def _read_cameras(frames: list[dict], grid: np.ndarray, size: tuple[int, int],
+                  where: Path) -> tuple[Camera, np.ndarray]:
+    """Cameras [V, 1] where they stand still, [V, T] where one moves; and [4, V, T] fx, fy, cx, cy."""
     matrices = np.empty((*grid.shape, 4, 4))
-    intrinsics = np.empty((4, *grid.shape))
+    numbers = np.empty((4, *grid.shape))
     for cell in np.ndindex(grid.shape):
-        frame = frames[grid[cell]]
-        try:
-            matrices[cell] = np.array(frame["transform_matrix"], np.float64).reshape(4, 4)
-            intrinsics[(slice(None), *cell)] = [float(frame[key]) for key in ("fl_x", "fl_y", "cx", "cy")]
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise UserError(where, f"frame {grid[cell]} has no usable camera "
-                            f"({type(error).__name__} {str(error)[:80]})") from None
-    if not np.isfinite(matrices).all() or (np.abs(np.linalg.det(matrices)) < 1e-6).any():
-        raise UserError(where, "a 'transform_matrix' is not finite or has no inverse")
-    cameras = Camera(convert.from_opengl(matrices), *intrinsics)
-    if all(np.ptp(array, axis=1).max() == 0 for array in (matrices, *intrinsics)):
+        frame, index = frames[grid[cell]], int(grid[cell])
+        matrices[cell] = transforms.matrix(frame, index, where)
+        numbers[(slice(None), *cell)] = transforms.intrinsics(frame, size, index, where)
+    cameras = Camera(convert.from_opengl(matrices), *numbers)
+    if all(np.ptp(array, axis=1).max() == 0 for array in (matrices, *numbers)):
         cameras = cameras[:, :1]
-    return schema.check_cameras(cameras, *grid.shape, where)
+    return schema.check_cameras(cameras, *grid.shape, where), numbers
 
 
 def _read_motion(paths: list[Path], head: HeadModel, fps: float) -> tuple[HeadModel, Motion]:
     sizes = {"translation": 3, "rotation": 3, "neck_pose": 3, "jaw_pose": 3, "eyes_pose": 6}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in (*sizes, "expr")}
-    rig = None
+    rig, first, differs = None, {}, False
     for path in paths:
         arrays = read_npz(path, limit=1 << 26)
         schema.require(arrays, (*sizes, "shape", "expr"), path)
@@ -185,7 +193,11 @@ def _read_motion(paths: list[Path], head: HeadModel, fps: float) -> tuple[HeadMo
                 raise UserError(path, f"'{name}' has {row.size} values, in the first file {rows[name][0].size}")
             rows[name].append(row)
         if rig is None:
-            rig = _read_identity(arrays, head, path)
+            rig, first = _read_identity(arrays, head, path), arrays
+        differs = differs or any(not np.array_equal(arrays.get(name), first.get(name))
+                                 for name in ("shape", "static_offset"))
+    if differs:
+        say(f"{paths[0].parent}: identities differ from file to file; that of {paths[0].name} is taken for all")
     stacked = {name: np.stack(values).astype(np.float64) for name, values in rows.items()}
     motion = Motion(stacked["expr"], stacked["rotation"], stacked["translation"], stacked["neck_pose"],
                     stacked["jaw_pose"], stacked["eyes_pose"].reshape(-1, 2, 3), fps)

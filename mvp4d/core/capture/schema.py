@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from mvp4d.core.cameras.camera import FIELDS, Camera, check
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import ARRAYS, Motion
+from mvp4d.core.progress import say
 
 FORMAT, VERSION = "mvp4d-capture", 1
 MAX_SIDE = 16384
@@ -103,6 +105,35 @@ def check_names(value: object, where: object) -> tuple[str, ...]:
     if len({name.lower() for name in value}) != len(value):
         raise UserError(where, "two cameras have the same name (capitals aside)")
     return tuple(value)
+
+
+def clean_names(names: list[str] | tuple[str, ...], where: object) -> tuple[str, ...]:
+    """Camera names of another tool as `check_names` has them: accents are dropped, whatever else is not allowed becomes
+    "_", what is then alike is numbered. Names that change are said."""
+    cleaned: list[str] = []
+    for index, name in enumerate(names):
+        plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+        plain = re.sub(r"[^A-Za-z0-9_.-]", "_", plain.strip())[:60].lstrip("_.-") or f"cam{index:02d}"
+        taken, unique = {other.lower() for other in cleaned}, plain
+        for number in range(2, len(names) + 2):
+            if unique.lower() not in taken:
+                break
+            unique = f"{plain[:54]}_{number}"
+        cleaned.append(unique)
+    changed = [f"'{old[:30]}' is '{new}'" for old, new in zip(names, cleaned) if old != new]
+    if changed:
+        say(f"{where}: cameras have new names: {', '.join(changed[:8])}{' ...' if changed[8:] else ''}")
+    return check_names(cleaned, where)
+
+
+def check_file_names(names: list[str] | tuple[str, ...], where: object) -> tuple[str, ...]:
+    """Camera names of another tool, by which files are looked for: any text that names one file and does not climb."""
+    for name in names:
+        if not name or len(name) > 200 or name in (".", "..") or set(name) & set("/\\\0\n\r"):
+            raise UserError(where, f"camera name {_short(name)} is not allowed", "it names a file or folder")
+    if len(set(names)) != len(names):
+        raise UserError(where, "two cameras have the same name")
+    return tuple(names)
 
 
 def check_image_size(value: object, where: object) -> tuple[int, int]:

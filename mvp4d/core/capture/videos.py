@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mvp4d.core.cameras.camera import Camera, resize
-from mvp4d.core.capture import convert
+from mvp4d.core.capture import convert, schema
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.capture.format import Capture
 from mvp4d.core.errors import UserError
@@ -21,13 +21,15 @@ from mvp4d.core.heads.model import HeadModel
 
 
 def import_videos(source: str | os.PathLike, out: str | os.PathLike, *, head: HeadModel,
-                  fit: str | os.PathLike | None = None, scale: int = 1, overwrite: bool = False) -> Capture:
+                  fit: str | os.PathLike | None = None, scale: int = 1, drop_incomplete: bool = False,
+                  overwrite: bool = False) -> Capture:
     """Reads a folder of synchronised videos into a capture; masks where pictures bring transparency.
 
     Args:
       head: the head that the fit was made with.
       fit: the fit; `fit.npz` in the folder by default. Its `camera_order` names the videos.
       scale: pictures are averaged down by this factor.
+      drop_incomplete: leave out the frames that a camera lacks, instead of refusing.
 
     Raises:
       UserError: a video is missing, damaged, or of another length or size than the fit says.
@@ -38,24 +40,23 @@ def import_videos(source: str | os.PathLike, out: str | os.PathLike, *, head: He
     rig, motion = fitted.rig(head, where)
     pictures = [convert.picture_source(source, name, source) for name in fitted.names]
     for path, declared in zip(pictures, fitted.resolutions.tolist()):
-        size, count = convert.picture_facts(path)
+        size = convert.picture_size(path)
         if list(size) != declared:
             raise UserError(path, f"is {size[0]} x {size[1]} (height x width), the fit says "
                             f"{declared[0]} x {declared[1]}")
-        if count is not None and count != fitted.frame_count:
-            raise UserError(path, f"has {count} pictures, the fit has {fitted.frame_count} frames")
     sizes = {tuple(size) for size in fitted.resolutions.tolist()}
     if len(sizes) != 1:
         raise UserError(where, f"its cameras have {len(sizes)} picture sizes", "a capture has one")
     cameras, size = scaled(fitted.cameras, sizes.pop(), scale)
-    chosen = [convert.pick_frames(path, motion.fps, fitted.frame_count) for path in pictures]
+    chosen, kept = convert.line_up(pictures, motion.fps, fitted.frame_count, drop_incomplete=drop_incomplete)
 
     def frames_of(view: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         return convert.read_pictures(pictures[view], chosen[view])
 
     extra = {} if fitted.shape is None else {"shape": [float(value) for value in fitted.shape]}
     return convert.write_views(
-        Path(out), frames_of, scale=scale, head=rig, motion=motion, cameras=cameras, names=fitted.names,
+        Path(out), frames_of, scale=scale, head=rig, motion=motion[kept], cameras=cameras,
+        names=schema.clean_names(fitted.names, where),
         image_size=size, masks=convert.bring_alpha(pictures), source=f"videos of {source.name}", extra=extra,
         overwrite=overwrite)
 
