@@ -321,7 +321,9 @@ def convert(source: Path | str, destination: Path | str, *, conditioning_channel
     jobs = []
     for name, folder in components(source).items():
         own, value = read_config(folder)
-        target = own if isinstance(own, AutoencoderConfig) else _converted(own, conditioning_channels, drop_text, prompt)
+        target = own
+        if isinstance(own, TransformerConfig):
+            target = _converted(own, conditioning_channels, drop_text, prompt)
         jobs.append((name, to_json(target, value), adapt(open_weights(folder), own, target, prompt)))
     said = []
     with _new_folder(destination, overwrite) as temporary:
@@ -347,7 +349,7 @@ def _converted(own: TransformerConfig, channels: int | None, drop_text: bool,
         channels = 0 if own.conditioning_channels else TransformerConfig().conditioning_channels
     if prompt is not None:
         if drop_text or not channels or not own.text_dim:
-            raise UserError("`prompt`", "is for a multi-view model with a text stream", "leave it or the other flags out")
+            raise UserError("`prompt`", "is for a multi-view model with a text stream", "leave it out")
         if prompt.ndim != 2 or prompt.shape[1] != own.text_dim:
             raise UserError("`prompt`", f"holds an array {prompt.shape}", f"the text stream takes [T, {own.text_dim}]")
     tokens = own.prompt_tokens if prompt is None else len(prompt)
