@@ -56,7 +56,8 @@ def base() -> ConfigDict:
 def transformer(size: str, **changes: object) -> ConfigDict:
     """A transformer by its size's name; what is None stays as the size has it."""
     fields = ("dtype", "remat", "attention_backend", "context_form", "pad_patches_to", "num_layers", "num_heads",
-              "head_dim", "skip_width", "detail_width", "time_embed_dim", "text_dim", "spatial_scale", "temporal_scale")
+              "head_dim", "skip_width", "detail_width", "time_embed_dim", "text_dim", "prompt_tokens", "spatial_scale",
+              "temporal_scale")
     return ConfigDict({"size": size, **dict.fromkeys(fields), **changes})
 
 

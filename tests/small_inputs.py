@@ -94,6 +94,10 @@ def shrink(words: Sequence[str]) -> list[str]:
 def furnish(root: Path, words: Sequence[str]) -> None:
     """Makes the inputs that a (small) command names and that are not there yet."""
     verb = words[0]
+    if verb == "convert":
+        if "--empty-prompt" in words:
+            np.save(root / words[words.index("--empty-prompt") + 1], np.ones((226, 4096), np.float32))
+        return
     named = dict(word.removeprefix("--").split("=", 1) for word in words if re.match(r"--config\..*=", word))
     flags = {words[index][2:]: words[index + 1] for index in range(len(words) - 1) if words[index].startswith("--")}
     if verb == "sample":

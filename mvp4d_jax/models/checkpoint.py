@@ -31,7 +31,7 @@ from mvp4d_jax import parallel
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.checkpoint_config import Config, read_config, to_json
 from mvp4d_jax.models.checkpoint_files import DTYPES, Weights, open_weights, shorten, write_weights
-from mvp4d_jax.models.checkpoint_names import Table, autoencoder_table, transformer_table
+from mvp4d_jax.models.checkpoint_names import PROMPT, Table, autoencoder_table, transformer_table
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
@@ -40,7 +40,7 @@ SHARD_BYTES = 5 * 10**9  # diffusers' default
 # Fields of TransformerConfig that only say how the same weights are used.
 _OPTIONS = {"dtype", "remat", "attention_backend", "context_form", "pad_patches_to", "spatial_scale", "temporal_scale",
             "sample_height", "sample_width"}
-_ADAPTABLE = {"text_dim", "conditioning_channels"}
+_ADAPTABLE = {"text_dim", "prompt_tokens", "conditioning_channels"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,16 +80,19 @@ def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 # ----- reading
 
 
-def adapt(weights: Weights, source: Config, target: Config) -> Tensors:
+def adapt(weights: Weights, source: Config, target: Config, prompt: np.ndarray | None = None) -> Tensors:
     """The tensors of `weights` (a checkpoint of `source`) as a model of `target` takes them.
 
-    Three differences are bridged: conditioning that the checkpoint lacks starts at zero, conditioning or a text stream
-    that the model lacks is left out.
+    Three differences are bridged: conditioning that the checkpoint lacks starts at zero; conditioning, a text stream or
+    a prompt that the model lacks is left out.
+
+    Args:
+      prompt: [T, text_dim], for a model whose prompt the checkpoint lacks.
 
     Raises:
       UserError: the configs differ otherwise; tensors are missing, left over or misshapen.
     """
-    _check_same_architecture(weights.folder, source, target)
+    _check_same_architecture(weights.folder, source, target, prompt)
     facts = {name: (entry.dtype, entry.shape) for name, entry in weights.entries.items()}
     check_tensors(weights.folder, {name: shape for name, (_, shape) in facts.items()}, expected_shapes(source))
     wanted = expected_shapes(target)
@@ -98,6 +101,8 @@ def adapt(weights: Weights, source: Config, target: Config) -> Tensors:
 
     def read(name: str) -> np.ndarray:
         dtype, shape = facts[name]
+        if name == PROMPT and prompt is not None:
+            return prompt.astype(DTYPES[dtype])
         if name not in weights.entries:
             return np.zeros(shape, DTYPES[dtype])
         # Where the text stream is left out, the first half of a modulation is the video's.
@@ -106,7 +111,7 @@ def adapt(weights: Weights, source: Config, target: Config) -> Tensors:
     return Tensors(facts, read)
 
 
-def _check_same_architecture(folder: Path, source: Config, target: Config) -> None:
+def _check_same_architecture(folder: Path, source: Config, target: Config, prompt: np.ndarray | None) -> None:
     if type(source) is not type(target):
         raise UserError(folder, f"holds a model of {type(source).__name__}, not of {type(target).__name__}")
     free = _OPTIONS | _ADAPTABLE if isinstance(source, TransformerConfig) else {"scaling_factor"}
@@ -119,6 +124,10 @@ def _check_same_architecture(folder: Path, source: Config, target: Config) -> No
         if target.text_dim not in (0, source.text_dim):
             raise UserError(folder, f"has text of width {source.text_dim}, the model {target.text_dim}",
                             "a text stream can be left out, not added")
+        held = source.prompt_tokens if prompt is None else len(prompt)
+        if target.prompt_tokens not in (0, held):
+            raise UserError(folder, f"holds {held or 'no'} prompt tokens, the model {target.prompt_tokens}",
+                            "write them into it with 'mvp4d convert --empty-prompt', or set prompt_tokens otherwise")
         if source.conditioning_channels and target.conditioning_channels not in (0, source.conditioning_channels):
             raise UserError(folder, f"has {source.conditioning_channels} conditioning channels, the model "
                             f"{target.conditioning_channels}", "use the conditioning it was trained with")
@@ -301,8 +310,8 @@ def components(folder: Path) -> dict[str, Path]:
 
 
 def convert(source: Path | str, destination: Path | str, *, conditioning_channels: int | None = None,
-            drop_text: bool = False, dtype: str | None = None, shard_bytes: int = SHARD_BYTES,
-            overwrite: bool = False) -> str:
+            drop_text: bool = False, prompt: np.ndarray | None = None, dtype: str | None = None,
+            shard_bytes: int = SHARD_BYTES, overwrite: bool = False) -> str:
     """Diffusers checkpoint to ours, or ours to diffusers: checks every tensor and writes it anew, one at a time.
 
     The layout on disk is the same, so tensors keep their bytes (unless `dtype` asks otherwise); what is converted is
@@ -315,6 +324,7 @@ def convert(source: Path | str, destination: Path | str, *, conditioning_channel
       conditioning_channels: of the transformer that is written; 0: plain CogVideoX. Default: 56 for a plain source, 0
         for a multi-view one.
       drop_text: write a transformer without a text stream (not for diffusers).
+      prompt: [T, text_dim] embeddings of the empty prompt, which the transformer is to hold (not for diffusers).
       dtype: "float32", "float16", "bfloat16"; None keeps each tensor's own.
 
     Returns:
@@ -332,11 +342,8 @@ def convert(source: Path | str, destination: Path | str, *, conditioning_channel
         own, value = read_config(folder)
         target = own
         if isinstance(own, TransformerConfig):
-            channels = conditioning_channels
-            if channels is None:
-                channels = 0 if own.conditioning_channels else TransformerConfig().conditioning_channels
-            target = dataclasses.replace(own, conditioning_channels=channels, text_dim=0 if drop_text else own.text_dim)
-        jobs.append((name, to_json(target, value), adapt(open_weights(folder), own, target)))
+            target = _converted(own, conditioning_channels, drop_text, prompt)
+        jobs.append((name, to_json(target, value), adapt(open_weights(folder), own, target, prompt)))
     said = []
     with _new_folder(destination, overwrite) as temporary:
         for name, value, tensors in jobs:
@@ -352,6 +359,21 @@ def convert(source: Path | str, destination: Path | str, *, conditioning_channel
                           shard_bytes=shard_bytes)
             said.append(f"{value['_class_name']} of {len(codes)} tensors")
     return f"{destination}: {' and '.join(said)}"
+
+
+def _converted(own: TransformerConfig, channels: int | None, drop_text: bool,
+               prompt: np.ndarray | None) -> TransformerConfig:
+    """The config that `convert` writes for one that it reads."""
+    if channels is None:
+        channels = 0 if own.conditioning_channels else TransformerConfig().conditioning_channels
+    if prompt is not None:
+        if drop_text or not channels or not own.text_dim:
+            raise UserError("`prompt`", "is for a multi-view model with a text stream", "leave it out")
+        if prompt.ndim != 2 or prompt.shape[1] != own.text_dim:
+            raise UserError("`prompt`", f"holds an array {prompt.shape}", f"the text stream takes [T, {own.text_dim}]")
+    tokens = own.prompt_tokens if prompt is None else len(prompt)
+    return dataclasses.replace(own, conditioning_channels=channels, text_dim=0 if drop_text else own.text_dim,
+                               prompt_tokens=tokens if channels and not drop_text else 0)
 
 
 def validate_weights(folder: Path | str) -> str:

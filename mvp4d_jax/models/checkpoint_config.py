@@ -31,7 +31,8 @@ _AUTOENCODER = {
 _TRANSFORMER = {
     "num_layers": ("num_layers", 30), "num_attention_heads": ("num_heads", 30), "attention_head_dim": ("head_dim", 64),
     "in_channels": ("latent_channels", 16), "patch_size": ("patch_size", 2), "time_embed_dim": ("time_embed_dim", 512),
-    "text_embed_dim": ("text_dim", 4096), "spatial_interpolation_scale": ("spatial_scale", 1.875),
+    "text_embed_dim": ("text_dim", 4096), "prompt_tokens": ("prompt_tokens", 0),
+    "spatial_interpolation_scale": ("spatial_scale", 1.875),
     "temporal_interpolation_scale": ("temporal_scale", 1.0), "sample_height": ("sample_height", 60),
     "sample_width": ("sample_width", 90), "norm_eps": ("norm_eps", 1e-5),
     "conditioning_channels": ("conditioning_channels", 0), "skip_width": ("skip_width", 0),
@@ -131,7 +132,7 @@ def to_json(config: Config, base: dict[str, Any] | None = None) -> dict[str, Any
         field = getattr(config, ours)
         value[theirs] = list(field) if isinstance(field, tuple) else field
     # diffusers would warn of fields that it does not know
-    for ours in ("conditioning_channels", "skip_width", "detail_width"):
+    for ours in ("conditioning_channels", "skip_width", "detail_width", "prompt_tokens"):
         if not value.get(ours, 1):
             del value[ours]
     return value

@@ -128,6 +128,7 @@ _BLOCK = (
 _DETAIL = ("of_pixel", "of_token", "modulation", "hidden", "out")
 CONDITIONING = "conditioning_embed"  # what a multi-view model has, and CogVideoX has not
 TEXT = "patch_embed.text_proj"
+PROMPT = "prompt_embeds"  # likewise ours: diffusers hands it in
 
 
 def transformer_table(config: TransformerConfig) -> Table:
@@ -136,6 +137,8 @@ def transformer_table(config: TransformerConfig) -> Table:
     _add(table, "patch_embed.proj", ("patch_embed", "proj"), "patch", patch=config.patch_size)
     if config.text_dim:
         _add(table, TEXT, ("patch_embed", "text_proj"), "linear")
+    if config.prompt_tokens:
+        table[PROMPT] = Target(("prompt",), "same")
     if config.conditioning_channels:
         _add(table, CONDITIONING, ("conditioning_embed",), "patch", patch=config.patch_size)
     for half in ("linear_1", "linear_2"):

@@ -196,6 +196,8 @@ class MultiViewTransformer(nnx.Module):
         outputs = config.latent_channels * config.patch_size**2
         with nnx.use_eager_sharding(False):  # without a mesh, too, parameters can be made
             self.patch_embed = PatchEmbed(config, rngs)
+            if config.prompt_tokens:
+                self.prompt = nnx.Param(jnp.zeros((config.prompt_tokens, config.text_dim)), out_sharding=(None, None))
             if config.conditioning_channels:
                 # Zero at first, so that adding maps to a pretrained model changes nothing until they are trained.
                 inputs = config.conditioning_channels * config.patch_size**2
@@ -224,7 +226,8 @@ class MultiViewTransformer(nnx.Module):
           conditioning: [B, V, L, h, w, Cc] maps; None is the same as zeros.
           reference_latents: [B, h, w, C] of the reference image, clean; at timestep 0 and temporal position 0.
           reference_conditioning: [B, h, w, Cc] maps of the reference image.
-          text: [B, T, text_dim] text embeddings, padding included (CogVideoX does not mask it).
+          text: [B, T, text_dim] text embeddings, padding included (CogVideoX does not mask it). Where none is given,
+            the model's own prompt is read, if it has one.
 
         Returns:
           [B, V, L, h, w, C] float32: the v prediction of the views, none for the reference.
@@ -260,6 +263,8 @@ class MultiViewTransformer(nnx.Module):
         positions, rotary = self._positions(frames, views, grid, padded, has_reference)
         if positions is not None:
             video = (video + positions[0] + positions[1]).astype(video.dtype)
+        if text is None and config.prompt_tokens:
+            text = jnp.broadcast_to(self.prompt.get_value(), (latents.shape[0], *self.prompt.shape))
         text = None if text is None else self.patch_embed.text_proj(text.astype(config.dtype))
 
         grouped, of_text = _group_timesteps(timesteps, views, frames, has_reference)

@@ -24,6 +24,8 @@ class TransformerConfig:
       mlp_ratio: hidden width of the feed-forward layer over D.
       time_embed_dim: width of the timestep embedding that every AdaLN projects from.
       text_dim: width of text embeddings; 0: a model without a text stream.
+      prompt_tokens: tokens of text that the model holds as parameters and reads where it is given none: CogVideoX's
+        encoding of the empty prompt (226), which every layer was trained to attend to; 0: none.
       conditioning_channels: channels of the conditioning maps; 0: none (plain CogVideoX).
       skip_width: width of the linear path from a patch of noisy latents to its prediction, past the layers
         (`PatchSkip`); 0: none (CogVideoX). For models not much wider than a patch has values.
@@ -50,6 +52,7 @@ class TransformerConfig:
     mlp_ratio: int = 4
     time_embed_dim: int = 512
     text_dim: int = 4096
+    prompt_tokens: int = 0
     conditioning_channels: int = 56
     skip_width: int = 0
     detail_width: int = 0
@@ -80,6 +83,9 @@ class TransformerConfig:
         for field in ("skip_width", "detail_width"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be positive, or 0 for none")
+        if self.prompt_tokens < 0 or (self.prompt_tokens and not self.text_dim):
+            raise ValueError(f"prompt_tokens is {self.prompt_tokens} with text_dim {self.text_dim}; tokens of a prompt "
+                             "need a text stream")
         if self.detail_width and not self.conditioning_channels:
             raise ValueError("detail_width is set without conditioning_channels, whose maps it draws from")
         if self.head_dim % 16:  # a quarter goes to time, three eighths each to height and width, in sine-cosine pairs

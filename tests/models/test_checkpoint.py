@@ -116,6 +116,34 @@ def test_dropping_text_keeps_the_videos_half(pipeline, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, nnx.state(model), nnx.state(direct))
 
 
+def test_a_model_that_holds_the_empty_prompt(pipeline, tmp_path):
+    """Given no text it computes what diffusers does with these embeddings; another number of tokens is refused."""
+    embeddings = np.random.default_rng(0).normal(size=(3, 24)).astype(np.float32)
+    np.save(tmp_path / "empty.npy", embeddings)
+    words = ["convert", str(pipeline), str(tmp_path / "ours"), "--empty-prompt", str(tmp_path / "empty.npy")]
+    assert cli.main([*words, "--dtype", "float32"]) == 0
+    model, config = checkpoint.load_transformer(tmp_path / "ours" / "transformer")
+    assert config.prompt_tokens == 3 and config.conditioning_channels == 56
+    latents = np.random.default_rng(1).normal(size=(1, 2, 8, 8, 4)).astype(np.float32)  # [B, L, h, w, C]
+    theirs = CogVideoXTransformer3DModel.from_pretrained(pipeline / "transformer").float().eval()
+    with torch.no_grad():
+        expected = theirs(torch.tensor(latents.transpose(0, 1, 4, 2, 3)), torch.tensor(embeddings)[None],
+                          torch.tensor([500]), return_dict=False)[0].numpy().transpose(0, 1, 3, 4, 2)
+    made = np.asarray(model(jnp.asarray(latents)[:, None], jnp.array([500])))[:, 0]
+    np.testing.assert_allclose(made, expected, atol=2e-4 * np.abs(expected).max())
+    # Trained on with and without it; a model that expects one where there is none is told how to get it.
+    for source, wanted, fine in (("ours", 3, True), ("ours", 0, True), ("plain", 3, False)):
+        folder = pipeline / "transformer" if source == "plain" else tmp_path / "ours" / "transformer"
+        target = dataclasses.replace(config, prompt_tokens=wanted)
+        if fine:
+            checkpoint.check_transformer(folder, target)
+        else:
+            with pytest.raises(UserError, match="holds no prompt tokens, the model 3; write them into it"):
+                checkpoint.check_transformer(folder, target)
+    checkpoint.convert(tmp_path / "ours", tmp_path / "back", dtype="bfloat16")
+    assert raw_bytes(tmp_path / "back" / "transformer") == raw_bytes(pipeline / "transformer")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_what_we_save_we_and_safetensors_read(tmp_path, dtype):
     config = TransformerConfig.named("tiny", num_layers=3, num_heads=1, time_embed_dim=8, conditioning_channels=5,

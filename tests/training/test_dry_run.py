@@ -1,0 +1,68 @@
+"""`mvp4d train --dry-run`: what a run would do, said and not done."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from mvp4d_jax.models.transformer_config import TransformerConfig
+from mvp4d_jax.training import loop
+from mvp4d_jax.training.announce import dropped_parameters
+from mvp4d_jax.training.config import load_config
+from tests.small_inputs import furnish, shrink, write_cogvideox
+
+COMMAND = ["train", "--config", "mvp4d_2b", "--config.initial=CogVideoX-2b/transformer",
+           "--config.autoencoder=CogVideoX-2b/vae", "--config.data.shards=shards/512",
+           "--config.stages.images.shards=shards/256", "--workdir", "run"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    write_cogvideox(folder / "CogVideoX-2b")
+    return folder
+
+
+def test_the_plan_of_a_launch(world, monkeypatch):
+    """Weights against the files' own counts, tokens against the sizes, memory against 16 bytes a parameter."""
+    monkeypatch.chdir(world)
+    words = shrink(COMMAND)
+    furnish(world, words)
+    before = sorted(world.rglob("*"))
+    config = load_config("mvp4d_2b", [word for word in words if word.startswith("--config.")])
+    said = loop.train(config, world / "run", check_memory=False, dry_run=True)
+    assert sorted(world.rglob("*")) == before, "a dry run writes nothing"
+
+    count = dict.fromkeys(("all", "text"), 0)
+    files = list((world / "CogVideoX-2b" / "transformer").glob("*.safetensors"))
+    assert len(files) > 1, "a checkpoint in several files"
+    for file in files:
+        with safe_open(file, "np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (no mapping)
+                size = int(np.prod(tensors.get_slice(name).get_shape()))
+                count["all"] += size
+                if "text_proj" in name:
+                    count["text"] += size
+                elif re.search(r"norm[12]\.linear", name):  # modulates video by one half, text by the other
+                    count["text"] += size // 2
+    assert f"CogVideoX-2b/transformer, {count['all']:,} parameters; dropped: its text stream, {count['text']:,}" in said
+    width, maps = 32, 56
+    assert f"new, from zero: conditioning, {4 * maps * width + width:,}" in said  # patches of 2 x 2, and a bias
+    parameters = count["all"] - count["text"] + 4 * maps * width + width
+    assert f"parameters: {parameters:,};" in said
+    assert "mesh: data 1, fsdp 8, context 1: 8 x" in said
+    # 3 views x 9 frames (3 latent frames) at 64 pixels: 8 x 8 latents, 4 x 4 patches, and those of the reference.
+    tokens = (3 * 3 + 1) * 16
+    assert f"70 % multiview: 8 x 3 views x 9 frames = 8 x {tokens} tokens, {tokens} a device" in said
+    assert "steps: 12 to go from 0" in said and "at 40 % of the peak" in said
+    assert said.endswith("leave --dry-run out to train")
+
+
+def test_what_2b_loses_without_text():
+    """CogVideoX-2B has 1,694 M parameters, 185 M of which only text passes through."""
+    whole = TransformerConfig.named("2b", conditioning_channels=0)
+    dropped, total, new = dropped_parameters(whole, TransformerConfig.named("2b", text_dim=0))
+    assert total == pytest.approx(1694e6, abs=0.5e6) and dropped == pytest.approx(185e6, abs=0.5e6)
+    assert new == 4 * 56 * 1920 + 1920
