@@ -2,7 +2,7 @@
 # Runs on every host of a TPU slice; launch/tpu_vm.sh calls it there.
 #
 #   on_host.sh install BUCKET    Python 3.11 and the project (uv), the bucket mounted at /mnt/BUCKET (gcsfuse)
-#   on_host.sh start ARGUMENTS   `mvp4d train --distributed ARGUMENTS` in the background, after ending one that runs
+#   on_host.sh start COMMAND     `mvp4d COMMAND` in the background, after ending one that runs
 #   on_host.sh status            one line: absent, running, stopped, or `exit N`
 #   on_host.sh stop              SIGTERM: the run saves and ends
 #
@@ -61,7 +61,7 @@ start)
   echo started ;;
 run) # in the background, from `start`
   shift
-  "$home/venv/bin/mvp4d" train --distributed "$@" &
+  "$home/venv/bin/mvp4d" "$@" &
   child=$! code=0
   trap 'kill -TERM "$child" 2>/dev/null' TERM
   wait "$child" || code=$?

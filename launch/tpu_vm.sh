@@ -7,6 +7,7 @@
 #
 #   train   everything: asks for the slice where there is none, installs, starts, and watches until the run is done;
 #           asks again after a preemption (SPOT=1) and starts again after a crash. Workdir: gs://BUCKET/NAME
+#   prepare the same for `mvp4d prepare`: all hosts share the captures
 #   watch   what `train` does after the start, for a run that goes on while this machine was away; same arguments
 #   up, install, start ARGUMENTS, status, log, stop, down    single steps
 #
@@ -66,9 +67,10 @@ install() { # called before `||`, where a failing line does not end a function: 
 }
 
 start() {
-  local flags
+  local flags command=("$job" --distributed)
+  [[ $job != train ]] || command+=(--workdir "gs://$BUCKET/$NAME")
   flags=$(compiler_flags "$kind" LIBTPU_INIT_ARGS) &&
-    on_hosts "LIBTPU_INIT_ARGS=$(quoted "$flags")bash mvp4d/code/launch/on_host.sh start $(quoted --workdir "gs://$BUCKET/$NAME" "$@")"
+    on_hosts "LIBTPU_INIT_ARGS=$(quoted "$flags")bash mvp4d/code/launch/on_host.sh start $(quoted "${command[@]}" "$@")"
 }
 
 log_tail() { on_hosts "tail -n 20 mvp4d/train.log" 0 >&2 || true; }
@@ -80,13 +82,13 @@ again() { # counts new starts
 }
 
 watch() {
-  local is before='' mixed=0
+  local is before='' since=$SECONDS
   while true; do
     is=$(state)
     [[ $is == ACTIVE ]] && is=$(hosts)
     [[ $is == "$before" ]] || note "$NAME: $is"
     before=$is
-    [[ $is == mixed ]] && mixed=$((mixed + 1)) || mixed=0
+    [[ $is == mixed ]] || since=$SECONDS
     case $is in
     NONE) ask ;;
     SUSPENDED | FAILED) again "asks for the slice again"; give_back; ask ;; # preempted: its machines are gone
@@ -94,25 +96,26 @@ watch() {
     idle) start "$@" || again "the start failed" ;;
     crashed) again "starts again on all hosts"; log_tail; start "$@" || note "the start failed" ;;
     mixed) # the others end within two minutes of the first; a host that hangs is not waited for
-      if ((mixed * POLL > 180)); then again "ends what hangs and starts again"; start "$@" || note "the start failed"; fi ;;
+      if ((SECONDS - since > 180)); then again "ends what hangs and starts again"; start "$@" || note "the start failed"; fi ;;
     mistake) log_tail; note "a mistake in the arguments, the config or the data: the last lines above say which"; return 2 ;;
     stopped) note "stopped with its state saved"; return 0 ;;
-    done) note "done: gs://$BUCKET/$NAME"; return 0 ;;
+    done) note "done"; return 0 ;;
     esac
     if [[ -n $DRY_RUN ]]; then return; fi
     sleep "$POLL"
   done
 }
 
-verb=${1:-}
+verb=${1:-} job=train
 shift || true
+[[ $verb != prepare ]] || job=prepare
 case $verb in
 up)
   ask
   until [[ $(state) == ACTIVE ]]; do note "waiting for $TYPE in $ZONE"; sleep "$POLL"; done ;;
 install) install ;;
 start) start "$@" ;;
-train)
+train | prepare)
   [[ $# -gt 0 ]] || { usage "$0"; exit 2; }
   case $(hosts) in stopped | done | mistake) start "$@" ;; esac # hosts that had a run before
   watch "$@" ;;

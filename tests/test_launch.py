@@ -20,7 +20,7 @@ TPU = {"NAME": "run", "ZONE": "zone", "TYPE": "v5p-128", "BUCKET": "bucket", "PO
 
 def launch(script: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess:
     return subprocess.run([LAUNCH / script, *arguments], env={**os.environ, **settings}, capture_output=True, text=True,
-                          timeout=60)
+                          timeout=300)
 
 
 def dry_run(script: str, *arguments: str, **settings: str) -> str:
@@ -204,7 +204,7 @@ def starts(world: Path) -> list[list[str]]:
 def test_tpu_run_asks_installs_starts_and_ends(world):
     done = train(world, 0)
     assert done.returncode == 0, done.stderr
-    assert "done: gs://bucket/run" in done.stderr
+    assert "run: done" in done.stderr
     command = ["mvp4d", "train", "--distributed", "--workdir", "gs://bucket/run", *ARGUMENTS]
     assert starts(world) == [command] * 2  # on both hosts
     assert (world / "flags").read_text().split() == FLAGS["v5p"]["LIBTPU_INIT_ARGS"]
@@ -249,6 +249,12 @@ def test_tpu_single_steps():
         printed = dry_run("tpu_vm.sh", verb, *(ARGUMENTS if verb in ("train", "start") else ()), **TPU)
         assert all(line.startswith("gcloud compute tpus ") for line in printed.splitlines())
         assert words in printed.replace("\\", "")
+
+
+def test_tpu_hosts_share_a_preparation():
+    words = ["/mnt/bucket/captures", "--config", "mvp4d_2b", "--out", "/mnt/bucket/shards"]
+    printed = shlex.split(dry_run("tpu_vm.sh", "prepare", *words, **TPU).splitlines()[-1])
+    assert printed[-1].endswith("on_host.sh start " + shlex.join(["prepare", "--distributed", *words]) + " ")
 
 
 def test_unknown_kind_is_refused():
