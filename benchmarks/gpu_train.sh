@@ -5,7 +5,7 @@
 #
 # About 11 minutes on one H100 or H200 with 16 cores; every part has its own limit, so that it cannot take more than 12.
 # OUT (default out/gpu_train): a log for each part, table.txt, which is also printed, and parts/: both releases in pieces
-# of 15 MB (`cat parts/* | tar xz`). --cpu runs the same road with one person and two steps, to see that it works before
+# of 15 MB (`cat parts/* | tar xz`). --cpu runs the same pipeline with one person and two steps, to see that it works before
 # a GPU is rented. Needs `pip install -e '.[cuda,export,test]'`.
 #
 # PEOPLE, TEACHER_STEPS, STUDENT_STEPS, BATCH and INITIAL (a release the teacher starts from, "" for random weights;

@@ -1,4 +1,4 @@
-"""Does the whole road of training work: `tiny` learns one capture by heart, and gives it back.
+"""Does the whole training pipeline work: `tiny` learns one capture by heart, and gives it back.
 
     python benchmarks/overfit.py --out OUT
 

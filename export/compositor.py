@@ -1,7 +1,7 @@
 """Front-to-back compositing of projected Gaussians on the CPU: one pass in depth order, compiled by numba.
 
 Gaussians are drawn one after another, nearest first, each over the pixels of its ellipse; a pixel keeps how much light
-still comes through it. The backward pass walks the same road again: it repeats every decision of the forward pass, so
+still comes through it. The backward pass repeats every decision of the forward pass, so
 that nothing is kept per pair of Gaussian and pixel, and what lies behind a Gaussian is the pixel's colour less what was
 drawn so far. Compiled code lets go of Python's lock: several views are drawn in several threads.
 """

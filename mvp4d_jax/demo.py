@@ -1,4 +1,4 @@
-"""The whole road as a list of `mvp4d` commands, run one after another, each skipped when it is already done.
+"""The whole pipeline as a list of `mvp4d` commands, run one after another, each skipped when it is already done.
 
 The demo runs what a user would type, and its report shows just these commands.
 """
