@@ -49,7 +49,7 @@ def write_demo_report(out: Path, photos: Sequence[Path], commands: list[Command]
 def _introduction(who: str, size: int) -> str:
     return (f"<p>From {who}, the built-in model made eight synchronised videos all around the head; from these a "
             "Gaussian avatar was fitted, which any motion can drive. The built-in weights are tiny and trained on "
-            f"synthetic people, here at {size} x {size} pixels: they show that the pipeline works and how it is measured. "
+            f"synthetic people, here at {size} x {size} pixels: they show how it works and how it is measured. "
             "Photoreal results need CogVideoX's weights and multi-view video of real people (README).</p>")
 
 
