@@ -37,7 +37,7 @@ class Job:
     """What is compiled for.
 
     Attributes:
-      plan: of training; stage, modality: the one of its stages and kinds of data that is looked at.
+      plan: of training, for the stage; stage, modality: the one of its stages and kinds of data that is looked at.
       chosen: whether these were asked for by name; else every batch of the config is held to the mesh.
       sampling: mesh, and what else `mvp4d sample` would be given: views, group, guidance; None as trained.
     """
@@ -139,9 +139,9 @@ def decode(job: Job, devices: list) -> tuple[Any, Mesh, dict]:
 
 
 def _training(job: Job, devices: list) -> tuple[Mesh, ModelTemplate]:
-    mesh = parallel.make_mesh(job.plan.mesh, devices)
     if not job.chosen:
-        check_batches(job.plan, mesh)
+        check_batches(job.plan, devices)
+    mesh = parallel.make_mesh(job.plan.mesh, devices)
     return mesh, _template(job.plan, mesh)
 
 

@@ -161,7 +161,7 @@ def table(reports: list[dict[str, Any]], topology: Topology) -> str:
                 f"({report['kernel_flops'] / 1e12:.2f} T in Pallas kernels); {_compute_time(report, topology.device)}",
                 f"  moved per device    {sum(moved.values()) / 1e9:7.2f} GB"
                 + "".join(f"; {name} {value / 1e9:.2f}" for name, value in sorted(moved.items()))
-                + (f"; {sum(moved.values()) / topology.device.link:.2f} s at the links' rate" if topology.device.link
+                + (f"; {least_seconds(report, topology.device)[1]:.2f} s at the links' rate" if topology.device.link
                    else ""),
             ]
         if "hosts" in report:
@@ -176,10 +176,14 @@ def table(reports: list[dict[str, Any]], topology: Topology) -> str:
     return "\n".join(lines)
 
 
-def _compute_time(report: dict[str, Any], device: Kind) -> str:
-    """Seconds at the device's peak, attention at what its heads leave of it."""
+def least_seconds(report: dict[str, Any], device: Kind) -> tuple[float, float]:
+    """Seconds of one run at the device's peak, attention at what its heads leave of it; and of what the links carry."""
     rate = device.attention_flops(report["head_dim"])
-    seconds = (report["flops"] - report["kernel_flops"]) / device.flops + report["kernel_flops"] / rate
-    share = rate / device.flops
+    computed = (report["flops"] - report["kernel_flops"]) / device.flops + report["kernel_flops"] / rate
+    return computed, sum(report["collective_bytes"].values()) / device.link if device.link else 0.0
+
+
+def _compute_time(report: dict[str, Any], device: Kind) -> str:
+    share = device.attention_flops(report["head_dim"]) / device.flops
     narrow = f", heads of {report['head_dim']} at {share:.0%} of it" if share < 1 and report["kernel_flops"] else ""
-    return f"{seconds:.2f} s at the device's peak{narrow}"
+    return f"{least_seconds(report, device)[0]:.2f} s at the device's peak{narrow}"

@@ -30,7 +30,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     stage, modality = heaviest(plan, request["stage"], request["kind"])
     sampling = {"mesh": (1, 1, -1), "views": None, "group": None, "guidance": 1.5, **request.get("sampling", {}),
                 "validation": config.validation.to_dict()}
-    job = Job(plan, stage, modality, bool(request["stage"] or request["kind"]), sampling)
+    job = Job(plan.for_stage(stage), stage, modality, bool(request["stage"] or request["kind"]), sampling)
     began = time.monotonic()
     lowered, mesh, facts = PARTS[request["part"]](job, _devices(topology))
     report = {"part": request["part"], "devices": mesh.size, "mesh": str(tuple(mesh.shape.values())),
