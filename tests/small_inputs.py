@@ -19,6 +19,7 @@ from PIL import Image
 from mvp4d.core.cameras.camera import FIELDS, Camera
 from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d.core.capture.fit import Fit
+from mvp4d.core.capture.portrait import Portrait, save_person
 from mvp4d.core.files import write_json
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.motion import Motion
@@ -150,16 +151,26 @@ def _shards(root: Path, folder: Path, name: str, config, plan, stage) -> None:
 
 
 def _furnish_sample(root: Path, flags: dict[str, str]) -> None:
-    """A release, a photo with its fit, and a driving fit, all of the built-in head."""
+    """A release, a person's folder or a photo with its fit, and a driving fit, all of the built-in head."""
     weights, photo = root / flags["weights"], root / flags["reference"]
     if not weights.exists():
         write_release(weights)
         write_json(weights / "mvp4d.json", {**json.loads((weights / "mvp4d.json").read_text()), "head": "builtin"})
-    if not photo.exists():
+    if not photo.suffix and not photo.exists():
+        write_person(photo)
+    elif not photo.exists():
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)).save(photo)
     for name, frames in (("fit", 1), ("motion", 9)):
         if name in flags and not (root / flags[name]).exists():
             write_fit(root / flags[name], frames)
+
+
+def write_person(path: Path) -> None:
+    """A photo of noise of a still, neutral head, as `mvp4d track PHOTO --out PERSON` would write it."""
+    head = load_head("builtin").personalise(np.zeros(0, np.float32))
+    photo = np.random.default_rng(0).integers(0, 255, (256, 256, 4), np.uint8)
+    save_person(path, Portrait((photo,), camera_rig("orbit:360x1", (256, 256)), Motion.still(1, head.expression_count),
+                               head, 0, ("front.jpg",)))
 
 
 def write_fit(path: Path, frames: int) -> None:

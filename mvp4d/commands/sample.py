@@ -28,7 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     need.add_argument("--mask", metavar="IMAGE", help="white where the person is: takes the photo's background away")
     need.add_argument("--matte", choices=("none", "auto"), default="none",
                       help="auto: cut the person out without a mask (plain backgrounds)")
-    need.add_argument("--clean-views", metavar="CAPTURE[:NAME,...]", help="existing views to condition on")
+    need.add_argument("--clean-views", metavar="CAPTURE[:NAME,...]|photos",
+                      help="existing views to condition on; photos: the person's other photos")
     plan = parser.add_argument_group("what is denoised together")
     plan.add_argument("--frames", type=int, help="frames to make (default: as many as the motion has)")
     plan.add_argument("--window", type=int, help="frames per window, 1 + 4k (default: as trained)")

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mvp4d.core.capture import Capture
+from mvp4d.core.capture.portrait import open_person
 from mvp4d.core.files import atomic_file
 from mvp4d.core.video import read_video
 from mvp4d_jax.evaluation.evaluate import baseline_pictures, by_angle, mean, score_view
@@ -37,8 +38,8 @@ def write_demo_report(out: Path, photos: Sequence[Path], commands: list[Command]
     size = generated.image_size[0]
     body = _of_photos(out, generated, photos) if photos else [
         _introduction("one picture of a synthetic person whom the weights have never seen", size),
-        _live(out, out / "generated_reference.png", "The reference"), "<h2>How it came about</h2>", _beginning(out),
-        *_against_truth(out, generated, Capture.open(out / "truth")),
+        _live(out, _shrunk(out / "generated_reference.png"), "The reference"),
+        "<h2>How it came about</h2>", _beginning(out), *_against_truth(out, generated, Capture.open(out / "truth")),
         "<h2>The avatar, from all around</h2>", _orbit(out / "orbit.mp4", 128)]
     body += ["<h2>What was run</h2>", _commands(commands, machine), "<h2>Go on from here</h2>",
              _next_steps(out, bool(photos))]
@@ -53,11 +54,11 @@ def _introduction(who: str, size: int) -> str:
             "Photoreal results need CogVideoX's weights and multi-view video of real people (README).</p>")
 
 
-def _live(out: Path, start: Path, caption: str) -> str:
+def _live(out: Path, start: np.ndarray, caption: str) -> str:
     """The picture that it began with, and beside it the avatar's own page."""
     inner = html.escape((out / "avatar.html").read_text(encoding="utf-8"))
     return ('<div style="display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start">'
-            + figure(_shrunk(start), caption, 224)
+            + figure(start, caption, 224)
             + '<iframe title="The avatar: turn it, move its face" style="flex:1 1 560px;height:520px;border:1px solid '
             f'#e4e6ea;border-radius:8px" srcdoc="{inner}"></iframe></div>'
             '<p class="note">Live: drag to turn, move the sliders, drop a Live Link Face recording on it. '
@@ -77,8 +78,10 @@ def _of_photos(out: Path, generated: Capture, photos: Sequence[Path]) -> list[st
     size = generated.image_size[0]
     scores = json.loads((out / "likeness" / "evaluation.json").read_text())
     who = photos[0].name if len(photos) == 1 else f"{len(photos)} photos of one person"
+    person = open_person(out / "person")
+    photo = np.uint8(np.rint(255 * person.on_background(person.reference)))
     return [
-        _introduction(who, size), _live(out, photos[0], f"The photo, {photos[0].name}"),
+        _introduction(who, size), _live(out, photo, f"The photo, {person.sources[person.reference]}"),
         "<h2>Photo, and the avatar from the same side</h2>", pictures_beside(
             scores["photos"], [_shrunk(path, 4096) for path in sorted((out / "likeness").glob("photo_*.png"))]),
         "<p>The photos take part in the fit at their own size; what none of them shows is the model's, "

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
-from mvp4d.core.cameras.camera import Camera
+from mvp4d.core.cameras.camera import FIELDS, Camera, make_camera, rigid
 from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.files import atomic_file, read_npz, write_json
@@ -87,6 +88,58 @@ class CleanViews:
         index = np.minimum(np.arange(window.start, window.stop), last)
         return np.stack([[self.capture.frame(view, int(frame)) for frame in index] for view in self.views]) / 127.5 - 1
 
+    def shown(self, motion: Motion) -> list[tuple[Motion, Camera]]:
+        """What the views show of F driving frames: motion [F] and cameras [V, F'] of sets of views, in order."""
+        return [(motion, self.cameras())]
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotoViews:
+    """The photos of a person beside the reference as clean reference views: stills, each seen from where it was taken
+    while the head moves.
+
+    Attributes:
+      portrait: the person.
+      size: pixels a side of the model's pictures; margin: of its crops.
+    """
+
+    portrait: Portrait
+    size: int
+    margin: float
+
+    @property
+    def views(self) -> tuple[int, ...]:
+        return tuple(index for index in range(len(self.portrait.photos)) if index != self.portrait.reference)
+
+    def frames(self, window: Window) -> np.ndarray:
+        """[V, F, H, W, 3] in [-1, 1]."""
+        pictures = np.stack([self._crop(index)[0] for index in self.views])
+        return np.repeat(2 * pictures[:, None] - 1, window.stop - window.start, axis=1)
+
+    def shown(self, motion: Motion) -> list[tuple[Motion, Camera]]:
+        """Each photo's expression on the driving head's place, and the camera that keeps its place to the head."""
+        sets = []
+        for index in self.views:
+            own = self.portrait.motion[np.full(motion.frame_count, index)]
+            camera = self._crop(index)[1]
+            moved = np.asarray(camera.world_to_camera, np.float64) @ head_to_world(own) @ np.linalg.inv(
+                head_to_world(motion))  # [F, 4, 4]
+            cameras = make_camera(moved[None], *(np.asarray(getattr(camera, name)) for name in FIELDS[1:]))
+            sets.append((dataclasses.replace(own, rotation=motion.rotation, translation=motion.translation,
+                                             fps=motion.fps), cameras))
+        return sets
+
+    def _crop(self, index: int) -> tuple[np.ndarray, Camera]:
+        portrait = self.portrait
+        return crop_reference(portrait.on_background(index), portrait.camera[index],
+                              portrait.motion[slice(index, index + 1)], portrait.head, self.size, self.margin)[:2]
+
+
+def head_to_world(motion: Motion) -> np.ndarray:
+    """[F, 4, 4] float64, where the head's own axes lie in the world."""
+    rotation = Rotation.from_rotvec(np.asarray(motion.rotation, np.float64)).as_matrix()
+    return rigid(rotation, np.asarray(motion.translation, np.float64))
+
 
 @dataclasses.dataclass(frozen=True)
 class Shot:
@@ -106,7 +159,7 @@ class Shot:
     motion: Motion
     cameras: Camera
     names: tuple[str, ...]
-    clean_views: CleanViews | None = None
+    clean_views: CleanViews | PhotoViews | None = None
     portrait: Portrait | None = None
 
 
@@ -207,10 +260,13 @@ class _Run:
         plan, shot, window = self.plan, self.shot, self.plan.windows[index]
         config = self.facts.conditioning
         motion = pad_motion(shot.motion, window.stop)[slice(window.start, window.stop)]
-        sets = [shot.cameras] + ([shot.clean_views.cameras()] if shot.clean_views else [])
-        maps = np.concatenate([
-            draw_window(shot.head, motion, camera_window(cameras, window.start, window.stop), self.size, config,
-                        shot.reference, self.coder.encode) for cameras in sets])  # [V', L, h, w, Cc]
+        sets = [(motion, camera_window(shot.cameras, window.start, window.stop))]
+        if shot.clean_views:
+            whole = pad_motion(shot.motion, window.stop)
+            sets += [(shown[slice(window.start, window.stop)], camera_window(cameras, window.start, window.stop))
+                     for shown, cameras in shot.clean_views.shown(whole)]
+        maps = np.concatenate([draw_window(shot.head, shown, cameras, self.size, config, shot.reference,
+                                           self.coder.encode) for shown, cameras in sets])  # [V', L, h, w, Cc]
         clean = np.zeros(maps.shape[:2], bool)
         latents = np.zeros((*maps.shape[:-1], shot.reference.latents.shape[-1]), np.float32)
         if window.clean_latents:

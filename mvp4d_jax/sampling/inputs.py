@@ -21,10 +21,11 @@ from mvp4d.core.heads.motion import Motion
 from mvp4d.core.images import read_photo
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.release import Facts
-from mvp4d_jax.sampling.generate import CleanViews
+from mvp4d_jax.sampling.generate import CleanViews, PhotoViews
 from mvp4d_jax.tracking.portrait import Shot, assemble
 
 MATTES = ("none", "auto")
+PHOTOS = "photos"  # as clean views: the portrait's own
 
 Pathlike = str | os.PathLike
 
@@ -152,6 +153,11 @@ def pick_cameras(cameras: Camera | Capture | Pathlike, head: HeadModel, motion: 
     if np.ndim(rig.fx) == 1:
         rig = Camera(**{name: np.asarray(getattr(rig, name))[:, None] for name in FIELDS})
     return rig, rig_names(np.asarray(rig.fx).shape[0]), vertices
+
+
+def photo_views(portrait: Portrait, facts: Facts) -> PhotoViews | None:
+    """The portrait's other photos as clean views; None where it has but one."""
+    return PhotoViews(portrait, facts.image_size, facts.crop_margin) if len(portrait.photos) > 1 else None
 
 
 def clean_views(views: Capture | str | None, size: tuple[int, int], head: HeadModel) -> CleanViews | None:

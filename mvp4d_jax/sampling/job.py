@@ -21,8 +21,15 @@ from mvp4d_jax.models.checkpoint_config import read_config
 from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.release import Facts
 from mvp4d_jax.sampling.denoise import DenoiseOptions
-from mvp4d_jax.sampling.generate import CleanViews, Generator, Shot
-from mvp4d_jax.sampling.inputs import check_portrait, clean_views, pick_cameras, pick_motion
+from mvp4d_jax.sampling.generate import CleanViews, Generator, PhotoViews, Shot
+from mvp4d_jax.sampling.inputs import (
+    PHOTOS,
+    check_portrait,
+    clean_views,
+    photo_views,
+    pick_cameras,
+    pick_motion,
+)
 from mvp4d_jax.sampling.plan import Plan, describe, make_plan
 from mvp4d_jax.sampling.shot import check_cameras
 
@@ -71,7 +78,7 @@ class Job:
     motion: Motion
     cameras: Camera
     names: tuple[str, ...]
-    clean: CleanViews | None
+    clean: CleanViews | PhotoViews | None
     plan: Plan
     options: DenoiseOptions
     dtype: str
@@ -105,7 +112,9 @@ class Job:
         for motion in (portrait.motion, self.motion):
             _update(digest, *(getattr(motion, name) for name in ARRAYS))
         _update(digest, *(getattr(self.cameras, name) for name in FIELDS))
-        if self.clean is not None:
+        if isinstance(self.clean, PhotoViews):
+            digest.update(b"photos")  # they are in it already
+        elif self.clean is not None:
             _update(digest, *(getattr(self.clean.cameras(), name) for name in FIELDS))
             for window in self.plan.windows:
                 _update(digest, self.clean.frames(window))
@@ -131,7 +140,7 @@ def plan_job(folder: Path, facts: Facts, portrait: Portrait, *, motion: Motion |
     motion, notice = pick_motion(motion, head, settings.frames)
     cameras, names, vertices = pick_cameras(cameras, head, motion, size)
     check_cameras(cameras, names, vertices, size)
-    clean = clean_views(views, size, head)
+    clean = photo_views(portrait, facts) if views == PHOTOS else clean_views(views, size, head)
     plan = make_plan(
         views=len(names), frames=motion.frame_count, latent_size=facts.latent_size, trained_views=facts.views,
         window_frames=settings.window or facts.frames, clean_views=len(clean.views) if clean else 0,

@@ -5,10 +5,14 @@ import dataclasses
 import jax
 import numpy as np
 
-from mvp4d.core.cameras.camera import FIELDS, Camera
+from mvp4d.core.cameras.camera import FIELDS, Camera, project
 from mvp4d.core.cameras.rigs import camera_rig
+from mvp4d.core.capture.portrait import Portrait
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
-from mvp4d_jax.sampling.shot import draw_window, make_reference
+from mvp4d_jax.heads.skinning import skin
+from mvp4d_jax.sampling.generate import PhotoViews
+from mvp4d_jax.sampling.plan import Window
+from mvp4d_jax.sampling.shot import crop_reference, draw_window, make_reference
 from tests.small_world import SIZE, ball, motion
 
 CONFIG = ConditioningConfig(painted=3, image_to_latent=1, supersampling=1)
@@ -45,3 +49,26 @@ def test_reference_and_views_show_the_photo():
     np.testing.assert_allclose(own[inner], 2 * photo[inner] - 1, atol=0.05)
     redder = (samples(maps[:, 0])[..., 0] - samples(maps[:, 0])[..., 1]).sum((1, 2))
     assert redder[0] * redder[2] < 0 and abs(redder[1]) < min(abs(redder[0]), abs(redder[2]))
+
+
+def test_photos_as_clean_views_keep_their_place_to_the_head():
+    """Whatever the head does, its surface lands in the still crop where it lay in the photo."""
+    head, own, driving = ball(), motion(2), motion(4)
+    driving = dataclasses.replace(driving, rotation=np.float32([[0, 0, 0], [0.1, 0.5, 0], [0, -0.4, 0.2], [0.3, 0, 0]]),
+                                  translation=np.float32([[0, 0, 0], [0.02, 0, 0.1], [0, 0.1, 0], [0.05, 0, 0]]))
+    rig = camera_rig("orbit:360x8", (64, 64))
+    cameras = Camera(**{name: np.asarray(getattr(rig, name))[[0, 1]] for name in FIELDS})
+    rng = np.random.default_rng(0)
+    photos = tuple(rng.integers(0, 255, (64, 64, 4), np.uint8) for _ in range(2))
+    views = PhotoViews(Portrait(photos, cameras, own, head, 0), SIZE, 1.2)
+    (shown, moved), = views.shown(driving)
+    crop, still, _ = crop_reference(views.portrait.on_background(1), cameras[1], own[slice(1, 2)], head, SIZE, 1.2)
+    wanted, _ = project(still, np.asarray(skin(head, own[slice(1, 2)]), np.float64)[0])
+    vertices = np.asarray(skin(head, shown), np.float64)
+    for frame in range(4):
+        pixels, _ = project(moved[0, frame], vertices[frame])
+        np.testing.assert_allclose(pixels, wanted, atol=1e-3)
+    np.testing.assert_allclose(shown.rotation, driving.rotation)
+    frames = views.frames(Window(0, 4, 0, 1))
+    assert frames.shape == (1, 4, SIZE, SIZE, 3) and views.views == (1,)
+    np.testing.assert_allclose(frames[0, 3], 2 * crop - 1)
