@@ -73,6 +73,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
     optimiser = make_optimiser(plan.optimiser, template.shapes)
     if dry_run:
         return _describe(launch, template, optimiser, newest_step(workdir), check_memory)
+    for line in announce(launch, template, abstract_state(template, optimiser, mesh), newest_step(workdir)):
+        log.info(line)
 
     # ---- State: the workdir's checkpoint, else pretrained weights, else random ones.
     workdir.mkdir(parents=True, exist_ok=True)
@@ -80,8 +82,6 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
                               keep_best=config.checkpoint.keep_best)
     state, seconds = _start(launch, template, optimiser, checkpoints)
     step = int(state.step)
-    for line in announce(launch, template, abstract_state(template, optimiser, mesh), step):
-        log.info(line)
     if step >= plan.steps:
         return f"already trained {step} steps: {workdir}"
     _save_config(config, workdir)
