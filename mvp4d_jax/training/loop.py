@@ -58,7 +58,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
       config: as `training.config.load_config` gives it.
       workdir: of the run; made when missing.
       check_memory: refuse to start a stage whose step needs more memory than a device has free.
-      dry_run: check everything, and write nothing.
+      dry_run: check everything, say what would be done, and stop.
 
     Returns:
       One line that says where to look; after a dry run, the plan.
@@ -108,7 +108,7 @@ def _describe(launch: Launch, template: ModelTemplate, optimiser: Any, start: in
     if compiles:
         step = make_step(plan, template, optimiser, abstract=True)
         lines.insert(-1, compile_heaviest(launch, step, state))
-    return "\n".join([*lines, "dry run: nothing was written; leave --dry-run out to train"])
+    return "\n".join([*lines, "dry run: nothing was trained; leave --dry-run out to train"])
 
 
 def _save_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
