@@ -51,7 +51,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
       config: as `training.config.load_config` gives it.
       workdir: of the run; made when missing.
       check_memory: refuse to start a stage whose step needs more memory than a device has free.
-      dry_run: check everything, and write nothing.
+      dry_run: check everything, say what would be done, and stop.
 
     Returns:
       One line that says where to look; after a dry run, the plan.
@@ -65,6 +65,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
     ground = Ground.of(plan, plan.stage_at(start), launch.mesh)
     if dry_run:
         return _describe(launch, ground, start, check_memory)
+    for line in announce(launch, ground.template, ground.abstract_state(), start):
+        log.info(line)
 
     # ---- State: the workdir's checkpoint, else pretrained weights, else random ones.
     workdir.mkdir(parents=True, exist_ok=True)
@@ -72,8 +74,6 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
                               keep_best=config.checkpoint.keep_best)
     state, seconds = _start(launch, ground, checkpoints)
     step = int(state.step)
-    for line in announce(launch, ground.template, ground.abstract_state(), step):
-        log.info(line)
     if step >= plan.steps:
         return f"already trained {step} steps: {workdir}"
     _save_config(config, workdir)
@@ -97,7 +97,7 @@ def _describe(launch: Launch, ground: Ground, start: int, compiles: bool) -> str
     lines = announce(launch, ground.template, ground.abstract_state(), start)
     if compiles:
         lines.insert(-1, compile_heaviest(launch))
-    return "\n".join([*lines, "dry run: nothing was written; leave --dry-run out to train"])
+    return "\n".join([*lines, "dry run: nothing was trained; leave --dry-run out to train"])
 
 
 def _save_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
