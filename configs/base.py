@@ -62,10 +62,12 @@ def transformer(size: str, **changes: object) -> ConfigDict:
 
 
 def stage(*, steps: int, learning_rate: float, image_size: int, mixture: dict[str, dict], warmup: int = 1000,
-          decay: str = "constant", shards: tuple[str, ...] = ()) -> ConfigDict:
+          decay: str = "constant", shards: tuple[str, ...] = (), mesh: tuple[int, int, int] | None = None,
+          remat: str | None = None, snr_shift: float | str | None = None) -> ConfigDict:
     """One stage of the curriculum; see `mvp4d_jax.training.plan.Stage`."""
     return ConfigDict({"steps": steps, "learning_rate": learning_rate, "warmup": warmup, "decay": decay,
-                       "image_size": image_size, "mixture": mixture, "shards": shards})
+                       "image_size": image_size, "mixture": mixture, "shards": shards, "mesh": mesh, "remat": remat,
+                       "snr_shift": snr_shift})
 
 
 def mix(*, weight: float, batch: int, views: int = 1, frames: int = 1) -> dict:

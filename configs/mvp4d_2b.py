@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.head = "flame2023-nojaw"
     config.autoencoder_size = "2b"
     config.mesh = (1, 8, -1)  # 8 samples, each over all the devices that are left
-    config.transformer = transformer("2b", dtype="bfloat16", remat="full", text_dim=0)
+    config.transformer = transformer("2b", dtype="bfloat16", remat="attention", text_dim=0)
     config.data.threads, config.data.workers = 8, 4
     config.optimiser.ema, config.optimiser.weight_decay = 0.9999, 1e-3
     config.loss.timesteps, config.loss.snr_shift = "mixed", 3.0
@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.stages = ConfigDict({
         # Learn to follow the maps and to hold an identity: cheap samples, many of them.
         "images": stage(
-            steps=20000, learning_rate=1e-4, warmup=1000, image_size=256,
+            steps=20000, learning_rate=1e-4, warmup=1000, image_size=256, snr_shift="tokens",
             mixture={
                 "monocular": mix(weight=0.4, frames=25, batch=128),
                 "static": mix(weight=0.6, views=8, batch=128),
@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
         ),
         # Views and time together.
         "views": stage(
-            steps=30000, learning_rate=1e-4, warmup=500, image_size=512,
+            steps=30000, learning_rate=1e-4, warmup=500, image_size=512, snr_shift="tokens",
             mixture={
                 "monocular": mix(weight=0.3, frames=49, batch=64),
                 "static": mix(weight=0.3, views=8, batch=64),
@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
         ),
         # The full size.
         "full": stage(
-            steps=30000, learning_rate=5e-5, warmup=500, decay="cosine", image_size=512,
+            steps=30000, learning_rate=5e-5, warmup=500, decay="cosine", image_size=512, snr_shift="tokens",
             mixture={
                 "monocular": mix(weight=0.15, frames=49, batch=64),
                 "static": mix(weight=0.15, views=16, batch=32),

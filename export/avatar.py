@@ -373,11 +373,11 @@ def _check_ranges(avatar: Avatar, where: Path) -> None:
     """Refuses Gaussians that are finite, and yet nowhere or of no size."""
     for name, low, high in (("log_scale", *LOG_SCALE), ("position", -POSITION, POSITION),
                             ("logit_opacity", -LOGIT, LOGIT)):
-        values = getattr(avatar, name)
+        values = getattr(avatar, name).detach()
         if values.numel() and not (low <= float(values.min()) and float(values.max()) <= high):
             raise UserError(where, f"tensor 'gaussians.{name}' reaches from {float(values.min()):.4g} to "
                             f"{float(values.max()):.4g}", f"it lies between {low:g} and {high:g}")
-    if avatar.rotation.numel() and not float(avatar.rotation.norm(dim=-1).min()) > 1e-8:
+    if avatar.rotation.numel() and not float(avatar.rotation.detach().norm(dim=-1).min()) > 1e-8:
         raise UserError(where, "tensor 'gaussians.rotation' has a quaternion of no length", "distil the avatar again")
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d, normalize
 
-from mvp4d_export.avatar import Avatar, Splats
+from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.initialise import SH_0
@@ -46,6 +46,8 @@ LIP_MARGIN = 0.02  # of a picture's side around the fitted mouth's inside in whi
 OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no use for the triangle's normal
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
 CORE = 24  # pixels of a mouth's inside that tell its colours
+FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
+DARKER = 0.8  # of the darkest skin around, below which a pixel is the mouth's dark
 SURE = 0.95  # ratio of distances in colour below which a pixel is the mouth's inside
 SPECK = 7  # pixels a side in which the majority says what is the mouth's inside
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
@@ -81,6 +83,7 @@ class PhotoFit:
 
     def begin(self, on_hull: int, budget: int, seed: int) -> int:
         """Colours of what is there, then Gaussians from the photos. Returns how many were added."""
+        on_hull = self._carve(on_hull)
         self.look()
         self._match_colours()
         added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed)
@@ -251,6 +254,24 @@ class PhotoFit:
         return mouth_mask(picture, inside)
 
     @torch.no_grad()
+    def _carve(self, on_hull: int) -> int:
+        """Drops those of the last `on_hull` Gaussians that a photo has its background behind; returns how many stay."""
+        avatar = self.avatar
+        keep = torch.ones(avatar.gaussian_count, dtype=torch.bool, device=avatar.device)
+        for index, picture in enumerate(self.photos.pictures):
+            pose, viewmat = self.view(index)
+            means = avatar.splats(avatar.vertices(pose)).means
+            pixels, _ = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
+            clear = (picture.known > 0) & ~_grown(picture.alpha > FAINT, round(CARVE_MARGIN * picture.side))
+            column, row = pixels.floor().long().unbind(1)
+            inside = (column >= 0) & (row >= 0) & (column < picture.side) & (row < picture.side)
+            place = row.clamp(0, picture.side - 1), column.clamp(0, picture.side - 1)
+            keep &= ~(inside & clear[place])
+        keep[: avatar.gaussian_count - on_hull] = True
+        avatar.set_gaussians(avatar.binding[keep], {name: getattr(avatar, name)[keep] for name in GAUSSIAN_TENSORS})
+        return int(keep[len(keep) - on_hull :].sum())
+
+    @torch.no_grad()
     def _match_colours(self) -> None:
         """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them."""
         avatar = self.avatar
@@ -298,9 +319,10 @@ def mouth_mask(picture: Picture, inside: Tensor) -> Tensor:
     if len(within) >= CORE and len(around) >= CORE:
         band &= ~core
         colours = picture.rgb[band]
-        mouth[band] = _distance(colours, within) < SURE * _distance(colours, around)
+        dark = colours.mean(1) < DARKER * around.mean(1).quantile(0.02)
+        mouth[band] = dark | (_distance(colours, within) < SURE * _distance(colours, around))
         mouth = avg_pool2d(mouth.float()[None, None], SPECK, 1, SPECK // 2)[0, 0] > 0.5  # the majority around a pixel
-    return _grown(mouth, 1).to(picture.rgb)
+    return _grown(mouth, 2).to(picture.rgb)
 
 
 def _distance(colours: Tensor, among: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 # Train on a Cloud TPU slice, through queued resources. Needs gcloud, logged in, on a machine that stays up: this one watches
 # the run and answers preemptions.
 #
-#   export NAME=mvp4d ZONE=us-east5-a TYPE=v5p-128 RUNTIME=v2-alpha-tpuv5 BUCKET=bucket
+#   export NAME=mvp4d ZONE=us-east5-a TYPE=v5p-128 BUCKET=bucket
 #   launch/tpu_vm.sh train --config mvp4d_2b --config.data.shards=/mnt/bucket/shards
 #
 #   train   everything: asks for the slice where there is none, installs, starts, and watches until the run is done;
@@ -11,15 +11,21 @@
 #   watch   what `train` does after the start, for a run that goes on while this machine was away; same arguments
 #   up, install, start ARGUMENTS, status, log, stop, down    single steps
 #
-# DRY_RUN=1 prints the commands. SPOT=1 asks for spot capacity; RESTARTS (100) bounds new starts; POLL (60) is the pause between looks
-# in seconds. TPU7x has no queued resources: launch/gke_jobset.sh.
+# DRY_RUN=1 prints the commands. SPOT=1 asks for spot capacity; RUNTIME names another machine image; RESTARTS (100) bounds
+# new starts; POLL (60) is the pause between looks in seconds.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 : "${NAME:?a name for the slice}" "${ZONE:?for example us-east5-a}" "${TYPE:?for example v5p-128 or v5litepod-64}"
 : "${BUCKET:?a bucket for the workdir, mounted on all hosts at /mnt/BUCKET}"
-RUNTIME=${RUNTIME:-tpu-ubuntu2204-base} SPOT=${SPOT:-} DRY_RUN=${DRY_RUN:-} RESTARTS=${RESTARTS:-100} POLL=${POLL:-60}
+SPOT=${SPOT:-} DRY_RUN=${DRY_RUN:-} RESTARTS=${RESTARTS:-100} POLL=${POLL:-60}
 kind=$(tpu_kind "$TYPE")
+case $kind in # the machine image of each kind
+v5e) RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite} ;;
+v5p) RUNTIME=${RUNTIME:-v2-alpha-tpuv5} ;;
+v6e) RUNTIME=${RUNTIME:-v2-alpha-tpuv6e} ;;
+*) echo "$TYPE has no queued resources: launch/gke_jobset.sh" >&2; exit 2 ;;
+esac
 
 note() { echo "$(date +%H:%M:%S) $*" >&2; }
 run() { if [[ -n $DRY_RUN ]]; then quoted "$@"; echo; else "$@"; fi; }

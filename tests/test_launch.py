@@ -257,6 +257,15 @@ def test_tpu_hosts_share_a_preparation():
     assert printed[-1].endswith("on_host.sh start " + shlex.join(["prepare", "--distributed", *words]) + " ")
 
 
+@pytest.mark.parametrize("type_, runtime", [("v5litepod-64", "v2-alpha-tpuv5-lite"), ("v5p-128", "v2-alpha-tpuv5"),
+                                            ("v6e-256", "v2-alpha-tpuv6e")])
+def test_machine_image_of_each_kind(type_, runtime):
+    words = shlex.split(dry_run("tpu_vm.sh", "up", **{**TPU, "TYPE": type_}))
+    assert words[words.index("--runtime-version") + 1] == runtime
+
+
 def test_unknown_kind_is_refused():
+    done = launch("tpu_vm.sh", "train", *ARGUMENTS, **{**TPU, "TYPE": "tpu7x-128"})
+    assert done.returncode == 2 and "has no queued resources: launch/gke_jobset.sh" in done.stderr
     done = launch("tpu_vm.sh", "train", *ARGUMENTS, **{**TPU, "TYPE": "v2-8"})
     assert done.returncode == 2 and "no TPU kind is known in 'v2-8'" in done.stderr

@@ -18,19 +18,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--job", choices=("train", "sample"), default="train")
     parser.add_argument("--stage", default="", help="of the curriculum; default the one with the most tokens")
     parser.add_argument("--kind", default="", help="monocular, static or multiview; default the largest")
+    sample = parser.add_argument_group("what 'mvp4d sample' will be given (--job sample)")
+    sample.add_argument("--mesh", default="1,1,-1", help="devices as data,fsdp,context (default: all to context)")
+    sample.add_argument("--views", type=int, help="to make (default: as trained)")
+    sample.add_argument("--group", type=int, help="views per sequence (default: as trained)")
+    sample.add_argument("--guidance", type=float, default=1.5, help="default 1.5; 1 is off")
     parser.add_argument("--json", action="store_true", help="print the reports as JSON")
 
 
 def run(args: argparse.Namespace) -> str:
     import json
 
+    from mvp4d.commands.sample import parse_mesh
     from mvp4d_jax.preflight.preflight import DoesNotFit, Topology, preflight, table
     from mvp4d_jax.training.config import load_config
     from mvp4d_jax.training.plan import resolve
 
     topology = Topology.parse(args.topology, args.slices)
     resolve(load_config(args.config, args.overrides))
-    reports = preflight(args.config, args.overrides, topology, args.job, stage=args.stage, kind=args.kind)
+    sampling = {"mesh": parse_mesh(args.mesh), "views": args.views, "group": args.group, "guidance": args.guidance}
+    reports = preflight(args.config, args.overrides, topology, args.job, stage=args.stage, kind=args.kind,
+                        sampling=sampling)
     print(json.dumps(reports, indent=2) if args.json else table(reports, topology))
     if not all(report["fits"] for report in reports):
         raise DoesNotFit(f"{args.job} does not fit {topology.text}")

@@ -21,8 +21,13 @@ class UserError(Exception):
         super().__init__(str(where), what, fix)  # what it was made from, so that worker processes can hand it on
 
     def __str__(self) -> str:
-        where, what, fix = self.args
+        where, what, fix = (_clipped(part) for part in self.args)
         return " ".join((f"{where}: {what}" + (f"; {fix}" if fix else "")).split())
+
+
+def _clipped(text: str, most: int = 400) -> str:
+    """Text whose middle is left out where a damaged file would fill the screen with it."""
+    return text if len(text) <= most else f"{text[: most - 60]} ... {text[-50:]}"
 
 
 _FIXES = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space",

@@ -158,10 +158,10 @@ class VideoAutoencoder(nnx.Module):
     def decode_stream(self, latents: Array) -> Iterator[Array]:
         """`decode`, chunk by chunk: yields [B, T, r h, r w, 3] in order of time, so that no whole video need fit."""
         first, rest = _split(latents, self.config.chunk_latents)
-        chunk, cache = _decode_chunk(self, first, None)
+        chunk, cache = decode_chunk(self, first, None)
         yield chunk[:, -self.config.frames_of(first.shape[1]):]
         for piece in rest:
-            chunk, cache = _decode_chunk(self, piece, cache)
+            chunk, cache = decode_chunk(self, piece, cache)
             yield chunk
 
     def encode_latents(self, video: Array, *, key: Array | None = None) -> Array:
@@ -220,6 +220,8 @@ def _decode(model: VideoAutoencoder, latents: Array) -> Array:
 
 
 @jax.jit
-def _decode_chunk(model: VideoAutoencoder, latents: Array, cache: Cache) -> tuple[Array, Cache]:
+def decode_chunk(model: VideoAutoencoder, latents: Array, cache: Cache) -> tuple[Array, Cache]:
+    """One chunk of `VideoAutoencoder.decode_stream`: latents [B, t, h, w, C] and what the last chunk left (or None) ->
+    video [B, T, r h, r w, 3] and what the next one needs."""
     video, cache = model.decoder(latents.astype(model.dtype), cache)
     return video.astype(jnp.float32), cache

@@ -22,6 +22,7 @@ from typing import Any
 
 from mvp4d.core.errors import UserError
 from mvp4d_jax.devices import GPUS, TPUS, Kind, compiler_flags
+from mvp4d_jax.training.config import load_config
 
 GIB = 1 << 30
 
@@ -89,29 +90,42 @@ class DoesNotFit(Exception):
 
 
 def preflight(config: str, overrides: Sequence[str], topology: Topology, job: str, *, stage: str = "", kind: str = "",
+              sampling: dict[str, Any] | None = None, parts: Sequence[str] | None = None,
               timeout: float = 1800) -> list[dict[str, Any]]:
     """Compiles the parts of a job for a topology.
 
     Args:
       config, overrides: as for `mvp4d train`.
-      job: "train" (one update) or "sample" (one denoising step, and the decoding of one view).
+      job: "train" (one update, and the sample that validation draws) or "sample" (one guided denoising step, and the
+        decoding of one view's largest chunk).
       stage, kind: of the curriculum; default those with the most tokens a sample.
+      sampling: what `mvp4d sample` is given: `mesh` (default (1, 1, -1)), `views`, `group`, `guidance`.
+      parts: only these of "train", "validation", "denoise", "decode".
       timeout: seconds of processor time for each part; a busy machine takes longer by the clock.
 
     Returns:
       One report per part: name, memory in bytes per device (arguments, outputs, temporaries, total, limit), flops,
-      kernel_flops, collective_bytes by kind, attention, tokens, samples, seconds, processor_seconds, fits.
+      kernel_flops, collective_bytes by kind, attention, tokens, samples, seconds, processor_seconds, fits; of training
+      also hosts, host_rows and host_bytes (of a batch, that one host reads a step) and checkpoint_bytes.
 
     Raises:
       UserError: a bad config, no libtpu, or a part that does not compile.
     """
-    parts = ["train"] if job == "train" else ["denoise", "decode"]
-    return [_compile(config, overrides, topology, part, stage, kind, timeout) for part in parts]
+    if parts is None:
+        parts = _parts(job, load_config(config, overrides).validation)
+    request = {"config": config, "overrides": list(overrides), "topology": topology.text, "slices": topology.slices,
+               "stage": stage, "kind": kind, "sampling": sampling or {}, "timeout": timeout}
+    return [_compile({**request, "part": part}, topology, timeout) for part in parts]
 
 
-def _compile(config, overrides, topology: Topology, part: str, stage: str, kind: str, timeout: float) -> dict[str, Any]:
-    request = {"config": config, "overrides": list(overrides), "topology": topology.text,
-               "slices": topology.slices, "part": part, "stage": stage, "kind": kind, "timeout": timeout}
+def _parts(job: str, validation: Any) -> list[str]:
+    if job == "sample":
+        return ["denoise", "decode"]
+    return ["train"] + ["validation"] * (validation.batches > 0 and validation.sample_steps > 0)
+
+
+def _compile(request: dict[str, Any], topology: Topology, timeout: float) -> dict[str, Any]:
+    part = request["part"]
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "report.json"
         command = [sys.executable, "-m", "mvp4d_jax.preflight.worker", json.dumps(request), str(answer)]
@@ -144,14 +158,32 @@ def table(reports: list[dict[str, Any]], topology: Topology) -> str:
         if report["flops"]:
             lines += [
                 f"  FLOPs per device    {report['flops'] / 1e12:7.2f} T "
-                f"({report['kernel_flops'] / 1e12:.2f} T in Pallas kernels); "
-                f"{report['flops'] / topology.device.flops:.2f} s at the device's peak",
+                f"({report['kernel_flops'] / 1e12:.2f} T in Pallas kernels); {_compute_time(report, topology.device)}",
                 f"  moved per device    {sum(moved.values()) / 1e9:7.2f} GB"
-                + "".join(f"; {name} {value / 1e9:.2f}" for name, value in sorted(moved.items())),
+                + "".join(f"; {name} {value / 1e9:.2f}" for name, value in sorted(moved.items()))
+                + (f"; {least_seconds(report, topology.device)[1]:.2f} s at the links' rate" if topology.device.link
+                   else ""),
             ]
+        if "hosts" in report:
+            lines.append(f"  a host of {report['hosts']:<9} reads {report['host_rows']} samples a step, "
+                         f"{report['host_bytes'] / 1e6:.0f} MB; a checkpoint holds "
+                         f"{report['checkpoint_bytes'] / 1e9:.1f} GB")
         lines += [f"  attention           {report['attention']}"] if report["attention"] else []
         if not topology.is_tpu:
             lines.append("  (host devices in the place of GPUs: sharding is exact, memory an estimate)")
         lines.append(f"  {'fits' if report['fits'] else 'DOES NOT FIT'}; compiled in {report['seconds']:.0f} s "
                      f"({report['processor_seconds']:.0f} s of processor time)")
     return "\n".join(lines)
+
+
+def least_seconds(report: dict[str, Any], device: Kind) -> tuple[float, float]:
+    """Seconds of one run at the device's peak, attention at what its heads leave of it; and of what the links carry."""
+    rate = device.attention_flops(report["head_dim"])
+    computed = (report["flops"] - report["kernel_flops"]) / device.flops + report["kernel_flops"] / rate
+    return computed, sum(report["collective_bytes"].values()) / device.link if device.link else 0.0
+
+
+def _compute_time(report: dict[str, Any], device: Kind) -> str:
+    share = device.attention_flops(report["head_dim"]) / device.flops
+    narrow = f", heads of {report['head_dim']} at {share:.0%} of it" if share < 1 and report["kernel_flops"] else ""
+    return f"{least_seconds(report, device)[0]:.2f} s at the device's peak{narrow}"

@@ -13,7 +13,9 @@ from mvp4d_jax.models.checkpoint import expected_shapes
 from mvp4d_jax.models.checkpoint_config import read_config
 from mvp4d_jax.models.transformer_config import TransformerConfig, forward_flops
 from mvp4d_jax.training import memory
+from mvp4d_jax.training.distill import make_step
 from mvp4d_jax.training.feed import Feed
+from mvp4d_jax.training.ground import Ground
 from mvp4d_jax.training.launch import Launch
 from mvp4d_jax.training.metrics import peak_flops, tokens_of
 from mvp4d_jax.training.plan import Stage, batch_shapes
@@ -54,22 +56,20 @@ def announce(launch: Launch, template: Any, state: Any, start: int) -> list[str]
     return lines
 
 
-def newest_step(workdir: Any) -> int:
-    """The step of the newest checkpoint in a workdir; 0 where there is none. Nothing is opened."""
-    return max((int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()), default=0)
-
-
-def compile_heaviest(launch: Launch, step: Any, state: Any) -> str:
+def compile_heaviest(launch: Launch) -> str:
     """Compiles the step with the most tokens, and says what it needs. Raises UserError where it does not fit."""
-    plan, mesh = launch.plan, launch.mesh
+    plan = launch.plan
     choices = [(stage, modality) for stage in plan.stages for modality in stage.used]
     stage, modality = max(choices, key=lambda pair: pair[1].batch * tokens_of(
         plan.transformer, pair[1].views, pair[1].latents, plan.latent_size(pair[0])))
-    with parallel.use_mesh(mesh):
-        shapes = batch_shapes(plan, stage, modality, Feed.onto(mesh, modality.batch).layout)
+    ground = Ground.of(plan, stage)
+    step = make_step(ground.plan, ground.template, ground.optimiser, abstract=True)
+    shapes = batch_shapes(plan, stage, modality, Feed.onto(ground.mesh, modality.batch).layout)
+    state = ground.abstract_state()
+    with parallel.use_mesh(ground.mesh):
         compiled = step.lower(state, shapes).compile()
     what = f"stage '{stage.name}', {modality.kind}"
-    memory.check(compiled, mesh, what)
+    memory.check(compiled, ground.mesh, what)
     return f"memory: {_amount(memory.needed(compiled))} a device in {what}"
 
 

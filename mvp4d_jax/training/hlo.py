@@ -218,6 +218,8 @@ class _Counter:
         if not products or len(big) < 2:
             return 0.0
         q, k = big[0], big[1]
+        if products == 4 and any(len(dims) > len(q) for _, dims in item.shapes):
+            products = 5  # the fused backward pass: beside dk and dv a dq for each tile of keys
         return products * 2.0 * math.prod(q[:-2]) * q[-2] * k[-2] * q[-1]
 
     def _moved(self, kind: str, item: _Instruction, here) -> float:

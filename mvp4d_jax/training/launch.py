@@ -27,7 +27,7 @@ class Launch:
     """A run that may start.
 
     Attributes:
-      config: as given; plan: resolved; mesh: of the devices at hand.
+      config: as given; plan: resolved; mesh: of the stage that the run begins in.
       folders: stage name -> opened shards; held_out: opened validation shards.
       initial: folder of the transformer to start from; None: random weights, or a checkpoint that is there already.
     """
@@ -50,8 +50,8 @@ def check_launch(config: ml_collections.ConfigDict, workdir: Path) -> Launch:
     """
     plan = resolve(config)
     check_teacher(plan)
-    mesh = parallel.make_mesh(plan.mesh)
-    check_batches(plan, mesh)
+    check_batches(plan)
+    mesh = parallel.make_mesh(plan.for_stage(plan.stage_at(newest_step(workdir))).mesh)
     initial = initial_weights(config, plan, workdir)
     folders = open_shards(config, plan)
     held_out = [_open(config, path) for path in config.data.validation_shards]
@@ -61,6 +61,11 @@ def check_launch(config: ml_collections.ConfigDict, workdir: Path) -> Launch:
     if held_out:
         check_mixture(held_out, plan.stages[-1].used, "config.data.validation_shards")
     return Launch(config, plan, mesh, folders, held_out, initial)
+
+
+def newest_step(workdir: Path) -> int:
+    """The step of the newest checkpoint in a workdir; 0 where there is none. Nothing is opened."""
+    return max((int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()), default=0)
 
 
 def initial_weights(config: ml_collections.ConfigDict, plan: Plan, workdir: Path) -> Path | None:

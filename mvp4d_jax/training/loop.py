@@ -22,27 +22,20 @@ from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches, iterate
 from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.models.checkpoint import load_transformer
-from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.training import dump, memory
-from mvp4d_jax.training.announce import announce, compile_heaviest, newest_step
+from mvp4d_jax.training.announce import announce, compile_heaviest
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config
 from mvp4d_jax.training.distill import make_step
 from mvp4d_jax.training.feed import Feed
+from mvp4d_jax.training.ground import Ground
 from mvp4d_jax.training.hlo import program_cost
-from mvp4d_jax.training.launch import Launch, check_launch
+from mvp4d_jax.training.launch import Launch, check_launch, newest_step
 from mvp4d_jax.training.metrics import MetricsLog, peak_flops, tokens_of
 from mvp4d_jax.training.plan import Stage, batch_shapes
 from mvp4d_jax.training.profile import Profiler
-from mvp4d_jax.training.state import (
-    ModelTemplate,
-    TrainState,
-    abstract_state,
-    initial_state,
-    make_optimiser,
-    with_params,
-)
+from mvp4d_jax.training.state import TrainState, initial_state, with_params
 from mvp4d_jax.training.stop import Interrupted, StopSignal
 from mvp4d_jax.training.validation import Validation
 from mvp4d_jax.training.window import Window, Work
@@ -58,7 +51,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
       config: as `training.config.load_config` gives it.
       workdir: of the run; made when missing.
       check_memory: refuse to start a stage whose step needs more memory than a device has free.
-      dry_run: check everything, and write nothing.
+      dry_run: check everything, say what would be done, and stop.
 
     Returns:
       One line that says where to look; after a dry run, the plan.
@@ -68,47 +61,43 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
       Interrupted: SIGTERM came; the state is saved.
     """
     launch = check_launch(config, workdir)
-    plan, mesh = launch.plan, launch.mesh
-    template = ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
-    optimiser = make_optimiser(plan.optimiser, template.shapes)
+    plan, start = launch.plan, newest_step(workdir)
+    ground = Ground.of(plan, plan.stage_at(start), launch.mesh)
     if dry_run:
-        return _describe(launch, template, optimiser, newest_step(workdir), check_memory)
+        return _describe(launch, ground, start, check_memory)
+    for line in announce(launch, ground.template, ground.abstract_state(), start):
+        log.info(line)
 
     # ---- State: the workdir's checkpoint, else pretrained weights, else random ones.
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
                               keep_best=config.checkpoint.keep_best)
-    state, seconds = _start(launch, template, optimiser, checkpoints)
+    state, seconds = _start(launch, ground, checkpoints)
     step = int(state.step)
-    for line in announce(launch, template, abstract_state(template, optimiser, mesh), step):
-        log.info(line)
     if step >= plan.steps:
         return f"already trained {step} steps: {workdir}"
     _save_config(config, workdir)
 
     # ---- Run.
-    with parallel.use_mesh(mesh):
-        run = _Run(launch, template, optimiser, checkpoints, workdir, seconds, check_memory)
-        try:
-            run.all_stages(state, launch.folders)
-        except BaseException:  # a checkpoint that is being written gets done; what went wrong first is what is told
-            with contextlib.suppress(UserError):
-                checkpoints.wait()
-            raise
-        finally:
-            run.close()
+    run = _Run(launch, ground, checkpoints, workdir, seconds, check_memory)
+    try:
+        run.all_stages(state)
+    except BaseException:  # a checkpoint that is being written gets done; what went wrong first is what is told
+        with contextlib.suppress(UserError):
+            checkpoints.wait()
+        raise
+    finally:
+        run.close()
     checkpoints.close()
     return f"trained to step {plan.steps}: {workdir} (metrics.jsonl, tensorboard, checkpoints)"
 
 
-def _describe(launch: Launch, template: ModelTemplate, optimiser: Any, start: int, compiles: bool) -> str:
+def _describe(launch: Launch, ground: Ground, start: int, compiles: bool) -> str:
     """What `train` would do; the memory of a step by compiling it."""
-    plan, state = launch.plan, abstract_state(template, optimiser, launch.mesh)
-    lines = announce(launch, template, state, start)
+    lines = announce(launch, ground.template, ground.abstract_state(), start)
     if compiles:
-        step = make_step(plan, template, optimiser, abstract=True)
-        lines.insert(-1, compile_heaviest(launch, step, state))
-    return "\n".join([*lines, "dry run: nothing was written; leave --dry-run out to train"])
+        lines.insert(-1, compile_heaviest(launch))
+    return "\n".join([*lines, "dry run: nothing was trained; leave --dry-run out to train"])
 
 
 def _save_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -121,35 +110,34 @@ def _save_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
         write_json(workdir / ("config.json" if not saved else f"config-{len(saved)}.json"), value)
 
 
-def _start(launch: Launch, template, optimiser, checkpoints: Checkpoints) -> tuple[TrainState, float]:
+def _start(launch: Launch, ground: Ground, checkpoints: Checkpoints) -> tuple[TrainState, float]:
     """The state to go on from, and the seconds trained so far."""
-    config, mesh = launch.config, launch.mesh
+    config = launch.config
     if checkpoints.latest() is not None:
-        state, position = checkpoints.restore(abstract_state(template, optimiser, mesh))
+        state, position = checkpoints.restore(ground.abstract_state())
         if position["seed"] != config.seed:
             raise UserError("config.seed", f"is {config.seed}, the checkpoint was trained with {position['seed']}",
                             "resume with the same seed, or choose another workdir")
         return state, float(position["seconds"])
-    state = initial_state(template, optimiser, mesh, config.seed)
+    state = initial_state(ground.template, ground.optimiser, ground.mesh, config.seed)
     if launch.initial is not None:
-        state = with_params(state, template.params_of(
-            load_transformer(launch.initial, launch.plan.transformer, shardings=template.shardings)[0]))
+        state = with_params(state, ground.template.params_of(load_transformer(
+            launch.initial, launch.plan.transformer, shardings=ground.template.shardings)[0]))
     return state, 0.0
 
 
 class _Run:
     """What the stages share."""
 
-    def __init__(self, launch: Launch, template, optimiser, checkpoints: Checkpoints, workdir: Path, seconds: float,
+    def __init__(self, launch: Launch, ground: Ground, checkpoints: Checkpoints, workdir: Path, seconds: float,
                  check_memory: bool):
-        config, plan, mesh = launch.config, launch.plan, launch.mesh
-        self.config, self.plan, self.mesh, self.checkpoints, self.workdir = config, plan, mesh, checkpoints, workdir
-        self.step = make_step(plan, template, optimiser)
+        self.launch, self.config, self.plan = launch, launch.config, launch.plan
+        self.checkpoints, self.workdir, self.ground = checkpoints, workdir, ground
         self.check_memory = check_memory
-        self.validation = Validation(config, plan, template, launch.held_out, mesh, workdir)
+        self.validation: Validation | None = None
         self.metrics = MetricsLog(workdir, checkpoints.latest() or 0)
-        self.peak = peak_flops(mesh.devices.flat[0]) * mesh.size
-        self.profiler = Profiler(config.profile, workdir / "profile")
+        self.peak = peak_flops(launch.mesh.devices.flat[0])
+        self.profiler = Profiler(self.config.profile, workdir / "profile")
         self.began = time.monotonic() - seconds
         self.stop: StopSignal | None = None  # before the first step there is nothing to save
 
@@ -159,20 +147,37 @@ class _Run:
         self.profiler.close()
         self.metrics.close()
 
-    def all_stages(self, state: TrainState, folders: dict[str, list[Shards]]) -> None:
+    def all_stages(self, state: TrainState) -> None:
         step = int(state.step)
-        self.validation.compile(state, self._check_memory)
         with progress(total=self.plan.steps, what="training", unit="step") as bar:
             bar.update(step)
             for stage in self.plan.stages:
                 if step >= stage.stop:
                     continue
-                state, step = self._stage(stage, state, step, folders[stage.name], bar)
+                state = self._move(state, step, stage)
+                with parallel.use_mesh(self.ground.mesh):
+                    state, step = self._stage(stage, state, step, self.launch.folders[stage.name], bar)
         self._save(state, step)
+
+    def _move(self, state: TrainState, step: int, stage: Stage) -> TrainState:
+        """The state laid out for a stage, through a checkpoint where its mesh is another; and what validates there."""
+        before, self.ground = self.ground, Ground.of(self.plan, stage)
+        if self.ground.mesh != before.mesh:
+            self._save(state, step)
+            self.checkpoints.wait()
+            state, _ = self.checkpoints.restore(self.ground.abstract_state(), step)
+        if self.validation is None or self.ground.mesh != before.mesh:
+            last = self.plan.for_stage(self.plan.stages[-1])
+            self.validation = Validation(self.config, last, self.ground.template, self.launch.held_out,
+                                         self.ground.mesh, self.workdir)
+            with parallel.use_mesh(self.ground.mesh):
+                self.validation.compile(state, self._check_memory)
+        return state
 
     def _stage(self, stage: Stage, state: TrainState, step: int, shards: list[Shards], bar) -> tuple[TrainState, int]:
         """Runs one stage from `step` to its end."""
-        feeds = {modality.kind: Feed.onto(self.mesh, modality.batch) for modality in stage.used}
+        mesh = self.ground.mesh
+        feeds = {modality.kind: Feed.onto(mesh, modality.batch) for modality in stage.used}
         batches = Batches(shards, stage.modalities, self.plan.sampling, self.plan.conditioning, steps=stage.steps,
                           seed=self.config.seed + stage.start,
                           rows={kind: feed.rows for kind, feed in feeds.items()})
@@ -182,7 +187,7 @@ class _Run:
         steps, work = self._compile(state, stage, feeds)
         self._wait_for_all(stage)
         self.stop = self.stop or StopSignal()
-        window = Window(work, self.peak)
+        window = Window(work, self.peak * mesh.size)
         local = window.wait(stream, None)
         while step < stage.stop:
             modality = batches.modality(step - stage.start)
@@ -229,18 +234,19 @@ class _Run:
 
     def _compile(self, state: TrainState, stage: Stage, feeds: dict[str, Feed]) -> tuple[dict, dict[str, Work]]:
         """The step for every kind of data in the stage, compiled and held to the memory there is, and what it does."""
-        steps, work = {}, {}
+        steps, work, plan = {}, {}, self.ground.plan
+        update = make_step(plan, self.ground.template, self.ground.optimiser)
         for modality in stage.used:
             began = time.monotonic()
             shapes = batch_shapes(self.plan, stage, modality, feeds[modality.kind].layout)
-            compiled = steps[modality.kind] = self.step.lower(state, shapes).compile()
+            compiled = steps[modality.kind] = update.lower(state, shapes).compile()
             seconds = time.monotonic() - began
             self._check_memory(compiled, f"stage '{stage.name}', {modality.kind}")
             flops = program_cost(compiled.as_text()).flops
             tokens = tokens_of(self.plan.transformer, modality.views, modality.latents, self.plan.latent_size(stage))
             work[modality.kind] = Work(modality.batch, modality.batch * tokens,
                                        3 * modality.batch * forward_flops(self.plan.transformer, tokens),
-                                       flops * self.mesh.size)
+                                       flops * self.ground.mesh.size)
             log.info("stage '%s', %s: compiled in %.1f s; a step of %d x %s tokens: %.3g TFLOP and %.2f GiB a device",
                      stage.name, modality.kind, seconds, modality.batch, f"{tokens:,}", flops / 1e12,
                      memory.needed(compiled) / memory.GIB)
@@ -249,7 +255,7 @@ class _Run:
 
     def _check_memory(self, program: Any, what: str) -> None:
         if self.check_memory:
-            memory.check(program, self.mesh, what)
+            memory.check(program, self.ground.mesh, what)
 
     def _wait_for_all(self, stage: Stage) -> None:
         """No process steps before all have compiled: collectives give up on a peer that comes half a minute later."""

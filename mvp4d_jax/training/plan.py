@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from mvp4d_jax.data.pipeline import Modality, SamplingOptions
 from mvp4d_jax.diffusion.distillation import DistillOptions
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.config import AutoencoderConfig
-from mvp4d_jax.models.transformer_config import TransformerConfig
+from mvp4d_jax.models.transformer_config import REMAT_POLICIES, TransformerConfig
 from mvp4d_jax.training.state import OptimiserOptions
 from mvp4d_jax.training.step import LossOptions, check_accumulation
+
+BY_TOKENS, COGVIDEOX_TOKENS = "tokens", 17_776  # 226 of text and 13 latent frames of 30 x 45 patches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,10 @@ class Stage:
       image_size: pixels a side.
       modalities: the mixture.
       shards: folders to read; () takes those of `config.data.shards`.
+      mesh, remat, snr_shift: this stage's own, where they are not None. `snr_shift` may be "tokens":
+        `config.loss.snr_shift` times sqrt(N / 17,776) for the N tokens of the stage's largest sample. That is Stable
+        Diffusion 3's rule (a noise level's signal-to-noise ratio falls with the square root of what is averaged over;
+        arXiv 2403.03206, section 5.3.2), from the 17,776 tokens that CogVideoX-2B was trained with at its shift of 3.
     """
 
     name: str
@@ -45,6 +52,9 @@ class Stage:
     image_size: int
     modalities: tuple[Modality, ...]
     shards: tuple[str, ...]
+    mesh: tuple[int, int, int] | None = None
+    remat: str | None = None
+    snr_shift: float | str | None = None
 
     @property
     def stop(self) -> int:
@@ -77,6 +87,17 @@ class Plan:
     def stage_at(self, step: int) -> Stage:
         """The stage that takes the update after `step` updates."""
         return next((stage for stage in self.stages if step < stage.stop), self.stages[-1])
+
+    def for_stage(self, stage: Stage) -> Plan:
+        """The plan with what a stage has of its own: mesh, remat, shift of the noise schedule."""
+        shift = self.loss.snr_shift if stage.snr_shift is None else stage.snr_shift
+        if shift == BY_TOKENS:
+            patches = (self.latent_size(stage) // self.transformer.patch_size) ** 2
+            most = max((1 + modality.views * modality.latents) * patches for modality in stage.used)
+            shift = self.loss.snr_shift * math.sqrt(most / COGVIDEOX_TOKENS)
+        return dataclasses.replace(
+            self, mesh=stage.mesh or self.mesh, loss=dataclasses.replace(self.loss, snr_shift=float(shift)),
+            transformer=dataclasses.replace(self.transformer, remat=stage.remat or self.transformer.remat))
 
     def latent_size(self, stage: Stage) -> int:
         return stage.image_size // self.autoencoder.spatial_compression_ratio
@@ -170,8 +191,22 @@ def _stage(name: str, start: int, settings: ml_collections.ConfigDict, stride: i
         if (mix.frames - 1) % stride:
             raise UserError(f"config.stages.{name}.mixture.{kind}.frames", f"is {mix.frames}", f"choose 1 + {stride}k")
         modalities.append(Modality(kind, mix.weight, mix.views, 1 + (mix.frames - 1) // stride, mix.batch))
+    mesh, remat, shift = (settings.get(field) for field in ("mesh", "remat", "snr_shift"))
+    if remat not in (None, *REMAT_POLICIES):
+        raise UserError(f"config.stages.{name}.remat", f"is '{remat}'", f"choose from {', '.join(REMAT_POLICIES)}")
+    if shift not in (None, BY_TOKENS) and not (isinstance(shift, int | float) and shift > 0):
+        raise UserError(f"config.stages.{name}.snr_shift", f"is '{shift}'", f"give a positive number, or '{BY_TOKENS}'")
     return Stage(name, start, settings.steps, settings.learning_rate, settings.warmup, settings.decay,
-                 settings.image_size, tuple(modalities), tuple(settings.shards))
+                 settings.image_size, tuple(modalities), tuple(settings.shards), _mesh(mesh, name), remat, shift)
+
+
+def _mesh(value: Any, stage: str) -> tuple[int, int, int] | None:
+    """A stage's mesh; from the command line it may come as the text of three numbers."""
+    if isinstance(value, str):
+        value = tuple(int(part) if part.strip().lstrip("-").isdigit() else part for part in value.split(","))
+    if value is not None and (len(value) != 3 or not all(isinstance(size, int) for size in value)):
+        raise UserError(f"config.stages.{stage}.mesh", f"is {value}", "give data,fsdp,context, as 1,8,8")
+    return None if value is None else tuple(value)
 
 
 NO_AUTOENCODER = "none"
@@ -213,9 +248,10 @@ def check_prepare(config: ml_collections.ConfigDict, plan: Plan) -> None:
                         f"choose {longest} or more")
 
 
-def check_batches(plan: Plan, mesh: jax.sharding.Mesh) -> None:
-    """Raises UserError for a batch of any stage, or a micro-batch of it, that the mesh does not divide."""
+def check_batches(plan: Plan, devices: Sequence[jax.Device] | None = None) -> None:
+    """Raises UserError for a batch of any stage, or a micro-batch of it, that the stage's mesh does not divide."""
     for stage in plan.stages:
+        mesh = parallel.make_mesh(plan.for_stage(stage).mesh, devices)
         for modality in stage.used:
             where = f"config.stages.{stage.name}.mixture.{modality.kind}.batch"
             parallel.check_batch(mesh, modality.batch, where)

@@ -60,7 +60,8 @@ def export_release(config: ml_collections.ConfigDict, workdir: Path, out: Path, 
     widest = max(last.modalities, key=lambda modality: modality.views * modality.latents)
     facts = {
         "head": config.head, "image_size": last.image_size, "views": widest.views,
-        "frames": plan.autoencoder.frames_of(widest.latents), "snr_shift": plan.loss.snr_shift, "crop_margin": MARGIN,
+        "frames": plan.autoencoder.frames_of(widest.latents), "snr_shift": plan.for_stage(last).loss.snr_shift,
+        "crop_margin": MARGIN,
         "latent_scale": read_json(vae / "config.json")["scaling_factor"],
         "conditioning": dataclasses.asdict(plan.conditioning), "dtype": plan.transformer.dtype,
         "training": {"step": position["step"], "hours": round(position["seconds"] / 3600, 2), "weights": "EMA",

@@ -33,7 +33,8 @@ def test_the_plan_of_a_launch(world, monkeypatch):
     before = sorted(world.rglob("*"))
     config = load_config("mvp4d_2b", [word for word in words if word.startswith("--config.")])
     said = loop.train(config, world / "run", check_memory=False, dry_run=True)
-    assert sorted(world.rglob("*")) == before, "a dry run writes nothing"
+    new = {path.name for path in world.rglob("*") if path not in before}
+    assert new <= {"verified.json"}, "a dry run writes nothing but that the shards are sound"
 
     count = dict.fromkeys(("all", "text"), 0)
     files = list((world / "CogVideoX-2b" / "transformer").glob("*.safetensors"))

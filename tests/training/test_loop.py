@@ -1,4 +1,4 @@
-"""A whole job: two stages of other sizes and kinds of data, validation with its sample, a resume in the second."""
+"""A whole job: two stages of other sizes, data and meshes, validation with its sample, a resume in the second."""
 
 import dataclasses
 import json
@@ -52,6 +52,7 @@ def arguments(autoencoder, tmp_path_factory) -> list[str]:
     settings = {
         "autoencoder": autoencoder, "data.shards": folder / "small", "stages.video.shards": folder / "large",
         "data.validation_shards": folder / "held_out", "mesh": "1,1,1", "transformer.dtype": "float32",
+        "stages.video.mesh": "1,2,1", "stages.video.remat": "attention", "stages.video.snr_shift": "tokens",
         "transformer.num_layers": 1, "transformer.num_heads": 2, "transformer.head_dim": 16,
         "transformer.time_embed_dim": 16, "metrics.every": 1, "checkpoint.every": 3, "checkpoint.keep_last": 10,
         "validation.every": 2, "validation.batches": 2, "validation.sample_steps": 2,
@@ -70,7 +71,7 @@ def arguments(autoencoder, tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="module")
 def job(arguments, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "job"
-    run(workdir, arguments, config="small")
+    run(workdir, arguments, config="small", devices=2)
     return workdir
 
 
@@ -100,6 +101,8 @@ def test_validation_measures_the_moving_average(job, arguments):
     lines = [line for line in read_metrics(job) if "validation_loss" in line]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
     plan, template, state = restored(job, arguments, 8)
+    plan = plan.for_stage(plan.stages[-1])
+    assert plan.loss.snr_shift == pytest.approx(1.5 * np.sqrt((1 + 2 * 3) * 3 * 3 / 17_776))  # 1 + V L frames of 9
     held_out = Shards.open(next(text for text in arguments if "validation_shards" in text).partition("=")[2])
     batches = Batches([held_out], plan.stages[-1].modalities, plan.sampling, plan.conditioning, steps=2, seed=0)
     schedule = NoiseSchedule.cogvideox(snr_shift=plan.loss.snr_shift)
@@ -138,7 +141,7 @@ def test_resume_in_the_second_stage(job, arguments, tmp_path):
     """From step 6 on: the lines and the parameters of the run that was not stopped, bit for bit."""
     again = Path(shutil.copytree(job, tmp_path / "again"))
     shutil.rmtree(again / "checkpoints" / "8")
-    run(again, arguments, config="small")
+    run(again, arguments, config="small", devices=2)
     for name in ("loss", "validation_loss", "validation_latent_error"):
         ours, theirs = ([(line["step"], line[name]) for line in read_metrics(folder) if name in line]
                         for folder in (again, job))

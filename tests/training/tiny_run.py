@@ -26,7 +26,7 @@ __all__ = ["RECORDED", "STEPS", "TIMEOUT", "final_state", "overrides", "run", "s
            "write_shards"]
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT = 300
+TIMEOUT = 500
 STEPS = 100  # of every run
 RECORDED = "tests.training.recorded_train"  # `start(module=RECORDED)` notes the samples of every step
 

@@ -45,6 +45,8 @@ class Camera:
 
 
 FIELDS = ("world_to_camera", "fx", "fy", "cx", "cy")
+FOCAL_SIDES = (0.05, 300.0)  # focal lengths, in sides of the picture: 170 degrees to a fifth of one
+PIXEL_ASPECT = 4.0
 
 
 def make_camera(world_to_camera: Array, fx: Array, fy: Array, cx: Array, cy: Array) -> Camera:
@@ -179,6 +181,23 @@ def check(camera: Camera, where: object) -> None:
         raise UserError(where, "fx and fy must be positive pixels")
     if np.abs(matrix[..., :3, 3]).max(initial=0.0) > 1e6:
         raise UserError(where, "world_to_camera is more than 1000 km away", "translations are in metres")
+
+
+def check_focal(cameras: Camera, names: tuple[str, ...], image_size: tuple[int, int], where: object) -> None:
+    """Refuses focal lengths [V, F'] that no lens has for a picture of (H, W)."""
+    fx, fy = np.asarray(cameras.fx, np.float64), np.asarray(cameras.fy, np.float64)
+    for name, values, side in (("fx", fx, image_size[1]), ("fy", fy, image_size[0])):
+        wrong = np.argwhere(~((values >= FOCAL_SIDES[0] * side) & (values <= FOCAL_SIDES[1] * side)))
+        if len(wrong):
+            value = values[tuple(wrong[0])]
+            raise UserError(where, f"'{name}' of camera '{names[wrong[0][0]]}' is {value:.4g} for pictures of "
+                            f"{image_size[1]} x {image_size[0]}", f"it is in pixels, {FOCAL_SIDES[0] * side:.3g} to "
+                            f"{FOCAL_SIDES[1] * side:.3g} for such pictures")
+    wrong = np.argwhere(np.maximum(fx / fy, fy / fx) > PIXEL_ASPECT)
+    if len(wrong):
+        place = tuple(wrong[0])
+        raise UserError(where, f"camera '{names[place[0]]}' has fx {fx[place]:.4g} and fy {fy[place]:.4g}",
+                        "they are about equal where pixels are square")
 
 
 def _inverse_rotation(camera: Camera) -> Array:

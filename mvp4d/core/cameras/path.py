@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from mvp4d.core.cameras.camera import FIELDS, Camera, check
+from mvp4d.core.cameras.camera import FIELDS, Camera, check, check_focal
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, read_npz
 
@@ -78,7 +78,9 @@ class CameraPath:
             if fps.size != 1 or fps.dtype.kind not in "fiu" or not 0 < float(fps.reshape(())) <= 1000:
                 raise UserError(path, "'fps' is not one number of frames per second, above 0 and at most 1000")
             fps = float(fps.reshape(()))
-        return cls(camera, (int(size[0]), int(size[1])), fps)
+        height, width = int(size[0]), int(size[1])
+        check_focal(camera[None], ("path",), (height, width), path)
+        return cls(camera, (height, width), fps)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes `orbit.npz`, atomically."""

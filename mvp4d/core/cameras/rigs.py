@@ -133,11 +133,14 @@ def _of_capture(described: Path, image_size: tuple[int, int]) -> Camera:
     if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise UserError(described, "field 'image_size' is not [height, width]")
     arrays = read_npz(where)
-    missing = [name for name in cameras.FIELDS if name not in arrays]
-    if missing:
-        raise UserError(where, f"lacks the array '{missing[0]}'")
+    for name in cameras.FIELDS:
+        if name not in arrays:
+            raise UserError(where, f"lacks the array '{name}'")
+        if arrays[name].dtype.kind not in "fiu":
+            raise UserError(where, f"'{name}' holds {arrays[name].dtype} values", "it must hold numbers")
     camera = Camera(**{name: arrays[name] for name in cameras.FIELDS})
     cameras.check(camera, where)
     if camera.world_to_camera.ndim != 4 or camera.world_to_camera.shape[1] != 1:
         raise UserError(where, "its cameras move", "give a capture with still cameras, or a camera path")
+    cameras.check_focal(camera, tuple(str(view) for view in range(len(camera.fx))), (size[0], size[1]), where)
     return cameras.letterbox(camera[:, 0], (size[0], size[1]), image_size)

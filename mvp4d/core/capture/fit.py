@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp4d.core.cameras.camera import Camera
+from mvp4d.core.cameras.camera import Camera, check_focal
 from mvp4d.core.cameras.path import camera_arrays, read_cameras
 from mvp4d.core.capture import schema
-from mvp4d.core.capture.meaning import check_focal, check_reach
+from mvp4d.core.capture.meaning import check_reach
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, read_json, read_npz
 from mvp4d.core.heads.model import HeadModel

@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mvp4d.core.cameras.camera import FIELDS, Camera
+from mvp4d.core.cameras.camera import FIELDS, Camera, check_focal
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 
 HEAD_METRES = (0.03, 3.0)  # what a head may span, from a doll's to one with a bust
 REACH_METRES = 100.0  # what a head may lie from the origin, and from every camera
-FOCAL_SIDES = (0.05, 300.0)  # focal lengths, in sides of the picture: 170 degrees to a fifth of one
-PIXEL_ASPECT = 4.0
 
 
 def check_meaning(cameras: Camera, motion: Motion, head: HeadModel, names: tuple[str, ...],
@@ -36,23 +34,6 @@ def check_meaning(cameras: Camera, motion: Motion, head: HeadModel, names: tuple
                         f"{'millimetres' if span > 30 else 'centimetres' if span > 3 else 'another unit'}?")
     check_reach(motion, where["motion"])
     _check_seen(cameras, motion, template, names, image_size, where["cameras"])
-
-
-def check_focal(cameras: Camera, names: tuple[str, ...], image_size: tuple[int, int], where: object) -> None:
-    """Refuses focal lengths [V, F'] that no lens has for a picture of (H, W)."""
-    fx, fy = np.asarray(cameras.fx, np.float64), np.asarray(cameras.fy, np.float64)
-    for name, values, side in (("fx", fx, image_size[1]), ("fy", fy, image_size[0])):
-        wrong = np.argwhere(~((values >= FOCAL_SIDES[0] * side) & (values <= FOCAL_SIDES[1] * side)))
-        if len(wrong):
-            value = values[tuple(wrong[0])]
-            raise UserError(where, f"'{name}' of camera '{names[wrong[0][0]]}' is {value:.4g} for pictures of "
-                            f"{image_size[1]} x {image_size[0]}", f"it is in pixels, {FOCAL_SIDES[0] * side:.3g} to "
-                            f"{FOCAL_SIDES[1] * side:.3g} for such pictures")
-    wrong = np.argwhere(np.maximum(fx / fy, fy / fx) > PIXEL_ASPECT)
-    if len(wrong):
-        place = tuple(wrong[0])
-        raise UserError(where, f"camera '{names[place[0]]}' has fx {fx[place]:.4g} and fy {fy[place]:.4g}",
-                        "they are about equal where pixels are square")
 
 
 def check_reach(motion: Motion, where: object) -> None:

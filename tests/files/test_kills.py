@@ -1,0 +1,165 @@
+"""Commands that are killed at random moments and run again, and disks that fill under them."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mvp4d.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = int(os.environ.get("MVP4D_KILLS", "10"))
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+VOLATILE = ("seconds", "resumed", "minutes")  # of reports: what no two runs share
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """What the commands begin with: a small capture, a photo with its landmarks, an avatar."""
+    root = tmp_path_factory.mktemp("world")
+    assert main(["studio", "--out", str(root / "capture"), "--cameras", "orbit:360x3", "--frames", "9", "--size",
+                 "64"]) == 0
+    assert main(["distill", str(root / "capture"), "--out", str(root / "avatar"), "--preset", "cpu", "--steps",
+                 "5"]) == 0
+    from mvp4d.core.heads import load_head
+    from tests.tracking.test_solve import SIZE, moving, observe
+    head = load_head("builtin")
+    seen = observe(head, moving(head, [[0.1, -0.3, 0.05]], {}), np.zeros(head.shape_count, np.float32))
+    np.savez(root / "landmarks.npz", landmarks=seen.points)
+    Image.new("RGB", SIZE[::-1], "grey").save(root / "photo.png")
+    return root
+
+
+COMMANDS: dict[str, Callable[[Path, Path], list[str]]] = {
+    "studio": lambda world, out: ["studio", "--out", str(out / "c"), "--cameras", "orbit:360x2", "--frames", "6",
+                                  "--size", "96"],
+    "track": lambda world, out: ["track", str(world / "photo.png"), "--landmarks", str(world / "landmarks.npz"),
+                                 "--out", str(out / "fit.npz")],
+    "render": lambda world, out: ["render", str(world / "avatar"), "--cameras", "turn:360", "--size", "96", "--out",
+                                  str(out / "x.mp4")],
+    "distill": lambda world, out: ["distill", str(world / "capture"), "--out", str(out / "a"), "--preset", "cpu",
+                                   "--steps", "25"],
+    "prepare": lambda world, out: ["prepare", str(world / "capture"), "--config", "tiny", "--out", str(out / "s")],
+    "sample": lambda world, out: ["sample", "--weights", "tiny", "--reference", str(world / "capture"), "--motion",
+                                  str(world / "capture"), "--cameras", "orbit:360x2", "--steps", "2", "--frames", "9",
+                                  "--out", str(out / "v")],
+    "demo": lambda world, out: ["demo", "--frames", "5", "--out", str(out / "d")],
+}
+
+
+def start(words: list[str], limit: int | None = None) -> subprocess.Popen:
+    program = "import sys; from mvp4d.cli import main; sys.exit(main(sys.argv[1:]))"
+    if limit is not None:
+        program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); {program}"
+    return subprocess.Popen([sys.executable, "-c", program, *words], cwd=ROOT, text=True, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.PIPE)
+
+
+def run(words: list[str]) -> float:
+    """Runs a command to its end; returns the seconds it took."""
+    began = time.monotonic()
+    with start(words) as process:
+        said = process.communicate()[1]
+    assert process.returncode == 0, said
+    return time.monotonic() - began
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Every file below a folder with a hash; of reports without what no two runs share."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_dir():
+            continue
+        if "tensorboard" in name:
+            name, data = name.partition("events")[0], b""  # the time is in its name
+        elif path.suffix == ".json":
+            data = json.dumps(_steady(json.loads(path.read_text()), folder)).encode()
+        elif path.name == "report.html":
+            data = b""  # tells the seconds
+        else:
+            data = path.read_bytes()
+        found[name] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def _steady(value: object, folder: Path) -> object:
+    if isinstance(value, dict):
+        return {key: _steady(item, folder) for key, item in value.items() if key not in VOLATILE}
+    if isinstance(value, list):
+        return [_steady(item, folder) for item in value]
+    return value.replace(str(folder), "OUT") if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_and_run_again(world, tmp_path, name):
+    """Ten kills one after another; what the last run ends with is what an undisturbed one does, and nothing more."""
+    for folder in ("calm", "killed"):
+        (tmp_path / folder).mkdir()
+    seconds = run(COMMANDS[name](world, tmp_path / "calm"))
+    words, moments = COMMANDS[name](world, tmp_path / "killed"), random.Random(name)
+    for number in range(KILLS):
+        with start(words) as process:
+            try:
+                process.wait(moments.uniform(0.05, 1.0) * seconds)
+            except subprocess.TimeoutExpired:
+                process.send_signal(SIGNALS[number % len(SIGNALS)])
+            said = process.communicate()[1]
+        assert "Traceback" not in said, said[-3000:]
+        if process.returncode == 0:  # it was faster than the kill
+            shutil.rmtree(tmp_path / "killed")
+            (tmp_path / "killed").mkdir()
+    run(words)
+    assert content(tmp_path / "killed") == content(tmp_path / "calm")
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a file system of so many kilobytes."""
+    mounted: list[Path] = []
+
+    def mount(kilobytes: int) -> Path:
+        path = tmp_path / f"disk{len(mounted)}"
+        path.mkdir()
+        options = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(path)]
+        if shutil.which("mount") is None or subprocess.run(options, capture_output=True).returncode:
+            pytest.skip("no small file system can be mounted here (needs root)")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "demo"])
+def test_a_disk_that_fills(world, tmp_path, small_disk, name, monkeypatch):
+    """At ten different points: one line, exit code 2, what was there before is whole, nothing is left behind."""
+    (tmp_path / "calm").mkdir()
+    run(COMMANDS[name](world, tmp_path / "calm"))
+    whole = sum(path.stat().st_size for path in (tmp_path / "calm").rglob("*") if path.is_file()) // 1024
+    for number in range(KILLS):
+        disk = small_disk(8 + round(whole * number / KILLS))
+        (disk / "old.txt").write_text("old")
+        with start(COMMANDS[name](world, disk)) as process:
+            said = process.communicate()[1]
+        if process.returncode == 0:  # it needs less than its output takes on another file system
+            continue
+        assert process.returncode == 2 and "Traceback" not in said, said[-3000:]
+        line = said.strip().splitlines()[-1]
+        assert line.startswith(f"mvp4d {name}: ") and ("free" in line or "full" in line), line
+        left = {path.name for path in disk.iterdir()} - {"old.txt"}
+        assert all(entry.endswith((".run", ".work")) or (name == "prepare" and entry == "s") for entry in left), left
+        assert (disk / "old.txt").read_text() == "old"
