@@ -350,7 +350,7 @@ class Avatar:
 
         name = check_format(format, Path(out))
         chosen = FORMATS[name]
-        given = list(motion) if isinstance(motion, list | tuple) else [motion]
+        given = ([motion] if motion is None or isinstance(motion, Motion | str | os.PathLike) else list(motion))
         if not chosen.clips and (len(given) > 1 or audio):
             raise UserError("`audio`" if audio else "`motion`", f"format '{name}' holds one motion, without sound",
                             "give one, or use format html")

@@ -134,13 +134,11 @@ def _grid(frames: list[dict], where: Path) -> tuple[np.ndarray, list[str]]:
     cells: dict[tuple[int, int], int] = {}
     identifiers: dict[int, str] = {}
     for index, frame in enumerate(frames):
-        key = (frame.get("camera_index"), frame.get("timestep_index"))
-        if not all(type(item) is int and 0 <= item < schema.MAX_FRAMES for item in key):
-            raise UserError(where, f"frame {index} lacks 'camera_index' or 'timestep_index'")
-        cells[key] = index
-        name = str(frame.get("camera_id", f"{key[0]:02d}"))
-        if identifiers.setdefault(key[0], name) != name:
-            raise UserError(where, f"camera {key[0]} has two names, '{identifiers[key[0]][:40]}' and '{name[:40]}'")
+        camera, time = (_index(frame, name, index, where) for name in ("camera_index", "timestep_index"))
+        cells[camera, time] = index
+        name = str(frame.get("camera_id", f"{camera:02d}"))
+        if identifiers.setdefault(camera, name) != name:
+            raise UserError(where, f"camera {camera} has two names, '{identifiers[camera][:40]}' and '{name[:40]}'")
     views, times = sorted({key[0] for key in cells}), sorted({key[1] for key in cells})
     if len(cells) != len(views) * len(times):
         missing = next((v, t) for v in views for t in times if (v, t) not in cells)
@@ -148,6 +146,13 @@ def _grid(frames: list[dict], where: Path) -> tuple[np.ndarray, list[str]]:
                         "a capture needs every timestep of every camera")
     names = schema.check_names([identifiers[view] for view in views], where)
     return np.array([[cells[view, time] for time in times] for view in views]), list(names)
+
+
+def _index(frame: dict, name: str, index: int, where: Path) -> int:
+    value = frame.get(name)
+    if type(value) is not int or not 0 <= value < schema.MAX_FRAMES:
+        raise UserError(where, f"frame {index} lacks '{name}'")
+    return value
 
 
 def _read_cameras(frames: list[dict], grid: np.ndarray, where: Path) -> Camera:
@@ -167,14 +172,14 @@ def _read_cameras(frames: list[dict], grid: np.ndarray, where: Path) -> Camera:
     cameras = Camera(convert.from_opengl(matrices), *intrinsics)
     if all(np.ptp(array, axis=1).max() == 0 for array in (matrices, *intrinsics)):
         cameras = cameras[:, :1]
-    return schema.check_cameras(cameras, *grid.shape, where)
+    return schema.check_cameras(cameras, grid.shape[0], grid.shape[1], where)
 
 
 def _read_motion(paths: list[Path], head: HeadModel, fps: float) -> tuple[HeadModel, Motion]:
     sizes = {"translation": 3, "rotation": 3, "neck_pose": 3, "jaw_pose": 3, "eyes_pose": 6}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in (*sizes, "expr")}
-    rig = None
-    for path in paths:
+    rig = head
+    for number, path in enumerate(paths):
         arrays = read_npz(path, limit=1 << 26)
         schema.require(arrays, (*sizes, "shape", "expr"), path)
         for name in rows:
@@ -184,7 +189,7 @@ def _read_motion(paths: list[Path], head: HeadModel, fps: float) -> tuple[HeadMo
             if rows[name] and rows[name][0].shape != row.shape:
                 raise UserError(path, f"'{name}' has {row.size} values, in the first file {rows[name][0].size}")
             rows[name].append(row)
-        if rig is None:
+        if number == 0:
             rig = _read_identity(arrays, head, path)
     stacked = {name: np.stack(values).astype(np.float64) for name, values in rows.items()}
     motion = Motion(stacked["expr"], stacked["rotation"], stacked["translation"], stacked["neck_pose"],
