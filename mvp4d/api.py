@@ -363,7 +363,7 @@ class Avatar:
 
         name = check_format(format, Path(out))
         chosen = FORMATS[name]
-        given = list(motion) if isinstance(motion, list | tuple) else [motion]
+        given = _listed(motion)
         if chosen.clips:
             clips = self._clips(given, audio)
             export_avatar(self.module, Path(out), name, clips[0].motion, overwrite=overwrite, clips=clips)
@@ -380,7 +380,7 @@ class Avatar:
         """The page that format "html" writes, as text: `motion` and `audio` as in `export`."""
         from mvp4d_export.formats.html import page
 
-        clips = self._clips(list(motion) if isinstance(motion, list | tuple) else [motion], audio)
+        clips = self._clips(_listed(motion), audio)
         return page(self.module, clips, title=self.path.absolute().name)[0]
 
     def _clips(self, given: Sequence[Motion | Pathlike | None], audio: Sequence[Pathlike]) -> tuple[Clip, ...]:
@@ -391,6 +391,12 @@ class Avatar:
             raise UserError("`audio`", f"{len(audio)} sounds for {len(given)} motions", "give a motion for each")
         return tuple(Clip(_clip_name(item), self.motion(item), Path(sound) if sound else None)
                      for item, sound in itertools.zip_longest(given, audio))
+
+
+def _listed(motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None) -> list[Motion | Pathlike | None]:
+    if motion is None or isinstance(motion, Motion | str | os.PathLike):
+        return [motion]
+    return list(motion)
 
 
 def _clip_name(motion: Motion | Pathlike | None) -> str:

@@ -76,7 +76,7 @@ def measure_avatar(avatar: Avatar, against: Portrait | Capture | Pathlike, *,
     for index, photo in enumerate(portrait.photos):
         one = slice(index, index + 1)
         rendering = avatar.render(portrait.motion[one], cameras=portrait.camera[one], size=photo.shape[:2])
-        ours, theirs = rendering.frames()[0], np.uint8(np.rint(255 * portrait.on_background(index)))
+        ours, theirs = rendering.frames()[0], np.rint(255 * portrait.on_background(index)).astype(np.uint8)
         rows.append({"name": portrait.sources[index] if portrait.sources else f"photo {index}",
                      "psnr": float(psnr(ours[None] / 255, theirs[None] / 255)[0]),
                      "ssim": float(ssim(ours[None] / np.float32(255), theirs[None] / np.float32(255))[0])})

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> str:
 def _keep_programs() -> None:
     """Compiled programs stay in the user's cache: a second start of the same shapes compiles nothing."""
     import jax
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]  made at run time
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "mvp4d" / "compiled"))
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.outputs import hold, require_space
@@ -87,7 +88,7 @@ class Environment:
         finally:
             discard(fresh)
 
-    def start(self, script: Path, *words: str, log: object) -> subprocess.Popen:
+    def start(self, script: Path, *words: str, log: IO) -> subprocess.Popen:
         """A script of this project running in it, its standard input and output as pipes; its words go to `log`."""
         return subprocess.Popen(tied([str(self.python()), str(script), *words]), stdin=subprocess.PIPE,
                                 stdout=subprocess.PIPE, stderr=log,
@@ -101,7 +102,7 @@ class Environment:
         lines = []
         with subprocess.Popen(tied(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               env={**os.environ, "PYTHONPATH": ""}) as process:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 lines.append(line)
                 hear(line)
         if process.returncode:

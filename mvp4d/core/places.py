@@ -37,9 +37,9 @@ def place(path: str | os.PathLike) -> Any:
         raise UserError(f"{scheme}://{rest}", "only gs:// buckets are read and written", MOUNT)
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"gs://{rest}", "needs the package gcsfs", "pip install 'mvp4d-jax[gcs]', or " + MOUNT)
-    import fsspec
     from etils import epath
-    fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)  # other hosts write there, too
+    from fsspec import config
+    config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)  # other hosts write there, too
     return epath.Path(f"gs://{rest}")
 
 

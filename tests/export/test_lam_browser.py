@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_viewer import FLAGS
+from test_web import FLAGS
 
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.formats import export_avatar

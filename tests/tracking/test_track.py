@@ -161,7 +161,7 @@ def test_without_a_network_one_line_names_the_other_way(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name, content, message", [
-    ("nothing.png", None, "no such file"), ("x.png", b"no picture", "not a readable picture"),
+    ("nothing.png", None, "no such file"), ("x.png", b"no picture", "not a PNG, JPEG"),
     ("x.mp4", b"no video", "not a readable video"), ("x.txt", b"text", "neither a picture nor a video"),
 ])
 def test_sources_that_are_none(tmp_path, name, content, message, capsys):

@@ -12,7 +12,7 @@ from mvp4d_jax import parallel
 from mvp4d_jax.data.shards import MANIFEST
 from mvp4d_jax.models.checkpoint import save_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
-from mvp4d_jax.training import loop
+from mvp4d_jax.training import ground, loop
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.plan import resolve
 from tests.data.synthetic import write_shards
@@ -25,7 +25,7 @@ def nothing_is_built(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a model was built")
 
-    monkeypatch.setattr(loop, "ModelTemplate", refuse)
+    monkeypatch.setattr(ground, "ModelTemplate", refuse)
 
 
 @pytest.fixture(scope="module")

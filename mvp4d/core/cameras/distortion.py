@@ -87,7 +87,7 @@ def undistort(picture: np.ndarray, lens: Distortion, fx: float, fy: float, cx: f
     channels = picture[..., None] if picture.ndim == 2 else picture
     out = np.stack([map_coordinates(channels[..., index].astype(np.float32), places, order=1, mode="constant",
                                     cval=outside) for index in range(channels.shape[2])], -1)
-    return np.uint8(np.rint(np.clip(out, 0, 255))).reshape(picture.shape)
+    return np.rint(np.clip(out, 0, 255)).astype(np.uint8).reshape(picture.shape)
 
 
 @functools.lru_cache(maxsize=32)

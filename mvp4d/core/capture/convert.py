@@ -63,7 +63,7 @@ def picture_source(folder: Path, name: str, where: object) -> Path:
     raise UserError(folder / name, "no folder of pictures and no video of that name")
 
 
-Chosen = np.ndarray | list[Path] | None  # frames of a video, pictures of a folder; None for all
+Chosen = Any  # frames of a video [F'], pictures of a folder (list[Path]); None for all
 
 
 def read_pictures(source: Path, chosen: Chosen = None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:

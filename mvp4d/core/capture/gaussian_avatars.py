@@ -75,10 +75,11 @@ def import_gaussian_avatars(source: str | os.PathLike, out: str | os.PathLike, *
             found = images.read_picture(file(index, "file_path"), size=size)
             rgb = found.rgb
             alpha = images.read_mask(file(index, "fg_mask_path"), size=size) if separate else found.alpha
-            if lenses[index] is not None:
+            lens = lenses[index]
+            if lens is not None:
                 numbers = tuple(float(value) for value in raw[:, view, time])
-                rgb = undistort(rgb, lenses[index], *numbers, outside=255)
-                alpha = None if alpha is None else undistort(alpha, lenses[index], *numbers, outside=0)
+                rgb = undistort(rgb, lens, *numbers, outside=255)
+                alpha = None if alpha is None else undistort(alpha, lens, *numbers, outside=0)
             yield rgb, alpha
 
     return convert.write_views(Path(out), frames_of, head=rig, motion=motion, cameras=cameras, names=names,
@@ -180,13 +181,13 @@ def _read_cameras(frames: list[dict], grid: np.ndarray, size: tuple[int, int],
     cameras = Camera(convert.from_opengl(matrices), *numbers)
     if all(np.ptp(array, axis=1).max() == 0 for array in (matrices, *numbers)):
         cameras = cameras[:, :1]
-    return schema.check_cameras(cameras, *grid.shape, where), numbers
+    return schema.check_cameras(cameras, grid.shape[0], grid.shape[1], where), numbers
 
 
 def _read_motion(paths: list[Path], head: HeadModel, fps: float) -> tuple[HeadModel, Motion]:
     sizes = {"translation": 3, "rotation": 3, "neck_pose": 3, "jaw_pose": 3, "eyes_pose": 6}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in (*sizes, "expr")}
-    rig, first, differs = None, {}, False
+    rig, first, differs = head, {}, False
     for path in paths:
         arrays = read_npz(path, limit=1 << 26)
         schema.require(arrays, (*sizes, "shape", "expr"), path)
@@ -197,9 +198,9 @@ def _read_motion(paths: list[Path], head: HeadModel, fps: float) -> tuple[HeadMo
             if rows[name] and rows[name][0].shape != row.shape:
                 raise UserError(path, f"'{name}' has {row.size} values, in the first file {rows[name][0].size}")
             rows[name].append(row)
-        if rig is None:
+        if not first:
             rig, first = _read_identity(arrays, head, path), arrays
-        differs = differs or any(not np.array_equal(arrays.get(name), first.get(name))
+        differs = differs or any(not np.array_equal(arrays.get(name, ()), first.get(name, ()))
                                  for name in ("shape", "static_offset"))
     if differs:
         say(f"{paths[0].parent}: identities differ from file to file; that of {paths[0].name} is taken for all")

@@ -25,7 +25,8 @@ def read_transforms(paths: list[Path]) -> list[dict]:
     frames: list[dict] = []
     for path in paths:
         value = read_json(path)
-        found = value.get("frames") if isinstance(value, dict) else None
+        value = value if isinstance(value, dict) else {}
+        found = value.get("frames")
         if not isinstance(found, list) or not all(isinstance(frame, dict) for frame in found):
             raise UserError(path, "field 'frames' is not a list of objects")
         shared = {name: value[name] for name in _SHARED if name in value}
