@@ -32,7 +32,7 @@ test-slow: $(STAMP)
 test-gpu: $(STAMP)
 	JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest -m gpu
 
-lint: $(STAMP)
+lint: types
 	$(BIN)/ruff check .
 	@if command -v shellcheck >/dev/null; then shellcheck -x launch/*.sh; else echo "shellcheck is not installed"; fi
 

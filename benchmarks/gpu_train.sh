@@ -28,7 +28,7 @@ export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/$out/cache}"
 if [ -n "$cpu" ]; then
   export JAX_PLATFORMS=cpu
   people=${PEOPLE:-1} workers=1 cameras=4 teacher_steps=${TEACHER_STEPS:-2} student_steps=${STUDENT_STEPS:-2}
-  batch=${BATCH:-1} scored=1 loaders=0 limits=(600 600 600 600 600)
+  batch=${BATCH:-1} scored=1 loaders=0 limits=(3600 3600 3600 3600 3600)
 else
   people=${PEOPLE:-96} workers=$(nproc) cameras=8 teacher_steps=${TEACHER_STEPS:-2400} student_steps=${STUDENT_STEPS:-700}
   batch=${BATCH:-64} scored=2 loaders=8 limits=(150 160 180 110 50)

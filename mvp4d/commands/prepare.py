@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from mvp4d.core.errors import UserError
 
@@ -32,11 +33,11 @@ def shares_out(args: argparse.Namespace) -> bool:
 def run(args: argparse.Namespace) -> str:
     from mvp4d_jax.data.prepare import PrepareOptions, autoencoder_identity, describe, prepare
     from mvp4d_jax.models.checkpoint import load_autoencoder
-    from mvp4d_jax.models.checkpoint_config import read_config
+    from mvp4d_jax.models.checkpoint_config import read_autoencoder_config
     from mvp4d_jax.training.config import load_config
     from mvp4d_jax.training.plan import autoencoder_folder, check_prepare, resolve
 
-    config = load_config(args.config, args.overrides)
+    config: Any = load_config(args.config, args.overrides)  # a field may hold anything, says its type
     plan = resolve(config)
     check_prepare(config, plan)
     folder = autoencoder_folder(config)
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> str:
     options = PrepareOptions(**config.prepare.to_dict(), photo_angle=plan.sampling.reference_angle)
     captures, process = find_captures(args.captures), _process(args.process)
     if args.dry_run:
-        return describe(captures, options, read_config(folder)[0], plan.conditioning, config.head)
+        return describe(captures, options, read_autoencoder_config(folder), plan.conditioning, config.head)
     if args.distributed:
         process = _join()
     said = prepare(captures, args.out, options, load_autoencoder(folder)[0], plan.conditioning, head=config.head,

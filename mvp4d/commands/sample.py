@@ -10,6 +10,7 @@ command is given again.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from mvp4d.core.errors import UserError
@@ -78,6 +79,14 @@ def run(args: argparse.Namespace) -> str:
     capture = model.run(job, out, overwrite=args.overwrite, extra=extra)
     return (f"{capture.view_count} views x {capture.frame_count} frames: {out}; look at {out}.mp4; "
             f"next: mvp4d distill {out} --out AVATAR")
+
+
+def _keep_programs() -> None:
+    """Compiled programs stay in the user's cache: a second start of the same shapes compiles nothing."""
+    import jax
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "mvp4d" / "compiled"))
 
 
 def parse_mesh(text: str) -> tuple[int, int, int]:

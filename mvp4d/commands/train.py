@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> str:
 def _keep_programs(workdir: Any) -> None:
     """Compiled programs stay in the workdir: a run that starts again on the same devices compiles nothing."""
     import jax
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.read("jax_compilation_cache_dir"):
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
 
 

@@ -41,4 +41,4 @@ def system_error(error: OSError, where: object = None) -> UserError:
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     reason = error.strerror or str(error) or type(error).__name__
     return UserError(" -> ".join(names) or where or "the system", reason[:1].lower() + reason[1:],
-                     _FIXES.get(error.errno, ""))
+                     _FIXES.get(error.errno or 0, ""))

@@ -9,9 +9,10 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from mvp4d.core.errors import UserError
 
@@ -111,7 +112,7 @@ def read_photo(path: str | os.PathLike, mask: str | os.PathLike | None = None) -
         if found.shape != size:
             raise UserError(mask, f"mask of {found.shape[1]}x{found.shape[0]} for a photo of {size[1]}x{size[0]}",
                             "give a mask of the photo's size")
-        alpha = np.uint8(np.rint(alpha * (found / 255)))
+        alpha = np.rint(alpha * (found / 255)).astype(np.uint8)
     return picture.rgb, alpha
 
 
@@ -142,7 +143,7 @@ def brightness(rgb: np.ndarray) -> np.ndarray:
 def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 3] over white; alpha uint8 [H, W] is straight (not premultiplied)."""
     weight = alpha[..., None].astype(np.float32) / 255
-    return np.uint8(np.rint(rgb * weight + 255 * (1 - weight)))
+    return np.rint(rgb * weight + 255 * (1 - weight)).astype(np.uint8)
 
 
 def check_size(path: Path, found: tuple[int, int], expected: tuple[int, int] | None) -> None:
@@ -185,7 +186,7 @@ def _formats(path: Path) -> tuple[str, ...]:
     if start[4:8] != b"ftyp" or start[8:12] not in _HEIF_BRANDS:
         return FORMATS
     try:
-        import pillow_heif
+        import pillow_heif  # pyright: ignore[reportMissingImports] (installed by who needs it)
     except ImportError:
         if start[8:12] in (b"mif1", b"msf1"):  # an AVIF may begin so, too
             return FORMATS
@@ -197,7 +198,8 @@ def _formats(path: Path) -> tuple[str, ...]:
 
 def _upright_size(picture: Image.Image) -> tuple[int, int]:
     height, width = picture.size[::-1]
-    if picture.format == "TIFF":  # Pillow turns these itself, and the size it tells beforehand depends on its version
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        # Pillow turns these itself, and the size it tells beforehand depends on its version
         width, height = picture.tag_v2[256], picture.tag_v2[257]
     return (width, height) if picture.getexif().get(0x0112) in _TURNED else (height, width)
 
@@ -226,7 +228,7 @@ def _to_bytes(values: np.ndarray, mode: str, path: Path) -> np.ndarray:
     top = 65535.0 if mode.startswith("I") else max(float(values.max(initial=0.0)), 1.0)
     if mode.startswith("I") and values.max(initial=0.0) > top:
         raise UserError(path, "has 32-bit pixels", "save it with 8 or 16 bits")
-    return np.uint8(np.rint(np.clip(values / top, 0, 1) * 255))
+    return np.rint(np.clip(values / top, 0, 1) * 255).astype(np.uint8)
 
 
 def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image | None:
@@ -235,7 +237,8 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image | None:
         return None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}.get(source.profile.xcolor_space)
+        profile_of: Any = source.profile  # Pillow's type says a file where it holds a core profile
+        space = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}.get(profile_of.xcolor_space)
         if space != picture.mode or (space == "RGB" and "sRGB" in ImageCms.getProfileDescription(source)):
             return None
         return ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB",

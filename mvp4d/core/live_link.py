@@ -174,10 +174,11 @@ def _timecode_fps(rows: list[dict[str, str]]) -> float:
     """Frames per second read off the `HH:MM:SS:FF.sub` timecodes; the app's default where they do not tell."""
     code = re.compile(r"(\d{1,4}):(\d{1,4}):(\d{1,4})[:;](\d{1,4})(?:\.\d+)?")
     match = [code.fullmatch((row.get("Timecode") or "").strip()) for row in rows]
-    frames = [int(found[4]) for found in match if found]
-    if len(frames) < 2 or len(frames) != len(rows):
+    told = [found for found in match if found]
+    if len(told) < 2 or len(told) != len(rows):
         return LIVE_LINK_FPS
-    seconds = [int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3]) for found in match]
+    frames = [int(found[4]) for found in told]
+    seconds = [int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3]) for found in told]
     whole = seconds[-1] - seconds[0]
     if whole < 1:
         return LIVE_LINK_FPS

@@ -361,6 +361,7 @@ def _lock(lock: Path, shown: str | os.PathLike, wait: bool) -> int | None:
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
+            assert fcntl is not None  # `hold` asked
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             who = os.pread(handle, 400, 0).decode(errors="replace").strip() or "another process"

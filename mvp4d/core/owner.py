@@ -59,6 +59,7 @@ def sweep(folder: str | os.PathLike) -> list[Path]:
         return removed
     for path in filter(is_abandoned, found):
         match = _NAME.fullmatch(path.name)
+        assert match is not None  # is_abandoned says so
         target = path.with_name(match["stem"] + path.name[match.end("role"):])
         if match["role"] == "old" and not target.exists():
             os.replace(path, target)

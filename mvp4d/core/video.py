@@ -9,9 +9,9 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -84,6 +84,7 @@ def _look(path: str | os.PathLike, options: list[str]) -> VideoFacts:
     size, rate, times, log = None, 0.0, [], []
     filters = f"{_SQUARE},showinfo=checksum=0"
     with _ffmpeg(path, filters, [*options, "-f", "null", "-"], frames=False) as (process, _):
+        assert process.stderr is not None  # piped, without frames
         for line in process.stderr:
             if found := re.search(rb"config in time_base: \S+ frame_rate: (\d+)/(\d+)", line):
                 rate = int(found[1]) / max(int(found[2]), 1)
@@ -105,7 +106,7 @@ def _look(path: str | os.PathLike, options: list[str]) -> VideoFacts:
 
 
 def read_video(path: str | os.PathLike, *, start: int = 0, size: tuple[int, int] | None = None,
-               frames: np.ndarray | None = None) -> Iterator[np.ndarray]:
+               frames: np.ndarray | None = None) -> Generator[np.ndarray]:
     """Yields the frames of a video from frame `start` on, uint8 [H, W, 3], upright, with square pixels.
 
     Args:
@@ -119,6 +120,7 @@ def read_video(path: str | os.PathLike, *, start: int = 0, size: tuple[int, int]
     following = next(wanted, None)
     output = ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
     with _ffmpeg(path, _SQUARE, output, frames=True) as (process, log):
+        assert process.stdout is not None  # piped, with frames
         for index in itertools.count():
             if following is None:
                 return
@@ -133,7 +135,7 @@ def read_video(path: str | os.PathLike, *, start: int = 0, size: tuple[int, int]
                 following = next(wanted, None)
 
 
-def _read_ppm(stream: BinaryIO, path: Path, size: tuple[int, int] | None) -> np.ndarray | None:
+def _read_ppm(stream: IO[bytes], path: Path, size: tuple[int, int] | None) -> np.ndarray | None:
     """The next picture of a stream of binary PPM files, uint8 [H, W, 3]; None at its end."""
     if stream.readline() != b"P6\n":
         return None
@@ -199,7 +201,7 @@ class VideoWriter:
             raise UserError("image_size", f"{height} x {width}: video needs even sides", "write PNG images instead")
         self.path, self._shape, self._count = Path(path), (height, width, 3), 0
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `abort`)
-        self._process = subprocess.Popen(
+        self._process: subprocess.Popen | None = subprocess.Popen(
             [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
              "-s", f"{width}x{height}", "-r", f"{fps:.6f}", "-i", "-", "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p",
              "-crf", str(crf), "-preset", "veryfast", "-threads", "1", "-movflags", "+faststart", "-f", "mp4",
@@ -219,22 +221,26 @@ class VideoWriter:
         """One frame, uint8 [H, W, 3]."""
         if frame.shape != self._shape or frame.dtype != np.uint8:
             raise ValueError(f"frame of {frame.dtype} {frame.shape}, expected uint8 {self._shape}")
+        process = self._process
+        if process is None or process.stdin is None:
+            raise ValueError(f"{self.path} was closed")
         try:
-            self._process.stdin.write(np.ascontiguousarray(frame))
+            process.stdin.write(np.ascontiguousarray(frame))
         except BrokenPipeError:
-            raise self._failed() from None
+            raise self._failed(process) from None
         self._count += 1
 
     def close(self) -> None:
         """Ends the file and reads it through: the encoder must have succeeded and every frame be there."""
-        if self._process is None:
+        process = self._process
+        if process is None or process.stdin is None:
             return
         try:
-            self._process.stdin.close()
+            process.stdin.close()
         except BrokenPipeError:
-            raise self._failed() from None
-        if self._process.wait():
-            raise self._failed()
+            raise self._failed(process) from None
+        if process.wait():
+            raise self._failed(process)
         self.abort()
         found = count_frames(self.path)
         if found != self._count:
@@ -242,21 +248,22 @@ class VideoWriter:
 
     def abort(self) -> None:
         """Stops the encoder; the file is not whole."""
-        if self._process is None:
+        process = self._process
+        if process is None or process.stdin is None:
             return
-        self._process.kill()
-        self._process.wait()
+        process.kill()
+        process.wait()
         with contextlib.suppress(BrokenPipeError):  # of what it was still to be given
-            self._process.stdin.close()
+            process.stdin.close()
         self._log.close()
         self._process = None
 
-    def _failed(self) -> UserError:
-        self._process.wait()
+    def _failed(self, process: subprocess.Popen) -> UserError:
+        process.wait()
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
         reason = next((line for line in lines if "space" in line.lower() or "too large" in line.lower()),
-                      lines[-1] if lines else f"ffmpeg ended with status {self._process.returncode}")
+                      lines[-1] if lines else f"ffmpeg ended with status {process.returncode}")
         self.abort()
         return UserError(self.path, f"the video cannot be written ({reason[-200:]})", "is the disk full?")
 
@@ -264,7 +271,7 @@ class VideoWriter:
 def count_frames(path: str | os.PathLike) -> int:
     """The number of frames that a video's packets hold, without decoding them."""
     try:
-        return int(imageio_ffmpeg.count_frames_and_secs(str(Path(path).resolve()))[0])
+        return int(imageio_ffmpeg.count_frames_and_secs(str(Path(path).resolve()))[0] or 0)
     except (OSError, RuntimeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(path, f"not a readable video ({lines[-1][:120]})") from None

@@ -52,6 +52,19 @@ _FIXED = {
 }
 
 
+def read_autoencoder_config(folder: Path) -> AutoencoderConfig:
+    """The config of an autoencoder's folder.
+
+    Raises:
+      UserError: as `read_config`; a transformer's folder.
+    """
+    config, value = read_config(folder)
+    if not isinstance(config, AutoencoderConfig):
+        raise UserError(folder / "config.json", f"is of the architecture {value['_class_name']!r}",
+                        f"give a folder of {AUTOENCODER_CLASS}")
+    return config
+
+
 def read_config(folder: Path) -> tuple[Config, dict[str, Any]]:
     """The config of a model folder, and the JSON object as it stands.
 

@@ -59,7 +59,7 @@ class Job:
 
 def heaviest(plan: Plan, stage: str = "", kind: str = "") -> tuple[Stage, Modality]:
     """The stage and kind of data with the most tokens a sample, among those asked for."""
-    choices = [(one, modality) for one in plan.stages for modality in one.modalities
+    choices = [(one, modality) for one in plan.stages for modality in one.used
                if stage in ("", one.name) and kind in ("", modality.kind)]
     if not choices:
         raise UserError("--stage/--kind", f"no stage '{stage}' with '{kind}'",

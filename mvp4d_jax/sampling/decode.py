@@ -28,8 +28,12 @@ class Coder:
         graph, state = nnx.split(autoencoder)
         self._state = jax.device_put(state, parallel.replicated(mesh))
         self.autoencoder, self.mesh = nnx.merge(graph, self._state), mesh
-        self._encode = jax.jit(lambda state, video: nnx.merge(graph, state).encode_latents(video),
-                               out_shardings=parallel.replicated(mesh))
+
+        def encode_views(state: nnx.State, video: jax.Array) -> jax.Array:  # every device its views
+            spread = parallel.constrain(video, "views", None, None, None, None)
+            return nnx.merge(graph, state).encode_latents(spread)
+
+        self._encode = jax.jit(encode_views, out_shardings=parallel.replicated(mesh))
 
     def encode(self, video: np.ndarray) -> np.ndarray:
         """[V, F, H, W, 3] in [-1, 1] -> latents [V, L, h, w, C]; F = 1 + s k."""

@@ -26,6 +26,7 @@ from mvp4d.core.heads.arkit import ARKIT_NAMES
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.heads.skinning import landmarks, skin
+from mvp4d_jax.tracking.banded import band, second_differences_transposed
 from mvp4d_jax.tracking.landmarks import Landmarks
 
 Array = Any
@@ -241,14 +242,14 @@ class _Problem:
         corner = stacked.T @ stacked + np.diag(self._shared_spread**-2.0)
         corner_gradient = stacked.T @ value.reshape(-1) + self._shared_prior(shared) / self._shared_spread
         if self._smooth is not None:
-            gradient = gradient + _second_differences_transposed(np.diff(frames, 2, axis=0) * self._smooth**2)
+            gradient = gradient + second_differences_transposed(np.diff(frames, 2, axis=0) * self._smooth**2)
         diagonal = np.einsum("fpp->fp", blocks)
         diagonal += damping * (diagonal + 1.0)  # a view: this damps `blocks`
         corner += damping * np.diag(np.diag(corner))
         if pose_only:
             fixed = slice(self.layout.slices["translation"].stop, None)
             gradient[:, fixed], corner_gradient = 0, np.zeros_like(corner_gradient)
-        factor = cholesky_banded(_band(blocks, None if self._smooth is None else self._smooth**2), lower=True)
+        factor = cholesky_banded(band(blocks, None if self._smooth is None else self._smooth**2), lower=True)
         right = np.concatenate([border, gradient.reshape(-1, 1)], axis=1)
         solved = cho_solve_banded((factor, True), right)
         schur = corner - border.T @ solved[:, :-1]
@@ -395,31 +396,6 @@ def _acceleration_weights(layout: _Layout, config: SolveConfig, fps: float) -> n
     for spread, where in zip(config.accelerations, list(layout.slices.values())[:5]):
         weights[where] = 1 / (spread * scale)
     return weights
-
-
-def _second_differences_transposed(rows: np.ndarray) -> np.ndarray:
-    """D' of the second-difference operator D: [F - 2, P] -> [F, P]."""
-    out = np.zeros((len(rows) + 2, rows.shape[1]))
-    out[:-2] += rows
-    out[1:-1] -= 2 * rows
-    out[2:] += rows
-    return out
-
-
-def _band(blocks: np.ndarray, smooth: np.ndarray | None) -> np.ndarray:
-    """Lower band of the frames' normal matrix: dense blocks [F, P, P] and, per unknown, weighted D'D in time."""
-    count, size, _ = blocks.shape
-    band = np.zeros((2 * size + 1 if smooth is not None else size, count * size))
-    for offset in range(size):
-        rows = np.diagonal(blocks, -offset, axis1=1, axis2=2)  # [F, P - offset]
-        band[offset].reshape(count, size)[:, : size - offset] = rows
-    if smooth is not None:
-        operator = _second_differences_transposed(np.diff(np.eye(count), 2, axis=0))  # D'D, [F, F]
-        for step in range(3):
-            values = np.zeros((count, size))
-            values[: count - step] = np.diagonal(operator, -step)[:, None] * smooth
-            band[step * size] += values.reshape(-1)
-    return band
 
 
 @functools.partial(jax.jit, static_argnames="layout")

@@ -355,6 +355,7 @@ def test_embedded_transparent_and_named(visit, text, hostile):
     assert nameless == []
 
 
+@pytest.mark.slow
 def test_firefox_shows_the_same_pictures(avatar, text, tmp_path):
     program = shutil.which("firefox-esr") or shutil.which("firefox")
     if program is None:

@@ -10,7 +10,9 @@ import pytest
 
 from mvp4d_jax import parallel
 from mvp4d_jax.models import attention_splash, attention_xla
-from mvp4d_jax.models.attention import attention, choose_backend
+from mvp4d_jax.models.attention import _cudnn_attention, attention, choose_backend
+from mvp4d_jax.models.attention_xla import xla_attention
+from mvp4d_jax.models.transformer import _POLICIES
 
 
 def brute_force(q, k, v, key_length):
@@ -143,6 +145,38 @@ def test_splash_kernel_in_the_interpreter(monkeypatch):
     q, k, v = make(2, 200, heads=2, dim=64)
     found = attention_splash.splash_attention(*(jnp.asarray(x) for x in (q, k, v)), 190)
     np.testing.assert_allclose(found, brute_force(q, k, v, 190), atol=1e-5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_splash_gradients_in_the_interpreter(monkeypatch, fused):
+    """Both backward passes against plain attention's, over three key tiles, the last of them half padding."""
+    interpreted = functools.partial(attention_splash.kernel.make_splash_mha, interpret=True)
+    monkeypatch.setattr(attention_splash.kernel, "make_splash_mha", interpreted)
+    monkeypatch.setattr(attention_splash, "MAX_KEY_TILE", 128)
+    monkeypatch.setattr(attention_splash, "FUSED_BYTES", (1 << 30) * fused)
+    assert attention_splash.block_sizes(384, 384, 1).use_fused_bwd_kernel == fused
+    q, k, v = (jnp.asarray(x) for x in make(1, 300, heads=2, dim=64))
+    weight = jnp.asarray(np.random.default_rng(1).normal(size=q.shape), jnp.float32)
+    ours, plain = (jax.jit(jax.grad(lambda *a, f=f: (f(*a, 300) * weight).sum(), (0, 1, 2)))(q, k, v)
+                   for f in (attention_splash.splash_attention, xla_attention))
+    for one, other in zip(ours, plain):
+        np.testing.assert_allclose(one, other, atol=2e-4)
+
+
+def test_cudnn_attention_is_not_computed_again_where_remat_saves_attention(monkeypatch):
+    """Traced as if there were a GPU: how often the forward primitive stands in a checkpointed gradient."""
+    import jax._src.cudnn.fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
+    q = jax.ShapeDtypeStruct((2, 128, 2, 64), jnp.bfloat16)
+    times = {}
+    for name in ("full", "attention"):
+        layer = jax.checkpoint(lambda q, k, v: jnp.sin(_cudnn_attention(jnp.tanh(q), k, v, 120)).sum(),
+                               policy=_POLICIES[name], prevent_cse=False)
+        traced = str(jax.make_jaxpr(jax.grad(layer, (0, 1, 2)))(q, q, q))
+        times[name] = traced.count("dot_product_attention_fwd_wrapper")
+    assert times == {"full": 2, "attention": 1}
 
 
 @pytest.mark.gpu

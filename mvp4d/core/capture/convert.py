@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -173,7 +174,7 @@ def picture_size(source: Path) -> tuple[int, int]:
     return images.image_size(inside(source, pictures[0].name, source))
 
 
-def write_views(out: Path, frames_of: Frames, *, scale: int = 1, **options: object) -> Capture:
+def write_views(out: Path, frames_of: Frames, *, scale: int = 1, **options: Any) -> Capture:
     """Streams every view's frames into a new capture.
 
     Args:

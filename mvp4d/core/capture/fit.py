@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,7 @@ class Fit:
         """Writes `fit.npz`, atomically: CAP4D's fields, and `head` and `eyes` beside them."""
         motion = self.motion
         eyes = np.asarray(motion.eyes, np.float32)
-        arrays = camera_arrays(self.cameras)
+        arrays: dict[str, Any] = dict(camera_arrays(self.cameras))
         arrays |= {"expr": motion.expression, "rot": motion.rotation, "tra": motion.translation,
                    "eye_rot": eyes.mean(1), "eyes": eyes, "neck_rot": motion.neck, "jaw_rot": motion.jaw,
                    "fps": np.float64(motion.fps), "resolutions": np.asarray(self.resolutions, np.int64),
@@ -78,7 +79,7 @@ class Fit:
         if self.shape is not None:
             arrays["shape"] = np.asarray(self.shape, np.float32)
         with atomic_file(path) as temporary:
-            np.savez_compressed(temporary, **{name: np.asarray(value) for name, value in arrays.items()})
+            np.savez_compressed(temporary, **arrays)
 
     def rig(self, head: HeadModel, where: object) -> tuple[HeadModel, Motion]:
         """The personalised rig of this fit on `head`, and the motion with as many expressions as the rig.

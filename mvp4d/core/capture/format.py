@@ -239,8 +239,9 @@ class CaptureWriter:
         self.path = Path(path)
         self._portrait = portrait
         size = (int(image_size[0]), int(image_size[1]))
+        red, green, blue = (int(value) for value in background)
         info = CaptureInfo(float(motion.fps if fps is None else fps), motion.frame_count, size, tuple(names), head.name,
-                           images, masks, tuple(int(value) for value in background), reference, source, extra or {})
+                           images, masks, (red, green, blue), reference, source, extra or {})
         self.info = schema.parse_info(info.to_json(), self.path)
         self._cameras = schema.check_cameras(cameras, len(self.info.names), motion.frame_count, self.path)
         self._motion = schema.check_motion(motion, motion.frame_count, head.expression_count, self.path)
@@ -291,7 +292,7 @@ class CaptureWriter:
         if self.info.images == "png":
             images.write_png(frame_path(self._folder, "images", name, frame), rgb)
         else:
-            self._add_to_video(index, frame, rgb)
+            self._add_to_video(self._folder, index, frame, rgb)
         if alpha is not None:
             images.write_png(frame_path(self._folder, "masks", name, frame), to_uint8(alpha, self.info.image_size))
         self._written[index, frame] = True
@@ -302,26 +303,27 @@ class CaptureWriter:
                 for video in self._videos.values():
                     video.abort()
                 raise error
-            self._finish()
+            if self._folder is not None:
+                self._finish(self._folder)
 
-    def _finish(self) -> None:
+    def _finish(self, folder: Path) -> None:
         if not self._written.all():
             view, frame = np.argwhere(~self._written)[0]
             raise ValueError(f"{int((~self._written).sum())} frames were never added, the first is frame {frame} of "
                              f"camera '{self.info.names[view]}'")
         cameras = {name: getattr(self._cameras, name) for name in FIELDS}
-        np.savez_compressed(self._folder / "cameras.npz", **cameras)
-        save_motion(self._folder / "motion.npz", self._motion, self._head, self.info.fps)
-        self._head.save(self._folder / "head.npz")
+        np.savez_compressed(folder / "cameras.npz", **cameras)
+        save_motion(folder / "motion.npz", self._motion, self._head, self.info.fps)
+        self._head.save(folder / "head.npz")
         if self._portrait is not None:
-            write_portrait(self._folder, self._portrait)
-        write_json(self._folder / "capture.json", self.info.to_json())
+            write_portrait(folder, self._portrait)
+        write_json(folder / "capture.json", self.info.to_json())
 
-    def _add_to_video(self, view: int, frame: int, rgb: np.ndarray) -> None:
+    def _add_to_video(self, folder: Path, view: int, frame: int, rgb: np.ndarray) -> None:
         if frame and not self._written[view, frame - 1]:
             raise ValueError(f"frame {frame} of a video came before frame {frame - 1}")
         if view not in self._videos:
-            path = self._folder / "videos" / f"{self.info.names[view]}.mp4"
+            path = folder / "videos" / f"{self.info.names[view]}.mp4"
             self._videos[view] = VideoWriter(path, self.info.image_size, self.info.fps)
         self._videos[view].add(rgb)
         if frame + 1 == self.info.frame_count:

@@ -136,13 +136,11 @@ def _grid(frames: list[dict], where: Path, drop_incomplete: bool) -> tuple[np.nd
     cells: dict[tuple[int, int], int] = {}
     identifiers: dict[int, str] = {}
     for index, frame in enumerate(frames):
-        key = (frame.get("camera_index"), frame.get("timestep_index"))
-        if not all(type(item) is int and 0 <= item < schema.MAX_FRAMES for item in key):
-            raise UserError(where, f"frame {index} lacks 'camera_index' or 'timestep_index'")
-        cells[key] = index
-        name = str(frame.get("camera_id", f"{key[0]:02d}"))
-        if identifiers.setdefault(key[0], name) != name:
-            raise UserError(where, f"camera {key[0]} has two names, '{identifiers[key[0]][:40]}' and '{name[:40]}'")
+        camera, time = (_index(frame, name, index, where) for name in ("camera_index", "timestep_index"))
+        cells[camera, time] = index
+        name = str(frame.get("camera_id", f"{camera:02d}"))
+        if identifiers.setdefault(camera, name) != name:
+            raise UserError(where, f"camera {camera} has two names, '{identifiers[camera][:40]}' and '{name[:40]}'")
     views, times = sorted({key[0] for key in cells}), sorted({key[1] for key in cells})
     whole = [time for time in times if all((view, time) in cells for view in views)]
     if len(whole) < len(times):
@@ -153,6 +151,13 @@ def _grid(frames: list[dict], where: Path, drop_incomplete: bool) -> tuple[np.nd
         say(f"{where}: {len(times) - len(whole)} of {len(times)} timesteps are left out, for a camera that lacks them")
     names = schema.clean_names([identifiers[view] for view in views], where)
     return np.array([[cells[view, time] for time in whole] for view in views]), list(names)
+
+
+def _index(frame: dict, name: str, index: int, where: Path) -> int:
+    value = frame.get(name)
+    if type(value) is not int or not 0 <= value < schema.MAX_FRAMES:
+        raise UserError(where, f"frame {index} lacks '{name}'")
+    return value
 
 
 def _size(frame: dict, picture: Path, where: Path) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -15,7 +17,7 @@ REACH_METRES = 100.0  # what a head may lie from the origin, and from every came
 
 
 def check_meaning(cameras: Camera, motion: Motion, head: HeadModel, names: tuple[str, ...],
-                  image_size: tuple[int, int], where: dict[str, object]) -> None:
+                  image_size: tuple[int, int], where: Mapping[str, object]) -> None:
     """Refuses what has the right shapes and cannot be meant.
 
     Args:

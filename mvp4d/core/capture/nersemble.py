@@ -83,7 +83,7 @@ def read_cameras(path: Path, serials: list[str], size: tuple[int, int], fitted: 
     """
     value = read_json(path)
     poses = value.get("world_2_cam") if isinstance(value, dict) else None
-    if not isinstance(poses, dict):
+    if not isinstance(value, dict) or not isinstance(poses, dict):
         raise UserError(path, "field 'world_2_cam' is not an object of serial -> 4x4 matrix")
     missing = [serial for serial in serials if serial not in poses]
     if missing:
@@ -112,7 +112,7 @@ def correct_colour(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     corrected = np.clip(_products(linear, matrix.shape[1]) @ matrix.T.astype(np.float32), 0, 1)
     encoded = np.where(corrected <= 0.0031308, corrected * 12.92, 1.055 * corrected ** (1 / 2.4) - 0.055)
-    return np.uint8(np.rint(np.clip(encoded, 0, 1) * 255))
+    return np.rint(np.clip(encoded, 0, 1) * 255).astype(np.uint8)
 
 
 def _products(linear: np.ndarray, count: int) -> np.ndarray:

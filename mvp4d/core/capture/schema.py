@@ -138,7 +138,7 @@ def check_file_names(names: list[str] | tuple[str, ...], where: object) -> tuple
 
 def check_image_size(value: object, where: object) -> tuple[int, int]:
     """(height, width), each 1..16384 pixels."""
-    if not _integers(value, 2, 1, MAX_SIDE):
+    if not isinstance(value, (list, tuple)) or not _integers(value, 2, 1, MAX_SIDE):
         raise UserError(where, f"field 'image_size' is {_short(value)}", f"it is [height, width], each 1..{MAX_SIDE}")
     return int(value[0]), int(value[1])
 
@@ -174,15 +174,17 @@ def check_motion(motion: Motion, frames: int, expressions: int | None, where: ob
     Raises:
       UserError: names the array at fault.
     """
-    shapes = dict.fromkeys(ARRAYS, (frames, 3)) | {"eyes": (frames, 2, 3)}
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(ARRAYS, (frames, 3))
+    shapes["eyes"] = (frames, 2, 3)
     arrays = {}
     for name in ARRAYS:
         array = np.asarray(getattr(motion, name))
         if array.dtype.kind not in "fiu":
             raise UserError(where, f"'{name}' holds {array.dtype} values", "it must hold numbers")
         if name == "expression":
-            count = expressions if expressions is not None or array.ndim != 2 else array.shape[1]
-            shapes[name] = (frames, count)
+            if expressions is None and array.ndim != 2:
+                raise UserError(where, f"'{name}' has shape {list(array.shape)}, expected [{frames}, expressions]")
+            shapes[name] = (frames, array.shape[1] if expressions is None else expressions)
         if array.shape != shapes[name]:
             raise UserError(where, f"'{name}' has shape {list(array.shape)}, expected {list(shapes[name])}")
         arrays[name] = array.astype(np.float32)
@@ -228,7 +230,7 @@ def _all_finite(array: np.ndarray, name: str, where: object) -> None:
 
 def _integer(value: dict, key: str, where: Path, low: int, high: int) -> int:
     number = value.get(key)
-    if not _integers([number], 1, low, high):
+    if not isinstance(number, int) or not _integers([number], 1, low, high):
         raise UserError(where, f"field '{key}' is {_short(number)}", f"it is an integer {low}..{high}")
     return number
 
