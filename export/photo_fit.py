@@ -46,6 +46,9 @@ LIP_MARGIN = 0.02  # of a picture's side around the fitted mouth's inside in whi
 OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no use for the triangle's normal
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
 CORE = 24  # pixels of a mouth's inside that tell its colours
+# Where the inside of a mouth begins before generated views have shown it.
+MOUTH_COLOURS = {"inside": (0.1, 0.04, 0.04), "gum": (0.5, 0.25, 0.24), "teeth": (0.68, 0.64, 0.57),
+                 "tongue": (0.48, 0.23, 0.22)}
 FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
 DARKER = 0.8  # of the darkest skin around, below which a pixel is the mouth's dark
 SURE = 0.95  # ratio of distances in colour below which a pixel is the mouth's inside
@@ -288,6 +291,8 @@ class PhotoFit:
         self.shared.copy_((mean[1] / mean[0].clamp(min=1e-6) - 1).clamp(-MOST_TINT, MOST_TINT))
         relit = generated / (1 + self.shared)
         colour = torch.lerp(relit, photo, weight[:, None]).clamp(0.01, 0.99)
+        for word, own in MOUTH_COLOURS.items():  # what lips hide at first has the colours of what lies beside it
+            colour[gaussians_of(avatar, (word,))] = colour.new_tensor(own)
         avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
 
     def _photo_colours(self, index: int) -> tuple[Tensor, Tensor]:

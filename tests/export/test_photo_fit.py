@@ -18,8 +18,8 @@ from mvp4d_export.densify import DensifyConfig
 from mvp4d_export.distill import Distiller
 from mvp4d_export.fitting import fit_avatar
 from mvp4d_export.losses import psnr
-from mvp4d_export.photo_fit import LIMITS
-from mvp4d_export.photos import Photos
+from mvp4d_export.photo_fit import LIMITS, mouth_mask
+from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig, with_photos
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
 from mvp4d_export.rig import Pose
@@ -231,6 +231,30 @@ def test_a_stopped_fit_with_photos_goes_on_as_if_it_had_not(egg, sharp, tmp_path
     for name, value in whole.parameters().items():
         torch.testing.assert_close(second.parameters()[name], value, rtol=1e-4, atol=1e-6)
     assert not photo_fit(egg, portrait_of(sharp, [0]), steps=6, densify=schedule).load_checkpoint(tmp_path)
+
+
+def test_a_mouth_is_told_from_lips_where_the_fit_is_off():
+    """Teeth with a dark rim between lips; the fitted head has them five pixels too low."""
+    side, rng = 256, np.random.default_rng(0)
+    rows, columns = np.mgrid[:side, :side]
+
+    def oval(height, width, down=0):
+        return ((rows - 150 - down) / height) ** 2 + ((columns - 128) / width) ** 2 < 1
+
+    rgb = np.tile(np.array([0.78, 0.6, 0.5]), (side, side, 1))
+    rgb[oval(22, 52)] = (0.7, 0.35, 0.35)
+    rgb[oval(10, 38)] = (0.12, 0.06, 0.06)
+    rgb[oval(8, 34)] = (0.85, 0.82, 0.74)
+    rgb = np.clip(rgb + 0.02 * rng.standard_normal(rgb.shape), 0, 1)
+    ones = torch.ones(side, side)
+    picture = Picture(torch.from_numpy(rgb).float(), ones, ones, torch.eye(3))
+    found = mouth_mask(picture, torch.from_numpy(oval(10, 38, 5))) > 0
+    truth, outer = torch.from_numpy(oval(10, 38)), torch.from_numpy(oval(14, 42))
+    assert float(found[truth].float().mean()) > 0.97
+    beyond = found & ~outer & ~torch.from_numpy(oval(10, 38, 5))
+    assert int(beyond.sum()) < 20  # neither inside nor where the fit has it
+    nothing = mouth_mask(picture, torch.zeros(side, side, dtype=torch.bool))
+    assert not nothing.any()
 
 
 def test_photos_are_cropped_to_the_head_and_end_where_they_end(sharp):
