@@ -34,6 +34,7 @@ test-gpu: $(STAMP)
 
 lint: types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	@if command -v shellcheck >/dev/null; then shellcheck -x launch/*.sh; else echo "shellcheck is not installed"; fi
 
 # The folders configs/ and export/ under the names that they are imported by.

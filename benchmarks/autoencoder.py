@@ -35,9 +35,15 @@ def main() -> None:
     sizes = AutoencoderConfig.named(args.size)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    theirs = AutoencoderKLCogVideoX(
-        block_out_channels=sizes.block_out_channels, layers_per_block=sizes.layers_per_block,
-        norm_num_groups=sizes.norm_num_groups).eval().requires_grad_(False)
+    theirs = (
+        AutoencoderKLCogVideoX(
+            block_out_channels=sizes.block_out_channels,
+            layers_per_block=sizes.layers_per_block,
+            norm_num_groups=sizes.norm_num_groups,
+        )
+        .eval()
+        .requires_grad_(False)
+    )
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(Path(folder) / "vae")
         ours, _ = load_autoencoder(Path(folder) / "vae")
@@ -55,11 +61,16 @@ def main() -> None:
     latents_jax = jnp.asarray(latents_torch.permute(0, 2, 3, 4, 1).cpu().numpy())
     rows = [
         ("encode", theirs_encode, lambda: jax.block_until_ready(ours.encode(video_jax))),
-        ("decode", lambda: _wait(theirs.decode(latents_torch).sample),
-         lambda: jax.block_until_ready(ours.decode(latents_jax))),
+        (
+            "decode",
+            lambda: _wait(theirs.decode(latents_torch).sample),
+            lambda: jax.block_until_ready(ours.decode(latents_jax)),
+        ),
     ]
-    print(f"{args.size} autoencoder, 1 x {args.frames} x {args.side} x {args.side}, float32; "
-          f"PyTorch on {device} ({torch.get_num_threads()} threads), JAX on {jax.default_backend()}")
+    print(
+        f"{args.size} autoencoder, 1 x {args.frames} x {args.side} x {args.side}, float32; "
+        f"PyTorch on {device} ({torch.get_num_threads()} threads), JAX on {jax.default_backend()}"
+    )
     print(f"{'':8}{'diffusers':>12}{'ours':>12}{'ratio':>8}{'ours f/s':>10}{'CPU time ratio':>16}{'rel. error':>12}")
     total = np.zeros((2, 2))
     for name, run_theirs, run_ours in rows:
@@ -90,8 +101,11 @@ def _fastest(run: Callable[[], object], repeats: int) -> np.ndarray:
 
 def _print_row(name: str, seconds: np.ndarray, frames: int, error: str) -> None:
     (theirs, theirs_cpu), (ours, ours_cpu) = seconds
-    print(f"{name:8}{theirs:10.3f} s{ours:10.3f} s{ours / theirs:8.2f}{frames / ours:10.1f}"
-          f"{ours_cpu / theirs_cpu:16.2f}{error:>12}", flush=True)
+    print(
+        f"{name:8}{theirs:10.3f} s{ours:10.3f} s{ours / theirs:8.2f}{frames / ours:10.1f}"
+        f"{ours_cpu / theirs_cpu:16.2f}{error:>12}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

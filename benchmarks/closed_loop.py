@@ -60,11 +60,20 @@ def film(identity: int, size: int, folder: Path) -> Capture:
     matrix = look_at(target + DISTANCE * direction(azimuth, 0.0), target)
     one = perspective(matrix, np.radians(FOV_DEGREES), (size, size))
     rig = camera_rig(f"orbit:360x{VIEWS}", (size, size))
-    cameras = Camera(**{name: np.concatenate([getattr(rig, name), np.asarray(getattr(one, name))[None]])[:, None]
-                        for name in FIELDS})
-    writer = CaptureWriter(folder / f"{identity}", head=studio.head, motion=motion, cameras=cameras,
-                           names=[*rig_names(VIEWS), "reference"], image_size=(size, size), masks=True,
-                           reference=("reference", FRAMES), source="mvp4d studio")
+    cameras = Camera(
+        **{name: np.concatenate([getattr(rig, name), np.asarray(getattr(one, name))[None]])[:, None] for name in FIELDS}
+    )
+    writer = CaptureWriter(
+        folder / f"{identity}",
+        head=studio.head,
+        motion=motion,
+        cameras=cameras,
+        names=[*rig_names(VIEWS), "reference"],
+        image_size=(size, size),
+        masks=True,
+        reference=("reference", FRAMES),
+        source="mvp4d studio",
+    )
     with writer:
         for view, frame, rgb, alpha in studio.stream(motion, cameras, size):
             writer.add(view, frame, rgb, alpha)
@@ -76,22 +85,48 @@ def generate(generator: Generator, truth: Capture, identity: int, setting: Setti
     facts, (guidance, steps, group, method) = generator.release.facts, setting
     source = portrait_of_capture(truth)
     reference = generator.reference(source)
-    plan = make_plan(views=VIEWS, frames=FRAMES, latent_size=facts.latent_size, trained_views=group,
-                     window_frames=facts.frames, steps=steps, guidance_scale=guidance, seed=identity,
-                     stride=facts.conditioning.temporal_stride)
+    plan = make_plan(
+        views=VIEWS,
+        frames=FRAMES,
+        latent_size=facts.latent_size,
+        trained_views=group,
+        window_frames=facts.frames,
+        steps=steps,
+        guidance_scale=guidance,
+        seed=identity,
+        stride=facts.conditioning.temporal_stride,
+    )
     shot = Shot(reference, truth.head, truth.motion[slice(0, FRAMES)], truth.cameras[:VIEWS], tuple(rig_names(VIEWS)))
-    return generator.run(plan, shot, DenoiseOptions(method, snr_shift=facts.snr_shift), out,
-                         f"{identity} {setting}")
+    return generator.run(plan, shot, DenoiseOptions(method, snr_shift=facts.snr_shift), out, f"{identity} {setting}")
 
 
 def avatar_pictures(capture: Capture, folder: Path) -> np.ndarray:
     """[V, F, H, W, 3] in [0, 1]: an avatar fitted to a capture, through the capture's own cameras."""
     size = str(capture.image_size[0])
     _mvp4d("distill", capture.path, "--preset", "cpu", "--out", folder / "avatar", "--overwrite")
-    _mvp4d("render", folder / "avatar", "--motion", capture.path, "--cameras", f"file:{capture.path / 'cameras.npz'}",
-           "--each-view", "--size", size, "--out", folder / "views", "--overwrite")
-    return np.stack([[np.asarray(Image.open(folder / f"views_{view:02d}" / f"{frame:05d}.png").convert("RGB"))
-                      for frame in range(FRAMES)] for view in range(VIEWS)]) / np.float32(255)
+    _mvp4d(
+        "render",
+        folder / "avatar",
+        "--motion",
+        capture.path,
+        "--cameras",
+        f"file:{capture.path / 'cameras.npz'}",
+        "--each-view",
+        "--size",
+        size,
+        "--out",
+        folder / "views",
+        "--overwrite",
+    )
+    return np.stack(
+        [
+            [
+                np.asarray(Image.open(folder / f"views_{view:02d}" / f"{frame:05d}.png").convert("RGB"))
+                for frame in range(FRAMES)
+            ]
+            for view in range(VIEWS)
+        ]
+    ) / np.float32(255)
 
 
 def _mvp4d(*words: object) -> None:
@@ -100,8 +135,9 @@ def _mvp4d(*words: object) -> None:
 
 def frames_of(capture: Capture) -> np.ndarray:
     """[V, F, H, W, 3] float32 in [0, 1] of the eight views."""
-    return np.stack([capture.frames(capture.names.index(name), slice(0, FRAMES)) for name in rig_names(VIEWS)]
-                    ) / np.float32(255)
+    return np.stack(
+        [capture.frames(capture.names.index(name), slice(0, FRAMES)) for name in rig_names(VIEWS)]
+    ) / np.float32(255)
 
 
 def jod(frames: np.ndarray, truth: np.ndarray, fps: float) -> float:
@@ -116,14 +152,25 @@ def jod(frames: np.ndarray, truth: np.ndarray, fps: float) -> float:
         larger = torch.nn.functional.interpolate(pictures, scale_factor=ENLARGE, mode="bicubic", antialias=False)
         return larger.clamp(0, 1).permute(1, 0, 2, 3)[None]
 
-    return float(np.mean([float(measure.predict(enlarged(frames[view]), enlarged(truth[view]), dim_order="BCFHW",
-                                                frames_per_second=fps)[0]) for view in FRONT]))
+    return float(
+        np.mean(
+            [
+                float(
+                    measure.predict(
+                        enlarged(frames[view]), enlarged(truth[view]), dim_order="BCFHW", frames_per_second=fps
+                    )[0]
+                )
+                for view in FRONT
+            ]
+        )
+    )
 
 
 def measures(records: list[dict], scores: list[dict], methods: list[str]) -> str:
     """PSNR, SSIM, JOD, detail and flicker, a line each method: means over people."""
-    names = [name for name in ("psnr", "ssim", "jod", "detail", "flicker", "seconds")
-             if name in {*scores[0], *records[0]}]
+    names = [
+        name for name in ("psnr", "ssim", "jod", "detail", "flicker", "seconds") if name in {*scores[0], *records[0]}
+    ]
     lines = ["| | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
     for method in methods:
         rows = [row for row in (*records, *scores) if row["method"] == method]
@@ -134,8 +181,10 @@ def measures(records: list[dict], scores: list[dict], methods: list[str]) -> str
 
 def table(records: list[dict], methods: list[str]) -> str:
     """Mean PSNR and SSIM by method, over all views and by ring."""
-    lines = ["| views | " + " | ".join(f"{method} PSNR / SSIM" for method in methods) + " |",
-             "| --- " * (len(methods) + 1) + "|"]
+    lines = [
+        "| views | " + " | ".join(f"{method} PSNR / SSIM" for method in methods) + " |",
+        "| --- " * (len(methods) + 1) + "|",
+    ]
     for low, high in RINGS:
         cells = []
         for method in methods:
@@ -187,8 +236,11 @@ def main() -> None:
     generator = Generator(load_release(args.weights), make_mesh((1, 1, 1)))
     facts = generator.release.facts
     size, own = facts.image_size, facts.sampler
-    settings = list(itertools.product(args.guidance or [own.guidance], args.steps or [own.steps], args.group,
-                                      args.method or [own.method]))
+    settings = list(
+        itertools.product(
+            args.guidance or [own.guidance], args.steps or [own.steps], args.group, args.method or [own.method]
+        )
+    )
     records, scores, rows, began = [], [], [], time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -209,8 +261,16 @@ def main() -> None:
             for method, pictures in outputs.items():
                 for view, camera in enumerate(rig_names(VIEWS)):
                     score = score_view(camera, angles[camera], pictures[view], expected[view])
-                    records.append({"identity": identity, "method": method, "angle": score.angle, "psnr": score.psnr,
-                                    "ssim": score.ssim, "flicker": score.flicker})
+                    records.append(
+                        {
+                            "identity": identity,
+                            "method": method,
+                            "angle": score.angle,
+                            "psnr": score.psnr,
+                            "ssim": score.ssim,
+                            "flicker": score.flicker,
+                        }
+                    )
                 of_all = {"identity": identity, "method": method, "detail": detail_ratio(pictures, expected)}
                 if method in seconds:
                     of_all["seconds"] = seconds[method]
@@ -224,15 +284,21 @@ def main() -> None:
                 shown |= {method: outputs[method] for method in ("avatar", "project") if method in outputs}
                 rows.append((truth.frame(*truth.reference) / 255, shown))
             print(f"identity {identity}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
-    print(f"weights {args.weights}, {args.identities} identities, {VIEWS} views x {FRAMES} frames, {size} pixels, "
-          f"{time.monotonic() - began:.0f} s\n")
+    print(
+        f"weights {args.weights}, {args.identities} identities, {VIEWS} views x {FRAMES} frames, {size} pixels, "
+        f"{time.monotonic() - began:.0f} s\n"
+    )
     print(measures(records, scores, [*map(label, settings), "repeat", "project"]), end="\n\n")
     print(table(records, [*map(label, settings), "repeat", "project"]))
     if args.avatars:
         fitted = {record["identity"] for record in records if record["method"] == "avatar"}
         print(f"\nThe {len(fitted)} identities whose avatar was fitted to the generated views:\n")
-        print(table([record for record in records if record["identity"] in fitted],
-                    [label(settings[0]), "avatar", "repeat", "project"]))
+        print(
+            table(
+                [record for record in records if record["identity"] in fitted],
+                [label(settings[0]), "avatar", "repeat", "project"],
+            )
+        )
     sheet(rows, Path(args.sheet))
 
 

@@ -53,24 +53,35 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
     head = load_head(args.head)
-    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores; "
-          f"head {head.name}: {head.vertex_count} vertices, {len(head.faces)} faces", flush=True)
+    print(
+        f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores; "
+        f"head {head.name}: {head.vertex_count} vertices, {len(head.faces)} faces",
+        flush=True,
+    )
     batch = 16
     vertices = np.asarray(skin(head, talking(batch, head.expression_count)))
     for size in (128, 256):
         camera = camera_rig("turn:360", (size, size), frames=batch)[0]
         for cull in (True, False):
-            seconds = best_of(lambda c=camera, s=size, k=cull: rasterize(c, vertices, head.faces, (s, s),
-                                                                         cull_backfaces=k), args.repeat)
-            print(f"rasterise {size} x {size}, {'front faces' if cull else 'all faces'}: "
-                  f"{1e3 * seconds / batch:.2f} ms a frame, batched", flush=True)
+            seconds = best_of(
+                lambda c=camera, s=size, k=cull: rasterize(c, vertices, head.faces, (s, s), cull_backfaces=k),
+                args.repeat,
+            )
+            print(
+                f"rasterise {size} x {size}, {'front faces' if cull else 'all faces'}: "
+                f"{1e3 * seconds / batch:.2f} ms a frame, batched",
+                flush=True,
+            )
     rig = camera_rig(f"orbit:360x{args.views}", (512, 512))
     cameras = Camera(*(getattr(rig, name)[:, None] for name in FIELDS))
     motion = talking(args.frames, head.expression_count)
     config = ConditioningConfig()
     seconds = best_of(lambda: draw_conditioning(head, motion, cameras, (512, 512), config, cameras[0, 0]), args.repeat)
-    print(f"conditioning {args.views} views x {args.frames} frames at 512 "
-          f"(latent 64, {latent_frames(args.frames)} latent frames): {seconds:.2f} s", flush=True)
+    print(
+        f"conditioning {args.views} views x {args.frames} frames at 512 "
+        f"(latent 64, {latent_frames(args.frames)} latent frames): {seconds:.2f} s",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -21,10 +21,18 @@ from mvp4d_jax.geometry.rasterize import rasterize, rasterize_screen
 from mvp4d_jax.heads.skinning import skin
 
 COLOURS = {
-    "lips": (0.72, 0.44, 0.41), "nostrils": (0.38, 0.22, 0.18), "mouth_inside": (0.27, 0.09, 0.09),
-    "gums": (0.72, 0.38, 0.37), "upper_teeth": (0.93, 0.90, 0.84), "lower_teeth": (0.93, 0.90, 0.84),
-    "tongue": (0.72, 0.37, 0.37), "sclera": (0.93, 0.92, 0.90), "iris": (0.28, 0.38, 0.42), "pupil": (0.03, 0.03, 0.03),
-    "lashes": (0.10, 0.07, 0.06), "lid_lining": (0.77, 0.52, 0.47),
+    "lips": (0.72, 0.44, 0.41),
+    "nostrils": (0.38, 0.22, 0.18),
+    "mouth_inside": (0.27, 0.09, 0.09),
+    "gums": (0.72, 0.38, 0.37),
+    "upper_teeth": (0.93, 0.90, 0.84),
+    "lower_teeth": (0.93, 0.90, 0.84),
+    "tongue": (0.72, 0.37, 0.37),
+    "sclera": (0.93, 0.92, 0.90),
+    "iris": (0.28, 0.38, 0.42),
+    "pupil": (0.03, 0.03, 0.03),
+    "lashes": (0.10, 0.07, 0.06),
+    "lid_lining": (0.77, 0.52, 0.47),
 }
 SKIN = (0.80, 0.62, 0.52)
 SUPERSAMPLING = 2
@@ -81,7 +89,7 @@ def labelled(image: np.ndarray, text: str) -> np.ndarray:
 def grid(images: list[np.ndarray], columns: int) -> Image.Image:
     while len(images) % columns:
         images.append(np.full_like(images[0], 255))
-    rows = [np.concatenate(images[k:k + columns], 1) for k in range(0, len(images), columns)]
+    rows = [np.concatenate(images[k : k + columns], 1) for k in range(0, len(images), columns)]
     return Image.fromarray(np.concatenate(rows))
 
 
@@ -97,8 +105,12 @@ def views(head, size: int) -> Image.Image:
     bust = (0.0, -0.09, 0.0, 0.50)
     images = [picture(head, rest, yaw, WHOLE, size) for yaw in (0, 30, 60, 90)]
     images += [picture(head, rest, yaw, bust, size) for yaw in (0, 60, 120, 180)]
-    images += [picture(head, rest, 25, FACE, size), picture(head, rest, 0, FACE, size, 30),
-               picture(head, rest, 0, FACE, size, -30), picture(head, posed(head, {"jawOpen": 1.0}), 15, FACE, size)]
+    images += [
+        picture(head, rest, 25, FACE, size),
+        picture(head, rest, 0, FACE, size, 30),
+        picture(head, rest, 0, FACE, size, -30),
+        picture(head, posed(head, {"jawOpen": 1.0}), 15, FACE, size),
+    ]
     return grid(images, 4)
 
 

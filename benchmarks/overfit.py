@@ -39,19 +39,32 @@ BUILT_IN = Path(mvp4d_jax.__file__).parent / "weights" / "tiny" / "vae"
 
 def fit_autoencoder(capture: Capture, start: Path, out: Path, steps: int, parts: tuple[str, ...]) -> None:
     """An autoencoder's `parts` (encoder, decoder), trained on this capture's clips alone, and the latent scale."""
-    config = load_config("tiny_autoencoder", [f"--config.steps={steps}", "--config.warmup=10", "--config.clip_every=1",
-                                              "--config.learning_rate=1e-3", "--config.ema=0.9",
-                                              "--config.clip_batch=2", "--config.recoloured=0.0"])
+    config = load_config(
+        "tiny_autoencoder",
+        [
+            f"--config.steps={steps}",
+            "--config.warmup=10",
+            "--config.clip_every=1",
+            "--config.learning_rate=1e-3",
+            "--config.ema=0.9",
+            "--config.clip_batch=2",
+            "--config.recoloured=0.0",
+        ],
+    )
     model, sizes = load_autoencoder(start)
     mesh = parallel.make_mesh((1, 1, 1))
     template = ModelTemplate(lambda rngs: VideoAutoencoder(sizes, rngs=rngs), mesh)
-    optimiser = optax.partition({True: autoencoder._optimiser(config), False: optax.set_to_zero()},
-                                {part: part in parts for part in template.shapes})
+    optimiser = optax.partition(
+        {True: autoencoder._optimiser(config), False: optax.set_to_zero()},
+        {part: part in parts for part in template.shapes},
+    )
     state = with_params(initial_state(template, optimiser, mesh, 0), template.params_of(model))
     step = jax.jit(autoencoder.make_step(template, optimiser, config), donate_argnums=0)
     clips = np.stack([capture.frames(view) for view in capture.names])  # [V, F, H, W, 3] uint8
-    for _, video in zip(progress(range(steps), what=f"fitting {' and '.join(parts)}", unit="step"),
-                        autoencoder.batches(clips, config, 0)):
+    for _, video in zip(
+        progress(range(steps), what=f"fitting {' and '.join(parts)}", unit="step"),
+        autoencoder.batches(clips, config, 0),
+    ):
         state, _ = step(state, video)
     fitted = template.model(state.ema)
     latents = jnp.split(fitted.encode(jnp.asarray(clips / 127.5 - 1, jnp.float32)), 2, axis=-1)[0]
@@ -83,8 +96,19 @@ def main() -> None:
     args = parser.parse_args()
     truth, vae, shards, run = (args.out / name for name in ("truth", "vae", "shards", "run"))
     if not truth.exists():
-        command("studio", "--identity", args.identity, "--cameras", "orbit:360x4", "--frames", 9, "--size", 64,
-                "--out", truth)
+        command(
+            "studio",
+            "--identity",
+            args.identity,
+            "--cameras",
+            "orbit:360x4",
+            "--frames",
+            9,
+            "--size",
+            64,
+            "--out",
+            truth,
+        )
     capture = Capture.open(truth)
     if not vae.exists():
         both = args.out / "vae-both"
@@ -94,25 +118,52 @@ def main() -> None:
     config = ["--config", "tiny", f"--config.autoencoder={vae}", "--config.prepare.colours=1"]
     if not (shards / "manifest.json").exists():
         command("prepare", truth, *config, "--out", shards)
-    training = [f"--config.{name}={value}" for name, value in {
-        "curriculum": "all", "data.shards": shards,
-        "stages.all.steps": args.steps, "stages.all.decay": "cosine", "metrics.every": 10,
-        "stages.all.mixture.monocular.weight": 0.0, "stages.all.mixture.static.weight": 0.0,
-        "stages.all.mixture.multiview.batch": 4, "sampling.condition_dropout": 0.0, "sampling.clean_prefix": 0.0,
-        "sampling.clean_views": 0.0, "checkpoint.every": 100,
-    }.items()]
+    training = [
+        f"--config.{name}={value}"
+        for name, value in {
+            "curriculum": "all",
+            "data.shards": shards,
+            "stages.all.steps": args.steps,
+            "stages.all.decay": "cosine",
+            "metrics.every": 10,
+            "stages.all.mixture.monocular.weight": 0.0,
+            "stages.all.mixture.static.weight": 0.0,
+            "stages.all.mixture.multiview.batch": 4,
+            "sampling.condition_dropout": 0.0,
+            "sampling.clean_prefix": 0.0,
+            "sampling.clean_views": 0.0,
+            "checkpoint.every": 100,
+        }.items()
+    ]
     command("train", *config, *training, "--workdir", run)
     command("train", *config, *training, "--workdir", run, "--export", args.out / "release")
-    command("sample", "--weights", args.out / "release", "--reference", truth, "--motion", truth, "--cameras", truth,
-            "--guidance", 1, "--out", args.out / "sample", "--overwrite")
+    command(
+        "sample",
+        "--weights",
+        args.out / "release",
+        "--reference",
+        truth,
+        "--motion",
+        truth,
+        "--cameras",
+        truth,
+        "--guidance",
+        1,
+        "--out",
+        args.out / "sample",
+        "--overwrite",
+    )
     command("evaluate", args.out / "sample", "--against", truth)
 
-    losses, waits, seconds = (np.array([line[name] for line in read_metrics(run)])
-                              for name in ("loss", "data_wait", "seconds_per_step"))
+    losses, waits, seconds = (
+        np.array([line[name] for line in read_metrics(run)]) for name in ("loss", "data_wait", "seconds_per_step")
+    )
     first, last = losses[0], losses[-5:].mean()
     score = read_json(args.out / "sample" / "evaluation.json")["mean"]["psnr"]
-    print(f"autoencoder on the capture: {reconstruction(capture, BUILT_IN):.2f} dB as it ships, "
-          f"{reconstruction(capture, vae):.2f} dB fitted")
+    print(
+        f"autoencoder on the capture: {reconstruction(capture, BUILT_IN):.2f} dB as it ships, "
+        f"{reconstruction(capture, vae):.2f} dB fitted"
+    )
     print(f"loss {first:.3f} in the first ten steps, {last:.4f} in the last fifty: {first / last:.1f} times less")
     print(f"{np.median(seconds):.2f} s a step, data wait {100 * waits[1:].mean():.2f} %")
     print(f"sample at the trained views: {score:.2f} dB PSNR")

@@ -47,9 +47,12 @@ def main() -> None:
         face = np.unique(np.asarray(head.faces)[face])
         size, error = 1e3 * np.linalg.norm(rig, axis=-1)[:, face], 1e3 * np.linalg.norm(miss, axis=-1)[:, face]
         moving = size > 1e3 * MOVED
-        print(f"identity {identity}: the moving face is {size[moving].mean():.2f} mm from rest; the rig misses it by "
-              f"{error[moving].mean():.2f} mm, by {np.percentile(error[moving], 95):.2f} mm for one vertex in twenty, "
-              f"by {error.max():.1f} mm at most", flush=True)
+        print(
+            f"identity {identity}: the moving face is {size[moving].mean():.2f} mm from rest; the rig misses it by "
+            f"{error[moving].mean():.2f} mm, by {np.percentile(error[moving], 95):.2f} mm for one vertex in twenty, "
+            f"by {error.max():.1f} mm at most",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

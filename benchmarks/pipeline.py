@@ -30,8 +30,9 @@ def main() -> None:
     plan = resolve(load_config(args.config))
     folders = [Shards.open(path) for path in args.shards]
     stage = plan.stages[-1]
-    print(f"{'kind':<12}{'batch':>6}{'views':>6}{'latents':>8}{'samples/s':>11}{'batches/s':>11}{'MB/s':>8}"
-          f"{'CPU ms':>8}")
+    print(
+        f"{'kind':<12}{'batch':>6}{'views':>6}{'latents':>8}{'samples/s':>11}{'batches/s':>11}{'MB/s':>8}{'CPU ms':>8}"
+    )
     for modality in stage.modalities:
         batches = Batches(folders, [modality], plan.sampling, plan.conditioning, steps=100_000, seed=0)
         stream = iterate(batches, 0, threads=args.threads, workers=args.workers)
@@ -42,8 +43,10 @@ def main() -> None:
             count += 1
         rate = count / (time.perf_counter() - began)
         cost = 1e3 * (time.process_time() - worked) / count / modality.batch
-        print(f"{modality.kind:<12}{modality.batch:>6}{modality.views:>6}{modality.latents:>8}"
-              f"{rate * modality.batch:>11.1f}{rate:>11.2f}{rate * size / 1e6:>8.1f}{cost:>8.2f}")
+        print(
+            f"{modality.kind:<12}{modality.batch:>6}{modality.views:>6}{modality.latents:>8}"
+            f"{rate * modality.batch:>11.1f}{rate:>11.2f}{rate * size / 1e6:>8.1f}{cost:>8.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -21,8 +21,11 @@ TRAIN = ["v5p:4x4x4", "v5p:2x2x2", "v5p:8x8x8", "v6e:8x8", "v6e:16x16", "v5e:4x4
 JOBS = [
     *((topology, "train", [], {}) for topology in TRAIN),
     ("v5p:4x4x8", "train", [VIEWS.format(16)], {}),
-    ("v5e:4x4", "sample", [], {}), ("v6e:2x4", "sample", [], {}), ("v5p:2x2x2", "sample", [], {"views": 16}),
-    ("v5p:4x4x4", "sample", [], {"views": 32}), ("rtx4090:1", "sample", [], {"views": 48, "mesh": (1, 1, 1)}),
+    ("v5e:4x4", "sample", [], {}),
+    ("v6e:2x4", "sample", [], {}),
+    ("v5p:2x2x2", "sample", [], {"views": 16}),
+    ("v5p:4x4x4", "sample", [], {"views": 32}),
+    ("rtx4090:1", "sample", [], {"views": 48, "mesh": (1, 1, 1)}),
 ]
 SCALING = [("v5p:4x4x4", ["--config.mesh=1,8,8"]), ("v5p:8x8x8", ["--config.mesh=8,8,8", BATCH.format(64)])]
 
@@ -31,8 +34,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the first job alone")
     args = parser.parse_args()
-    print(f"{'topology':<11}{'job':<7}{'part':<11}{'GiB':>7}{'limit':>8}{'TFLOP':>9}{'kernels':>9}{'GB moved':>10}"
-          f"{'s':>8}{'s moved':>9}{'compile':>9}{'cpu s':>7}  changes")
+    print(
+        f"{'topology':<11}{'job':<7}{'part':<11}{'GiB':>7}{'limit':>8}{'TFLOP':>9}{'kernels':>9}{'GB moved':>10}"
+        f"{'s':>8}{'s moved':>9}{'compile':>9}{'cpu s':>7}  changes"
+    )
     for text, job, overrides, sampling in JOBS[: 1 if args.quick else None]:
         _print(text, job, overrides, sampling)
     if not args.quick:
@@ -52,12 +57,15 @@ def _print(text: str, job: str, overrides: list[str], sampling: dict) -> dict | 
         return None
     for report in reports:
         computed, moved = least_seconds(report, topology.device)
-        print(f"{text:<11}{job:<7}{report['part']:<11}{report['total'] / GIB:>7.2f}{report['limit'] / GIB:>8.2f}"
-              f"{report['flops'] / 1e12:>9.1f}{report['kernel_flops'] / 1e12:>9.1f}"
-              f"{sum(report['collective_bytes'].values()) / 1e9:>10.2f}{computed:>8.2f}{moved:>9.2f}"
-              f"{report['seconds']:>9.0f}{report['processor_seconds']:>7.0f}  "
-              f"{' '.join([*overrides, *(f'{key}={value}' for key, value in sampling.items())])}"
-              f"{'' if report['fits'] else '  DOES NOT FIT'}", flush=True)
+        print(
+            f"{text:<11}{job:<7}{report['part']:<11}{report['total'] / GIB:>7.2f}{report['limit'] / GIB:>8.2f}"
+            f"{report['flops'] / 1e12:>9.1f}{report['kernel_flops'] / 1e12:>9.1f}"
+            f"{sum(report['collective_bytes'].values()) / 1e9:>10.2f}{computed:>8.2f}{moved:>9.2f}"
+            f"{report['seconds']:>9.0f}{report['processor_seconds']:>7.0f}  "
+            f"{' '.join([*overrides, *(f'{key}={value}' for key, value in sampling.items())])}"
+            f"{'' if report['fits'] else '  DOES NOT FIT'}",
+            flush=True,
+        )
     return reports[0]
 
 

@@ -38,14 +38,25 @@ FIRST_TEST_IDENTITY = 11_000
 MEMORY_MARK, SEAM_MARK = 2.0, 1.5  # GB above the model; ratio
 
 
-def sample(generator: Generator, truth: Capture, out: Path, seed: int, args: argparse.Namespace, **changes) -> tuple[
-        Capture, Plan]:
+def sample(
+    generator: Generator, truth: Capture, out: Path, seed: int, args: argparse.Namespace, **changes
+) -> tuple[Capture, Plan]:
     """The truth's views and motion, from its reference."""
     facts = generator.release.facts
-    plan = make_plan(**{
-        "views": truth.view_count, "frames": truth.frame_count, "latent_size": facts.latent_size,
-        "trained_views": facts.views, "window_frames": facts.frames, "steps": args.steps,
-        "guidance_scale": args.guidance, "seed": seed, "stride": facts.conditioning.temporal_stride, **changes})
+    plan = make_plan(
+        **{
+            "views": truth.view_count,
+            "frames": truth.frame_count,
+            "latent_size": facts.latent_size,
+            "trained_views": facts.views,
+            "window_frames": facts.frames,
+            "steps": args.steps,
+            "guidance_scale": args.guidance,
+            "seed": seed,
+            "stride": facts.conditioning.temporal_stride,
+            **changes,
+        }
+    )
     source = portrait_of_capture(truth)
     reference = generator.reference(source)
     shot = Shot(reference, truth.head, truth.motion, truth.cameras, tuple(truth.names))
@@ -105,8 +116,11 @@ def routing(args: argparse.Namespace) -> None:
     """16 views through groups as trained, against all of them jointly."""
     generator = Generator(load_release(args.weights), make_mesh((1, 1, 1)))
     facts, views = generator.release.facts, 16
-    ways = {"joint": {"group_size": views}, "random groups": {"routing": "random"},
-            "circular groups": {"routing": "circular"}}
+    ways = {
+        "joint": {"group_size": views},
+        "random groups": {"routing": "random"},
+        "circular groups": {"routing": "circular"},
+    }
     rows = {way: [] for way in [*ways, "truth"]}
     with tempfile.TemporaryDirectory() as name:
         for identity, truth in films(args, Path(name), f"orbit:360x{views}", facts.frames, facts.image_size):
@@ -115,14 +129,26 @@ def routing(args: argparse.Namespace) -> None:
                 capture, _ = sample(generator, truth, Path(name) / f"{identity}-{way}", identity, args, **changes)
                 seconds, scores = time.monotonic() - began, evaluate(capture, truth)
                 own = scores["consistency"]["capture"]
-                rows[way].append((scores["mean"]["psnr"], scores["mean"]["ssim"], own["error_px"], own["matches"],
-                                  neighbours(capture), seconds))
+                rows[way].append(
+                    (
+                        scores["mean"]["psnr"],
+                        scores["mean"]["ssim"],
+                        own["error_px"],
+                        own["matches"],
+                        neighbours(capture),
+                        seconds,
+                    )
+                )
             own = scores["consistency"]["truth"]
             rows["truth"].append((np.nan, np.nan, own["error_px"], own["matches"], neighbours(truth), np.nan))
-    print(f"16 views x {facts.frames} frames in groups of {facts.views} with one anchor, {args.identities} identities, "
-          f"{_how(args)}\n")
-    print("| | PSNR | SSIM | reprojection error, px | SIFT matches | neighbouring views differ by, /255 | s |\n"
-          "|---|---|---|---|---|---|---|")
+    print(
+        f"16 views x {facts.frames} frames in groups of {facts.views} with one anchor, {args.identities} identities, "
+        f"{_how(args)}\n"
+    )
+    print(
+        "| | PSNR | SSIM | reprojection error, px | SIFT matches | neighbouring views differ by, /255 | s |\n"
+        "|---|---|---|---|---|---|---|"
+    )
     for way, values in rows.items():
         means = [np.mean([np.nan if value is None else value for value in column]) for column in zip(*values)]
         digits = (2, 3, 2, 0, 1, 0)
@@ -149,9 +175,11 @@ def memory(args: argparse.Namespace) -> None:
         decode_to_files(coder, latents, lambda view: Path(name) / f"{view}.npz")
         written = sum(file.stat().st_size for file in Path(name).iterdir())
     above = _status("VmHWM") - before
-    print(f"decoding {views} views x {sizes.frames_of(latent_frames)} frames x {side} x {side} to disk: "
-          f"{above:.2f} GB above the {before:.2f} GB of the program with the model, {time.monotonic() - began:.0f} s, "
-          f"{written / 1e6:.0f} MB written\nmark: < {MEMORY_MARK} GB: {'met' if above < MEMORY_MARK else 'MISSED'}")
+    print(
+        f"decoding {views} views x {sizes.frames_of(latent_frames)} frames x {side} x {side} to disk: "
+        f"{above:.2f} GB above the {before:.2f} GB of the program with the model, {time.monotonic() - began:.0f} s, "
+        f"{written / 1e6:.0f} MB written\nmark: < {MEMORY_MARK} GB: {'met' if above < MEMORY_MARK else 'MISSED'}"
+    )
 
 
 def _status(field: str) -> float:
@@ -164,10 +192,26 @@ def resume(args: argparse.Namespace) -> None:
     facts = load_release(args.weights).facts
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        truth = make_capture(folder / "truth", FIRST_TEST_IDENTITY,
-                             Order(frames=3 * facts.frames - 2, size=facts.image_size), quiet=True)
-        words = [sys.executable, "-m", "mvp4d.cli", "sample", "--weights", args.weights, "--reference", truth,
-                 "--motion", truth, "--cameras", truth, "--steps", str(args.steps), "--out"]
+        truth = make_capture(
+            folder / "truth", FIRST_TEST_IDENTITY, Order(frames=3 * facts.frames - 2, size=facts.image_size), quiet=True
+        )
+        words = [
+            sys.executable,
+            "-m",
+            "mvp4d.cli",
+            "sample",
+            "--weights",
+            args.weights,
+            "--reference",
+            truth,
+            "--motion",
+            truth,
+            "--cameras",
+            truth,
+            "--steps",
+            str(args.steps),
+            "--out",
+        ]
         whole = subprocess.run([*words, folder / "whole"], check=True, capture_output=True, text=True)
         with subprocess.Popen([*words, folder / "killed"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
             while not (folder / "killed.work" / "latents_000.npz").is_file() and run.poll() is None:
@@ -176,11 +220,15 @@ def resume(args: argparse.Namespace) -> None:
         kept = sorted(file.name for file in (folder / "killed.work").glob("latents_*.npz"))
         again = subprocess.run([*words, folder / "killed"], check=True, capture_output=True, text=True)
         first, second = (Capture.open(folder / which) for which in ("whole", "killed"))
-        same = all(np.array_equal(first.frame(view, frame), second.frame(view, frame)) for view, frame in
-                   itertools.product(range(first.view_count), range(first.frame_count)))
+        same = all(
+            np.array_equal(first.frame(view, frame), second.frame(view, frame))
+            for view, frame in itertools.product(range(first.view_count), range(first.frame_count))
+        )
     steps = [int(re.findall(r"denoising:.*?/(\d+) \[", run.stderr)[-1]) for run in (whole, again)]
-    print(f"left alone: {steps[0]} denoising steps; killed with {len(kept)} of 3 windows kept, run again: {steps[1]} "
-          f"steps; pictures {'the same to the last bit' if same else 'DIFFER'}")
+    print(
+        f"left alone: {steps[0]} denoising steps; killed with {len(kept)} of 3 windows kept, run again: {steps[1]} "
+        f"steps; pictures {'the same to the last bit' if same else 'DIFFER'}"
+    )
     if not same or steps[1] != steps[0] * (3 - len(kept)) // 3:
         sys.exit("the resumed run is not what it should be")
 

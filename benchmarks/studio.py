@@ -32,8 +32,11 @@ def main() -> None:
             start = time.perf_counter()
             studio.render(motion, cameras, size)
             seconds = time.perf_counter() - start
-            print(f"identity {identity} ({studio.traits.style}): built in {build:.1f} s; {size} x {size}: "
-                  f"{args.views * args.frames / seconds:.1f} frames/s", flush=True)
+            print(
+                f"identity {identity} ({studio.traits.style}): built in {build:.1f} s; {size} x {size}: "
+                f"{args.views * args.frames / seconds:.1f} frames/s",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -146,8 +146,10 @@ def main() -> None:
     given = {name: getattr(args, name) for name in ("layers", "frames", "size", "text", "repeats")}
     work = replace(work, **{name: value for name, value in given.items() if value is not None})
     config = TransformerConfig.named("2b", num_layers=work.layers, dtype=work.dtype, conditioning_channels=0)
-    print(f"2B width, {work.layers} layers, {work.tokens:,} tokens ({work.text} of text), {work.dtype}, "
-          f"jax {jax.__version__} on {jax.devices()[0].device_kind}, torch {torch.__version__}")
+    print(
+        f"2B width, {work.layers} layers, {work.tokens:,} tokens ({work.text} of text), {work.dtype}, "
+        f"jax {jax.__version__} on {jax.devices()[0].device_kind}, torch {torch.__version__}"
+    )
 
     inputs, theirs = make_inputs(work, config), make_theirs(config)
     with tempfile.TemporaryDirectory() as folder:
@@ -167,8 +169,10 @@ def main() -> None:
         print(f"{name:24}{shortest:10.3f}{median:10.3f}{(products + mixing) / shortest / 1e12:10.3f}")
     if not args.ours_only:
         error = np.linalg.norm(outputs["ours"] - outputs["diffusers"]) / np.linalg.norm(outputs["diffusers"])
-        print(f"\nours / diffusers: {rows[0][1] / rows[1][1]:.2f} (best), {rows[0][2] / rows[1][2]:.2f} (median); "
-              f"relative L2 difference {error:.1e}")
+        print(
+            f"\nours / diffusers: {rows[0][1] / rows[1][1]:.2f} (best), {rows[0][2] / rows[1][2]:.2f} (median); "
+            f"relative L2 difference {error:.1e}"
+        )
     if args.kernels:
         alone = kernels_alone(work, config)
         for name, flops in (("products", products), ("attention", mixing)):

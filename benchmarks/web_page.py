@@ -32,8 +32,16 @@ from mvp4d_export.presets import preset
 from mvp4d_export.render import plan_rendering, render_frames, to_bytes
 
 POSES, SIZE = 10, 512
-FLAGS = ("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync",
-         "--disable-component-update", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-sync",
+    "--disable-component-update",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+)
 
 
 def synthetic(count: int) -> Avatar:
@@ -51,8 +59,13 @@ def synthetic(count: int) -> Avatar:
         coefficients = 0.03 * normal(count, config.harmonic_count, 3)
         coefficients[:, 0] = 0.5 * normal(count, 1) + 0.15 * normal(count, 3) + torch.tensor([0.9, 0.2, 0.0])
         binding = torch.randint(len(avatar.mesh_faces), (count,), generator=generator)
-        tensors = {"position": 0.4 * normal(count, 3), "rotation": normal(count, 4), "harmonics": coefficients,
-                   "log_scale": 0.4 * normal(count, 3) - 0.7, "logit_opacity": 1.5 * normal(count)}
+        tensors = {
+            "position": 0.4 * normal(count, 3),
+            "rotation": normal(count, 4),
+            "harmonics": coefficients,
+            "log_scale": 0.4 * normal(count, 3) - 0.7,
+            "logit_opacity": 1.5 * normal(count),
+        }
     avatar.set_gaussians(binding, {name: tensors[name] for name in GAUSSIAN_TENSORS})
     return avatar
 
@@ -61,12 +74,19 @@ def speaking(avatar: Avatar, frames: int = 60) -> Motion:
     """A made-up motion of every expression, joint and the head's pose."""
     rng = np.random.default_rng(1)
     count = len(avatar.rig.expression_names)
-    waves = np.sin(np.linspace(0, 2 * np.pi, frames)[:, None] * rng.uniform(0.5, 3, count + 18)
-                   + rng.uniform(0, 6.28, count + 18)).astype(np.float32)
+    waves = np.sin(
+        np.linspace(0, 2 * np.pi, frames)[:, None] * rng.uniform(0.5, 3, count + 18) + rng.uniform(0, 6.28, count + 18)
+    ).astype(np.float32)
     rigid = waves[:, count:]
-    return Motion(np.clip(waves[:, :count], 0, 1) * (rng.random(count) < 0.3).astype(np.float32), 0.2 * rigid[:, :3],
-                  0.01 * rigid[:, 3:6], 0.1 * rigid[:, 6:9], np.abs(rigid[:, 9:12]) * np.float32([0.2, 0, 0]),
-                  0.2 * rigid[:, 12:18].reshape(frames, 2, 3), 25.0)
+    return Motion(
+        np.clip(waves[:, :count], 0, 1) * (rng.random(count) < 0.3).astype(np.float32),
+        0.2 * rigid[:, :3],
+        0.01 * rigid[:, 3:6],
+        0.1 * rigid[:, 6:9],
+        np.abs(rigid[:, 9:12]) * np.float32([0.2, 0, 0]),
+        0.2 * rigid[:, 12:18].reshape(frames, 2, 3),
+        25.0,
+    )
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -81,8 +101,10 @@ def compare(tab, avatar: Avatar, motion: Motion, keep: Path | None) -> list[floa
     shot.pairs[:] = [(int(frame), view) for view, frame in enumerate(frames)]
     values = []
     for (frame, view), (rgb, _) in zip(shot.pairs, render_frames(avatar, shot)):
-        tab.evaluate("([frame, turn]) => { avatar.orbit.azimuth = turn; avatar.player.seek(frame); }",
-                     [frame, 2 * math.pi * view / POSES])
+        tab.evaluate(
+            "([frame, turn]) => { avatar.orbit.azimuth = turn; avatar.player.seek(frame); }",
+            [frame, 2 * math.pi * view / POSES],
+        )
         tab.evaluate("() => avatar.settled()")
         ours = np.asarray(Image.open(io.BytesIO(tab.screenshot())).convert("RGB"))
         values.append(psnr(ours, to_bytes(rgb)))
@@ -105,8 +127,11 @@ def rates(tab) -> dict[str, float]:
         times.append(tab.evaluate("() => avatar.state.timings"))
         time.sleep(0.1)
     drawn = max(1, tab.evaluate("() => avatar.state.draws") - before)
-    return {"fps": drawn / (time.perf_counter() - began), "work": 1000 * (processor_time() - worked) / drawn,
-            **{name: float(np.median([entry[name] for entry in times])) for name in ("skin", "sort")}}
+    return {
+        "fps": drawn / (time.perf_counter() - began),
+        "work": 1000 * (processor_time() - worked) / drawn,
+        **{name: float(np.median([entry[name] for entry in times])) for name in ("skin", "sort")},
+    }
 
 
 def processor_time() -> float:
@@ -147,9 +172,11 @@ def main() -> None:
     text, baked = page(avatar, (Clip("motion", motion),), title="avatar")
     if args.keep:
         args.keep.mkdir(parents=True, exist_ok=True)
-    print(f"{avatar.gaussian_count} Gaussians, harmonics of degree {avatar.config.sh_degree}: "
-          f"{len(text) / 1e6:.2f} MB; deformation net baked to {1000 * baked.error[0]:.3f} mm "
-          f"(99 %: {1000 * baked.error[1]:.3f} mm)")
+    print(
+        f"{avatar.gaussian_count} Gaussians, harmonics of degree {avatar.config.sh_degree}: "
+        f"{len(text) / 1e6:.2f} MB; deformation net baked to {1000 * baked.error[0]:.3f} mm "
+        f"(99 %: {1000 * baked.error[1]:.3f} mm)"
+    )
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "avatar.html"
         file.write_text(text)
@@ -159,12 +186,16 @@ def main() -> None:
         tab.goto(f"file://{file}?embed&paused&background=ffffff")
         tab.wait_for_selector("body.ready", timeout=120_000)
         values = compare(tab, avatar, motion, args.keep)
-        print(f"against mvp4d render, {POSES} poses at {SIZE} x {SIZE}: {min(values):.1f} dB at least, "
-              f"{np.mean(values):.1f} on average")
+        print(
+            f"against mvp4d render, {POSES} poses at {SIZE} x {SIZE}: {min(values):.1f} dB at least, "
+            f"{np.mean(values):.1f} on average"
+        )
         found = rates(tab)
-        print(f"SwiftShader on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}: {found['fps']:.1f} frames a "
-              f"second, {found['work']:.0f} ms of processor time each; in the worker skinning {found['skin']:.1f} ms, "
-              f"sorting {found['sort']:.1f} ms")
+        print(
+            f"SwiftShader on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}: {found['fps']:.1f} frames a "
+            f"second, {found['work']:.0f} ms of processor time each; in the worker skinning {found['skin']:.1f} ms, "
+            f"sorting {found['sort']:.1f} ms"
+        )
         browser.close()
 
 

@@ -30,32 +30,47 @@ def get_config() -> ConfigDict:
     config.loss.timesteps, config.loss.snr_shift = "mixed", 3.0
     config.checkpoint.every, config.checkpoint.keep_last, config.validation.every = 500, 4, 2000
     config.curriculum = ("images", "views", "full")
-    config.stages = ConfigDict({
-        # Learn to follow the maps and to hold an identity: cheap samples, many of them.
-        "images": stage(
-            steps=20000, learning_rate=1e-4, warmup=1000, image_size=256, snr_shift="tokens",
-            mixture={
-                "monocular": mix(weight=0.4, frames=25, batch=128),
-                "static": mix(weight=0.6, views=8, batch=128),
-            },
-        ),
-        # Views and time together.
-        "views": stage(
-            steps=30000, learning_rate=1e-4, warmup=500, image_size=512, snr_shift="tokens",
-            mixture={
-                "monocular": mix(weight=0.3, frames=49, batch=64),
-                "static": mix(weight=0.3, views=8, batch=64),
-                "multiview": mix(weight=0.4, views=4, frames=25, batch=16),
-            },
-        ),
-        # The full size.
-        "full": stage(
-            steps=30000, learning_rate=5e-5, warmup=500, decay="cosine", image_size=512, snr_shift="tokens",
-            mixture={
-                "monocular": mix(weight=0.15, frames=49, batch=64),
-                "static": mix(weight=0.15, views=16, batch=32),
-                "multiview": mix(weight=0.7, views=8, frames=49, batch=8),
-            },
-        ),
-    })
+    config.stages = ConfigDict(
+        {
+            # Learn to follow the maps and to hold an identity: cheap samples, many of them.
+            "images": stage(
+                steps=20000,
+                learning_rate=1e-4,
+                warmup=1000,
+                image_size=256,
+                snr_shift="tokens",
+                mixture={
+                    "monocular": mix(weight=0.4, frames=25, batch=128),
+                    "static": mix(weight=0.6, views=8, batch=128),
+                },
+            ),
+            # Views and time together.
+            "views": stage(
+                steps=30000,
+                learning_rate=1e-4,
+                warmup=500,
+                image_size=512,
+                snr_shift="tokens",
+                mixture={
+                    "monocular": mix(weight=0.3, frames=49, batch=64),
+                    "static": mix(weight=0.3, views=8, batch=64),
+                    "multiview": mix(weight=0.4, views=4, frames=25, batch=16),
+                },
+            ),
+            # The full size.
+            "full": stage(
+                steps=30000,
+                learning_rate=5e-5,
+                warmup=500,
+                decay="cosine",
+                image_size=512,
+                snr_shift="tokens",
+                mixture={
+                    "monocular": mix(weight=0.15, frames=49, batch=64),
+                    "static": mix(weight=0.15, views=16, batch=32),
+                    "multiview": mix(weight=0.7, views=8, frames=49, batch=8),
+                },
+            ),
+        }
+    )
     return config

@@ -21,14 +21,20 @@ def get_config() -> ConfigDict:
     config.sampling.condition_dropout = 0.0  # guidance is folded in: nobody asks a student without conditions
     config.validation.sample_steps, config.validation.guidance = config.distill.steps, 1.0
     config.curriculum = ("distill",)
-    config.stages = ConfigDict({
-        "distill": stage(
-            steps=4000, learning_rate=2e-5, warmup=200, decay="cosine", image_size=512,
-            mixture={
-                "monocular": mix(weight=0.15, frames=49, batch=64),
-                "static": mix(weight=0.15, views=16, batch=32),
-                "multiview": mix(weight=0.7, views=8, frames=49, batch=8),
-            },
-        ),
-    })
+    config.stages = ConfigDict(
+        {
+            "distill": stage(
+                steps=4000,
+                learning_rate=2e-5,
+                warmup=200,
+                decay="cosine",
+                image_size=512,
+                mixture={
+                    "monocular": mix(weight=0.15, frames=49, batch=64),
+                    "static": mix(weight=0.15, views=16, batch=32),
+                    "multiview": mix(weight=0.7, views=8, frames=49, batch=8),
+                },
+            ),
+        }
+    )
     return config

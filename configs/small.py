@@ -23,22 +23,31 @@ def get_config() -> ConfigDict:
     config.loss.timesteps, config.loss.snr_shift = "mixed", 1.5
     config.checkpoint.every, config.validation.every = 1000, 2000
     config.curriculum = ("views", "video")
-    config.stages = ConfigDict({
-        "views": stage(
-            steps=60000, learning_rate=3e-4, warmup=1000, image_size=128,
-            mixture={
-                "monocular": mix(weight=0.25, frames=17, batch=96),
-                "static": mix(weight=0.5, views=6, batch=80),
-                "multiview": mix(weight=0.25, views=2, frames=17, batch=48),
-            },
-        ),
-        "video": stage(
-            steps=60000, learning_rate=2e-4, warmup=500, decay="cosine", image_size=128,
-            mixture={
-                "monocular": mix(weight=0.15, frames=17, batch=96),
-                "static": mix(weight=0.15, views=6, batch=80),
-                "multiview": mix(weight=0.7, views=6, frames=17, batch=16),
-            },
-        ),
-    })
+    config.stages = ConfigDict(
+        {
+            "views": stage(
+                steps=60000,
+                learning_rate=3e-4,
+                warmup=1000,
+                image_size=128,
+                mixture={
+                    "monocular": mix(weight=0.25, frames=17, batch=96),
+                    "static": mix(weight=0.5, views=6, batch=80),
+                    "multiview": mix(weight=0.25, views=2, frames=17, batch=48),
+                },
+            ),
+            "video": stage(
+                steps=60000,
+                learning_rate=2e-4,
+                warmup=500,
+                decay="cosine",
+                image_size=128,
+                mixture={
+                    "monocular": mix(weight=0.15, frames=17, batch=96),
+                    "static": mix(weight=0.15, views=6, batch=80),
+                    "multiview": mix(weight=0.7, views=6, frames=17, batch=16),
+                },
+            ),
+        }
+    )
     return config

@@ -37,8 +37,10 @@ def get_config() -> ConfigDict:
         "static": mix(weight=0.5, views=4, batch=16),
         "multiview": mix(weight=0.4, views=4, frames=9, batch=6),
     }
-    config.stages = ConfigDict({
-        "all": stage(steps=8000, learning_rate=1e-3, warmup=100, image_size=64, mixture=mixture),
-        "settle": stage(steps=2500, learning_rate=1e-3, warmup=0, decay="cosine", image_size=64, mixture=mixture),
-    })
+    config.stages = ConfigDict(
+        {
+            "all": stage(steps=8000, learning_rate=1e-3, warmup=100, image_size=64, mixture=mixture),
+            "settle": stage(steps=2500, learning_rate=1e-3, warmup=0, decay="cosine", image_size=64, mixture=mixture),
+        }
+    )
     return config

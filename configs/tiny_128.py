@@ -28,8 +28,10 @@ def get_config() -> ConfigDict:
         "static": mix(weight=0.45, views=4, batch=32),
         "multiview": mix(weight=0.45, views=4, frames=9, batch=16),
     }
-    config.stages = ConfigDict({
-        "all": stage(steps=6000, learning_rate=1e-3, warmup=200, image_size=128, mixture=mixture),
-        "settle": stage(steps=4000, learning_rate=1e-3, warmup=0, decay="cosine", image_size=128, mixture=mixture),
-    })
+    config.stages = ConfigDict(
+        {
+            "all": stage(steps=6000, learning_rate=1e-3, warmup=200, image_size=128, mixture=mixture),
+            "settle": stage(steps=4000, learning_rate=1e-3, warmup=0, decay="cosine", image_size=128, mixture=mixture),
+        }
+    )
     return config

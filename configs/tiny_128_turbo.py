@@ -26,7 +26,11 @@ def get_config() -> ConfigDict:
         "static": mix(weight=0.45, views=4, batch=32),
         "multiview": mix(weight=0.45, views=4, frames=9, batch=16),
     }
-    config.stages = ConfigDict({
-        "distill": stage(steps=2000, learning_rate=2e-4, warmup=50, decay="cosine", image_size=128, mixture=mixture),
-    })
+    config.stages = ConfigDict(
+        {
+            "distill": stage(
+                steps=2000, learning_rate=2e-4, warmup=50, decay="cosine", image_size=128, mixture=mixture
+            ),
+        }
+    )
     return config

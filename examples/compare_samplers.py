@@ -1,6 +1,6 @@
 """What a sampler setting is worth: quality against ground truth, over numbers of steps.
 
-    python examples/compare_samplers.py --steps 1 4 24
+python examples/compare_samplers.py --steps 1 4 24
 """
 
 import argparse
@@ -23,8 +23,9 @@ def main() -> None:
         truth = mvp4d.film(args.identity, f"{folder}/truth", frames=args.frames, size=model.facts.image_size)
         for steps in args.steps:
             began = time.monotonic()
-            views = model.sample(truth, motion=truth, cameras=truth, steps=steps, guidance=args.guidance,
-                                 out=f"{folder}/{steps}")
+            views = model.sample(
+                truth, motion=truth, cameras=truth, steps=steps, guidance=args.guidance, out=f"{folder}/{steps}"
+            )
             seconds = time.monotonic() - began
             mean = mvp4d.evaluate(views, truth)["mean"]
             print(f"{steps:4} steps  {seconds:6.1f} s  PSNR {mean['psnr']:.2f} dB  SSIM {mean['ssim']:.3f}", flush=True)

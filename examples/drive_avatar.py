@@ -1,6 +1,6 @@
 """An avatar driven from a program: a smile that grows while the camera swings.
 
-    python examples/drive_avatar.py out/demo/avatar smile.mp4
+python examples/drive_avatar.py out/demo/avatar smile.mp4
 """
 
 import dataclasses

@@ -290,8 +290,16 @@ class Avatar(nn.Module):
             return cls._from_files(info, tensors, weights).to(device)
         except UserError:
             raise
-        except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError, OverflowError,
-                MemoryError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            IndexError,
+            AttributeError,
+            OverflowError,
+            MemoryError,
+        ) as error:
             raise UserError(
                 weights,
                 f"does not fit avatar.json ({' '.join(str(error).split())[:160]})",
@@ -358,8 +366,13 @@ def _config(info: dict, where: Path) -> AvatarConfig:
     pitch = info.get("pitch")
     if isinstance(pitch, bool) or not isinstance(pitch, (int, float)) or not 0 <= pitch <= 1:
         raise UserError(where, f"field 'pitch' is {str(pitch)[:40]}", "it is in metres, 0 to 1")
-    return AvatarConfig(_whole(info, "uv_resolution", 2, 4096, where), _whole(info, "sh_degree", 0, 3, where), net,
-                        info["antialiased"], float(pitch))
+    return AvatarConfig(
+        _whole(info, "uv_resolution", 2, 4096, where),
+        _whole(info, "sh_degree", 0, 3, where),
+        net,
+        info["antialiased"],
+        float(pitch),
+    )
 
 
 def _whole(info: dict, name: str, low: int, high: int, where: Path) -> int:
@@ -371,12 +384,18 @@ def _whole(info: dict, name: str, low: int, high: int, where: Path) -> int:
 
 def _check_ranges(avatar: Avatar, where: Path) -> None:
     """Refuses Gaussians that are finite, and yet nowhere or of no size."""
-    for name, low, high in (("log_scale", *LOG_SCALE), ("position", -POSITION, POSITION),
-                            ("logit_opacity", -LOGIT, LOGIT)):
+    for name, low, high in (
+        ("log_scale", *LOG_SCALE),
+        ("position", -POSITION, POSITION),
+        ("logit_opacity", -LOGIT, LOGIT),
+    ):
         values = getattr(avatar, name).detach()
         if values.numel() and not (low <= float(values.min()) and float(values.max()) <= high):
-            raise UserError(where, f"tensor 'gaussians.{name}' reaches from {float(values.min()):.4g} to "
-                            f"{float(values.max()):.4g}", f"it lies between {low:g} and {high:g}")
+            raise UserError(
+                where,
+                f"tensor 'gaussians.{name}' reaches from {float(values.min()):.4g} to {float(values.max()):.4g}",
+                f"it lies between {low:g} and {high:g}",
+            )
     if avatar.rotation.numel() and not float(avatar.rotation.detach().norm(dim=-1).min()) > 1e-8:
         raise UserError(where, "tensor 'gaussians.rotation' has a quaternion of no length", "distil the avatar again")
 

@@ -63,12 +63,15 @@ def _poses(expressions: int, motions: Sequence[Motion]) -> tuple[np.ndarray, np.
     chance = rng.random((RANDOM_POSES + TEST_POSES // 2, expressions + 3))
     chance *= rng.random(chance.shape) < rng.choice([0.05, 0.15, 0.4], (len(chance), 1))
     chance[:, -3:] *= (0.4, 0.1, 0.1)
-    played = np.concatenate([np.concatenate([motion.expression, motion.jaw], 1) for motion in motions]
-                            or [np.zeros((0, expressions + 3))])
+    played = np.concatenate(
+        [np.concatenate([motion.expression, motion.jaw], 1) for motion in motions] or [np.zeros((0, expressions + 3))]
+    )
     picked = np.unique(np.linspace(0, len(played) - 1, MOTION_POSES).round().astype(int)) if len(played) else []
     rest = np.setdiff1d(np.arange(len(played)), picked)[:: max(1, len(played) // (TEST_POSES // 2))]
-    return (np.concatenate([alone, chance[:RANDOM_POSES], played[picked]]),
-            np.concatenate([chance[RANDOM_POSES:], played[rest]]))
+    return (
+        np.concatenate([alone, chance[:RANDOM_POSES], played[picked]]),
+        np.concatenate([chance[RANDOM_POSES:], played[rest]]),
+    )
 
 
 def _offsets(avatar: Avatar, features: np.ndarray) -> np.ndarray:
@@ -76,8 +79,10 @@ def _offsets(avatar: Avatar, features: np.ndarray) -> np.ndarray:
     values = torch.from_numpy(features.astype(np.float32))
     zero = torch.zeros(len(values), 3)
     pose = Pose(values[:, :-3], zero, zero, zero, values[:, -3:], torch.zeros(len(values), 2, 3))
-    found = [avatar.offsets(pose[k : k + 1]).double().numpy()
-             for k in progress(range(len(values)), what="baking the deformation", unit="pose")]
+    found = [
+        avatar.offsets(pose[k : k + 1]).double().numpy()
+        for k in progress(range(len(values)), what="baking the deformation", unit="pose")
+    ]
     return np.stack(found)
 
 

@@ -145,8 +145,9 @@ def _cameras(capture: Capture, device: str) -> tuple[Tensor, Tensor]:
     """viewmats [V, F, 4, 4] and intrinsics [V, F, 3, 3] of a capture, float32."""
     viewmats, Ks = camera_matrices(capture.cameras)  # [V, F' = 1 or F, ...]
     shape = (capture.view_count, capture.frame_count)
-    return tuple(torch.from_numpy(np.broadcast_to(item, (*shape, *item.shape[2:])).copy()).to(device)
-                 for item in (viewmats, Ks))
+    return tuple(
+        torch.from_numpy(np.broadcast_to(item, (*shape, *item.shape[2:])).copy()).to(device) for item in (viewmats, Ks)
+    )
 
 
 def _spaced(count: int, held: int, flag: str) -> list[int]:

@@ -219,14 +219,21 @@ class Distiller:
                 gradient[photos.interior] = 0
         return sample
 
-    def _gradients(self, loss: Tensor, rendering: Rendering, splats: Splats, rgb: Tensor, pictures: Tensor,
-                   track: bool) -> Sample:
+    def _gradients(
+        self, loss: Tensor, rendering: Rendering, splats: Splats, rgb: Tensor, pictures: Tensor, track: bool
+    ) -> Sample:
         inputs = list(self.parameters().values())
         gradients = torch.autograd.grad(loss, [*inputs, rendering.means2d] if track else inputs, allow_unused=True)
         height, width = pictures.shape[1:3]
         screen = gradients[-1] * gradients[-1].new_tensor([width / 2, height / 2]) if track else None
-        return Sample(float(loss.detach()), float(psnr(rgb, pictures).mean()), gradients[: len(inputs)], screen,
-                      rendering.visible, splats)
+        return Sample(
+            float(loss.detach()),
+            float(psnr(rgb, pictures).mean()),
+            gradients[: len(inputs)],
+            screen,
+            rendering.visible,
+            splats,
+        )
 
     def _limits(self) -> tuple[Tensor, Tensor]:
         """Metres [G] that Gaussians may measure and move freely: with photos less where these are fine."""

@@ -39,10 +39,21 @@ from mvp4d_export.presets import DistillConfig, adapted, changed, preset, with_p
 WORK = "distill run"
 
 
-def fit_avatar(capture: Capture, out: Path, *, preset_name: str | None = None, seed: int = 0,
-               device: str | None = None, hold_views: int = 0, hold_times: int = 0,
-               lpips: str | os.PathLike | None = None, colour_correction: bool = False, photos: bool = True,
-               overwrite: bool = False, **changes: Any) -> dict[str, Any]:
+def fit_avatar(
+    capture: Capture,
+    out: Path,
+    *,
+    preset_name: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    hold_views: int = 0,
+    hold_times: int = 0,
+    lpips: str | os.PathLike | None = None,
+    colour_correction: bool = False,
+    photos: bool = True,
+    overwrite: bool = False,
+    **changes: Any,
+) -> dict[str, Any]:
     """Fits an avatar to a capture and writes its folder. Everything cheap is checked first.
 
     Args:

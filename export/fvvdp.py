@@ -23,8 +23,9 @@ def main() -> None:
     while line := sys.stdin.buffer.readline():
         facts = json.loads(line)
         shape = tuple(facts["shape"])
-        ours, theirs = (np.frombuffer(sys.stdin.buffer.read(int(np.prod(shape))), np.uint8).reshape(shape)
-                        for _ in range(2))
+        ours, theirs = (
+            np.frombuffer(sys.stdin.buffer.read(int(np.prod(shape))), np.uint8).reshape(shape) for _ in range(2)
+        )
         if shape[0] == 1:
             value, _ = measure.predict(ours[0].copy(), theirs[0].copy(), dim_order="HWC")
         else:

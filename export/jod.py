@@ -19,9 +19,15 @@ import numpy as np
 from mvp4d.core.environment import Environment
 from mvp4d.core.progress import progress
 
-FVVDP = Environment("fvvdp-1.2.2-1", "FovVideoVDP (CC BY-NC 4.0, for non-commercial use)", 20,
-                    ("pyfvvdp==1.2.2", "ffmpeg-python==0.2.0", "future==1.0.0"), ("ffmpeg",), "or leave JOD out",
-                    ("pyfvvdp",))
+FVVDP = Environment(
+    "fvvdp-1.2.2-1",
+    "FovVideoVDP (CC BY-NC 4.0, for non-commercial use)",
+    20,
+    ("pyfvvdp==1.2.2", "ffmpeg-python==0.2.0", "future==1.0.0"),
+    ("ffmpeg",),
+    "or leave JOD out",
+    ("pyfvvdp",),
+)
 
 
 def jod_of_views(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], fps: float) -> list[float]:
@@ -33,9 +39,13 @@ def jod_of_views(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], fps: 
     packages = next((FVVDP.python().parent.parent / "lib").glob("python*/site-packages"))
     values = []
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("fvvdp.py"))], stdin=subprocess.PIPE,
-                                   stdout=subprocess.PIPE, stderr=log,
-                                   env={**os.environ, "PYTHONPATH": str(packages), "CUDA_VISIBLE_DEVICES": ""})
+        process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("fvvdp.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": str(packages), "CUDA_VISIBLE_DEVICES": ""},
+        )
         try:
             for first, second in progress(zip(ours, theirs), total=len(ours), what="JOD", unit="view"):
                 facts = {"shape": first.shape, "fps": fps}

@@ -47,8 +47,12 @@ OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no u
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
 CORE = 24  # pixels of a mouth's inside that tell its colours
 # Where the inside of a mouth begins before generated views have shown it.
-MOUTH_COLOURS = {"inside": (0.1, 0.04, 0.04), "gum": (0.5, 0.25, 0.24), "teeth": (0.68, 0.64, 0.57),
-                 "tongue": (0.48, 0.23, 0.22)}
+MOUTH_COLOURS = {
+    "inside": (0.1, 0.04, 0.04),
+    "gum": (0.5, 0.25, 0.24),
+    "teeth": (0.68, 0.64, 0.57),
+    "tongue": (0.48, 0.23, 0.22),
+}
 FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
 DARKER = 0.8  # of the darkest skin around, below which a pixel is the mouth's dark
 SURE = 0.95  # ratio of distances in colour below which a pixel is the mouth's inside
@@ -73,8 +77,14 @@ class PhotoFit:
     def __init__(self, avatar: Avatar, data: Dataset, photos: Photos, config: PhotoConfig):
         self.avatar, self.data, self.photos, self.config = avatar, data, photos, config
         device, count = avatar.device, len(photos)
-        sizes = {"turn": (3,), "shift": (3,), "expression": photos.pose.expression.shape[1:], "neck": (3,),
-                 "jaw": (3,), "eyes": (2, 3)}
+        sizes = {
+            "turn": (3,),
+            "shift": (3,),
+            "expression": photos.pose.expression.shape[1:],
+            "neck": (3,),
+            "jaw": (3,),
+            "eyes": (2, 3),
+        }
         self.free = {name: nn.Parameter(torch.zeros(count, *size, device=device)) for name, size in sizes.items()}
         self.tint = nn.Parameter(torch.zeros(count, 3, device=device))
         self.view_tint = nn.Parameter(torch.zeros(len(data.capture.names), 3, device=device))
@@ -106,8 +116,9 @@ class PhotoFit:
         """Pose and camera [4, 4] of a photo with its corrections."""
         moved = {name: LIMITS[name] * torch.tanh(value[index : index + 1]) for name, value in self.free.items()}
         pose = self.photos.pose[index : index + 1]
-        pose = dataclasses.replace(pose, **{name: getattr(pose, name) + moved[name]
-                                            for name in ("expression", "neck", "jaw", "eyes")})
+        pose = dataclasses.replace(
+            pose, **{name: getattr(pose, name) + moved[name] for name in ("expression", "neck", "jaw", "eyes")}
+        )
         viewmat = self.photos.viewmats[index]
         head = (viewmat @ pose.head_matrix()[0])[:3, 3]  # turned about the head, which stays where it is
         turn = rotation_matrix(moved["turn"][0])
@@ -200,8 +211,17 @@ class PhotoFit:
             splats = avatar.splats(vertices)
             seen = light(avatar, splats, pose, viewmat, picture.K, picture.alpha * says)
             matrix = viewmat @ pose.head_matrix()[0]
-            flat = project(splats.means, splats.quaternions, splats.scales, splats.opacities, matrix[None],
-                           picture.K[None], picture.side, picture.side, antialiased=avatar.config.antialiased)
+            flat = project(
+                splats.means,
+                splats.quaternions,
+                splats.scales,
+                splats.opacities,
+                matrix[None],
+                picture.K[None],
+                picture.side,
+                picture.side,
+                antialiased=avatar.config.antialiased,
+            )
             conic = flat.conics[0]
             spread = (conic[:, 0] * conic[:, 2] - conic[:, 1].square()).clamp(min=1e-12).rsqrt()
             share = seen / (2 * math.pi * spread * flat.opacities[0]).clamp(min=1e-6)
@@ -226,8 +246,9 @@ class PhotoFit:
         return (splats.means - centre).norm(dim=1) > OFF_SURFACE
 
     @torch.no_grad()
-    def view_weights(self, splats: Splats, pose: Pose, viewmats: Tensor, Ks: Tensor,
-                     size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def view_weights(
+        self, splats: Splats, pose: Pose, viewmats: Tensor, Ks: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
         """How much the pixels of generated views count, for cameras [B, 4, 4] of a moment.
 
         Returns:

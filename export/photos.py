@@ -129,8 +129,9 @@ def _picture(photo: np.ndarray, camera: Camera, points: np.ndarray, side: int, w
     K = camera_matrices(camera)[1]
     alpha = values[..., 3].clip(0, 1)
     rgb = _own_colours(values[..., :3].clip(0, 1), alpha)
-    return Picture(*(torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
-                     for array in (rgb, alpha, known, K)))
+    return Picture(
+        *(torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device) for array in (rgb, alpha, known, K))
+    )
 
 
 def _own_colours(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:

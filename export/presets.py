@@ -199,8 +199,15 @@ def with_photos(config: DistillConfig) -> DistillConfig:
     return dataclasses.replace(config, avatar=avatar, start_gaussians=start, max_gaussians=most)
 
 
-def changed(config: DistillConfig, *, steps: int | None = None, views_per_step: int | None = None,
-            densify: str | None = None, deformation: bool = True, antialiased: bool = False) -> DistillConfig:
+def changed(
+    config: DistillConfig,
+    *,
+    steps: int | None = None,
+    views_per_step: int | None = None,
+    densify: str | None = None,
+    deformation: bool = True,
+    antialiased: bool = False,
+) -> DistillConfig:
     """A preset with changes.
 
     Args:

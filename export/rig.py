@@ -25,9 +25,7 @@ class Pose:
 
     @classmethod
     def of(cls, motion: Motion, device: torch.device | str = "cpu") -> Pose:
-        return cls(
-            *(torch.as_tensor(getattr(motion, name), dtype=torch.float32, device=device) for name in ARRAYS)
-        )
+        return cls(*(torch.as_tensor(getattr(motion, name), dtype=torch.float32, device=device) for name in ARRAYS))
 
     def __getitem__(self, index) -> Pose:
         """A window of frames; `index` is a slice or an integer tensor."""

@@ -119,8 +119,7 @@ def _append(avatar: Avatar, binding: Tensor, tensors: dict[str, Tensor]) -> None
 
 
 @torch.no_grad()
-def seed_from_photos(avatar: Avatar, photos: Photos, mouths: list[Tensor], on_hull: int, budget: int,
-                     seed: int) -> int:
+def seed_from_photos(avatar: Avatar, photos: Photos, mouths: list[Tensor], on_hull: int, budget: int, seed: int) -> int:
     """Adds up to `budget` Gaussians where photos show the person, but for their `mouths` [S, S].
 
     The last `on_hull` present Gaussians lie off the rig.
@@ -135,8 +134,9 @@ def seed_from_photos(avatar: Avatar, photos: Photos, mouths: list[Tensor], on_hu
         pose = photos.pose[index : index + 1]
         surface = rig_surface(avatar, pose, photos.viewmats[index], picture.K, picture.side)
         generator = torch.Generator().manual_seed(seed * 1000 + index)
-        seeds = _seeds(avatar, pose, photos.viewmats[index], picture, surface, mouths[index], on_hull, budget,
-                       generator)
+        seeds = _seeds(
+            avatar, pose, photos.viewmats[index], picture, surface, mouths[index], on_hull, budget, generator
+        )
         found.append((pose, seeds))
     bound = [_bound(avatar, pose, seeds) for pose, seeds in found]
     stay = _best_view(avatar, bound, [seeds.quality for _, seeds in found])
@@ -149,8 +149,17 @@ def seed_from_photos(avatar: Avatar, photos: Photos, mouths: list[Tensor], on_hu
     return len(binding)
 
 
-def _seeds(avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture, surface: Surface, mouth: Tensor, on_hull: int,
-           budget: int, generator: torch.Generator) -> Seeds:
+def _seeds(
+    avatar: Avatar,
+    pose: Pose,
+    viewmat: Tensor,
+    picture: Picture,
+    surface: Surface,
+    mouth: Tensor,
+    on_hull: int,
+    budget: int,
+    generator: torch.Generator,
+) -> Seeds:
     """One point per cell of a photo, four where it shows detail, as the budget allows."""
     depth, hull = _with_hull(avatar, pose, viewmat, picture, surface, on_hull)
     facing = torch.where(hull, _slope(depth, picture), surface.facing)
@@ -162,8 +171,14 @@ def _seeds(avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture, surfac
     usable &= facing > GRAZING
     rows, columns, spacing = _choose(picture, usable, budget, generator)
     z = depth[rows, columns]
-    ray = torch.stack(((columns + 0.5 - picture.K[0, 2]) / picture.K[0, 0],
-                       (rows + 0.5 - picture.K[1, 2]) / picture.K[1, 1], torch.ones_like(z)), 1)
+    ray = torch.stack(
+        (
+            (columns + 0.5 - picture.K[0, 2]) / picture.K[0, 0],
+            (rows + 0.5 - picture.K[1, 2]) / picture.K[1, 1],
+            torch.ones_like(z),
+        ),
+        1,
+    )
     matrix = viewmat @ pose.head_matrix()[0]
     points = (ray * z[:, None] - matrix[:3, 3]) @ matrix[:3, :3]  # inverse of a rigid transform
     quality = facing[rows, columns]
@@ -208,8 +223,9 @@ def _choose(picture: Picture, usable: Tensor, budget: int, generator: torch.Gene
     return rows, columns, spacing.float()
 
 
-def _with_hull(avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture, surface: Surface,
-               on_hull: int) -> tuple[Tensor, Tensor]:
+def _with_hull(
+    avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture, surface: Surface, on_hull: int
+) -> tuple[Tensor, Tensor]:
     """Depth [S, S] of the nearest of rig and hull, and where it is the hull's.
 
     Where the person reaches beyond both, the depth is that of their nearest points in the picture.
@@ -234,8 +250,9 @@ def _with_hull(avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture, su
     return depth, hull
 
 
-def _front_of_hull(avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture,
-                   on_hull: int) -> tuple[Tensor, Tensor]:
+def _front_of_hull(
+    avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture, on_hull: int
+) -> tuple[Tensor, Tensor]:
     """Pixels [M, 2] and depth [M] of the hull's Gaussians that no other one of it hides."""
     means = avatar.splats(avatar.vertices(pose)).means[avatar.gaussian_count - on_hull :]
     pixels, depth = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
@@ -285,8 +302,14 @@ def _bound(avatar: Avatar, pose: Pose, seeds: Seeds) -> dict[str, Tensor]:
     turn = torch.zeros(count, 4, device=device)
     turn[:, 0] = 1
     opacity = torch.full((count,), math.log(OPACITY / (1 - OPACITY)), device=device)
-    return {"binding": binding, "position": local, "rotation": turn, "log_scale": (size / scale[binding, None]).log(),
-            "logit_opacity": opacity, "harmonics": harmonics}
+    return {
+        "binding": binding,
+        "position": local,
+        "rotation": turn,
+        "log_scale": (size / scale[binding, None]).log(),
+        "logit_opacity": opacity,
+        "harmonics": harmonics,
+    }
 
 
 def _best_view(avatar: Avatar, bound: list[dict[str, Tensor]], qualities: list[Tensor]) -> list[Tensor]:

@@ -29,16 +29,20 @@ class Viewer:
         try:
             self.server = kind((host, port), _Handler)
         except OSError as error:
-            raise UserError("`port`", f"cannot listen on {host}:{port} ({error.strerror or error})",
-                            "choose another `port` or `host`") from None
+            raise UserError(
+                "`port`",
+                f"cannot listen on {host}:{port} ({error.strerror or error})",
+                "choose another `port` or `host`",
+            ) from None
         self.host, self.port = host, self.server.server_address[1]
 
     def show(self, page: str) -> None:
         """Answers with this page from now on, in threads of its own."""
         self.server.page = page.encode()
         if host_is_local(self.host):
-            self.server.names = {f"{name}{end}" for name in ("127.0.0.1", "localhost", "[::1]")
-                                 for end in ("", f":{self.port}")}
+            self.server.names = {
+                f"{name}{end}" for name in ("127.0.0.1", "localhost", "[::1]") for end in ("", f":{self.port}")
+            }
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
@@ -67,9 +71,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.path.partition("?")[0] != "/":
             return self.send_error(404)
         self.send_response(200)
-        for key, value in (("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(self.server.page))),
-                           ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"),
-                           ("Content-Security-Policy", "frame-ancestors 'self'")):
+        for key, value in (
+            ("Content-Type", "text/html; charset=utf-8"),
+            ("Content-Length", str(len(self.server.page))),
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Content-Security-Policy", "frame-ancestors 'self'"),
+        ):
             self.send_header(key, value)
         self.end_headers()
         self.wfile.write(self.server.page)

@@ -127,4 +127,3 @@ def excess_variance(pitch: Tensor, shown: float) -> Tensor:
 def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
     share = ((x - low) / (high - low)).clamp(0, 1)
     return share * share * (3 - 2 * share)
-

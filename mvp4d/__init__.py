@@ -46,8 +46,23 @@ __version__ = "0.2.0"
 
 # name -> the module that defines it, imported when the name is first used
 _HOMES = {
-    **dict.fromkeys(("Avatar", "Model", "Rendering", "Views", "distill", "evaluate", "film", "load", "open_avatar",
-                     "open_capture", "track", "validate"), "mvp4d.api"),
+    **dict.fromkeys(
+        (
+            "Avatar",
+            "Model",
+            "Rendering",
+            "Views",
+            "distill",
+            "evaluate",
+            "film",
+            "load",
+            "open_avatar",
+            "open_capture",
+            "track",
+            "validate",
+        ),
+        "mvp4d.api",
+    ),
     "Camera": "mvp4d.core.cameras.camera",
     "Capture": "mvp4d.core.capture",
     "HeadModel": "mvp4d.core.heads.model",
@@ -61,9 +76,29 @@ _HOMES = {
     "speak": "mvp4d.core.speech.speak",
 }
 __all__ = [
-    "Avatar", "Camera", "Capture", "HeadModel", "Model", "Motion", "Portrait", "Rendering", "UserError", "Views",
-    "camera_rig", "distill", "evaluate", "film", "load", "load_head", "load_motion", "open_avatar", "open_capture",
-    "silence", "speak", "track", "validate",
+    "Avatar",
+    "Camera",
+    "Capture",
+    "HeadModel",
+    "Model",
+    "Motion",
+    "Portrait",
+    "Rendering",
+    "UserError",
+    "Views",
+    "camera_rig",
+    "distill",
+    "evaluate",
+    "film",
+    "load",
+    "load_head",
+    "load_motion",
+    "open_avatar",
+    "open_capture",
+    "silence",
+    "speak",
+    "track",
+    "validate",
 ]
 
 

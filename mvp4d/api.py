@@ -35,9 +35,17 @@ if TYPE_CHECKING:
 Pathlike = str | os.PathLike[str]
 
 
-def track(*photos: Pathlike, head: str | HeadModel = "builtin", masks: Sequence[Pathlike] | None = None,
-          matte: str = "auto", landmarks: Sequence[Pathlike] | None = None, face: int | None = None,
-          focal: float | None = None, same_person: bool = False, most: int = 6) -> Portrait:
+def track(
+    *photos: Pathlike,
+    head: str | HeadModel = "builtin",
+    masks: Sequence[Pathlike] | None = None,
+    matte: str = "auto",
+    landmarks: Sequence[Pathlike] | None = None,
+    face: int | None = None,
+    focal: float | None = None,
+    same_person: bool = False,
+    most: int = 6,
+) -> Portrait:
     """Fits one head to photos of a person, or to a clip, and cuts the person out of each.
 
     Args:
@@ -59,13 +67,32 @@ def track(*photos: Pathlike, head: str | HeadModel = "builtin", masks: Sequence[
     """
     from mvp4d_jax.tracking.portrait import track_portrait
 
-    return track_portrait(photos, head, masks=masks, matte=matte, landmarks=landmarks, face=face, focal=focal,
-                          same_person=same_person, most=most)
+    return track_portrait(
+        photos,
+        head,
+        masks=masks,
+        matte=matte,
+        landmarks=landmarks,
+        face=face,
+        focal=focal,
+        same_person=same_person,
+        most=most,
+    )
 
 
-def film(identity: int, out: Pathlike, *, cameras: str = "orbit:360x8", frames: int = 13, size: int = 128,
-         fps: float = 25.0, motion: str = "mixed", seed: int = 0, own_motion: float = 0.0,
-         overwrite: bool = False) -> Capture:
+def film(
+    identity: int,
+    out: Pathlike,
+    *,
+    cameras: str = "orbit:360x8",
+    frames: int = 13,
+    size: int = 128,
+    fps: float = 25.0,
+    motion: str = "mixed",
+    seed: int = 0,
+    own_motion: float = 0.0,
+    overwrite: bool = False,
+) -> Capture:
     """Films a synthetic person in the studio, with ground-truth cameras, motion, head and masks.
 
     Args:
@@ -119,10 +146,19 @@ class Model:
     dtype: str | None = None
     _generator: Any = dataclasses.field(default=None, repr=False)
 
-    def plan(self, reference: Portrait | Capture | Pathlike, *, motion: Motion | Capture | Pathlike,
-             cameras: Camera | Capture | Pathlike, clean_views: Capture | str | None = None, fit: Any = None,
-             head: str | HeadModel = "builtin", mask: Pathlike | None = None, matte: str = "none",
-             **settings: Any) -> Job:
+    def plan(
+        self,
+        reference: Portrait | Capture | Pathlike,
+        *,
+        motion: Motion | Capture | Pathlike,
+        cameras: Camera | Capture | Pathlike,
+        clean_views: Capture | str | None = None,
+        fit: Any = None,
+        head: str | HeadModel = "builtin",
+        mask: Pathlike | None = None,
+        matte: str = "none",
+        **settings: Any,
+    ) -> Job:
         """Checks what `sample` would be given and says what it would do: `plan(...).describe()`. Loads no weights."""
         from mvp4d_jax.sampling.inputs import open_portrait
         from mvp4d_jax.sampling.job import Settings, plan_job
@@ -133,12 +169,27 @@ class Model:
             known = ", ".join(field.name for field in dataclasses.fields(Settings))
             raise UserError("settings", str(error).removeprefix("Settings.__init__() "), f"known are {known}") from None
         portrait = open_portrait(reference, fit=fit, head=head, mask=mask, matte=matte)
-        return plan_job(self.folder, self.facts, portrait, motion=motion, cameras=cameras, views=clean_views,
-                        settings=chosen, dtype=self.dtype)
+        return plan_job(
+            self.folder,
+            self.facts,
+            portrait,
+            motion=motion,
+            cameras=cameras,
+            views=clean_views,
+            settings=chosen,
+            dtype=self.dtype,
+        )
 
-    def sample(self, reference: Portrait | Capture | Pathlike, *, motion: Motion | Capture | Pathlike,
-               cameras: Camera | Capture | Pathlike, out: Pathlike | None = None, overwrite: bool = False,
-               **options: Any) -> Capture | Views:
+    def sample(
+        self,
+        reference: Portrait | Capture | Pathlike,
+        *,
+        motion: Motion | Capture | Pathlike,
+        cameras: Camera | Capture | Pathlike,
+        out: Pathlike | None = None,
+        overwrite: bool = False,
+        **options: Any,
+    ) -> Capture | Views:
         """Generates synchronised multi-view video of a person.
 
         Args:
@@ -179,8 +230,15 @@ class Model:
         if self._generator is None:
             mesh = make_mesh(self.mesh)
             self._generator = Generator(load_release(self.folder, mesh=mesh, dtype=self.dtype), mesh)
-        notes = {"weights": self.folder.name, "steps": job.plan.steps, "guidance": job.plan.guidance_scale,
-                 "sampler": job.options.method, "seed": job.plan.seed, "routing": job.plan.routing, **(extra or {})}
+        notes = {
+            "weights": self.folder.name,
+            "steps": job.plan.steps,
+            "guidance": job.plan.guidance_scale,
+            "sampler": job.options.method,
+            "seed": job.plan.seed,
+            "routing": job.plan.routing,
+            **(extra or {}),
+        }
         return job.run(self._generator, Path(out), notes, overwrite=overwrite)
 
 
@@ -213,15 +271,33 @@ class Views:
         capture = capture if isinstance(capture, Capture) else Capture.open(capture)
         views = range(capture.view_count)
         masks = np.stack([capture.masks(view) for view in views]) if capture.has_masks else None
-        return cls(np.stack([capture.frames(view) for view in views]), masks, capture.cameras, capture.names,
-                   capture.motion, capture.head, dict(capture.info.extra), read_portrait(capture.path, capture.head))
+        return cls(
+            np.stack([capture.frames(view) for view in views]),
+            masks,
+            capture.cameras,
+            capture.names,
+            capture.motion,
+            capture.head,
+            dict(capture.info.extra),
+            read_portrait(capture.path, capture.head),
+        )
 
     def save(self, out: Pathlike, *, overwrite: bool = False) -> Capture:
         """Writes a capture folder."""
         size = (int(self.frames.shape[2]), int(self.frames.shape[3]))
-        writer = CaptureWriter(out, head=self.head, motion=self.motion, cameras=self.cameras, names=self.names,
-                               image_size=size, masks=self.masks is not None, extra=self.extra,
-                               portrait=self.portrait, source="mvp4d", overwrite=overwrite)
+        writer = CaptureWriter(
+            out,
+            head=self.head,
+            motion=self.motion,
+            cameras=self.cameras,
+            names=self.names,
+            image_size=size,
+            masks=self.masks is not None,
+            extra=self.extra,
+            portrait=self.portrait,
+            source="mvp4d",
+            overwrite=overwrite,
+        )
         with writer:
             for view in range(len(self.frames)):
                 for frame, picture in enumerate(self.frames[view]):
@@ -234,8 +310,15 @@ def open_capture(path: Pathlike) -> Capture:
     return Capture.open(path)
 
 
-def evaluate(capture: Capture | Pathlike, against: Capture | Pathlike, *, baselines: bool = False,
-             lpips: Pathlike | None = None, likeness: bool = False, jod: bool = False) -> dict[str, Any]:
+def evaluate(
+    capture: Capture | Pathlike,
+    against: Capture | Pathlike,
+    *,
+    baselines: bool = False,
+    lpips: Pathlike | None = None,
+    likeness: bool = False,
+    jod: bool = False,
+) -> dict[str, Any]:
     """Measures a capture against the ground truth of the same cameras: PSNR, SSIM, by angle, consistency, flicker.
 
     Args:
@@ -256,9 +339,19 @@ def evaluate(capture: Capture | Pathlike, against: Capture | Pathlike, *, baseli
     return measure(ours, truth, lpips_weights=lpips, baselines=baselines, likeness=likeness, jod=measure_jod)
 
 
-def distill(views: Capture | Views | Pathlike, *, out: Pathlike, preset: str | None = None, seed: int = 0,
-            device: str | None = None, hold_views: int = 0, hold_times: int = 0, lpips: Pathlike | None = None,
-            overwrite: bool = False, **options: Any) -> Avatar:
+def distill(
+    views: Capture | Views | Pathlike,
+    *,
+    out: Pathlike,
+    preset: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    hold_views: int = 0,
+    hold_times: int = 0,
+    lpips: Pathlike | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> Avatar:
     """Fits a 4D Gaussian avatar to multi-view video.
 
     Args:
@@ -275,8 +368,18 @@ def distill(views: Capture | Views | Pathlike, *, out: Pathlike, preset: str | N
     from mvp4d_export.fitting import fit_avatar
 
     with _on_disk(views) as capture:
-        report = fit_avatar(capture, Path(out), preset_name=preset, seed=seed, device=device, hold_views=hold_views,
-                            hold_times=hold_times, lpips=lpips, overwrite=overwrite, **options)
+        report = fit_avatar(
+            capture,
+            Path(out),
+            preset_name=preset,
+            seed=seed,
+            device=device,
+            hold_views=hold_views,
+            hold_times=hold_times,
+            lpips=lpips,
+            overwrite=overwrite,
+            **options,
+        )
     avatar = open_avatar(out, device=device)
     return dataclasses.replace(avatar, report=report)
 
@@ -325,9 +428,15 @@ class Avatar:
             say(f"note: {notice}")
         return found
 
-    def render(self, motion: Motion | Pathlike | None = None, *, cameras: str | Camera = "orbit:360x48",
-               size: int | tuple[int, int] | None = None, fps: float | None = None,
-               background: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Rendering:
+    def render(
+        self,
+        motion: Motion | Pathlike | None = None,
+        *,
+        cameras: str | Camera = "orbit:360x48",
+        size: int | tuple[int, int] | None = None,
+        fps: float | None = None,
+        background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    ) -> Rendering:
         """Plans a rendering: `.save(path)`, `.frames()` or iterate over it.
 
         Args:
@@ -342,12 +451,24 @@ class Avatar:
 
         chosen = self.motion(motion)
         height_width = (size, size) if isinstance(size, int) else size or self.module.image_size
-        return Rendering(self, plan_rendering(self.module, chosen, cameras, height_width, background),
-                         chosen.fps if fps is None else check_fps(fps, "`fps`", "it"))
+        return Rendering(
+            self,
+            plan_rendering(self.module, chosen, cameras, height_width, background),
+            chosen.fps if fps is None else check_fps(fps, "`fps`", "it"),
+        )
 
-    def export(self, out: Pathlike, *, format: str | None = None,
-               motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None = None, audio: Sequence[Pathlike] = (),
-               frame: int = 0, sh: int | None = None, raw_axes: bool = False, overwrite: bool = False) -> Path:
+    def export(
+        self,
+        out: Pathlike,
+        *,
+        format: str | None = None,
+        motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None = None,
+        audio: Sequence[Pathlike] = (),
+        frame: int = 0,
+        sh: int | None = None,
+        raw_axes: bool = False,
+        overwrite: bool = False,
+    ) -> Path:
         """Writes the avatar in another program's format (docs/formats.md lists them).
 
         Args:
@@ -369,14 +490,18 @@ class Avatar:
             export_avatar(self.module, Path(out), name, clips[0].motion, overwrite=overwrite, clips=clips)
             return Path(out)
         if len(given) > 1 or audio:
-            raise UserError("`audio`" if audio else "`motion`", f"format '{name}' holds one motion, without sound",
-                            "give one, or use format html")
+            raise UserError(
+                "`audio`" if audio else "`motion`",
+                f"format '{name}' holds one motion, without sound",
+                "give one, or use format html",
+            )
         found = None if given[0] is None and not chosen.own_motion else self.motion(given[0])
         export_avatar(self.module, Path(out), name, found, frame=frame, sh=sh, raw_axes=raw_axes, overwrite=overwrite)
         return Path(out)
 
-    def page(self, motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None = None, *,
-             audio: Sequence[Pathlike] = ()) -> str:
+    def page(
+        self, motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None = None, *, audio: Sequence[Pathlike] = ()
+    ) -> str:
         """The page that format "html" writes, as text: `motion` and `audio` as in `export`."""
         from mvp4d_export.formats.html import page
 
@@ -389,8 +514,10 @@ class Avatar:
 
         if len(audio) > len(given):
             raise UserError("`audio`", f"{len(audio)} sounds for {len(given)} motions", "give a motion for each")
-        return tuple(Clip(_clip_name(item), self.motion(item), Path(sound) if sound else None)
-                     for item, sound in itertools.zip_longest(given, audio))
+        return tuple(
+            Clip(_clip_name(item), self.motion(item), Path(sound) if sound else None)
+            for item, sound in itertools.zip_longest(given, audio)
+        )
 
 
 def _listed(motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None) -> list[Motion | Pathlike | None]:
@@ -436,13 +563,28 @@ class Rendering:
         """uint8 [N, H, W, 3]."""
         return np.stack(list(self))
 
-    def save(self, path: Pathlike, *, alpha: bool = False, overwrite: bool = False, audio: Pathlike | None = None,
-             audio_start: float = 0.0) -> Path:
+    def save(
+        self,
+        path: Pathlike,
+        *,
+        alpha: bool = False,
+        overwrite: bool = False,
+        audio: Pathlike | None = None,
+        audio_start: float = 0.0,
+    ) -> Path:
         """Writes NAME.mp4, with a sound file from a second on, or a folder of PNG files, with straight alpha."""
         from mvp4d_export.render import write_rendering
 
-        write_rendering(self.avatar.module, self.shot, Path(path), self.fps, alpha=alpha, overwrite=overwrite,
-                        audio=None if audio is None else Path(audio), audio_start=audio_start)
+        write_rendering(
+            self.avatar.module,
+            self.shot,
+            Path(path),
+            self.fps,
+            alpha=alpha,
+            overwrite=overwrite,
+            audio=None if audio is None else Path(audio),
+            audio_start=audio_start,
+        )
         return Path(path)
 
 

@@ -80,8 +80,11 @@ def _dispatch(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
     try:
         module = importlib.import_module(module_name)
-        parser = argparse.ArgumentParser(prog=f"mvp4d {verb}", description=module.__doc__ or summary,
-                                         formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser = argparse.ArgumentParser(
+            prog=f"mvp4d {verb}",
+            description=module.__doc__ or summary,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         module.configure(parser)
         parsed, leftovers = parser.parse_known_args(rest)
         if getattr(module, "TAKES_OVERRIDES", False):  # `--config.a.b=v`: the verb knows which exist
@@ -145,8 +148,11 @@ def _refuse_buckets(module: ModuleType, args: argparse.Namespace) -> None:
 
 def as_flags(message: str, parser: argparse.ArgumentParser | None) -> str:
     """A message of the library, in which arguments stand in backticks, with the flags of the verb in their place."""
-    flags = {action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings} if parser \
+    flags = (
+        {action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings}
+        if parser
         else {}
+    )
     return re.sub(r"`(\w+)`", lambda match: flags.get(match[1], match[1]), message)
 
 

@@ -46,8 +46,9 @@ def find_portrait(against: Portrait | Capture | Pathlike) -> Portrait:
     return portrait
 
 
-def measure_avatar(avatar: Avatar, against: Portrait | Capture | Pathlike, *,
-                   motion: Motion | str | os.PathLike[str] | None = None) -> Likeness:
+def measure_avatar(
+    avatar: Avatar, against: Portrait | Capture | Pathlike, *, motion: Motion | str | os.PathLike[str] | None = None
+) -> Likeness:
     """Renders an avatar and compares it with the photos of its person.
 
     Args:
@@ -61,8 +62,11 @@ def measure_avatar(avatar: Avatar, against: Portrait | Capture | Pathlike, *,
 
     portrait = find_portrait(against)
     if portrait.head.name != avatar.head.name:
-        raise UserError("`against`", f"is of head '{portrait.head.name}', the avatar of '{avatar.head.name}'",
-                        "give the photos that the avatar was made from")
+        raise UserError(
+            "`against`",
+            f"is of head '{portrait.head.name}', the avatar of '{avatar.head.name}'",
+            "give the photos that the avatar was made from",
+        )
     chosen = avatar.motion(motion)
     moments = np.unique(np.linspace(0, chosen.frame_count - 1, FRAMES).round().astype(int))
     span = ANGLES[-1] - ANGLES[0]
@@ -77,8 +81,12 @@ def measure_avatar(avatar: Avatar, against: Portrait | Capture | Pathlike, *,
         one = slice(index, index + 1)
         rendering = avatar.render(portrait.motion[one], cameras=portrait.camera[one], size=photo.shape[:2])
         ours, theirs = rendering.frames()[0], np.rint(255 * portrait.on_background(index)).astype(np.uint8)
-        rows.append({"name": portrait.sources[index] if portrait.sources else f"photo {index}",
-                     "psnr": float(psnr(ours[None] / 255, theirs[None] / 255)[0]),
-                     "ssim": float(ssim(ours[None] / np.float32(255), theirs[None] / np.float32(255))[0])})
+        rows.append(
+            {
+                "name": portrait.sources[index] if portrait.sources else f"photo {index}",
+                "psnr": float(psnr(ours[None] / 255, theirs[None] / 255)[0]),
+                "ssim": float(ssim(ours[None] / np.float32(255), theirs[None] / np.float32(255))[0]),
+            }
+        )
         pairs.append((theirs, ours))
     return Likeness({**scores, "photos": rows}, pairs)

@@ -39,8 +39,11 @@ def detect(path: Path) -> tuple[str, str, Path]:
                 return module, function, path
         if (path / "fit.npz").exists():
             return detect(path / "fit.npz")
-        raise UserError(path, "is no capture, portrait, shards, weights or avatar",
-                        f"such a folder holds one of {', '.join(marker for marker, *_ in _FOLDERS)}")
+        raise UserError(
+            path,
+            "is no capture, portrait, shards, weights or avatar",
+            f"such a folder holds one of {', '.join(marker for marker, *_ in _FOLDERS)}",
+        )
     if path.is_file() and path.suffix == ".npz":
         names = set(read_npz(path))
         if "expr" in names:
@@ -62,8 +65,9 @@ def _avatar(path: Path) -> str:
     try:
         avatars = importlib.import_module("mvp4d_export.avatar")
     except ImportError as error:
-        raise UserError(path, f"checking an avatar needs the PyTorch half ({error})",
-                        "pip install 'mvp4d-jax[export]'") from None
+        raise UserError(
+            path, f"checking an avatar needs the PyTorch half ({error})", "pip install 'mvp4d-jax[export]'"
+        ) from None
     avatar = avatars.Avatar.load(path)
     load_motion(path, avatar.head)
     return f"{path}: avatar, {len(avatar.binding)} Gaussians on head '{avatar.head.name}'"

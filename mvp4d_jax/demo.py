@@ -45,54 +45,192 @@ class Stage:
     output: Path
 
 
-def plan_stages(out: Path, *, photos: Sequence[Path] = (), masks: Sequence[Path] = (), weights: str, size: int,
-                identity: int, frames: int = FRAMES) -> list[Stage]:
+def plan_stages(
+    out: Path,
+    *,
+    photos: Sequence[Path] = (),
+    masks: Sequence[Path] = (),
+    weights: str,
+    size: int,
+    identity: int,
+    frames: int = FRAMES,
+) -> list[Stage]:
     """The commands of the demo: on a test identity of the studio, or on photos of a person or a clip (`photos`)."""
     cameras = f"orbit:360x{VIEWS}"
     truth, person, drive = out / ("driver" if photos else "truth"), out / "person", out / "drive.npz"
     generated, avatar = out / "generated", out / "avatar"
-    stages = [Stage("studio", f"filming test identity {identity} in the studio, {VIEWS} views x {frames} frames",
-                    ("studio", "--identity", str(identity), "--cameras", cameras, "--frames", str(frames),
-                     "--size", str(size), "--out", str(truth)), truth)]
+    stages = [
+        Stage(
+            "studio",
+            f"filming test identity {identity} in the studio, {VIEWS} views x {frames} frames",
+            (
+                "studio",
+                "--identity",
+                str(identity),
+                "--cameras",
+                cameras,
+                "--frames",
+                str(frames),
+                "--size",
+                str(size),
+                "--out",
+                str(truth),
+            ),
+            truth,
+        )
+    ]
     if photos:
         given = ("--mask", *(str(mask) for mask in masks)) if masks else ()
-        stages.append(Stage("track", f"fitting the built-in head to {', '.join(photo.name for photo in photos)}",
-                            ("track", *(str(photo) for photo in photos), "--head", "builtin", *given, "--out",
-                             str(person)), person))
-    stages.append(Stage("drive", f"recording {ORBIT_FRAMES} frames of speech and smiles to drive the avatar with",
-                        ("studio", "--identity", str(identity), "--frames", str(ORBIT_FRAMES), "--seed", "1",
-                         "--motion-only", "--out", str(drive)), drive))
-    stages.append(Stage("sample", f"generating {VIEWS} views over 360 degrees from one picture",
-                        ("sample", "--weights", weights, "--reference", str(person if photos else truth), "--motion",
-                         str(truth), "--cameras", str(truth), "--out", str(generated)), generated))
+        stages.append(
+            Stage(
+                "track",
+                f"fitting the built-in head to {', '.join(photo.name for photo in photos)}",
+                ("track", *(str(photo) for photo in photos), "--head", "builtin", *given, "--out", str(person)),
+                person,
+            )
+        )
+    stages.append(
+        Stage(
+            "drive",
+            f"recording {ORBIT_FRAMES} frames of speech and smiles to drive the avatar with",
+            (
+                "studio",
+                "--identity",
+                str(identity),
+                "--frames",
+                str(ORBIT_FRAMES),
+                "--seed",
+                "1",
+                "--motion-only",
+                "--out",
+                str(drive),
+            ),
+            drive,
+        )
+    )
+    stages.append(
+        Stage(
+            "sample",
+            f"generating {VIEWS} views over 360 degrees from one picture",
+            (
+                "sample",
+                "--weights",
+                weights,
+                "--reference",
+                str(person if photos else truth),
+                "--motion",
+                str(truth),
+                "--cameras",
+                str(truth),
+                "--out",
+                str(generated),
+            ),
+            generated,
+        )
+    )
     if not photos:
-        stages.append(Stage("evaluate", "measuring the generated views against the studio's ground truth",
-                            ("evaluate", str(generated), "--against", str(truth), "--baselines",
-                             "--out", str(out / "evaluation")),
-                            out / "evaluation" / "evaluation.html"))
-    stages.append(Stage("distill", "distilling the views into a 4D Gaussian avatar",
-                        ("distill", str(generated), "--out", str(avatar), "--preset", "cpu", "--steps", str(FIT_STEPS)),
-                        avatar))
+        stages.append(
+            Stage(
+                "evaluate",
+                "measuring the generated views against the studio's ground truth",
+                ("evaluate", str(generated), "--against", str(truth), "--baselines", "--out", str(out / "evaluation")),
+                out / "evaluation" / "evaluation.html",
+            )
+        )
+    stages.append(
+        Stage(
+            "distill",
+            "distilling the views into a 4D Gaussian avatar",
+            ("distill", str(generated), "--out", str(avatar), "--preset", "cpu", "--steps", str(FIT_STEPS)),
+            avatar,
+        )
+    )
     if not photos:
-        stages.append(Stage("compare", "rendering the avatar through the studio's own cameras",
-                            ("render", str(avatar), "--motion", str(truth),
-                             "--cameras", f"file:{truth / 'cameras.npz'}", "--each-view", "--size", str(size),
-                             "--out", str(out / "avatar_views")),
-                            avatar_view(out, VIEWS - 1)))
+        stages.append(
+            Stage(
+                "compare",
+                "rendering the avatar through the studio's own cameras",
+                (
+                    "render",
+                    str(avatar),
+                    "--motion",
+                    str(truth),
+                    "--cameras",
+                    f"file:{truth / 'cameras.npz'}",
+                    "--each-view",
+                    "--size",
+                    str(size),
+                    "--out",
+                    str(out / "avatar_views"),
+                ),
+                avatar_view(out, VIEWS - 1),
+            )
+        )
     side = str(PHOTO_SIDE if photos else 2 * size)
-    stages.append(Stage("render", "rendering the avatar from all around while it speaks",
-                        ("render", str(avatar), "--motion", str(drive), "--cameras", "turn:360", "--size", side,
-                         "--out", str(out / "orbit.mp4")), out / "orbit.mp4"))
-    stages.append(Stage("page", "putting the avatar into a page that any browser opens",
-                        ("export", str(avatar), "--format", "html", "--motion", str(drive),
-                         "--out", str(out / "avatar.html")), out / "avatar.html"))
+    stages.append(
+        Stage(
+            "render",
+            "rendering the avatar from all around while it speaks",
+            (
+                "render",
+                str(avatar),
+                "--motion",
+                str(drive),
+                "--cameras",
+                "turn:360",
+                "--size",
+                side,
+                "--out",
+                str(out / "orbit.mp4"),
+            ),
+            out / "orbit.mp4",
+        )
+    )
+    stages.append(
+        Stage(
+            "page",
+            "putting the avatar into a page that any browser opens",
+            ("export", str(avatar), "--format", "html", "--motion", str(drive), "--out", str(out / "avatar.html")),
+            out / "avatar.html",
+        )
+    )
     if photos:
-        stages.append(Stage("talk", "rendering the avatar from the front and both sides while it speaks",
-                            ("render", str(avatar), "--motion", str(drive), "--cameras", "sway:40", "--size", side,
-                             "--out", str(out / "talk.mp4")), out / "talk.mp4"))
-        stages.append(Stage("likeness", "measuring how much it looks like the photos",
-                            ("evaluate", str(avatar), "--against", str(person), "--motion", str(drive),
-                             "--out", str(out / "likeness")), out / "likeness" / "evaluation.html"))
+        stages.append(
+            Stage(
+                "talk",
+                "rendering the avatar from the front and both sides while it speaks",
+                (
+                    "render",
+                    str(avatar),
+                    "--motion",
+                    str(drive),
+                    "--cameras",
+                    "sway:40",
+                    "--size",
+                    side,
+                    "--out",
+                    str(out / "talk.mp4"),
+                ),
+                out / "talk.mp4",
+            )
+        )
+        stages.append(
+            Stage(
+                "likeness",
+                "measuring how much it looks like the photos",
+                (
+                    "evaluate",
+                    str(avatar),
+                    "--against",
+                    str(person),
+                    "--motion",
+                    str(drive),
+                    "--out",
+                    str(out / "likeness"),
+                ),
+                out / "likeness" / "evaluation.html",
+            )
+        )
     return stages
 
 
@@ -124,8 +262,11 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
         began = time.monotonic()
         status = run_command([*stage.command, *_overwrite(stage)])
         if status:
-            raise UserError(f"demo, stage '{stage.name}'", f"stopped with status {status} (its own message is above)",
-                            "run the same command again to go on from here")
+            raise UserError(
+                f"demo, stage '{stage.name}'",
+                f"stopped with status {status} (its own message is above)",
+                "run the same command again to go on from here",
+            )
         record[stage.name] = {"command": command, "seconds": round(time.monotonic() - began, 1)}
         write_json(record_path, record)
     return {stage.name: record[stage.name]["seconds"] for stage in stages}
@@ -158,8 +299,9 @@ def _read_record(path: Path) -> dict[str, dict]:
         return {}
     record = read_json(path)
     if not isinstance(record, dict) or not all(
-            isinstance(item, dict) and isinstance(item.get("command"), list) and isinstance(item.get("seconds"), float)
-            for item in record.values()):
+        isinstance(item, dict) and isinstance(item.get("command"), list) and isinstance(item.get("seconds"), float)
+        for item in record.values()
+    ):
         raise UserError(path, "is no record of a demo's stages", "delete it, or choose another `out`")
     return record
 

@@ -54,18 +54,24 @@ TPUS = {
 }
 GPUS = {
     "a100-40": Kind(("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"), 39.4, 312e12, link=300e9),
-    "a100": Kind(("NVIDIA A100",), 79.1, 312e12, link=300e9), "h100": Kind(("NVIDIA H100",), 79.1, 989e12, link=450e9),
+    "a100": Kind(("NVIDIA A100",), 79.1, 312e12, link=300e9),
+    "h100": Kind(("NVIDIA H100",), 79.1, 989e12, link=450e9),
     "h200": Kind(("NVIDIA H200",), 139.8, 989e12, link=450e9),
     "b200": Kind(("NVIDIA B200",), 178.0, 2250e12, link=900e9),
-    "l4": Kind(("NVIDIA L4",), 22.0, 121e12), "l40s": Kind(("NVIDIA L40S",), 44.4, 362e12),
+    "l4": Kind(("NVIDIA L4",), 22.0, 121e12),
+    "l40s": Kind(("NVIDIA L40S",), 44.4, 362e12),
     "rtx4090": Kind(("NVIDIA GeForce RTX 4090",), 23.5, 165e12),
 }
 
 
 def kind_of(device_kind: str) -> tuple[str, Kind] | None:
     """Name and facts of a device by what JAX calls it; None for what is not known (a CPU)."""
-    found = [(len(prefix), name, kind) for name, kind in {**TPUS, **GPUS}.items() for prefix in kind.jax_names
-             if device_kind.startswith(prefix)]
+    found = [
+        (len(prefix), name, kind)
+        for name, kind in {**TPUS, **GPUS}.items()
+        for prefix in kind.jax_names
+        if device_kind.startswith(prefix)
+    ]
     return max(found)[1:] if found else None
 
 

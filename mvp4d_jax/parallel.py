@@ -67,8 +67,12 @@ def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[jax.Dev
     sizes = _mesh_sizes(shape, len(pool))
     needed = math.prod(sizes)
     if needed < len(pool) and devices is None and jax.process_count() > 1:
-        raise UserError("mesh", f"{tuple(shape)} uses {needed} of {len(pool)} devices on {jax.process_count()} "
-                        "processes, some of which would have none", "use all: give one entry as -1")
+        raise UserError(
+            "mesh",
+            f"{tuple(shape)} uses {needed} of {len(pool)} devices on {jax.process_count()} "
+            "processes, some of which would have none",
+            "use all: give one entry as -1",
+        )
     order = np.asarray(pool[:needed]).reshape(sizes) if needed < len(pool) else _laid_out(sizes, pool)
     return Mesh(order, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -80,12 +84,16 @@ def _mesh_sizes(shape: Sequence[int], count: int) -> list[int]:
         raise UserError("mesh", f"{tuple(shape)} is not a mesh shape", f"give positive sizes for {', '.join(AXES)}")
     given = math.prod(size for size in sizes if size != -1)
     if given > count:
-        raise UserError("mesh", f"{tuple(shape)} needs {given} devices or more, there are {count}",
-                        "choose a smaller mesh")
+        raise UserError(
+            "mesh", f"{tuple(shape)} needs {given} devices or more, there are {count}", "choose a smaller mesh"
+        )
     if -1 in sizes:
         if count % given:
-            raise UserError("mesh", f"{tuple(shape)}: {given} does not divide the {count} devices",
-                            "choose sizes whose product does")
+            raise UserError(
+                "mesh",
+                f"{tuple(shape)}: {given} does not divide the {count} devices",
+                "choose sizes whose product does",
+            )
         sizes[sizes.index(-1)] = count // given
     return sizes
 
@@ -94,8 +102,11 @@ def _laid_out(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
     """All devices as an array of `sizes`, so that what communicates most (the last axis) lies closest."""
     slices = {getattr(device, "slice_index", 0) for device in devices} if devices[0].platform == "tpu" else {0}
     if sizes[0] % len(slices):
-        raise UserError("mesh", f"{tuple(sizes)} puts {sizes[0]} along data, which {len(slices)} slices do not divide",
-                        f"give a multiple of {len(slices)} as the first entry: only data crosses slices")
+        raise UserError(
+            "mesh",
+            f"{tuple(sizes)} puts {sizes[0]} along data, which {len(slices)} slices do not divide",
+            f"give a multiple of {len(slices)} as the first entry: only data crosses slices",
+        )
     if len(slices) > 1:
         within = [sizes[0] // len(slices), *sizes[1:]]
         parts = [[device for device in devices if device.slice_index == index] for index in sorted(slices)]
@@ -165,6 +176,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 def parameter_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
     """The logical axis names that modules gave their variables, as shardings that divide every array evenly."""
+
     def one(variable: nnx.Variable) -> nnx.Variable:
         shape = variable.get_value().shape
         names = variable.get_metadata("out_sharding", None) or (None,) * len(shape)
@@ -269,8 +281,12 @@ def check_batch(mesh: Mesh, batch: int, where: str) -> None:
     """Raises UserError, naming both numbers, where a batch does not divide over the mesh's sample axes."""
     rows = batch_rows(mesh)
     if batch % rows:
-        raise UserError(where, f"{batch} samples do not divide over {rows} rows of devices (data x fsdp of mesh "
-                        f"{tuple(mesh.shape.values())})", f"choose a multiple of {rows}, or a mesh with fewer rows")
+        raise UserError(
+            where,
+            f"{batch} samples do not divide over {rows} rows of devices (data x fsdp of mesh "
+            f"{tuple(mesh.shape.values())})",
+            f"choose a multiple of {rows}, or a mesh with fewer rows",
+        )
 
 
 def held_rows(layout: jax.sharding.Sharding, batch: int, process: int | None = None) -> np.ndarray:
@@ -288,7 +304,8 @@ def held_rows(layout: jax.sharding.Sharding, batch: int, process: int | None = N
 def place_rows(local: np.ndarray, rows: np.ndarray, layout: jax.sharding.Sharding, batch: int) -> jax.Array:
     """The global array [B, ...] of which this process brings `rows` (`held_rows`), in that order."""
     return jax.make_array_from_callback(
-        (batch, *local.shape[1:]), layout, lambda index: local[rows_of_part(rows, index, batch)])
+        (batch, *local.shape[1:]), layout, lambda index: local[rows_of_part(rows, index, batch)]
+    )
 
 
 def rows_of_part(rows: np.ndarray, index: tuple[slice, ...], batch: int) -> slice:
@@ -334,12 +351,14 @@ def initialise_processes(
         _meet(coordinator, count, index, timeout)
     left = max(1, math.ceil(timeout - (time.monotonic() - began)))
     try:
-        jax.distributed.initialize(coordinator, count, index, initialization_timeout=left,
-                                   shutdown_timeout_seconds=_LEAVE_TIMEOUT)
+        jax.distributed.initialize(
+            coordinator, count, index, initialization_timeout=left, shutdown_timeout_seconds=_LEAVE_TIMEOUT
+        )
     except (RuntimeError, ValueError) as error:  # the first line names the barrier; the rest is a stack of the runtime
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            "processes", f"the run's processes did not meet within {timeout:.0f} s ({reason})",
+            "processes",
+            f"the run's processes did not meet within {timeout:.0f} s ({reason})",
             "check that every process was started, and that all name the same coordinator and count",
         ) from error
     if count is not None and jax.process_count() != count:
@@ -361,7 +380,8 @@ def _meet(coordinator: str, count: int, index: int, timeout: float) -> None:
             _announce(address, count, index, deadline)
     except OSError as error:
         raise UserError(
-            "processes", f"process {index} of {count} met nobody at {coordinator} within {timeout:.0f} s ({error})",
+            "processes",
+            f"process {index} of {count} met nobody at {coordinator} within {timeout:.0f} s ({error})",
             "start every process, process 0 on that machine, and open the port between the machines",
         ) from error
 

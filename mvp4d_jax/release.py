@@ -93,8 +93,11 @@ def resolve_weights(name: str | os.PathLike) -> Path:
     """
     path = BUILT_IN / name if str(name) in built_in() else Path(name)
     if not (path / FACTS).is_file():
-        raise UserError(path, f"holds no release ({FACTS} is missing)",
-                        f"give {', '.join(built_in())}, or a folder that 'mvp4d train --export' wrote")
+        raise UserError(
+            path,
+            f"holds no release ({FACTS} is missing)",
+            f"give {', '.join(built_in())}, or a folder that 'mvp4d train --export' wrote",
+        )
     return path
 
 
@@ -111,14 +114,25 @@ def read_facts(folder: str | os.PathLike) -> Facts:
         raise UserError(path, "is not an object", _AGAIN)
     if not isinstance(value.get("head"), str) or not value["head"]:
         raise UserError(path, f"field 'head' is {str(value.get('head'))[:40]}", "it is the name of a head model")
-    whole = {name: _number(path, value, name, *limits, whole=True)
-             for name, limits in (("image_size", (8, 16384)), ("views", (1, 1000)), ("frames", (1, 10_000)))}
-    facts = Facts(value["head"], **whole, snr_shift=_number(path, value, "snr_shift", 1e-6, 1e6),
-                  crop_margin=_number(path, value, "crop_margin", 0.1, 10.0), conditioning=_conditioning(path, value),
-                  sampler=_sampler(path, value), dtype=_dtype(path, value))
+    whole = {
+        name: _number(path, value, name, *limits, whole=True)
+        for name, limits in (("image_size", (8, 16384)), ("views", (1, 1000)), ("frames", (1, 10_000)))
+    }
+    facts = Facts(
+        value["head"],
+        **whole,
+        snr_shift=_number(path, value, "snr_shift", 1e-6, 1e6),
+        crop_margin=_number(path, value, "crop_margin", 0.1, 10.0),
+        conditioning=_conditioning(path, value),
+        sampler=_sampler(path, value),
+        dtype=_dtype(path, value),
+    )
     if facts.image_size % facts.conditioning.image_to_latent:
-        raise UserError(path, f"field 'image_size' is {facts.image_size}",
-                        f"it is a multiple of 'image_to_latent', {facts.conditioning.image_to_latent}")
+        raise UserError(
+            path,
+            f"field 'image_size' is {facts.image_size}",
+            f"it is a multiple of 'image_to_latent', {facts.conditioning.image_to_latent}",
+        )
     return facts
 
 
@@ -127,8 +141,10 @@ def validate_release(folder: str | os.PathLike) -> str:
     folder = Path(folder)
     facts = read_facts(folder)
     transformer, autoencoder = read_config(folder / "transformer")[0], read_config(folder / "vae")[0]
-    for part, config, kind in (("transformer", transformer, TransformerConfig),
-                               ("vae", autoencoder, AutoencoderConfig)):
+    for part, config, kind in (
+        ("transformer", transformer, TransformerConfig),
+        ("vae", autoencoder, AutoencoderConfig),
+    ):
         if not isinstance(config, kind):
             raise UserError(folder / part / "config.json", f"is of no {part}", _AGAIN)
     _check_parts(folder, facts, transformer, autoencoder)
@@ -138,9 +154,10 @@ def validate_release(folder: str | os.PathLike) -> str:
 def _check_parts(folder: Path, facts: Facts, transformer: TransformerConfig, autoencoder: AutoencoderConfig) -> None:
     conditioning = facts.conditioning
     for what, said, found in (
-            ("conditioning channels", conditioning.channels, transformer.conditioning_channels),
-            ("frames per latent frame", conditioning.temporal_stride, autoencoder.temporal_compression_ratio),
-            ("pixels per latent pixel", conditioning.image_to_latent, autoencoder.spatial_compression_ratio)):
+        ("conditioning channels", conditioning.channels, transformer.conditioning_channels),
+        ("frames per latent frame", conditioning.temporal_stride, autoencoder.temporal_compression_ratio),
+        ("pixels per latent pixel", conditioning.image_to_latent, autoencoder.spatial_compression_ratio),
+    ):
         if said != found:
             raise UserError(folder / FACTS, f"describes {said} {what}, the weights have {found}", _AGAIN)
 
@@ -156,8 +173,9 @@ def _number(path: Path, value: dict[str, Any], name: str, low: float, high: floa
     found = value.get(name)
     kinds = (int,) if whole else (int, float)
     if isinstance(found, bool) or not isinstance(found, kinds) or not low <= found <= high:
-        raise UserError(path, f"field '{name}' is {str(found)[:40]}",
-                        f"it is a {'whole ' if whole else ''}number {low:g}..{high:g}")
+        raise UserError(
+            path, f"field '{name}' is {str(found)[:40]}", f"it is a {'whole ' if whole else ''}number {low:g}..{high:g}"
+        )
     return found if whole else float(found)
 
 
@@ -169,8 +187,11 @@ def _conditioning(path: Path, value: dict[str, Any]) -> ConditioningConfig:
     for name, item in found.items():
         allowed = (int, float) if known[name] is float else (known[name],)
         if isinstance(item, bool) or not isinstance(item, allowed) or (not isinstance(item, str) and abs(item) > 1e4):
-            raise UserError(path, f"field 'conditioning.{name}' is {str(item)[:40]}",
-                            f"it is {'a word' if known[name] is str else 'a number'}")
+            raise UserError(
+                path,
+                f"field 'conditioning.{name}' is {str(item)[:40]}",
+                f"it is {'a word' if known[name] is str else 'a number'}",
+            )
     try:
         return ConditioningConfig(**found)
     except UserError as error:
@@ -187,8 +208,11 @@ def _sampler(path: Path, value: dict[str, Any]) -> ReleaseSampler:
         SamplerConfig(sampler.method, sampler.steps)  # raises ValueError
         return sampler
     except (TypeError, ValueError) as error:
-        raise UserError(path, f"field 'sampler': {str(error).removeprefix('ReleaseSampler.__init__() ')}",
-                        "export the release again") from None
+        raise UserError(
+            path,
+            f"field 'sampler': {str(error).removeprefix('ReleaseSampler.__init__() ')}",
+            "export the release again",
+        ) from None
 
 
 def load_release(name: str | os.PathLike, *, mesh: Mesh | None = None, dtype: str | None = None) -> Release:
@@ -210,8 +234,12 @@ def load_release(name: str | os.PathLike, *, mesh: Mesh | None = None, dtype: st
     if not isinstance(config, TransformerConfig):
         raise UserError(path / "transformer" / "config.json", "is of no transformer", _AGAIN)
     config = dataclasses.replace(config, dtype=dtype)
-    transformer, _ = load_transformer(path / "transformer", config, kernels=dtype,
-                                      shardings=None if mesh is None else transformer_shardings(config, mesh))
+    transformer, _ = load_transformer(
+        path / "transformer",
+        config,
+        kernels=dtype,
+        shardings=None if mesh is None else transformer_shardings(config, mesh),
+    )
     # In the transformer's precision: at 512 x 512 a chunk of float32 activations is more than a small chip holds.
     everywhere = None if mesh is None else parallel.replicated(mesh)
     autoencoder, coding = load_autoencoder(path / "vae", dtype=dtype, sharding=everywhere)

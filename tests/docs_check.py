@@ -84,7 +84,7 @@ def _without(words: list[str], *flags: str) -> list[str]:
     kept = list(words)
     for flag in flags:
         if flag in kept:
-            del kept[kept.index(flag): kept.index(flag) + 2]
+            del kept[kept.index(flag) : kept.index(flag) + 2]
     return kept
 
 

@@ -46,13 +46,27 @@ def write_cogvideox(folder: Path) -> Path:
 
     torch.manual_seed(0)
     transformer = CogVideoXTransformer3DModel(
-        num_attention_heads=HEADS, attention_head_dim=HEAD_DIM, in_channels=16, out_channels=16, num_layers=LAYERS,
-        time_embed_dim=TIME_WIDTH, text_embed_dim=4096, patch_size=2, sample_height=60, sample_width=90)
+        num_attention_heads=HEADS,
+        attention_head_dim=HEAD_DIM,
+        in_channels=16,
+        out_channels=16,
+        num_layers=LAYERS,
+        time_embed_dim=TIME_WIDTH,
+        text_embed_dim=4096,
+        patch_size=2,
+        sample_height=60,
+        sample_width=90,
+    )
     transformer.to(torch.float16).save_pretrained(folder / "transformer", max_shard_size="300KB")
     vae = AutoencoderKLCogVideoX(
-        block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=16,
-        scaling_factor=1.15258426, down_block_types=("CogVideoXDownBlock3D",) * 4,
-        up_block_types=("CogVideoXUpBlock3D",) * 4)
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=16,
+        scaling_factor=1.15258426,
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+    )
     vae.to(torch.float16).save_pretrained(folder / "vae")
     write_json(folder / "model_index.json", {"_class_name": "CogVideoXPipeline"})
     write_json(folder / "scheduler" / "scheduler_config.json", {"_class_name": "CogVideoXDDIMScheduler"})
@@ -62,19 +76,34 @@ def write_cogvideox(folder: Path) -> Path:
 def sizes(name: str) -> list[str]:
     """Overrides that make a packaged config small: the same stages, kinds of data and mesh."""
     config = load_config(name)
-    made = {"transformer.num_layers": LAYERS, "transformer.num_heads": HEADS, "transformer.head_dim": HEAD_DIM,
-            "transformer.time_embed_dim": TIME_WIDTH, "validation.sample_steps": 2, "validation.batches": 1}
+    made = {
+        "transformer.num_layers": LAYERS,
+        "transformer.num_heads": HEADS,
+        "transformer.head_dim": HEAD_DIM,
+        "transformer.time_embed_dim": TIME_WIDTH,
+        "validation.sample_steps": 2,
+        "validation.batches": 1,
+    }
     if "prepare" in config:
-        made |= {"prepare.image_size": IMAGE_SIZES.get(config.prepare.image_size, 64),
-                 "prepare.frames": FRAMES.get(config.prepare.frames, config.prepare.frames), "prepare.stride": 4}
+        made |= {
+            "prepare.image_size": IMAGE_SIZES.get(config.prepare.image_size, 64),
+            "prepare.frames": FRAMES.get(config.prepare.frames, config.prepare.frames),
+            "prepare.stride": 4,
+        }
     for stage in config.curriculum:
         settings = config.stages[stage]
-        made |= {f"stages.{stage}.image_size": IMAGE_SIZES.get(settings.image_size, settings.image_size),
-                 f"stages.{stage}.steps": 4, f"stages.{stage}.warmup": 1}
+        made |= {
+            f"stages.{stage}.image_size": IMAGE_SIZES.get(settings.image_size, settings.image_size),
+            f"stages.{stage}.steps": 4,
+            f"stages.{stage}.warmup": 1,
+        }
         for kind, mix in settings.mixture.items():
             where = f"stages.{stage}.mixture.{kind}"
-            made |= {f"{where}.frames": FRAMES.get(mix.frames, mix.frames),
-                     f"{where}.views": VIEWS.get(mix.views, mix.views), f"{where}.batch": 8}
+            made |= {
+                f"{where}.frames": FRAMES.get(mix.frames, mix.frames),
+                f"{where}.views": VIEWS.get(mix.views, mix.views),
+                f"{where}.batch": 8,
+            }
     return [f"--config.{key}={value}" for key, value in made.items()]
 
 
@@ -169,8 +198,17 @@ def write_person(path: Path) -> None:
     """A photo of noise of a still, neutral head, as `mvp4d track PHOTO --out PERSON` would write it."""
     head = load_head("builtin").personalise(np.zeros(0, np.float32))
     photo = np.random.default_rng(0).integers(0, 255, (256, 256, 4), np.uint8)
-    save_person(path, Portrait((photo,), camera_rig("orbit:360x1", (256, 256)), Motion.still(1, head.expression_count),
-                               head, 0, ("front.jpg",)))
+    save_person(
+        path,
+        Portrait(
+            (photo,),
+            camera_rig("orbit:360x1", (256, 256)),
+            Motion.still(1, head.expression_count),
+            head,
+            0,
+            ("front.jpg",),
+        ),
+    )
 
 
 def write_fit(path: Path, frames: int) -> None:
@@ -178,5 +216,11 @@ def write_fit(path: Path, frames: int) -> None:
     head = load_head("builtin")
     camera = camera_rig("orbit:360x1", (256, 256))
     cameras = Camera(**{name: np.asarray(getattr(camera, name))[:, None] for name in FIELDS})
-    Fit(Motion.still(frames, head.expression_count), cameras, np.array([[256, 256]]), ("front",),
-        np.zeros(len(head.shape_basis), np.float32), "builtin").save(path)
+    Fit(
+        Motion.still(frames, head.expression_count),
+        cameras,
+        np.array([[256, 256]]),
+        ("front",),
+        np.zeros(len(head.shape_basis), np.float32),
+        "builtin",
+    ).save(path)

@@ -54,32 +54,54 @@ def ball() -> HeadModel:
     count = len(vertices)
     expression = np.random.default_rng(0).normal(scale=0.003, size=(2, count, 3)).astype(np.float32)
     return HeadModel(
-        name="ball", canonical=vertices, template=vertices, faces=faces.astype(np.int32),
-        uv=np.zeros((1, 2), np.float32), face_uvs=np.zeros_like(faces, np.int32),
-        face_parts=np.zeros(len(faces), np.uint8), shape_basis=np.zeros((0, count, 3), np.float32),
-        expression_basis=expression, pose_basis=np.zeros((0, count, 3), np.float32),
+        name="ball",
+        canonical=vertices,
+        template=vertices,
+        faces=faces.astype(np.int32),
+        uv=np.zeros((1, 2), np.float32),
+        face_uvs=np.zeros_like(faces, np.int32),
+        face_parts=np.zeros(len(faces), np.uint8),
+        shape_basis=np.zeros((0, count, 3), np.float32),
+        expression_basis=expression,
+        pose_basis=np.zeros((0, count, 3), np.float32),
         joints=np.zeros((1, 3), np.float32),
-        joint_shape_basis=np.zeros((0, 1, 3), np.float32), joint_expression_basis=np.zeros((2, 1, 3), np.float32),
-        skin_weights=np.ones((count, 1), np.float32), landmark_faces=np.zeros(68, np.int32),
-        landmark_barycentric=np.full((68, 3), 1 / 3, np.float32), shape_names=(), expression_names=NAMES,
-        joint_names=("root",), joint_parents=(-1,), part_names=("skin",))
+        joint_shape_basis=np.zeros((0, 1, 3), np.float32),
+        joint_expression_basis=np.zeros((2, 1, 3), np.float32),
+        skin_weights=np.ones((count, 1), np.float32),
+        landmark_faces=np.zeros(68, np.int32),
+        landmark_barycentric=np.full((68, 3), 1 / 3, np.float32),
+        shape_names=(),
+        expression_names=NAMES,
+        joint_names=("root",),
+        joint_parents=(-1,),
+        part_names=("skin",),
+    )
 
 
 def motion(frames: int = FRAMES) -> Motion:
     """A slow nod with a moving jaw."""
     time = np.linspace(0, 1, frames, dtype=np.float32)
     still = Motion.still(frames, 2)
-    return dataclasses.replace(still, expression=np.stack([time, 1 - time], 1),
-                               rotation=np.stack([0.2 * time, 0 * time, 0 * time], 1))
+    return dataclasses.replace(
+        still, expression=np.stack([time, 1 - time], 1), rotation=np.stack([0.2 * time, 0 * time, 0 * time], 1)
+    )
 
 
-def write_scene(path: Path, views: int = 2, frames: int = FRAMES, size: int = SIZE, seed: int = 1,
-                head: str = "ball") -> Path:
+def write_scene(
+    path: Path, views: int = 2, frames: int = FRAMES, size: int = SIZE, seed: int = 1, head: str = "ball"
+) -> Path:
     """A capture of noise, its reference at the first view and frame; the ball may go by another head's name."""
     rng = np.random.default_rng(seed)
     cameras = jax.tree.map(lambda array: np.asarray(array)[:, None], camera_rig(f"orbit:360x{views}", (size, size)))
-    writer = CaptureWriter(path, head=dataclasses.replace(ball(), name=head), motion=motion(frames), cameras=cameras,
-                           names=rig_names(views), image_size=(size, size), reference=(rig_names(views)[0], 0))
+    writer = CaptureWriter(
+        path,
+        head=dataclasses.replace(ball(), name=head),
+        motion=motion(frames),
+        cameras=cameras,
+        names=rig_names(views),
+        image_size=(size, size),
+        reference=(rig_names(views)[0], 0),
+    )
     with writer:
         for view in range(views):
             for frame in range(frames):
@@ -90,19 +112,36 @@ def write_scene(path: Path, views: int = 2, frames: int = FRAMES, size: int = SI
 def write_release(folder: Path) -> Path:
     """Random weights: two narrow layers and a narrow autoencoder."""
     conditioning = ConditioningConfig()
-    config = TransformerConfig(num_layers=2, num_heads=2, head_dim=16, time_embed_dim=32, text_dim=0,
-                               conditioning_channels=conditioning.channels)
+    config = TransformerConfig(
+        num_layers=2,
+        num_heads=2,
+        head_dim=16,
+        time_embed_dim=32,
+        text_dim=0,
+        conditioning_channels=conditioning.channels,
+    )
     with quick_compilation():
         model = MultiViewTransformer(config, rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)
     graph, state = nnx.split(model)
     state = jax.tree.map(lambda leaf: leaf + rng.normal(scale=0.05, size=leaf.shape).astype(np.float32), state)
     save_transformer(folder / "transformer", nnx.merge(graph, state), config)
-    sizes = AutoencoderConfig(block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
-                              scaling_factor=2.0)
+    sizes = AutoencoderConfig(
+        block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=4, scaling_factor=2.0
+    )
     with quick_compilation():
         save_autoencoder(folder / "vae", VideoAutoencoder(sizes, rngs=nnx.Rngs(1)), sizes)
-    write_json(folder / "mvp4d.json", {
-        "head": "ball", "image_size": SIZE, "views": 2, "frames": 5, "snr_shift": 1.0, "crop_margin": 1.2,
-        "latent_scale": 2.0, "conditioning": dataclasses.asdict(conditioning)})
+    write_json(
+        folder / "mvp4d.json",
+        {
+            "head": "ball",
+            "image_size": SIZE,
+            "views": 2,
+            "frames": 5,
+            "snr_shift": 1.0,
+            "crop_margin": 1.2,
+            "latent_scale": 2.0,
+            "conditioning": dataclasses.asdict(conditioning),
+        },
+    )
     return folder

@@ -22,10 +22,13 @@ def world(tmp_path_factory):
 
 
 def test_importing_takes_neither_long_nor_a_half():
-    program = "import time; t = time.time(); import mvp4d; print(time.time() - t); import sys; " \
-              "print(sorted({'jax', 'torch', 'numpy'} & set(sys.modules)))"
-    seconds, loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
-                                     check=True).stdout.splitlines()
+    program = (
+        "import time; t = time.time(); import mvp4d; print(time.time() - t); import sys; "
+        "print(sorted({'jax', 'torch', 'numpy'} & set(sys.modules)))"
+    )
+    seconds, loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     assert float(seconds) < 0.3
     assert loaded == "[]"
 
@@ -68,8 +71,21 @@ def test_errors_speak_of_arguments_and_the_command_line_of_flags(world, tmp_path
         mvp4d.load(release).sample(scene, motion=scene, cameras=scene, stepz=3)
     from mvp4d.cli import main
 
-    words = ["sample", "--weights", str(release), "--reference", str(scene), "--motion", str(scene), "--cameras",
-             str(scene), "--out", str(tmp_path / "x"), "--frames", "50"]
+    words = [
+        "sample",
+        "--weights",
+        str(release),
+        "--reference",
+        str(scene),
+        "--motion",
+        str(scene),
+        "--cameras",
+        str(scene),
+        "--out",
+        str(tmp_path / "x"),
+        "--frames",
+        "50",
+    ]
     assert main(words) == 2
     assert "--frames: 50 asked for" in capsys.readouterr().err
 
@@ -93,9 +109,18 @@ def test_the_fingerprint_is_of_everything_the_pictures_depend_on(world, tmp_path
     other = write_scene(tmp_path / "other", seed=2)
     moved = mvp4d.open_capture(scene).cameras
     moved = mvp4d.Camera(moved.world_to_camera, moved.fx, moved.fy * 1.01, moved.cx, moved.cy)
-    changes = [{"seed": 1}, {"steps": 3}, {"guidance": 2.0}, {"eta": 0.5}, {"sampler": "ddim"}, {"frames": 5},
-               {"cameras": moved}, {"clean_views": f"{scene}:cam01"}, {"clean_views": f"{other}:cam01"},
-               {"guidance_interval": (0.1, 0.9)}]
+    changes = [
+        {"seed": 1},
+        {"steps": 3},
+        {"guidance": 2.0},
+        {"eta": 0.5},
+        {"sampler": "ddim"},
+        {"frames": 5},
+        {"cameras": moved},
+        {"clean_views": f"{scene}:cam01"},
+        {"clean_views": f"{other}:cam01"},
+        {"guidance_interval": (0.1, 0.9)},
+    ]
     seen = [fingerprint(**change) for change in changes]
     assert len({first, *seen}) == 1 + len(changes)
 

@@ -44,8 +44,7 @@ def programs(monkeypatch):
 
 
 def _stages(out, **changes):
-    return demo.plan_stages(out, **{"weights": "tiny", "size": 64, "identity": 11_004,
-                                    **changes})
+    return demo.plan_stages(out, **{"weights": "tiny", "size": 64, "identity": 11_004, **changes})
 
 
 @pytest.mark.parametrize("photos", [(), (Path("me.jpg"), Path("side.jpg"))])
@@ -85,8 +84,9 @@ def test_killed_in_every_stage_and_run_again(tmp_path):
     words = [sys.executable, "-u", "-m", "mvp4d.cli", "demo", "--frames", "5", "--out", str(out)]
     count = len(_stages(out))
     for number in range(1, count + 1):
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                              start_new_session=True) as run:
+        with subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+        ) as run:
             kept = 0
             for line in run.stdout:
                 kept += line.rstrip().endswith("already done")

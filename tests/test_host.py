@@ -23,8 +23,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 def test_freed_arrays_are_used_again():
-    faults = {way: int(subprocess.run([sys.executable, "-c", COUNT, way], capture_output=True, text=True, check=True,
-                                      timeout=60).stdout) for way in ("plain", "keep")}
+    faults = {
+        way: int(
+            subprocess.run(
+                [sys.executable, "-c", COUNT, way], capture_output=True, text=True, check=True, timeout=60
+            ).stdout
+        )
+        for way in ("plain", "keep")
+    }
     if faults["plain"] < 100:
         pytest.skip(f"this C library keeps freed memory by itself ({faults})")
     assert faults["keep"] < faults["plain"] / 10, faults

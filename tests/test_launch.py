@@ -19,8 +19,9 @@ TPU = {"NAME": "run", "ZONE": "zone", "TYPE": "v5p-128", "BUCKET": "bucket", "PO
 
 
 def launch(script: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess:
-    return subprocess.run([LAUNCH / script, *arguments], env={**os.environ, **settings}, capture_output=True, text=True,
-                          timeout=300)
+    return subprocess.run(
+        [LAUNCH / script, *arguments], env={**os.environ, **settings}, capture_output=True, text=True, timeout=300
+    )
 
 
 def dry_run(script: str, *arguments: str, **settings: str) -> str:
@@ -75,11 +76,23 @@ def test_slurm_asks_for_one_process_a_node_and_a_signal(tmp_path):
 # ---- GKE
 
 
-@pytest.mark.parametrize("accelerator, kind", [("tpu-v5p-slice", "v5p"), ("tpu-v5-lite-podslice", "v5e"),
-                                               ("tpu-v6e-slice", "v6e"), ("tpu7x", "tpu7x")])
+@pytest.mark.parametrize(
+    "accelerator, kind",
+    [("tpu-v5p-slice", "v5p"), ("tpu-v5-lite-podslice", "v5e"), ("tpu-v6e-slice", "v6e"), ("tpu7x", "tpu7x")],
+)
 def test_gke_manifest(accelerator, kind):
-    text = dry_run("gke_jobset.sh", *ARGUMENTS, NAME="run", IMAGE="registry/image:1", ACCELERATOR=accelerator,
-                   TOPOLOGY="4x4x4", HOSTS="16", CHIPS_PER_HOST="4", BUCKET="bucket", SLICES="2")
+    text = dry_run(
+        "gke_jobset.sh",
+        *ARGUMENTS,
+        NAME="run",
+        IMAGE="registry/image:1",
+        ACCELERATOR=accelerator,
+        TOPOLOGY="4x4x4",
+        HOSTS="16",
+        CHIPS_PER_HOST="4",
+        BUCKET="bucket",
+        SLICES="2",
+    )
     job = yaml.safe_load(text)
     slice_ = job["spec"]["replicatedJobs"][0]
     spec = slice_["template"]["spec"]
@@ -99,22 +112,45 @@ def test_gke_manifest(accelerator, kind):
 
 def test_gke_applies_the_manifest_that_it_prints(tmp_path):
     stand_in(tmp_path, "kubectl", f"cat >{tmp_path}/manifest")
-    settings = {"NAME": "run", "IMAGE": "image", "ACCELERATOR": "tpu-v6e-slice", "TOPOLOGY": "4x4", "HOSTS": "4",
-                "CHIPS_PER_HOST": "4", "BUCKET": "bucket"}
+    settings = {
+        "NAME": "run",
+        "IMAGE": "image",
+        "ACCELERATOR": "tpu-v6e-slice",
+        "TOPOLOGY": "4x4",
+        "HOSTS": "4",
+        "CHIPS_PER_HOST": "4",
+        "BUCKET": "bucket",
+    }
     done = launch("gke_jobset.sh", *ARGUMENTS, PATH=f"{tmp_path}:{os.environ['PATH']}", **settings)
     assert done.returncode == 0 and calls(tmp_path) == [["kubectl", "apply", "-f", "-"]]
     assert (tmp_path / "manifest").read_text() == dry_run("gke_jobset.sh", *ARGUMENTS, **settings)
 
 
 def test_xpk_command():
-    words = shlex.split(dry_run("xpk.sh", *ARGUMENTS, NAME="run", CLUSTER="cluster", ZONE="zone", TYPE="v5p-128",
-                                IMAGE="image", BUCKET="bucket"))
+    words = shlex.split(
+        dry_run(
+            "xpk.sh",
+            *ARGUMENTS,
+            NAME="run",
+            CLUSTER="cluster",
+            ZONE="zone",
+            TYPE="v5p-128",
+            IMAGE="image",
+            BUCKET="bucket",
+        )
+    )
     assert words[:3] == ["xpk", "workload", "create"]
     given = dict(zip(words[3::2], words[4::2]))
     assert given["--tpu-type"] == "v5p-128" and given["--docker-image"] == "image" and given["--max-restarts"] == "100"
     assert given["--env"] == "LIBTPU_INIT_ARGS=" + " ".join(FLAGS["v5p"]["LIBTPU_INIT_ARGS"])
-    assert shlex.split(given["--command"]) == ["mvp4d", "train", "--distributed", "--workdir", "gs://bucket/run",
-                                               *ARGUMENTS]
+    assert shlex.split(given["--command"]) == [
+        "mvp4d",
+        "train",
+        "--distributed",
+        "--workdir",
+        "gs://bucket/run",
+        *ARGUMENTS,
+    ]
 
 
 # ---- Images
@@ -123,7 +159,7 @@ def test_xpk_command():
 @pytest.mark.parametrize("target", ["cpu", "cuda", "tpu"])
 def test_image_is_built_from_tracked_files(tmp_path, target):
     """The build's context: the Dockerfile and what it copies is inside, what git does not track is not."""
-    stand_in(tmp_path, "docker", f'if [[ $1 == build ]]; then cat >{tmp_path}/context.tar.gz; fi')
+    stand_in(tmp_path, "docker", f"if [[ $1 == build ]]; then cat >{tmp_path}/context.tar.gz; fi")
     done = launch("image.sh", target, "registry/image:1", "--push", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert done.returncode == 0, done.stderr
     build, push = calls(tmp_path)
@@ -134,8 +170,11 @@ def test_image_is_built_from_tracked_files(tmp_path, target):
         names = {member.name for member in context if not member.isdir()}
         assert names <= tracked and {dockerfile, "pyproject.toml", "constraints.txt", "mvp4d/cli.py"} <= names
         text = context.extractfile(dockerfile).read().decode()
-    assert "python:3.11" in text and "-c constraints.txt" in text and {"cpu": "export", "cuda": "cuda", "tpu": "tpu"}[
-        target] in text.split("'.[")[1]
+    assert (
+        "python:3.11" in text
+        and "-c constraints.txt" in text
+        and {"cpu": "export", "cuda": "cuda", "tpu": "tpu"}[target] in text.split("'.[")[1]
+    )
 
 
 # ---- TPU VMs: a gcloud that keeps a slice's state in a folder, its two hosts being this machine
@@ -185,16 +224,23 @@ exit "$code"
 @pytest.fixture
 def world(tmp_path):
     """The folder of stand-ins; `plan` says how each start of the training ends."""
-    for name, body in (("gcloud", GCLOUD), ("uv", UV), ("mvp4d", TRAIN), ("gcsfuse", ""), ("sudo", '"$@"'),
-                       ("mountpoint", "exit 1")):
+    for name, body in (
+        ("gcloud", GCLOUD),
+        ("uv", UV),
+        ("mvp4d", TRAIN),
+        ("gcsfuse", ""),
+        ("sudo", '"$@"'),
+        ("mountpoint", "exit 1"),
+    ):
         stand_in(tmp_path, name, body)
     return tmp_path
 
 
 def train(world: Path, *plan: object, **settings: str) -> subprocess.CompletedProcess:
     (world / "plan").write_text("".join(f"{code}\n" for code in plan))
-    return launch("tpu_vm.sh", "train", *ARGUMENTS, PATH=f"{world}:{os.environ['PATH']}",
-                  **{**TPU, "POLL": "0.2", **settings})
+    return launch(
+        "tpu_vm.sh", "train", *ARGUMENTS, PATH=f"{world}:{os.environ['PATH']}", **{**TPU, "POLL": "0.2", **settings}
+    )
 
 
 def starts(world: Path) -> list[list[str]]:
@@ -231,11 +277,14 @@ def test_tpu_run_survives_a_preemption(world):
     assert len(starts(world)) == 4 and "done" in done.stderr
 
 
-@pytest.mark.parametrize("plan, code, count, said", [
-    ((1, 143, 0), 0, 6, "starts again on all hosts (98 restarts left)"),  # a crash, a maintenance event
-    ((2,), 2, 2, "a mistake in the arguments, the config or the data"),
-    ((1, 1, 1), 1, 4, "no restarts left"),
-])
+@pytest.mark.parametrize(
+    "plan, code, count, said",
+    [
+        ((1, 143, 0), 0, 6, "starts again on all hosts (98 restarts left)"),  # a crash, a maintenance event
+        ((2,), 2, 2, "a mistake in the arguments, the config or the data"),
+        ((1, 1, 1), 1, 4, "no restarts left"),
+    ],
+)
 def test_tpu_run_starts_again_after_a_crash_but_not_after_a_mistake(world, plan, code, count, said):
     done = train(world, *plan, RESTARTS="1" if code == 1 else "100")
     assert done.returncode == code, done.stderr
@@ -243,9 +292,15 @@ def test_tpu_run_starts_again_after_a_crash_but_not_after_a_mistake(world, plan,
 
 
 def test_tpu_single_steps():
-    for verb, words in (("up", "queued-resources create run"), ("install", "on_host.sh"), ("start", "on_host.sh"),
-                        ("train", "gs://bucket/run"), ("log", "train.log"), ("stop", "on_host.sh"),
-                        ("down", "queued-resources delete run")):
+    for verb, words in (
+        ("up", "queued-resources create run"),
+        ("install", "on_host.sh"),
+        ("start", "on_host.sh"),
+        ("train", "gs://bucket/run"),
+        ("log", "train.log"),
+        ("stop", "on_host.sh"),
+        ("down", "queued-resources delete run"),
+    ):
         printed = dry_run("tpu_vm.sh", verb, *(ARGUMENTS if verb in ("train", "start") else ()), **TPU)
         assert all(line.startswith("gcloud compute tpus ") for line in printed.splitlines())
         assert words in printed.replace("\\", "")
@@ -257,8 +312,10 @@ def test_tpu_hosts_share_a_preparation():
     assert printed[-1].endswith("on_host.sh start " + shlex.join(["prepare", "--distributed", *words]) + " ")
 
 
-@pytest.mark.parametrize("type_, runtime", [("v5litepod-64", "v2-alpha-tpuv5-lite"), ("v5p-128", "v2-alpha-tpuv5"),
-                                            ("v6e-256", "v2-alpha-tpuv6e")])
+@pytest.mark.parametrize(
+    "type_, runtime",
+    [("v5litepod-64", "v2-alpha-tpuv5-lite"), ("v5p-128", "v2-alpha-tpuv5"), ("v6e-256", "v2-alpha-tpuv6e")],
+)
 def test_machine_image_of_each_kind(type_, runtime):
     words = shlex.split(dry_run("tpu_vm.sh", "up", **{**TPU, "TYPE": type_}))
     assert words[words.index("--runtime-version") + 1] == runtime

@@ -50,9 +50,14 @@ def test_specs_keep_only_the_axes_that_divide():
 def test_shards_are_gathered_in_order_and_so_are_their_gradients(at_once, monkeypatch):
     monkeypatch.setattr(parallel, "GATHERED_AT_ONCE", at_once)
     with parallel.use_mesh(parallel.make_mesh((1, 1, 8))):
+
         def gather(x):
-            return jax.shard_map(lambda x: parallel.gather_shards(x, "context", 1), in_specs=P(None, "context"),
-                                 out_specs=P(), check_vma=False)(x)
+            return jax.shard_map(
+                lambda x: parallel.gather_shards(x, "context", 1),
+                in_specs=P(None, "context"),
+                out_specs=P(),
+                check_vma=False,
+            )(x)
 
         x, weight = np.random.default_rng(0).normal(size=(2, 3, 16)).astype(np.float32)
         np.testing.assert_array_equal(jax.jit(gather)(x), x)
@@ -64,8 +69,11 @@ def test_a_gathered_parameter_is_whole_and_its_gradient_split():
     with parallel.use_mesh(parallel.make_mesh((1, 2, 4))):
         kernel = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
         names = ("embed", "heads")
-        value, gradient = jax.jit(jax.value_and_grad(
-            lambda w: jnp.square(parallel.gather_parameter(parallel.constrain(w, *names), names)).sum()))(kernel)
+        value, gradient = jax.jit(
+            jax.value_and_grad(
+                lambda w: jnp.square(parallel.gather_parameter(parallel.constrain(w, *names), names)).sum()
+            )
+        )(kernel)
         np.testing.assert_allclose(value, np.square(kernel).sum(), rtol=1e-6)
         np.testing.assert_allclose(gradient, 2 * kernel, rtol=1e-6)
         assert gradient.sharding.shard_shape(gradient.shape) == (2, 6)

@@ -24,9 +24,17 @@ from mvp4d_jax.training.metrics import read_metrics
 from tests import small_inputs
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALLER = [f"--config.{name}={value}" for name, value in {
-    "checkpoint.every": 2, "validation.every": 4, "metrics.every": 1, "data.validation_shards": "shards/512",
-    "data.workers": 0, "data.threads": 1}.items()]
+SMALLER = [
+    f"--config.{name}={value}"
+    for name, value in {
+        "checkpoint.every": 2,
+        "validation.every": 4,
+        "metrics.every": 1,
+        "data.validation_shards": "shards/512",
+        "data.workers": 0,
+        "data.threads": 1,
+    }.items()
+]
 
 
 def readme(verb: str, *words: str) -> list[str]:
@@ -46,10 +54,20 @@ class World:
 
     def start(self, words: list[str], devices: int = 8) -> subprocess.Popen:
         flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags,
-                       "JAX_COMPILATION_CACHE_DIR": str(self.root / "compiled")}
-        return subprocess.Popen([sys.executable, "-m", "mvp4d.cli", *words], cwd=self.root, env=environment, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": flags,
+            "JAX_COMPILATION_CACHE_DIR": str(self.root / "compiled"),
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "mvp4d.cli", *words],
+            cwd=self.root,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def run(self, words: list[str], devices: int = 8) -> str:
         return self.finish(self.start(words, devices), words)
@@ -91,8 +109,19 @@ def test_the_documented_road(world, monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    resumed = [[*train, "--config.mesh=2,2,2", "--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process",
-                str(index)] for index in range(2)]
+    resumed = [
+        [
+            *train,
+            "--config.mesh=2,2,2",
+            "--coordinator",
+            f"127.0.0.1:{port}",
+            "--processes",
+            "2",
+            "--process",
+            str(index),
+        ]
+        for index in range(2)
+    ]
     both = [world.start(words, devices=4) for words in resumed]
     for process, words in zip(both, resumed):
         world.finish(process, words)
@@ -113,8 +142,25 @@ def test_the_documented_road(world, monkeypatch):
     pictures = []
     for mesh in ("1,1,8", "2,1,4"):
         out = f"out/{mesh.replace(',', '-')}"
-        world.run(["sample", "--weights", str(weights), "--reference", "captures/one", "--motion", "captures/one",
-                   "--cameras", "captures/one", "--steps", "2", "--mesh", mesh, "--out", out])
+        world.run(
+            [
+                "sample",
+                "--weights",
+                str(weights),
+                "--reference",
+                "captures/one",
+                "--motion",
+                "captures/one",
+                "--cameras",
+                "captures/one",
+                "--steps",
+                "2",
+                "--mesh",
+                mesh,
+                "--out",
+                out,
+            ]
+        )
         capture = Capture.open(world.root / out)
         assert capture.view_count == 4 > facts.views and capture.frame_count == 13 > facts.frames
         pictures.append(np.stack([capture.frames(view) for view in range(4)]).astype(float))

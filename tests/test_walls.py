@@ -25,9 +25,21 @@ FLOORS = {
 }
 TOP = {"demo"}
 # Rooms of mvp4d.core likewise; the others are its ground.
-CORE_GROUND = {"errors", "files", "outputs", "owner", "stopping", "progress", "images", "video", "sound", "rotation",
-               "places", "host",
-               "environment"}
+CORE_GROUND = {
+    "errors",
+    "files",
+    "outputs",
+    "owner",
+    "stopping",
+    "progress",
+    "images",
+    "video",
+    "sound",
+    "rotation",
+    "places",
+    "host",
+    "environment",
+}
 CORE_FLOORS = {
     "heads": set(),
     "cameras": {"heads"},
@@ -63,9 +75,11 @@ def _room(dotted: str, package: str) -> str | None:
 
 @pytest.mark.parametrize(
     "folder, forbidden",
-    [("mvp4d/core", {"jax", "flax", "torch", "mvp4d_jax", "mvp4d_export", "mvp4d_configs"}),
-     ("mvp4d_jax", {"torch", "gsplat", "diffusers", "smplx", "mvp4d_export"}),
-     ("export", {"jax", "flax", "optax", "orbax", "grain", "mvp4d_jax"})],
+    [
+        ("mvp4d/core", {"jax", "flax", "torch", "mvp4d_jax", "mvp4d_export", "mvp4d_configs"}),
+        ("mvp4d_jax", {"torch", "gsplat", "diffusers", "smplx", "mvp4d_export"}),
+        ("export", {"jax", "flax", "optax", "orbax", "grain", "mvp4d_jax"}),
+    ],
 )
 def test_who_imports_whom(folder, forbidden):
     for path in _sources(folder):
@@ -119,8 +133,13 @@ JAX_HALF, TORCH_HALF = {"jax", "flax", "optax", "orbax", "grain", "mvp4d_jax"}, 
 
 
 def _python(program: str, blocked: set[str]) -> str:
-    done = subprocess.run([sys.executable, "-c", BLOCK.format(blocked=blocked) + program], capture_output=True,
-                          text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCK.format(blocked=blocked) + program],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

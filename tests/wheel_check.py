@@ -54,10 +54,40 @@ def main() -> None:
             where = inside("-c", f"import {package}; print({package}.__file__)").strip()
             assert Path(where).is_relative_to(installed), f"{package} comes from {where}, not from the wheel"
         assert "--photo" in inside("-m", "mvp4d.cli", "demo", "--help")
-        inside("-m", "mvp4d.cli", "studio", "--identity", "11004", "--cameras", "orbit:360x2", "--frames", "2",
-               "--size", "64", "--out", "truth")
-        inside("-m", "mvp4d.cli", "sample", "--weights", "tiny", "--reference", "truth", "--motion", "truth",
-               "--cameras", "truth", "--steps", "1", "--guidance", "1", "--out", "views")
+        inside(
+            "-m",
+            "mvp4d.cli",
+            "studio",
+            "--identity",
+            "11004",
+            "--cameras",
+            "orbit:360x2",
+            "--frames",
+            "2",
+            "--size",
+            "64",
+            "--out",
+            "truth",
+        )
+        inside(
+            "-m",
+            "mvp4d.cli",
+            "sample",
+            "--weights",
+            "tiny",
+            "--reference",
+            "truth",
+            "--motion",
+            "truth",
+            "--cameras",
+            "truth",
+            "--steps",
+            "1",
+            "--guidance",
+            "1",
+            "--out",
+            "views",
+        )
         print(inside("-m", "mvp4d.cli", "validate", "views").strip())
     print(f"wheel and sdist are sound: {dist}")
 

@@ -57,7 +57,10 @@ FORMATS = {
     "glb": Format("glTF with KHR_gaussian_splatting, one frame", ".glb", "glb:write", lost="motion, antialiasing"),
     "spz": Format("Niantic's packed splats, one frame", ".spz", "spz:write", lost="motion, some precision"),
     "lam": Format(
-        "LAM's zip for its browser renderer and OpenAvatarChat", ".zip", "lam:write", own_motion=False,
+        "LAM's zip for its browser renderer and OpenAvatarChat",
+        ".zip",
+        "lam:write",
+        own_motion=False,
         lost="jaw, neck and gaze joints, turning of Gaussians with the skin, colours that depend on the view",
     ),
     "html": Format("one page that shows it in any browser, without network", ".html", "html:write", clips=True),
@@ -90,9 +93,18 @@ class Job:
     clips: tuple[Clip, ...] = ()
 
 
-def export_avatar(avatar: Avatar, out: Path, format: str | None, motion: Motion | None, *, frame: int = 0,
-                  sh: int | None = None, raw_axes: bool = False, overwrite: bool = False,
-                  clips: tuple[Clip, ...] = ()) -> str:
+def export_avatar(
+    avatar: Avatar,
+    out: Path,
+    format: str | None,
+    motion: Motion | None,
+    *,
+    frame: int = 0,
+    sh: int | None = None,
+    raw_axes: bool = False,
+    overwrite: bool = False,
+    clips: tuple[Clip, ...] = (),
+) -> str:
     """Writes an avatar in a format; returns the closing line.
 
     Args:

@@ -32,8 +32,15 @@ WEB = Path(__file__).resolve().parent.parent / "web"
 PAGE = ("payload", "rig", "shaders", "splats", "camera", "motion", "controls", "main")  # a module after what it uses
 WORKER = ("rig", "worker")
 MAX_SOUND = 16 << 20  # bytes
-_SOUNDS = ((b"RIFF", "audio/wav"), (b"OggS", "audio/ogg"), (b"fLaC", "audio/flac"), (b"ID3", "audio/mpeg"),
-           (b"\xff\xfb", "audio/mpeg"), (b"\xff\xf3", "audio/mpeg"), (b"\xff\xf2", "audio/mpeg"))
+_SOUNDS = (
+    (b"RIFF", "audio/wav"),
+    (b"OggS", "audio/ogg"),
+    (b"fLaC", "audio/flac"),
+    (b"ID3", "audio/mpeg"),
+    (b"\xff\xfb", "audio/mpeg"),
+    (b"\xff\xf3", "audio/mpeg"),
+    (b"\xff\xf2", "audio/mpeg"),
+)
 
 
 def write(job: Job) -> str:
@@ -80,15 +87,21 @@ def read_sound(path: Path) -> tuple[str, bytes]:
     raise UserError(path, "is no sound that browsers play", "give a wav, mp3, m4a, ogg or flac")
 
 
-def _contents(avatar: Avatar, baked: Baked, clips: tuple[Clip, ...],
-              sounds: list[tuple[str, bytes] | None]) -> tuple[dict[str, Any], dict[str, tuple[str, np.ndarray]]]:
+def _contents(
+    avatar: Avatar, baked: Baked, clips: tuple[Clip, ...], sounds: list[tuple[str, bytes] | None]
+) -> tuple[dict[str, Any], dict[str, tuple[str, np.ndarray]]]:
     """Header and arrays (type, values) of the payload."""
     arrays, count, rows = _gaussians(avatar)
     scale = np.abs(baked.shapes).max((1, 2)).astype(np.float32) / 32767
     shapes = np.round(baked.shapes / np.maximum(scale, 1e-30)[:, None, None])
     rig = avatar.rig
-    arrays |= {"template": ("f4", baked.template), "shapes": ("i2", shapes), "shape_scale": ("f4", scale),
-               "weights": ("u2", np.round(avatar.mesh_skin.numpy() * 65535)), "joints": ("f4", rig.joints.numpy())}
+    arrays |= {
+        "template": ("f4", baked.template),
+        "shapes": ("i2", shapes),
+        "shape_scale": ("f4", scale),
+        "weights": ("u2", np.round(avatar.mesh_skin.numpy() * 65535)),
+        "joints": ("f4", rig.joints.numpy()),
+    }
     if rig.joint_expression_basis.abs().max() > 0:
         arrays["joint_shapes"] = ("f4", rig.joint_expression_basis.numpy())
     motions = []
@@ -99,12 +112,20 @@ def _contents(avatar: Avatar, baked: Baked, clips: tuple[Clip, ...],
         arrays[f"rigid_{index}"] = ("f4", np.concatenate([np.reshape(part, (len(part), -1)) for part in parts], 1))
         if sound is not None:
             arrays[f"sound_{index}"] = ("u1", np.frombuffer(sound[1], np.uint8))
-        motions.append({"name": clip.name, "frames": motion.frame_count, "fps": float(motion.fps),
-                        "sound": sound and sound[0]})
-    return {"gaussians": count, "degree": avatar.config.sh_degree, "harmonics": rows,
-            "antialiased": avatar.config.antialiased, "pitch": avatar.config.pitch,
-            "expressions": list(rig.expression_names), "joints": list(rig.joint_names),
-            "parents": [int(parent) for parent in rig.joint_parents], "motions": motions}, arrays
+        motions.append(
+            {"name": clip.name, "frames": motion.frame_count, "fps": float(motion.fps), "sound": sound and sound[0]}
+        )
+    return {
+        "gaussians": count,
+        "degree": avatar.config.sh_degree,
+        "harmonics": rows,
+        "antialiased": avatar.config.antialiased,
+        "pitch": avatar.config.pitch,
+        "expressions": list(rig.expression_names),
+        "joints": list(rig.joint_names),
+        "parents": [int(parent) for parent in rig.joint_parents],
+        "motions": motions,
+    }, arrays
 
 
 def _gaussians(avatar: Avatar) -> tuple[dict[str, tuple[str, np.ndarray]], int, int]:
@@ -120,10 +141,19 @@ def _gaussians(avatar: Avatar) -> tuple[dict[str, tuple[str, np.ndarray]], int, 
     order = np.flatnonzero(kept)[np.argsort(binding[kept], kind="stable")]
     rotation = values["rotation"] / np.maximum(np.linalg.norm(values["rotation"], axis=1, keepdims=True), 1e-12)
     triangles, binding = np.unique(binding[order], return_inverse=True)
-    return {"position": ("f2", values["position"][order]), "rotation": ("f2", rotation[order]),
-            "scale": ("f2", values["log_scale"][order]), "opacity": ("f2", values["logit_opacity"][order]),
-            "harmonics": ("f2", values["harmonics"][order]), "binding": ("u4", binding),
-            "faces": ("u4", avatar.mesh_faces.cpu().numpy()[triangles])}, len(order), values["harmonics"].shape[1]
+    return (
+        {
+            "position": ("f2", values["position"][order]),
+            "rotation": ("f2", rotation[order]),
+            "scale": ("f2", values["log_scale"][order]),
+            "opacity": ("f2", values["logit_opacity"][order]),
+            "harmonics": ("f2", values["harmonics"][order]),
+            "binding": ("u4", binding),
+            "faces": ("u4", avatar.mesh_faces.cpu().numpy()[triangles]),
+        },
+        len(order),
+        values["harmonics"].shape[1],
+    )
 
 
 def pack(header: dict[str, Any], arrays: dict[str, tuple[str, np.ndarray]]) -> str:
@@ -143,10 +173,18 @@ def pack(header: dict[str, Any], arrays: dict[str, tuple[str, np.ndarray]]) -> s
 def assemble(title: str, payload: str) -> str:
     """The page around a payload."""
     style, script = (WEB / "style.css").read_text(), join(PAGE)
-    policy = (f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; worker-src blob:; "
-              "media-src blob:; base-uri 'none'; form-action 'none'")
-    parts = {"policy": policy, "title": html.escape(title), "style": style, "payload": payload,
-             "worker": join(WORKER), "script": script}
+    policy = (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; worker-src blob:; "
+        "media-src blob:; base-uri 'none'; form-action 'none'"
+    )
+    parts = {
+        "policy": policy,
+        "title": html.escape(title),
+        "style": style,
+        "payload": payload,
+        "worker": join(WORKER),
+        "script": script,
+    }
     template = (WEB / "page.html").read_text()
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
 
@@ -154,8 +192,9 @@ def assemble(title: str, payload: str) -> str:
 def join(modules: tuple[str, ...]) -> str:
     """Modules of `export/web/` as one: their imports of each other go, their exports become plain."""
     texts = [(WEB / f"{name}.js").read_text() for name in modules]
-    return "\n".join(re.sub(r"^export ", "", re.sub(r"^import .*;\n", "", text, flags=re.M), flags=re.M)
-                     for text in texts)
+    return "\n".join(
+        re.sub(r"^export ", "", re.sub(r"^import .*;\n", "", text, flags=re.M), flags=re.M) for text in texts
+    )
 
 
 def _hash(text: str) -> str:

@@ -21,11 +21,20 @@ from mvp4d.core.errors import UserError
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", type=Path, help="a diffusers folder, or one of ours")
     parser.add_argument("destination", metavar="DST", type=Path, help="the folder to write")
-    parser.add_argument("--conditioning-channels", type=int, metavar="N",
-                        help="of the transformer that is written (default: 56 for a plain SRC, none for one of ours)")
+    parser.add_argument(
+        "--conditioning-channels",
+        type=int,
+        metavar="N",
+        help="of the transformer that is written (default: 56 for a plain SRC, none for one of ours)",
+    )
     parser.add_argument("--drop-text", action="store_true", help="leave out the text stream (not for diffusers)")
-    parser.add_argument("--empty-prompt", dest="prompt", metavar="FILE", type=Path,
-                        help="npy [T, 4096]: the text encoder's output for '', which the model shall hold and read")
+    parser.add_argument(
+        "--empty-prompt",
+        dest="prompt",
+        metavar="FILE",
+        type=Path,
+        help="npy [T, 4096]: the text encoder's output for '', which the model shall hold and read",
+    )
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: each tensor's own")
     parser.add_argument("--shard-gb", type=float, default=5.0, metavar="GB", help="largest file (default 5)")
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
@@ -40,9 +49,17 @@ def run(args: argparse.Namespace) -> str:
         raise UserError(args.destination, "is SRC itself", "name another folder")
     prompt = None if args.prompt is None else _read_prompt(args.prompt)
     from mvp4d_jax.models.checkpoint import convert
-    return convert(args.source, args.destination, conditioning_channels=args.conditioning_channels,
-                   drop_text=args.drop_text, prompt=prompt, dtype=args.dtype, shard_bytes=int(args.shard_gb * 10**9),
-                   overwrite=args.overwrite)
+
+    return convert(
+        args.source,
+        args.destination,
+        conditioning_channels=args.conditioning_channels,
+        drop_text=args.drop_text,
+        prompt=prompt,
+        dtype=args.dtype,
+        shard_bytes=int(args.shard_gb * 10**9),
+        overwrite=args.overwrite,
+    )
 
 
 def _read_prompt(path: Path) -> np.ndarray:

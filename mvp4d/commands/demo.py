@@ -17,15 +17,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     from mvp4d_jax.demo import TEST_IDENTITY
 
     given = parser.add_mutually_exclusive_group()
-    given.add_argument("--photo", metavar="IMAGE", nargs="+",
-                       help="portrait photos of one person (default: a test identity of the studio)")
+    given.add_argument(
+        "--photo",
+        metavar="IMAGE",
+        nargs="+",
+        help="portrait photos of one person (default: a test identity of the studio)",
+    )
     given.add_argument("--video", metavar="FILE", help="a clip of a person instead")
-    parser.add_argument("--mask", metavar="IMAGE", nargs="+",
-                        help="white where the person is, for each photo (default: cut out automatically)")
+    parser.add_argument(
+        "--mask",
+        metavar="IMAGE",
+        nargs="+",
+        help="white where the person is, for each photo (default: cut out automatically)",
+    )
     parser.add_argument("--out", default="out/demo", metavar="DIR", help="where everything goes (default out/demo)")
-    parser.add_argument("--weights", default="tiny_128",
-                        help="weights that come along, tiny_128 (128 x 128 pixels, the default) or tiny (64 x 64; "
-                        "faster), or a release folder")
+    parser.add_argument(
+        "--weights",
+        default="tiny_128",
+        help="weights that come along, tiny_128 (128 x 128 pixels, the default) or tiny (64 x 64; "
+        "faster), or a release folder",
+    )
     parser.add_argument("--identity", type=int, default=TEST_IDENTITY, help="whom the studio films")
     parser.add_argument("--frames", type=int, default=17, help="frames of the motion, 1 + 4k (default 17)")
 
@@ -49,8 +60,15 @@ def run(args: argparse.Namespace) -> str:
     out.mkdir(parents=True, exist_ok=True)
     minutes = 4 if facts.image_size <= 128 else 10
     print(f"about {minutes} minutes on two idle cores ({cpu_count()} here); all goes to {out}", flush=True)
-    stages = plan_stages(out, photos=photos, masks=masks, weights=args.weights, size=facts.image_size,
-                         identity=args.identity, frames=args.frames)
+    stages = plan_stages(
+        out,
+        photos=photos,
+        masks=masks,
+        weights=args.weights,
+        size=facts.image_size,
+        identity=args.identity,
+        frames=args.frames,
+    )
     seconds = run_stages(stages, out)
     commands = [(stage.name, stage.what, stage.command, seconds[stage.name]) for stage in stages]
     write_demo_report(out, photos, commands, f"{cpu_count()} cores, {platform.machine()}, without a GPU")

@@ -21,13 +21,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="optimiser steps in place of the preset's")
     parser.add_argument("--views-per-step", type=int, metavar="N", help="views of a moment per step (0: all)")
     parser.add_argument("--densify", choices=("default", "mcmc", "none"), help="how the set of Gaussians grows")
-    parser.add_argument("--no-deformation", dest="deformation", action="store_false",
-                        help="rig and Gaussians only, no deformation net")
+    parser.add_argument(
+        "--no-deformation", dest="deformation", action="store_false", help="rig and Gaussians only, no deformation net"
+    )
     parser.add_argument("--antialiased", action="store_true", help="fit and render with Mip-Splatting's compensation")
-    parser.add_argument("--colour-correction", action="store_true",
-                        help="learn a colour transform per view (generated views differ in exposure)")
-    parser.add_argument("--no-photos", dest="photos", action="store_false",
-                        help="leave out the photos that the capture keeps of the person")
+    parser.add_argument(
+        "--colour-correction",
+        action="store_true",
+        help="learn a colour transform per view (generated views differ in exposure)",
+    )
+    parser.add_argument(
+        "--no-photos",
+        dest="photos",
+        action="store_false",
+        help="leave out the photos that the capture keeps of the person",
+    )
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="safetensors file with VGG-16 and LPIPS weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
@@ -39,6 +47,8 @@ def run(args: argparse.Namespace) -> str:
 
     options = {name: value for name, value in vars(args).items() if name != "capture"}
     report = mvp4d.distill(args.capture, **options).report
-    lines = [f"  {group:<22} PSNR {score['psnr']:6.2f} dB   SSIM {score['ssim']:.4f}   ({score['pictures']} pictures)"
-             for group, score in report["scores"].items()]
+    lines = [
+        f"  {group:<22} PSNR {score['psnr']:6.2f} dB   SSIM {score['ssim']:.4f}   ({score['pictures']} pictures)"
+        for group, score in report["scores"].items()
+    ]
     return "\n".join([*lines, f"avatar: {args.out} ({report['gaussians']} Gaussians, {report['seconds']:.0f} s)"])

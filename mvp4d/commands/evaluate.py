@@ -17,17 +17,30 @@ REPORT = ("evaluation.json", "evaluation.html")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("capture", metavar="CAPTURE|AVATAR", help="what to measure")
-    parser.add_argument("--against", required=True, metavar="CAPTURE|PERSON",
-                        help="the ground truth; of an avatar, the person's folder or a capture that keeps the photos")
+    parser.add_argument(
+        "--against",
+        required=True,
+        metavar="CAPTURE|PERSON",
+        help="the ground truth; of an avatar, the person's folder or a capture that keeps the photos",
+    )
     parser.add_argument("--out", metavar="DIR", help="where to write the report (default: the capture's own folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     parser.add_argument("--lpips", metavar="FILE", help="safetensors with VGG-16 features and lpips layers, for LPIPS")
-    parser.add_argument("--baselines", action="store_true",
-                        help="also score the truth's reference image repeated, and painted onto the truth's rig")
-    parser.add_argument("--likeness", action="store_true",
-                        help="CSIM of faces (of an avatar, always): fetches dlib's descriptors on first use, 240 MB")
-    parser.add_argument("--jod", action="store_true",
-                        help="JOD: fetches FovVideoVDP on first use (CC BY-NC 4.0: not for commercial use)")
+    parser.add_argument(
+        "--baselines",
+        action="store_true",
+        help="also score the truth's reference image repeated, and painted onto the truth's rig",
+    )
+    parser.add_argument(
+        "--likeness",
+        action="store_true",
+        help="CSIM of faces (of an avatar, always): fetches dlib's descriptors on first use, 240 MB",
+    )
+    parser.add_argument(
+        "--jod",
+        action="store_true",
+        help="JOD: fetches FovVideoVDP on first use (CC BY-NC 4.0: not for commercial use)",
+    )
     parser.add_argument("--motion", metavar="FILE", help="what an avatar does while it is measured (default: its own)")
 
 
@@ -45,14 +58,17 @@ def _capture(args: argparse.Namespace, folder: Path) -> str:
     from mvp4d_jax.evaluation.report import write_report
 
     capture, truth = mvp4d.open_capture(args.capture), mvp4d.open_capture(args.against)
-    scores = mvp4d.evaluate(capture, truth, lpips=args.lpips, baselines=args.baselines, likeness=args.likeness,
-                            jod=args.jod)
+    scores = mvp4d.evaluate(
+        capture, truth, lpips=args.lpips, baselines=args.baselines, likeness=args.likeness, jod=args.jod
+    )
     _keep(folder, scores)
     write_report(folder / REPORT[1], scores, capture, truth)
     _finish(folder)
     mean = scores["mean"]
-    return (f"PSNR {mean['psnr']:.2f} dB, SSIM {mean['ssim']:.3f} over {len(scores['views'])} views; "
-            f"left out: {', '.join(scores['left_out'])}; see {folder / 'evaluation.html'}")
+    return (
+        f"PSNR {mean['psnr']:.2f} dB, SSIM {mean['ssim']:.3f} over {len(scores['views'])} views; "
+        f"left out: {', '.join(scores['left_out'])}; see {folder / 'evaluation.html'}"
+    )
 
 
 def _avatar(args: argparse.Namespace, folder: Path) -> str:
@@ -69,8 +85,10 @@ def _avatar(args: argparse.Namespace, folder: Path) -> str:
         return f"CSIM left out: {found.scores['left_out']['CSIM']}; see {folder / 'evaluation.html'}"
     rows = [row for row in found.scores["likeness"]["views"] if row["distance"] is not None]
     front = ", ".join(f"{row['angle']:+.0f}: {row['distance']:.2f}" for row in rows)
-    return (f"distance of face descriptors to {found.scores['likeness']['reference']} by degrees to the side: "
-            f"{front or 'no face found'} (0.6 is the limit of the same person); see {folder / 'evaluation.html'}")
+    return (
+        f"distance of face descriptors to {found.scores['likeness']['reference']} by degrees to the side: "
+        f"{front or 'no face found'} (0.6 is the limit of the same person); see {folder / 'evaluation.html'}"
+    )
 
 
 def _keep(folder: Path, scores: dict) -> None:

@@ -1,8 +1,8 @@
 """Write a capture, an avatar or a motion in another tool's format.
 
-  mvp4d export CAPTURE --format gaussian-avatars|cap4d|nerfstudio --out DIR
-  mvp4d export AVATAR  --format html|ply|ply-sequence|glb|spz|lam|cap4d-animation  --out PATH
-  mvp4d export MOTION  --format csv --out drive.csv    Live Link, from a motion.npz, fit.npz, capture or avatar
+mvp4d export CAPTURE --format gaussian-avatars|cap4d|nerfstudio --out DIR
+mvp4d export AVATAR  --format html|ply|ply-sequence|glb|spz|lam|cap4d-animation  --out PATH
+mvp4d export MOTION  --format csv --out drive.csv    Live Link, from a motion.npz, fit.npz, capture or avatar
 """
 
 from __future__ import annotations
@@ -13,25 +13,44 @@ from pathlib import Path
 
 from mvp4d.core.errors import UserError
 
-CAPTURES = {"gaussian-avatars": ("mvp4d.core.capture.gaussian_avatars", "export_gaussian_avatars"),
-            "cap4d": ("mvp4d.core.capture.cap4d", "export_cap4d"),
-            "nerfstudio": ("mvp4d.core.capture.nerfstudio", "export_nerfstudio")}
+CAPTURES = {
+    "gaussian-avatars": ("mvp4d.core.capture.gaussian_avatars", "export_gaussian_avatars"),
+    "cap4d": ("mvp4d.core.capture.cap4d", "export_cap4d"),
+    "nerfstudio": ("mvp4d.core.capture.nerfstudio", "export_nerfstudio"),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", type=Path, help="a capture, an avatar or a motion")
-    parser.add_argument("--format", help=f"captures: {', '.join(CAPTURES)}; motions: csv; avatars: see docs/formats.md "
-                        "(default: told by the name of --out)")
+    parser.add_argument(
+        "--format",
+        help=f"captures: {', '.join(CAPTURES)}; motions: csv; avatars: see docs/formats.md "
+        "(default: told by the name of --out)",
+    )
     parser.add_argument("--out", required=True, type=Path, help="where to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there, if it is of the same kind")
     avatars = parser.add_argument_group("avatars")
-    avatars.add_argument("--motion", type=Path, action="append", help="motion.npz, fit.npz, .csv or capture (default: "
-                         "the avatar's own); html holds several")
-    avatars.add_argument("--audio", type=Path, action="append", default=[], metavar="SOUND",
-                         help="html: a sound file for each --motion, in their order")
+    avatars.add_argument(
+        "--motion",
+        type=Path,
+        action="append",
+        help="motion.npz, fit.npz, .csv or capture (default: the avatar's own); html holds several",
+    )
+    avatars.add_argument(
+        "--audio",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="SOUND",
+        help="html: a sound file for each --motion, in their order",
+    )
     avatars.add_argument("--frame", type=int, default=0, help="for formats of one frame: the frame of the motion")
-    avatars.add_argument("--sh", type=int, metavar="0..3", help="degree of the harmonics (default: the avatar's); "
-                         "readers for Unity and SIBR want 3")
+    avatars.add_argument(
+        "--sh",
+        type=int,
+        metavar="0..3",
+        help="degree of the harmonics (default: the avatar's); readers for Unity and SIBR want 3",
+    )
     avatars.add_argument("--raw-axes", action="store_true", help="PLY in the world's axes, not turned for viewers")
 
 
@@ -43,14 +62,23 @@ def run(args: argparse.Namespace) -> str:
     try:
         from mvp4d_export.formats import FORMATS, check_format
     except ImportError as error:
-        raise UserError(args.path, f"avatars need the PyTorch half ({error})",
-                        "pip install 'mvp4d-jax[export]'") from None
+        raise UserError(
+            args.path, f"avatars need the PyTorch half ({error})", "pip install 'mvp4d-jax[export]'"
+        ) from None
     import mvp4d
 
     lost = FORMATS[check_format(args.format, args.out)].lost
     avatar = mvp4d.open_avatar(args.path, device="cpu")
-    avatar.export(args.out, format=args.format, motion=args.motion, audio=args.audio, frame=args.frame, sh=args.sh,
-                  raw_axes=args.raw_axes, overwrite=args.overwrite)
+    avatar.export(
+        args.out,
+        format=args.format,
+        motion=args.motion,
+        audio=args.audio,
+        frame=args.frame,
+        sh=args.sh,
+        raw_axes=args.raw_axes,
+        overwrite=args.overwrite,
+    )
     return f"{args.out}: {avatar.module.gaussian_count} Gaussians" + (f" (not kept: {lost})" if lost else "")
 
 

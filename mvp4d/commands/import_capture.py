@@ -1,8 +1,8 @@
 """Read another tool's folder into a capture.
 
-  mvp4d import SOURCE --from cap4d|gaussian-avatars --head HEAD --out CAPTURE
-  mvp4d import SOURCE --from nersemble --sequence NAME --fit fit.npz --head HEAD --out CAPTURE
-  mvp4d import SOURCE --from videos --fit fit.npz --head HEAD --out CAPTURE
+mvp4d import SOURCE --from cap4d|gaussian-avatars --head HEAD --out CAPTURE
+mvp4d import SOURCE --from nersemble --sequence NAME --fit fit.npz --head HEAD --out CAPTURE
+mvp4d import SOURCE --from videos --fit fit.npz --head HEAD --out CAPTURE
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 from mvp4d.core.errors import UserError
 
 # layout -> module, function, the flags that it takes beside --head and --overwrite
-LAYOUTS = {"cap4d": ("mvp4d.core.capture.cap4d", "import_cap4d", ("drop_incomplete",)),
-           "gaussian-avatars": ("mvp4d.core.capture.gaussian_avatars", "import_gaussian_avatars",
-                                ("fps", "drop_incomplete")),
-           "nersemble": ("mvp4d.core.capture.nersemble", "import_nersemble", ("sequence", "fit", "scale")),
-           "videos": ("mvp4d.core.capture.videos", "import_videos", ("fit", "scale", "drop_incomplete"))}
+LAYOUTS = {
+    "cap4d": ("mvp4d.core.capture.cap4d", "import_cap4d", ("drop_incomplete",)),
+    "gaussian-avatars": ("mvp4d.core.capture.gaussian_avatars", "import_gaussian_avatars", ("fps", "drop_incomplete")),
+    "nersemble": ("mvp4d.core.capture.nersemble", "import_nersemble", ("sequence", "fit", "scale")),
+    "videos": ("mvp4d.core.capture.videos", "import_videos", ("fit", "scale", "drop_incomplete")),
+}
 OPTIONAL = ("fit", "fps")  # where None is the layout's own
-
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +29,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head", required=True, help="the head of its fit: builtin, ict:PATH or flame:PATH")
     parser.add_argument("--out", required=True, type=Path, help="the capture to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a capture that is there")
-    parser.add_argument("--drop-incomplete", action="store_true", help="not nersemble: leave out frames that a camera "
-                        "lacks, instead of refusing")
-    parser.add_argument("--overlay", type=Path, metavar="PNG", help="also draw the rig over a picture of every camera: "
-                        "a wrong convention is seen at once")
+    parser.add_argument(
+        "--drop-incomplete",
+        action="store_true",
+        help="not nersemble: leave out frames that a camera lacks, instead of refusing",
+    )
+    parser.add_argument(
+        "--overlay",
+        type=Path,
+        metavar="PNG",
+        help="also draw the rig over a picture of every camera: a wrong convention is seen at once",
+    )
     parser.add_argument("--fps", type=float, help="gaussian-avatars: frames per second (default 25)")
     parser.add_argument("--fit", type=Path, help="nersemble, videos: the fit.npz (videos: default SOURCE/fit.npz)")
     parser.add_argument("--sequence", help="nersemble: the sequence")

@@ -37,8 +37,9 @@ def run(args: argparse.Namespace) -> str:
     topology = Topology.parse(args.topology, args.slices)
     resolve(load_config(args.config, args.overrides))
     sampling = {"mesh": parse_mesh(args.mesh), "views": args.views, "group": args.group, "guidance": args.guidance}
-    reports = preflight(args.config, args.overrides, topology, args.job, stage=args.stage, kind=args.kind,
-                        sampling=sampling)
+    reports = preflight(
+        args.config, args.overrides, topology, args.job, stage=args.stage, kind=args.kind, sampling=sampling
+    )
     print(json.dumps(reports, indent=2) if args.json else table(reports, topology))
     if not all(report["fits"] for report in reports):
         raise DoesNotFit(f"{args.job} does not fit {topology.text}")

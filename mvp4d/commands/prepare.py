@@ -42,16 +42,28 @@ def run(args: argparse.Namespace) -> str:
     check_prepare(config, plan)
     folder = autoencoder_folder(config)
     if folder is None:
-        raise UserError("config.autoencoder", f"is '{config.autoencoder}'",
-                        "give --config.autoencoder=FOLDER (config.json, *.safetensors)")
+        raise UserError(
+            "config.autoencoder",
+            f"is '{config.autoencoder}'",
+            "give --config.autoencoder=FOLDER (config.json, *.safetensors)",
+        )
     options = PrepareOptions(**config.prepare.to_dict(), photo_angle=plan.sampling.reference_angle)
     captures, process = find_captures(args.captures), _process(args.process)
     if args.dry_run:
         return describe(captures, options, read_autoencoder_config(folder), plan.conditioning, config.head)
     if args.distributed:
         process = _join()
-    said = prepare(captures, args.out, options, load_autoencoder(folder)[0], plan.conditioning, head=config.head,
-                   identity=autoencoder_identity(folder), seed=config.seed, process=process)
+    said = prepare(
+        captures,
+        args.out,
+        options,
+        load_autoencoder(folder)[0],
+        plan.conditioning,
+        head=config.head,
+        identity=autoencoder_identity(folder),
+        seed=config.seed,
+        process=process,
+    )
     if args.distributed:
         _wait_for_others()
     return said
@@ -72,8 +84,7 @@ def _wait_for_others(hours: int = 168) -> None:
     import jax
     import orbax.checkpoint as ocp
 
-    ocp.multihost.sync_global_processes("prepared", timeout=hours * 3600,
-                                        processes=set(range(jax.process_count())))
+    ocp.multihost.sync_global_processes("prepared", timeout=hours * 3600, processes=set(range(jax.process_count())))
 
 
 def find_captures(arguments: list[str]) -> list[Path]:

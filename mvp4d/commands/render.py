@@ -24,8 +24,11 @@ from mvp4d.core.errors import UserError
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("avatar", type=Path, help="avatar folder")
     parser.add_argument("--motion", type=Path, help="motion.npz, fit.npz, .csv or capture (default: the avatar's own)")
-    parser.add_argument("--cameras", metavar="SPEC",
-                        help="orbit:, arc:, turn:, sway: or file: (default: orbit:360x48, with --audio turn:0)")
+    parser.add_argument(
+        "--cameras",
+        metavar="SPEC",
+        help="orbit:, arc:, turn:, sway: or file: (default: orbit:360x48, with --audio turn:0)",
+    )
     parser.add_argument("--audio", type=Path, help="sound file to lay under the video")
     parser.add_argument("--out", type=Path, required=True, help="NAME.mp4, or a folder for PNG frames")
     parser.add_argument("--size", default=None, metavar="WxH|N", help="picture size (default: that of the capture)")
@@ -59,8 +62,10 @@ def run(args: argparse.Namespace) -> str:
     rendering = avatar.render(motion, cameras=cameras, size=size, fps=args.fps, background=background)
     parts = {args.out: rendering}
     if args.each_view:
-        parts = {args.out.with_name(f"{args.out.stem}_{index:02d}{args.out.suffix}"): view
-                 for index, view in enumerate(rendering.each_view())}
+        parts = {
+            args.out.with_name(f"{args.out.stem}_{index:02d}{args.out.suffix}"): view
+            for index, view in enumerate(rendering.each_view())
+        }
     for path in parts:
         check_target(path, args.alpha, args.overwrite)
     for path, part in parts.items():

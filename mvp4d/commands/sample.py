@@ -18,8 +18,9 @@ from mvp4d.core.errors import UserError
 
 def configure(parser: argparse.ArgumentParser) -> None:
     need = parser.add_argument_group("inputs")
-    need.add_argument("--weights", required=True,
-                      help="a release folder, or weights that come along: tiny (64 x 64 pixels), tiny_128")
+    need.add_argument(
+        "--weights", required=True, help="a release folder, or weights that come along: tiny (64 x 64 pixels), tiny_128"
+    )
     need.add_argument("--reference", required=True, metavar="IMAGE|CAPTURE", help="the picture of the person")
     need.add_argument("--fit", metavar="FILE", help="fit.npz of the photo (not needed for a capture)")
     need.add_argument("--head", default="builtin", help="head model: builtin, ict:PATH or flame:PATH")
@@ -27,10 +28,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     need.add_argument("--cameras", required=True, metavar="SPEC|CAPTURE", help="the views to make")
     need.add_argument("--out", required=True, metavar="CAPTURE", help="capture folder to write")
     need.add_argument("--mask", metavar="IMAGE", help="white where the person is: takes the photo's background away")
-    need.add_argument("--matte", choices=("none", "auto"), default="none",
-                      help="auto: cut the person out without a mask (plain backgrounds)")
-    need.add_argument("--clean-views", metavar="CAPTURE[:NAME,...]|photos",
-                      help="existing views to condition on; photos: the person's other photos")
+    need.add_argument(
+        "--matte",
+        choices=("none", "auto"),
+        default="none",
+        help="auto: cut the person out without a mask (plain backgrounds)",
+    )
+    need.add_argument(
+        "--clean-views",
+        metavar="CAPTURE[:NAME,...]|photos",
+        help="existing views to condition on; photos: the person's other photos",
+    )
     plan = parser.add_argument_group("what is denoised together")
     plan.add_argument("--frames", type=int, help="frames to make (default: as many as the motion has)")
     plan.add_argument("--window", type=int, help="frames per window, 1 + 4k (default: as trained)")
@@ -42,10 +50,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("sampler")
     how.add_argument("--sampler", help="dpm or ddim (default: the weights' own)")
     how.add_argument("--steps", type=int, help="denoising steps (default: the weights' own)")
-    how.add_argument("--guidance", type=float,
-                     help="classifier-free guidance; 1 is off (default: the weights' own)")
-    how.add_argument("--guidance-interval", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"),
-                     help="share of the noise range in which guidance acts (default 0 1)")
+    how.add_argument("--guidance", type=float, help="classifier-free guidance; 1 is off (default: the weights' own)")
+    how.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("FROM", "TO"),
+        help="share of the noise range in which guidance acts (default 0 1)",
+    )
     how.add_argument("--guidance-rescale", type=float, default=0.0, help="0 to 1 (default 0)")
     how.add_argument("--eta", type=float, default=0.0, help="noise added back at every step, 0 to 1 (default 0)")
     how.add_argument("--seed", type=int, default=0)
@@ -54,8 +67,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing capture")
 
 
-INPUTS = ("motion", "cameras", "clean_views", "fit", "head", "mask", "matte", "frames", "window", "overlap", "group",
-          "anchors", "routing", "sampler", "steps", "guidance", "guidance_interval", "guidance_rescale", "eta", "seed")
+INPUTS = (
+    "motion",
+    "cameras",
+    "clean_views",
+    "fit",
+    "head",
+    "mask",
+    "matte",
+    "frames",
+    "window",
+    "overlap",
+    "group",
+    "anchors",
+    "routing",
+    "sampler",
+    "steps",
+    "guidance",
+    "guidance_interval",
+    "guidance_rescale",
+    "eta",
+    "seed",
+)
 
 
 def run(args: argparse.Namespace) -> str:
@@ -77,13 +110,16 @@ def run(args: argparse.Namespace) -> str:
         return "planned only; leave --plan out to sample"
     extra = {name: without_folders(str(getattr(args, name))) for name in ("reference", "motion", "cameras")}
     capture = model.run(job, out, overwrite=args.overwrite, extra=extra)
-    return (f"{capture.view_count} views x {capture.frame_count} frames: {out}; look at {out}.mp4; "
-            f"next: mvp4d distill {out} --out AVATAR")
+    return (
+        f"{capture.view_count} views x {capture.frame_count} frames: {out}; look at {out}.mp4; "
+        f"next: mvp4d distill {out} --out AVATAR"
+    )
 
 
 def _keep_programs() -> None:
     """Compiled programs stay in the user's cache: a second start of the same shapes compiles nothing."""
     import jax
+
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]  made at run time
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "mvp4d" / "compiled"))

@@ -29,6 +29,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> str:
     import mvp4d
 
-    motion = mvp4d.speak(args.sound, text=args.text, phones=args.phones, head=args.head, fps=args.fps, seed=args.seed,
-                         out=args.out, overwrite=args.overwrite)
+    motion = mvp4d.speak(
+        args.sound,
+        text=args.text,
+        phones=args.phones,
+        head=args.head,
+        fps=args.fps,
+        seed=args.seed,
+        out=args.out,
+        overwrite=args.overwrite,
+    )
     return f"{args.out}: {motion.frame_count} frames at {motion.fps:g} a second"

@@ -29,11 +29,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=float, default=25.0, help="frames per second (default 25)")
     parser.add_argument("--motion", default="mixed", help="mixed, speech, expressive, turning, still, or a fit.npz")
     parser.add_argument("--seed", type=int, default=0, help="light and performance; not the person (default 0)")
-    parser.add_argument("--own-motion", type=float, default=0.0, metavar="AMOUNT",
-                        help="0 films faces that move as the capture's rig does (default), 1 as people do: the rig "
-                        "then misses them by a millimetre or two")
-    parser.add_argument("--motion-only", action="store_true",
-                        help="film nothing: write the performance alone to --out, a .npz for `mvp4d render --motion`")
+    parser.add_argument(
+        "--own-motion",
+        type=float,
+        default=0.0,
+        metavar="AMOUNT",
+        help="0 films faces that move as the capture's rig does (default), 1 as people do: the rig "
+        "then misses them by a millimetre or two",
+    )
+    parser.add_argument(
+        "--motion-only",
+        action="store_true",
+        help="film nothing: write the performance alone to --out, a .npz for `mvp4d render --motion`",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--sheet", metavar="FOLDER", help="write contact sheets there instead of a capture")
 
@@ -47,6 +55,7 @@ def run(args: argparse.Namespace) -> str:
     # JAX is loaded only once the flags are known to make sense.
     if args.sheet:
         from mvp4d_jax.studio.sheets import write_sheets
+
         return f"look at {', '.join(str(path) for path in write_sheets(args.sheet, overwrite=args.overwrite))}"
     if not args.out:
         raise UserError("--out", "is missing", "name the capture to make")
@@ -58,6 +67,7 @@ def run(args: argparse.Namespace) -> str:
     if args.motion_only and identities is not None:
         raise UserError("--motion-only", "writes the motion of one person", "give --identity instead of --identities")
     from mvp4d_jax.studio.produce import Order, make_capture, make_set, write_motion
+
     cameras = args.cameras or f"orbit:360x{args.views or 8}"
     order = Order(cameras, args.frames, args.size, args.fps, args.motion, args.seed, args.own_motion)
     if identities is not None:

@@ -19,19 +19,31 @@ import numpy as np
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sources", metavar="PHOTO|VIDEO", type=Path, nargs="+",
-                        help="photos of one person, or one video")
+    parser.add_argument(
+        "sources", metavar="PHOTO|VIDEO", type=Path, nargs="+", help="photos of one person, or one video"
+    )
     parser.add_argument("--head", default="builtin", help="builtin, ict:PATH or flame:PATH (default: builtin)")
     parser.add_argument("--out", type=Path, required=True, metavar="PERSON|NAME.npz", help="what to write")
-    parser.add_argument("--landmarks", type=Path, nargs="+", metavar="NPZ",
-                        help="landmarks of each photo or of the video, instead of MediaPipe")
+    parser.add_argument(
+        "--landmarks",
+        type=Path,
+        nargs="+",
+        metavar="NPZ",
+        help="landmarks of each photo or of the video, instead of MediaPipe",
+    )
     parser.add_argument("--face", type=int, help="which face, counted from the left from 1 (default: the largest)")
     parser.add_argument("--focal", type=float, help="focal length in pixels, where it is known")
     parser.add_argument("--overlay", type=Path, help="where to write the overlay (default: beside --out)")
     parser.add_argument("--overwrite", action="store_true", help="replace a fit and an overlay that are there")
     person = parser.add_argument_group("a person's folder")
-    person.add_argument("--mask", dest="masks", type=Path, nargs="+", metavar="IMAGE",
-                        help="white where the person is, one for each photo (default: cut out automatically)")
+    person.add_argument(
+        "--mask",
+        dest="masks",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE",
+        help="white where the person is, one for each photo (default: cut out automatically)",
+    )
     person.add_argument("--matte", choices=("auto", "none"), default="auto", help="none: keep the background")
     person.add_argument("--same-person", action="store_true", help="take the photos for one person's, unchecked")
     person.add_argument("--most", type=int, default=6, metavar="N", help="frames to keep of a video (default 6)")
@@ -63,14 +75,25 @@ def _person(args: argparse.Namespace) -> str:
         raise UserError("--overlay", f"'{overlay}'", "a person's overlay is a .png")
     check_folder(args.out, KIND, args.overwrite)
     check_file(overlay, args.overwrite)
-    portrait = mvp4d.track(*args.sources, head=args.head, masks=args.masks, matte=args.matte, landmarks=args.landmarks,
-                           face=args.face, focal=args.focal, same_person=args.same_person, most=args.most)
+    portrait = mvp4d.track(
+        *args.sources,
+        head=args.head,
+        masks=args.masks,
+        matte=args.matte,
+        landmarks=args.landmarks,
+        face=args.face,
+        focal=args.focal,
+        same_person=args.same_person,
+        most=args.most,
+    )
     with atomic_file(overlay) as temporary:
         write_png(temporary, draw_portrait(portrait))
     save_person(args.out, portrait, overwrite=args.overwrite)
     count = len(portrait.photos)
-    return (f"{args.out}: head '{portrait.head.name}', {count} photo{'s' if count > 1 else ''}, reference "
-            f"{portrait.sources[portrait.reference]}; look at {overlay}; next: mvp4d sample --reference {args.out}")
+    return (
+        f"{args.out}: head '{portrait.head.name}', {count} photo{'s' if count > 1 else ''}, reference "
+        f"{portrait.sources[portrait.reference]}; look at {overlay}; next: mvp4d sample --reference {args.out}"
+    )
 
 
 def _fit(args: argparse.Namespace) -> str:
@@ -80,8 +103,11 @@ def _fit(args: argparse.Namespace) -> str:
     from mvp4d_jax.tracking.track import Source, track, write_overlay
 
     if len(args.sources) > 1:
-        raise UserError("--out", f"'{args.out}' holds the fit of one photo or video, {len(args.sources)} are given",
-                        "give a folder: --out PERSON")
+        raise UserError(
+            "--out",
+            f"'{args.out}' holds the fit of one photo or video, {len(args.sources)} are given",
+            "give a folder: --out PERSON",
+        )
     if args.masks is not None or args.same_person or args.matte != "auto":
         raise UserError("--out", f"'{args.out}' holds no cut-out", "give a folder: --out PERSON")
     source = Source.open(args.sources[0])
@@ -91,11 +117,14 @@ def _fit(args: argparse.Namespace) -> str:
     for path in (args.out, overlay):
         check_file(path, args.overwrite)
     head = load_head(args.head)
-    fit, solution, found = track(source, head, landmarks=None if args.landmarks is None else args.landmarks[0],
-                                 face=args.face, focal=args.focal)
+    fit, solution, found = track(
+        source, head, landmarks=None if args.landmarks is None else args.landmarks[0], face=args.face, focal=args.focal
+    )
     write_overlay(overlay, source, head, solution, found)
     fit.save(args.out)
     angles = np.degrees(fit.motion.rotation[0])
-    return (f"{args.out}: head '{head.name}', {fit.frame_count} frames, landmarks within "
-            f"{100 * np.nanmean(solution.error):.1f} % of the face box, first rotation {angles[0]:.0f} {angles[1]:.0f} "
-            f"{angles[2]:.0f} degrees; look at {overlay}")
+    return (
+        f"{args.out}: head '{head.name}', {fit.frame_count} frames, landmarks within "
+        f"{100 * np.nanmean(solution.error):.1f} % of the face box, first rotation {angles[0]:.0f} {angles[1]:.0f} "
+        f"{angles[2]:.0f} degrees; look at {overlay}"
+    )

@@ -25,7 +25,9 @@ IN_BUCKETS = ("workdir", "export")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="tiny, small, mvp4d_2b, tiny_autoencoder, or a path")
-    parser.add_argument("--workdir", required=True, help="checkpoints, metrics and the resolved config; a folder, or gs://BUCKET/PATH")
+    parser.add_argument(
+        "--workdir", required=True, help="checkpoints, metrics and the resolved config; a folder, or gs://BUCKET/PATH"
+    )
     parser.add_argument("--distributed", action="store_true", help="join the hosts of a TPU pod, GKE or SLURM job")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where hosts do not find each other")
     parser.add_argument("--processes", type=int, metavar="N")
@@ -48,15 +50,18 @@ def run(args: argparse.Namespace) -> str:
     _quiet_orbax()
     # Before anything touches a device.
     from mvp4d_jax import parallel
+
     if args.distributed or args.coordinator:
         parallel.initialise_processes(args.coordinator, args.processes, args.process, timeout=args.join_timeout)
 
     from mvp4d_jax.training.config import load_config
+
     config = load_config(args.config, args.overrides)
     if not args.dry_run:
         _keep_programs(workdir)
     if config.get("job") == "autoencoder":
         from mvp4d_jax.training.autoencoder import export_autoencoder, train_autoencoder
+
         if args.export is not None:
             return export_autoencoder(config, workdir, args.export, overwrite=args.overwrite)
         if args.dry_run:
@@ -64,14 +69,17 @@ def run(args: argparse.Namespace) -> str:
         return train_autoencoder(config, workdir)
     if args.export is not None:
         from mvp4d_jax.training.release import export_release
+
         return export_release(config, workdir, args.export, _step(args.step), overwrite=args.overwrite)
     from mvp4d_jax.training.loop import train
+
     return train(config, workdir, check_memory=not args.no_memory_check, dry_run=args.dry_run)
 
 
 def _keep_programs(workdir: Any) -> None:
     """Compiled programs stay in the workdir: a run that starts again on the same devices compiles nothing."""
     import jax
+
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]  made at run time
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
 

@@ -14,10 +14,20 @@ from pathlib import Path
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("avatar", type=Path, help="avatar folder")
-    parser.add_argument("--motion", type=Path, action="append", help="motion.npz, fit.npz, .csv or capture (default: "
-                        "the avatar's own); may be given several times")
-    parser.add_argument("--audio", type=Path, action="append", default=[], metavar="SOUND",
-                        help="a sound file for each --motion, in their order")
+    parser.add_argument(
+        "--motion",
+        type=Path,
+        action="append",
+        help="motion.npz, fit.npz, .csv or capture (default: the avatar's own); may be given several times",
+    )
+    parser.add_argument(
+        "--audio",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="SOUND",
+        help="a sound file for each --motion, in their order",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets the network in")
     parser.add_argument("--port", type=int, default=8080)
 

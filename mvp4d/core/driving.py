@@ -60,9 +60,12 @@ def _from_fit(motion: Motion, name: str, head: HeadModel, where: Path) -> tuple[
 def _from_motion(found: NamedMotion, head: HeadModel, where: Path) -> tuple[Motion, str]:
     if found.names is None:
         if found.motion.expression.shape[1] != head.expression_count:
-            raise UserError(where, f"holds {found.motion.expression.shape[1]} expressions without names, head "
-                            f"'{head.name}' has {head.expression_count}",
-                            "write it again with this version, or give the capture that it belongs to")
+            raise UserError(
+                where,
+                f"holds {found.motion.expression.shape[1]} expressions without names, head "
+                f"'{head.name}' has {head.expression_count}",
+                "write it again with this version, or give the capture that it belongs to",
+            )
         return found.motion, f"{where} names no expressions: they are taken in the order of head '{head.name}'"
     motion, notice = retarget(found.motion, found.head, found.names, head)
     if found.eyes is not None and found.head.partition("+")[0] != head.name.partition("+")[0]:

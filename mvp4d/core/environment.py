@@ -70,16 +70,33 @@ class Environment:
         folder.parent.mkdir(parents=True, exist_ok=True)
         sweep(folder.parent)
         require_space(folder, 1e6 * self.size, f"{self.what}'s environment")
-        print(f"making an environment for {self.what} at {folder} (about {self.size} MB, once)", file=sys.stderr,
-              flush=True)
+        print(
+            f"making an environment for {self.what} at {folder} (about {self.size} MB, once)",
+            file=sys.stderr,
+            flush=True,
+        )
         fresh = temporary_name(folder)
         try:
             self._run([sys.executable, "-m", "venv", str(fresh)])
             wheels = ["--only-binary", ":all:", *(f"--no-binary={name}" for name in self.source_builds)]
             with progress(total=len(self.packages) + 1, what=f"installing {self.what}", unit="package") as bar:
-                self._run([str(fresh / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install",
-                           "--no-deps", *wheels, "--retries", "1", "--timeout", "30", *self.packages],
-                          lambda line: line.startswith("Collecting") and bar.update())
+                self._run(
+                    [
+                        str(fresh / "bin" / "python"),
+                        "-m",
+                        "pip",
+                        "--disable-pip-version-check",
+                        "install",
+                        "--no-deps",
+                        *wheels,
+                        "--retries",
+                        "1",
+                        "--timeout",
+                        "30",
+                        *self.packages,
+                    ],
+                    lambda line: line.startswith("Collecting") and bar.update(),
+                )
                 self._run([str(fresh / "bin" / "python"), "-c", f"import {', '.join(self.imports)}"])
                 bar.update(bar.total - bar.n)
             (fresh / _STAMP).write_text("\n".join(self.packages) + "\n")
@@ -90,9 +107,13 @@ class Environment:
 
     def start(self, script: Path, *words: str, log: IO) -> subprocess.Popen:
         """A script of this project running in it, its standard input and output as pipes; its words go to `log`."""
-        return subprocess.Popen(tied([str(self.python()), str(script), *words]), stdin=subprocess.PIPE,
-                                stdout=subprocess.PIPE, stderr=log,
-                                env={**os.environ, "PYTHONPATH": "", "GLOG_minloglevel": "2"})
+        return subprocess.Popen(
+            tied([str(self.python()), str(script), *words]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": "", "GLOG_minloglevel": "2"},
+        )
 
     def failure(self, log: str) -> UserError:
         """The error to raise where a script has failed, from what it said."""
@@ -100,14 +121,22 @@ class Environment:
 
     def _run(self, command: list[str], hear: Callable[[str], object] = lambda line: None) -> None:
         lines = []
-        with subprocess.Popen(tied(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              env={**os.environ, "PYTHONPATH": ""}) as process:
+        with subprocess.Popen(
+            tied(command),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ""},
+        ) as process:
             for line in process.stdout or ():
                 lines.append(line)
                 hear(line)
         if process.returncode:
-            raise UserError(self.what, f"its environment cannot be made: {last_line(''.join(lines))}",
-                            f"check the network and run again, {self.without}")
+            raise UserError(
+                self.what,
+                f"its environment cannot be made: {last_line(''.join(lines))}",
+                f"check the network and run again, {self.without}",
+            )
 
 
 def last_line(text: str) -> str:

@@ -30,15 +30,21 @@ def _clipped(text: str, most: int = 400) -> str:
     return text if len(text) <= most else f"{text[: most - 60]} ... {text[-50:]}"
 
 
-_FIXES = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space",
-          errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
-          errno.EACCES: "check who may read and write there", errno.EPERM: "check who may read and write there",
-          errno.EROFS: "write to another place", errno.EMFILE: "raise the limit on open files (ulimit -n)"}
+_FIXES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+    errno.EACCES: "check who may read and write there",
+    errno.EPERM: "check who may read and write there",
+    errno.EROFS: "write to another place",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
 
 
 def system_error(error: OSError, where: object = None) -> UserError:
     """What the operating system refused, as one line: the path, or `where`, and the reason."""
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     reason = error.strerror or str(error) or type(error).__name__
-    return UserError(" -> ".join(names) or where or "the system", reason[:1].lower() + reason[1:],
-                     _FIXES.get(error.errno or 0, ""))
+    return UserError(
+        " -> ".join(names) or where or "the system", reason[:1].lower() + reason[1:], _FIXES.get(error.errno or 0, "")
+    )

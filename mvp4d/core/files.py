@@ -117,8 +117,11 @@ def _told_when_full(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if is_full(path, error):
-            raise UserError(path, "cannot be written: the disk is full, or a limit on file sizes is reached",
-                            "free some space; what was there before is whole") from error
+            raise UserError(
+                path,
+                "cannot be written: the disk is full, or a limit on file sizes is reached",
+                "free some space; what was there before is whole",
+            ) from error
         raise
 
 
@@ -173,8 +176,11 @@ def read_npz(path: str | os.PathLike, *, limit: int = 1 << 30) -> dict[str, np.n
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if any(entry.filename.endswith("data.pkl") for entry in entries):
-                raise UserError(path, "is a PyTorch file, whose pickle is not read",
-                                "write its arrays as an npz with the fields that docs/formats.md lists")
+                raise UserError(
+                    path,
+                    "is a PyTorch file, whose pickle is not read",
+                    "write its arrays as an npz with the fields that docs/formats.md lists",
+                )
             if len(entries) > 4096 or sum(entry.file_size for entry in entries) > limit:
                 raise UserError(path, f"unpacks to more than {limit >> 20} MiB", "this is not a file of this kind")
             return {entry.filename.removesuffix(".npy"): _read_npy(archive, entry, path) for entry in entries}
@@ -186,8 +192,23 @@ def read_npz(path: str | os.PathLike, *, limit: int = 1 << 30) -> dict[str, np.n
 
 # What zipfile, zlib and numpy's header parser raise on damaged bytes; NotImplementedError and RuntimeError are
 # zipfile's words for compression methods and encryption that it does not know.
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError,
-           NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error, lzma.LZMAError)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    lzma.LZMAError,
+)
 
 
 def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str | os.PathLike) -> np.ndarray:
@@ -200,8 +221,11 @@ def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str | os.P
             raise UserError(path, f"array '{name}' holds {dtype} values", "only plain numbers and strings are read")
         size = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or size != entry.file_size - stream.tell():
-            raise UserError(path, f"array '{name}' says shape {shape} {dtype} but holds another number of bytes",
-                            "the file is damaged")
+            raise UserError(
+                path,
+                f"array '{name}' says shape {shape} {dtype} but holds another number of bytes",
+                "the file is damaged",
+            )
         data = stream.read(size)
         if len(data) != size or stream.read(1):
             raise UserError(path, f"array '{name}' is cut short", "the file is damaged")

@@ -11,8 +11,10 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 
 def has_accelerator() -> bool:
     """Whether the machine has a TPU or an NVIDIA GPU, by its device files."""
-    return any(any(Path(folder).glob(pattern)) for folder, pattern in (
-        ("/dev", "accel*"), ("/dev/vfio", "[0-9]*"), ("/dev", "nvidia[0-9]*")))
+    return any(
+        any(Path(folder).glob(pattern))
+        for folder, pattern in (("/dev", "accel*"), ("/dev/vfio", "[0-9]*"), ("/dev", "nvidia[0-9]*"))
+    )
 
 
 def keep_freed_memory() -> None:

@@ -103,15 +103,19 @@ def read_photo(path: str | os.PathLike, mask: str | os.PathLike | None = None) -
     """
     size = image_size(path)
     if min(size) < MIN_PHOTO_SIDE:
-        raise UserError(path, f"{size[1]}x{size[0]} pixels are too few",
-                        f"give a photo of at least {MIN_PHOTO_SIDE} pixels a side")
+        raise UserError(
+            path, f"{size[1]}x{size[0]} pixels are too few", f"give a photo of at least {MIN_PHOTO_SIDE} pixels a side"
+        )
     picture = read_picture(path)
     alpha = np.full(size, 255, np.uint8) if picture.alpha is None else picture.alpha
     if mask is not None:
         found = read_mask(mask)
         if found.shape != size:
-            raise UserError(mask, f"mask of {found.shape[1]}x{found.shape[0]} for a photo of {size[1]}x{size[0]}",
-                            "give a mask of the photo's size")
+            raise UserError(
+                mask,
+                f"mask of {found.shape[1]}x{found.shape[0]} for a photo of {size[1]}x{size[0]}",
+                "give a mask of the photo's size",
+            )
         alpha = np.rint(alpha * (found / 255)).astype(np.uint8)
     return picture.rgb, alpha
 
@@ -151,8 +155,11 @@ def check_size(path: Path, found: tuple[int, int], expected: tuple[int, int] | N
     if expected is not None and tuple(found) != tuple(expected):
         raise UserError(path, f"is {found[0]} x {found[1]} (height x width), expected {expected[0]} x {expected[1]}")
     if found[0] * found[1] > MAX_PIXELS:
-        raise UserError(path, f"is {found[0]} x {found[1]} pixels, too large to be a picture of this kind",
-                        f"scale it below {MAX_PIXELS // 10**6} megapixels")
+        raise UserError(
+            path,
+            f"is {found[0]} x {found[1]} pixels, too large to be a picture of this kind",
+            f"scale it below {MAX_PIXELS // 10**6} megapixels",
+        )
 
 
 @contextlib.contextmanager
@@ -190,8 +197,9 @@ def _formats(path: Path) -> tuple[str, ...]:
     except ImportError:
         if start[8:12] in (b"mif1", b"msf1"):  # an AVIF may begin so, too
             return FORMATS
-        raise UserError(path, "is a HEIC picture, whose decoder is not installed",
-                        "pip install pillow-heif, or save it as JPEG") from None
+        raise UserError(
+            path, "is a HEIC picture, whose decoder is not installed", "pip install pillow-heif, or save it as JPEG"
+        ) from None
     pillow_heif.register_heif_opener()
     return (*FORMATS, "HEIF")
 
@@ -241,8 +249,13 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image | None:
         space = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}.get(profile_of.xcolor_space)
         if space != picture.mode or (space == "RGB" and "sRGB" in ImageCms.getProfileDescription(source)):
             return None
-        return ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB",
-                                         renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                                         flags=ImageCms.Flags.BLACKPOINTCOMPENSATION)
+        return ImageCms.profileToProfile(
+            picture,
+            source,
+            ImageCms.createProfile("sRGB"),
+            outputMode="RGB",
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError):
         return None

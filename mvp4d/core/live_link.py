@@ -141,8 +141,11 @@ def _lost(motion: Motion, names: tuple[str, ...]) -> str:
     known = {canonical_name(name) for name in ARKIT_NAMES}
     foreign = sum(canonical_name(name) not in known for name in names)
     parts = [f"{foreign} expressions that ARKit does not name"] if foreign else []
-    parts += [text for key, text in (("translation", "where the head is"), ("jaw", "the jaw joint's rotation"))
-              if np.abs(np.asarray(getattr(motion, key))).max(initial=0) > 1e-6]
+    parts += [
+        text
+        for key, text in (("translation", "where the head is"), ("jaw", "the jaw joint's rotation"))
+        if np.abs(np.asarray(getattr(motion, key))).max(initial=0) > 1e-6
+    ]
     return f"Live Link's CSV cannot hold {' and '.join(parts)}" if parts else ""
 
 

@@ -36,11 +36,27 @@ _WORD = b"mvp4d"
 _IGNORED = {MARKER, ".DS_Store", "Thumbs.db", "desktop.ini"}
 # Folders that were made before there was a marker: kind -> the file that tells, its `format`, what may lie in it.
 _KNOWN = {
-    "capture": ("capture.json", "mvp4d-capture",
-                {"capture.json", "cameras.npz", "motion.npz", "head.npz", "images", "videos", "masks", "portrait",
-                 "evaluation.json", "evaluation.html"}),
-    "avatar": ("avatar.json", "mvp4d-avatar",
-               {"avatar.json", "avatar.safetensors", "report.json", "motion.npz", "cameras.npz", "tensorboard"}),
+    "capture": (
+        "capture.json",
+        "mvp4d-capture",
+        {
+            "capture.json",
+            "cameras.npz",
+            "motion.npz",
+            "head.npz",
+            "images",
+            "videos",
+            "masks",
+            "portrait",
+            "evaluation.json",
+            "evaluation.html",
+        },
+    ),
+    "avatar": (
+        "avatar.json",
+        "mvp4d-avatar",
+        {"avatar.json", "avatar.safetensors", "report.json", "motion.npz", "cameras.npz", "tensorboard"},
+    ),
     "release": ("mvp4d.json", None, {"mvp4d.json", "vae", "transformer"}),
 }
 
@@ -100,8 +116,11 @@ def check_folder(path: str | os.PathLike, kind: str, overwrite: bool) -> None:
     foreign = next((name for name, count in _count(path).items() if count > made.get(name, 0)), None)
     if foreign is not None:
         inside = "is not" if foreign not in made else "holds files that are not"
-        raise UserError(shown, f"is not overwritten: '{foreign}' in it {inside} of this program's making",
-                        "move it away, or choose another name")
+        raise UserError(
+            shown,
+            f"is not overwritten: '{foreign}' in it {inside} of this program's making",
+            "move it away, or choose another name",
+        )
 
 
 def check_file(path: str | os.PathLike, overwrite: bool) -> None:
@@ -168,8 +187,9 @@ def _count(folder: Path) -> dict[str, int]:
             continue
         counts[entry.name] = 1
         if entry.is_dir(follow_symlinks=False):
-            counts[entry.name] = sum(len(set(files) - _IGNORED) + (not files and not folders)
-                                     for _, folders, files in os.walk(entry.path))
+            counts[entry.name] = sum(
+                len(set(files) - _IGNORED) + (not files and not folders) for _, folders, files in os.walk(entry.path)
+            )
     return counts
 
 
@@ -293,8 +313,11 @@ def require_space(path: str | os.PathLike, size: float, what: str) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise UserError(path, f"{what} takes about {_amount(size)}, and {_amount(free)} are free there",
-                        "free some space, or write to another disk")
+        raise UserError(
+            path,
+            f"{what} takes about {_amount(size)}, and {_amount(free)} are free there",
+            "free some space, or write to another disk",
+        )
 
 
 def is_full(path: Path, error: BaseException) -> bool:

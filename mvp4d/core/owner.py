@@ -17,8 +17,11 @@ import time
 from pathlib import Path
 
 OTHER_HOST_SECONDS = 86_400  # a temporary of a machine that cannot be asked is given up after a day
-_NAME = re.compile(r"\.(?P<stem>.+)\.mvp4d-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>[0-9a-f]+)-[0-9a-f]{8}"
-                   r"\.(?P<role>tmp|old)(?:\.[^/]*)?", re.DOTALL)
+_NAME = re.compile(
+    r"\.(?P<stem>.+)\.mvp4d-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>[0-9a-f]+)-[0-9a-f]{8}"
+    r"\.(?P<role>tmp|old)(?:\.[^/]*)?",
+    re.DOTALL,
+)
 _STEM_BYTES = 120  # of a temporary's name; a file system takes 255
 
 
@@ -60,7 +63,7 @@ def sweep(folder: str | os.PathLike) -> list[Path]:
     for path in filter(is_abandoned, found):
         match = _NAME.fullmatch(path.name)
         assert match is not None  # is_abandoned says so
-        target = path.with_name(match["stem"] + path.name[match.end("role"):])
+        target = path.with_name(match["stem"] + path.name[match.end("role") :])
         if match["role"] == "old" and not target.exists():
             os.replace(path, target)
         else:

@@ -39,6 +39,7 @@ def place(path: str | os.PathLike) -> Any:
         raise UserError(f"gs://{rest}", "needs the package gcsfs", "pip install 'mvp4d-jax[gcs]', or " + MOUNT)
     from etils import epath
     from fsspec import config
+
     config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)  # other hosts write there, too
     return epath.Path(f"gs://{rest}")
 

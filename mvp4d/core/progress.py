@@ -29,8 +29,15 @@ def progress(iterable: Iterable | None = None, *, total: int | None = None, what
     When standard error is not a terminal (a log file, CI) it prints a line at most every ten seconds.
     """
     interactive = sys.stderr.isatty()
-    return tqdm(iterable, total=total, desc=what, unit=unit, dynamic_ncols=interactive, disable=_silent,
-                mininterval=0.2 if interactive else 10.0)
+    return tqdm(
+        iterable,
+        total=total,
+        desc=what,
+        unit=unit,
+        dynamic_ncols=interactive,
+        disable=_silent,
+        mininterval=0.2 if interactive else 10.0,
+    )
 
 
 def say(note: str) -> None:

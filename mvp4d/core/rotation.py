@@ -46,8 +46,9 @@ def rotate(matrices: Array, vectors: Array) -> Array:
     """[..., 3, 3] x [..., 3] -> [..., 3]; leading axes broadcast."""
     xp = array_namespace(matrices, vectors)
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
-    return xp.stack([matrices[..., row, 0] * x + matrices[..., row, 1] * y + matrices[..., row, 2] * z
-                     for row in range(3)], axis=-1)
+    return xp.stack(
+        [matrices[..., row, 0] * x + matrices[..., row, 1] * y + matrices[..., row, 2] * z for row in range(3)], axis=-1
+    )
 
 
 def compose(first: Array, second: Array) -> Array:

@@ -52,8 +52,22 @@ def read_sound(path: str | os.PathLike) -> Sound:
     path = Path(path)
     if not path.is_file():
         raise UserError(path, "no such sound file")
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", *_GUARD, "-i", str(path.resolve()), "-vn",
-               "-t", str(LONGEST + 1), "-af", _MIXED, "-f", "f32le", "pipe:1"]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-nostdin",
+        "-hide_banner",
+        *_GUARD,
+        "-i",
+        str(path.resolve()),
+        "-vn",
+        "-t",
+        str(LONGEST + 1),
+        "-af",
+        _MIXED,
+        "-f",
+        "f32le",
+        "pipe:1",
+    ]
     done = subprocess.run(command, capture_output=True)
     told = done.stderr.decode("utf-8", "replace")
     rate = re.search(r"Audio: .*?(\d+) Hz", told)
@@ -89,16 +103,51 @@ def add_sound(video: Path, sound: str | os.PathLike, start: float = 0.0) -> None
     """
     seconds = imageio_ffmpeg.count_frames_and_secs(str(video.resolve()))[1]
     mixed = video.with_name(f"{video.stem}.sound{video.suffix}")
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-y", "-loglevel", "error", "-i", str(video.resolve()),
-               *_GUARD, "-ss", f"{start:.6f}", "-i", str(Path(sound).resolve()), "-map", "0:v:0", "-map", "1:a:0",
-               "-c:v", "copy", "-c:a", "aac", "-b:a", "160k", "-af", "apad", "-t", f"{seconds:.6f}",
-               "-movflags", "+faststart", "-fflags", "+bitexact", "-flags:a", "+bitexact", "-map_metadata", "-1",
-               str(mixed.resolve())]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-nostdin",
+        "-y",
+        "-loglevel",
+        "error",
+        "-i",
+        str(video.resolve()),
+        *_GUARD,
+        "-ss",
+        f"{start:.6f}",
+        "-i",
+        str(Path(sound).resolve()),
+        "-map",
+        "0:v:0",
+        "-map",
+        "1:a:0",
+        "-c:v",
+        "copy",
+        "-c:a",
+        "aac",
+        "-b:a",
+        "160k",
+        "-af",
+        "apad",
+        "-t",
+        f"{seconds:.6f}",
+        "-movflags",
+        "+faststart",
+        "-fflags",
+        "+bitexact",
+        "-flags:a",
+        "+bitexact",
+        "-map_metadata",
+        "-1",
+        str(mixed.resolve()),
+    ]
     try:
         done = subprocess.run(command, capture_output=True)
         if done.returncode:
-            raise UserError(sound, f"cannot be laid under the video ({_reason(done.stderr.decode(errors='replace'))})",
-                            "give a WAV, FLAC, MP3 or M4A file")
+            raise UserError(
+                sound,
+                f"cannot be laid under the video ({_reason(done.stderr.decode(errors='replace'))})",
+                "give a WAV, FLAC, MP3 or M4A file",
+            )
         os.replace(mixed, video)
     finally:
         mixed.unlink(missing_ok=True)

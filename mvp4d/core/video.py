@@ -105,8 +105,9 @@ def _look(path: str | os.PathLike, options: list[str]) -> VideoFacts:
     return VideoFacts(size, rate, times - times[0])
 
 
-def read_video(path: str | os.PathLike, *, start: int = 0, size: tuple[int, int] | None = None,
-               frames: np.ndarray | None = None) -> Generator[np.ndarray]:
+def read_video(
+    path: str | os.PathLike, *, start: int = 0, size: tuple[int, int] | None = None, frames: np.ndarray | None = None
+) -> Generator[np.ndarray]:
     """Yields the frames of a video from frame `start` on, uint8 [H, W, 3], upright, with square pixels.
 
     Args:
@@ -147,8 +148,9 @@ def _read_ppm(stream: IO[bytes], path: Path, size: tuple[int, int] | None) -> np
 
 
 @contextlib.contextmanager
-def _ffmpeg(path: str | os.PathLike, filters: str, output: list[str], *,
-            frames: bool) -> Iterator[tuple[subprocess.Popen, IO[bytes]]]:
+def _ffmpeg(
+    path: str | os.PathLike, filters: str, output: list[str], *, frames: bool
+) -> Iterator[tuple[subprocess.Popen, IO[bytes]]]:
     """ffmpeg at work on the moving picture of a file, and its log; it is ended with the block.
 
     Args:
@@ -156,12 +158,33 @@ def _ffmpeg(path: str | os.PathLike, filters: str, output: list[str], *,
     """
     if not Path(path).is_file():  # a named pipe would be waited for
         raise UserError(path, "no such video" if not Path(path).exists() else "not a regular file")
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-loglevel",
-               "error" if frames else "info", *_GUARD, "-i", str(Path(path).resolve()), "-map", "0:V:0",
-               "-fps_mode", "passthrough", "-vf", filters, *output]
-    with tempfile.TemporaryFile() as log, subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if frames else subprocess.DEVNULL,
-            stderr=log if frames else subprocess.PIPE) as process:  # two pipes could wait for each other
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-nostdin",
+        "-hide_banner",
+        "-nostats",
+        "-loglevel",
+        "error" if frames else "info",
+        *_GUARD,
+        "-i",
+        str(Path(path).resolve()),
+        "-map",
+        "0:V:0",
+        "-fps_mode",
+        "passthrough",
+        "-vf",
+        filters,
+        *output,
+    ]
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if frames else subprocess.DEVNULL,
+            stderr=log if frames else subprocess.PIPE,
+        ) as process,
+    ):  # two pipes could wait for each other
         try:
             yield process, log
         finally:
@@ -202,11 +225,42 @@ class VideoWriter:
         self.path, self._shape, self._count = Path(path), (height, width, 3), 0
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `abort`)
         self._process: subprocess.Popen | None = subprocess.Popen(
-            [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
-             "-s", f"{width}x{height}", "-r", f"{fps:.6f}", "-i", "-", "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p",
-             "-crf", str(crf), "-preset", "veryfast", "-threads", "1", "-movflags", "+faststart", "-f", "mp4",
-             os.path.abspath(path)],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)
+            [
+                imageio_ffmpeg.get_ffmpeg_exe(),
+                "-y",
+                "-loglevel",
+                "error",
+                "-f",
+                "rawvideo",
+                "-pix_fmt",
+                "rgb24",
+                "-s",
+                f"{width}x{height}",
+                "-r",
+                f"{fps:.6f}",
+                "-i",
+                "-",
+                "-an",
+                "-c:v",
+                "libx264",
+                "-pix_fmt",
+                "yuv420p",
+                "-crf",
+                str(crf),
+                "-preset",
+                "veryfast",
+                "-threads",
+                "1",
+                "-movflags",
+                "+faststart",
+                "-f",
+                "mp4",
+                os.path.abspath(path),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+        )
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -262,8 +316,10 @@ class VideoWriter:
         process.wait()
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
-        reason = next((line for line in lines if "space" in line.lower() or "too large" in line.lower()),
-                      lines[-1] if lines else f"ffmpeg ended with status {process.returncode}")
+        reason = next(
+            (line for line in lines if "space" in line.lower() or "too large" in line.lower()),
+            lines[-1] if lines else f"ffmpeg ended with status {process.returncode}",
+        )
         self.abort()
         return UserError(self.path, f"the video cannot be written ({reason[-200:]})", "is the disk full?")
 

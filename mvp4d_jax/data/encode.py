@@ -69,13 +69,28 @@ class PrepareOptions:
     def __post_init__(self):
         if self.crop not in ("head", "none", "reference"):
             raise UserError("prepare.crop", f"is '{self.crop}'", "choose 'head', 'none' or 'reference'")
-        if min(self.image_size, self.stride, self.images, self.variants, self.colours, self.photos,
-               self.captures_per_shard) < 1:
-            raise UserError("prepare", "image_size, stride, images, variants, colours, photos and captures_per_shard "
-                            "must be at least 1")
+        if (
+            min(
+                self.image_size,
+                self.stride,
+                self.images,
+                self.variants,
+                self.colours,
+                self.photos,
+                self.captures_per_shard,
+            )
+            < 1
+        ):
+            raise UserError(
+                "prepare",
+                "image_size, stride, images, variants, colours, photos and captures_per_shard must be at least 1",
+            )
         if not 0 <= self.fit_error <= 0.2 or not 0 <= self.photo_error <= 1:
-            raise UserError("prepare.fit_error and prepare.photo_error", f"are {self.fit_error:g} and "
-                            f"{self.photo_error:g}", "choose 0 to 0.2 and 0 to 1")
+            raise UserError(
+                "prepare.fit_error and prepare.photo_error",
+                f"are {self.fit_error:g} and {self.photo_error:g}",
+                "choose 0 to 0.2 and 0 to 1",
+            )
 
     @property
     def disturbs(self) -> bool:
@@ -129,8 +144,9 @@ class _Cut:
 class Encoder:
     """Turns captures into records, on all devices of this host; compiles once per shape and device."""
 
-    def __init__(self, autoencoder: VideoAutoencoder, conditioning: ConditioningConfig, options: PrepareOptions,
-                 seed: int):
+    def __init__(
+        self, autoencoder: VideoAutoencoder, conditioning: ConditioningConfig, options: PrepareOptions, seed: int
+    ):
         self.options, self.conditioning, self.seed = options, conditioning, seed
         graph, state = nnx.split(autoencoder)
         self._encode = jax.jit(lambda state, video: nnx.merge(graph, state).encode_latents(video))
@@ -144,17 +160,31 @@ class Encoder:
         self._drawn.clear()
         self._head = self._fitted(capture)
         palettes = draw_palettes(self.options.colours, np.random.default_rng([self.seed, stable_number(capture)]))
-        images = tuple(int(frame) for frame in np.linspace(
-            0, capture.frame_count - 1, min(self.options.images, capture.frame_count)).round())
+        images = tuple(
+            int(frame)
+            for frame in np.linspace(0, capture.frame_count - 1, min(self.options.images, capture.frame_count)).round()
+        )
         angles = _frontal_angles(capture, images)
         photos = self._choose_photos(capture, angles, len(palettes))  # [scenes, R, 2]
         count = photos.shape[1]
-        looks = [_Look(f"~{index}" if index else "", palette, chosen,
-                       self._shown(capture, images, palette, chosen, index), slice(index * count, (index + 1) * count))
-                 for index, (palette, chosen) in enumerate(zip(palettes, photos))]
+        looks = [
+            _Look(
+                f"~{index}" if index else "",
+                palette,
+                chosen,
+                self._shown(capture, images, palette, chosen, index),
+                slice(index * count, (index + 1) * count),
+            )
+            for index, (palette, chosen) in enumerate(zip(palettes, photos))
+        ]
         if self.conditioning.painted:
-            self._colours = np.stack([vertex_colours(photo.picture, photo.camera, photo.motion, self._head)
-                                      for look in looks for photo in look.shown])
+            self._colours = np.stack(
+                [
+                    vertex_colours(photo.picture, photo.camera, photo.motion, self._head)
+                    for look in looks
+                    for photo in look.shown
+                ]
+            )
         return [self._scene(capture, shard, writer, images, angles, look) for look in looks]
 
     def _choose_photos(self, capture: Capture, angles: np.ndarray, scenes: int) -> np.ndarray:
@@ -164,8 +194,15 @@ class Encoder:
         random = np.random.default_rng([self.seed, stable_number(capture), 2**31])
         return np.stack([near[random.choice(len(near), count, replace=len(near) < count)] for _ in range(scenes)])
 
-    def _scene(self, capture: Capture, shard: str, writer: ShardWriter, images: tuple[int, ...],
-               angles: np.ndarray, look: _Look) -> Scene:
+    def _scene(
+        self,
+        capture: Capture,
+        shard: str,
+        writer: ShardWriter,
+        images: tuple[int, ...],
+        angles: np.ndarray,
+        look: _Look,
+    ) -> Scene:
         options, views = self.options, range(capture.view_count)
         vertices = np.asarray(skin(capture.head, capture.motion))[:, crops.head_vertices(capture.head)]  # [F, N', 3]
         starts = tuple(range(0, capture.frame_count - options.frames + 1, options.stride))
@@ -183,44 +220,58 @@ class Encoder:
             references.append(singles[-1])
             if options.crop == "reference":
                 boxes_of_heads = [self._box(capture, view, vertices, True, variant, random) for view in views]
-                references[-1] = [add(self._images, capture, view, images, boxes_of_heads[view], look)
-                                  for view in views]
+                references[-1] = [
+                    add(self._images, capture, view, images, boxes_of_heads[view], look) for view in views
+                ]
             if options.disturbs:
                 photos.append([add(self._photo, place, photo, look) for place, photo in enumerate(look.shown)])
-            windows.append([[add(self._window, capture, view, start, boxes[view], look) for start in starts]
-                            for view in views])
-            rotations.append([[capture.camera(view, frame).world_to_camera[:3, :3] for frame in images]
-                              for view in views])
+            windows.append(
+                [[add(self._window, capture, view, start, boxes[view], look) for start in starts] for view in views]
+            )
+            rotations.append(
+                [[capture.camera(view, frame).world_to_camera[:3, :3] for frame in images] for view in views]
+            )
         later.write()
         return Scene(
-            name=scene_name(capture) + look.suffix, shard=shard, views=capture.names,
+            name=scene_name(capture) + look.suffix,
+            shard=shard,
+            views=capture.names,
             world_rotation=np.asarray(rotations, np.float32),
-            frontal_angle=angles, window_starts=starts, image_frames=images,
-            window_records=np.asarray(windows, np.int64), image_records=np.asarray(singles, np.int64),
-            reference_records=np.asarray(references, np.int64), painted=look.photos,
+            frontal_angle=angles,
+            window_starts=starts,
+            image_frames=images,
+            window_records=np.asarray(windows, np.int64),
+            image_records=np.asarray(singles, np.int64),
+            reference_records=np.asarray(references, np.int64),
+            painted=look.photos,
             photo_records=np.asarray(photos, np.int64).reshape(len(photos), len(look.shown)),
-            photo_rotation=np.asarray([photo.camera.world_to_camera[:3, :3] for photo in look.shown]
-                                      if options.disturbs else [], np.float32).reshape(-1, 3, 3),
-            apart_windows=np.float32([[distance[image, start: start + options.frames].mean() for start in starts]
-                                      for image in images]),
-            apart_images=np.float32(distance[np.ix_(images, images)]))
+            photo_rotation=np.asarray(
+                [photo.camera.world_to_camera[:3, :3] for photo in look.shown] if options.disturbs else [], np.float32
+            ).reshape(-1, 3, 3),
+            apart_windows=np.float32(
+                [[distance[image, start : start + options.frames].mean() for start in starts] for image in images]
+            ),
+            apart_images=np.float32(distance[np.ix_(images, images)]),
+        )
 
     def _fitted(self, capture: Capture) -> HeadModel:
         """The rig as the model is told of it."""
         if not self.options.fit_error:
             return capture.head
-        return disturb_head(capture.head, self.options.fit_error,
-                            np.random.default_rng([self.seed, stable_number(capture), 2**31 + 1]))
+        return disturb_head(
+            capture.head, self.options.fit_error, np.random.default_rng([self.seed, stable_number(capture), 2**31 + 1])
+        )
 
-    def _shown(self, capture: Capture, images: tuple[int, ...], palette: Palette, photos: np.ndarray,
-               scene: int) -> tuple[Photo, ...]:
+    def _shown(
+        self, capture: Capture, images: tuple[int, ...], palette: Palette, photos: np.ndarray, scene: int
+    ) -> tuple[Photo, ...]:
         """A scene's photos [R, 2] as the model is shown them: in the scene's colours, with their errors."""
         random = np.random.default_rng([self.seed, stable_number(capture), 2**31 + 2, scene])
         shown = []
         for view, place in photos:
             view, frame = int(view), images[place]
             picture = palette.apply(capture.frame(view, frame)[None, None])[0, 0].astype(np.float32) / 255
-            motion, camera = capture.motion[frame: frame + 1], capture.camera(view, frame)
+            motion, camera = capture.motion[frame : frame + 1], capture.camera(view, frame)
             if self.options.fit_error:
                 motion, camera = disturb_pose(capture.head, motion, camera, self.options.fit_error, random)
             if self.options.photo_error:
@@ -238,13 +289,17 @@ class Encoder:
             picture, outside = crops.crop_image(picture, box, size, background=1.0)
             camera, outside = crops.crop_camera(camera, box, size), outside[None, None]
         cameras = Camera(*(np.asarray(getattr(camera, name))[None, None] for name in FIELDS))
-        maps = draw_conditioning(self._head, photo.motion, cameras, (size, size), self.conditioning, _world_axes(),
-                                 outside=outside)
-        record = {"latents": self._latents(picture[None, None] * 2 - 1)[0],
-                  "conditioning": np.asarray(maps, np.float16)[0]}
+        maps = draw_conditioning(
+            self._head, photo.motion, cameras, (size, size), self.conditioning, _world_axes(), outside=outside
+        )
+        record = {
+            "latents": self._latents(picture[None, None] * 2 - 1)[0],
+            "conditioning": np.asarray(maps, np.float16)[0],
+        }
         if self.conditioning.painted:
-            painted = paint_video(self._head, photo.motion, cameras, (size, size),
-                                  self._colours[look.drawn][place: place + 1])[0]  # [1, 1, S, S, 4]
+            painted = paint_video(
+                self._head, photo.motion, cameras, (size, size), self._colours[look.drawn][place : place + 1]
+            )[0]  # [1, 1, S, S, 4]
             record["painted"] = painted_maps(painted, self._latents, self.conditioning).astype(np.float16)
         return record
 
@@ -278,12 +333,15 @@ class Encoder:
     def _record(self, cuts: list[_Cut], look: _Look) -> Record:
         """One window, or K images, in a scene's colours: latents, maps, and what the model is told of its photos."""
         video = look.palette.apply(np.stack([cut.pictures for cut in cuts])) / np.float32(127.5) - 1  # [K, F, S, S, 3]
-        record = {"latents": np.concatenate(self._latents(video)),
-                  "conditioning": np.concatenate([cut.maps for cut in cuts])}
+        record = {
+            "latents": np.concatenate(self._latents(video)),
+            "conditioning": np.concatenate([cut.maps for cut in cuts]),
+        }
         if self.conditioning.painted:
             painted = np.stack([cut.painted[look.drawn] for cut in cuts], axis=1)  # [R, K, F, S, S, 4]
-            maps = painted_maps(painted.reshape(-1, *painted.shape[2:]) / np.float32(255), self._latents,
-                                self.conditioning)  # [R K, L, h, w, Cp]
+            maps = painted_maps(
+                painted.reshape(-1, *painted.shape[2:]) / np.float32(255), self._latents, self.conditioning
+            )  # [R K, L, h, w, Cp]
             record["painted"] = maps.reshape(len(painted), -1, *maps.shape[2:]).astype(np.float16)
         return record
 
@@ -296,8 +354,10 @@ class Encoder:
         place = (view, frames, tuple(box))
         if place not in self._drawn:
             size = self.options.image_size
-            cut = [crops.crop_image(picture, box, size) for picture in
-                   capture.frames(view, slice(frames.start, frames.stop))]
+            cut = [
+                crops.crop_image(picture, box, size)
+                for picture in capture.frames(view, slice(frames.start, frames.stop))
+            ]
             pictures = np.stack([picture for picture, _ in cut]).round().clip(0, 255).astype(np.uint8)
             made = _Cut(pictures, *self._draw(capture, view, frames, box, cut[0][1]))
             if self.options.colours == 1:  # nothing asks twice, and a large capture would fill the memory
@@ -305,15 +365,17 @@ class Encoder:
             self._drawn[place] = made
         return self._drawn[place]
 
-    def _draw(self, capture: Capture, view: int, frames: range, box: np.ndarray,
-              outside: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def _draw(
+        self, capture: Capture, view: int, frames: range, box: np.ndarray, outside: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """`_Cut.maps` and `_Cut.painted`."""
         part = slice(frames.start, frames.stop) if capture.cameras.fx.shape[1] > 1 else slice(0, 1)
-        cameras = Camera(**{name: getattr(capture.cameras, name)[view: view + 1, part] for name in FIELDS})
+        cameras = Camera(**{name: getattr(capture.cameras, name)[view : view + 1, part] for name in FIELDS})
         cameras, size = crops.crop_camera(cameras, box, self.options.image_size), (self.options.image_size,) * 2
-        motion = capture.motion[frames.start: frames.stop]
-        maps = draw_conditioning(self._head, motion, cameras, size, self.conditioning, _world_axes(),
-                                 outside=outside[None, None])
+        motion = capture.motion[frames.start : frames.stop]
+        maps = draw_conditioning(
+            self._head, motion, cameras, size, self.conditioning, _world_axes(), outside=outside[None, None]
+        )
         painted = None
         if self._colours is not None:
             painted = paint_video(self._head, motion, cameras, size, self._colours)[:, 0]
@@ -341,8 +403,9 @@ def _frontal_angles(capture: Capture, frames: Sequence[int]) -> np.ndarray:
     angles = np.zeros((capture.view_count, len(frames)), np.float32)
     motion: Motion = capture.motion
     chosen = list(frames)
-    turn = np.asarray(rotation_matrix(np.asarray(motion.rotation)[chosen])
-                      @ rotation_matrix(np.asarray(motion.neck)[chosen]))  # [K, 3, 3]
+    turn = np.asarray(
+        rotation_matrix(np.asarray(motion.rotation)[chosen]) @ rotation_matrix(np.asarray(motion.neck)[chosen])
+    )  # [K, 3, 3]
     for place, frame in enumerate(frames):
         forward, centre = turn[place, :, 2], np.asarray(motion.translation)[frame]
         for view in range(capture.view_count):

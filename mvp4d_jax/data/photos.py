@@ -44,8 +44,9 @@ def disturb_head(head: HeadModel, error: float, random: np.random.Generator) -> 
     return dataclasses.replace(head, template=(template + scale * field).astype(np.float32))
 
 
-def disturb_pose(head: HeadModel, motion: Motion, camera: Camera, error: float,
-                 random: np.random.Generator) -> tuple[Motion, Camera]:
+def disturb_pose(
+    head: HeadModel, motion: Motion, camera: Camera, error: float, random: np.random.Generator
+) -> tuple[Motion, Camera]:
     """Expression, gaze, jaw, head rotation and the camera of one frame, as a tracker would have fitted them.
 
     Args:
@@ -59,20 +60,24 @@ def disturb_pose(head: HeadModel, motion: Motion, camera: Camera, error: float,
     both, own = random.normal(size=(1, 1, 3)), random.normal(size=(1, 2, 3))
     gaze = GAZE * ratio * (0.9 * both + 0.4 * own) * [1, 1, 0]
     turned = dataclasses.replace(
-        motion, expression=np.asarray(motion.expression) + change[None].astype(np.float32),
+        motion,
+        expression=np.asarray(motion.expression) + change[None].astype(np.float32),
         jaw=np.asarray(motion.jaw) + np.float32([[JAW * ratio * random.normal(), 0, 0]]),
         eyes=(np.asarray(motion.eyes) + gaze).astype(np.float32),
         # Half a face's side is the lever arm of a landmark about the head's centre, seen along one of two axes.
-        rotation=(np.asarray(motion.rotation) + random.normal(0, 2 * ROTATION * error, (1, 3)) / np.sqrt(2)
-                  ).astype(np.float32))
+        rotation=(np.asarray(motion.rotation) + random.normal(0, 2 * ROTATION * error, (1, 3)) / np.sqrt(2)).astype(
+            np.float32
+        ),
+    )
     pixels = np.asarray(project(camera, np.asarray(landmarks(head, skin(head, motion)))[0])[0])
     width = float((pixels.max(0) - pixels.min(0)).max())
     shift = random.normal(0, PLACE * error * width / np.sqrt(2), 2)
     return turned, Camera(camera.world_to_camera, camera.fx, camera.fy, camera.cx + shift[0], camera.cy + shift[1])
 
 
-def degrade(picture: np.ndarray, alpha: np.ndarray, amount: float, random: np.random.Generator,
-            background: float = 1.0) -> np.ndarray:
+def degrade(
+    picture: np.ndarray, alpha: np.ndarray, amount: float, random: np.random.Generator, background: float = 1.0
+) -> np.ndarray:
     """A photo as users have them: cut out with errors at the edge, blurred, noisy, compressed.
 
     Args:
@@ -92,8 +97,9 @@ def degrade(picture: np.ndarray, alpha: np.ndarray, amount: float, random: np.ra
     return _jpeg(result, int(100 - 65 * amount * random.uniform()))
 
 
-def cut_out(picture: np.ndarray, alpha: np.ndarray, pixels: float, random: np.random.Generator,
-            background: float = 1.0) -> np.ndarray:
+def cut_out(
+    picture: np.ndarray, alpha: np.ndarray, pixels: float, random: np.random.Generator, background: float = 1.0
+) -> np.ndarray:
     """A person cut out badly: the edge wanders by about `pixels`; beyond the person what stood behind shows.
 
     Args: as `degrade`. Returns [H, W, 3] float32.

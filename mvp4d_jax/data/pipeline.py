@@ -103,7 +103,9 @@ def check_mixture(shards: Sequence[Shards], modalities: Sequence[Modality], wher
             raise UserError(
                 f"{where}.{modality.kind}",
                 f"no scene in the shards has {modality.views} views and {modality.latents} latent frames "
-                f"(the most are {most}, windows have {longest})", "ask for fewer, or prepare captures with more")
+                f"(the most are {most}, windows have {longest})",
+                "ask for fewer, or prepare captures with more",
+            )
 
 
 def _serves(shards: Shards, scene: Scene, modality: Modality) -> bool:
@@ -131,9 +133,17 @@ class Batches:
     [b, h, w, Cc], clean [b, V, L] bool, sample [b] int64 (numbers within the kind).
     """
 
-    def __init__(self, shards: Sequence[Shards], modalities: Sequence[Modality], options: SamplingOptions,
-                 conditioning: ConditioningConfig, *, steps: int, seed: int,
-                 rows: dict[str, Sequence[int]] | None = None):
+    def __init__(
+        self,
+        shards: Sequence[Shards],
+        modalities: Sequence[Modality],
+        options: SamplingOptions,
+        conditioning: ConditioningConfig,
+        *,
+        steps: int,
+        seed: int,
+        rows: dict[str, Sequence[int]] | None = None,
+    ):
         self.shards, self.modalities, self.options = list(shards), [m for m in modalities if m.weight > 0], options
         self.painted = conditioning.painted > 0
         self.parts, self.steps, self.seed, self.rows = conditioning.parts, steps, seed, rows or {}
@@ -217,8 +227,14 @@ class Batches:
         else:
             record = shards.read(scene.shard, scene.reference_records[crops[-1], reference_view])
             turn = scene.world_rotation[crops[-1], reference_view, reference_image]
-        return self._finish(np.stack(latents), np.stack(maps), record["latents"][reference_image],
-                            _maps(record, slice(reference_image, reference_image + 1), photo)[0], turn, random)
+        return self._finish(
+            np.stack(latents),
+            np.stack(maps),
+            record["latents"][reference_image],
+            _maps(record, slice(reference_image, reference_image + 1), photo)[0],
+            turn,
+            random,
+        )
 
     def _apart(self, scene: Scene, modality: Modality, item: _Item) -> np.ndarray:
         """[K] metres by which each single image's expression differs from the sample's; [0] where it is not known."""
@@ -271,8 +287,7 @@ def _maps(record: dict[str, np.ndarray], part: slice, photo: int) -> np.ndarray:
     return maps if photo < 0 else np.concatenate([maps, record["painted"][photo, part]], axis=-1)
 
 
-def iterate(batches: Any, start: int, *, threads: int = 2, buffer: int = 4,
-            workers: int = 0) -> Iterator[Any]:
+def iterate(batches: Any, start: int, *, threads: int = 2, buffer: int = 4, workers: int = 0) -> Iterator[Any]:
     """Batches from step `start` on, made ahead by Grain.
 
     Args:

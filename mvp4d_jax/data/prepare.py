@@ -25,9 +25,18 @@ from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
 
 
-def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoencoder: VideoAutoencoder,
-            conditioning: ConditioningConfig, *, identity: str, head: str | None = None, seed: int = 0,
-            process: tuple[int, int] = (0, 1)) -> str:
+def prepare(
+    captures: Sequence[Path],
+    out: Path,
+    options: PrepareOptions,
+    autoencoder: VideoAutoencoder,
+    conditioning: ConditioningConfig,
+    *,
+    identity: str,
+    head: str | None = None,
+    seed: int = 0,
+    process: tuple[int, int] = (0, 1),
+) -> str:
     """Writes this process's share of the shards, and the manifest when all shares are done.
 
     Args:
@@ -50,8 +59,10 @@ def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoen
     opened = _open_all(captures, options, stride, head)
     facts = _facts(opened, options, autoencoder, conditioning, identity, seed)
     _claim(out, facts, [str(path) for path in captures])
-    groups = [opened[start: start + options.captures_per_shard]
-              for start in range(0, len(opened), options.captures_per_shard)]
+    groups = [
+        opened[start : start + options.captures_per_shard]
+        for start in range(0, len(opened), options.captures_per_shard)
+    ]
     mine = list(range(process[0], len(groups), process[1]))
     todo = [index for index in mine if not (out / f"shard-{index:05d}.json").is_file()]
     sweep(out)
@@ -65,18 +76,26 @@ def prepare(captures: Sequence[Path], out: Path, options: PrepareOptions, autoen
     return _finish(out, len(groups), facts)
 
 
-def describe(captures: Sequence[Path], options: PrepareOptions, config: AutoencoderConfig,
-             conditioning: ConditioningConfig, head: str | None) -> str:
+def describe(
+    captures: Sequence[Path],
+    options: PrepareOptions,
+    config: AutoencoderConfig,
+    conditioning: ConditioningConfig,
+    head: str | None,
+) -> str:
     """What `prepare` would do, in a few lines. Raises UserError as it would."""
     opened = _open_all(captures, options, config.temporal_compression_ratio, head)
     size = _estimate([opened], options, config, conditioning) / 1e9
     windows = sum(_windows(capture, options) for capture in opened) * options.variants * options.colours
-    return "\n".join([
-        f"captures: {len(opened)} of head '{opened[0].head.name}', {sum(one.view_count for one in opened)} views",
-        f"windows: {windows:,} of {options.frames} frames at {options.image_size} pixels ({options.variants} crops, "
-        f"{options.colours} colours)",
-        f"shards: {-(-len(opened) // options.captures_per_shard)}, about {size:.3g} GB",
-        "dry run: nothing was written; leave --dry-run out to prepare"])
+    return "\n".join(
+        [
+            f"captures: {len(opened)} of head '{opened[0].head.name}', {sum(one.view_count for one in opened)} views",
+            f"windows: {windows:,} of {options.frames} frames at {options.image_size} pixels "
+            f"({options.variants} crops, {options.colours} colours)",
+            f"shards: {-(-len(opened) // options.captures_per_shard)}, about {size:.3g} GB",
+            "dry run: nothing was written; leave --dry-run out to prepare",
+        ]
+    )
 
 
 def _windows(capture: Capture, options: PrepareOptions) -> int:
@@ -84,8 +103,9 @@ def _windows(capture: Capture, options: PrepareOptions) -> int:
     return capture.view_count * (1 + (capture.frame_count - options.frames) // options.stride)
 
 
-def _estimate(groups: list[list[Capture]], options: PrepareOptions, config: AutoencoderConfig,
-              conditioning: ConditioningConfig) -> float:
+def _estimate(
+    groups: list[list[Capture]], options: PrepareOptions, config: AutoencoderConfig, conditioning: ConditioningConfig
+) -> float:
     """Bytes of the windows' records, at half of what they take uncompressed."""
     side = options.image_size // config.spatial_compression_ratio
     latents = 1 + (options.frames - 1) // config.temporal_compression_ratio
@@ -107,20 +127,31 @@ def _open_all(captures: Sequence[Path], options: PrepareOptions, stride: int, he
     if not captures:
         raise UserError("captures", "none given", "name at least one capture folder")
     if (options.frames - 1) % stride:
-        raise UserError("config.prepare.frames", f"is {options.frames}",
-                        f"choose 1 + {stride}k frames ({1 + stride}, {1 + 2 * stride}, {1 + 3 * stride}, ...)")
+        raise UserError(
+            "config.prepare.frames",
+            f"is {options.frames}",
+            f"choose 1 + {stride}k frames ({1 + stride}, {1 + 2 * stride}, {1 + 3 * stride}, ...)",
+        )
     opened = [Capture.open(path) for path in captures]
     for capture in opened:
         if head is not None and capture.head.name != head:
-            raise UserError(capture.path, f"head is '{capture.head.name}', config.head is '{head}'",
-                            f"track it with that head, or give --config.head={capture.head.name} here and in training")
+            raise UserError(
+                capture.path,
+                f"head is '{capture.head.name}', config.head is '{head}'",
+                f"track it with that head, or give --config.head={capture.head.name} here and in training",
+            )
         if capture.head.name != opened[0].head.name:
-            raise UserError(capture.path, f"head is '{capture.head.name}', the first has '{opened[0].head.name}'",
-                            "prepare one head model at a time")
+            raise UserError(
+                capture.path,
+                f"head is '{capture.head.name}', the first has '{opened[0].head.name}'",
+                "prepare one head model at a time",
+            )
         if capture.frame_count < options.frames:
-            raise UserError(capture.path, f"has {capture.frame_count} frames, windows need {options.frames}",
-                            f"set config.prepare.frames to {1 + stride * ((capture.frame_count - 1) // stride)}, or "
-                            "leave it out")
+            raise UserError(
+                capture.path,
+                f"has {capture.frame_count} frames, windows need {options.frames}",
+                f"set config.prepare.frames to {1 + stride * ((capture.frame_count - 1) // stride)}, or leave it out",
+            )
     names = [scene_name(capture) for capture in opened]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -130,11 +161,18 @@ def _open_all(captures: Sequence[Path], options: PrepareOptions, stride: int, he
 
 def _facts(opened, options, autoencoder, conditioning, identity, seed) -> dict:
     return {
-        "format": FORMAT, "version": VERSION, "head": opened[0].head.name, "image_size": options.image_size,
-        "frames": options.frames, "latents": 1 + (options.frames - 1) // autoencoder.config.temporal_compression_ratio,
+        "format": FORMAT,
+        "version": VERSION,
+        "head": opened[0].head.name,
+        "image_size": options.image_size,
+        "frames": options.frames,
+        "latents": 1 + (options.frames - 1) // autoencoder.config.temporal_compression_ratio,
         "latent_scale": float(autoencoder.config.scaling_factor),
-        "latent_channels": int(autoencoder.config.latent_channels), "autoencoder": identity,
-        "conditioning": dataclasses.asdict(conditioning), "options": dataclasses.asdict(options), "seed": seed,
+        "latent_channels": int(autoencoder.config.latent_channels),
+        "autoencoder": identity,
+        "conditioning": dataclasses.asdict(conditioning),
+        "options": dataclasses.asdict(options),
+        "seed": seed,
     }
 
 

@@ -90,12 +90,16 @@ class Scene:
     @classmethod
     def from_json(cls, value: dict) -> Scene:
         return cls(
-            name=value["name"], shard=value["shard"], views=tuple(value["views"]),
+            name=value["name"],
+            shard=value["shard"],
+            views=tuple(value["views"]),
             world_rotation=np.asarray(value["world_rotation"], np.float32),
             frontal_angle=np.asarray(value["frontal_angle"], np.float32),
-            window_starts=tuple(value["window_starts"]), image_frames=tuple(value["image_frames"]),
+            window_starts=tuple(value["window_starts"]),
+            image_frames=tuple(value["image_frames"]),
             window_records=np.asarray(value["window_records"], np.int64).reshape(
-                len(value["image_records"]), len(value["views"]), len(value["window_starts"])),
+                len(value["image_records"]), len(value["views"]), len(value["window_starts"])
+            ),
             image_records=np.asarray(value["image_records"], np.int64),
             reference_records=np.asarray(value["reference_records"], np.int64),
             painted=np.asarray(value["painted"], np.int64).reshape(-1, 2),
@@ -178,8 +182,11 @@ class Shards:
             if not file.is_file():
                 raise UserError(file, "shard is missing", "run 'mvp4d prepare' again")
             if file.stat().st_size != item["bytes"]:
-                raise UserError(file, f"shard has {file.stat().st_size} bytes, the manifest says {item['bytes']}",
-                                "delete it and run 'mvp4d prepare' again")
+                raise UserError(
+                    file,
+                    f"shard has {file.stat().st_size} bytes, the manifest says {item['bytes']}",
+                    "delete it and run 'mvp4d prepare' again",
+                )
         if verify:
             _verify(path, manifest["files"], trust_note)
         return cls(path, manifest)
@@ -192,8 +199,11 @@ class Shards:
                 readers[shard] = ArrayRecordReader(str(self.path / shard), _READER_OPTIONS)
             return unpack(readers[shard].read([int(record)])[0])
         except (RuntimeError, ValueError, IndexError, safetensors.SafetensorError) as error:
-            raise UserError(self.path / shard, f"record {record} cannot be read ({error})",
-                            "run 'mvp4d validate' on the folder, then 'mvp4d prepare' again") from None
+            raise UserError(
+                self.path / shard,
+                f"record {record} cannot be read ({error})",
+                "run 'mvp4d validate' on the folder, then 'mvp4d prepare' again",
+            ) from None
 
 
 def _verify(path: Path, files: list[dict[str, Any]], trust_note: bool) -> None:
@@ -209,8 +219,11 @@ def _verify(path: Path, files: list[dict[str, Any]], trust_note: bool) -> None:
         for item, digest in zip(todo, progress(found, total=len(todo), what="verifying shards", unit="file")):
             if digest != item["sha256"]:
                 pool.shutdown(cancel_futures=True)
-                raise UserError(path / item["name"], "checksum differs from the manifest's",
-                                "delete it and run 'mvp4d prepare' again")
+                raise UserError(
+                    path / item["name"],
+                    "checksum differs from the manifest's",
+                    "delete it and run 'mvp4d prepare' again",
+                )
     if trust_note:
         with contextlib.suppress(OSError):  # a folder that may only be read is verified every time
             write_json(note, now)
@@ -221,14 +234,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.is_file():
         started = any(path.glob("shard-*.json")) if path.is_dir() else False
-        raise UserError(path, "preparation is not finished" if started else "not a shards folder (no manifest.json)",
-                        "run the same 'mvp4d prepare' again to finish" if started else "make one with 'mvp4d prepare'")
+        raise UserError(
+            path,
+            "preparation is not finished" if started else "not a shards folder (no manifest.json)",
+            "run the same 'mvp4d prepare' again to finish" if started else "make one with 'mvp4d prepare'",
+        )
     manifest = read_json(file, limit=1 << 30)
     if not isinstance(manifest, dict):
         raise UserError(file, "is not an object", "run 'mvp4d prepare' again")
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-        raise UserError(file, f"is {manifest.get('format')} version {manifest.get('version')}, not {FORMAT} {VERSION}",
-                        "run 'mvp4d prepare' of this version")
+        raise UserError(
+            file,
+            f"is {manifest.get('format')} version {manifest.get('version')}, not {FORMAT} {VERSION}",
+            "run 'mvp4d prepare' of this version",
+        )
     return manifest
 
 
@@ -252,5 +271,8 @@ def check_same(shards: list[Shards], expected: dict[str, Any]) -> None:
             found = shard.manifest.get(field)
             same = np.isclose(found, wanted, rtol=1e-6) if isinstance(wanted, float) else found == wanted
             if not same:
-                raise UserError(shard.path / MANIFEST, f"{field} is {found}, the config has {wanted}",
-                                fixes.get(field, "prepare again with this config"))
+                raise UserError(
+                    shard.path / MANIFEST,
+                    f"{field} is {found}, the config has {wanted}",
+                    fixes.get(field, "prepare again with this config"),
+                )

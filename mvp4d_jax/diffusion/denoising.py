@@ -59,8 +59,9 @@ class StepShape:
     guided: bool
 
 
-def predict(model: Any, latents: Array, timesteps: Array, conditions: Conditions, groups: Array,
-            shape: StepShape) -> tuple[Array, Array | None]:
+def predict(
+    model: Any, latents: Array, timesteps: Array, conditions: Conditions, groups: Array, shape: StepShape
+) -> tuple[Array, Array | None]:
     """v of every noisy view under conditions, and without them where `shape.guided`.
 
     A row is one sequence through the model: one group of views, with its conditions or without. `shape.rows` of them
@@ -101,8 +102,9 @@ def predict(model: Any, latents: Array, timesteps: Array, conditions: Conditions
     return mean[0], mean[1] if shape.guided else None
 
 
-def _rows(model: Any, latents: Array, timesteps: Array, conditions: Conditions, members: Array, keep: Array,
-          mask: slice) -> Array:
+def _rows(
+    model: Any, latents: Array, timesteps: Array, conditions: Conditions, members: Array, keep: Array, mask: slice
+) -> Array:
     """[R, g', L, h, w, C] predictions of R rows of g' member views each."""
     rows = members.shape[0]
 
@@ -112,15 +114,26 @@ def _rows(model: Any, latents: Array, timesteps: Array, conditions: Conditions, 
     def reference(array: Array) -> Array:
         return jnp.broadcast_to(jnp.asarray(array), (rows, *array.shape))
 
-    given = {"conditioning": jnp.asarray(conditions.maps)[members],  # [R, g', L, h, w, Cc]
-             "reference_latents": reference(conditions.reference_latents),
-             "reference_conditioning": reference(conditions.reference_maps)}
+    given = {
+        "conditioning": jnp.asarray(conditions.maps)[members],  # [R, g', L, h, w, Cc]
+        "reference_latents": reference(conditions.reference_latents),
+        "reference_conditioning": reference(conditions.reference_maps),
+    }
     given = jax.tree.map(spread, keep_conditions(given, keep, mask))
     return model(spread(jnp.asarray(latents)[members]), spread(jnp.asarray(timesteps)[members]), **given)
 
 
-def denoise_step(model: Any, sampler: Sampler, guidance: GuidanceConfig, state: SamplerState, index: Array, key: Array,
-                 conditions: Conditions, groups: Array, shape: StepShape) -> SamplerState:
+def denoise_step(
+    model: Any,
+    sampler: Sampler,
+    guidance: GuidanceConfig,
+    state: SamplerState,
+    index: Array,
+    key: Array,
+    conditions: Conditions,
+    groups: Array,
+    shape: StepShape,
+) -> SamplerState:
     """One step of one window.
 
     Args:

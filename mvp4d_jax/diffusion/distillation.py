@@ -46,16 +46,21 @@ class DistillOptions:
 
     def __post_init__(self):
         if self.steps and (self.steps < 1 or self.substeps < 1 or self.steps * self.substeps > 1000):
-            raise UserError("distill.steps and distill.substeps", f"are {self.steps} and {self.substeps}",
-                            "give at least 1 of each, 1000 in all at most")
+            raise UserError(
+                "distill.steps and distill.substeps",
+                f"are {self.steps} and {self.substeps}",
+                "give at least 1 of each, 1000 in all at most",
+            )
         for name in ("truth", "rollout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"distill.{name}", f"is {getattr(self, name)}", "choose 0 to 1")
 
     def samplers(self, schedule: NoiseSchedule) -> tuple[Sampler, Sampler]:
         """The student's and the teacher's; step i of the first begins at the timestep of step i K of the second."""
-        return (make_sampler(SamplerConfig("ddim", self.steps), schedule),
-                make_sampler(SamplerConfig("ddim", self.steps * self.substeps), schedule))
+        return (
+            make_sampler(SamplerConfig("ddim", self.steps), schedule),
+            make_sampler(SamplerConfig("ddim", self.steps * self.substeps), schedule),
+        )
 
 
 def timesteps_at(sampler: Sampler, index: jax.Array, clean: jax.Array) -> jax.Array:
@@ -69,9 +74,11 @@ def ddim_step(sampler: Sampler, sample: jax.Array, v: jax.Array, index: jax.Arra
     return insert_clean(keep * sample + mix * (signal * sample - sigma * v), sample, clean)
 
 
-def teacher_path(predict: Predict, sample: jax.Array, index: jax.Array, clean: jax.Array, teacher: Sampler,
-                 substeps: int) -> jax.Array:
+def teacher_path(
+    predict: Predict, sample: jax.Array, index: jax.Array, clean: jax.Array, teacher: Sampler, substeps: int
+) -> jax.Array:
     """Where the teacher's `substeps` lead from `sample`, each frame from the student's step `index` of its own."""
+
     def step(count: int | jax.Array, sample: jax.Array) -> jax.Array:
         place = index * substeps + count
         v = predict(sample, timesteps_at(teacher, place, clean))
@@ -80,8 +87,9 @@ def teacher_path(predict: Predict, sample: jax.Array, index: jax.Array, clean: j
     return jax.lax.fori_loop(0, substeps, step, sample)
 
 
-def v_that_leads_to(end: jax.Array, sample: jax.Array, index: jax.Array, student: Sampler, truth: jax.Array,
-                    share: float) -> jax.Array:
+def v_that_leads_to(
+    end: jax.Array, sample: jax.Array, index: jax.Array, student: Sampler, truth: jax.Array, share: float
+) -> jax.Array:
     """The v whose one DDIM step of the student from `sample` ends at `end`, [B, V, L, h, w, C].
 
     Args:
@@ -93,8 +101,9 @@ def v_that_leads_to(end: jax.Array, sample: jax.Array, index: jax.Array, student
     return (signal * sample - clean_sample) / sigma
 
 
-def roll_out(predict: Predict, noise: jax.Array, given: jax.Array, index: jax.Array, clean: jax.Array,
-             student: Sampler) -> jax.Array:
+def roll_out(
+    predict: Predict, noise: jax.Array, given: jax.Array, index: jax.Array, clean: jax.Array, student: Sampler
+) -> jax.Array:
     """Where the student's own steps lead from pure noise: each frame as it is before the step `index` of its own.
 
     Args:

@@ -86,7 +86,12 @@ class Sampler:
         return jnp.where(clean, 0, jnp.asarray(self.timesteps)[index])
 
     def step(
-        self, state: SamplerState, v: jax.Array, index: int | jax.Array, key: jax.Array | None = None, *,
+        self,
+        state: SamplerState,
+        v: jax.Array,
+        index: int | jax.Array,
+        key: jax.Array | None = None,
+        *,
         clean: jax.Array | None = None,
     ) -> SamplerState:
         """One step of denoising, computed in float32.
@@ -134,8 +139,10 @@ def make_sampler(config: SamplerConfig, schedule: NoiseSchedule) -> Sampler:
     timesteps = np.round((count - np.arange(count)) * (total / count)).astype(np.int32) - 1
     a = schedule.alphas_cumprod[timesteps]
     a_next = np.append(a[1:], 1.0)
-    rows = _ddim_rows(a, a_next, config.stochasticity) if config.method == "ddim" else _dpm_rows(
-        a, a_next, config.stochasticity
+    rows = (
+        _ddim_rows(a, a_next, config.stochasticity)
+        if config.method == "ddim"
+        else _dpm_rows(a, a_next, config.stochasticity)
     )
     table = np.stack([np.sqrt(a), np.sqrt(1.0 - a), *rows], axis=1)
     return Sampler(config, schedule, timesteps, table.astype(np.float32))

@@ -15,8 +15,14 @@ def repeat_reference(reference: np.ndarray, views: int, frames: int) -> np.ndarr
     return np.broadcast_to(reference, (views, frames, *reference.shape))
 
 
-def project_reference(reference: np.ndarray, reference_camera: Camera, reference_motion: Motion, head: HeadModel,
-                      motion: Motion, cameras: Camera) -> np.ndarray:
+def project_reference(
+    reference: np.ndarray,
+    reference_camera: Camera,
+    reference_motion: Motion,
+    head: HeadModel,
+    motion: Motion,
+    cameras: Camera,
+) -> np.ndarray:
     """Paints the photo onto the mesh and renders it: visible texture, mirrored where unseen, filled behind.
 
     Args:

@@ -36,41 +36,59 @@ def write_demo_report(out: Path, photos: Sequence[Path], commands: list[Command]
     """
     generated = Capture.open(out / "generated")
     size = generated.image_size[0]
-    body = _of_photos(out, generated, photos) if photos else [
-        _introduction("one picture of a synthetic person whom the weights have never seen", size),
-        _live(out, _shrunk(out / "generated_reference.png"), "The reference"),
-        "<h2>How it came about</h2>", _beginning(out), *_against_truth(out, generated, Capture.open(out / "truth")),
-        "<h2>The avatar, from all around</h2>", _orbit(out / "orbit.mp4", 128)]
-    body += ["<h2>What was run</h2>", _commands(commands, machine), "<h2>Go on from here</h2>",
-             _next_steps(out, bool(photos))]
+    body = (
+        _of_photos(out, generated, photos)
+        if photos
+        else [
+            _introduction("one picture of a synthetic person whom the weights have never seen", size),
+            _live(out, _shrunk(out / "generated_reference.png"), "The reference"),
+            "<h2>How it came about</h2>",
+            _beginning(out),
+            *_against_truth(out, generated, Capture.open(out / "truth")),
+            "<h2>The avatar, from all around</h2>",
+            _orbit(out / "orbit.mp4", 128),
+        ]
+    )
+    body += [
+        "<h2>What was run</h2>",
+        _commands(commands, machine),
+        "<h2>Go on from here</h2>",
+        _next_steps(out, bool(photos)),
+    ]
     with atomic_file(out / "report.html") as temporary:
         temporary.write_text(page("From one picture to a 4D head avatar", "".join(body)))
 
 
 def _introduction(who: str, size: int) -> str:
-    return (f"<p>From {who}, the built-in model made eight synchronised videos all around the head; from these a "
-            "Gaussian avatar was fitted, which any motion can drive. The built-in weights are tiny and trained on "
-            f"synthetic people, here at {size} x {size} pixels: they show how it works and how it is measured. "
-            "Photoreal results need CogVideoX's weights and multi-view video of real people (README).</p>")
+    return (
+        f"<p>From {who}, the built-in model made eight synchronised videos all around the head; from these a "
+        "Gaussian avatar was fitted, which any motion can drive. The built-in weights are tiny and trained on "
+        f"synthetic people, here at {size} x {size} pixels: they show how it works and how it is measured. "
+        "Photoreal results need CogVideoX's weights and multi-view video of real people (README).</p>"
+    )
 
 
 def _live(out: Path, start: np.ndarray, caption: str) -> str:
     """The picture that it began with, and beside it the avatar's own page."""
     inner = html.escape((out / "avatar.html").read_text(encoding="utf-8"))
-    return ('<div style="display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start">'
-            + figure(start, caption, 224)
-            + '<iframe title="The avatar: turn it, move its face" style="flex:1 1 560px;height:520px;border:1px solid '
-            f'#e4e6ea;border-radius:8px" srcdoc="{inner}"></iframe></div>'
-            '<p class="note">Live: drag to turn, move the sliders, drop a Live Link Face recording on it. '
-            '<a href="avatar.html">The page by itself</a> can be put on any web site.</p>')
+    return (
+        '<div style="display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start">'
+        + figure(start, caption, 224)
+        + '<iframe title="The avatar: turn it, move its face" style="flex:1 1 560px;height:520px;border:1px solid '
+        f'#e4e6ea;border-radius:8px" srcdoc="{inner}"></iframe></div>'
+        '<p class="note">Live: drag to turn, move the sliders, drop a Live Link Face recording on it. '
+        '<a href="avatar.html">The page by itself</a> can be put on any web site.</p>'
+    )
 
 
 def _beginning(out: Path) -> str:
     """The reference and what came of it, side by side."""
     seen = np.asarray(Image.open(out / "generated_reference.png").convert("RGB"))
-    return (figure(seen, "The reference: all that the model sees of this person", 256)
-            + _video(out / "generated.mp4", "Generated: eight views of one performance", 400)
-            + _video(out / "orbit.mp4", "The avatar, driven by another performance", 256))
+    return (
+        figure(seen, "The reference: all that the model sees of this person", 256)
+        + _video(out / "generated.mp4", "Generated: eight views of one performance", 400)
+        + _video(out / "orbit.mp4", "The avatar, driven by another performance", 256)
+    )
 
 
 def _of_photos(out: Path, generated: Capture, photos: Sequence[Path]) -> list[str]:
@@ -81,18 +99,25 @@ def _of_photos(out: Path, generated: Capture, photos: Sequence[Path]) -> list[st
     person = open_person(out / "person")
     photo = np.uint8(np.rint(255 * person.on_background(person.reference)))
     return [
-        _introduction(who, size), _live(out, photo, f"The photo, {person.sources[person.reference]}"),
-        "<h2>Photo, and the avatar from the same side</h2>", pictures_beside(
-            scores["photos"], [_shrunk(path, 4096) for path in sorted((out / "likeness").glob("photo_*.png"))]),
+        _introduction(who, size),
+        _live(out, photo, f"The photo, {person.sources[person.reference]}"),
+        "<h2>Photo, and the avatar from the same side</h2>",
+        pictures_beside(
+            scores["photos"], [_shrunk(path, 4096) for path in sorted((out / "likeness").glob("photo_*.png"))]
+        ),
         "<p>The photos take part in the fit at their own size; what none of them shows is the model's, "
         f"{size} pixels wide.</p>",
         "<h2>It speaks</h2>",
         _video(out / "talk.mp4", "From the front and 40 degrees to both sides, driven by another performance", 512),
         _video(out / "orbit.mp4", "From all around", 512),
-        "<h2>From all sides</h2>", _orbit(out / "orbit.mp4", 256, 4),
-        "<h2>Likeness</h2>", likeness_table(scores),
-        "<h2>Cut out, and the head fitted</h2>", _overlay(out / "person_overlay.png"),
-        *_alone(out, generated)]
+        "<h2>From all sides</h2>",
+        _orbit(out / "orbit.mp4", 256, 4),
+        "<h2>Likeness</h2>",
+        likeness_table(scores),
+        "<h2>Cut out, and the head fitted</h2>",
+        _overlay(out / "person_overlay.png"),
+        *_alone(out, generated),
+    ]
 
 
 def _overlay(path: Path) -> str:
@@ -115,46 +140,66 @@ def _against_truth(out: Path, generated: Capture, truth: Capture) -> list[str]:
     avatar = np.stack([_png_frames(out / f"avatar_views_{view:02d}", frames) for view in range(len(names))])
     painted = baseline_pictures(truth, names, frames)["project"]
     middle, nearest = frames // 2, int(np.argmin(angles))
-    rows = {"ground truth": lambda view, frame: truth.frame(names[view], frame),
-            "generated": lambda view, frame: generated.frame(view, frame),
-            "avatar": lambda view, frame: avatar[view, frame],
-            NAMES["project"]: lambda view, frame: painted[view, frame]}
+    rows = {
+        "ground truth": lambda view, frame: truth.frame(names[view], frame),
+        "generated": lambda view, frame: generated.frame(view, frame),
+        "avatar": lambda view, frame: avatar[view, frame],
+        NAMES["project"]: lambda view, frame: painted[view, frame],
+    }
     moments = np.linspace(0, frames - 1, 8).round().astype(int)
     around = [(label, [draw(view, middle) for view in range(len(names))]) for label, draw in rows.items()]
     through = [(label, [draw(nearest, frame) for frame in moments]) for label, draw in rows.items()]
-    return ["<h2>Eight views of one moment</h2>", f"<p>Frame {middle}; angles are from the reference view.</p>",
-            pictures(around, [f"{angle:.0f}°" for angle in angles], WIDTH),
-            "<h2>One view through time</h2>", f"<p>The view nearest to the reference, {angles[nearest]:.0f}° away.</p>",
-            pictures(through, [f"frame {frame}" for frame in moments], WIDTH),
-            "<h2>Measured against the ground truth</h2>", _measures(out, scores, avatar, truth)]
+    return [
+        "<h2>Eight views of one moment</h2>",
+        f"<p>Frame {middle}; angles are from the reference view.</p>",
+        pictures(around, [f"{angle:.0f}°" for angle in angles], WIDTH),
+        "<h2>One view through time</h2>",
+        f"<p>The view nearest to the reference, {angles[nearest]:.0f}° away.</p>",
+        pictures(through, [f"frame {frame}" for frame in moments], WIDTH),
+        "<h2>Measured against the ground truth</h2>",
+        _measures(out, scores, avatar, truth),
+    ]
 
 
 def _measures(out: Path, scores: dict[str, Any], avatar: np.ndarray, truth: Capture) -> str:
     """Table of generated views, avatar and baselines, and what it says in words."""
-    views = [score_view(view["name"], view["angle"], avatar[index] / np.float32(255),
-                        truth.frames(truth.names.index(view["name"]), slice(avatar.shape[1])) / np.float32(255))
-             for index, view in enumerate(scores["views"])]
-    competitors = {"generated": scores, "avatar": {"mean": mean(views), "by_angle": by_angle(views)},
-                   **{NAMES[name]: scores["baselines"][name] for name in ("project", "repeat")}}
+    views = [
+        score_view(
+            view["name"],
+            view["angle"],
+            avatar[index] / np.float32(255),
+            truth.frames(truth.names.index(view["name"]), slice(avatar.shape[1])) / np.float32(255),
+        )
+        for index, view in enumerate(scores["views"])
+    ]
+    competitors = {
+        "generated": scores,
+        "avatar": {"mean": mean(views), "by_angle": by_angle(views)},
+        **{NAMES[name]: scores["baselines"][name] for name in ("project", "repeat")},
+    }
     verdicts = []
     for key, name, form in (("psnr", "PSNR", "{:.2f} dB"), ("ssim", "SSIM", "{:.3f}")):
         ours = scores["mean"][key]
         rival = max(("project", "repeat"), key=lambda label: scores["baselines"][label]["mean"][key])
         best = scores["baselines"][rival]["mean"][key]
-        verdicts.append(f"{'above' if ours > best else 'below'} the better baseline in {name} "
-                        f"({form.format(ours)} against {form.format(best)}: {NAMES[rival]})")
+        verdicts.append(
+            f"{'above' if ours > best else 'below'} the better baseline in {name} "
+            f"({form.format(ours)} against {form.format(best)}: {NAMES[rival]})"
+        )
     consistency = {key: value["error_px"] for key, value in scores["consistency"].items()}
     pixels = {key: "no matches" if value is None else f"{value:.2f} px" for key, value in consistency.items()}
     left_out = "; ".join(f"{name} ({why})" for name, why in scores["left_out"].items())
-    return (f"<p>Over all views the generated video is {' and '.join(verdicts)}. The baselines are what any model must "
-            "beat: showing the reference everywhere, and painting it onto the head's true mesh, mirrored where it is "
-            "not seen.</p>"
-            + compare(by_ring(competitors), MEASURES)
-            + '<p class="note">Rings of angle from the reference view; the best of a row is marked. Reprojection error '
-            f"of SIFT matches between neighbouring views: generated {pixels['capture']}, ground truth "
-            f"{pixels['truth']}. Flicker (second difference of the residual in time, in 1/255): "
-            f"{scores['mean']['flicker']:.1f}. <a href=\"evaluation/evaluation.html\">Every view and all pictures</a>."
-            f"</p><p class=\"note\">Left out: {html.escape(left_out)}.</p>")
+    return (
+        f"<p>Over all views the generated video is {' and '.join(verdicts)}. The baselines are what any model must "
+        "beat: showing the reference everywhere, and painting it onto the head's true mesh, mirrored where it is "
+        "not seen.</p>"
+        + compare(by_ring(competitors), MEASURES)
+        + '<p class="note">Rings of angle from the reference view; the best of a row is marked. Reprojection error '
+        f"of SIFT matches between neighbouring views: generated {pixels['capture']}, ground truth "
+        f"{pixels['truth']}. Flicker (second difference of the residual in time, in 1/255): "
+        f'{scores["mean"]["flicker"]:.1f}. <a href="evaluation/evaluation.html">Every view and all pictures</a>.'
+        f'</p><p class="note">Left out: {html.escape(left_out)}.</p>'
+    )
 
 
 def _alone(out: Path, generated: Capture) -> list[str]:
@@ -164,15 +209,20 @@ def _alone(out: Path, generated: Capture) -> list[str]:
     rows = [(f"frame {frame}", [generated.frame(view, frame) for view in range(count)]) for frame in moments]
     headings = [f"{360 * view / count:.0f}°" for view in range(count)]
     scores = json.loads((out / "avatar" / "report.json").read_text())["scores"]["fitted"]
-    return ["<h2>Eight views, three moments</h2>", pictures(rows, headings, WIDTH),
-            "<p>A photo has no ground truth to measure the views against. The avatar reproduces the views that it was "
-            f"fitted to with {scores['psnr']:.1f} dB PSNR and {scores['ssim']:.3f} SSIM.</p>"]
+    return [
+        "<h2>Eight views, three moments</h2>",
+        pictures(rows, headings, WIDTH),
+        "<p>A photo has no ground truth to measure the views against. The avatar reproduces the views that it was "
+        f"fitted to with {scores['psnr']:.1f} dB PSNR and {scores['ssim']:.3f} SSIM.</p>",
+    ]
 
 
 def _video(path: Path, caption: str, width: int) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
-    return (f'<figure><video loop autoplay muted playsinline width="{width}" '
-            f'src="data:video/mp4;base64,{data}"></video><figcaption>{html.escape(caption)}</figcaption></figure>')
+    return (
+        f'<figure><video loop autoplay muted playsinline width="{width}" '
+        f'src="data:video/mp4;base64,{data}"></video><figcaption>{html.escape(caption)}</figcaption></figure>'
+    )
 
 
 def _orbit(path: Path, width: int, columns: int = 8) -> str:
@@ -193,25 +243,35 @@ def _png_frames(folder: Path, count: int) -> np.ndarray:
 def _commands(commands: list[Command], machine: str) -> str:
     total = sum(seconds for *_, seconds in commands)
     longest = max(seconds for *_, seconds in commands)
-    rows = [f'<tr><td>{html.escape(what)}</td><td>{seconds:.0f} s</td><td style="text-align:left;min-width:160px">'
-            f'<span class="bar" style="width:{150 * seconds / longest:.0f}px"></span></td></tr>'
-            for _, what, _, seconds in commands]
+    rows = [
+        f'<tr><td>{html.escape(what)}</td><td>{seconds:.0f} s</td><td style="text-align:left;min-width:160px">'
+        f'<span class="bar" style="width:{150 * seconds / longest:.0f}px"></span></td></tr>'
+        for _, what, _, seconds in commands
+    ]
     lines = "\n".join(f"mvp4d {shlex.join(words)}" for _, _, words, _ in commands)
-    return (f"<p>{total:.0f} seconds in all, on {html.escape(machine)}.</p><table>{''.join(rows)}</table>"
-            f"<p>The same by hand:</p><pre>{html.escape(lines)}</pre>")
+    return (
+        f"<p>{total:.0f} seconds in all, on {html.escape(machine)}.</p><table>{''.join(rows)}</table>"
+        f"<p>The same by hand:</p><pre>{html.escape(lines)}</pre>"
+    )
 
 
 def _next_steps(out: Path, own: bool) -> str:
     avatar = out / "avatar"
-    steps = [(f"mvp4d view {avatar}", "turn the avatar in the browser, move its sliders"),
-             (f"mvp4d render {avatar} --motion drive.csv --cameras sway:30 --out talk.mp4",
-              "any motion: a fit.npz, a capture, a Live Link Face recording"),
-             (f"mvp4d export {avatar} --motion drive.csv --out me.html", "a page that anyone can open"),
-             (f"mvp4d export {avatar} --format ply --out head.ply", "a frame for any Gaussian splat viewer"),
-             ("mvp4d demo --photo portrait.jpg --out out/me", "your own picture"),
-             ("mvp4d train --config small --workdir runs/small", "better weights, on one GPU")]
+    steps = [
+        (f"mvp4d view {avatar}", "turn the avatar in the browser, move its sliders"),
+        (
+            f"mvp4d render {avatar} --motion drive.csv --cameras sway:30 --out talk.mp4",
+            "any motion: a fit.npz, a capture, a Live Link Face recording",
+        ),
+        (f"mvp4d export {avatar} --motion drive.csv --out me.html", "a page that anyone can open"),
+        (f"mvp4d export {avatar} --format ply --out head.ply", "a frame for any Gaussian splat viewer"),
+        ("mvp4d demo --photo portrait.jpg --out out/me", "your own picture"),
+        ("mvp4d train --config small --workdir runs/small", "better weights, on one GPU"),
+    ]
     if own:
         del steps[4]
-    lines = "".join(f"<tr><td>{what}</td><td style=\"text-align:left\"><code>{html.escape(command)}</code></td></tr>"
-                    for command, what in steps)
+    lines = "".join(
+        f'<tr><td>{what}</td><td style="text-align:left"><code>{html.escape(command)}</code></td></tr>'
+        for command, what in steps
+    )
     return f"<table>{lines}</table>"

@@ -45,9 +45,16 @@ class ViewScore:
     jod: float | None = None
 
 
-def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLike | None = None,
-             consistency_frames: int = 3, baselines: bool = False, likeness: bool = False,
-             jod: Jod | None = None) -> dict[str, Any]:
+def evaluate(
+    capture: Capture,
+    truth: Capture,
+    *,
+    lpips_weights: str | os.PathLike | None = None,
+    consistency_frames: int = 3,
+    baselines: bool = False,
+    likeness: bool = False,
+    jod: Jod | None = None,
+) -> dict[str, Any]:
     """Scores `capture` against `truth` on the cameras (by name) and frames both have.
 
     Args:
@@ -67,11 +74,17 @@ def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLi
     """
     names = [name for name in capture.names if name in truth.names]
     if not names:
-        raise UserError(capture.path, f"shares no camera name with {truth.path}",
-                        f"it has {', '.join(capture.names[:4])}; the other {', '.join(truth.names[:4])}")
+        raise UserError(
+            capture.path,
+            f"shares no camera name with {truth.path}",
+            f"it has {', '.join(capture.names[:4])}; the other {', '.join(truth.names[:4])}",
+        )
     if tuple(capture.image_size) != tuple(truth.image_size):
-        raise UserError(capture.path, f"pictures are {capture.image_size}, those of {truth.path} {truth.image_size}",
-                        "sample or render both at one size")
+        raise UserError(
+            capture.path,
+            f"pictures are {capture.image_size}, those of {truth.path} {truth.image_size}",
+            "sample or render both at one size",
+        )
     frames = min(capture.frame_count, truth.frame_count)
     weights = None if lpips_weights is None else load_weights(lpips_weights)
     angles = reference_angles(capture, truth)
@@ -79,8 +92,9 @@ def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLi
     def score(name: str, ours: np.ndarray) -> ViewScore:
         return score_view(name, angles[name], ours, _frames(truth, name, frames), weights)
 
-    views = [score(name, _frames(capture, name, frames))
-             for name in progress(names, what="measuring views", unit="view")]
+    views = [
+        score(name, _frames(capture, name, frames)) for name in progress(names, what="measuring views", unit="view")
+    ]
     left_out = dict(LEFT_OUT)
     if likeness:
         left_out.pop("CSIM")
@@ -92,15 +106,20 @@ def evaluate(capture: Capture, truth: Capture, *, lpips_weights: str | os.PathLi
     if weights is None:
         left_out["LPIPS"] = "needs VGG-16 and lpips weights; give them as `lpips`"
     result = {
-        "capture": str(capture.path), "against": str(truth.path), "frames": frames,
+        "capture": str(capture.path),
+        "against": str(truth.path),
+        "frames": frames,
         "views": [dataclasses.asdict(view) for view in views],
-        "mean": mean(views), "by_angle": by_angle(views),
+        "mean": mean(views),
+        "by_angle": by_angle(views),
         "consistency": _consistency(capture, truth, names, frames, consistency_frames),
         "left_out": left_out,
     }
     if baselines:
-        made = {label: [score(name, picture) for name, picture in zip(names, pictures)]
-                for label, pictures in baseline_pictures(truth, names, frames).items()}
+        made = {
+            label: [score(name, picture) for name, picture in zip(names, pictures)]
+            for label, pictures in baseline_pictures(truth, names, frames).items()
+        }
         result["baselines"] = {label: {"mean": mean(each), "by_angle": by_angle(each)} for label, each in made.items()}
     return result
 
@@ -114,11 +133,20 @@ def _with_csim(views: list[ViewScore], capture: Capture, truth: Capture, frames:
 
 def score_view(name: str, angle: float, ours: np.ndarray, theirs: np.ndarray, weights: Any = None) -> ViewScore:
     """Scores the frames [F, H, W, 3] in [0, 1] of one view; `weights` of LPIPS, or None."""
-    distance = None if weights is None else float(np.mean([
-        lpips(weights, ours[i][None], theirs[i][None])[0] for i in range(len(ours))]))
+    distance = (
+        None
+        if weights is None
+        else float(np.mean([lpips(weights, ours[i][None], theirs[i][None])[0] for i in range(len(ours))]))
+    )
     # A pixel-equal frame has infinite PSNR; 100 dB keeps the mean finite.
-    return ViewScore(name, angle, float(np.minimum(psnr(ours, theirs), 100).mean()),
-                     float(ssim(ours, theirs).mean()), distance, flicker(ours, theirs))
+    return ViewScore(
+        name,
+        angle,
+        float(np.minimum(psnr(ours, theirs), 100).mean()),
+        float(ssim(ours, theirs).mean()),
+        distance,
+        flicker(ours, theirs),
+    )
 
 
 def baseline_pictures(truth: Capture, names: list[str], frames: int) -> dict[str, np.ndarray]:
@@ -128,14 +156,23 @@ def baseline_pictures(truth: Capture, names: list[str], frames: int) -> dict[str
       UserError: the truth names no reference.
     """
     if truth.reference is None:
-        raise UserError(truth.path / "capture.json", "field 'reference' is null: baselines are made from it",
-                        'set it to {"camera": NAME, "frame": N}')
+        raise UserError(
+            truth.path / "capture.json",
+            "field 'reference' is null: baselines are made from it",
+            'set it to {"camera": NAME, "frame": N}',
+        )
     name, frame = truth.reference
     image = truth.frame(name, frame).astype(np.float32) / 255
     order = [truth.names.index(name) for name in names]
     cameras = jax.tree.map(lambda array: np.asarray(array)[order][:, :frames], truth.cameras)
-    painted = project_reference(image, truth.camera(name, frame), truth.motion[slice(frame, frame + 1)], truth.head,
-                                truth.motion[slice(0, frames)], cameras)
+    painted = project_reference(
+        image,
+        truth.camera(name, frame),
+        truth.motion[slice(frame, frame + 1)],
+        truth.head,
+        truth.motion[slice(0, frames)],
+        cameras,
+    )
     return {"repeat": repeat_reference(image, len(names), frames), "project": painted}
 
 
@@ -198,8 +235,10 @@ def _consistency(capture: Capture, truth: Capture, names: list[str], frames: int
         order = [source.names.index(name) for name in names]
         cameras = source.cameras
         picked = type(cameras)(**{key: np.asarray(value)[order] for key, value in vars(cameras).items()})
-        scores = [consistency(np.stack([source.frame(view, frame) for view in order]) / 255.0, picked, frame)
-                  for frame in chosen]
+        scores = [
+            consistency(np.stack([source.frame(view, frame) for view in order]) / 255.0, picked, frame)
+            for frame in chosen
+        ]
         matches = sum(score.matches for score in scores)
         error = sum(score.error * score.matches for score in scores if score.matches) / matches if matches else None
         result[label] = {"error_px": error, "matches": matches}

@@ -30,14 +30,17 @@ def score_likeness(portrait: Portrait, views: Sequence[tuple[float, np.ndarray]]
     photos = [np.uint8(np.rint(255 * portrait.on_background(index))) for index in range(len(portrait.photos))]
     pictures = photos + [picture for _, frames in views for picture in frames]
     found = describe_faces(pictures, len(pictures))
-    known, rest = found[: len(photos)], found[len(photos):]
+    known, rest = found[: len(photos)], found[len(photos) :]
     groups = np.split(rest, np.cumsum([len(frames) for _, frames in views])[:-1])
     names = portrait.sources or [f"photo {index}" for index in range(len(photos))]
-    reference = known[portrait.reference: portrait.reference + 1]
+    reference = known[portrait.reference : portrait.reference + 1]
     return {
         "reference": names[portrait.reference],
-        "photos": [{"name": name, **_row(known[index: index + 1], reference, known)}
-                   for index, name in enumerate(names) if index != portrait.reference],
+        "photos": [
+            {"name": name, **_row(known[index : index + 1], reference, known)}
+            for index, name in enumerate(names)
+            if index != portrait.reference
+        ],
         "views": [{"angle": float(angle), **_row(group, reference, known)} for (angle, _), group in zip(views, groups)],
         "all": _row(rest, reference, known),
     }
@@ -49,9 +52,11 @@ def _row(group: np.ndarray, reference: np.ndarray, photos: np.ndarray) -> dict[s
     row: dict[str, Any] = {"frames": len(group), "faces": len(seen), "distance": None, "csim": None, "nearest": None}
     if len(seen) and np.isfinite(reference).all():
         photos = photos[np.isfinite(photos).all(1)]
-        row |= {"distance": float(np.median(distances(seen, reference))),
-                "csim": float(np.median(cosines(seen, reference))),
-                "nearest": float(np.median(distances(seen, photos).min(1)))}
+        row |= {
+            "distance": float(np.median(distances(seen, reference))),
+            "csim": float(np.median(cosines(seen, reference))),
+            "nearest": float(np.median(distances(seen, photos).min(1))),
+        }
     return row
 
 

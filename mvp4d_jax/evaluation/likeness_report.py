@@ -27,17 +27,24 @@ def save_pairs(folder: Path, pairs: Pairs) -> None:
 def write_likeness(path: str | os.PathLike, scores: dict[str, Any], pairs: Pairs) -> None:
     """Writes the page for what `mvp4d.likeness.measure_avatar` found."""
     both = [np.concatenate(pair, axis=1) for pair in pairs]
-    body = ["<h2>Photos, and the avatar at their cameras</h2>", pictures_beside(scores["photos"], both),
-            "<h2>Likeness by angle</h2>", likeness_table(scores)]
+    body = [
+        "<h2>Photos, and the avatar at their cameras</h2>",
+        pictures_beside(scores["photos"], both),
+        "<h2>Likeness by angle</h2>",
+        likeness_table(scores),
+    ]
     with atomic_file(path) as temporary:
         temporary.write_text(page("Likeness", "".join(body)))
 
 
 def pictures_beside(rows: Sequence[dict[str, Any]], pictures: Sequence[np.ndarray]) -> str:
     """Each photo with the avatar beside it, [H, 2 W, 3] uint8, full size, under it what was measured."""
-    return "".join(f"<figure>{picture(both, min(1060, both.shape[1]))}<figcaption style='max-width:none'>"
-                   f"{html.escape(row['name'])}: photo, avatar; PSNR {row['psnr']:.1f} dB, SSIM {row['ssim']:.3f}"
-                   "</figcaption></figure>" for row, both in zip(rows, pictures))
+    return "".join(
+        f"<figure>{picture(both, min(1060, both.shape[1]))}<figcaption style='max-width:none'>"
+        f"{html.escape(row['name'])}: photo, avatar; PSNR {row['psnr']:.1f} dB, SSIM {row['ssim']:.3f}"
+        "</figcaption></figure>"
+        for row, both in zip(rows, pictures)
+    )
 
 
 def likeness_table(scores: dict[str, Any]) -> str:
@@ -48,11 +55,13 @@ def likeness_table(scores: dict[str, Any]) -> str:
     rows = [{"view": f"avatar, {row['angle']:+.0f}°", **_columns(row)} for row in scores["views"]]
     rows.append({"view": "avatar, all", **_columns(scores["all"])})
     rows += [{"view": f"photo {row['name']}", **_columns(row)} for row in scores["photos"]]
-    return (table(rows, ["view", "distance", "CSIM", "faces found"])
-            + "<p class='note'>Medians of the distance and the cosine (CSIM) of dlib's face descriptors to "
-            f"{html.escape(scores['reference'])}; 0.6 is dlib's own limit for the same person, two photos of one "
-            "person are 0.3 to 0.5 apart, of two persons 0.7 to 0.9. Degrees to the side, while it speaks; the "
-            "detector wants a face rather from the front.</p>")
+    return (
+        table(rows, ["view", "distance", "CSIM", "faces found"])
+        + "<p class='note'>Medians of the distance and the cosine (CSIM) of dlib's face descriptors to "
+        f"{html.escape(scores['reference'])}; 0.6 is dlib's own limit for the same person, two photos of one "
+        "person are 0.3 to 0.5 apart, of two persons 0.7 to 0.9. Degrees to the side, while it speaks; the "
+        "detector wants a face rather from the front.</p>"
+    )
 
 
 def _columns(row: dict[str, Any]) -> dict[str, Any]:

@@ -38,8 +38,11 @@ def load_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
     wanted += [f"lin{stage}.model.1.weight" for stage in range(len(STAGES))]
     missing = [name for name in wanted if name not in source]
     if missing:
-        raise UserError(path, f"lacks {len(missing)} tensors, {missing[0]} among them",
-                        "join torchvision's VGG-16 features and the lpips package's lin layers")
+        raise UserError(
+            path,
+            f"lacks {len(missing)} tensors, {missing[0]} among them",
+            "join torchvision's VGG-16 features and the lpips package's lin layers",
+        )
     weights = {}
     for name in wanted:
         value = source[name].astype(np.float32)

@@ -29,7 +29,8 @@ def ssim(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
     covariance = _blur(x * y) - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2
     ratio = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
-        (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
+        (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
+    )
     inside = slice(SSIM_RADIUS, -SSIM_RADIUS)
     return ratio[..., inside, inside, :].mean(axis=(-3, -2, -1))
 

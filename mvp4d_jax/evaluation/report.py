@@ -50,8 +50,10 @@ def picture(image: np.ndarray, width: int = 160) -> str:
         drawn = drawn.resize((width, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     drawn.save(buffer, "PNG")
-    return (f'<img width="{width}" height="{height}" alt="" '
-            f'src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">')
+    return (
+        f'<img width="{width}" height="{height}" alt="" '
+        f'src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    )
 
 
 def figure(image: np.ndarray, caption: str, width: int = 160) -> str:
@@ -62,8 +64,12 @@ def figure(image: np.ndarray, caption: str, width: int = 160) -> str:
 def pictures(rows: list[tuple[str, list[np.ndarray]]], headings: list[str], width: int) -> str:
     """Rows of pictures under headings, each row with a label."""
     head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
-    lines = [f"<tr><td>{html.escape(label)}</td>" + "".join(f"<td>{picture(image, width)}</td>" for image in images)
-             + "</tr>" for label, images in rows]
+    lines = [
+        f"<tr><td>{html.escape(label)}</td>"
+        + "".join(f"<td>{picture(image, width)}</td>" for image in images)
+        + "</tr>"
+        for label, images in rows
+    ]
     return f'<div class="scroll"><table class="pictures"><tr><td></td>{head}</tr>{"".join(lines)}</table></div>'
 
 
@@ -83,10 +89,12 @@ def compare(rows: list[tuple[str, dict[str, dict[str, float]]]], measures: list[
         for key, _ in measures:
             best = max(values[name][key] for name in names)
             digits = 2 if key == "psnr" else 3
-            cells += [f"<td{' class=best' * (values[name][key] == best)}>{values[name][key]:.{digits}f}</td>"
-                      for name in names]
+            cells += [
+                f"<td{' class=best' * (values[name][key] == best)}>{values[name][key]:.{digits}f}</td>"
+                for name in names
+            ]
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    return (f'<div class="scroll"><table><tr><th></th>{top}</tr><tr><th></th>{head}</tr>{"".join(lines)}</table></div>')
+    return f'<div class="scroll"><table><tr><th></th>{top}</tr><tr><th></th>{head}</tr>{"".join(lines)}</table></div>'
 
 
 def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
@@ -106,8 +114,10 @@ def plot(points: list[tuple[float, float]], x_label: str, y_label: str, size: tu
     x_range, y_range = _span(xs), _span(ys)
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return (margin + (x - x_range[0]) / (x_range[1] - x_range[0]) * (width - 1.5 * margin),
-                height - margin - (y - y_range[0]) / (y_range[1] - y_range[0]) * (height - 1.5 * margin))
+        return (
+            margin + (x - x_range[0]) / (x_range[1] - x_range[0]) * (width - 1.5 * margin),
+            height - margin - (y - y_range[0]) / (y_range[1] - y_range[0]) * (height - 1.5 * margin),
+        )
 
     parts = [f'<svg width="{width}" height="{height}" font-size="11" fill="#555">']
     left, bottom = place(x_range[0], y_range[0])
@@ -122,17 +132,21 @@ def plot(points: list[tuple[float, float]], x_label: str, y_label: str, size: tu
     dots = [place(*point) for point in points]
     parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#2266bb"/>' for x, y in dots]
     parts.append(f'<text x="{width / 2}" y="{height - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
-    parts.append(f'<text x="12" y="{height / 2}" transform="rotate(-90 12 {height / 2})" text-anchor="middle">'
-                 f"{html.escape(y_label)}</text></svg>")
+    parts.append(
+        f'<text x="12" y="{height / 2}" transform="rotate(-90 12 {height / 2})" text-anchor="middle">'
+        f"{html.escape(y_label)}</text></svg>"
+    )
     return "".join(parts)
 
 
 def page(title: str, body: str) -> str:
     """A whole HTML document."""
-    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            '<meta name="generator" content="mvp4d">'
-            f"<title>{html.escape(title)}</title>"
-            f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>{body}</html>")
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<meta name="generator" content="mvp4d">'
+        f"<title>{html.escape(title)}</title>"
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>{body}</html>"
+    )
 
 
 def write_report(path: str | os.PathLike, scores: dict[str, Any], capture: Capture, truth: Capture) -> None:
@@ -146,7 +160,8 @@ def write_report(path: str | os.PathLike, scores: dict[str, Any], capture: Captu
     body = [
         f"<p>{html.escape(scores['capture'])} against {html.escape(scores['against'])}: {len(names)} views, "
         f"{scores['frames']} frames.</p>",
-        "<h2>Measures</h2>", table(scores["views"] + [{"name": "mean", **scores["mean"]}], columns),
+        "<h2>Measures</h2>",
+        table(scores["views"] + [{"name": "mean", **scores["mean"]}], columns),
         '<p class="note">PSNR in dB, frames equal to the last bit count as 100; SSIM with an 11x11 Gaussian window; '
         "flicker: mean second difference of the residual in time, in 1/255; csim: cosine of dlib's face descriptors; "
         "jod: FovVideoVDP, 10 is no visible difference.</p>",
@@ -156,9 +171,11 @@ def write_report(path: str | os.PathLike, scores: dict[str, Any], capture: Captu
         *_baselines(scores),
         "<h2>Multi-view consistency</h2>",
         f"<p>Reprojection error of SIFT matches: {_cell(error)} px; the truth's own: {_cell(true_error)} px.</p>",
-        f"<h2>Pictures (frame {middle}): ours, truth, difference x 4</h2>", *rows,
+        f"<h2>Pictures (frame {middle}): ours, truth, difference x 4</h2>",
+        *rows,
         "<h2>Left out</h2><ul>",
-        *(f"<li>{html.escape(name)}: {html.escape(why)}</li>" for name, why in scores["left_out"].items()), "</ul>",
+        *(f"<li>{html.escape(name)}: {html.escape(why)}</li>" for name, why in scores["left_out"].items()),
+        "</ul>",
     ]
     with atomic_file(path) as temporary:
         temporary.write_text(page("Evaluation", "".join(body)))
@@ -169,9 +186,12 @@ def _baselines(scores: dict[str, Any]) -> list[str]:
     if "baselines" not in scores:
         return []
     competitors = {"this capture": scores, **scores["baselines"]}
-    return ["<h2>Beside what any model must beat</h2>", compare(by_ring(competitors), MEASURES),
-            '<p class="note">repeat: the reference image everywhere; project: the reference painted onto the head\'s '
-            "mesh, mirrored where unseen, filled behind.</p>"]
+    return [
+        "<h2>Beside what any model must beat</h2>",
+        compare(by_ring(competitors), MEASURES),
+        '<p class="note">repeat: the reference image everywhere; project: the reference painted onto the head\'s '
+        "mesh, mirrored where unseen, filled behind.</p>",
+    ]
 
 
 def by_ring(competitors: dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, dict[str, float]]]]:

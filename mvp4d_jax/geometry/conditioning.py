@@ -70,9 +70,15 @@ class ConditioningConfig:
     def parts(self) -> dict[str, slice]:
         """Channels of each map, in order: pose, expression, rays, reference, crop, motion, painted."""
         others = self.temporal_stride - 1
-        sizes = {"pose": 6 * self.frequencies, "expression": 3, "rays": 3, "reference": 1, "crop": 1,
-                 "motion": {"displacement": 2 * others, "stacked": 6 * others, "none": 0}[self.motion],
-                 "painted": self.painted + 1 if self.painted else 0}
+        sizes = {
+            "pose": 6 * self.frequencies,
+            "expression": 3,
+            "rays": 3,
+            "reference": 1,
+            "crop": 1,
+            "motion": {"displacement": 2 * others, "stacked": 6 * others, "none": 0}[self.motion],
+            "painted": self.painted + 1 if self.painted else 0,
+        }
         ends = np.cumsum(list(sizes.values())).tolist()
         return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
 
@@ -89,8 +95,11 @@ def latent_frames(frames: int, stride: int = 4) -> int:
       UserError: F is not 1 more than a multiple of s.
     """
     if frames < 1 or (frames - 1) % stride:
-        raise UserError("frames", f"{frames} video frames do not fill whole latent frames",
-                        f"use 1 + a multiple of {stride}, for example {1 + stride * (frames // stride)}")
+        raise UserError(
+            "frames",
+            f"{frames} video frames do not fill whole latent frames",
+            f"use 1 + a multiple of {stride}, for example {1 + stride * (frames // stride)}",
+        )
     return 1 + (frames - 1) // stride
 
 
@@ -101,9 +110,17 @@ def frame_groups(frames: int, stride: int = 4) -> np.ndarray:
     return groups
 
 
-def draw_conditioning(head: HeadModel, motion: Motion, cameras: Camera, image_size: tuple[int, int],
-                      config: ConditioningConfig, reference_camera: Camera, *, reference_mask: Array | None = None,
-                      outside: Array | None = None) -> Array:
+def draw_conditioning(
+    head: HeadModel,
+    motion: Motion,
+    cameras: Camera,
+    image_size: tuple[int, int],
+    config: ConditioningConfig,
+    reference_camera: Camera,
+    *,
+    reference_mask: Array | None = None,
+    outside: Array | None = None,
+) -> Array:
     """Draws the conditioning of V views of one moving head.
 
     Args:
@@ -141,8 +158,9 @@ def draw_conditioning(head: HeadModel, motion: Motion, cameras: Camera, image_si
     reference = jnp.broadcast_to(reference[..., None, None], shape)
     crop = jnp.zeros(shape) if outside is None else jnp.broadcast_to(_shrink_mask(outside, groups, step), shape)
     motion_start = config.parts["rays"].stop
-    return jnp.concatenate([maps[..., :motion_start], reference[..., None], crop[..., None],
-                            maps[..., motion_start:]], axis=-1)
+    return jnp.concatenate(
+        [maps[..., :motion_start], reference[..., None], crop[..., None], maps[..., motion_start:]], axis=-1
+    )
 
 
 def normalised_template(head: HeadModel) -> Array:
@@ -167,8 +185,15 @@ def _shrink_mask(outside: Array, groups: np.ndarray, step: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("image_size", "latent_size", "config"))
-def _draw_maps(head: HeadModel, motion: Motion, cameras: Camera, reference_camera: Camera,
-               image_size: tuple[int, int], latent_size: tuple[int, int], config: ConditioningConfig) -> Array:
+def _draw_maps(
+    head: HeadModel,
+    motion: Motion,
+    cameras: Camera,
+    reference_camera: Camera,
+    image_size: tuple[int, int],
+    latent_size: tuple[int, int],
+    config: ConditioningConfig,
+) -> Array:
     """[V, L, h, w, pose + expression + rays + motion]."""
     frames = motion.frame_count
     groups = frame_groups(frames, config.temporal_stride)
@@ -207,14 +232,20 @@ def _draw_maps(head: HeadModel, motion: Motion, cameras: Camera, reference_camer
         painted = jnp.concatenate([painted, *others], axis=-1)
         return _assemble(painted, raster, camera[-1], reference_camera, config)
 
-    indices = np.concatenate([np.repeat(np.arange(cameras.batch_shape[0]), len(groups))[:, None],
-                              np.tile(groups, (cameras.batch_shape[0], 1))], axis=1)  # [V * L, 1 + s]
+    indices = np.concatenate(
+        [
+            np.repeat(np.arange(cameras.batch_shape[0]), len(groups))[:, None],
+            np.tile(groups, (cameras.batch_shape[0], 1)),
+        ],
+        axis=1,
+    )  # [V * L, 1 + s]
     maps = jax.lax.map(draw, jnp.asarray(indices))
     return maps.reshape(cameras.batch_shape[0], len(groups), *maps.shape[1:])
 
 
-def _assemble(painted: Array, raster: Raster, camera: Camera, reference_camera: Camera,
-              config: ConditioningConfig) -> Array:
+def _assemble(
+    painted: Array, raster: Raster, camera: Camera, reference_camera: Camera, config: ConditioningConfig
+) -> Array:
     """Encodes, masks and area-averages what was painted: [h, w, maps]."""
     seen = (raster.face >= 0)[..., None]
     pose = jnp.where(seen, encode_positions(painted[..., :3], config.frequencies), 0.0)

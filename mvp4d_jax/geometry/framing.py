@@ -12,8 +12,9 @@ from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.heads.skinning import skin
 
 
-def crop_box(size: tuple[int, int], camera: Camera, motion: Motion, head: HeadModel,
-             margin: float = MARGIN) -> np.ndarray:
+def crop_box(
+    size: tuple[int, int], camera: Camera, motion: Motion, head: HeadModel, margin: float = MARGIN
+) -> np.ndarray:
     """[4] the square (left, top, right, bottom) around the fitted head in a photo of (H, W) `size`, in pixels.
 
     Raises:
@@ -28,6 +29,9 @@ def crop_box(size: tuple[int, int], camera: Camera, motion: Motion, head: HeadMo
     height, width = size
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     if x < 0 or y < 0 or x > width or y > height:
-        raise UserError("`fit`", f"the fitted head is centred at ({x:.0f}, {y:.0f}), outside of the "
-                        f"{width}x{height} photo", "give the fit that was made from this photo")
+        raise UserError(
+            "`fit`",
+            f"the fitted head is centred at ({x:.0f}, {y:.0f}), outside of the {width}x{height} photo",
+            "give the fit that was made from this photo",
+        )
     return box

@@ -47,8 +47,9 @@ def vertex_colours(reference: np.ndarray, camera: Camera, motion: Motion, head: 
     vertices = np.asarray(skin(head, motion))[0]  # [N, 3]
     pixels = np.asarray(project(camera, vertices)[0])
     rows, columns = pixels[:, 1] - 0.5, pixels[:, 0] - 0.5
-    sampled = np.stack([map_coordinates(reference[..., c], [rows, columns], order=1, mode="nearest") for c in range(3)],
-                       axis=-1)
+    sampled = np.stack(
+        [map_coordinates(reference[..., c], [rows, columns], order=1, mode="nearest") for c in range(3)], axis=-1
+    )
     trust = _trust(vertices, camera, head, size)
     canonical = np.asarray(head.canonical)
     partner = cKDTree(canonical).query(canonical * [-1, 1, 1])[1]
@@ -60,15 +61,17 @@ def vertex_colours(reference: np.ndarray, camera: Camera, motion: Motion, head: 
     mixed = trust[:, None] * sampled + borrowed[:, None] * sampled[partner]
     colours = mixed / np.maximum(total, TRUSTED)[:, None]
     count = min(NEIGHBOURS, int(known.sum()))
-    distance, nearest = (array.reshape(-1, count) for array in cKDTree(canonical[known]).query(
-        canonical[~known], k=count))
+    distance, nearest = (
+        array.reshape(-1, count) for array in cKDTree(canonical[known]).query(canonical[~known], k=count)
+    )
     weight = 1 / np.maximum(distance, 1e-6)
     colours[~known] = (weight[..., None] * colours[known][nearest]).sum(1) / weight.sum(1, keepdims=True)
     return np.concatenate([colours, trust[:, None]], axis=1).astype(np.float32)
 
 
-def paint_video(head: HeadModel, motion: Motion, cameras: Camera, image_size: tuple[int, int],
-                colours: Array) -> np.ndarray:
+def paint_video(
+    head: HeadModel, motion: Motion, cameras: Camera, image_size: tuple[int, int], colours: Array
+) -> np.ndarray:
     """The moving head in vertex colours, seen by V cameras, on white.
 
     Args:
@@ -86,8 +89,9 @@ def paint_video(head: HeadModel, motion: Motion, cameras: Camera, image_size: tu
     return np.moveaxis(painted.reshape(*painted.shape[:-1], count, 4), -2, 0)
 
 
-def painted_maps(painted: np.ndarray, encode: Callable[[np.ndarray], np.ndarray],
-                 config: ConditioningConfig) -> np.ndarray:
+def painted_maps(
+    painted: np.ndarray, encode: Callable[[np.ndarray], np.ndarray], config: ConditioningConfig
+) -> np.ndarray:
     """What the model is told of painted videos: their latents, and where the photo itself is shown.
 
     Args:

@@ -45,8 +45,15 @@ class Raster:
 jax.tree_util.register_dataclass(Raster, data_fields=["face", "barycentric", "depth"], meta_fields=[])
 
 
-def rasterize(camera: Camera, vertices: Array, faces: Array, image_size: tuple[int, int], *,
-              cull_backfaces: bool = False, near: float = 0.01) -> Raster:
+def rasterize(
+    camera: Camera,
+    vertices: Array,
+    faces: Array,
+    image_size: tuple[int, int],
+    *,
+    cull_backfaces: bool = False,
+    near: float = 0.01,
+) -> Raster:
     """Rasterises one mesh, or many poses of it: leading axes of `camera` and `vertices` broadcast.
 
     Args:
@@ -61,13 +68,19 @@ def rasterize(camera: Camera, vertices: Array, faces: Array, image_size: tuple[i
       Raster with leading axes [...]. Barycentrics and depth are differentiable in vertices and camera, ids are not.
     """
     pixels, depth = project(jax.tree.map(_float32, camera), _float32(vertices))  # [..., N, 2], [..., N]
-    return rasterize_screen(jnp.concatenate([pixels, depth[..., None]], axis=-1), faces, image_size,
-                            cull_backfaces=cull_backfaces, near=near)
+    return rasterize_screen(
+        jnp.concatenate([pixels, depth[..., None]], axis=-1),
+        faces,
+        image_size,
+        cull_backfaces=cull_backfaces,
+        near=near,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("image_size", "cull_backfaces"))
-def rasterize_screen(points: Array, faces: Array, image_size: tuple[int, int], *,
-                     cull_backfaces: bool = False, near: float = 0.01) -> Raster:
+def rasterize_screen(
+    points: Array, faces: Array, image_size: tuple[int, int], *, cull_backfaces: bool = False, near: float = 0.01
+) -> Raster:
     """As `rasterize`, from projected points [..., N, 3] = (u, v in pixels, depth in metres)."""
     points = _float32(points)
     faces = jnp.asarray(faces, jnp.int32)
@@ -107,8 +120,9 @@ def _float32(array: Array) -> Array:
     return jnp.asarray(array, jnp.float32)
 
 
-def _visible_faces(points: Array, faces: Array, image_size: tuple[int, int], cull_backfaces: bool,
-                   near: float) -> Array:
+def _visible_faces(
+    points: Array, faces: Array, image_size: tuple[int, int], cull_backfaces: bool, near: float
+) -> Array:
     """[H, W] int32 ids of the nearest faces, -1 where there is none, of one frame's screen points [N, 3]."""
     height, width = image_size
     setup, counts = _setup_triangles(points, faces, image_size, cull_backfaces, near)
@@ -144,8 +158,9 @@ def _visible_faces(points: Array, faces: Array, image_size: tuple[int, int], cul
     return jnp.where(ids == _NO_FACE, -1, ids).reshape(height, width)
 
 
-def _setup_triangles(points: Array, faces: Array, image_size: tuple[int, int], cull_backfaces: bool,
-                     near: float) -> tuple[list[Array], Array]:
+def _setup_triangles(
+    points: Array, faces: Array, image_size: tuple[int, int], cull_backfaces: bool, near: float
+) -> tuple[list[Array], Array]:
     """Per triangle: edge functions, the 1/depth plane and the pixel box, relative to the box's first pixel centre.
 
     One array [T] per quantity, not rows: CPUs then compute eight triangles at a time.

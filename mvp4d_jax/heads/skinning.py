@@ -19,8 +19,17 @@ from mvp4d.core.heads.motion import Motion
 from mvp4d.core.rotation import compose, rotate, rotation_matrix
 
 Array = Any
-__all__ = ["expression_offsets", "joint_rotations", "joint_transforms", "landmarks", "neutral", "place_in_world",
-           "rotation_matrix", "skin", "skin_in_head_space"]
+__all__ = [
+    "expression_offsets",
+    "joint_rotations",
+    "joint_transforms",
+    "landmarks",
+    "neutral",
+    "place_in_world",
+    "rotation_matrix",
+    "skin",
+    "skin_in_head_space",
+]
 
 
 def skin(head: HeadModel, motion: Motion, shape: Array | None = None) -> Array:
@@ -106,8 +115,11 @@ def _arrays(motion: Motion) -> dict[str, Array]:
 def _check(head: HeadModel, motion: Motion, shape: Array | None) -> None:
     given = jnp.shape(motion.expression)[-1]
     if given > head.expression_count:
-        raise UserError("expression", f"{given} coefficients, head '{head.name}' has {head.expression_count}",
-                        "use motion made for this head")
+        raise UserError(
+            "expression",
+            f"{given} coefficients, head '{head.name}' has {head.expression_count}",
+            "use motion made for this head",
+        )
     if shape is not None and jnp.shape(shape)[-1] > head.shape_count:
         raise UserError("shape", f"{jnp.shape(shape)[-1]} coefficients, head '{head.name}' has {head.shape_count}")
 

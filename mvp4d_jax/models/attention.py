@@ -20,7 +20,12 @@ log = logging.getLogger(__name__)
 
 
 def attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, key_length: int | None = None, backend: str | None = None,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    key_length: int | None = None,
+    backend: str | None = None,
     context_form: str = "gather",
 ) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v over the whole sequence, every token to every token.

@@ -50,7 +50,8 @@ def _ring_forward(q, k, v, key_length, axis):
 
     count, batch, rows, heads, _ = queries.shape
     state = (
-        jnp.zeros(queries.shape, jnp.float32), jnp.zeros((count, batch, heads, rows), jnp.float32),
+        jnp.zeros(queries.shape, jnp.float32),
+        jnp.zeros((count, batch, heads, rows), jnp.float32),
         jnp.full((count, batch, heads, rows), MASKED, jnp.float32),
     )
     numerator, denominator, peak = _around(visit, state, (k, v), key_length, axis)[0]

@@ -40,9 +40,15 @@ def block_sizes(queries: int, keys: int, partial_bytes: int = 0) -> kernel.Block
     compute = _tile(key_tile, MAX_KEY_COMPUTE_TILE)
     fused = keys // key_tile * partial_bytes <= FUSED_BYTES
     return kernel.BlockSizes(
-        block_q=query_tile, block_kv=key_tile, block_kv_compute=compute,
-        block_q_dkv=query_tile, block_kv_dkv=key_tile, block_kv_dkv_compute=compute,
-        block_q_dq=None if fused else query_tile, block_kv_dq=None if fused else key_tile, use_fused_bwd_kernel=fused,
+        block_q=query_tile,
+        block_kv=key_tile,
+        block_kv_compute=compute,
+        block_q_dkv=query_tile,
+        block_kv_dkv=key_tile,
+        block_kv_dkv_compute=compute,
+        block_q_dq=None if fused else query_tile,
+        block_kv_dq=None if fused else key_tile,
+        use_fused_bwd_kernel=fused,
     )
 
 
@@ -62,8 +68,11 @@ def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array, key_length: int) 
     mask = masks.MultiHeadMask([masks.FullMask((padded_queries, padded_keys))] * heads)
     partial_bytes = q.size // queries * padded_queries * q.dtype.itemsize
     run = kernel.make_splash_mha(
-        mask, block_sizes=block_sizes(padded_queries, padded_keys, partial_bytes), head_shards=1,
-        q_seq_shards=1, residual_checkpoint_name=SAVED_NAME,
+        mask,
+        block_sizes=block_sizes(padded_queries, padded_keys, partial_bytes),
+        head_shards=1,
+        q_seq_shards=1,
+        residual_checkpoint_name=SAVED_NAME,
     )
     scale = jnp.asarray(1.0 / math.sqrt(q.shape[-1]), q.dtype)
     out = jax.vmap(run, in_axes=(0, 0, 0, None))(

@@ -50,12 +50,29 @@ def latent_frames(frames: int, config: AutoencoderConfig | None = None) -> int:
 class Stage(nnx.Module):
     """Residual blocks of one resolution, then a resampler (or none)."""
 
-    def __init__(self, widths: tuple[int, ...], config: AutoencoderConfig, *, latent_channels: int | None,
-                 resample: type[Downsample] | type[Upsample] | None = None, in_time: bool = False, rngs: nnx.Rngs):
-        self.resnets = nnx.List([
-            ResnetBlock(before, after, groups=config.norm_num_groups, eps=config.norm_eps,
-                        latent_channels=latent_channels, rngs=rngs)
-            for before, after in itertools.pairwise(widths)])
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        config: AutoencoderConfig,
+        *,
+        latent_channels: int | None,
+        resample: type[Downsample] | type[Upsample] | None = None,
+        in_time: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.resnets = nnx.List(
+            [
+                ResnetBlock(
+                    before,
+                    after,
+                    groups=config.norm_num_groups,
+                    eps=config.norm_eps,
+                    latent_channels=latent_channels,
+                    rngs=rngs,
+                )
+                for before, after in itertools.pairwise(widths)
+            ]
+        )
         self.resample = None if resample is None else resample(widths[-1], in_time=in_time, rngs=rngs)
 
     def __call__(self, x: Array, latent: Array | None, cache: Cache) -> tuple[Array, Cache]:
@@ -72,11 +89,19 @@ class Encoder(nnx.Module):
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
         widths, depth = config.block_out_channels, config.layers_per_block
         self.conv_in = CausalConv3d(config.in_channels, widths[0], rngs=rngs)
-        self.blocks = nnx.List([
-            Stage((widths[max(level - 1, 0)], *[width] * depth), config, latent_channels=None,
-                  resample=Downsample if level < len(widths) - 1 else None,
-                  in_time=2**level < config.temporal_compression_ratio, rngs=rngs)
-            for level, width in enumerate(widths)])
+        self.blocks = nnx.List(
+            [
+                Stage(
+                    (widths[max(level - 1, 0)], *[width] * depth),
+                    config,
+                    latent_channels=None,
+                    resample=Downsample if level < len(widths) - 1 else None,
+                    in_time=2**level < config.temporal_compression_ratio,
+                    rngs=rngs,
+                )
+                for level, width in enumerate(widths)
+            ]
+        )
         self.middle = Stage((widths[-1],) * 3, config, latent_channels=None, rngs=rngs)
         self.norm_out = GroupNorm(widths[-1], groups=config.norm_num_groups, eps=1e-6)
         self.conv_out = CausalConv3d(widths[-1], 2 * config.latent_channels, rngs=rngs)
@@ -100,11 +125,19 @@ class Decoder(nnx.Module):
         latent = config.latent_channels
         self.conv_in = CausalConv3d(latent, widths[0], rngs=rngs)
         self.middle = Stage((widths[0],) * 3, config, latent_channels=latent, rngs=rngs)
-        self.blocks = nnx.List([
-            Stage((widths[max(level - 1, 0)], *[width] * depth), config, latent_channels=latent,
-                  resample=Upsample if level < len(widths) - 1 else None,
-                  in_time=2**level < config.temporal_compression_ratio, rngs=rngs)
-            for level, width in enumerate(widths)])
+        self.blocks = nnx.List(
+            [
+                Stage(
+                    (widths[max(level - 1, 0)], *[width] * depth),
+                    config,
+                    latent_channels=latent,
+                    resample=Upsample if level < len(widths) - 1 else None,
+                    in_time=2**level < config.temporal_compression_ratio,
+                    rngs=rngs,
+                )
+                for level, width in enumerate(widths)
+            ]
+        )
         self.norm_out = SpatialNorm(widths[-1], latent, groups=config.norm_num_groups, eps=1e-6, rngs=rngs)
         self.conv_out = CausalConv3d(widths[-1], config.out_channels, rngs=rngs)
 
@@ -159,7 +192,7 @@ class VideoAutoencoder(nnx.Module):
         """`decode`, chunk by chunk: yields [B, T, r h, r w, 3] in order of time, so that no whole video need fit."""
         first, rest = _split(latents, self.config.chunk_latents)
         chunk, cache = decode_chunk(self, first, None)
-        yield chunk[:, -self.config.frames_of(first.shape[1]):]
+        yield chunk[:, -self.config.frames_of(first.shape[1]) :]
         for piece in rest:
             chunk, cache = decode_chunk(self, piece, cache)
             yield chunk
@@ -216,7 +249,7 @@ def _encode(model: VideoAutoencoder, video: Array) -> Array:
 @functools.partial(jax.jit, inline=True)
 def _decode(model: VideoAutoencoder, latents: Array) -> Array:
     video = _in_chunks(model.decoder, latents, model.config.chunk_latents, model.dtype)
-    return video[:, -model.config.frames_of(latents.shape[1]):]
+    return video[:, -model.config.frames_of(latents.shape[1]) :]
 
 
 @jax.jit

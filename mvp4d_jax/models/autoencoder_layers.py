@@ -36,14 +36,15 @@ def _conv2d(x: Array, kernel: Array, *, stride: int, padding: Sequence[tuple[int
 
 
 def _conv3d_direct(x: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(x, kernel, (1, 1, 1), ((0, 0), (1, 1), (1, 1)),
-                                    dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1, 1), ((0, 0), (1, 1), (1, 1)), dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
 
 
 def _conv3d_as_2d(x: Array, kernel: Array) -> Array:
     batch, padded, height, width, channels = x.shape
     frames = padded - _PAST
-    taps = [x[:, tap:tap + frames].reshape(batch * frames, height, width, channels) for tap in range(kernel.shape[0])]
+    taps = [x[:, tap : tap + frames].reshape(batch * frames, height, width, channels) for tap in range(kernel.shape[0])]
     if channels <= _NARROW:
         joined = jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3 * channels, -1)
         y = _conv2d(jnp.concatenate(taps, axis=-1), joined, stride=1, padding=((1, 1), (1, 1)))
@@ -136,8 +137,8 @@ def _repeat(x: Array, times: int, axis: int) -> Array:
     # As a broadcast, not a gather, so that it fuses into the arithmetic that follows.
     if times == 1:
         return x
-    wide = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), (*x.shape[:axis + 1], times, *x.shape[axis + 1:]))
-    return wide.reshape(*x.shape[:axis], x.shape[axis] * times, *x.shape[axis + 1:])
+    wide = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), (*x.shape[: axis + 1], times, *x.shape[axis + 1 :]))
+    return wide.reshape(*x.shape[:axis], x.shape[axis] * times, *x.shape[axis + 1 :])
 
 
 def stretch(x: Array, shape: Sequence[int]) -> Array:
@@ -154,8 +155,16 @@ def stretch(x: Array, shape: Sequence[int]) -> Array:
 class ResnetBlock(nnx.Module):
     """Norm, SiLU, causal convolution, twice, beside a shortcut. `latent_channels` makes the norms spatial (decoder)."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, groups: int, eps: float, latent_channels: int | None,
-                 rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        groups: int,
+        eps: float,
+        latent_channels: int | None,
+        rngs: nnx.Rngs,
+    ):
         def norm(channels: int) -> GroupNorm | SpatialNorm:
             if latent_channels is None:
                 return GroupNorm(channels, groups=groups, eps=eps)
@@ -189,7 +198,7 @@ class Downsample(nnx.Module):
     def __call__(self, x: Array) -> Array:
         if self.in_time and x.shape[1] > 1:
             alone = x.shape[1] % 2
-            pairs = (x[:, alone::2] + x[:, alone + 1::2]) * 0.5
+            pairs = (x[:, alone::2] + x[:, alone + 1 :: 2]) * 0.5
             x = jnp.concatenate([x[:, :alone], pairs], axis=1)
         batch, frames, height, width, channels = x.shape
         x = x.reshape(batch * frames, height, width, channels)

@@ -38,8 +38,17 @@ from mvp4d_jax.models.transformer_config import TransformerConfig
 
 SHARD_BYTES = 5 * 10**9  # diffusers' default
 # Fields of TransformerConfig that only say how the same weights are used.
-_OPTIONS = {"dtype", "remat", "attention_backend", "context_form", "pad_patches_to", "spatial_scale", "temporal_scale",
-            "sample_height", "sample_width"}
+_OPTIONS = {
+    "dtype",
+    "remat",
+    "attention_backend",
+    "context_form",
+    "pad_patches_to",
+    "spatial_scale",
+    "temporal_scale",
+    "sample_height",
+    "sample_width",
+}
 _ADAPTABLE = {"text_dim", "prompt_tokens", "conditioning_channels"}
 
 
@@ -118,39 +127,56 @@ def _check_same_architecture(folder: Path, source: Config, target: Config, promp
     for field in dataclasses.fields(source):
         theirs, ours = getattr(source, field.name), getattr(target, field.name)
         if field.name not in free and theirs != ours:
-            raise UserError(folder, f"has {field.name} {theirs}, the model {ours}",
-                            "choose the size it was trained with")
+            raise UserError(
+                folder, f"has {field.name} {theirs}, the model {ours}", "choose the size it was trained with"
+            )
     if isinstance(source, TransformerConfig):
         if target.text_dim not in (0, source.text_dim):
-            raise UserError(folder, f"has text of width {source.text_dim}, the model {target.text_dim}",
-                            "a text stream can be left out, not added")
+            raise UserError(
+                folder,
+                f"has text of width {source.text_dim}, the model {target.text_dim}",
+                "a text stream can be left out, not added",
+            )
         held = source.prompt_tokens if prompt is None else len(prompt)
         if target.prompt_tokens not in (0, held):
-            raise UserError(folder, f"holds {held or 'no'} prompt tokens, the model {target.prompt_tokens}",
-                            "write them into it with 'mvp4d convert --empty-prompt', or set prompt_tokens otherwise")
+            raise UserError(
+                folder,
+                f"holds {held or 'no'} prompt tokens, the model {target.prompt_tokens}",
+                "write them into it with 'mvp4d convert --empty-prompt', or set prompt_tokens otherwise",
+            )
         if source.conditioning_channels and target.conditioning_channels not in (0, source.conditioning_channels):
-            raise UserError(folder, f"has {source.conditioning_channels} conditioning channels, the model "
-                            f"{target.conditioning_channels}", "use the conditioning it was trained with")
+            raise UserError(
+                folder,
+                f"has {source.conditioning_channels} conditioning channels, the model {target.conditioning_channels}",
+                "use the conditioning it was trained with",
+            )
 
 
 def check_tensors(where: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Raises one UserError that lists tensors that are missing, left over or misshapen, if any are."""
     parts = []
-    for label, names in (("missing", [name for name in wanted if name not in found]),
-                         ("left over", [name for name in found if name not in wanted])):
+    for label, names in (
+        ("missing", [name for name in wanted if name not in found]),
+        ("left over", [name for name in found if name not in wanted]),
+    ):
         if names:
             parts.append(f"{len(names)} {label}: {shorten(names)}")
-    misshapen = [f"{name} {shape} instead of {wanted[name]}" for name, shape in found.items()
-                 if name in wanted and shape != wanted[name]]
+    misshapen = [
+        f"{name} {shape} instead of {wanted[name]}"
+        for name, shape in found.items()
+        if name in wanted and shape != wanted[name]
+    ]
     if misshapen:
         parts.append(f"{len(misshapen)} misshapen: {shorten(misshapen)}")
     if parts:
-        raise UserError(where, f"tensors do not fit config.json ({'; '.join(parts)})",
-                        "take the config of these weights")
+        raise UserError(
+            where, f"tensors do not fit config.json ({'; '.join(parts)})", "take the config of these weights"
+        )
 
 
-def _load(folder: Path, target: Config | None, kind: type, shardings: Any,
-          kernels: DTypeLike = np.float32) -> tuple[nnx.Module, Config]:
+def _load(
+    folder: Path, target: Config | None, kind: type, shardings: Any, kernels: DTypeLike = np.float32
+) -> tuple[nnx.Module, Config]:
     source, _ = read_config(folder)
     if not isinstance(source, kind):
         raise UserError(folder, f"holds a model of {type(source).__name__}, not of {kind.__name__}")
@@ -182,8 +208,9 @@ def _placed(leaf: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Arr
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
 
-def load_autoencoder(folder: Path | str, *, dtype: DTypeLike = jnp.float32,
-                     sharding: jax.sharding.Sharding | None = None) -> tuple[VideoAutoencoder, AutoencoderConfig]:
+def load_autoencoder(
+    folder: Path | str, *, dtype: DTypeLike = jnp.float32, sharding: jax.sharding.Sharding | None = None
+) -> tuple[VideoAutoencoder, AutoencoderConfig]:
     """Loads a video autoencoder (diffusers' or ours); parameters become float32.
 
     Args:
@@ -199,8 +226,13 @@ def load_autoencoder(folder: Path | str, *, dtype: DTypeLike = jnp.float32,
     return model, config
 
 
-def load_transformer(folder: Path | str, config: TransformerConfig | None = None, *, shardings: Any = None,
-                     kernels: DTypeLike = np.float32) -> tuple[MultiViewTransformer, TransformerConfig]:
+def load_transformer(
+    folder: Path | str,
+    config: TransformerConfig | None = None,
+    *,
+    shardings: Any = None,
+    kernels: DTypeLike = np.float32,
+) -> tuple[MultiViewTransformer, TransformerConfig]:
     """Loads a transformer (diffusers' CogVideoX or ours); parameters become float32.
 
     Args:
@@ -270,8 +302,15 @@ def _new_folder(folder: Path, overwrite: bool):
     return atomic_folder(folder, overwrite=overwrite, kind="folder of weights")
 
 
-def save_autoencoder(folder: Path | str, model: VideoAutoencoder, config: AutoencoderConfig, *, dtype: str = "float32",
-                     shard_bytes: int = SHARD_BYTES, overwrite: bool = False) -> None:
+def save_autoencoder(
+    folder: Path | str,
+    model: VideoAutoencoder,
+    config: AutoencoderConfig,
+    *,
+    dtype: str = "float32",
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+) -> None:
     """Writes an autoencoder that diffusers' `AutoencoderKLCogVideoX.from_pretrained` and we load; atomic.
 
     Args:
@@ -284,8 +323,15 @@ def save_autoencoder(folder: Path | str, model: VideoAutoencoder, config: Autoen
     _save(Path(folder), model, config, dtype, shard_bytes, overwrite)
 
 
-def save_transformer(folder: Path | str, model: MultiViewTransformer, config: TransformerConfig, *,
-                     dtype: str = "float32", shard_bytes: int = SHARD_BYTES, overwrite: bool = False) -> None:
+def save_transformer(
+    folder: Path | str,
+    model: MultiViewTransformer,
+    config: TransformerConfig,
+    *,
+    dtype: str = "float32",
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+) -> None:
     """Writes a transformer in the diffusers layout with our conditioning projection; see `save_autoencoder`."""
     _save(Path(folder), model, config, dtype, shard_bytes, overwrite)
 
@@ -309,9 +355,17 @@ def components(folder: Path) -> dict[str, Path]:
     return found
 
 
-def convert(source: Path | str, destination: Path | str, *, conditioning_channels: int | None = None,
-            drop_text: bool = False, prompt: np.ndarray | None = None, dtype: str | None = None,
-            shard_bytes: int = SHARD_BYTES, overwrite: bool = False) -> str:
+def convert(
+    source: Path | str,
+    destination: Path | str,
+    *,
+    conditioning_channels: int | None = None,
+    drop_text: bool = False,
+    prompt: np.ndarray | None = None,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+) -> str:
     """Diffusers checkpoint to ours, or ours to diffusers: checks every tensor and writes it anew, one at a time.
 
     The layout on disk is the same, so tensors keep their bytes (unless `dtype` asks otherwise); what is converted is
@@ -355,14 +409,19 @@ def convert(source: Path | str, destination: Path | str, *, conditioning_channel
             def read(key: str, tensors=tensors, codes=codes) -> np.ndarray:
                 return tensors.read(key).astype(DTYPES[codes[key]], copy=False)
 
-            write_weights(folder, [(key, codes[key], shape) for key, (_, shape) in tensors.facts.items()], read,
-                          shard_bytes=shard_bytes)
+            write_weights(
+                folder,
+                [(key, codes[key], shape) for key, (_, shape) in tensors.facts.items()],
+                read,
+                shard_bytes=shard_bytes,
+            )
             said.append(f"{value['_class_name']} of {len(codes)} tensors")
     return f"{destination}: {' and '.join(said)}"
 
 
-def _converted(own: TransformerConfig, channels: int | None, drop_text: bool,
-               prompt: np.ndarray | None) -> TransformerConfig:
+def _converted(
+    own: TransformerConfig, channels: int | None, drop_text: bool, prompt: np.ndarray | None
+) -> TransformerConfig:
     """The config that `convert` writes for one that it reads."""
     if channels is None:
         channels = 0 if own.conditioning_channels else TransformerConfig().conditioning_channels
@@ -372,8 +431,12 @@ def _converted(own: TransformerConfig, channels: int | None, drop_text: bool,
         if prompt.ndim != 2 or prompt.shape[1] != own.text_dim:
             raise UserError("`prompt`", f"holds an array {prompt.shape}", f"the text stream takes [T, {own.text_dim}]")
     tokens = own.prompt_tokens if prompt is None else len(prompt)
-    return dataclasses.replace(own, conditioning_channels=channels, text_dim=0 if drop_text else own.text_dim,
-                               prompt_tokens=tokens if channels and not drop_text else 0)
+    return dataclasses.replace(
+        own,
+        conditioning_channels=channels,
+        text_dim=0 if drop_text else own.text_dim,
+        prompt_tokens=tokens if channels and not drop_text else 0,
+    )
 
 
 def validate_weights(folder: Path | str) -> str:
@@ -395,10 +458,15 @@ def validate_weights(folder: Path | str) -> str:
 
 
 def _check_release(folder: Path, configs: dict[str, Config]) -> None:
-    if {"vae", "transformer"} <= configs.keys() and \
-            configs["vae"].latent_channels != configs["transformer"].latent_channels:
-        raise UserError(folder, f"its autoencoder has {configs['vae'].latent_channels} latent channels, its "
-                        f"transformer {configs['transformer'].latent_channels}", "take both from one release")
+    if {"vae", "transformer"} <= configs.keys() and configs["vae"].latent_channels != configs[
+        "transformer"
+    ].latent_channels:
+        raise UserError(
+            folder,
+            f"its autoencoder has {configs['vae'].latent_channels} latent channels, its "
+            f"transformer {configs['transformer'].latent_channels}",
+            "take both from one release",
+        )
     facts = folder / "mvp4d.json"
     if not facts.is_file():
         return

@@ -22,32 +22,57 @@ Config = AutoencoderConfig | TransformerConfig
 
 # their field -> (our field, their default)
 _AUTOENCODER = {
-    "in_channels": ("in_channels", 3), "out_channels": ("out_channels", 3),
-    "block_out_channels": ("block_out_channels", (128, 256, 256, 512)), "latent_channels": ("latent_channels", 16),
-    "layers_per_block": ("layers_per_block", 3), "norm_eps": ("norm_eps", 1e-6),
-    "norm_num_groups": ("norm_num_groups", 32), "temporal_compression_ratio": ("temporal_compression_ratio", 4),
+    "in_channels": ("in_channels", 3),
+    "out_channels": ("out_channels", 3),
+    "block_out_channels": ("block_out_channels", (128, 256, 256, 512)),
+    "latent_channels": ("latent_channels", 16),
+    "layers_per_block": ("layers_per_block", 3),
+    "norm_eps": ("norm_eps", 1e-6),
+    "norm_num_groups": ("norm_num_groups", 32),
+    "temporal_compression_ratio": ("temporal_compression_ratio", 4),
     "scaling_factor": ("scaling_factor", 1.15258426),
 }
 _TRANSFORMER = {
-    "num_layers": ("num_layers", 30), "num_attention_heads": ("num_heads", 30), "attention_head_dim": ("head_dim", 64),
-    "in_channels": ("latent_channels", 16), "patch_size": ("patch_size", 2), "time_embed_dim": ("time_embed_dim", 512),
-    "text_embed_dim": ("text_dim", 4096), "prompt_tokens": ("prompt_tokens", 0),
+    "num_layers": ("num_layers", 30),
+    "num_attention_heads": ("num_heads", 30),
+    "attention_head_dim": ("head_dim", 64),
+    "in_channels": ("latent_channels", 16),
+    "patch_size": ("patch_size", 2),
+    "time_embed_dim": ("time_embed_dim", 512),
+    "text_embed_dim": ("text_dim", 4096),
+    "prompt_tokens": ("prompt_tokens", 0),
     "spatial_interpolation_scale": ("spatial_scale", 1.875),
-    "temporal_interpolation_scale": ("temporal_scale", 1.0), "sample_height": ("sample_height", 60),
-    "sample_width": ("sample_width", 90), "norm_eps": ("norm_eps", 1e-5),
-    "conditioning_channels": ("conditioning_channels", 0), "skip_width": ("skip_width", 0),
+    "temporal_interpolation_scale": ("temporal_scale", 1.0),
+    "sample_height": ("sample_height", 60),
+    "sample_width": ("sample_width", 90),
+    "norm_eps": ("norm_eps", 1e-5),
+    "conditioning_channels": ("conditioning_channels", 0),
+    "skip_width": ("skip_width", 0),
     "detail_width": ("detail_width", 0),
 }
 # Fields that must have the value our models are built for (their default), where a config states them.
 _FIXED = {
     AUTOENCODER_CLASS: {
-        "act_fn": "silu", "use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": None,
-        "latents_mean": None, "latents_std": None, "invert_scale_latents": False,
+        "act_fn": "silu",
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+        "shift_factor": None,
+        "latents_mean": None,
+        "latents_std": None,
+        "invert_scale_latents": False,
     },
     TRANSFORMER_CLASS: {
-        "flip_sin_to_cos": True, "freq_shift": 0, "ofs_embed_dim": None, "attention_bias": True, "patch_size_t": None,
-        "activation_fn": "gelu-approximate", "timestep_activation_fn": "silu", "norm_elementwise_affine": True,
-        "use_learned_positional_embeddings": False, "patch_bias": True, "temporal_compression_ratio": 4,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "ofs_embed_dim": None,
+        "attention_bias": True,
+        "patch_size_t": None,
+        "activation_fn": "gelu-approximate",
+        "timestep_activation_fn": "silu",
+        "norm_elementwise_affine": True,
+        "use_learned_positional_embeddings": False,
+        "patch_bias": True,
+        "temporal_compression_ratio": 4,
     },
 }
 
@@ -60,8 +85,11 @@ def read_autoencoder_config(folder: Path) -> AutoencoderConfig:
     """
     config, value = read_config(folder)
     if not isinstance(config, AutoencoderConfig):
-        raise UserError(folder / "config.json", f"is of the architecture {value['_class_name']!r}",
-                        f"give a folder of {AUTOENCODER_CLASS}")
+        raise UserError(
+            folder / "config.json",
+            f"is of the architecture {value['_class_name']!r}",
+            f"give a folder of {AUTOENCODER_CLASS}",
+        )
     return config
 
 
@@ -79,13 +107,19 @@ def read_config(folder: Path) -> tuple[Config, dict[str, Any]]:
     value = read_json(path)
     name = value.get("_class_name") if isinstance(value, dict) else None
     if name not in (AUTOENCODER_CLASS, TRANSFORMER_CLASS, TEXTLESS_CLASS):
-        raise UserError(path, f"is of the architecture {name!r}",
-                        f"known are {AUTOENCODER_CLASS}, {TRANSFORMER_CLASS} and {TEXTLESS_CLASS}")
+        raise UserError(
+            path,
+            f"is of the architecture {name!r}",
+            f"known are {AUTOENCODER_CLASS}, {TRANSFORMER_CLASS} and {TEXTLESS_CLASS}",
+        )
     kind = AUTOENCODER_CLASS if name == AUTOENCODER_CLASS else TRANSFORMER_CLASS
     for field, fixed in _FIXED[kind].items():
         if value.get(field, fixed) != fixed:
-            raise UserError(path, f"{field} is {value[field]!r}; only {fixed!r} is supported",
-                            "use a CogVideoX-2B or 5B text-to-video checkpoint of version 1.0")
+            raise UserError(
+                path,
+                f"{field} is {value[field]!r}; only {fixed!r} is supported",
+                "use a CogVideoX-2B or 5B text-to-video checkpoint of version 1.0",
+            )
     try:
         return (_autoencoder(value) if kind == AUTOENCODER_CLASS else _transformer(value)), value
     except (ValueError, TypeError) as error:
@@ -128,10 +162,17 @@ def to_json(config: Config, base: dict[str, Any] | None = None) -> dict[str, Any
     """The JSON object of a config. `base`: one that it was read from, whose other fields are kept."""
     if isinstance(config, AutoencoderConfig):
         levels = len(config.block_out_channels)
-        value = dict(base or {
-            "_class_name": AUTOENCODER_CLASS, **_FIXED[AUTOENCODER_CLASS],
-            "down_block_types": ["CogVideoXDownBlock3D"] * levels, "up_block_types": ["CogVideoXUpBlock3D"] * levels,
-            "sample_height": 480, "sample_width": 720})
+        value = dict(
+            base
+            or {
+                "_class_name": AUTOENCODER_CLASS,
+                **_FIXED[AUTOENCODER_CLASS],
+                "down_block_types": ["CogVideoXDownBlock3D"] * levels,
+                "up_block_types": ["CogVideoXUpBlock3D"] * levels,
+                "sample_height": 480,
+                "sample_width": 720,
+            }
+        )
         table = _AUTOENCODER
     else:
         value = dict(base or {"_class_name": TRANSFORMER_CLASS, **_FIXED[TRANSFORMER_CLASS]})

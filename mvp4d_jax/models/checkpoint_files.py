@@ -60,9 +60,12 @@ class Weights:
         if flat.size != math.prod(entry.shape):
             raise UserError(entry.file, f"ends before the tensor '{name}' does", "download or copy it again")
         for start in range(0, flat.size, _SLICE):
-            if not np.isfinite(flat[start:start + _SLICE]).all():
-                raise UserError(entry.file, f"the tensor '{name}' holds NaN or infinite values",
-                                "take another copy of the checkpoint")
+            if not np.isfinite(flat[start : start + _SLICE]).all():
+                raise UserError(
+                    entry.file,
+                    f"the tensor '{name}' holds NaN or infinite values",
+                    "take another copy of the checkpoint",
+                )
         return flat.reshape(entry.shape)
 
 
@@ -100,13 +103,17 @@ def _read_indexed(folder: Path, index: Path) -> dict[str, Entry]:
             raise UserError(index, f"names '{file}', which is not a plain file name")
         for name, entry in _read_header(folder / file).items():
             if weight_map.get(name) != file:
-                raise UserError(folder / file, f"holds '{name}', which the index places in {weight_map.get(name)}",
-                                "download the folder again")
+                raise UserError(
+                    folder / file,
+                    f"holds '{name}', which the index places in {weight_map.get(name)}",
+                    "download the folder again",
+                )
             entries[name] = entry
     absent = sorted(set(weight_map) - set(entries))
     if absent:
-        raise UserError(index, f"names tensors that its files do not hold: {shorten(absent)}",
-                        "download the folder again")
+        raise UserError(
+            index, f"names tensors that its files do not hold: {shorten(absent)}", "download the folder again"
+        )
     return entries
 
 
@@ -142,8 +149,13 @@ def _entry(file: Path, base: int, facts: dict) -> Entry:
     return entry
 
 
-def write_weights(folder: Path, tensors: Sequence[tuple[str, str, tuple[int, ...]]],
-                  read: Callable[[str], np.ndarray], *, shard_bytes: int) -> None:
+def write_weights(
+    folder: Path,
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]],
+    read: Callable[[str], np.ndarray],
+    *,
+    shard_bytes: int,
+) -> None:
     """Writes `tensors` (name, dtype, shape) in diffusers' layout, asking `read(name)` for one at a time.
 
     One file where they fit into `shard_bytes`, else shards and an index.
@@ -167,8 +179,9 @@ def write_weights(folder: Path, tensors: Sequence[tuple[str, str, tuple[int, ...
         (folder / f"{STEM}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _write_file(file: Path, tensors: Iterable[tuple[str, str, tuple[int, ...]]],
-                read: Callable[[str], np.ndarray]) -> None:
+def _write_file(
+    file: Path, tensors: Iterable[tuple[str, str, tuple[int, ...]]], read: Callable[[str], np.ndarray]
+) -> None:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # what diffusers asks a file to say
     offset, tensors = 0, list(tensors)
     for name, dtype, shape in tensors:

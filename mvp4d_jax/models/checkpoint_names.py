@@ -118,12 +118,18 @@ def autoencoder_table(config: AutoencoderConfig) -> Table:
 
 # Names of one layer: diffusers' name, path in our block, whether the weight is a norm's scale.
 _BLOCK = (
-    ("norm1.linear", ("norm1", "linear"), False), ("norm1.norm", ("norm1", "norm"), True),
-    ("attn1.to_q", ("attn", "to_q"), False), ("attn1.to_k", ("attn", "to_k"), False),
-    ("attn1.to_v", ("attn", "to_v"), False), ("attn1.to_out.0", ("attn", "to_out"), False),
-    ("attn1.norm_q", ("attn", "norm_q"), True), ("attn1.norm_k", ("attn", "norm_k"), True),
-    ("norm2.linear", ("norm2", "linear"), False), ("norm2.norm", ("norm2", "norm"), True),
-    ("ff.net.0.proj", ("ff", "up"), False), ("ff.net.2", ("ff", "down"), False),
+    ("norm1.linear", ("norm1", "linear"), False),
+    ("norm1.norm", ("norm1", "norm"), True),
+    ("attn1.to_q", ("attn", "to_q"), False),
+    ("attn1.to_k", ("attn", "to_k"), False),
+    ("attn1.to_v", ("attn", "to_v"), False),
+    ("attn1.to_out.0", ("attn", "to_out"), False),
+    ("attn1.norm_q", ("attn", "norm_q"), True),
+    ("attn1.norm_k", ("attn", "norm_k"), True),
+    ("norm2.linear", ("norm2", "linear"), False),
+    ("norm2.norm", ("norm2", "norm"), True),
+    ("ff.net.0.proj", ("ff", "up"), False),
+    ("ff.net.2", ("ff", "down"), False),
 )
 _DETAIL = ("of_pixel", "of_token", "modulation", "hidden", "out")
 CONDITIONING = "conditioning_embed"  # what a multi-view model has, and CogVideoX has not
@@ -145,8 +151,14 @@ def transformer_table(config: TransformerConfig) -> Table:
         _add(table, f"time_embedding.{half}", ("time_embedding", half), "linear")
     for layer in range(config.num_layers):
         for name, path, is_norm in _BLOCK:
-            _add(table, f"transformer_blocks.{layer}.{name}", ("blocks", *path), "same" if is_norm else "linear",
-                 scale=is_norm, layer=layer)
+            _add(
+                table,
+                f"transformer_blocks.{layer}.{name}",
+                ("blocks", *path),
+                "same" if is_norm else "linear",
+                scale=is_norm,
+                layer=layer,
+            )
     _add(table, "norm_final", ("norm_final",), "same", scale=True)
     _add(table, "norm_out.linear", ("norm_out", "linear"), "linear")
     _add(table, "norm_out.norm", ("norm_out", "norm"), "same", scale=True)

@@ -40,13 +40,19 @@ class AutoencoderConfig:
     def __post_init__(self):
         bad = [width for width in self.block_out_channels if width % self.norm_num_groups]
         if bad:
-            raise UserError("autoencoder config", f"block_out_channels {bad} do not divide into {self.norm_num_groups} "
-                            "normalisation groups", "choose multiples of norm_num_groups")
+            raise UserError(
+                "autoencoder config",
+                f"block_out_channels {bad} do not divide into {self.norm_num_groups} normalisation groups",
+                "choose multiples of norm_num_groups",
+            )
         if self.temporal_compression_ratio & (self.temporal_compression_ratio - 1):
             raise UserError("autoencoder config", "temporal_compression_ratio must be a power of two")
         if self.chunk_frames % self.temporal_compression_ratio:
-            raise UserError("autoencoder config", f"chunk_frames {self.chunk_frames} must be a multiple of "
-                            f"temporal_compression_ratio {self.temporal_compression_ratio}")
+            raise UserError(
+                "autoencoder config",
+                f"chunk_frames {self.chunk_frames} must be a multiple of "
+                f"temporal_compression_ratio {self.temporal_compression_ratio}",
+            )
 
     @property
     def spatial_compression_ratio(self) -> int:
@@ -69,8 +75,14 @@ class AutoencoderConfig:
         return _NAMED[name]
 
 
-_TINY = AutoencoderConfig(block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=2, latent_channels=24,
-                          temporal_compression_ratio=1, scaling_factor=1.0)
+_TINY = AutoencoderConfig(
+    block_out_channels=(16, 32, 64),
+    layers_per_block=1,
+    norm_num_groups=2,
+    latent_channels=24,
+    temporal_compression_ratio=1,
+    scaling_factor=1.0,
+)
 _NAMED = {
     # A fourth of the height and width, not an eighth: at 64 x 64 pixels an eye is three of them wide.
     # And a latent frame for every frame: of two in one, so small an autoencoder blurs the first where a head turns.

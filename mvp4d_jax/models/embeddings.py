@@ -27,9 +27,7 @@ def unpatchify(pixels: jax.Array, patch: int, height: int, width: int) -> jax.Ar
     return x.transpose(0, 3, 1, 4, 2, 5, 6).reshape(batch, groups, height, width, channels)
 
 
-def to_latents(
-    tokens: jax.Array, kernel: jax.Array, bias: jax.Array, patch: int, height: int, width: int
-) -> jax.Array:
+def to_latents(tokens: jax.Array, kernel: jax.Array, bias: jax.Array, patch: int, height: int, width: int) -> jax.Array:
     """Tokens [B, P, G, D] -> latents [B, G, h, w, C], each through a kernel [D, C p p] and bias to its patch.
 
     One product for each place in the patch, so that channels stay the last dimension throughout: taking a (C, p, p)
@@ -85,7 +83,8 @@ def sincos_positions(
     time, column, row = (
         _sinusoids(np.arange(count, dtype=np.float32) / np.float32(scale), channels)
         for count, scale, channels in (
-            (frames, temporal_scale, dim // 4), (width, spatial_scale, dim * 3 // 8),
+            (frames, temporal_scale, dim // 4),
+            (width, spatial_scale, dim * 3 // 8),
             (height, spatial_scale, dim * 3 // 8),
         )
     )

@@ -17,7 +17,12 @@ class Linear(nnx.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, axes: tuple[str | None, str | None], dtype: str, rngs: nnx.Rngs,
+        self,
+        inputs: int,
+        outputs: int,
+        axes: tuple[str | None, str | None],
+        dtype: str,
+        rngs: nnx.Rngs,
         zero: bool = False,
     ):
         init = nnx.initializers.zeros_init() if zero else nnx.initializers.xavier_uniform()

@@ -98,7 +98,11 @@ class Attention(nnx.Module):
 
     def _attend(self, q: jax.Array, k: jax.Array, v: jax.Array, key_length: int) -> jax.Array:
         out = attention(
-            q, k, v, key_length=key_length, backend=self.config.attention_backend,
+            q,
+            k,
+            v,
+            key_length=key_length,
+            backend=self.config.attention_backend,
             context_form=self.config.context_form,
         )
         return out.reshape(*q.shape[:2], -1)  # [B, N, D]
@@ -127,8 +131,12 @@ class Block(nnx.Module):
         self.ff = FeedForward(config, rngs)
 
     def __call__(
-        self, video: jax.Array, text: jax.Array | None, time: tuple[jax.Array, jax.Array],
-        rotary: tuple[jax.Array, jax.Array] | None, real: int,
+        self,
+        video: jax.Array,
+        text: jax.Array | None,
+        time: tuple[jax.Array, jax.Array],
+        rotary: tuple[jax.Array, jax.Array] | None,
+        real: int,
     ) -> tuple[jax.Array, jax.Array | None]:
         """One layer.
 
@@ -214,8 +222,13 @@ class MultiViewTransformer(nnx.Module):
         nnx.update(self, jax.tree.map(_shard, nnx.state(self), is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
 
     def __call__(
-        self, latents: jax.Array, timesteps: jax.Array, *, conditioning: jax.Array | None = None,
-        reference_latents: jax.Array | None = None, reference_conditioning: jax.Array | None = None,
+        self,
+        latents: jax.Array,
+        timesteps: jax.Array,
+        *,
+        conditioning: jax.Array | None = None,
+        reference_latents: jax.Array | None = None,
+        reference_conditioning: jax.Array | None = None,
         text: jax.Array | None = None,
     ) -> jax.Array:
         """Predict v.
@@ -284,14 +297,22 @@ class MultiViewTransformer(nnx.Module):
             out += unpatch(self.skip.scaled(noisy, time), self.skip.proj_out)
         if config.detail_width:
             views = slice(int(has_reference), None)
-            details = self.detail(noisy[:, :, views], maps[:, :, views], video[:, :, views],
-                                  time if time.shape[2] == 1 else time[:, :, views])[:, :patches]
+            details = self.detail(
+                noisy[:, :, views],
+                maps[:, :, views],
+                video[:, :, views],
+                time if time.shape[2] == 1 else time[:, :, views],
+            )[:, :patches]
             out += embeddings.unpatchify(details, patch, height, width).astype(jnp.float32)
         return out.reshape(latents.shape)
 
     def _run_blocks(
-        self, video: jax.Array, text: jax.Array | None, time: tuple[jax.Array, jax.Array],
-        rotary: tuple[jax.Array, jax.Array] | None, real: int,
+        self,
+        video: jax.Array,
+        text: jax.Array | None,
+        time: tuple[jax.Array, jax.Array],
+        rotary: tuple[jax.Array, jax.Array] | None,
+        real: int,
     ) -> jax.Array:
         """All layers, scanned; what the backward pass keeps is the config's `remat`."""
         graph, state = nnx.split(self.blocks)
@@ -343,9 +364,7 @@ class MultiViewTransformer(nnx.Module):
             "timesteps": (timesteps, ((batch,), (batch, views, frames))),
             "conditioning": (conditioning, ((*latents.shape[:-1], config.conditioning_channels),)),
             "reference_latents": (reference_latents, ((batch, height, width, channels),)),
-            "reference_conditioning": (
-                reference_conditioning, ((batch, height, width, config.conditioning_channels),)
-            ),
+            "reference_conditioning": (reference_conditioning, ((batch, height, width, config.conditioning_channels),)),
         }
         for name, (value, shapes) in wanted.items():
             if value is not None and value.shape not in shapes:
@@ -380,9 +399,7 @@ def _with_reference(views: jax.Array, reference: jax.Array | None) -> jax.Array:
     return frames if reference is None else jnp.concatenate([reference[:, None].astype(frames.dtype), frames], axis=1)
 
 
-def _group_timesteps(
-    timesteps: jax.Array, views: int, frames: int, has_reference: bool
-) -> tuple[jax.Array, jax.Array]:
+def _group_timesteps(timesteps: jax.Array, views: int, frames: int, has_reference: bool) -> tuple[jax.Array, jax.Array]:
     """[B] or [B, V, L] -> one timestep per latent frame [B, G] (or [B, 1], shared) and the text's [B].
 
     The reference is clean: timestep 0. Text belongs to no frame; it takes the noisiest frame's.

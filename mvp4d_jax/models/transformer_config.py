@@ -71,21 +71,34 @@ class TransformerConfig:
     pad_patches_to: int = 1
 
     def __post_init__(self):
-        for field, allowed in (("position", POSITIONS), ("remat", REMAT_POLICIES), ("context_form", CONTEXT_FORMS),
-                               ("dtype", DTYPES),
-                               ("attention_backend", (None, *ATTENTION_BACKENDS))):
+        for field, allowed in (
+            ("position", POSITIONS),
+            ("remat", REMAT_POLICIES),
+            ("context_form", CONTEXT_FORMS),
+            ("dtype", DTYPES),
+            ("attention_backend", (None, *ATTENTION_BACKENDS)),
+        ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; allowed are {', '.join(map(repr, allowed))}")
-        for field in ("num_layers", "num_heads", "latent_channels", "patch_size", "mlp_ratio", "time_embed_dim",
-                      "pad_patches_to"):
+        for field in (
+            "num_layers",
+            "num_heads",
+            "latent_channels",
+            "patch_size",
+            "mlp_ratio",
+            "time_embed_dim",
+            "pad_patches_to",
+        ):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be positive")
         for field in ("skip_width", "detail_width"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be positive, or 0 for none")
         if self.prompt_tokens < 0 or (self.prompt_tokens and not self.text_dim):
-            raise ValueError(f"prompt_tokens is {self.prompt_tokens} with text_dim {self.text_dim}; tokens of a prompt "
-                             "need a text stream")
+            raise ValueError(
+                f"prompt_tokens is {self.prompt_tokens} with text_dim {self.text_dim}; tokens of a prompt "
+                "need a text stream"
+            )
         if self.detail_width and not self.conditioning_channels:
             raise ValueError("detail_width is set without conditioning_channels, whose maps it draws from")
         if self.head_dim % 16:  # a quarter goes to time, three eighths each to height and width, in sine-cosine pairs
@@ -125,8 +138,16 @@ def forward_flops(config: TransformerConfig, tokens: int) -> float:
 
 _NAMED: dict[str, dict[str, Any]] = {
     # Its autoencoder halves the picture twice, not three times: a token covers 16 x 16 pixels all the same.
-    "tiny": {"num_layers": 8, "num_heads": 4, "latent_channels": 24, "patch_size": 4, "skip_width": 384,
-             "detail_width": 128, "time_embed_dim": 128, "text_dim": 0},
+    "tiny": {
+        "num_layers": 8,
+        "num_heads": 4,
+        "latent_channels": 24,
+        "patch_size": 4,
+        "skip_width": 384,
+        "detail_width": 128,
+        "time_embed_dim": 128,
+        "text_dim": 0,
+    },
     "small": {"num_layers": 16, "num_heads": 12, "time_embed_dim": 256, "text_dim": 0},
     "2b": {},
     "5b": {"num_layers": 42, "num_heads": 48, "position": "rotary"},

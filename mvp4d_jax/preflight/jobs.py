@@ -52,20 +52,36 @@ class Job:
         plan, modality = self.plan, self.modality
         tokens = tokens_of(plan.transformer, views, modality.latents, plan.latent_size(self.stage))
         frames = plan.autoencoder.frames_of(modality.latents)
-        return {"what": f"{samples} x {views} views x {frames} frames x {self.stage.image_size}^2, "
-                        f"{tokens:,} tokens a sample", "tokens": tokens, "samples": samples,
-                "attention": choose_backend(jnp.dtype(plan.transformer.dtype), plan.transformer.attention_backend)}
+        return {
+            "what": f"{samples} x {views} views x {frames} frames x {self.stage.image_size}^2, "
+            f"{tokens:,} tokens a sample",
+            "tokens": tokens,
+            "samples": samples,
+            "attention": choose_backend(jnp.dtype(plan.transformer.dtype), plan.transformer.attention_backend),
+        }
 
 
 def heaviest(plan: Plan, stage: str = "", kind: str = "") -> tuple[Stage, Modality]:
     """The stage and kind of data with the most tokens a sample, among those asked for."""
-    choices = [(one, modality) for one in plan.stages for modality in one.used
-               if stage in ("", one.name) and kind in ("", modality.kind)]
+    choices = [
+        (one, modality)
+        for one in plan.stages
+        for modality in one.used
+        if stage in ("", one.name) and kind in ("", modality.kind)
+    ]
     if not choices:
-        raise UserError("--stage/--kind", f"no stage '{stage}' with '{kind}'",
-                        f"stages are {', '.join(one.name for one in plan.stages)}")
-    return max(choices, key=lambda pair: (tokens_of(plan.transformer, pair[1].views, pair[1].latents,
-                                                    plan.latent_size(pair[0])), pair[1].batch))
+        raise UserError(
+            "--stage/--kind",
+            f"no stage '{stage}' with '{kind}'",
+            f"stages are {', '.join(one.name for one in plan.stages)}",
+        )
+    return max(
+        choices,
+        key=lambda pair: (
+            tokens_of(plan.transformer, pair[1].views, pair[1].latents, plan.latent_size(pair[0])),
+            pair[1].batch,
+        ),
+    )
 
 
 def train(job: Job, devices: list) -> tuple[Any, Mesh, dict]:
@@ -106,13 +122,15 @@ def denoise(job: Job, devices: list) -> tuple[Any, Mesh, dict]:
 
     everywhere = parallel.replicated(mesh)
     conditions = _conditions(job, plan.views, mesh)
-    index, members = (jax.ShapeDtypeStruct(np.shape(value), jnp.int32, sharding=everywhere)
-                      for value in (0, deal_groups(plan, 0)))
+    index, members = (
+        jax.ShapeDtypeStruct(np.shape(value), jnp.int32, sharding=everywhere) for value in (0, deal_groups(plan, 0))
+    )
     state = SamplerState(conditions.clean_latents, conditions.clean_latents)
     with parallel.use_mesh(mesh):
         jitted = jax.jit(step, donate_argnums=1, out_shardings=everywhere)
-        lowered = jitted.lower(_laid_out(template, job.plan.transformer.dtype), state, index, _key(mesh), conditions,
-                               members)
+        lowered = jitted.lower(
+            _laid_out(template, job.plan.transformer.dtype), state, index, _key(mesh), conditions, members
+        )
         facts = job.describe(1, plan.group_size)
     groups = f", {plan.views} views in {plan.groups} groups" if plan.groups > 1 else ""
     return lowered, mesh, {**facts, "what": f"{facts['what']}{groups}, guidance {guidance.scale:g}"}
@@ -122,20 +140,29 @@ def decode(job: Job, devices: list) -> tuple[Any, Mesh, dict]:
     """The largest chunk of a view on one device, as sampling streams them; other devices decode views beside it."""
     plan = job.plan
     mesh = parallel.make_mesh((1, 1, 1), devices[:1])
-    model = nnx.eval_shape(
-        lambda: VideoAutoencoder(plan.autoencoder, dtype=plan.transformer.dtype, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: VideoAutoencoder(plan.autoencoder, dtype=plan.transformer.dtype, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
     size, at_once = plan.latent_size(job.stage), plan.autoencoder.chunk_latents
     first = min(job.modality.latents, at_once + job.modality.latents % at_once)
     latents = jax.ShapeDtypeStruct((1, first, size, size, plan.autoencoder.latent_channels), jnp.float32)
     state, latents = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parallel.replicated(mesh)), (state, latents))
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parallel.replicated(mesh)), (state, latents)
+    )
     with parallel.use_mesh(mesh):
         lowered = jax.jit(lambda state, latents: decode_chunk(nnx.merge(graph, state), latents, None)).lower(
-            state, latents)
+            state, latents
+        )
     frames = plan.autoencoder.frames_of(job.modality.latents)
-    return lowered, mesh, {"what": f"{first} latent frames of a view of {frames} frames x {job.stage.image_size}^2",
-                           "tokens": 0, "samples": 1, "attention": ""}
+    return (
+        lowered,
+        mesh,
+        {
+            "what": f"{first} latent frames of a view of {frames} frames x {job.stage.image_size}^2",
+            "tokens": 0,
+            "samples": 1,
+            "attention": "",
+        },
+    )
 
 
 def _training(job: Job, devices: list) -> tuple[Mesh, ModelTemplate]:
@@ -151,6 +178,7 @@ def _template(plan: Plan, mesh: Mesh) -> ModelTemplate:
 
 def _laid_out(template: ModelTemplate, kernels: str = "float32") -> Any:
     """The parameters as shapes; kernels in the dtype that `load_release` keeps them in."""
+
     def one(path: Any, leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
         dtype = kernels if path[-1].key == "kernel" else leaf.dtype
         return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
@@ -161,10 +189,16 @@ def _laid_out(template: ModelTemplate, kernels: str = "float32") -> Any:
 def _sampling_plan(job: Job) -> SamplingPlan:
     views = job.sampling["views"] or job.modality.views
     size = job.plan.latent_size(job.stage)
-    return make_plan(views=views, frames=job.plan.autoencoder.frames_of(job.modality.latents), latent_size=(size, size),
-                     trained_views=job.modality.views, group_size=job.sampling["group"],
-                     window_frames=job.plan.autoencoder.frames_of(job.modality.latents),
-                     guidance_scale=job.sampling["guidance"], stride=job.plan.autoencoder.temporal_compression_ratio)
+    return make_plan(
+        views=views,
+        frames=job.plan.autoencoder.frames_of(job.modality.latents),
+        latent_size=(size, size),
+        trained_views=job.modality.views,
+        group_size=job.sampling["group"],
+        window_frames=job.plan.autoencoder.frames_of(job.modality.latents),
+        guidance_scale=job.sampling["guidance"],
+        stride=job.plan.autoencoder.temporal_compression_ratio,
+    )
 
 
 def _conditions(job: Job, views: int, mesh: Mesh) -> Conditions:
@@ -174,8 +208,13 @@ def _conditions(job: Job, views: int, mesh: Mesh) -> Conditions:
     def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=parallel.replicated(mesh))
 
-    return Conditions(array(views, latents, size, size, maps), array(views, latents, dtype=jnp.bool_),
-                      array(views, latents, size, size, channels), array(size, size, channels), array(size, size, maps))
+    return Conditions(
+        array(views, latents, size, size, maps),
+        array(views, latents, dtype=jnp.bool_),
+        array(views, latents, size, size, channels),
+        array(size, size, channels),
+        array(size, size, maps),
+    )
 
 
 def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:

@@ -75,8 +75,12 @@ class Topology:
         base = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
         base["JAX_PLATFORMS"] = "cpu"
         if self.is_tpu:
-            base.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", ALLOW_MULTIPLE_LIBTPU_LOAD="1",
-                        TPU_ACCELERATOR_TYPE=f"{self.device.accelerator}-{self.chips * self.device.cores}")
+            base.update(
+                TPU_SKIP_MDS_QUERY="1",
+                TPU_WORKER_HOSTNAMES="localhost",
+                ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+                TPU_ACCELERATOR_TYPE=f"{self.device.accelerator}-{self.chips * self.device.cores}",
+            )
             base = {**compiler_flags(self.kind), **base}
         else:
             base["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={self.chips}"
@@ -89,9 +93,18 @@ class DoesNotFit(Exception):
     exit_code = 1
 
 
-def preflight(config: str, overrides: Sequence[str], topology: Topology, job: str, *, stage: str = "", kind: str = "",
-              sampling: dict[str, Any] | None = None, parts: Sequence[str] | None = None,
-              timeout: float = 1800) -> list[dict[str, Any]]:
+def preflight(
+    config: str,
+    overrides: Sequence[str],
+    topology: Topology,
+    job: str,
+    *,
+    stage: str = "",
+    kind: str = "",
+    sampling: dict[str, Any] | None = None,
+    parts: Sequence[str] | None = None,
+    timeout: float = 1800,
+) -> list[dict[str, Any]]:
     """Compiles the parts of a job for a topology.
 
     Args:
@@ -113,8 +126,16 @@ def preflight(config: str, overrides: Sequence[str], topology: Topology, job: st
     """
     if parts is None:
         parts = _parts(job, load_config(config, overrides).validation)
-    request = {"config": config, "overrides": list(overrides), "topology": topology.text, "slices": topology.slices,
-               "stage": stage, "kind": kind, "sampling": sampling or {}, "timeout": timeout}
+    request = {
+        "config": config,
+        "overrides": list(overrides),
+        "topology": topology.text,
+        "slices": topology.slices,
+        "stage": stage,
+        "kind": kind,
+        "sampling": sampling or {},
+        "timeout": timeout,
+    }
     return [_compile({**request, "part": part}, topology, timeout) for part in parts]
 
 
@@ -135,8 +156,9 @@ def _compile(request: dict[str, Any], topology: Topology, timeout: float) -> dic
         if not answer.is_file():
             named = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+(Error|Exception)\b", line)]
             lines = named or done.stderr.split("\n")[-2:] or ["no message"]
-            raise UserError(f"{part} on {topology.text}",
-                            f"the compiler ended with {done.returncode}: {lines[-1][:400]}")
+            raise UserError(
+                f"{part} on {topology.text}", f"the compiler ended with {done.returncode}: {lines[-1][:400]}"
+            )
         report = json.loads(answer.read_text())
     if "error" in report:
         raise UserError(*report["error"])
@@ -161,18 +183,25 @@ def table(reports: list[dict[str, Any]], topology: Topology) -> str:
                 f"({report['kernel_flops'] / 1e12:.2f} T in Pallas kernels); {_compute_time(report, topology.device)}",
                 f"  moved per device    {sum(moved.values()) / 1e9:7.2f} GB"
                 + "".join(f"; {name} {value / 1e9:.2f}" for name, value in sorted(moved.items()))
-                + (f"; {least_seconds(report, topology.device)[1]:.2f} s at the links' rate" if topology.device.link
-                   else ""),
+                + (
+                    f"; {least_seconds(report, topology.device)[1]:.2f} s at the links' rate"
+                    if topology.device.link
+                    else ""
+                ),
             ]
         if "hosts" in report:
-            lines.append(f"  a host of {report['hosts']:<9} reads {report['host_rows']} samples a step, "
-                         f"{report['host_bytes'] / 1e6:.0f} MB; a checkpoint holds "
-                         f"{report['checkpoint_bytes'] / 1e9:.1f} GB")
+            lines.append(
+                f"  a host of {report['hosts']:<9} reads {report['host_rows']} samples a step, "
+                f"{report['host_bytes'] / 1e6:.0f} MB; a checkpoint holds "
+                f"{report['checkpoint_bytes'] / 1e9:.1f} GB"
+            )
         lines += [f"  attention           {report['attention']}"] if report["attention"] else []
         if not topology.is_tpu:
             lines.append("  (host devices in the place of GPUs: sharding is exact, memory an estimate)")
-        lines.append(f"  {'fits' if report['fits'] else 'DOES NOT FIT'}; compiled in {report['seconds']:.0f} s "
-                     f"({report['processor_seconds']:.0f} s of processor time)")
+        lines.append(
+            f"  {'fits' if report['fits'] else 'DOES NOT FIT'}; compiled in {report['seconds']:.0f} s "
+            f"({report['processor_seconds']:.0f} s of processor time)"
+        )
     return "\n".join(lines)
 
 

@@ -28,13 +28,24 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     config = load_config(request["config"], request["overrides"])
     plan = resolve(config)
     stage, modality = heaviest(plan, request["stage"], request["kind"])
-    sampling = {"mesh": (1, 1, -1), "views": None, "group": None, "guidance": 1.5, **request.get("sampling", {}),
-                "validation": config.validation.to_dict()}
+    sampling = {
+        "mesh": (1, 1, -1),
+        "views": None,
+        "group": None,
+        "guidance": 1.5,
+        **request.get("sampling", {}),
+        "validation": config.validation.to_dict(),
+    }
     job = Job(plan.for_stage(stage), stage, modality, bool(request["stage"] or request["kind"]), sampling)
     began = time.monotonic()
     lowered, mesh, facts = PARTS[request["part"]](job, _devices(topology))
-    report = {"part": request["part"], "devices": mesh.size, "mesh": str(tuple(mesh.shape.values())),
-              "head_dim": plan.transformer.head_dim, **facts}
+    report = {
+        "part": request["part"],
+        "devices": mesh.size,
+        "mesh": str(tuple(mesh.shape.values())),
+        "head_dim": plan.transformer.head_dim,
+        **facts,
+    }
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -43,9 +54,15 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     cost = program_cost(compiled.as_text())
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
-        **report, "arguments": memory.argument_size_in_bytes, "outputs": memory.output_size_in_bytes,
-        "temporaries": memory.temp_size_in_bytes, "total": held + memory.temp_size_in_bytes, "flops": cost.flops,
-        "kernel_flops": cost.kernel_flops, "collective_bytes": cost.collective_bytes, "kernels": cost.kernels,
+        **report,
+        "arguments": memory.argument_size_in_bytes,
+        "outputs": memory.output_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "total": held + memory.temp_size_in_bytes,
+        "flops": cost.flops,
+        "kernel_flops": cost.kernel_flops,
+        "collective_bytes": cost.collective_bytes,
+        "kernels": cost.kernels,
         **_times(began),
     }
 
@@ -62,8 +79,11 @@ def _devices(topology: Topology) -> list:
         several = {"num_slices": topology.slices} if topology.slices > 1 else {}
         return list(topologies.get_topology_desc(topology.text, platform="tpu", **several).devices)
     except Exception as error:  # libtpu raises many kinds; a user needs the reason, not the trace
-        raise UserError(f"--topology {topology.text}", str(error).splitlines()[0][:300],
-                        "install libtpu (pip install 'mvp4d-jax[tpu]'), or choose a shape that exists") from None
+        raise UserError(
+            f"--topology {topology.text}",
+            str(error).splitlines()[0][:300],
+            "install libtpu (pip install 'mvp4d-jax[tpu]'), or choose a shape that exists",
+        ) from None
 
 
 def _out_of_memory(error: Exception) -> dict[str, Any]:
@@ -73,8 +93,16 @@ def _out_of_memory(error: Exception) -> dict[str, Any]:
     if used is None:
         raise UserError("the compiler", text.splitlines()[0][:400]) from None
     total = float(used.group(1)) * {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[used.group(2)]
-    return {"arguments": 0, "outputs": 0, "temporaries": total, "total": total, "flops": 0.0, "kernel_flops": 0.0,
-            "collective_bytes": {}, "kernels": 0}
+    return {
+        "arguments": 0,
+        "outputs": 0,
+        "temporaries": total,
+        "total": total,
+        "flops": 0.0,
+        "kernel_flops": 0.0,
+        "collective_bytes": {},
+        "kernels": 0,
+    }
 
 
 if __name__ == "__main__":

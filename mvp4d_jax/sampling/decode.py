@@ -52,8 +52,9 @@ class Coder:
         with parallel.use_mesh(self.mesh):
             for start in range(0, len(scaled), at_once):
                 count = min(at_once, len(scaled) - start)
-                part = parallel.constrain(jnp.asarray(_fill(scaled[start : start + at_once], at_once)),
-                                          "views", None, None, None, None)
+                part = parallel.constrain(
+                    jnp.asarray(_fill(scaled[start : start + at_once], at_once)), "views", None, None, None, None
+                )
                 first = 0
                 for chunk in self.autoencoder.decode_stream(part):
                     pixels = np.asarray((jnp.clip(chunk[:count], -1, 1) + 1) * 127.5 + 0.5).astype(np.uint8)

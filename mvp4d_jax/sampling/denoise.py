@@ -44,8 +44,15 @@ class DenoiseOptions:
         return GuidanceConfig(plan.guidance_scale, self.guidance_interval, self.guidance_rescale)
 
 
-def denoise(predictor: Predictor, conditions: Conditions, plan: Plan, window_index: int, options: DenoiseOptions,
-            key: Array, bar: Any = None) -> Array:
+def denoise(
+    predictor: Predictor,
+    conditions: Conditions,
+    plan: Plan,
+    window_index: int,
+    options: DenoiseOptions,
+    key: Array,
+    bar: Any = None,
+) -> Array:
     """Samples the latents of one window.
 
     Args:

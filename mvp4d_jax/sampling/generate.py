@@ -122,17 +122,30 @@ class PhotoViews:
         for index in self.views:
             own = self.portrait.motion[np.full(motion.frame_count, index)]
             camera = self._crop(index)[1]
-            moved = np.asarray(camera.world_to_camera, np.float64) @ head_to_world(own) @ np.linalg.inv(
-                head_to_world(motion))  # [F, 4, 4]
+            moved = (
+                np.asarray(camera.world_to_camera, np.float64)
+                @ head_to_world(own)
+                @ np.linalg.inv(head_to_world(motion))
+            )  # [F, 4, 4]
             cameras = make_camera(moved[None], *(np.asarray(getattr(camera, name)) for name in FIELDS[1:]))
-            sets.append((dataclasses.replace(own, rotation=motion.rotation, translation=motion.translation,
-                                             fps=motion.fps), cameras))
+            sets.append(
+                (
+                    dataclasses.replace(own, rotation=motion.rotation, translation=motion.translation, fps=motion.fps),
+                    cameras,
+                )
+            )
         return sets
 
     def _crop(self, index: int) -> tuple[np.ndarray, Camera]:
         portrait = self.portrait
-        return crop_reference(portrait.on_background(index), portrait.camera[index],
-                              portrait.motion[slice(index, index + 1)], portrait.head, self.size, self.margin)[:2]
+        return crop_reference(
+            portrait.on_background(index),
+            portrait.camera[index],
+            portrait.motion[slice(index, index + 1)],
+            portrait.head,
+            self.size,
+            self.margin,
+        )[:2]
 
 
 def head_to_world(motion: Motion) -> np.ndarray:
@@ -180,12 +193,27 @@ class Generator:
         """The portrait's reference photo, cropped to the model's size, encoded, with its maps."""
         facts, index = self.release.facts, portrait.reference
         motion = portrait.motion[slice(index, index + 1)]
-        crop, camera, inside = crop_reference(portrait.on_background(index), portrait.camera[index], motion,
-                                              portrait.head, facts.image_size, facts.crop_margin)
+        crop, camera, inside = crop_reference(
+            portrait.on_background(index),
+            portrait.camera[index],
+            motion,
+            portrait.head,
+            facts.image_size,
+            facts.crop_margin,
+        )
         return make_reference(crop, camera, motion, portrait.head, self.coder.encode, facts.conditioning, inside)
 
-    def run(self, plan: Plan, shot: Shot, options: DenoiseOptions, out: Path, fingerprint: str,
-            extra: dict[str, Any] | None = None, *, overwrite: bool = False) -> Capture:
+    def run(
+        self,
+        plan: Plan,
+        shot: Shot,
+        options: DenoiseOptions,
+        out: Path,
+        fingerprint: str,
+        extra: dict[str, Any] | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> Capture:
         """Denoises and decodes every window that is not there yet, then writes the capture and its preview video.
 
         Finished windows are kept in `<out>.work` until the capture stands, and are not done again.
@@ -263,10 +291,16 @@ class _Run:
         sets = [(motion, camera_window(shot.cameras, window.start, window.stop))]
         if shot.clean_views:
             whole = pad_motion(shot.motion, window.stop)
-            sets += [(shown[slice(window.start, window.stop)], camera_window(cameras, window.start, window.stop))
-                     for shown, cameras in shot.clean_views.shown(whole)]
-        maps = np.concatenate([draw_window(shot.head, shown, cameras, self.size, config, shot.reference,
-                                           self.coder.encode) for shown, cameras in sets])  # [V', L, h, w, Cc]
+            sets += [
+                (shown[slice(window.start, window.stop)], camera_window(cameras, window.start, window.stop))
+                for shown, cameras in shot.clean_views.shown(whole)
+            ]
+        maps = np.concatenate(
+            [
+                draw_window(shot.head, shown, cameras, self.size, config, shot.reference, self.coder.encode)
+                for shown, cameras in sets
+            ]
+        )  # [V', L, h, w, Cc]
         clean = np.zeros(maps.shape[:2], bool)
         latents = np.zeros((*maps.shape[:-1], shot.reference.latents.shape[-1]), np.float32)
         if window.clean_latents:
@@ -295,15 +329,24 @@ class _Run:
         plan, shot = self.plan, self.shot
         motion = pad_motion(shot.motion, plan.frames)
         writer = CaptureWriter(
-            self.out, head=shot.head, motion=motion, cameras=camera_window(shot.cameras, 0, plan.frames),
-            names=shot.names, image_size=self.size, masks=True, source="mvp4d sample",
+            self.out,
+            head=shot.head,
+            motion=motion,
+            cameras=camera_window(shot.cameras, 0, plan.frames),
+            names=shot.names,
+            image_size=self.size,
+            masks=True,
+            source="mvp4d sample",
             extra={**extra, "reference_axis": shot.reference.axis_in_head().tolist()},
-            portrait=shot.portrait, overwrite=overwrite)
+            portrait=shot.portrait,
+            overwrite=overwrite,
+        )
         vertices = np.asarray(skin(shot.head, motion))
         with writer, progress(total=plan.views * plan.frames, what="writing", unit="frame") as bar:
             for view in range(plan.views):
-                frames = np.concatenate([self._frames(index, view)[window.clean_frames :]
-                                         for index, window in enumerate(plan.windows)])[: plan.frames]
+                frames = np.concatenate(
+                    [self._frames(index, view)[window.clean_frames :] for index, window in enumerate(plan.windows)]
+                )[: plan.frames]
                 silhouettes = self._silhouettes(view, vertices)
                 for frame, picture in enumerate(frames):
                     writer.add(view, frame, picture, matte(picture / 255.0, silhouettes[frame]))

@@ -30,8 +30,14 @@ PHOTOS = "photos"  # as clean views: the portrait's own
 Pathlike = str | os.PathLike
 
 
-def open_portrait(reference: Portrait | Capture | Pathlike, *, fit: Fit | Pathlike | None = None,
-                  head: str | HeadModel = "builtin", mask: Pathlike | None = None, matte: str = "none") -> Portrait:
+def open_portrait(
+    reference: Portrait | Capture | Pathlike,
+    *,
+    fit: Fit | Pathlike | None = None,
+    head: str | HeadModel = "builtin",
+    mask: Pathlike | None = None,
+    matte: str = "none",
+) -> Portrait:
     """The person of a run.
 
     Args:
@@ -62,8 +68,11 @@ def portrait_of_capture(capture: Capture) -> Portrait:
     if kept is not None:
         return kept
     if capture.reference is None:
-        raise UserError(capture.path / "capture.json", "field 'reference' is null",
-                        'set it to {"camera": NAME, "frame": N}, or give a photo and its fit')
+        raise UserError(
+            capture.path / "capture.json",
+            "field 'reference' is null",
+            'set it to {"camera": NAME, "frame": N}, or give a photo and its fit',
+        )
     name, frame = capture.reference
     photo = _with_alpha(capture, name, frame)
     camera = Camera(**{field: np.asarray(getattr(capture.camera(name, frame), field))[None] for field in FIELDS})
@@ -81,31 +90,40 @@ def _with_alpha(capture: Capture, name: str, frame: int) -> np.ndarray:
     return np.dstack([np.uint8(np.rint(np.where(alpha > 0, colour, 255).clip(0, 255))), mask])
 
 
-def _portrait_of_photo(path: Path, fit: Fit | Pathlike | None, head: str | HeadModel, mask: Pathlike | None,
-                       matte: str) -> Portrait:
+def _portrait_of_photo(
+    path: Path, fit: Fit | Pathlike | None, head: str | HeadModel, mask: Pathlike | None, matte: str
+) -> Portrait:
     if fit is None:
         name = head.name if isinstance(head, HeadModel) else head
-        raise UserError("`fit`", "a photo needs the fit of its head",
-                        f"make one: mvp4d track {path} --head {name} --out fit.npz")
+        raise UserError(
+            "`fit`", "a photo needs the fit of its head", f"make one: mvp4d track {path} --head {name} --out fit.npz"
+        )
     where = "`fit`" if isinstance(fit, Fit) else fit
     fit = fit if isinstance(fit, Fit) else Fit.load(fit)
     rig, motion = fit.rig(head if isinstance(head, HeadModel) else load_head(head), where)
     rgb, alpha = read_photo(path, mask)
     fitted_size, size = tuple(int(side) for side in fit.resolutions[0]), rgb.shape[:2]
     if abs(fitted_size[0] / fitted_size[1] - size[0] / size[1]) > 0.02:
-        raise UserError(where, f"was made from a {fitted_size[1]}x{fitted_size[0]} picture, {path.name} is "
-                        f"{size[1]}x{size[0]}", "give the fit of this photo")
+        raise UserError(
+            where,
+            f"was made from a {fitted_size[1]}x{fitted_size[0]} picture, {path.name} is {size[1]}x{size[0]}",
+            "give the fit of this photo",
+        )
     camera = Camera(**{name: np.asarray(getattr(fit.cameras, name))[0, 0] for name in FIELDS})
     camera = resize(camera, fitted_size, size)
-    return assemble([Shot(path.name, rgb, alpha, camera, motion[slice(0, 1)])], rig,
-                    cut=matte == "auto" and mask is None)
+    return assemble(
+        [Shot(path.name, rgb, alpha, camera, motion[slice(0, 1)])], rig, cut=matte == "auto" and mask is None
+    )
 
 
 def check_portrait(portrait: Portrait, facts: Facts) -> None:
     """Refuses a person whose head is not the one that the weights know. Raises UserError."""
     if portrait.head.name != facts.head:
-        raise UserError("`head`", f"'{portrait.head.name}' is not the head the weights were trained on "
-                        f"('{facts.head}')", "track the photo with that head")
+        raise UserError(
+            "`head`",
+            f"'{portrait.head.name}' is not the head the weights were trained on ('{facts.head}')",
+            "track the photo with that head",
+        )
 
 
 def pick_motion(motion: Motion | Capture | Pathlike, head: HeadModel, frames: int | None) -> tuple[Motion, str]:
@@ -119,18 +137,23 @@ def pick_motion(motion: Motion | Capture | Pathlike, head: HeadModel, frames: in
     if isinstance(motion, Motion):
         found, notice = motion, ""
         if np.shape(motion.expression)[1] != head.expression_count:
-            raise UserError("`motion`", f"has {np.shape(motion.expression)[1]} expressions, head '{head.name}' "
-                            f"{head.expression_count}", "give a motion of this head, or a file, which names its own")
+            raise UserError(
+                "`motion`",
+                f"has {np.shape(motion.expression)[1]} expressions, head '{head.name}' {head.expression_count}",
+                "give a motion of this head, or a file, which names its own",
+            )
     else:
         found, notice = load_motion(motion.path if isinstance(motion, Capture) else motion, head)
     if frames is not None and not 1 <= frames <= found.frame_count:
-        raise UserError("`frames`", f"{frames} asked for, the motion has {found.frame_count}",
-                        f"give 1 to {found.frame_count}")
+        raise UserError(
+            "`frames`", f"{frames} asked for, the motion has {found.frame_count}", f"give 1 to {found.frame_count}"
+        )
     return (found[slice(frames)] if frames else found), notice
 
 
-def pick_cameras(cameras: Camera | Capture | Pathlike, head: HeadModel, motion: Motion,
-                 size: tuple[int, int]) -> tuple[Camera, list[str], np.ndarray]:
+def pick_cameras(
+    cameras: Camera | Capture | Pathlike, head: HeadModel, motion: Motion, size: tuple[int, int]
+) -> tuple[Camera, list[str], np.ndarray]:
     """The views to make: cameras [V, F'] for pictures of (H, W) `size`, those of a capture, or a rig's spec.
 
     Returns:
@@ -139,8 +162,9 @@ def pick_cameras(cameras: Camera | Capture | Pathlike, head: HeadModel, motion: 
     vertices = np.asarray(skin(head, motion))
     if isinstance(cameras, Camera):
         if len(cameras.batch_shape) != 2 or cameras.batch_shape[1] not in (1, motion.frame_count):
-            raise UserError("`cameras`", f"are {list(cameras.batch_shape)}, expected [views, 1 or "
-                            f"{motion.frame_count}]")
+            raise UserError(
+                "`cameras`", f"are {list(cameras.batch_shape)}, expected [views, 1 or {motion.frame_count}]"
+            )
         return cameras, rig_names(cameras.batch_shape[0]), vertices
     if isinstance(cameras, Capture) or Path(cameras).is_dir():
         capture = cameras if isinstance(cameras, Capture) else Capture.open(cameras)
@@ -167,8 +191,11 @@ def clean_views(views: Capture | str | None, size: tuple[int, int], head: HeadMo
     path, chosen = (views.path, "") if isinstance(views, Capture) else views.partition(":")[::2]
     capture = views if isinstance(views, Capture) else Capture.open(path)
     if tuple(capture.image_size) != tuple(size):
-        raise UserError(path, f"pictures are {capture.image_size[1]}x{capture.image_size[0]}, the model makes "
-                        f"{size[1]}x{size[0]}", "give views of the model's size")
+        raise UserError(
+            path,
+            f"pictures are {capture.image_size[1]}x{capture.image_size[0]}, the model makes {size[1]}x{size[0]}",
+            "give views of the model's size",
+        )
     if capture.head.name != head.name:
         raise UserError(path, f"head is '{capture.head.name}', the reference has '{head.name}'")
     names = chosen.split(",") if chosen else list(capture.names)

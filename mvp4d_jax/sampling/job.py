@@ -88,14 +88,27 @@ class Job:
         """The plan and its cost, read off the transformer's config.json and file sizes."""
         config, _ = read_config(self.folder / "transformer")
         flops = forward_flops(config, self.plan.tokens(config.patch_size))
-        return describe(self.plan, patch=config.patch_size, flops_per_forward=flops, dtype=self.dtype,
-                        parameter_bytes=transformer_bytes(self.folder / "transformer", self.dtype))
+        return describe(
+            self.plan,
+            patch=config.patch_size,
+            flops_per_forward=flops,
+            dtype=self.dtype,
+            parameter_bytes=transformer_bytes(self.folder / "transformer", self.dtype),
+        )
 
-    def run(self, generator: Generator, out: Path, extra: dict[str, Any] | None = None, *,
-            overwrite: bool = False) -> Capture:
+    def run(
+        self, generator: Generator, out: Path, extra: dict[str, Any] | None = None, *, overwrite: bool = False
+    ) -> Capture:
         """Samples into the capture `out`; a run of the same inputs that was stopped goes on where it was."""
-        shot = Shot(generator.reference(self.portrait), self.portrait.head, self.motion, self.cameras, self.names,
-                    self.clean, self.portrait)
+        shot = Shot(
+            generator.reference(self.portrait),
+            self.portrait.head,
+            self.motion,
+            self.cameras,
+            self.names,
+            self.clean,
+            self.portrait,
+        )
         return generator.run(self.plan, shot, self.options, out, self.fingerprint(), extra, overwrite=overwrite)
 
     def fingerprint(self) -> str:
@@ -121,9 +134,17 @@ class Job:
         return digest.hexdigest()
 
 
-def plan_job(folder: Path, facts: Facts, portrait: Portrait, *, motion: Motion | Capture | str | os.PathLike,
-             cameras: Camera | Capture | str | os.PathLike, views: Capture | str | None = None,
-             settings: Settings | None = None, dtype: str | None = None) -> Job:
+def plan_job(
+    folder: Path,
+    facts: Facts,
+    portrait: Portrait,
+    *,
+    motion: Motion | Capture | str | os.PathLike,
+    cameras: Camera | Capture | str | os.PathLike,
+    views: Capture | str | None = None,
+    settings: Settings | None = None,
+    dtype: str | None = None,
+) -> Job:
     """Checks every input against each other and against the weights, and plans the run.
 
     Args:
@@ -142,13 +163,24 @@ def plan_job(folder: Path, facts: Facts, portrait: Portrait, *, motion: Motion |
     check_cameras(cameras, names, vertices, size)
     clean = photo_views(portrait, facts) if views == PHOTOS else clean_views(views, size, head)
     plan = make_plan(
-        views=len(names), frames=motion.frame_count, latent_size=facts.latent_size, trained_views=facts.views,
-        window_frames=settings.window or facts.frames, clean_views=len(clean.views) if clean else 0,
-        overlap_latents=settings.overlap, group_size=settings.group, anchors=settings.anchors,
-        routing=settings.routing, steps=settings.steps, guidance_scale=settings.guidance, seed=settings.seed,
-        stride=facts.conditioning.temporal_stride)
-    options = DenoiseOptions(settings.sampler, settings.eta, facts.snr_shift, tuple(settings.guidance_interval),
-                             settings.guidance_rescale)
+        views=len(names),
+        frames=motion.frame_count,
+        latent_size=facts.latent_size,
+        trained_views=facts.views,
+        window_frames=settings.window or facts.frames,
+        clean_views=len(clean.views) if clean else 0,
+        overlap_latents=settings.overlap,
+        group_size=settings.group,
+        anchors=settings.anchors,
+        routing=settings.routing,
+        steps=settings.steps,
+        guidance_scale=settings.guidance,
+        seed=settings.seed,
+        stride=facts.conditioning.temporal_stride,
+    )
+    options = DenoiseOptions(
+        settings.sampler, settings.eta, facts.snr_shift, tuple(settings.guidance_interval), settings.guidance_rescale
+    )
     try:
         options.sampler(plan), options.guidance(plan)
     except ValueError as error:
@@ -168,14 +200,24 @@ def _complete(settings: Settings, facts: Facts) -> Settings:
     settings = dataclasses.replace(settings, **missing)
     if own.distilled:
         if settings.guidance != 1:
-            raise UserError("`guidance`", f"is {settings.guidance:g}, but these weights are distilled: guidance is "
-                            "folded into them", "leave it out")
+            raise UserError(
+                "`guidance`",
+                f"is {settings.guidance:g}, but these weights are distilled: guidance is folded into them",
+                "leave it out",
+            )
         if settings.steps < 1 or own.steps % settings.steps:
-            raise UserError("`steps`", f"is {settings.steps}, but these weights are distilled to {own.steps}",
-                            "leave it out, or give a number that divides it")
+            raise UserError(
+                "`steps`",
+                f"is {settings.steps}, but these weights are distilled to {own.steps}",
+                "leave it out, or give a number that divides it",
+            )
         if settings.sampler != own.method or settings.eta:
-            raise UserError("`sampler` and `eta`", f"are {settings.sampler} and {settings.eta:g}, but these weights "
-                            f"are distilled for {own.method} without noise", "leave them out")
+            raise UserError(
+                "`sampler` and `eta`",
+                f"are {settings.sampler} and {settings.eta:g}, but these weights "
+                f"are distilled for {own.method} without noise",
+                "leave them out",
+            )
     return settings
 
 

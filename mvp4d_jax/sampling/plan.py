@@ -113,9 +113,21 @@ def frame_count(latents: int, stride: int) -> int:
 
 
 def make_plan(
-    *, views: int, frames: int, latent_size: tuple[int, int], trained_views: int, window_frames: int,
-    clean_views: int = 0, overlap_latents: int = 1, group_size: int | None = None, anchors: int = 1,
-    routing: str = "random", steps: int = 50, guidance_scale: float = 2.0, seed: int = 0, stride: int = 4,
+    *,
+    views: int,
+    frames: int,
+    latent_size: tuple[int, int],
+    trained_views: int,
+    window_frames: int,
+    clean_views: int = 0,
+    overlap_latents: int = 1,
+    group_size: int | None = None,
+    anchors: int = 1,
+    routing: str = "random",
+    steps: int = 50,
+    guidance_scale: float = 2.0,
+    seed: int = 0,
+    stride: int = 4,
 ) -> Plan:
     """Cuts V views x F frames into windows and groups.
 
@@ -132,8 +144,11 @@ def make_plan(
     if views < 1 or frames < 1:
         raise UserError("`cameras` and `frames`", f"{views} views x {frames} frames leave nothing to make")
     if (window_frames - 1) % stride:
-        raise UserError("`window`", f"{window_frames} frames is not 1 + {stride}k",
-                        f"give {', '.join(str(1 + stride * k) for k in range(4))} ...")
+        raise UserError(
+            "`window`",
+            f"{window_frames} frames is not 1 + {stride}k",
+            f"give {', '.join(str(1 + stride * k) for k in range(4))} ...",
+        )
     if routing not in ROUTINGS:
         raise UserError("`routing`", f"unknown routing '{routing}'", f"choose from {', '.join(ROUTINGS)}")
     if steps < 1 or steps > 1000:
@@ -141,8 +156,19 @@ def make_plan(
     size = min(views, group_size or trained_views)
     if size < views and not 0 <= anchors < size:
         raise UserError("`anchors`", f"{anchors} anchor views leave no place in groups of {size}", "give fewer anchors")
-    return Plan(views, frames, clean_views, cut_windows(frames, window_frames, overlap_latents, stride), size,
-                anchors if size < views else 0, routing, steps, guidance_scale, latent_size, seed)
+    return Plan(
+        views,
+        frames,
+        clean_views,
+        cut_windows(frames, window_frames, overlap_latents, stride),
+        size,
+        anchors if size < views else 0,
+        routing,
+        steps,
+        guidance_scale,
+        latent_size,
+        seed,
+    )
 
 
 def cut_windows(frames: int, window_frames: int, overlap_latents: int, stride: int = 4) -> tuple[Window, ...]:
@@ -152,8 +178,11 @@ def cut_windows(frames: int, window_frames: int, overlap_latents: int, stride: i
         return (Window(0, min(needed, window_frames), 0, stride),)
     overlap = frame_count(overlap_latents, stride)
     if overlap_latents < 1 or overlap >= window_frames:
-        raise UserError("`overlap`", f"{overlap_latents} latent frames do not fit a window of {window_frames} frames",
-                        f"give 1 to {latent_count(window_frames, stride) - 1}")
+        raise UserError(
+            "`overlap`",
+            f"{overlap_latents} latent frames do not fit a window of {window_frames} frames",
+            f"give 1 to {latent_count(window_frames, stride) - 1}",
+        )
     windows = [Window(0, window_frames, 0, stride)]
     while windows[-1].stop < frames:
         start = windows[-1].stop - overlap
@@ -180,8 +209,15 @@ def deal_groups(plan: Plan, step: int) -> np.ndarray:
     return np.concatenate([np.broadcast_to(anchors, (plan.groups, plan.anchors)), others.reshape(plan.groups, room)], 1)
 
 
-def describe(plan: Plan, *, patch: int, flops_per_forward: float, parameter_bytes: float, dtype: str,
-             peak_flops: float | None = None) -> str:
+def describe(
+    plan: Plan,
+    *,
+    patch: int,
+    flops_per_forward: float,
+    parameter_bytes: float,
+    dtype: str,
+    peak_flops: float | None = None,
+) -> str:
     """A plan and its cost in lines a person reads.
 
     Args:
@@ -191,8 +227,11 @@ def describe(plan: Plan, *, patch: int, flops_per_forward: float, parameter_byte
     """
     total = plan.forwards() * flops_per_forward
     windows = ", ".join(f"{window.start}-{min(window.stop, plan.frames) - 1}" for window in plan.windows)
-    grouping = "jointly" if plan.joint else (
-        f"in {plan.groups} groups of {plan.group_size}, {plan.anchors} anchors, {plan.routing} routing")
+    grouping = (
+        "jointly"
+        if plan.joint
+        else (f"in {plan.groups} groups of {plan.group_size}, {plan.anchors} anchors, {plan.routing} routing")
+    )
     lines = [
         f"views     {plan.views} {grouping}" + (f", beside {plan.clean_views} clean views" if plan.clean_views else ""),
         f"frames    {plan.frames} in {len(plan.windows)} window(s): {windows}",

@@ -38,22 +38,35 @@ class Predictor:
         mask = conditioning.parts["reference"]
         self._mask = (mask.start, mask.stop)
         self._predict = jax.jit(self._forward, static_argnames="shape", out_shardings=self.everywhere)
-        self._step = jax.jit(self._advance, static_argnames=("sampler", "guidance", "shape"), donate_argnames="state",
-                             out_shardings=self.everywhere)
+        self._step = jax.jit(
+            self._advance,
+            static_argnames=("sampler", "guidance", "shape"),
+            donate_argnames="state",
+            out_shardings=self.everywhere,
+        )
 
     def place(self, tree: Any) -> Any:
         """Arrays of the host, on every device of the mesh."""
         return jax.device_put(tree, self.everywhere)
 
-    def __call__(self, latents: Array, timesteps: Array, conditions: Conditions, groups: np.ndarray,
-                 guided: bool) -> tuple[Array, Array | None]:
+    def __call__(
+        self, latents: Array, timesteps: Array, conditions: Conditions, groups: np.ndarray, guided: bool
+    ) -> tuple[Array, Array | None]:
         """`diffusion.denoising.predict` for groups [G, g] of noisy views."""
         shape = StepShape(int(groups.max()) + 1, self.rows, self._mask, guided)
         with parallel.use_mesh(self.mesh):
             return self._predict(self._state, *self.place((latents, timesteps, conditions, np.asarray(groups))), shape)
 
-    def step(self, sampler: Sampler, guidance: GuidanceConfig, state: SamplerState, index: int, key: Array,
-             conditions: Conditions, groups: np.ndarray) -> SamplerState:
+    def step(
+        self,
+        sampler: Sampler,
+        guidance: GuidanceConfig,
+        state: SamplerState,
+        index: int,
+        key: Array,
+        conditions: Conditions,
+        groups: np.ndarray,
+    ) -> SamplerState:
         """`diffusion.denoising.denoise_step` number `index`; the state's memory is used again.
 
         Everything but `index` and `groups` must have been placed (`place`).
@@ -63,11 +76,29 @@ class Predictor:
         with parallel.use_mesh(self.mesh):
             return self._step(self._state, sampler, guidance, state, number, key, conditions, groups, shape)
 
-    def _forward(self, params: nnx.State, latents: Array, timesteps: Array, conditions: Conditions, groups: Array,
-                 shape: StepShape) -> tuple[Array, Array | None]:
+    def _forward(
+        self,
+        params: nnx.State,
+        latents: Array,
+        timesteps: Array,
+        conditions: Conditions,
+        groups: Array,
+        shape: StepShape,
+    ) -> tuple[Array, Array | None]:
         return predict(nnx.merge(self._graph, params), latents, timesteps, conditions, groups, shape)
 
-    def _advance(self, params: nnx.State, sampler: Sampler, guidance: GuidanceConfig, state: SamplerState, index: Array,
-                 key: Array, conditions: Conditions, groups: Array, shape: StepShape) -> SamplerState:
-        return denoise_step(nnx.merge(self._graph, params), sampler, guidance, state, index, key, conditions, groups,
-                            shape)
+    def _advance(
+        self,
+        params: nnx.State,
+        sampler: Sampler,
+        guidance: GuidanceConfig,
+        state: SamplerState,
+        index: Array,
+        key: Array,
+        conditions: Conditions,
+        groups: Array,
+        shape: StepShape,
+    ) -> SamplerState:
+        return denoise_step(
+            nnx.merge(self._graph, params), sampler, guidance, state, index, key, conditions, groups, shape
+        )

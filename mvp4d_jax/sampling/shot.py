@@ -50,8 +50,9 @@ class Reference:
         return Rotation.from_rotvec(np.asarray(self.motion.rotation[0], np.float64)).inv().apply(axis)
 
 
-def crop_reference(image: np.ndarray, camera: Camera, motion: Motion, head: HeadModel, size: int,
-                   margin: float = MARGIN) -> tuple[np.ndarray, Camera, np.ndarray]:
+def crop_reference(
+    image: np.ndarray, camera: Camera, motion: Motion, head: HeadModel, size: int, margin: float = MARGIN
+) -> tuple[np.ndarray, Camera, np.ndarray]:
     """Cuts the square around the fitted head out of a photo.
 
     Args:
@@ -72,8 +73,15 @@ def crop_reference(image: np.ndarray, camera: Camera, motion: Motion, head: Head
     return cropped.clip(0, 1), crop_camera(camera, box, size), 1 - outside
 
 
-def make_reference(image: np.ndarray, camera: Camera, motion: Motion, head: HeadModel, encode: Encode,
-                   config: ConditioningConfig, inside: np.ndarray | None = None) -> Reference:
+def make_reference(
+    image: np.ndarray,
+    camera: Camera,
+    motion: Motion,
+    head: HeadModel,
+    encode: Encode,
+    config: ConditioningConfig,
+    inside: np.ndarray | None = None,
+) -> Reference:
     """Encodes a cropped picture and draws its maps.
 
     Args:
@@ -84,21 +92,37 @@ def make_reference(image: np.ndarray, camera: Camera, motion: Motion, head: Head
     latents = encode((2 * image - 1)[None, None])[0, 0]
     outside = None if inside is None else 1 - inside[None, None]  # [1, 1, H, W]
     colours = vertex_colours(image, camera, motion, head) if config.painted else None
-    maps = draw_conditioning(head, motion, _batched(camera), size, config, camera, reference_mask=np.ones((1, 1)),
-                             outside=outside)
+    maps = draw_conditioning(
+        head, motion, _batched(camera), size, config, camera, reference_mask=np.ones((1, 1)), outside=outside
+    )
     maps = _with_photo(maps, head, motion, _batched(camera), size, config, colours, encode)[0, 0]  # [h, w, Cc]
     return Reference(image, camera, motion, latents, maps, colours)
 
 
-def draw_window(head: HeadModel, motion: Motion, cameras: Camera, size: tuple[int, int], config: ConditioningConfig,
-                reference: Reference, encode: Encode) -> np.ndarray:
+def draw_window(
+    head: HeadModel,
+    motion: Motion,
+    cameras: Camera,
+    size: tuple[int, int],
+    config: ConditioningConfig,
+    reference: Reference,
+    encode: Encode,
+) -> np.ndarray:
     """Maps of all views over one window, rays in the reference camera's axes: [V, L, h, w, Cc]."""
     maps = draw_conditioning(head, motion, cameras, size, config, reference.camera)
     return _with_photo(maps, head, motion, cameras, size, config, reference.colours, encode)
 
 
-def _with_photo(maps: Array, head: HeadModel, motion: Motion, cameras: Camera, size: tuple[int, int],
-                config: ConditioningConfig, colours: np.ndarray | None, encode: Encode) -> np.ndarray:
+def _with_photo(
+    maps: Array,
+    head: HeadModel,
+    motion: Motion,
+    cameras: Camera,
+    size: tuple[int, int],
+    config: ConditioningConfig,
+    colours: np.ndarray | None,
+    encode: Encode,
+) -> np.ndarray:
     """Maps with the painted photo behind them, where the model is shown one."""
     if colours is None:
         return np.asarray(maps)
@@ -146,8 +170,11 @@ def check_cameras(cameras: Camera, names: list[str], vertices: np.ndarray, size:
                 raise UserError(where, "has the head behind it", "turn it round")
             visible = (depth > 0) & (pixels >= 0).all(1) & (pixels[:, 0] < size[1]) & (pixels[:, 1] < size[0])
             if visible.mean() < MIN_VISIBLE:
-                raise UserError(where, f"has {visible.mean():.0%} of the head in its picture",
-                                "aim it at the head or widen its field of view")
+                raise UserError(
+                    where,
+                    f"has {visible.mean():.0%} of the head in its picture",
+                    "aim it at the head or widen its field of view",
+                )
 
 
 def _batched(camera: Camera) -> Camera:

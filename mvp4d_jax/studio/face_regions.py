@@ -10,12 +10,14 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 # Azimuth from the face's midline (0 front, pi back) and the height at which hair begins.
-_HAIRLINE = PchipInterpolator([0.0, 0.30, 0.55, 0.80, 1.00, 1.18, 1.34, 1.48, 1.62, 1.80, 2.10, 2.60, 3.15],
-                              [0.068, 0.0675, 0.061, 0.047, 0.026, 0.004, -0.016, 0.006, 0.008, -0.030, -0.062, -0.076,
-                               -0.080])
+_HAIRLINE = PchipInterpolator(
+    [0.0, 0.30, 0.55, 0.80, 1.00, 1.18, 1.34, 1.48, 1.62, 1.80, 2.10, 2.60, 3.15],
+    [0.068, 0.0675, 0.061, 0.047, 0.026, 0.004, -0.016, 0.006, 0.008, -0.030, -0.062, -0.076, -0.080],
+)
 # Upper edge of a beard on the cheek, by azimuth.
-_BEARD_TOP = PchipInterpolator([0.0, 0.25, 0.45, 0.75, 1.05, 1.25, 1.45, 1.6],
-                               [-0.050, -0.053, -0.066, -0.062, -0.045, -0.020, -0.012, -0.012])
+_BEARD_TOP = PchipInterpolator(
+    [0.0, 0.25, 0.45, 0.75, 1.05, 1.25, 1.45, 1.6], [-0.050, -0.053, -0.066, -0.062, -0.045, -0.020, -0.012, -0.012]
+)
 _BROW = PchipInterpolator([0.008, 0.014, 0.026, 0.038, 0.048, 0.056], [0.0170, 0.0188, 0.0212, 0.0232, 0.0205, 0.0140])
 
 
@@ -46,10 +48,18 @@ def beard(points: np.ndarray, kind: str) -> np.ndarray:
     x = np.abs(points[..., 0])
     moustache = _ramp(y, -0.0665, -0.064) * _ramp(y, -0.048, -0.053) * _ramp(x, 0.036, 0.028) * front
     chin = _ramp(y, -0.060, -0.074) * _ramp(x, 0.030, 0.022) * under * front
-    density = {"none": 0 * full, "stubble": full, "full": full, "moustache": moustache,
-               "goatee": np.maximum(moustache, chin)}[kind]
-    return density * (1.0 - lips(points, 0.002)) * (1.0 - 0.75 * _ramp(x, 0.012, 0.006) * _ramp(y, -0.080, -0.082)
-                                                    * _ramp(y, -0.091, -0.088) * (kind != "full"))
+    density = {
+        "none": 0 * full,
+        "stubble": full,
+        "full": full,
+        "moustache": moustache,
+        "goatee": np.maximum(moustache, chin),
+    }[kind]
+    return (
+        density
+        * (1.0 - lips(points, 0.002))
+        * (1.0 - 0.75 * _ramp(x, 0.012, 0.006) * _ramp(y, -0.080, -0.082) * _ramp(y, -0.091, -0.088) * (kind != "full"))
+    )
 
 
 def lips(points: np.ndarray, margin: float = 0.0) -> np.ndarray:

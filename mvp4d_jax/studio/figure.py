@@ -25,9 +25,15 @@ from mvp4d_jax.studio.zbuffer import nearest_face, unpack
 EXTRA_VERTICES, EXTRA_FACES = 26_000, 23_000
 _BURIED = 0.10  # share of all directions
 _HEAD_CENTRE = np.array([0.0, 0.010, 0.0])
-_PART_COLOURS = {"mouth_inside": (0.16, 0.035, 0.03), "gums": (0.42, 0.13, 0.12), "tongue": (0.40, 0.12, 0.11),
-                 "upper_teeth": (0.86, 0.80, 0.69), "lower_teeth": (0.82, 0.76, 0.65), "lashes": (0.015, 0.012, 0.010),
-                 "lid_lining": (0.50, 0.22, 0.19)}
+_PART_COLOURS = {
+    "mouth_inside": (0.16, 0.035, 0.03),
+    "gums": (0.42, 0.13, 0.12),
+    "tongue": (0.40, 0.12, 0.11),
+    "upper_teeth": (0.86, 0.80, 0.69),
+    "lower_teeth": (0.82, 0.76, 0.65),
+    "lashes": (0.015, 0.012, 0.010),
+    "lid_lining": (0.50, 0.22, 0.19),
+}
 _SUN_COUNT, _MAP_SIZE, _SPAN = 48, 112, 0.46
 
 
@@ -64,9 +70,13 @@ def build_figure(identity: Identity, head: HeadModel) -> Figure:
     face_skin = vertices[np.unique(skin_faces)]
     ears = vertices[np.unique(faces[parts == head.part_names.index("ears")])]
     cloth = wardrobe.dress(identity, torso, random_for(identity.number, "cloth"))
-    extra = _join([*(_from_piece(piece, CLOTH, False) for piece in cloth),
-                   *(_from_piece(piece, METAL, True) for piece in wardrobe.glasses(identity, eyes, face_skin, ears)),
-                   *(_from_ribbons(item, rng) for item in ribbons)])
+    extra = _join(
+        [
+            *(_from_piece(piece, CLOTH, False) for piece in cloth),
+            *(_from_piece(piece, METAL, True) for piece in wardrobe.glasses(identity, eyes, face_skin, ears)),
+            *(_from_ribbons(item, rng) for item in ribbons),
+        ]
+    )
     extra = _pad(extra)
     tree = cKDTree(vertices[np.unique(skin_faces)])
     skin_index = np.unique(skin_faces)
@@ -81,11 +91,20 @@ def build_figure(identity: Identity, head: HeadModel) -> Figure:
     buried = (all_looks[:, 0] == HAIR) & (share[all_faces].max(1) < _BURIED)
     all_faces[buried] = len(everything) - 1  # locks under locks: nothing of them is ever seen
     return Figure(
-        rig=rig, faces=all_faces, two_sided=all_looks[:, 0] >= HAIR,
-        corner_uv=np.concatenate([corner_uv, extra.corner_uv]).astype(np.float32), looks=all_looks,
-        around=faces_around(faces, head.vertex_count), normals=_by_joint(extra.normals, rig),
-        tangents=_by_joint(extra.tangents, rig), transfer=transfer, visibility=visibility,
-        texture=paint(identity, head), eye=paint_eye(identity), traits=_traits(identity))
+        rig=rig,
+        faces=all_faces,
+        two_sided=all_looks[:, 0] >= HAIR,
+        corner_uv=np.concatenate([corner_uv, extra.corner_uv]).astype(np.float32),
+        looks=all_looks,
+        around=faces_around(faces, head.vertex_count),
+        normals=_by_joint(extra.normals, rig),
+        tangents=_by_joint(extra.tangents, rig),
+        transfer=transfer,
+        visibility=visibility,
+        texture=paint(identity, head),
+        eye=paint_eye(identity),
+        traits=_traits(identity),
+    )
 
 
 def _own_looks(head: HeadModel, vertices: np.ndarray, eyes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,9 +127,14 @@ def _own_looks(head: HeadModel, vertices: np.ndarray, eyes: np.ndarray) -> tuple
 
 
 def _traits(identity: Identity) -> np.ndarray:
-    values = {"scatter": 0.42 - 0.25 * identity.melanin, "oiliness": identity.oiliness * (0.8 + 0.5 * identity.melanin),
-              "hair_gloss": 1.0, "hair_streak": 1.0, "cloth_pattern": float(identity.stripes),
-              "cloth_scale": 2 * np.pi / 0.028}
+    values = {
+        "scatter": 0.42 - 0.25 * identity.melanin,
+        "oiliness": identity.oiliness * (0.8 + 0.5 * identity.melanin),
+        "hair_gloss": 1.0,
+        "hair_streak": 1.0,
+        "cloth_pattern": float(identity.stripes),
+        "cloth_scale": 2 * np.pi / 0.028,
+    }
     return np.array([values[name] for name in TRAITS], np.float32)
 
 
@@ -139,23 +163,42 @@ def _from_ribbons(item: hair.Ribbons, rng: np.random.Generator) -> _Extra:
     looks[..., 4], looks[..., 5] = item.random[:, None, None], item.gloss[:, None, None]
     faces = faces.reshape(-1, 3)
     follow = np.repeat(item.follow, number * 2)
-    return _Extra(vertices.reshape(-1, 3), normals.reshape(-1, 3), np.repeat(tangent.reshape(-1, 3), 2, 0), faces,
-                  uv[faces], looks.reshape(-1, 6), np.where(follow, 0, -1), np.zeros(len(follow), bool))
+    return _Extra(
+        vertices.reshape(-1, 3),
+        normals.reshape(-1, 3),
+        np.repeat(tangent.reshape(-1, 3), 2, 0),
+        faces,
+        uv[faces],
+        looks.reshape(-1, 6),
+        np.where(follow, 0, -1),
+        np.zeros(len(follow), bool),
+    )
 
 
 def _from_piece(piece: wardrobe.Piece, material: int, rigid: bool) -> _Extra:
     looks = np.zeros((len(piece.faces), 6))
     looks[:, 0], looks[:, 1:4], looks[:, 5] = material, piece.colour, piece.gloss
     count = len(piece.vertices)
-    return _Extra(piece.vertices, piece.normals, np.zeros((count, 3)), piece.faces, piece.uv[piece.faces], looks,
-                  np.full(count, -1), np.full(count, rigid))
+    return _Extra(
+        piece.vertices,
+        piece.normals,
+        np.zeros((count, 3)),
+        piece.faces,
+        piece.uv[piece.faces],
+        looks,
+        np.full(count, -1),
+        np.full(count, rigid),
+    )
 
 
 def _join(items: list[_Extra]) -> _Extra:
     first = np.cumsum([0] + [len(item.vertices) for item in items[:-1]])
     faces = np.concatenate([item.faces + start for item, start in zip(items, first)])
-    fields = {field.name: np.concatenate([getattr(item, field.name) for item in items])
-              for field in dataclasses.fields(_Extra) if field.name != "faces"}
+    fields = {
+        field.name: np.concatenate([getattr(item, field.name) for item in items])
+        for field in dataclasses.fields(_Extra)
+        if field.name != "faces"
+    }
     return _Extra(faces=faces, **fields)
 
 
@@ -192,17 +235,24 @@ def _extend(head: HeadModel, extra: _Extra, bind: np.ndarray) -> HeadModel:
         head,
         template=np.concatenate([np.asarray(head.template), extra.vertices]).astype(np.float32),
         canonical=np.concatenate([np.asarray(head.canonical), extra.vertices]).astype(np.float32),
-        expression_basis=np.concatenate([np.asarray(head.expression_basis, np.float32),
-                                         np.asarray(head.expression_basis, np.float32)[:, bind] * skin], 1),
-        pose_basis=np.concatenate([np.asarray(head.pose_basis, np.float32),
-                                   np.asarray(head.pose_basis, np.float32)[:, bind] * skin], 1),
+        expression_basis=np.concatenate(
+            [
+                np.asarray(head.expression_basis, np.float32),
+                np.asarray(head.expression_basis, np.float32)[:, bind] * skin,
+            ],
+            1,
+        ),
+        pose_basis=np.concatenate(
+            [np.asarray(head.pose_basis, np.float32), np.asarray(head.pose_basis, np.float32)[:, bind] * skin], 1
+        ),
         shape_basis=np.zeros((0, head.vertex_count + len(bind), 3), np.float32),
-        skin_weights=np.concatenate([np.asarray(head.skin_weights), weights]).astype(np.float32))
+        skin_weights=np.concatenate([np.asarray(head.skin_weights), weights]).astype(np.float32),
+    )
 
 
 def _by_joint(vectors: np.ndarray, rig: HeadModel) -> np.ndarray:
     """[M, J * 3]: vectors [M, 3] of the extra vertices times the weight of each joint."""
-    weights = rig.skin_weights[-len(vectors):]
+    weights = rig.skin_weights[-len(vectors) :]
     return (weights[:, :, None] * vectors[:, None]).reshape(len(vectors), -1).astype(np.float32)
 
 
@@ -224,6 +274,7 @@ def _suns() -> np.ndarray:
 @functools.partial(jax.jit, static_argnames="blocks")
 def _seen_from(vertices: jax.Array, shifted: jax.Array, faces: jax.Array, suns: jax.Array, blocks: int) -> jax.Array:
     """[K, N] share of light from each direction that reaches each vertex, by a depth map of that direction."""
+
     def one(sun: jax.Array) -> jax.Array:
         guide = jnp.where(jnp.abs(sun[1]) < 0.9, jnp.array([0.0, 1, 0]), jnp.array([1.0, 0, 0]))
         right = jnp.cross(guide, sun)
@@ -233,10 +284,16 @@ def _seen_from(vertices: jax.Array, shifted: jax.Array, faces: jax.Array, suns: 
         def onto(points):
             local = (points - jnp.array([0.0, -0.06, 0.0])) @ axes.T
             return (local[:, :2] / _SPAN + 0.5) * _MAP_SIZE, local[:, 2] / (2 * _SPAN) + 0.5
+
         xy, depth = onto(vertices)
         ends = [jnp.concatenate([xy, depth[:, None]], -1)[faces[:, k]] for k in range(3)]
-        packed, _ = nearest_face([(end[:, 0], end[:, 1]) for end in ends], [end[:, 2] for end in ends],
-                                 jnp.ones(faces.shape[0], bool), (_MAP_SIZE, _MAP_SIZE), blocks)
+        packed, _ = nearest_face(
+            [(end[:, 0], end[:, 1]) for end in ends],
+            [end[:, 2] for end in ends],
+            jnp.ones(faces.shape[0], bool),
+            (_MAP_SIZE, _MAP_SIZE),
+            blocks,
+        )
         _, nearest, covered = unpack(packed)
         nearest = jnp.where(covered, nearest, 2.0).reshape(_MAP_SIZE, _MAP_SIZE)
         place, own = onto(shifted)
@@ -249,11 +306,13 @@ def _seen_from(vertices: jax.Array, shifted: jax.Array, faces: jax.Array, suns: 
                 weight = (part[:, 0] if dx else 1 - part[:, 0]) * (part[:, 1] if dy else 1 - part[:, 1])
                 total += weight * (own < nearest[cell[:, 1], cell[:, 0]] + 0.002 / (2 * _SPAN))
         return total
+
     return jax.lax.map(one, suns)
 
 
-def _occlusion(vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray,
-               looks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _occlusion(
+    vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray, looks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Transfer and visibility harmonics [N, 9] of a figure at rest, and the share of directions seen [N].
 
     What lies in the mouth is lit as if it were open.
@@ -262,8 +321,9 @@ def _occlusion(vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray,
     material = np.zeros(len(vertices))
     material[faces.ravel()] = np.repeat(looks[:, 0], 3)
     shift = np.where(material == HAIR, 0.006, 0.0025)[:, None]
-    seen = np.asarray(_seen_from(vertices, (vertices + normals * shift).astype(np.float32), faces, suns,
-                                 90_000)).T.copy()  # [N, K]
+    seen = np.asarray(
+        _seen_from(vertices, (vertices + normals * shift).astype(np.float32), faces, suns, 90_000)
+    ).T.copy()  # [N, K]
     share = seen.mean(1)
     seen = np.where((material == HAIR)[:, None], 0.22 + 0.78 * seen, seen)
     # The mouth opens to the front: light falls in from there, less the deeper it has to reach.

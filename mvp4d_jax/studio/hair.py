@@ -86,8 +86,15 @@ STYLES = {
 }
 
 
-def grow(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray, surface: RadialSurface,
-         torso: RadialSurface, rng: np.random.Generator) -> list[Ribbons]:
+def grow(
+    identity: Identity,
+    vertices: np.ndarray,
+    canonical: np.ndarray,
+    faces: np.ndarray,
+    surface: RadialSurface,
+    torso: RadialSurface,
+    rng: np.random.Generator,
+) -> list[Ribbons]:
     """All hair of a person: scalp, brows, lashes, beard.
 
     Args:
@@ -102,8 +109,9 @@ def grow(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces:
     return parts
 
 
-def scatter(weights: np.ndarray, vertices: np.ndarray, faces: np.ndarray, count: int,
-            rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def scatter(
+    weights: np.ndarray, vertices: np.ndarray, faces: np.ndarray, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """`count` points spread evenly by area times weight: the face [count] and barycentrics [count, 3] of each."""
     corners = vertices[faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1)
@@ -133,8 +141,16 @@ def _tone(identity: Identity, count: int, rng: np.random.Generator, spread: floa
     return np.array(identity.hair) * shade
 
 
-def _scalp_hair(identity: Identity, style: Style, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray,
-                surface: RadialSurface, torso: RadialSurface, rng: np.random.Generator) -> list[Ribbons]:
+def _scalp_hair(
+    identity: Identity,
+    style: Style,
+    vertices: np.ndarray,
+    canonical: np.ndarray,
+    faces: np.ndarray,
+    surface: RadialSurface,
+    torso: RadialSurface,
+    rng: np.random.Generator,
+) -> list[Ribbons]:
     recede = 0.018 * max(0.0, identity.age - 0.35) * (identity.beard != "none" or rng.random() < 0.3)
     weights = face_regions.scalp(canonical, recede)
     face, weight = scatter(weights, vertices, faces, style.locks, rng)
@@ -197,9 +213,19 @@ def _direction(style: Style, points: np.ndarray, roots: np.ndarray, part: float,
     return np.where(free[:, None], ahead, fall)
 
 
-def _follow(style: Style, roots: np.ndarray, normals: np.ndarray, rest: np.ndarray, length: np.ndarray,
-            lift: np.ndarray, part: float, free: np.ndarray, surface: RadialSurface, torso: RadialSurface,
-            rng: np.random.Generator) -> np.ndarray:
+def _follow(
+    style: Style,
+    roots: np.ndarray,
+    normals: np.ndarray,
+    rest: np.ndarray,
+    length: np.ndarray,
+    lift: np.ndarray,
+    part: float,
+    free: np.ndarray,
+    surface: RadialSurface,
+    torso: RadialSurface,
+    rng: np.random.Generator,
+) -> np.ndarray:
     """Centre lines [R, K, 3]."""
     count = len(roots)
     step = (length / (style.points - 1))[:, None]
@@ -227,8 +253,14 @@ def _follow(style: Style, roots: np.ndarray, normals: np.ndarray, rest: np.ndarr
     return np.stack(points, 1)
 
 
-def _cloud(style: Style, roots: np.ndarray, length: np.ndarray, lift: np.ndarray, surface: RadialSurface,
-           rng: np.random.Generator) -> np.ndarray:
+def _cloud(
+    style: Style,
+    roots: np.ndarray,
+    length: np.ndarray,
+    lift: np.ndarray,
+    surface: RadialSurface,
+    rng: np.random.Generator,
+) -> np.ndarray:
     """Locks of frizzy hair: short arcs at every height of a soft ball around the scalp, [R, K, 3]."""
     outward = _unit(roots - surface.centre)
     start = roots + outward * np.maximum(lift - 0.35 * length, 0.0)[:, None]
@@ -263,8 +295,9 @@ def _clear_face(points: np.ndarray, free: np.ndarray) -> np.ndarray:
     return np.stack([side * radius * np.sin(target), y, radius * np.cos(target)], -1)
 
 
-def _curl(points: np.ndarray, style: Style, surface: RadialSurface, lift: np.ndarray,
-          rng: np.random.Generator) -> np.ndarray:
+def _curl(
+    points: np.ndarray, style: Style, surface: RadialSurface, lift: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Winds centre lines into helices that open up along their length."""
     count, number, _ = points.shape
     tangent = _unit(np.gradient(points, axis=1))
@@ -278,30 +311,47 @@ def _curl(points: np.ndarray, style: Style, surface: RadialSurface, lift: np.nda
     return surface.push_out(wound, (0.25 * lift)[:, None])
 
 
-def _bound_hair(identity: Identity, style: Style, roots: np.ndarray, layer: np.ndarray, surface: RadialSurface,
-                rng: np.random.Generator) -> list[Ribbons]:
+def _bound_hair(
+    identity: Identity,
+    style: Style,
+    roots: np.ndarray,
+    layer: np.ndarray,
+    surface: RadialSurface,
+    rng: np.random.Generator,
+) -> list[Ribbons]:
     """Hair combed to a tie, and the tail or the bun behind it."""
     knot = TIE if style.flow == "tie" else BUN
     knot = surface.push_out(knot[None], 0.006)[0]
     count = len(roots)
     along = np.linspace(0, 1, style.points)
     aim = _unit(roots - surface.centre)[:, None] * (1 - along[:, None]) + _unit(knot - surface.centre) * along[:, None]
-    reach = np.linalg.norm(roots - surface.centre, axis=-1)[:, None] * (1 - along) + np.linalg.norm(
-        knot - surface.centre) * along
+    reach = (
+        np.linalg.norm(roots - surface.centre, axis=-1)[:, None] * (1 - along)
+        + np.linalg.norm(knot - surface.centre) * along
+    )
     points = surface.centre + _unit(aim) * reach[..., None]
     arch = np.sin(np.pi * np.clip(along * 1.05, 0, 1)) * 0.7 + 0.3 * np.minimum(along * 6, 1)
     points = surface.push_out(points, identity.volume * style.volume * (0.3 + 0.7 * layer[:, None]) * arch)
     points[:, -1] = knot + (points[:, -2] - knot) * 0.12
     width = style.width * rng.uniform(0.7, 1.3, (count, 1)) * (1 - 0.6 * along**2)
-    combed = Ribbons(points, width, points - surface.centre, rng.random(count), _tone(identity, count, rng, 0.12),
-                     np.full(count, 1.2), np.zeros(count, bool))
-    behind = _tail(identity, style, knot, surface, rng) if style.flow == "tie" else _bun(identity, style, knot, surface,
-                                                                                        rng)
+    combed = Ribbons(
+        points,
+        width,
+        points - surface.centre,
+        rng.random(count),
+        _tone(identity, count, rng, 0.12),
+        np.full(count, 1.2),
+        np.zeros(count, bool),
+    )
+    behind = (
+        _tail(identity, style, knot, surface, rng) if style.flow == "tie" else _bun(identity, style, knot, surface, rng)
+    )
     return [combed, behind]
 
 
-def _tail(identity: Identity, style: Style, knot: np.ndarray, surface: RadialSurface,
-          rng: np.random.Generator) -> Ribbons:
+def _tail(
+    identity: Identity, style: Style, knot: np.ndarray, surface: RadialSurface, rng: np.random.Generator
+) -> Ribbons:
     count, number = 220, style.points
     along = np.linspace(0, 1, number)
     length = rng.uniform(0.75, 1.0, (count, 1)) * rng.uniform(*style.length)
@@ -317,12 +367,20 @@ def _tail(identity: Identity, style: Style, knot: np.ndarray, surface: RadialSur
     points = surface.push_out(points, 0.006)
     width = style.width * rng.uniform(0.6, 1.1, (count, 1)) * np.clip((1.03 - along) / 0.4, 0.1, 1.0)
     outward = points - centre + np.array([0, 0.0, -0.01])
-    return Ribbons(points, width, outward, rng.random(count), _tone(identity, count, rng, 0.15), np.ones(count),
-                   np.zeros(count, bool))
+    return Ribbons(
+        points,
+        width,
+        outward,
+        rng.random(count),
+        _tone(identity, count, rng, 0.15),
+        np.ones(count),
+        np.zeros(count, bool),
+    )
 
 
-def _bun(identity: Identity, style: Style, knot: np.ndarray, surface: RadialSurface,
-         rng: np.random.Generator) -> Ribbons:
+def _bun(
+    identity: Identity, style: Style, knot: np.ndarray, surface: RadialSurface, rng: np.random.Generator
+) -> Ribbons:
     count, number, radius = 220, style.points, 0.030 * rng.uniform(0.85, 1.2)
     axis = _unit(knot - surface.centre)
     first = _unit(np.cross(axis, np.array([1.0, 0.0, 0.0])))
@@ -330,17 +388,26 @@ def _bun(identity: Identity, style: Style, knot: np.ndarray, surface: RadialSurf
     start, tilt = rng.uniform(0, 2 * np.pi, (count, 1)), rng.uniform(-1, 1, (count, 1))
     turn = start + np.linspace(0, 2.2, number)
     polar = np.arccos(np.clip(tilt, -1, 1)) + 0.35 * np.sin(turn * 1.5 + tilt * 3)
-    ball = (np.cos(polar)[..., None] * axis * 0.8
-            + np.sin(polar)[..., None] * (np.cos(turn)[..., None] * first + np.sin(turn)[..., None] * second))
+    ball = np.cos(polar)[..., None] * axis * 0.8 + np.sin(polar)[..., None] * (
+        np.cos(turn)[..., None] * first + np.sin(turn)[..., None] * second
+    )
     centre = knot + axis * radius * 0.7
     points = centre + ball * radius * rng.uniform(0.85, 1.08, (count, 1, 1))
     width = np.broadcast_to(style.width * np.sin(np.pi * np.linspace(0.1, 0.9, number)), (count, number))
-    return Ribbons(points, width, points - centre, rng.random(count), _tone(identity, count, rng, 0.15), np.ones(count),
-                   np.zeros(count, bool))
+    return Ribbons(
+        points,
+        width,
+        points - centre,
+        rng.random(count),
+        _tone(identity, count, rng, 0.15),
+        np.ones(count),
+        np.zeros(count, bool),
+    )
 
 
-def _brows(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray,
-           rng: np.random.Generator) -> Ribbons:
+def _brows(
+    identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray, rng: np.random.Generator
+) -> Ribbons:
     count, number = 300, 3
     density, _ = face_regions.brow(canonical)
     face, weight = scatter(density + 1e-9, vertices, faces, count, rng)
@@ -349,26 +416,36 @@ def _brows(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, face
     inside, along = face_regions.brow(rest)
     side = np.sign(roots[:, :1])
     slope = np.stack([np.ones(count), 1.1 * (1 - along) - 0.55 * along, np.zeros(count)], -1) * np.concatenate(
-        [side, np.ones((count, 2))], -1)
+        [side, np.ones((count, 2))], -1
+    )
     slope = _unit(slope - np.sum(slope * normals, -1, keepdims=True) * normals + rng.normal(0, 0.15, (count, 3)))
     length = (0.0065 + 0.002 * rng.random(count)) * identity.brow_weight**0.3 * (0.6 + 0.4 * inside)
     t = np.linspace(0, 1, number)[None, :, None]
     points = roots[:, None] + t * length[:, None, None] * slope[:, None] + normals[:, None] * (0.0004 + 0.0006 * t)
     width = 0.0007 * identity.brow_weight * np.array([1.0, 0.9, 0.25]) * np.ones((count, 1))
     tone = np.minimum(np.array(identity.hair) * 0.75, 0.22) * np.exp(rng.normal(0, 0.15, (count, 1)))
-    return Ribbons(points, width, np.repeat(normals[:, None], number, 1), rng.random(count), tone, np.full(count, 0.2),
-                   np.ones(count, bool))
+    return Ribbons(
+        points,
+        width,
+        np.repeat(normals[:, None], number, 1),
+        rng.random(count),
+        tone,
+        np.full(count, 0.2),
+        np.ones(count, bool),
+    )
 
 
-def _beard(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray,
-           rng: np.random.Generator) -> Ribbons:
+def _beard(
+    identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray, rng: np.random.Generator
+) -> Ribbons:
     count, number = {"moustache": 180, "goatee": 380, "full": 620}[identity.beard], 4
     face, weight = scatter(face_regions.beard(canonical, identity.beard) + 1e-9, vertices, faces, count, rng)
     roots, normals = _at(face, weight, vertices, faces)
     rest, _ = _at(face, weight, canonical, faces)
     lip = (rest[:, 1] > -0.067)[:, None] & (np.abs(rest[:, :1]) < 0.03)
-    flow = np.where(lip, np.sign(roots[:, :1]) * np.array([0.7, 0, 0]) + np.array([0.0, -0.7, 0.0]),
-                    np.array([0.0, -1.0, 0.15]))
+    flow = np.where(
+        lip, np.sign(roots[:, :1]) * np.array([0.7, 0, 0]) + np.array([0.0, -0.7, 0.0]), np.array([0.0, -1.0, 0.15])
+    )
     length = rng.uniform(0.008, 0.016, count) * identity.volume * np.where(lip[:, 0], 0.55, 1.0)
     length *= 0.5 + 0.5 * _ease((rest[:, 2] - 0.0) / 0.06)
     t = np.linspace(0, 1, number)[None, :, None]
@@ -376,5 +453,12 @@ def _beard(identity: Identity, vertices: np.ndarray, canonical: np.ndarray, face
     points = roots[:, None] + length[:, None, None] * (t * flow[:, None] + normals[:, None] * 0.45 * np.sqrt(t))
     width = np.array([0.8, 1.0, 0.8, 0.15]) * rng.uniform(0.0034, 0.0055, (count, 1))
     tone = _tone(identity, count, rng, 0.18) * np.array([1.05, 0.95, 0.9])
-    return Ribbons(points, width, np.repeat(normals[:, None], number, 1), rng.random(count), tone, np.full(count, 0.35),
-                   np.ones(count, bool))
+    return Ribbons(
+        points,
+        width,
+        np.repeat(normals[:, None], number, 1),
+        rng.random(count),
+        tone,
+        np.full(count, 0.35),
+        np.ones(count, bool),
+    )

@@ -42,18 +42,27 @@ jax.tree_util.register_dataclass(Lights, [field.name for field in dataclasses.fi
 def draw_lights(rng: np.random.Generator) -> Lights:
     """A portrait set-up from a seed: key at 20-60 degrees to one side, fill on the other, rims from behind."""
     side = rng.choice([-1.0, 1.0])
-    azimuth = np.radians([rng.uniform(15, 60) * side, -rng.uniform(25, 75) * side, rng.uniform(125, 165) * side,
-                          -rng.uniform(110, 160) * side])
+    azimuth = np.radians(
+        [
+            rng.uniform(15, 60) * side,
+            -rng.uniform(25, 75) * side,
+            rng.uniform(125, 165) * side,
+            -rng.uniform(110, 160) * side,
+        ]
+    )
     elevation = np.radians([rng.uniform(18, 50), rng.uniform(0, 25), rng.uniform(15, 50), rng.uniform(5, 40)])
-    directions = np.stack([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)],
-                          -1)
+    directions = np.stack(
+        [np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)], -1
+    )
     warmth = rng.normal(0, 0.06)
-    tints = np.array([[1 + warmth, 1.0, 1 - warmth], [1 - warmth, 1.0, 1 + warmth],
-                      [1.0, 1.0, 1.03], [1 + warmth, 1.0, 1 - warmth]])
+    tints = np.array(
+        [[1 + warmth, 1.0, 1 - warmth], [1 - warmth, 1.0, 1 + warmth], [1.0, 1.0, 1.03], [1 + warmth, 1.0, 1 - warmth]]
+    )
     strength = rng.uniform([0.55, 0.18, 0.25, 0.2], [0.95, 0.4, 0.6, 0.5])
     level = rng.uniform(0.42, 0.6)
     return Lights(
-        directions.astype(np.float32), (tints * strength[:, None]).astype(np.float32),
+        directions.astype(np.float32),
+        (tints * strength[:, None]).astype(np.float32),
         np.array([rng.uniform(0.3, 0.9), 0.9, 0.5, 0.6], np.float32),
         (level * np.array([0.98, 1.0, 1.04])).astype(np.float32),
         (level * rng.uniform(0.45, 0.75) * np.array([1.05, 1.0, 0.94])).astype(np.float32),
@@ -65,8 +74,20 @@ def harmonics(d: Array) -> Array:
     x, y, z = d[..., 0], d[..., 1], d[..., 2]
     one = x * 0 + 1
     stack = jnp.stack if isinstance(d, jax.Array) else np.stack
-    return stack([0.282095 * one, 0.488603 * y, 0.488603 * z, 0.488603 * x, 1.092548 * x * y, 1.092548 * y * z,
-                  0.315392 * (3 * z * z - 1), 1.092548 * x * z, 0.546274 * (x * x - y * y)], -1)
+    return stack(
+        [
+            0.282095 * one,
+            0.488603 * y,
+            0.488603 * z,
+            0.488603 * x,
+            1.092548 * x * y,
+            1.092548 * y * z,
+            0.315392 * (3 * z * z - 1),
+            1.092548 * x * z,
+            0.546274 * (x * x - y * y),
+        ],
+        -1,
+    )
 
 
 def environment(lights: Lights, rotation: Array) -> Array:

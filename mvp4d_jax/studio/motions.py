@@ -46,8 +46,14 @@ EXPRESSIONS = {
 }
 
 
-def make_motion(expression_names: tuple[str, ...], frames: int, *, kind: str = "mixed", fps: float = 25.0,
-                seed: np.random.Generator | int = 0) -> Motion:
+def make_motion(
+    expression_names: tuple[str, ...],
+    frames: int,
+    *,
+    kind: str = "mixed",
+    fps: float = 25.0,
+    seed: np.random.Generator | int = 0,
+) -> Motion:
     """A performance of `frames` frames for a head with ARKit expression names.
 
     Args:
@@ -111,8 +117,11 @@ class _Face:
 
 def _pose(weights: dict[str, float]) -> dict[str, float]:
     """Expands "name*" to "nameLeft" and "nameRight"."""
-    return {name.replace("*", side): value for name, value in weights.items()
-            for side in (("Left", "Right") if "*" in name else ("",))}
+    return {
+        name.replace("*", side): value
+        for name, value in weights.items()
+        for side in (("Left", "Right") if "*" in name else ("",))
+    }
 
 
 def _bell(time: np.ndarray, centre: float, rise: float, hold: float, fall: float) -> np.ndarray:

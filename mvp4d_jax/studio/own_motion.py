@@ -33,11 +33,21 @@ _FLESH = ("skin", "lips", "nostrils", "mouth_inside")
 _WAVES = 48
 _MIRROR = np.array([-1.0, 1.0, 1.0])
 # First and second expression of those that often meet; the second is what changes.
-_MEETINGS = (("jawOpen", "mouthSmileLeft"), ("jawOpen", "mouthSmileRight"), ("jawOpen", "mouthFunnel"),
-             ("jawOpen", "mouthUpperUpLeft"), ("jawOpen", "mouthUpperUpRight"), ("jawOpen", "mouthStretchLeft"),
-             ("jawOpen", "mouthStretchRight"), ("mouthSmileLeft", "cheekSquintLeft"),
-             ("mouthSmileRight", "cheekSquintRight"), ("browDownLeft", "noseSneerLeft"),
-             ("browDownRight", "noseSneerRight"), ("browDownLeft", "browInnerUp"), ("browDownRight", "browInnerUp"))
+_MEETINGS = (
+    ("jawOpen", "mouthSmileLeft"),
+    ("jawOpen", "mouthSmileRight"),
+    ("jawOpen", "mouthFunnel"),
+    ("jawOpen", "mouthUpperUpLeft"),
+    ("jawOpen", "mouthUpperUpRight"),
+    ("jawOpen", "mouthStretchLeft"),
+    ("jawOpen", "mouthStretchRight"),
+    ("mouthSmileLeft", "cheekSquintLeft"),
+    ("mouthSmileRight", "cheekSquintRight"),
+    ("browDownLeft", "noseSneerLeft"),
+    ("browDownRight", "noseSneerRight"),
+    ("browDownLeft", "browInnerUp"),
+    ("browDownRight", "browInnerUp"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +91,15 @@ def own_motion(head: HeadModel, identity: int, amount: float) -> OwnMotion:
     added = len(growth) + len(met)
     joints = np.asarray(head.joint_expression_basis, np.float32)
     rig = dataclasses.replace(
-        head, expression_basis=np.concatenate([own, growth, met]).astype(np.float32),
+        head,
+        expression_basis=np.concatenate([own, growth, met]).astype(np.float32),
         joint_expression_basis=np.concatenate([joints, np.zeros((added, *joints.shape[1:]), np.float32)]),
-        expression_names=(*names, *(f"{names[place]}:growth" for place in growing),
-                          *(f"{names[first]}:{names[second]}" for first, second in meeting)))
+        expression_names=(
+            *names,
+            *(f"{names[place]}:growth" for place in growing),
+            *(f"{names[first]}:{names[second]}" for first, second in meeting),
+        ),
+    )
     return OwnMotion(rig, growing, meeting)
 
 
@@ -112,7 +127,8 @@ class _Face:
             return self._swing("jawOpen" if name == "mouthClose" else name, shape)
         gain = np.exp(self.amount * GAIN * self._number(name, "gain"))
         other = (gain - 1.0) * shape * self.free[:, None] + self.amount * (
-            BEND * self._bent(name, "bend", shape) + BULGE * self._bulge(name, shape))
+            BEND * self._bent(name, "bend", shape) + BULGE * self._bulge(name, shape)
+        )
         other[:, 2] *= np.where(other[:, 2] < 0, self.outward, 1.0)
         return shape + other
 

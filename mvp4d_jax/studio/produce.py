@@ -54,8 +54,11 @@ class Order:
         if not 0 <= self.own_motion <= 2:
             raise UserError("own motion", f"{self.own_motion:g}", "0 (as the rig moves) to 2; 1 is a person's")
         if self.motion not in KINDS and not Path(self.motion).is_file():
-            raise UserError("motion", f"'{self.motion}' is neither a kind of motion nor a file",
-                            f"one of {', '.join(KINDS)}, or a fit.npz")
+            raise UserError(
+                "motion",
+                f"'{self.motion}' is neither a kind of motion nor a file",
+                f"one of {', '.join(KINDS)}, or a fit.npz",
+            )
         make_cameras(self, 0)
 
 
@@ -82,8 +85,9 @@ def _join(rigs: list[Camera]) -> Camera:
     return Camera(*(np.concatenate([getattr(rig, field.name) for rig in rigs]) for field in dataclasses.fields(Camera)))
 
 
-def make_capture(path: str | os.PathLike, identity: int, order: Order | None = None, *, overwrite: bool = False,
-                 quiet: bool = False) -> Path:
+def make_capture(
+    path: str | os.PathLike, identity: int, order: Order | None = None, *, overwrite: bool = False, quiet: bool = False
+) -> Path:
     """Renders one capture.
 
     Args:
@@ -107,12 +111,27 @@ def make_capture(path: str | os.PathLike, identity: int, order: Order | None = N
     require_space(path, views * motion.frame_count * order.size**2, "filming")  # a byte a pixel, picture and mask
     traits = studio.traits
     writer = CaptureWriter(
-        path, head=studio.head, motion=motion, cameras=cameras, names=rig_names(views),
-        image_size=(order.size, order.size), masks=True, fps=order.fps, reference=(rig_names(views)[0], 0),
+        path,
+        head=studio.head,
+        motion=motion,
+        cameras=cameras,
+        names=rig_names(views),
+        image_size=(order.size, order.size),
+        masks=True,
+        fps=order.fps,
+        reference=(rig_names(views)[0], 0),
         source="mvp4d studio",
-        extra={"identity": identity, "split": split_of(identity), "seed": order.seed, "style": traits.style,
-               "cameras": without_folders(order.cameras), "motion": without_folders(order.motion),
-               **({"own_motion": order.own_motion} if order.own_motion else {})}, overwrite=overwrite)
+        extra={
+            "identity": identity,
+            "split": split_of(identity),
+            "seed": order.seed,
+            "style": traits.style,
+            "cameras": without_folders(order.cameras),
+            "motion": without_folders(order.motion),
+            **({"own_motion": order.own_motion} if order.own_motion else {}),
+        },
+        overwrite=overwrite,
+    )
     with writer:
         bar = None if quiet else progress(total=views * motion.frame_count, what=f"identity {identity}", unit="frame")
         for view, frame, rgb, alpha in studio.stream(motion, cameras, order.size):
@@ -124,8 +143,9 @@ def make_capture(path: str | os.PathLike, identity: int, order: Order | None = N
     return Path(path)
 
 
-def write_motion(path: str | os.PathLike, identity: int, order: Order | None = None, *,
-                 overwrite: bool = False) -> Path:
+def write_motion(
+    path: str | os.PathLike, identity: int, order: Order | None = None, *, overwrite: bool = False
+) -> Path:
     """Writes the performance of a capture alone, without filming it: a `fit.npz` of F frames, with the V cameras.
 
     Args:
@@ -146,8 +166,13 @@ def write_motion(path: str | os.PathLike, identity: int, order: Order | None = N
     if cameras.fx.ndim != 1:
         raise UserError("cameras", f"'{order.cameras}' move, a motion's file has still ones", "for example orbit:360x1")
     studio, views = Studio(identity, order.seed, order.own_motion), len(cameras.fx)
-    Fit(_motion(studio, order), cameras[:, None], np.full((views, 2), order.size), rig_names(views),
-        head=studio.head.name).save(path)
+    Fit(
+        _motion(studio, order),
+        cameras[:, None],
+        np.full((views, 2), order.size),
+        rig_names(views),
+        head=studio.head.name,
+    ).save(path)
     return path
 
 
@@ -165,8 +190,9 @@ def recorded_motion(path: str, studio: Studio, frames: int) -> Motion:
     """
     motion, notice = load_motion(path, studio.head)
     if motion.frame_count < frames:
-        raise UserError(path, f"holds {motion.frame_count} frames, {frames} were asked for",
-                        f"`frames` {motion.frame_count}")
+        raise UserError(
+            path, f"holds {motion.frame_count} frames, {frames} were asked for", f"`frames` {motion.frame_count}"
+        )
     if notice:
         say(notice)
     motion = motion[:frames]

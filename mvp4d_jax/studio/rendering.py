@@ -91,8 +91,11 @@ def pose(figure: Figure, motion: dict[str, Array], lights: Lights) -> Posed:
     joints = joint_rotations(figure.rig, motion)  # [F, J, 3, 3]
     chained = []
     for index, parent in enumerate(figure.rig.joint_parents):
-        chained.append(joints[:, index] if parent < 0 else
-                       jnp.einsum("fij,fjk->fik", chained[parent], joints[:, index], precision="highest"))
+        chained.append(
+            joints[:, index]
+            if parent < 0
+            else jnp.einsum("fij,fjk->fik", chained[parent], joints[:, index], precision="highest")
+        )
     chained = jnp.stack(chained, 1)  # [F, J, 3, 3]
     world = rotation_matrix(jnp.asarray(motion["rotation"], jnp.float32))  # [F, 3, 3]
     chained = jnp.einsum("fij,fajk->faik", world, chained, precision="highest")

@@ -19,8 +19,17 @@ SKIN, EYE, MOUTH, HAIR, CLOTH, METAL = range(6)
 TRAITS = ("scatter", "oiliness", "hair_gloss", "hair_streak", "cloth_pattern", "cloth_scale")
 
 
-def shade(looks: Array, corner: Array, uv: Array, toward: list[Array], flip: Array, texture: Array, eye: Array,
-          traits: Array, lights: Lights) -> list[Array]:
+def shade(
+    looks: Array,
+    corner: Array,
+    uv: Array,
+    toward: list[Array],
+    flip: Array,
+    texture: Array,
+    eye: Array,
+    traits: Array,
+    lights: Lights,
+) -> list[Array]:
     """Linear RGB, three arrays [P], of P samples.
 
     Vectors are lists of three [P] arrays throughout: XLA's CPU loops over them run a hundred times faster than
@@ -88,8 +97,11 @@ def shade(looks: Array, corner: Array, uv: Array, toward: list[Array], flip: Arr
 def _streaks(across: Array, along: Array, random: Array, trait: dict[str, Array]) -> tuple[Array, Array]:
     """Brightness of single strands across a lock of hair, and the shift of their highlight."""
     place = across * 3.1 + random * 57.0
-    wave = (_wave(place * 2.7) + _wave(place * 6.1 + 1.3 + along * 1.5) * 0.8
-            + _wave(place * 12.7 + random * 9 + along * 2.0) * 0.6)
+    wave = (
+        _wave(place * 2.7)
+        + _wave(place * 6.1 + 1.3 + along * 1.5) * 0.8
+        + _wave(place * 12.7 + random * 9 + along * 2.0) * 0.6
+    )
     root = jnp.clip(along / 0.35, 0.0, 1.0)
     return jnp.maximum(1.0 + trait["hair_streak"] * 0.30 * wave, 0.2) * (0.62 + 0.38 * root), 0.05 * wave
 

@@ -20,12 +20,27 @@ from mvp4d_jax.studio.studio import Studio
 PEOPLE = (6, 13, 2, 3, 4, 7, 1, 11, 5, 8, 17, 22)
 VIEWS = (0, 1, 3, 6)  # of twelve around the head
 ACTOR = 6
-FACES = ("neutral", "smile", "grin", "laugh", "surprise", "frown", "anger", "sadness", "disgust", "pucker", "cheeks",
-         "skeptic", "wide open", "blink")
+FACES = (
+    "neutral",
+    "smile",
+    "grin",
+    "laugh",
+    "surprise",
+    "frown",
+    "anger",
+    "sadness",
+    "disgust",
+    "pucker",
+    "cheeks",
+    "skeptic",
+    "wide open",
+    "blink",
+)
 
 
-def write_sheets(folder: str | os.PathLike, *, people: tuple[int, ...] = PEOPLE, size: int = 144,
-                 overwrite: bool = False) -> list[Path]:
+def write_sheets(
+    folder: str | os.PathLike, *, people: tuple[int, ...] = PEOPLE, size: int = 144, overwrite: bool = False
+) -> list[Path]:
     """Writes studio_identities.jpg and studio_expressions.jpg; returns their paths."""
     folder = Path(folder)
     paths = [folder / "studio_identities.jpg", folder / "studio_expressions.jpg"]
@@ -55,8 +70,15 @@ def expression_sheet(identity: int, size: int) -> np.ndarray:
     names = studio.head.expression_names
     poses = dict(EXPRESSIONS) | {"neutral": {}, "blink": {"eyeBlink*": 1.0}}
     still = Motion.still(len(FACES), len(names))
-    motion = Motion(np.stack([pose_vector(names, poses[face]) for face in FACES]), still.rotation, still.translation,
-                    still.neck, still.jaw, still.eyes, still.fps)
+    motion = Motion(
+        np.stack([pose_vector(names, poses[face]) for face in FACES]),
+        still.rotation,
+        still.translation,
+        still.neck,
+        still.jaw,
+        still.eyes,
+        still.fps,
+    )
     rgb, _ = studio.render(motion, camera_rig("arc:30x1,fov=13", (size, size)), size)
     return _rows(list(rgb[0]), 7)
 
@@ -64,4 +86,4 @@ def expression_sheet(identity: int, size: int) -> np.ndarray:
 def _rows(pictures: list[np.ndarray], columns: int) -> np.ndarray:
     blank = np.full_like(pictures[0], 255)
     pictures = pictures + [blank] * (-len(pictures) % columns)
-    return np.concatenate([np.concatenate(pictures[k:k + columns], 1) for k in range(0, len(pictures), columns)])
+    return np.concatenate([np.concatenate(pictures[k : k + columns], 1) for k in range(0, len(pictures), columns)])

@@ -95,8 +95,14 @@ def paint(identity: Identity, head: HeadModel, size: int = TEXTURE_SIZE) -> np.n
     return texels.astype(np.float32)[nearest].reshape(size, size, 4)
 
 
-def _flush(colour: np.ndarray, identity: Identity, points: np.ndarray, front: np.ndarray, mottle: np.ndarray,
-           blotch: np.ndarray) -> np.ndarray:
+def _flush(
+    colour: np.ndarray,
+    identity: Identity,
+    points: np.ndarray,
+    front: np.ndarray,
+    mottle: np.ndarray,
+    blotch: np.ndarray,
+) -> np.ndarray:
     """Blood under thin skin: cheeks, nose, ears, chin, lids; darker rings under the eyes; a paler forehead."""
     x = np.abs(points[:, 0])
     mirrored = np.stack([x, points[:, 1], points[:, 2]], -1)
@@ -118,8 +124,14 @@ def _flush(colour: np.ndarray, identity: Identity, points: np.ndarray, front: np
     return colour * (1 + brow[:, None] * np.array([0.02, 0.03, 0.02]))
 
 
-def _freckles(colour: np.ndarray, identity: Identity, points: np.ndarray, front: np.ndarray, noise: Noise,
-              rng: np.random.Generator) -> np.ndarray:
+def _freckles(
+    colour: np.ndarray,
+    identity: Identity,
+    points: np.ndarray,
+    front: np.ndarray,
+    noise: Noise,
+    rng: np.random.Generator,
+) -> np.ndarray:
     where = front * _spot(points * np.array([0.6, 1, 1]), (0, -0.02, 0.1), 0.045)
     spots = _ramp(noise(points, 420) + 0.5 * noise(points, 800), 0.75, 1.25) * where * identity.freckles
     colour = colour * (1 - spots[:, None] * np.array([0.30, 0.45, 0.55]))
@@ -136,10 +148,10 @@ def _lines(colour: np.ndarray, identity: Identity, points: np.ndarray, front: np
         return colour
     x, y = np.abs(points[:, 0]), points[:, 1]
     bend = 0.0015 * noise(points, 60)
-    forehead = np.exp(-((np.sin((y + bend + 0.06 * x**2 / 0.05) * 2 * np.pi / 0.0115)) / 0.22) ** 2)
+    forehead = np.exp(-(((np.sin((y + bend + 0.06 * x**2 / 0.05) * 2 * np.pi / 0.0115)) / 0.22) ** 2))
     forehead *= _ramp(y, 0.030, 0.038) * _ramp(y, 0.066, 0.056) * _ramp(x, 0.045, 0.03)
     around = np.arctan2(y + 0.002, x - 0.040)
-    feet = np.exp(-((np.sin(around * 11)) / 0.3) ** 2) * _spot(np.stack([x, y], -1), (0.058, -0.002), 0.007)
+    feet = np.exp(-(((np.sin(around * 11)) / 0.3) ** 2)) * _spot(np.stack([x, y], -1), (0.058, -0.002), 0.007)
     depth = front * (forehead + feet) * (identity.age - 0.25) * (0.7 + 0.3 * noise(points, 90))
     return colour * (1 - depth[:, None] * np.array([0.20, 0.26, 0.26]))
 
@@ -157,8 +169,9 @@ def _under_hair(points: np.ndarray) -> np.ndarray:
     return face_regions.scalp(points) * (1 - face_regions.ear_shells(points))
 
 
-def _hair_shadow(colour: np.ndarray, identity: Identity, points: np.ndarray, noise: Noise,
-                 rng: np.random.Generator) -> np.ndarray:
+def _hair_shadow(
+    colour: np.ndarray, identity: Identity, points: np.ndarray, noise: Noise, rng: np.random.Generator
+) -> np.ndarray:
     """What lies under hair is painted in its colour: scalp, brows, beard; and stubble as fine dark specks."""
     hair = np.array(identity.hair)
     cover = _under_hair(points)

@@ -63,8 +63,9 @@ class Studio:
 
     def motion(self, frames: int, kind: str = "mixed", fps: float = 25.0) -> Motion:
         """A performance of this person (`motions.make_motion`), from identity and seed."""
-        return make_motion(self.head.expression_names, frames, kind=kind, fps=fps,
-                           seed=random_for(self.identity, "motion", self.seed))
+        return make_motion(
+            self.head.expression_names, frames, kind=kind, fps=fps, seed=random_for(self.identity, "motion", self.seed)
+        )
 
     def stream(self, motion: Motion, cameras: Camera, size: int | tuple[int, int]) -> Iterator[tuple]:
         """Yields (view, frame, rgb [H, W, 3] uint8, alpha [H, W] uint8), all views of frame 0, then of frame 1, ...
@@ -85,8 +86,11 @@ class Studio:
             grid = {name: value[:, None] for name, value in grid.items()}
         views, times = grid["fx"].shape
         if times not in (1, motion.frame_count):
-            raise UserError("cameras", f"{times} moments for {motion.frame_count} frames of motion",
-                            "still cameras, or as many moments as frames")
+            raise UserError(
+                "cameras",
+                f"{times} moments for {motion.frame_count} frames of motion",
+                "still cameras, or as many moments as frames",
+            )
         if self.own is not None:
             motion = dataclasses.replace(motion, expression=self.own.coefficients(motion.expression))
         room = [_room(size)]
@@ -108,8 +112,10 @@ class Studio:
                 frames = np.minimum(np.arange(start, start + _CHUNK), motion.frame_count - 1)
                 arrays = {name: jnp.asarray(np.asarray(getattr(motion, name), np.float32)[frames]) for name in ARRAYS}
                 posed = pose(self._figure, arrays, self.lights)
-                moments = [jax.tree.map(lambda value, place=place: value[place], posed)
-                           for place in range(min(_CHUNK, motion.frame_count - start))]
+                moments = [
+                    jax.tree.map(lambda value, place=place: value[place], posed)
+                    for place in range(min(_CHUNK, motion.frame_count - start))
+                ]
                 jobs = [(view, start + place, moment) for place, moment in enumerate(moments) for view in range(views)]
                 yield from pool.map(picture, jobs)
 

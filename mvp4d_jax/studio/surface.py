@@ -30,7 +30,7 @@ class RadialSurface:
             if not empty.any():
                 break
             padded = np.pad(np.pad(table, ((1, 1), (0, 0)), mode="edge"), ((0, 0), (1, 1)), mode="wrap")
-            near = np.stack([padded[i:i + ROWS, j:j + COLUMNS] for i in range(3) for j in range(3)])
+            near = np.stack([padded[i : i + ROWS, j : j + COLUMNS] for i in range(3) for j in range(3)])
             count = (near > 0).sum(0)
             table = np.where(empty & (count > 0), near.sum(0) / np.maximum(count, 1), table)
         self.table = gaussian_filter(table, blur, mode=("nearest", "wrap"))

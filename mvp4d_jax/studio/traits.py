@@ -11,22 +11,59 @@ from mvp4d.core.errors import UserError
 TRAIN_END, VALIDATION_END = 10_000, 11_000
 
 # sRGB of facial skin from light to deep, spaced as the ten-step Monk scale is, without its extremes.
-_SKIN_RAMP = np.array([[228, 188, 164], [219, 173, 145], [206, 156, 123], [189, 136, 101], [163, 110, 77],
-                       [130, 84, 58], [97, 63, 45], [72, 48, 37]]) / 255.0
+_SKIN_RAMP = (
+    np.array(
+        [
+            [228, 188, 164],
+            [219, 173, 145],
+            [206, 156, 123],
+            [189, 136, 101],
+            [163, 110, 77],
+            [130, 84, 58],
+            [97, 63, 45],
+            [72, 48, 37],
+        ]
+    )
+    / 255.0
+)
 # Linear albedo of hair fibres, and how often each is drawn for light and for deep skin.
 _HAIR_COLOURS = {
-    "black": ((0.016, 0.013, 0.012), 2.0, 8.0), "dark brown": ((0.040, 0.025, 0.016), 4.0, 3.0),
-    "brown": ((0.095, 0.055, 0.032), 4.0, 0.6), "chestnut": ((0.140, 0.066, 0.034), 2.0, 0.2),
-    "auburn": ((0.210, 0.075, 0.032), 1.2, 0.1), "red": ((0.360, 0.130, 0.045), 0.8, 0.0),
-    "dark blond": ((0.270, 0.180, 0.095), 2.0, 0.05), "blond": ((0.480, 0.340, 0.180), 1.8, 0.05),
-    "grey": ((0.300, 0.290, 0.280), 1.0, 0.7), "white": ((0.620, 0.610, 0.590), 0.5, 0.3),
+    "black": ((0.016, 0.013, 0.012), 2.0, 8.0),
+    "dark brown": ((0.040, 0.025, 0.016), 4.0, 3.0),
+    "brown": ((0.095, 0.055, 0.032), 4.0, 0.6),
+    "chestnut": ((0.140, 0.066, 0.034), 2.0, 0.2),
+    "auburn": ((0.210, 0.075, 0.032), 1.2, 0.1),
+    "red": ((0.360, 0.130, 0.045), 0.8, 0.0),
+    "dark blond": ((0.270, 0.180, 0.095), 2.0, 0.05),
+    "blond": ((0.480, 0.340, 0.180), 1.8, 0.05),
+    "grey": ((0.300, 0.290, 0.280), 1.0, 0.7),
+    "white": ((0.620, 0.610, 0.590), 0.5, 0.3),
 }
-STYLES = ("bald", "buzz", "short", "crop", "side part", "bob", "long", "wavy", "curly", "afro", "ponytail", "bun",
-          "fringe")
+STYLES = (
+    "bald",
+    "buzz",
+    "short",
+    "crop",
+    "side part",
+    "bob",
+    "long",
+    "wavy",
+    "curly",
+    "afro",
+    "ponytail",
+    "bun",
+    "fringe",
+)
 _STYLE_WEIGHTS = (0.04, 0.06, 0.16, 0.08, 0.12, 0.09, 0.11, 0.09, 0.07, 0.05, 0.05, 0.04, 0.04)
 BEARDS = ("none", "stubble", "moustache", "goatee", "full")
-_IRISES = {"brown": (0.115, 0.052, 0.022), "dark brown": (0.055, 0.026, 0.014), "hazel": (0.17, 0.105, 0.04),
-           "green": (0.15, 0.19, 0.085), "blue": (0.14, 0.24, 0.36), "grey": (0.22, 0.26, 0.29)}
+_IRISES = {
+    "brown": (0.115, 0.052, 0.022),
+    "dark brown": (0.055, 0.026, 0.014),
+    "hazel": (0.17, 0.105, 0.04),
+    "green": (0.15, 0.19, 0.085),
+    "blue": (0.14, 0.24, 0.36),
+    "grey": (0.22, 0.26, 0.29),
+}
 NECKLINES = ("crew", "vee", "turtleneck", "shirt", "bare")
 
 
@@ -73,7 +110,7 @@ class Identity:
 
 
 def split_of(identity: int) -> str:
-    """"train" for 0 to 9,999, "validation" for 10,000 to 10,999, "test" from 11,000 on.
+    """ "train" for 0 to 9,999, "validation" for 10,000 to 10,999, "test" from 11,000 on.
 
     Raises:
       UserError: a negative number.
@@ -97,9 +134,11 @@ def draw_identity(number: int, shape_count: int) -> Identity:
     skin = _skin_colour(melanin, rng)
     feminine = rng.random() < 0.5
     age = float(rng.beta(1.4, 2.2))
-    hair_name = _choose(rng, {name: (1 - melanin) * light + melanin * deep
-                              for name, (_, light, deep) in _HAIR_COLOURS.items()}
-                        | {"grey": 0.25 + 6 * age**3, "white": 0.05 + 3 * age**4})
+    hair_name = _choose(
+        rng,
+        {name: (1 - melanin) * light + melanin * deep for name, (_, light, deep) in _HAIR_COLOURS.items()}
+        | {"grey": 0.25 + 6 * age**3, "white": 0.05 + 3 * age**4},
+    )
     hair = np.array(_HAIR_COLOURS[hair_name][0]) * np.exp(rng.normal(0, 0.12)) * (1 + rng.normal(0, 0.04, 3))
     weights = dict(zip(STYLES, _STYLE_WEIGHTS))
     for style in ("bob", "long", "ponytail", "bun"):
@@ -110,18 +149,47 @@ def draw_identity(number: int, shape_count: int) -> Identity:
     style = _choose(rng, weights)
     beard = _choose(rng, dict(zip(BEARDS, (1, 0, 0, 0, 0) if feminine else (0.45, 0.2, 0.08, 0.07, 0.2))))
     pale_eyes = max(0.0, 1.0 - 2.0 * melanin)
-    iris = np.array(_IRISES[_choose(rng, {"brown": 1.2, "dark brown": 0.3 + 3 * melanin, "hazel": 0.5 * pale_eyes,
-                                         "green": 0.4 * pale_eyes, "blue": 1.1 * pale_eyes, "grey": 0.3 * pale_eyes})])
+    iris = np.array(
+        _IRISES[
+            _choose(
+                rng,
+                {
+                    "brown": 1.2,
+                    "dark brown": 0.3 + 3 * melanin,
+                    "hazel": 0.5 * pale_eyes,
+                    "green": 0.4 * pale_eyes,
+                    "blue": 1.1 * pale_eyes,
+                    "grey": 0.3 * pale_eyes,
+                },
+            )
+        ]
+    )
     lips = np.array([1.0, 0.62, 0.60]) * (1 + rng.normal(0, 0.05, 3))
     if feminine and rng.random() < 0.4:
         lips *= np.array([0.95, 0.55, 0.60])
     cloth, collar = _cloth_colour(rng), _cloth_colour(rng)
     return Identity(
-        number, shape, _triple(skin), melanin, float(rng.beta(2, 3)), float(rng.random() ** 4 * (1 - melanin)),
-        float(rng.uniform(0.5, 1.2)), age, _triple(lips), _triple(hair), hair_name, style,
-        float(rng.uniform(0.75, 1.25)), float(rng.uniform(0.5, 0.9) if feminine else rng.uniform(0.75, 1.25)), beard,
-        _triple(iris * np.exp(rng.normal(0, 0.15))), float(rng.uniform(0.16, 0.25)), _triple(cloth), _triple(collar),
-        _choose(rng, dict(zip(NECKLINES, (0.45, 0.2, 0.12, 0.18, 0.05)))), int(rng.random() < 0.2),
+        number,
+        shape,
+        _triple(skin),
+        melanin,
+        float(rng.beta(2, 3)),
+        float(rng.random() ** 4 * (1 - melanin)),
+        float(rng.uniform(0.5, 1.2)),
+        age,
+        _triple(lips),
+        _triple(hair),
+        hair_name,
+        style,
+        float(rng.uniform(0.75, 1.25)),
+        float(rng.uniform(0.5, 0.9) if feminine else rng.uniform(0.75, 1.25)),
+        beard,
+        _triple(iris * np.exp(rng.normal(0, 0.15))),
+        float(rng.uniform(0.16, 0.25)),
+        _triple(cloth),
+        _triple(collar),
+        _choose(rng, dict(zip(NECKLINES, (0.45, 0.2, 0.12, 0.18, 0.05)))),
+        int(rng.random() < 0.2),
         _choose(rng, {"none": 0.78, "round": 0.11, "square": 0.11}),
         _triple(np.array([0.02, 0.018, 0.016]) if rng.random() < 0.6 else rng.uniform(0.02, 0.35, 3)),
     )

@@ -34,8 +34,12 @@ def dress(identity: Identity, surface: RadialSurface, rng: np.random.Generator) 
     turn = np.linspace(-np.pi, np.pi, _AROUND, endpoint=False)
     front, back = np.maximum(np.cos(turn), 0), np.maximum(-np.cos(turn), 0)
     notch = np.maximum(1 - np.abs(turn) / 0.9, 0) ** 0.9
-    top = {"crew": 48 - 7 * front**2 + 8 * back, "vee": 48 + 8 * back - 26 * notch,
-           "turtleneck": 58 - 17 * front + 7 * back, "shirt": 50 - 10 * front**4 + 8 * back}[identity.neckline]
+    top = {
+        "crew": 48 - 7 * front**2 + 8 * back,
+        "vee": 48 + 8 * back - 26 * notch,
+        "turtleneck": 58 - 17 * front + 7 * back,
+        "shirt": 50 - 10 * front**4 + 8 * back,
+    }[identity.neckline]
     rows = np.linspace(0, 1, _DOWN)[:, None] ** 1.15
     elevation = np.radians(top * (1 - rows) - 30 * rows)  # [D, A]
     points = surface.at(np.broadcast_to(turn, elevation.shape), elevation)
@@ -62,12 +66,21 @@ def _collar(identity: Identity, points: np.ndarray, outward: np.ndarray) -> Piec
     if identity.neckline == "shirt":
         opening = np.abs(np.arctan2(edge[:, 0], edge[:, 2] - TORSO[2]))[:, None]
         tall = 0.020 * np.clip(opening / 0.5, 0.45, 1.0)
-        profile = [edge - flat * 0.003, edge + up * tall + flat * 0.001, edge + up * (tall + 0.002) + flat * 0.004,
-                   edge + flat * 0.013 - up * 0.010 * np.clip(1.3 - opening, 0.4, 1.0)]
+        profile = [
+            edge - flat * 0.003,
+            edge + up * tall + flat * 0.001,
+            edge + up * (tall + 0.002) + flat * 0.004,
+            edge + flat * 0.013 - up * 0.010 * np.clip(1.3 - opening, 0.4, 1.0),
+        ]
         colour = identity.cloth
     else:
-        profile = [edge - away * 0.003 + up * 0.001, edge + up * 0.003 + away * 0.0005, edge + away * 0.0025,
-                   edge + away * 0.0022 - up * 0.010, edge - up * 0.011 + away * 0.0]
+        profile = [
+            edge - away * 0.003 + up * 0.001,
+            edge + up * 0.003 + away * 0.0005,
+            edge + away * 0.0025,
+            edge + away * 0.0022 - up * 0.010,
+            edge - up * 0.011 + away * 0.0,
+        ]
         colour = tuple(0.8 * value for value in identity.cloth) if identity.stripes == 0 else identity.collar
     return _sheet(np.stack(profile), colour, 0.12)
 
@@ -118,13 +131,27 @@ def glasses(identity: Identity, eyes: np.ndarray, skin: np.ndarray, ears: np.nda
         hinge = np.array([side * (middle + half[0] + 0.003), eye[1] + 0.004, plane - 0.011])
         ear = np.array([side * reach, ear_y, ear_z + 0.006])
         middle_arm = 0.5 * (hinge + ear) + [side * 0.003, 0, 0]
-        arm = np.stack([rim[np.argmax(x)] + np.array([0, 0.006, 0]), hinge, middle_arm, ear,
-                        ear + [-side * 0.003, -0.012, -0.016], ear + [-side * 0.006, -0.028, -0.024]])
+        arm = np.stack(
+            [
+                rim[np.argmax(x)] + np.array([0, 0.006, 0]),
+                hinge,
+                middle_arm,
+                ear,
+                ear + [-side * 0.003, -0.012, -0.016],
+                ear + [-side * 0.006, -0.028, -0.024],
+            ]
+        )
         pieces.append(_tube(arm, thick * 0.95, identity.frame))
     gap = middle - half[0]
     arch = np.linspace(-1, 1, 7)
-    span = np.stack([arch * (gap + 0.001), eye[1] + 0.004 + 0.004 * (1 - arch**2),
-                     max(plane, bridge) + 0.001 + 0.002 * (1 - arch**2)], -1)
+    span = np.stack(
+        [
+            arch * (gap + 0.001),
+            eye[1] + 0.004 + 0.004 * (1 - arch**2),
+            max(plane, bridge) + 0.001 + 0.002 * (1 - arch**2),
+        ],
+        -1,
+    )
     pieces.append(_tube(span, thick, identity.frame))
     return pieces
 

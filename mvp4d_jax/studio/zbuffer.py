@@ -32,14 +32,16 @@ def nearest_face(xy: list, depth: list, drawn: jax.Array, size: tuple[int, int],
       wanted: [] int32, the number of blocks that were needed: compare it with `blocks`.
     """
     height, width = size
+
     def span(a: jax.Array, b: jax.Array, c: jax.Array, limit: int) -> tuple[jax.Array, jax.Array]:
         low, high = jnp.minimum(jnp.minimum(a, b), c), jnp.maximum(jnp.maximum(a, b), c)
         low = jnp.ceil(jnp.clip(low, -1.0, limit + 1.0) - 0.5).astype(jnp.int32)
         high = jnp.floor(jnp.clip(high, -1.0, limit + 1.0) - 0.5).astype(jnp.int32)
         return jnp.maximum(low, 0), jnp.minimum(high, limit - 1)
 
-    (left, right), (top, bottom) = (span(*(corner[axis] for corner in xy), limit) for axis, limit in
-                                    ((0, width), (1, height)))
+    (left, right), (top, bottom) = (
+        span(*(corner[axis] for corner in xy), limit) for axis, limit in ((0, width), (1, height))
+    )
     columns, rows = (right - left) // BLOCK + 1, (bottom - top) // BLOCK + 1
     seen = drawn & (right >= left) & (bottom >= top)
     count = jnp.where(seen, columns * rows, 0)  # [T]
@@ -47,8 +49,11 @@ def nearest_face(xy: list, depth: list, drawn: jax.Array, size: tuple[int, int],
     start = end - count
     face_count = drawn.shape[0]
     # Item i belongs to the last face whose run starts at or before i.
-    first = jnp.zeros(blocks, jnp.int32).at[jnp.where(count > 0, start, blocks)].max(
-        jnp.arange(face_count, dtype=jnp.int32), mode="drop")
+    first = (
+        jnp.zeros(blocks, jnp.int32)
+        .at[jnp.where(count > 0, start, blocks)]
+        .max(jnp.arange(face_count, dtype=jnp.int32), mode="drop")
+    )
     face = jax.lax.cummax(first)  # [M]
     item = jnp.arange(blocks, dtype=jnp.int32)
     layout = jnp.stack([start, jnp.maximum(columns, 1), left, top], -1)[face]  # [M, 4]

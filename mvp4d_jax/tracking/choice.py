@@ -33,13 +33,17 @@ def face_crop(picture: np.ndarray, points: np.ndarray, margin: float = 0.6) -> n
 
 def sharpness(picture: np.ndarray, points: np.ndarray) -> float:
     """Root mean square of the Laplacian of a face, in grey values at one size, whatever the picture's."""
-    face = Image.fromarray(face_crop(picture, points, 0.0)).convert("L").resize((SHARP_SIDE, SHARP_SIDE),
-                                                                               Image.Resampling.BOX)
+    face = (
+        Image.fromarray(face_crop(picture, points, 0.0))
+        .convert("L")
+        .resize((SHARP_SIDE, SHARP_SIDE), Image.Resampling.BOX)
+    )
     return float(np.sqrt(np.mean(ndimage.laplace(np.asarray(face, np.float32)) ** 2)))
 
 
-def choose_frames(frames: Iterable[np.ndarray], seen: Landmarks, motion: Motion, error: np.ndarray,
-                  most: int = CLIP_PHOTOS) -> list[int]:
+def choose_frames(
+    frames: Iterable[np.ndarray], seen: Landmarks, motion: Motion, error: np.ndarray, most: int = CLIP_PHOTOS
+) -> list[int]:
     """Sharp frames of a clip that are spread over pose and expression.
 
     The first is the sharpest frame near the middle pose; each further one is the furthest from those taken, its
@@ -94,9 +98,12 @@ def check_one_person(names: Sequence[Path], pictures: Sequence[np.ndarray], seen
     middle = int(np.argmin(apart.sum(1)))
     worst = int(np.argmax(apart[middle]))
     if apart[middle, worst] > SAME_PERSON:
-        raise UserError(names[known[worst]], f"seems to show another person than {Path(names[known[middle]]).name} "
-                        f"(distance of the faces {apart[middle, worst]:.2f}, of one person below {SAME_PERSON})",
-                        "leave it out, or give `same_person`")
+        raise UserError(
+            names[known[worst]],
+            f"seems to show another person than {Path(names[known[middle]]).name} "
+            f"(distance of the faces {apart[middle, worst]:.2f}, of one person below {SAME_PERSON})",
+            "leave it out, or give `same_person`",
+        )
 
 
 def note_differences(names: Sequence[Path], pictures: Sequence[np.ndarray], seen: Sequence[Landmarks]) -> None:
@@ -110,5 +117,7 @@ def note_differences(names: Sequence[Path], pictures: Sequence[np.ndarray], seen
     for name, value in zip(names[1:], light[1:]):
         ratio = max(value, 1e-4) / max(light[0], 1e-4)
         if not 1 / LIGHT < ratio < LIGHT:
-            say(f"note: {Path(name).name}: its face is {ratio:.1f} times as bright as in {Path(names[0]).name}; photos "
-                "in one light make a better avatar")
+            say(
+                f"note: {Path(name).name}: its face is {ratio:.1f} times as bright as in {Path(names[0]).name}; photos "
+                "in one light make a better avatar"
+            )

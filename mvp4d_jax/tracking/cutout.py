@@ -63,8 +63,10 @@ def cut_out(subjects: Sequence[Subject]) -> list[np.ndarray]:
     with tempfile.TemporaryFile("w+") as log:
         process = MEDIAPIPE.start(script, log=log)
         try:
-            return [_cut_one(process, subject)
-                    for subject in progress(subjects, total=len(subjects), what="cutting out", unit="photo")]
+            return [
+                _cut_one(process, subject)
+                for subject in progress(subjects, total=len(subjects), what="cutting out", unit="photo")
+            ]
         except (BrokenPipeError, EOFError):
             process.wait()
             log.seek(0)
@@ -88,8 +90,9 @@ def _cut_one(process: subprocess.Popen, subject: Subject) -> np.ndarray:
     return _receive(process, (*size, 4))
 
 
-def hold(rgb: np.ndarray, person: np.ndarray, rig: np.ndarray, head: np.ndarray, faces: np.ndarray
-         ) -> tuple[np.ndarray, np.ndarray]:
+def hold(
+    rgb: np.ndarray, person: np.ndarray, rig: np.ndarray, head: np.ndarray, faces: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The part of the network's people that is the fitted person.
 
     Args:
@@ -106,8 +109,7 @@ def hold(rgb: np.ndarray, person: np.ndarray, rig: np.ndarray, head: np.ndarray,
     near, far = REACH
     need = 0.5 + 0.5 * np.clip((distance - near) / (far - near), 0, 1)
     core = shrink(head, CORE * height)
-    theirs = np.where(faces > 0, person > POSSIBLE, person > 0.5) & (
-        distance > np.choose(faces, (far, near, INSIDE)))
+    theirs = np.where(faces > 0, person > POSSIBLE, person > 0.5) & (distance > np.choose(faces, (far, near, INSIDE)))
     ours = core | shrink(head, CLOSE * height) | shrink(rig, near * height)
     strangers = _strangers(rgb, person, theirs, ours, height)
     kept = core | _connected(((person > need) & ~strangers) | core, core, NECK * height)

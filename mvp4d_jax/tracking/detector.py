@@ -20,13 +20,35 @@ from mvp4d.core.progress import progress
 
 # Everything that its face mesh and pymatting need, pinned; JAX and the other tasks' packages are left out.
 MEDIAPIPE = Environment(
-    "mediapipe-0.10.21-1", "MediaPipe", 700,
-    ("mediapipe==0.10.21", "absl-py==2.1.0", "attrs==24.2.0", "flatbuffers==24.3.25", "numpy==1.26.4",
-     "protobuf==4.25.5", "opencv-python-headless==4.10.0.84", "matplotlib==3.9.2", "contourpy==1.3.0",
-     "cycler==0.12.1", "fonttools==4.54.1", "kiwisolver==1.4.7", "packaging==24.1", "pillow==10.4.0",
-     "pyparsing==3.1.4", "python-dateutil==2.9.0.post0", "six==1.16.0",
-     "PyMatting==1.1.16", "numba==0.60.0", "llvmlite==0.43.0", "scipy==1.14.1"),
-    ("mediapipe", "pymatting"), "or give the landmarks in a file: --landmarks FILE")
+    "mediapipe-0.10.21-1",
+    "MediaPipe",
+    700,
+    (
+        "mediapipe==0.10.21",
+        "absl-py==2.1.0",
+        "attrs==24.2.0",
+        "flatbuffers==24.3.25",
+        "numpy==1.26.4",
+        "protobuf==4.25.5",
+        "opencv-python-headless==4.10.0.84",
+        "matplotlib==3.9.2",
+        "contourpy==1.3.0",
+        "cycler==0.12.1",
+        "fonttools==4.54.1",
+        "kiwisolver==1.4.7",
+        "packaging==24.1",
+        "pillow==10.4.0",
+        "pyparsing==3.1.4",
+        "python-dateutil==2.9.0.post0",
+        "six==1.16.0",
+        "PyMatting==1.1.16",
+        "numba==0.60.0",
+        "llvmlite==0.43.0",
+        "scipy==1.14.1",
+    ),
+    ("mediapipe", "pymatting"),
+    "or give the landmarks in a file: --landmarks FILE",
+)
 
 
 def detect_faces(frames: Iterable[np.ndarray], count: int, *, video: bool, most: int = 6) -> np.ndarray:

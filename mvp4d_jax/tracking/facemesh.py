@@ -32,16 +32,23 @@ def main() -> None:
 
 
 def make_mesh(count: int, still: bool) -> object:
-    return mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=still, max_num_faces=count, refine_landmarks=True,
-                                                  min_detection_confidence=0.3, min_tracking_confidence=0.5)
+    return mediapipe.solutions.face_mesh.FaceMesh(
+        static_image_mode=still,
+        max_num_faces=count,
+        refine_landmarks=True,
+        min_detection_confidence=0.3,
+        min_tracking_confidence=0.5,
+    )
 
 
 def detect(mesh: object, picture: np.ndarray) -> list[np.ndarray]:
     """Faces as [478, 2] pixels; MediaPipe's coordinates are fractions of the picture, corner to corner."""
     result = mesh.process(np.ascontiguousarray(picture))
     size = np.array([picture.shape[1], picture.shape[0]], np.float32)
-    return [np.array([(point.x, point.y) for point in face.landmark], np.float32) * size
-            for face in result.multi_face_landmarks or []]
+    return [
+        np.array([(point.x, point.y) for point in face.landmark], np.float32) * size
+        for face in result.multi_face_landmarks or []
+    ]
 
 
 def search(mesh: object, picture: np.ndarray) -> list[np.ndarray]:
@@ -51,7 +58,7 @@ def search(mesh: object, picture: np.ndarray) -> list[np.ndarray]:
         side_y, side_x = int(height / pieces * 1.4), int(width / pieces * 1.4)
         for top in np.linspace(0, height - side_y, pieces + 1).astype(int):
             for left in np.linspace(0, width - side_x, pieces + 1).astype(int):
-                faces = detect(mesh, picture[top:top + side_y, left:left + side_x])
+                faces = detect(mesh, picture[top : top + side_y, left : left + side_x])
                 if faces:
                     return [face + np.float32([left, top]) for face in faces]
     return []
@@ -59,7 +66,7 @@ def search(mesh: object, picture: np.ndarray) -> list[np.ndarray]:
 
 def found_recently(found: np.ndarray, frame: int, span: int = 10) -> bool:
     """Whether one of the last frames has a face: then a gap is a blink of the detector, not worth a search."""
-    return frame > 0 and bool(np.isfinite(found[max(frame - span, 0):frame]).any())
+    return frame > 0 and bool(np.isfinite(found[max(frame - span, 0) : frame]).any())
 
 
 if __name__ == "__main__":

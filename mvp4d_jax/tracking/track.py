@@ -67,8 +67,10 @@ class Source:
         frames = np.arange(len(facts.times))
         if not facts.steady:
             frames = facts.resampled(facts.fps)
-            say(f"{path}: its {len(facts.times)} frames are not equally long; taken as {len(frames)} at {facts.fps:g} "
-                "a second")
+            say(
+                f"{path}: its {len(facts.times)} frames are not equally long; taken as {len(frames)} at {facts.fps:g} "
+                "a second"
+            )
         return cls(path, facts.image_size, len(frames), facts.fps, frames)
 
     def frames(self) -> Iterator[np.ndarray]:
@@ -91,13 +93,23 @@ def find_landmarks(source: Source, *, landmarks: str | os.PathLike | None = None
         faces = detect_faces(source.frames(), source.frame_count, video=source.video)
         found = from_mesh(choose_face(faces, face, source.path), source.image_size, source.fps)
     if found.found.mean() < 0.5:
-        raise UserError(source.path, f"only {int(found.found.sum())} of {source.frame_count} frames have a face",
-                        "cut the video to where the face is seen")
+        raise UserError(
+            source.path,
+            f"only {int(found.found.sum())} of {source.frame_count} frames have a face",
+            "cut the video to where the face is seen",
+        )
     return found
 
 
-def track(source: Source, head: HeadModel, *, landmarks: str | os.PathLike | None = None, face: int | None = None,
-          focal: float | None = None, config: SolveConfig | None = None) -> tuple[Fit, Solution, Landmarks]:
+def track(
+    source: Source,
+    head: HeadModel,
+    *,
+    landmarks: str | os.PathLike | None = None,
+    face: int | None = None,
+    focal: float | None = None,
+    config: SolveConfig | None = None,
+) -> tuple[Fit, Solution, Landmarks]:
     """Fits `head` to a photo or video.
 
     Args:
@@ -113,6 +125,7 @@ def track(source: Source, head: HeadModel, *, landmarks: str | os.PathLike | Non
     """
     found = find_landmarks(source, landmarks=landmarks, face=face)
     with progress(total=1, what="fitting", unit="step") as bar:
+
         def report(step: int, total: int) -> None:
             bar.total = total
             bar.update(step - bar.n)
@@ -120,15 +133,19 @@ def track(source: Source, head: HeadModel, *, landmarks: str | os.PathLike | Non
         solution = solve(head, found, config or SolveConfig(), focal, report)
     error = float(np.nanmean(solution.error))
     if not error < MAX_ERROR:
-        raise UserError(source.path, f"the head cannot be laid on this face (landmarks {100 * error:.0f} % of the face "
-                        "box away)", "is it a face seen from the front or the side, in focus?")
+        raise UserError(
+            source.path,
+            f"the head cannot be laid on this face (landmarks {100 * error:.0f} % of the face box away)",
+            "is it a face seen from the front or the side, in focus?",
+        )
     cameras = Camera(**{name: np.asarray(getattr(solution.camera, name))[None, None] for name in FIELDS})
     fit = Fit(solution.motion, cameras, np.array([source.image_size]), ("cam0",), solution.shape, head.name)
     return fit, solution, found
 
 
-def write_overlay(path: str | os.PathLike, source: Source, head: HeadModel, solution: Solution,
-                  found: Landmarks) -> None:
+def write_overlay(
+    path: str | os.PathLike, source: Source, head: HeadModel, solution: Solution, found: Landmarks
+) -> None:
     """Writes the overlay: for a photo a PNG of the head beside the overlay, for a video an mp4 of whole frames."""
     with atomic_file(path) as temporary, contextlib.ExitStack() as stack:
         height, width = source.image_size
@@ -136,7 +153,7 @@ def write_overlay(path: str | os.PathLike, source: Source, head: HeadModel, solu
         writer = stack.enter_context(video.VideoWriter(temporary, even, source.fps, crf=18)) if source.video else None
         pictures = progress(source.frames(), total=source.frame_count, what="drawing the overlay", unit="frame")
         for frame, photo in enumerate(pictures):
-            vertices = np.asarray(skin(head, solution.motion[frame:frame + 1], solution.shape))[0]
+            vertices = np.asarray(skin(head, solution.motion[frame : frame + 1], solution.shape))[0]
             seen = found.points[frame] if found.found[frame] else None
             facts = photo, head, vertices, solution.camera, seen, solution.projected[frame]
             if writer is None:

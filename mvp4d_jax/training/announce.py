@@ -38,20 +38,25 @@ def announce(launch: Launch, template: Any, state: Any, start: int) -> list[str]
     lines = [
         f"weights: {_weights(launch, start)}",
         f"parameters: {sum(leaf.size for leaf in shapes):,}; {_amount(held)} a device with moments and moving average"
-        + (f" of {_amount(have)}" if have else "") + _replicated(template, mesh),
+        + (f" of {_amount(have)}" if have else "")
+        + _replicated(template, mesh),
         f"mesh: data {mesh.shape['data']}, fsdp {mesh.shape['fsdp']}, context {mesh.shape['context']}: {mesh.size} x "
         f"{device.device_kind}, {jax.process_count()} process{'es' if jax.process_count() > 1 else ''}",
     ]
     for stage in plan.stages:
-        lines.append(f"stage '{stage.name}': steps {stage.start:,} to {stage.stop:,}, {stage.image_size} pixels, "
-                     f"learning rate {stage.learning_rate:g}")
+        lines.append(
+            f"stage '{stage.name}': steps {stage.start:,} to {stage.stop:,}, {stage.image_size} pixels, "
+            f"learning rate {stage.learning_rate:g}"
+        )
         total = sum(modality.weight for modality in stage.used)
         for modality in stage.used:
             tokens = tokens_of(plan.transformer, modality.views, modality.latents, plan.latent_size(stage))
             frames = plan.autoencoder.frames_of(modality.latents)
-            lines.append(f"  {100 * modality.weight / total:.0f} % {modality.kind}: {modality.batch} x "
-                         f"{modality.views} views x {frames} frames = {modality.batch} x {tokens:,} tokens, "
-                         f"{modality.batch * tokens // mesh.size:,} a device")
+            lines.append(
+                f"  {100 * modality.weight / total:.0f} % {modality.kind}: {modality.batch} x "
+                f"{modality.views} views x {frames} frames = {modality.batch} x {tokens:,} tokens, "
+                f"{modality.batch * tokens // mesh.size:,} a device"
+            )
     lines.append(f"steps: {plan.steps - start:,} to go from {start:,}; {_time(launch, start)}")
     return lines
 
@@ -60,8 +65,12 @@ def compile_heaviest(launch: Launch) -> str:
     """Compiles the step with the most tokens, and says what it needs. Raises UserError where it does not fit."""
     plan = launch.plan
     choices = [(stage, modality) for stage in plan.stages for modality in stage.used]
-    stage, modality = max(choices, key=lambda pair: pair[1].batch * tokens_of(
-        plan.transformer, pair[1].views, pair[1].latents, plan.latent_size(pair[0])))
+    stage, modality = max(
+        choices,
+        key=lambda pair: (
+            pair[1].batch * tokens_of(plan.transformer, pair[1].views, pair[1].latents, plan.latent_size(pair[0]))
+        ),
+    )
     ground = Ground.of(plan, stage)
     step = make_step(ground.plan, ground.template, ground.optimiser, abstract=True)
     shapes = batch_shapes(plan, stage, modality, Feed.onto(ground.mesh, modality.batch).layout)
@@ -77,8 +86,11 @@ def dropped_parameters(source: TransformerConfig, target: TransformerConfig) -> 
     """(parameters of a checkpoint that a model of `target` does not take, all that it has, new ones of the model)."""
     theirs, ours = expected_shapes(source), expected_shapes(target)
     dropped = sum(math.prod(shape) - math.prod(ours.get(name, (0,))) for name, shape in theirs.items())
-    return (dropped, sum(math.prod(shape) for shape in theirs.values()),
-            sum(math.prod(shape) for name, shape in ours.items() if name not in theirs))
+    return (
+        dropped,
+        sum(math.prod(shape) for shape in theirs.values()),
+        sum(math.prod(shape) for name, shape in ours.items() if name not in theirs),
+    )
 
 
 def _weights(launch: Launch, start: int) -> str:
@@ -116,15 +128,25 @@ def _time(launch: Launch, start: int) -> str:
     mesh = launch.mesh
     work = sum(_work(launch, stage) * max(0, stage.stop - max(start, stage.start)) for stage in launch.plan.stages)
     seconds = work / (UTILISATION * mesh.size * peak_flops(mesh.devices.flat[0]))
-    return (f"{datetime.timedelta(seconds=round(seconds))} at {100 * UTILISATION:.0f} % of the peak of {mesh.size} x "
-            f"{mesh.devices.flat[0].device_kind}")
+    return (
+        f"{datetime.timedelta(seconds=round(seconds))} at {100 * UTILISATION:.0f} % of the peak of {mesh.size} x "
+        f"{mesh.devices.flat[0].device_kind}"
+    )
 
 
 def _work(launch: Launch, stage: Stage) -> float:
     """FLOPs that a step of the stage asks for, on average over its kinds of data."""
     plan, total = launch.plan, sum(modality.weight for modality in stage.used)
-    return sum(modality.weight / total * 3 * modality.batch * forward_flops(plan.transformer, tokens_of(
-        plan.transformer, modality.views, modality.latents, plan.latent_size(stage))) for modality in stage.used)
+    return sum(
+        modality.weight
+        / total
+        * 3
+        * modality.batch
+        * forward_flops(
+            plan.transformer, tokens_of(plan.transformer, modality.views, modality.latents, plan.latent_size(stage))
+        )
+        for modality in stage.used
+    )
 
 
 def _amount(size: float) -> str:

@@ -61,12 +61,19 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
     else:
         state, _ = checkpoints.restore(abstract_state(template, optimiser, mesh))
     step = jax.jit(make_step(template, optimiser, config), donate_argnums=0)
-    reconstruct = jax.jit(lambda params, video: template.model(params).decode(
-        jnp.split(template.model(params).encode(video), 2, axis=-1)[0]))
+    reconstruct = jax.jit(
+        lambda params, video: template.model(params).decode(
+            jnp.split(template.model(params).encode(video), 2, axis=-1)[0]
+        )
+    )
     first = int(state.step)
-    metrics, stop = MetricsLog(workdir, first), StopSignal()
-    with (contextlib.closing(metrics), contextlib.closing(stop), parallel.use_mesh(mesh),
-          progress(total=config.steps - first, what="training", unit="step") as bar):
+    metrics, stop = MetricsLog(workdir, first), StopSignal(first)
+    with (
+        contextlib.closing(metrics),
+        contextlib.closing(stop),
+        parallel.use_mesh(mesh),
+        progress(total=config.steps - first, what="training", unit="step") as bar,
+    ):
         stream = iterate(ClipBatches(clips, config), first, threads=config.data.threads, buffer=config.data.buffer)
         for done, video in enumerate(stream, first + 1):
             state, values = step(state, video)
@@ -102,12 +109,17 @@ def export_autoencoder(config: ConfigDict, workdir: Path, out: Path, *, overwrit
     latents = np.asarray(jnp.split(model.encode(jnp.asarray(_to_float(held_out[:, :9]))), 2, axis=-1)[0])
     scale = float(1 / latents.std())
     sizes = dataclasses.replace(AutoencoderConfig.named(config.size), scaling_factor=round(scale, 5))
-    reconstruct = jax.jit(lambda params, video: template.model(params).decode(
-        jnp.split(template.model(params).encode(video), 2, axis=-1)[0]))
+    reconstruct = jax.jit(
+        lambda params, video: template.model(params).decode(
+            jnp.split(template.model(params).encode(video), 2, axis=-1)[0]
+        )
+    )
     scores = validate(reconstruct, state.ema, held_out, config)
     save_autoencoder(out, model, sizes, dtype="float16", overwrite=overwrite)
-    return (f"step {int(state.step)}: {out}; held-out PSNR {scores['validation_psnr_image']:.2f} dB (images), "
-            f"{scores['validation_psnr_clip']:.2f} dB (clips), latent scale {sizes.scaling_factor}")
+    return (
+        f"step {int(state.step)}: {out}; held-out PSNR {scores['validation_psnr_image']:.2f} dB (images), "
+        f"{scores['validation_psnr_clip']:.2f} dB (clips), latent scale {sizes.scaling_factor}"
+    )
 
 
 def load_clips(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
@@ -115,15 +127,20 @@ def load_clips(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     folder = Path(config.data.captures)
     paths = sorted(path.parent for path in folder.glob("*/capture.json")) if config.data.captures else []
     if len(paths) <= config.data.held_out:
-        raise UserError("config.data.captures", f"'{folder}' holds {len(paths)} captures",
-                        f"make more than {config.data.held_out} with `mvp4d studio --identities`")
+        raise UserError(
+            "config.data.captures",
+            f"'{folder}' holds {len(paths)} captures",
+            f"make more than {config.data.held_out} with `mvp4d studio --identities`",
+        )
     captures = [Capture.open(path) for path in paths]
     frames = min(capture.frame_count for capture in captures)
     for capture in captures:
         if capture.image_size != captures[0].image_size:
             raise UserError(capture.path, f"pictures are {capture.image_size}, others {captures[0].image_size}")
-    clips = [[capture.frames(view, slice(frames)) for view in range(capture.view_count)]
-             for capture in progress(captures, what="reading captures", unit="capture")]
+    clips = [
+        [capture.frames(view, slice(frames)) for view in range(capture.view_count)]
+        for capture in progress(captures, what="reading captures", unit="capture")
+    ]
     # The first ones, so that they stay the same where captures are added between two runs.
     return np.concatenate(clips[config.data.held_out :]), np.concatenate(clips[: config.data.held_out])
 
@@ -194,8 +211,9 @@ def make_step(template: ModelTemplate, optimiser: optax.GradientTransformation, 
         mean, log_variance = jnp.split(model.encode(video), 2, axis=-1)
         log_variance = jnp.clip(log_variance, -30.0, 20.0)
         latents = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
-        error = reconstruction_loss(model.decode(latents), video, config.loss.gradient, config.loss.motion,
-                                    config.loss.square)
+        error = reconstruction_loss(
+            model.decode(latents), video, config.loss.gradient, config.loss.motion, config.loss.square
+        )
         kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)
         return error + config.loss.kl * kl, jnp.std(mean)
 
@@ -231,10 +249,14 @@ def _template(config: ConfigDict, mesh: jax.sharding.Mesh) -> ModelTemplate:
 
 def _optimiser(config: ConfigDict) -> optax.GradientTransformation:
     if config.steps <= config.warmup:
-        raise UserError("config.steps", f"is {config.steps}, the warm-up takes {config.warmup}",
-                        "choose more steps, or a shorter config.warmup")
-    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup, config.steps,
-                                              config.learning_rate / 20)
+        raise UserError(
+            "config.steps",
+            f"is {config.steps}, the warm-up takes {config.warmup}",
+            "choose more steps, or a shorter config.warmup",
+        )
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.warmup, config.steps, config.learning_rate / 20
+    )
     return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate, b1=0.9, b2=0.99))
 
 

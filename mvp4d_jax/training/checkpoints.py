@@ -52,17 +52,31 @@ class Checkpoints:
         self.folder = place(folder) if is_remote(folder) else Path(folder).absolute()
         if read_only and not self.folder.is_dir():
             raise UserError(self.folder, "has no checkpoints", "check --workdir; training writes them there")
-        keep = policies.AnyPreservationPolicy([
-            policies.LatestN(n=keep_last),
-            policies.BestN(get_metric_fn=lambda metrics: metrics[METRIC], reverse=True, n=keep_best,
-                           keep_checkpoints_without_metrics=False)])
+        keep = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(n=keep_last),
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics[METRIC],
+                    reverse=True,
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
         options = ocp.CheckpointManagerOptions(
-            create=not read_only, read_only=read_only, preservation_policy=None if read_only else keep,
-            best_fn=lambda metrics: metrics[METRIC], best_mode="min", enable_async_checkpointing=True,
-            cleanup_tmp_directories=not read_only)
+            create=not read_only,
+            read_only=read_only,
+            preservation_policy=None if read_only else keep,
+            best_fn=lambda metrics: metrics[METRIC],
+            best_mode="min",
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=not read_only,
+        )
         self._manager = ocp.CheckpointManager(
-            self.folder, options=options,
-            item_handlers={"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()})
+            self.folder,
+            options=options,
+            item_handlers={"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()},
+        )
         self._writing: tuple[Written, float] | None = None
 
     def latest(self) -> int | None:
@@ -78,8 +92,9 @@ class Checkpoints:
         """Every finished step."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: TrainState, position: dict[str, Any],
-             validation_loss: float | None = None) -> None:
+    def save(
+        self, step: int, state: TrainState, position: dict[str, Any], validation_loss: float | None = None
+    ) -> None:
         """Begins to write a checkpoint; returns as soon as the arrays are copied off the devices.
 
         Args:
@@ -94,8 +109,12 @@ class Checkpoints:
         metrics = None if validation_loss is None else {METRIC: validation_loss}
         began = time.monotonic()
         with self._explained():
-            self._manager.save(step, metrics=metrics, force=True, args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_tree(state)), data=ocp.args.JsonSave(position)))
+            self._manager.save(
+                step,
+                metrics=metrics,
+                force=True,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), data=ocp.args.JsonSave(position)),
+            )
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(_tree(state)) if hasattr(leaf, "dtype"))
         self._writing = Written(step, size / 1e9, time.monotonic() - began, 0.0), began
 
@@ -118,8 +137,9 @@ class Checkpoints:
         """
         step = self._existing(step)
         with self._reading(step):
-            restored = self._manager.restore(step, args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(_tree(like)), data=ocp.args.JsonRestore()))
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_tree(like)), data=ocp.args.JsonRestore())
+            )
         return TrainState(**restored["state"]), restored["data"]
 
     def restore_average(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
@@ -136,20 +156,26 @@ class Checkpoints:
         in_memory = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
         with self._reading(step):
             reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-            found = reader.restore(self.folder / str(step) / "state", args=ocp.args.PyTreeRestore(
-                item={"ema": like}, restore_args={"ema": in_memory}, partial_restore=True))["ema"]
+            found = reader.restore(
+                self.folder / str(step) / "state",
+                args=ocp.args.PyTreeRestore(item={"ema": like}, restore_args={"ema": in_memory}, partial_restore=True),
+            )["ema"]
             data = self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
         if jax.tree.map(np.shape, found) != jax.tree.map(np.shape, like):
-            raise UserError(self.folder / str(step), "does not fit the model",
-                            "use the config it was trained with (config.json in the workdir)")
+            raise UserError(
+                self.folder / str(step),
+                "does not fit the model",
+                "use the config it was trained with (config.json in the workdir)",
+            )
         return found, data
 
     def _existing(self, step: int | None) -> int:
         step = self.latest() if step is None else step
         if step is None or step not in self._manager.all_steps():
             has = ", ".join(map(str, self.steps())) or "none"
-            raise UserError(self.folder, f"has no checkpoint{'' if step is None else f' of step {step}'}",
-                            f"there are: {has}")
+            raise UserError(
+                self.folder, f"has no checkpoint{'' if step is None else f' of step {step}'}", f"there are: {has}"
+            )
         return step
 
     @contextlib.contextmanager
@@ -157,11 +183,17 @@ class Checkpoints:
         try:
             yield
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(self.folder / str(step), f"does not fit the model ({str(error).splitlines()[0][:300]})",
-                            "use the config it was trained with (config.json in the workdir)") from error
+            raise UserError(
+                self.folder / str(step),
+                f"does not fit the model ({str(error).splitlines()[0][:300]})",
+                "use the config it was trained with (config.json in the workdir)",
+            ) from error
         except (OSError, FileNotFoundError) as error:
-            raise UserError(self.folder / str(step), f"cannot be read ({str(error).splitlines()[0][:300]})",
-                            "resume from another step with --step") from error
+            raise UserError(
+                self.folder / str(step),
+                f"cannot be read ({str(error).splitlines()[0][:300]})",
+                "resume from another step with --step",
+            ) from error
 
     def wait(self) -> None:
         """Until everything is on disk. Raises UserError as `save` does."""
@@ -178,10 +210,12 @@ class Checkpoints:
             yield
         except Exception as error:  # tensorstore and the file system raise many kinds; all mean that it was not written
             reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-            raise UserError(self.folder, f"a checkpoint could not be written ({reason})",
-                            "free disk space and run the same command again; earlier checkpoints are intact") from error
+            raise UserError(
+                self.folder,
+                f"a checkpoint could not be written ({reason})",
+                "free disk space and run the same command again; earlier checkpoints are intact",
+            ) from error
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-

@@ -84,8 +84,11 @@ def _module(name: str, path: Path):
         module = importlib.import_module(f"{PACKAGE}.{name}")
     else:
         close = difflib.get_close_matches(name, packaged(), n=1)
-        raise UserError(f"--config {name}", "no such config",
-                        f"did you mean '{close[0]}'?" if close else f"packaged configs are {', '.join(packaged())}")
+        raise UserError(
+            f"--config {name}",
+            "no such config",
+            f"did you mean '{close[0]}'?" if close else f"packaged configs are {', '.join(packaged())}",
+        )
     if not hasattr(module, "get_config"):
         raise UserError(name, "has no function get_config()", "a config file defines get_config() -> ConfigDict")
     return module
@@ -104,8 +107,11 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
         text = left.pop(0)
         if not text.startswith(_PREFIX):
             meant = text.lstrip("-").removeprefix("config.")
-            raise UserError(text, "is not an argument of this command",
-                            f"did you mean '{_PREFIX}{meant}'?" if "=" in text and "." in text else "see --help")
+            raise UserError(
+                text,
+                "is not an argument of this command",
+                f"did you mean '{_PREFIX}{meant}'?" if "=" in text and "." in text else "see --help",
+            )
         key, separator, value = text.removeprefix(_PREFIX).partition("=")
         if not separator:
             if not left or left[0].startswith("--"):
@@ -120,8 +126,11 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     for depth, part in enumerate(parts):
         names = _names(node)
         if names is None or part not in names:
-            raise UserError(_PREFIX + key, f"the config has no '{'.'.join(parts[: depth + 1])}'",
-                            _suggestion(config, key, parts[:depth], names))
+            raise UserError(
+                _PREFIX + key,
+                f"the config has no '{'.'.join(parts[: depth + 1])}'",
+                _suggestion(config, key, parts[:depth], names),
+            )
         if depth + 1 < len(parts):
             node = _child(node, part)
     if isinstance(_child(node, parts[-1]), ml_collections.ConfigDict):

@@ -57,8 +57,15 @@ class Distillation:
     teacher: ModelTemplate
     mask: slice
 
-    def targets(self, key: jax.Array, batch: Batch, student: Predict, teacher: Callable[[Batch], Predict],
-                loss: LossOptions, schedule: NoiseSchedule) -> Batch:
+    def targets(
+        self,
+        key: jax.Array,
+        batch: Batch,
+        student: Predict,
+        teacher: Callable[[Batch], Predict],
+        loss: LossOptions,
+        schedule: NoiseSchedule,
+    ) -> Batch:
         """`noisy_batch` for a student: noisy latents at the steps of its grid, and the v that it is to learn.
 
         Args:
@@ -77,9 +84,15 @@ class Distillation:
         conditions = conditions_of(batch)
         end = teacher_path(teacher(conditions), sample, index, clean, others, self.options.substeps)
         target = v_that_leads_to(end, sample, index, own, latents, self.options.truth)
-        return jax.lax.stop_gradient({
-            "latents": sample, "target": target, "timesteps": timesteps_at(own, index, clean),
-            "weight": loss_weight(batch, loss), **conditions})
+        return jax.lax.stop_gradient(
+            {
+                "latents": sample,
+                "target": target,
+                "timesteps": timesteps_at(own, index, clean),
+                "weight": loss_weight(batch, loss),
+                **conditions,
+            }
+        )
 
     def predict_guided(self, params: Tree, conditions: Batch) -> Predict:
         """The teacher's prediction, guided as the options say: with conditions and, beside it, without."""
@@ -114,8 +127,9 @@ class BoundStep:
         return getattr(self._step, name)
 
 
-def make_step(plan: Plan, template: ModelTemplate, optimiser: optax.GradientTransformation, *,
-              abstract: bool = False) -> Any:
+def make_step(
+    plan: Plan, template: ModelTemplate, optimiser: optax.GradientTransformation, *, abstract: bool = False
+) -> Any:
     """The update that a plan asks for: training's, or a distillation's with its teacher bound to it.
 
     Args:
@@ -135,15 +149,21 @@ def make_step(plan: Plan, template: ModelTemplate, optimiser: optax.GradientTran
     distillation = Distillation(plan.distill, teacher, plan.conditioning.parts["reference"])
     step = make_distill_step(template, distillation, optimiser, plan)
     if abstract:
-        return BoundStep(step, jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), teacher.shapes,
-            teacher.shardings))
+        return BoundStep(
+            step,
+            jax.tree.map(
+                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+                teacher.shapes,
+                teacher.shardings,
+            ),
+        )
     model = load_transformer(folder / "transformer", config, shardings=teacher.shardings)[0]
     return BoundStep(step, teacher.params_of(model))
 
 
-def make_distill_step(template: ModelTemplate, distillation: Distillation, optimiser: optax.GradientTransformation,
-                      plan: Any) -> jax.stages.Wrapped:
+def make_distill_step(
+    template: ModelTemplate, distillation: Distillation, optimiser: optax.GradientTransformation, plan: Any
+) -> jax.stages.Wrapped:
     """The jitted update (state, batch, teacher's parameters) -> (state, metrics); else as `make_train_step`.
 
     Args:
@@ -155,8 +175,13 @@ def make_distill_step(template: ModelTemplate, distillation: Distillation, optim
     def distill_step(state: Any, batch: Batch, teacher: Tree) -> tuple[Any, dict[str, jax.Array]]:
         conditions, model = conditions_of(batch), template.model(state.params)
         noisy = distillation.targets(
-            step_key(state), batch, lambda sample, timesteps: model(sample, timesteps, **conditions),
-            lambda given: distillation.predict_guided(teacher, given), plan.loss, schedule)
+            step_key(state),
+            batch,
+            lambda sample, timesteps: model(sample, timesteps, **conditions),
+            lambda given: distillation.predict_guided(teacher, given),
+            plan.loss,
+            schedule,
+        )
         return update(state, noisy)
 
     return jit_step(distill_step, template, optimiser)
@@ -178,17 +203,27 @@ def _teacher_config(plan: Plan, folder: Path) -> TransformerConfig:
       UserError: it was trained for other maps, latents or noise.
     """
     facts, (config, _) = read_facts(folder), read_config(folder / "transformer")
-    theirs = {"conditioning": facts.conditioning, "snr_shift": facts.snr_shift,
-              "latent_channels": config.latent_channels}
-    ours = {"conditioning": plan.conditioning, "snr_shift": plan.loss.snr_shift,
-            "latent_channels": plan.transformer.latent_channels}
+    theirs = {
+        "conditioning": facts.conditioning,
+        "snr_shift": facts.snr_shift,
+        "latent_channels": config.latent_channels,
+    }
+    ours = {
+        "conditioning": plan.conditioning,
+        "snr_shift": plan.loss.snr_shift,
+        "latent_channels": plan.transformer.latent_channels,
+    }
     for name, value in theirs.items():
         if value != ours[name]:
-            raise UserError("config.distill.teacher", f"{folder} has {name} {value}, the config {ours[name]}",
-                            "take the config that the teacher was trained with")
+            raise UserError(
+                "config.distill.teacher",
+                f"{folder} has {name} {value}, the config {ours[name]}",
+                "take the config that the teacher was trained with",
+            )
     student = plan.transformer
-    return dataclasses.replace(config, dtype=student.dtype, attention_backend=student.attention_backend,
-                               pad_patches_to=student.pad_patches_to)
+    return dataclasses.replace(
+        config, dtype=student.dtype, attention_backend=student.attention_backend, pad_patches_to=student.pad_patches_to
+    )
 
 
 def check_teacher(plan: Plan) -> None:

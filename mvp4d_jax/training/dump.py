@@ -25,6 +25,9 @@ def write(workdir: Path, step: int, state: TrainState, batch: dict[str, np.ndarr
     if jax.process_index() == 0:
         write_json(folder / "metrics.json", {"step": step, **{name: repr(value) for name, value in result.items()}})
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder / "state", {field.name: getattr(state, field.name)
-                                             for field in dataclasses.fields(state)}, force=True)
+        checkpointer.save(
+            folder / "state",
+            {field.name: getattr(state, field.name) for field in dataclasses.fields(state)},
+            force=True,
+        )
     return folder

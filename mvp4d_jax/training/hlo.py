@@ -11,8 +11,24 @@ import dataclasses
 import math
 import re
 
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4,
-         "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8}
+BYTES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "f8e4m3fn": 1,
+    "f8e5m2": 1,
+    "s16": 2,
+    "u16": 2,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+    "c64": 8,
+}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all", "ragged-all-to-all")
 # Matrix products of size N_q x N_k x d in one call of splash attention's kernels.
 _SPLASH_PRODUCTS = (("dkv_fused", 5), ("fused", 5), ("dkv", 4), ("dq", 3), ("fwd", 2))
@@ -75,7 +91,7 @@ def _instruction(name: str, rest: str) -> _Instruction:
     else:
         end = rest.index(" ")
     shapes = [(kind, _dims(dims)) for kind, dims in _SHAPE.findall(re.sub(r"\{[^}]*\}", "", rest[: end + 1]))]
-    tail = rest[end + 1:].lstrip()
+    tail = rest[end + 1 :].lstrip()
     opcode, _, after = tail.partition("(")
     inside = after[: _closing("(" + after, 0) - 1] if after else ""
     operands = re.findall(r"%([\w.\-]+)", inside)
@@ -147,8 +163,11 @@ class _Counter:
             body = re.search(r"body=%?([\w.\-]+)", item.text).group(1)
             return [(body, self._trips(item, body))]
         if item.opcode in ("fusion", "call", "async-start") or item.opcode.endswith("-start"):
-            return [(inner, 1) for inner in re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", item.text)
-                    if item.opcode in ("fusion", "call", "async-start")]
+            return [
+                (inner, 1)
+                for inner in re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", item.text)
+                if item.opcode in ("fusion", "call", "async-start")
+            ]
         if item.opcode == "conditional":
             branches = re.findall(r"(?:true_computation|false_computation)=%?([\w.\-]+)", item.text)
             listed = re.search(r"branch_computations=\{([^}]*)\}", item.text)
@@ -166,10 +185,22 @@ class _Counter:
         compare = next((one for one in condition.values() if one.opcode == "compare"), None)
         if compare is None:
             return 1.0
-        limit = next((_constant(condition[name]) for name in compare.operands
-                      if name in condition and condition[name].opcode == "constant"), None)
-        counter = next((re.search(r"index=(\d+)", condition[name].text) for name in compare.operands
-                        if name in condition and condition[name].opcode == "get-tuple-element"), None)
+        limit = next(
+            (
+                _constant(condition[name])
+                for name in compare.operands
+                if name in condition and condition[name].opcode == "constant"
+            ),
+            None,
+        )
+        counter = next(
+            (
+                re.search(r"index=(\d+)", condition[name].text)
+                for name in compare.operands
+                if name in condition and condition[name].opcode == "get-tuple-element"
+            ),
+            None,
+        )
         if limit is None:
             return 1.0
         step = self._increment(body, int(counter.group(1))) if counter else 1
@@ -185,8 +216,12 @@ class _Counter:
             item = here.get(item.operands[0])
         if item is None or item.opcode != "add":
             return 1
-        return next((_constant(here[name]) for name in item.operands
-                     if name in here and here[name].opcode == "constant"), 1) or 1
+        return (
+            next(
+                (_constant(here[name]) for name in item.operands if name in here and here[name].opcode == "constant"), 1
+            )
+            or 1
+        )
 
     def _shape(self, name: str, here: dict[str, _Instruction]) -> tuple[int, ...]:
         return here[name].shapes[0][1] if name in here and here[name].shapes else ()
@@ -204,8 +239,13 @@ class _Counter:
         lhs, kernel, out = labels.groups()
         pairs = 1.0
         for label in (char for char in out if char.isdigit()):
-            pairs *= _valid_pairs(int(label), left[lhs.index(label)], right[kernel.index(label)],
-                                  item.shapes[0][1][out.index(label)], item.text)
+            pairs *= _valid_pairs(
+                int(label),
+                left[lhs.index(label)],
+                right[kernel.index(label)],
+                item.shapes[0][1][out.index(label)],
+                item.text,
+            )
         sizes = dict(zip(out, item.shapes[0][1]))
         return 2.0 * sizes["b"] * sizes["f"] * right[kernel.index("i")] * pairs
 
@@ -225,7 +265,7 @@ class _Counter:
     def _moved(self, kind: str, item: _Instruction, here) -> float:
         operand = sum(_bytes(shape) for name in item.operands if name in here for shape in here[name].shapes)
         if kind == "all-gather":
-            shapes = item.shapes[len(item.shapes) // 2:] if item.opcode.endswith("-start") else item.shapes
+            shapes = item.shapes[len(item.shapes) // 2 :] if item.opcode.endswith("-start") else item.shapes
             return sum(_bytes(shape) for shape in shapes)
         return 2.0 * operand if kind == "all-reduce" else float(operand)
 

@@ -79,8 +79,11 @@ def initial_weights(config: ml_collections.ConfigDict, plan: Plan, workdir: Path
     if not config.initial and plan.distill.steps:
         return teacher_folder(plan) / "transformer"  # a student starts from its teacher
     if not config.initial:
-        raise UserError("config.initial", "names no weights to start from",
-                        f"give --config.initial=FOLDER (a converted CogVideoX transformer), or '{RANDOM}'")
+        raise UserError(
+            "config.initial",
+            "names no weights to start from",
+            f"give --config.initial=FOLDER (a converted CogVideoX transformer), or '{RANDOM}'",
+        )
     if config.initial == RANDOM:
         return None
     check_transformer(Path(config.initial), plan.transformer)
@@ -90,7 +93,8 @@ def initial_weights(config: ml_collections.ConfigDict, plan: Plan, workdir: Path
 def expected_facts(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, Any]:
     """What shards must say of themselves for this config (image size apart, which belongs to the stage)."""
     facts: dict[str, Any] = {
-        "head": config.head, "latent_scale": float(plan.autoencoder.scaling_factor),
+        "head": config.head,
+        "latent_scale": float(plan.autoencoder.scaling_factor),
         "latent_channels": plan.autoencoder.latent_channels,
         "conditioning": json.loads(json.dumps(dataclasses.asdict(plan.conditioning))),
     }
@@ -118,8 +122,11 @@ def open_shards(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, list
         except UserError as error:
             if "image_size" not in str(error):
                 raise
-            raise UserError(f"stage '{stage.name}'", str(error),
-                            f"its own shards go into --config.stages.{stage.name}.shards=FOLDER") from None
+            raise UserError(
+                f"stage '{stage.name}'",
+                str(error),
+                f"its own shards go into --config.stages.{stage.name}.shards=FOLDER",
+            ) from None
     return by_stage
 
 

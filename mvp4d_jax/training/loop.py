@@ -70,8 +70,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
 
     # ---- State: the workdir's checkpoint, else pretrained weights, else random ones.
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
-                              keep_best=config.checkpoint.keep_best)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
+    )
     state, seconds = _start(launch, ground, checkpoints)
     step = int(state.step)
     if step >= plan.steps:
@@ -116,21 +117,35 @@ def _start(launch: Launch, ground: Ground, checkpoints: Checkpoints) -> tuple[Tr
     if checkpoints.latest() is not None:
         state, position = checkpoints.restore(ground.abstract_state())
         if position["seed"] != config.seed:
-            raise UserError("config.seed", f"is {config.seed}, the checkpoint was trained with {position['seed']}",
-                            "resume with the same seed, or choose another workdir")
+            raise UserError(
+                "config.seed",
+                f"is {config.seed}, the checkpoint was trained with {position['seed']}",
+                "resume with the same seed, or choose another workdir",
+            )
         return state, float(position["seconds"])
     state = initial_state(ground.template, ground.optimiser, ground.mesh, config.seed)
     if launch.initial is not None:
-        state = with_params(state, ground.template.params_of(load_transformer(
-            launch.initial, launch.plan.transformer, shardings=ground.template.shardings)[0]))
+        state = with_params(
+            state,
+            ground.template.params_of(
+                load_transformer(launch.initial, launch.plan.transformer, shardings=ground.template.shardings)[0]
+            ),
+        )
     return state, 0.0
 
 
 class _Run:
     """What the stages share."""
 
-    def __init__(self, launch: Launch, ground: Ground, checkpoints: Checkpoints, workdir: Path, seconds: float,
-                 check_memory: bool):
+    def __init__(
+        self,
+        launch: Launch,
+        ground: Ground,
+        checkpoints: Checkpoints,
+        workdir: Path,
+        seconds: float,
+        check_memory: bool,
+    ):
         self.launch, self.config, self.plan = launch, launch.config, launch.plan
         self.checkpoints, self.workdir, self.ground = checkpoints, workdir, ground
         self.check_memory = check_memory
@@ -149,6 +164,8 @@ class _Run:
 
     def all_stages(self, state: TrainState) -> None:
         step = int(state.step)
+        if jax.process_count() > 1:
+            self.stop = StopSignal(step)  # before anything is compiled: that may take minutes
         with progress(total=self.plan.steps, what="training", unit="step") as bar:
             bar.update(step)
             for stage in self.plan.stages:
@@ -168,8 +185,9 @@ class _Run:
             state, _ = self.checkpoints.restore(self.ground.abstract_state(), step)
         if self.validation is None or self.ground.mesh != before.mesh:
             last = self.plan.for_stage(self.plan.stages[-1])
-            self.validation = Validation(self.config, last, self.ground.template, self.launch.held_out,
-                                         self.ground.mesh, self.workdir)
+            self.validation = Validation(
+                self.config, last, self.ground.template, self.launch.held_out, self.ground.mesh, self.workdir
+            )
             with parallel.use_mesh(self.ground.mesh):
                 self.validation.compile(state, self._check_memory)
         return state
@@ -178,15 +196,21 @@ class _Run:
         """Runs one stage from `step` to its end."""
         mesh = self.ground.mesh
         feeds = {modality.kind: Feed.onto(mesh, modality.batch) for modality in stage.used}
-        batches = Batches(shards, stage.modalities, self.plan.sampling, self.plan.conditioning, steps=stage.steps,
-                          seed=self.config.seed + stage.start,
-                          rows={kind: feed.rows for kind, feed in feeds.items()})
+        batches = Batches(
+            shards,
+            stage.modalities,
+            self.plan.sampling,
+            self.plan.conditioning,
+            steps=stage.steps,
+            seed=self.config.seed + stage.start,
+            rows={kind: feed.rows for kind, feed in feeds.items()},
+        )
         data = self.config.data
         stream = iterate(batches, step - stage.start, threads=data.threads, buffer=data.buffer, workers=data.workers)
         log.info("stage '%s': steps %d to %d at %d pixels", stage.name, step, stage.stop, stage.image_size)
         steps, work = self._compile(state, stage, feeds)
         self._wait_for_all(stage)
-        self.stop = self.stop or StopSignal()
+        self.stop = self.stop or StopSignal(step)
         window = Window(work, self.peak * mesh.size)
         local = window.wait(stream, None)
         while step < stage.stop:
@@ -228,9 +252,13 @@ class _Run:
         before = -1 - int(state.step)
         state = dataclasses.replace(state, step=jax.device_put(np.int32(before), state.step.sharding))
         where = dump.write(self.workdir, before + 1, state, batches[before - stage.start], result)
-        raise UserError(where, f"step {before + 1}: loss {result['loss']}, gradient norm {result['gradient_norm']} "
-                        f"are not finite; the batch and the state before it are there ({back} later steps were not "
-                        "taken)", "look at the batch, or lower the learning rate and run the same command again")
+        raise UserError(
+            where,
+            f"step {before + 1}: loss {result['loss']}, gradient norm {result['gradient_norm']} "
+            f"are not finite; the batch and the state before it are there ({back} later steps were not "
+            "taken)",
+            "look at the batch, or lower the learning rate and run the same command again",
+        )
 
     def _compile(self, state: TrainState, stage: Stage, feeds: dict[str, Feed]) -> tuple[dict, dict[str, Work]]:
         """The step for every kind of data in the stage, compiled and held to the memory there is, and what it does."""
@@ -244,12 +272,22 @@ class _Run:
             self._check_memory(compiled, f"stage '{stage.name}', {modality.kind}")
             flops = program_cost(compiled.as_text()).flops
             tokens = tokens_of(self.plan.transformer, modality.views, modality.latents, self.plan.latent_size(stage))
-            work[modality.kind] = Work(modality.batch, modality.batch * tokens,
-                                       3 * modality.batch * forward_flops(self.plan.transformer, tokens),
-                                       flops * self.ground.mesh.size)
-            log.info("stage '%s', %s: compiled in %.1f s; a step of %d x %s tokens: %.3g TFLOP and %.2f GiB a device",
-                     stage.name, modality.kind, seconds, modality.batch, f"{tokens:,}", flops / 1e12,
-                     memory.needed(compiled) / memory.GIB)
+            work[modality.kind] = Work(
+                modality.batch,
+                modality.batch * tokens,
+                3 * modality.batch * forward_flops(self.plan.transformer, tokens),
+                flops * self.ground.mesh.size,
+            )
+            log.info(
+                "stage '%s', %s: compiled in %.1f s; a step of %d x %s tokens: %.3g TFLOP and %.2f GiB a device",
+                stage.name,
+                modality.kind,
+                seconds,
+                modality.batch,
+                f"{tokens:,}",
+                flops / 1e12,
+                memory.needed(compiled) / memory.GIB,
+            )
             self.metrics.write(int(state.step), {"stage": stage.name, f"compile_seconds_{modality.kind}": seconds})
         return steps, work
 
@@ -260,12 +298,16 @@ class _Run:
     def _wait_for_all(self, stage: Stage) -> None:
         """No process steps before all have compiled: collectives give up on a peer that comes half a minute later."""
         try:
-            ocp.multihost.sync_global_processes(f"compiled {stage.name}", timeout=COMPILE_TIMEOUT,
-                                                processes=set(range(jax.process_count())))
+            ocp.multihost.sync_global_processes(
+                f"compiled {stage.name}", timeout=COMPILE_TIMEOUT, processes=set(range(jax.process_count()))
+            )
         except jax.errors.JaxRuntimeError as error:
             reason = str(error).splitlines()[0][:200]
-            raise UserError("processes", f"not all compiled stage '{stage.name}' in {COMPILE_TIMEOUT} s ({reason})",
-                            "look at the logs of the others") from error
+            raise UserError(
+                "processes",
+                f"not all compiled stage '{stage.name}' in {COMPILE_TIMEOUT} s ({reason})",
+                "look at the logs of the others",
+            ) from error
 
     def _report(self, step: int, stage: Stage, window: Window, bar) -> None:
         self._report_checkpoint(step)
@@ -273,18 +315,36 @@ class _Run:
             return
         values = window.finish()
         self.metrics.write(step, {"stage": stage.name, **values})
-        bar.set_postfix_str(f"loss {values['loss']:.4f}, {values['tokens_per_second']:.0f} tok/s, "
-                            f"wait {100 * values['data_wait']:.1f} %")
+        bar.set_postfix_str(
+            f"loss {values['loss']:.4f}, {values['tokens_per_second']:.0f} tok/s, "
+            f"wait {100 * values['data_wait']:.1f} %"
+        )
 
     def _report_checkpoint(self, step: int) -> None:
         written = self.checkpoints.written()
         if written is not None:
-            log.info("checkpoint of step %d: %.3g GB written in %.1f s, for %.1f s of which training stood still",
-                     written.step, written.gigabytes, written.seconds, written.stopped)
-            self.metrics.write(step, {"checkpoint_gigabytes": written.gigabytes, "checkpoint_seconds": written.seconds,
-                                      "checkpoint_stopped_seconds": written.stopped})
+            log.info(
+                "checkpoint of step %d: %.3g GB written in %.1f s, for %.1f s of which training stood still",
+                written.step,
+                written.gigabytes,
+                written.seconds,
+                written.stopped,
+            )
+            self.metrics.write(
+                step,
+                {
+                    "checkpoint_gigabytes": written.gigabytes,
+                    "checkpoint_seconds": written.seconds,
+                    "checkpoint_stopped_seconds": written.stopped,
+                },
+            )
 
     def _save(self, state: TrainState, step: int, validation_loss: float | None = None) -> None:
-        position = {"step": step, "stage": self.plan.stage_at(step).name, "seed": self.config.seed,
-                    "seconds": time.monotonic() - self.began, "processes": jax.process_count()}
+        position = {
+            "step": step,
+            "stage": self.plan.stage_at(step).name,
+            "seed": self.config.seed,
+            "seconds": time.monotonic() - self.began,
+            "processes": jax.process_count(),
+        }
         self.checkpoints.save(step, state, position, validation_loss)

@@ -15,8 +15,9 @@ GIB = 1 << 30
 def needed(compiled: Any) -> int:
     """Bytes on one device while a compiled program runs."""
     stats = compiled.memory_analysis()
-    return (stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
-            + stats.temp_size_in_bytes)
+    return (
+        stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes + stats.temp_size_in_bytes
+    )
 
 
 def limit(device: jax.Device) -> int | None:
@@ -34,6 +35,9 @@ def check(compiled: Any, mesh: jax.sharding.Mesh, what: str) -> None:
     local = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     have, need = limit(local[0]), needed(compiled)
     if have is not None and need > have:
-        raise UserError(what, f"a step needs {need / GIB:.2f} GiB on each device, which has {have / GIB:.2f}",
-                        "use more devices along fsdp or context, remat 'full', accumulation, or a smaller batch; "
-                        "'mvp4d preflight' tries other topologies; --no-memory-check starts anyway")
+        raise UserError(
+            what,
+            f"a step needs {need / GIB:.2f} GiB on each device, which has {have / GIB:.2f}",
+            "use more devices along fsdp or context, remat 'full', accumulation, or a smaller batch; "
+            "'mvp4d preflight' tries other topologies; --no-memory-check starts anyway",
+        )

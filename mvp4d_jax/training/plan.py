@@ -96,8 +96,11 @@ class Plan:
             most = max((1 + modality.views * modality.latents) * patches for modality in stage.used)
             shift = self.loss.snr_shift * math.sqrt(most / COGVIDEOX_TOKENS)
         return dataclasses.replace(
-            self, mesh=stage.mesh or self.mesh, loss=dataclasses.replace(self.loss, snr_shift=float(shift)),
-            transformer=dataclasses.replace(self.transformer, remat=stage.remat or self.transformer.remat))
+            self,
+            mesh=stage.mesh or self.mesh,
+            loss=dataclasses.replace(self.loss, snr_shift=float(shift)),
+            transformer=dataclasses.replace(self.transformer, remat=stage.remat or self.transformer.remat),
+        )
 
     def latent_size(self, stage: Stage) -> int:
         return stage.image_size // self.autoencoder.spatial_compression_ratio
@@ -131,40 +134,63 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
     autoencoder = AutoencoderConfig.named(config.autoencoder_size)
     ratio = autoencoder.spatial_compression_ratio
     if config.conditioning.get("image_to_latent", ratio) != ratio:
-        raise UserError("config.conditioning.image_to_latent", f"is {config.conditioning.image_to_latent}",
-                        f"leave it out: the {config.autoencoder_size} autoencoder makes it {ratio}")
+        raise UserError(
+            "config.conditioning.image_to_latent",
+            f"is {config.conditioning.image_to_latent}",
+            f"leave it out: the {config.autoencoder_size} autoencoder makes it {ratio}",
+        )
     conditioning = _options(ConditioningConfig, config.conditioning, "conditioning")
-    conditioning = dataclasses.replace(conditioning, image_to_latent=ratio,
-                                       temporal_stride=autoencoder.temporal_compression_ratio,
-                                       painted=autoencoder.latent_channels if conditioning.painted else 0)
+    conditioning = dataclasses.replace(
+        conditioning,
+        image_to_latent=ratio,
+        temporal_stride=autoencoder.temporal_compression_ratio,
+        painted=autoencoder.latent_channels if conditioning.painted else 0,
+    )
     transformer = _transformer(config, conditioning)
     if transformer.latent_channels != autoencoder.latent_channels:
-        raise UserError("config.autoencoder_size", f"'{config.autoencoder_size}' makes {autoencoder.latent_channels} "
-                        f"latent channels, the transformer takes {transformer.latent_channels}", "use the same size")
+        raise UserError(
+            "config.autoencoder_size",
+            f"'{config.autoencoder_size}' makes {autoencoder.latent_channels} "
+            f"latent channels, the transformer takes {transformer.latent_channels}",
+            "use the same size",
+        )
     optimiser = _options(OptimiserOptions, config.optimiser, "optimiser")
     loss = _options(LossOptions, config.loss, "loss")
     if loss.photo and not conditioning.painted:
-        raise UserError("config.loss.photo", f"is {loss.photo:g} without config.conditioning.painted",
-                        "set that too, or 0 here")
+        raise UserError(
+            "config.loss.photo", f"is {loss.photo:g} without config.conditioning.painted", "set that too, or 0 here"
+        )
     stages, start = [], 0
     if not set(config.curriculum) <= set(config.stages) or len(set(config.curriculum)) != len(config.curriculum):
-        raise UserError("config.curriculum", f"is {tuple(config.curriculum)}",
-                        f"name stages, each once, in the order they run: {', '.join(config.stages)}")
+        raise UserError(
+            "config.curriculum",
+            f"is {tuple(config.curriculum)}",
+            f"name stages, each once, in the order they run: {', '.join(config.stages)}",
+        )
     for name in config.curriculum:  # a ConfigDict keeps its keys in alphabetical order
         stage = _stage(name, start, config.stages[name], autoencoder.temporal_compression_ratio)
         multiple = ratio * transformer.patch_size
         if stage.image_size % multiple:
-            raise UserError(f"config.stages.{name}.image_size", f"is {stage.image_size}",
-                            f"choose a multiple of {multiple}")
+            raise UserError(
+                f"config.stages.{name}.image_size", f"is {stage.image_size}", f"choose a multiple of {multiple}"
+            )
         for modality in stage.modalities:
             check_accumulation(optimiser, modality.batch, f"config.stages.{name}.mixture.{modality.kind}.batch")
         stages.append(stage)
         start = stage.stop
     if not stages or start < 1:
         raise UserError("config.stages", "have no steps", "give at least one stage with steps")
-    return Plan(transformer, autoencoder, conditioning, optimiser, loss,
-                _options(SamplingOptions, config.sampling, "sampling"), tuple(stages), tuple(config.mesh),
-                _options(DistillOptions, config.get("distill", ml_collections.ConfigDict()), "distill"))
+    return Plan(
+        transformer,
+        autoencoder,
+        conditioning,
+        optimiser,
+        loss,
+        _options(SamplingOptions, config.sampling, "sampling"),
+        tuple(stages),
+        tuple(config.mesh),
+        _options(DistillOptions, config.get("distill", ml_collections.ConfigDict()), "distill"),
+    )
 
 
 def _transformer(config: ml_collections.ConfigDict, conditioning: ConditioningConfig) -> TransformerConfig:
@@ -196,8 +222,20 @@ def _stage(name: str, start: int, settings: ml_collections.ConfigDict, stride: i
         raise UserError(f"config.stages.{name}.remat", f"is '{remat}'", f"choose from {', '.join(REMAT_POLICIES)}")
     if shift not in (None, BY_TOKENS) and not (isinstance(shift, int | float) and shift > 0):
         raise UserError(f"config.stages.{name}.snr_shift", f"is '{shift}'", f"give a positive number, or '{BY_TOKENS}'")
-    return Stage(name, start, settings.steps, settings.learning_rate, settings.warmup, settings.decay,
-                 settings.image_size, tuple(modalities), tuple(settings.shards), _mesh(mesh, name), remat, shift)
+    return Stage(
+        name,
+        start,
+        settings.steps,
+        settings.learning_rate,
+        settings.warmup,
+        settings.decay,
+        settings.image_size,
+        tuple(modalities),
+        tuple(settings.shards),
+        _mesh(mesh, name),
+        remat,
+        shift,
+    )
 
 
 def _mesh(value: Any, stage: str) -> tuple[int, int, int] | None:
@@ -221,8 +259,9 @@ def autoencoder_folder(config: ml_collections.ConfigDict) -> Path | None:
       UserError: nothing is named, or the folder holds no autoencoder.
     """
     if not config.autoencoder:
-        raise UserError("config.autoencoder", "names no folder",
-                        "give --config.autoencoder=FOLDER (config.json and *.safetensors)")
+        raise UserError(
+            "config.autoencoder", "names no folder", "give --config.autoencoder=FOLDER (config.json and *.safetensors)"
+        )
     if config.autoencoder == NO_AUTOENCODER:
         return None
     if config.autoencoder.startswith("builtin:"):
@@ -230,8 +269,11 @@ def autoencoder_folder(config: ml_collections.ConfigDict) -> Path | None:
     else:
         folder = Path(config.autoencoder)
     if not (folder / "config.json").is_file():
-        raise UserError("config.autoencoder", f"{folder} holds no autoencoder (no config.json)",
-                        "give the folder with config.json and *.safetensors")
+        raise UserError(
+            "config.autoencoder",
+            f"{folder} holds no autoencoder (no config.json)",
+            "give the folder with config.json and *.safetensors",
+        )
     return folder
 
 
@@ -239,13 +281,23 @@ def check_prepare(config: ml_collections.ConfigDict, plan: Plan) -> None:
     """Raises UserError where shards of `config.prepare` would serve no stage of the config."""
     sizes = sorted({stage.image_size for stage in plan.stages})
     if config.prepare.image_size not in sizes:
-        raise UserError("config.prepare.image_size", f"is {config.prepare.image_size}, the stages take "
-                        f"{' and '.join(map(str, sizes))}", "choose one of them; each size has shards of its own")
-    longest = max(plan.autoencoder.frames_of(modality.latents) for stage in plan.stages for modality in stage.used
-                  if stage.image_size == config.prepare.image_size)
+        raise UserError(
+            "config.prepare.image_size",
+            f"is {config.prepare.image_size}, the stages take {' and '.join(map(str, sizes))}",
+            "choose one of them; each size has shards of its own",
+        )
+    longest = max(
+        plan.autoencoder.frames_of(modality.latents)
+        for stage in plan.stages
+        for modality in stage.used
+        if stage.image_size == config.prepare.image_size
+    )
     if config.prepare.frames < longest:
-        raise UserError("config.prepare.frames", f"is {config.prepare.frames}, a stage takes windows of {longest}",
-                        f"choose {longest} or more")
+        raise UserError(
+            "config.prepare.frames",
+            f"is {config.prepare.frames}, a stage takes windows of {longest}",
+            f"choose {longest} or more",
+        )
 
 
 def check_batches(plan: Plan, devices: Sequence[jax.Device] | None = None) -> None:
@@ -256,16 +308,20 @@ def check_batches(plan: Plan, devices: Sequence[jax.Device] | None = None) -> No
             where = f"config.stages.{stage.name}.mixture.{modality.kind}.batch"
             parallel.check_batch(mesh, modality.batch, where)
             if plan.optimiser.accumulation > 1:
-                parallel.check_batch(mesh, modality.batch // plan.optimiser.accumulation,
-                                     f"{where} / config.optimiser.accumulation")
+                parallel.check_batch(
+                    mesh, modality.batch // plan.optimiser.accumulation, f"{where} / config.optimiser.accumulation"
+                )
 
 
 def batch_shapes(plan: Plan, stage: Stage, modality: Modality, layout: jax.sharding.Sharding) -> dict[str, Any]:
     """The model's inputs of one step, as shapes with shardings."""
     size, channels = plan.latent_size(stage), plan.autoencoder.latent_channels
     b, v, n, cc = modality.batch, modality.views, modality.latents, plan.transformer.conditioning_channels
-    shapes = {"latents": ((b, v, n, size, size, channels), jnp.float16),
-              "conditioning": ((b, v, n, size, size, cc), jnp.float16),
-              "reference_latents": ((b, size, size, channels), jnp.float16),
-              "reference_conditioning": ((b, size, size, cc), jnp.float16), "clean": ((b, v, n), jnp.bool_)}
+    shapes = {
+        "latents": ((b, v, n, size, size, channels), jnp.float16),
+        "conditioning": ((b, v, n, size, size, cc), jnp.float16),
+        "reference_latents": ((b, size, size, channels), jnp.float16),
+        "reference_conditioning": ((b, size, size, cc), jnp.float16),
+        "clean": ((b, v, n), jnp.bool_),
+    }
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout) for name, (shape, dtype) in shapes.items()}

@@ -24,8 +24,14 @@ from mvp4d_jax.training.state import ModelTemplate
 FACTS = "mvp4d.json"
 
 
-def export_release(config: ml_collections.ConfigDict, workdir: Path, out: Path, step: int | str = "latest",
-                   dtype: str = "float16", overwrite: bool = False) -> str:
+def export_release(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    out: Path,
+    step: int | str = "latest",
+    dtype: str = "float16",
+    overwrite: bool = False,
+) -> str:
     """Writes a release folder from the moving average, which goes through the memory of the host alone.
 
     A folder that holds nothing but the `vae` that the config names is filled up.
@@ -59,13 +65,21 @@ def export_release(config: ml_collections.ConfigDict, workdir: Path, out: Path, 
     last = plan.stages[-1]
     widest = max(last.modalities, key=lambda modality: modality.views * modality.latents)
     facts = {
-        "head": config.head, "image_size": last.image_size, "views": widest.views,
-        "frames": plan.autoencoder.frames_of(widest.latents), "snr_shift": plan.for_stage(last).loss.snr_shift,
+        "head": config.head,
+        "image_size": last.image_size,
+        "views": widest.views,
+        "frames": plan.autoencoder.frames_of(widest.latents),
+        "snr_shift": plan.for_stage(last).loss.snr_shift,
         "crop_margin": MARGIN,
         "latent_scale": read_json(vae / "config.json")["scaling_factor"],
-        "conditioning": dataclasses.asdict(plan.conditioning), "dtype": plan.transformer.dtype,
-        "training": {"step": position["step"], "hours": round(position["seconds"] / 3600, 2), "weights": "EMA",
-                     "config": _without_folders(save_config(config))},
+        "conditioning": dataclasses.asdict(plan.conditioning),
+        "dtype": plan.transformer.dtype,
+        "training": {
+            "step": position["step"],
+            "hours": round(position["seconds"] / 3600, 2),
+            "weights": "EMA",
+            "config": _without_folders(save_config(config)),
+        },
     }
     if plan.distill.steps:
         facts["sampler"] = {"method": "ddim", "steps": plan.distill.steps, "guidance": 1.0, "distilled": True}

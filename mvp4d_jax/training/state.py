@@ -98,8 +98,11 @@ class ModelTemplate:
         """
         params = nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[1])
         if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, self.shapes):
-            raise UserError("config.initial", "its parameters are not those of the model that the config describes",
-                            "use the sizes it was trained with")
+            raise UserError(
+                "config.initial",
+                "its parameters are not those of the model that the config describes",
+                "use the sizes it was trained with",
+            )
         return params
 
     def model(self, params: Tree) -> nnx.Module:
@@ -131,8 +134,10 @@ def make_optimiser(options: OptimiserOptions, shapes: Tree) -> optax.GradientTra
         return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path).endswith("kernel"), tree)
 
     adamw = optax.chain(
-        optax.clip_by_global_norm(options.clip), optax.scale_by_adam(options.b1, options.b2, options.eps),
-        optax.add_decayed_weights(options.weight_decay, mask=decays))
+        optax.clip_by_global_norm(options.clip),
+        optax.scale_by_adam(options.b1, options.b2, options.eps),
+        optax.add_decayed_weights(options.weight_decay, mask=decays),
+    )
     if not options.freeze:
         return adamw
     return optax.partition({"trained": adamw, "frozen": optax.set_to_zero()}, labels)
@@ -147,21 +152,32 @@ def state_shardings(template: ModelTemplate, optimiser: optax.GradientTransforma
         return isinstance(leaf, optax.MaskedNode)
 
     moments = optax.tree_map_params(
-        optimiser, lambda leaf, sharding: leaf if frozen(leaf) else sharding, moments, template.shardings,
-        transform_non_params=lambda leaf: leaf if frozen(leaf) else nowhere, is_leaf=frozen)
+        optimiser,
+        lambda leaf, sharding: leaf if frozen(leaf) else sharding,
+        moments,
+        template.shardings,
+        transform_non_params=lambda leaf: leaf if frozen(leaf) else nowhere,
+        is_leaf=frozen,
+    )
     return TrainState(nowhere, nowhere, template.shardings, template.shardings, moments)
 
 
-def initial_state(template: ModelTemplate, optimiser: optax.GradientTransformation, mesh: Mesh,
-                  seed: int) -> TrainState:
+def initial_state(
+    template: ModelTemplate, optimiser: optax.GradientTransformation, mesh: Mesh, seed: int
+) -> TrainState:
     """A fresh state, every array made in its shards."""
     shardings = state_shardings(template, optimiser, mesh)
 
     def make() -> TrainState:
         key = jax.random.key(seed)
         params = template.initialise(jax.random.fold_in(key, 0))
-        return TrainState(jnp.zeros((), jnp.int32), jax.random.key_data(jax.random.fold_in(key, 1)), params,
-                          jax.tree.map(jnp.copy, params), optimiser.init(params))
+        return TrainState(
+            jnp.zeros((), jnp.int32),
+            jax.random.key_data(jax.random.fold_in(key, 1)),
+            params,
+            jax.tree.map(jnp.copy, params),
+            optimiser.init(params),
+        )
 
     with parallel.use_mesh(mesh):
         return jax.jit(make, out_shardings=shardings)()
@@ -171,14 +187,21 @@ def abstract_state(template: ModelTemplate, optimiser: optax.GradientTransformat
     """Shapes, dtypes and shardings of a state, without its memory: what a restore or a compilation asks for."""
     shardings = state_shardings(template, optimiser, mesh)
     key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-    shapes = TrainState(jax.ShapeDtypeStruct((), jnp.int32), key, template.shapes, template.shapes,
-                        jax.eval_shape(optimiser.init, template.shapes))
-    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                        shapes, shardings)
+    shapes = TrainState(
+        jax.ShapeDtypeStruct((), jnp.int32),
+        key,
+        template.shapes,
+        template.shapes,
+        jax.eval_shape(optimiser.init, template.shapes),
+    )
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )
 
 
 def with_params(state: TrainState, params: Tree) -> TrainState:
     """The state with other parameters (pretrained ones), laid out as its own; the EMA starts from them."""
-    placed = jax.tree.map(lambda old, new: jax.device_put(jnp.asarray(new, old.dtype), old.sharding), state.params,
-                          params)
+    placed = jax.tree.map(
+        lambda old, new: jax.device_put(jnp.asarray(new, old.dtype), old.sharding), state.params, params
+    )
     return dataclasses.replace(state, params=placed, ema=jax.tree.map(jnp.copy, placed))

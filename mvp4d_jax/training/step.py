@@ -54,8 +54,9 @@ def draw_timesteps(key: jax.Array, shape: tuple[int, int, int], how: str, steps:
     return frames if how == "frame" else shared
 
 
-def noisy_batch(key: jax.Array, batch: Batch, options: LossOptions, schedule: NoiseSchedule,
-                grid: np.ndarray | None = None) -> Batch:
+def noisy_batch(
+    key: jax.Array, batch: Batch, options: LossOptions, schedule: NoiseSchedule, grid: np.ndarray | None = None
+) -> Batch:
     """Draws noise and timesteps for a whole batch, before it is cut into micro-batches.
 
     Args:
@@ -93,21 +94,32 @@ def loss_weight(batch: Batch, options: LossOptions) -> jax.Array:
 
 def conditions_of(batch: Batch) -> Batch:
     """Maps and reference of a batch, as the model takes them, float32."""
-    return {name: batch[name].astype(jnp.float32)
-            for name in ("conditioning", "reference_latents", "reference_conditioning")}
+    return {
+        name: batch[name].astype(jnp.float32)
+        for name in ("conditioning", "reference_latents", "reference_conditioning")
+    }
 
 
 def loss_of(model: Any, noisy: Batch) -> jax.Array:
     """v-MSE, weighted so that micro-batches add up to the batch's mean over noisy latent frames."""
-    prediction = model(noisy["latents"], noisy["timesteps"], conditioning=noisy["conditioning"],
-                       reference_latents=noisy["reference_latents"],
-                       reference_conditioning=noisy["reference_conditioning"])
+    prediction = model(
+        noisy["latents"],
+        noisy["timesteps"],
+        conditioning=noisy["conditioning"],
+        reference_latents=noisy["reference_latents"],
+        reference_conditioning=noisy["reference_conditioning"],
+    )
     error = jnp.mean(jnp.square(prediction.astype(jnp.float32) - noisy["target"]), axis=-1)  # [B, V, L, h, w]
     return jnp.sum(error * noisy["weight"])
 
 
-def make_train_step(template: ModelTemplate, optimiser: optax.GradientTransformation, options: OptimiserOptions,
-                    loss: LossOptions, learning_rate: Callable[[jax.Array], jax.Array]) -> jax.stages.Wrapped:
+def make_train_step(
+    template: ModelTemplate,
+    optimiser: optax.GradientTransformation,
+    options: OptimiserOptions,
+    loss: LossOptions,
+    learning_rate: Callable[[jax.Array], jax.Array],
+) -> jax.stages.Wrapped:
     """The jitted update: (state, batch) -> (state, metrics). Call it, or `lower` it, under the template's mesh.
 
     The state's buffers are donated, and it comes back laid out as it went in: left to itself the partitioner splits
@@ -131,16 +143,20 @@ def step_key(state: TrainState) -> jax.Array:
     return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
 
-def jit_step(step: Callable[..., Any], template: ModelTemplate,
-             optimiser: optax.GradientTransformation) -> jax.stages.Wrapped:
+def jit_step(
+    step: Callable[..., Any], template: ModelTemplate, optimiser: optax.GradientTransformation
+) -> jax.stages.Wrapped:
     """An update (state, batch, ...) -> (state, metrics), jitted; `make_train_step` says what becomes of the state."""
     layout = state_shardings(template, optimiser, template.mesh), parallel.replicated(template.mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=layout)
 
 
-def make_update(template: ModelTemplate, optimiser: optax.GradientTransformation, options: OptimiserOptions,
-                learning_rate: Callable[[jax.Array], jax.Array],
-                ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+def make_update(
+    template: ModelTemplate,
+    optimiser: optax.GradientTransformation,
+    options: OptimiserOptions,
+    learning_rate: Callable[[jax.Array], jax.Array],
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """(state, what `loss_of` takes) -> (state, metrics), to be traced: gradient, clipping, AdamW, moving average."""
     count = options.accumulation
 
@@ -182,5 +198,8 @@ def make_update(template: ModelTemplate, optimiser: optax.GradientTransformation
 def check_accumulation(options: OptimiserOptions, batch: int, where: str) -> None:
     """Raises UserError unless micro-batches divide the batch."""
     if options.accumulation < 1 or batch % options.accumulation:
-        raise UserError(where, f"{batch} samples do not divide into {options.accumulation} micro-batches",
-                        "choose a batch that is a multiple of optimiser.accumulation")
+        raise UserError(
+            where,
+            f"{batch} samples do not divide into {options.accumulation} micro-batches",
+            "choose a batch that is a multiple of optimiser.accumulation",
+        )

@@ -18,12 +18,16 @@ class Interrupted(Exception):
 class StopSignal:
     """Notices SIGTERM while it is open: the step in progress is finished, a checkpoint written, and the run ends.
 
-    With several processes JAX's preemption service agrees on the step at which all of them stop.
+    With several processes JAX's preemption service agrees on the step at which all of them stop: the one after the last
+    that it was told of. A signal that comes before it was told of any step would name the first step of all, which a
+    resumed run never reaches, so it is told of `step`, where the run stands, at once.
     """
 
-    def __init__(self):
+    def __init__(self, step: int):
         self._asked = False
         self._many = jax.process_count() > 1
+        if self._many:
+            multihost_utils.reached_preemption_sync_point(step)
         self._before = None if self._many else signal.signal(signal.SIGTERM, self._handle)
 
     def _handle(self, *_: Any) -> None:

@@ -43,8 +43,15 @@ class Validation:
       workdir: where pictures of samples go (`samples/`).
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, plan: Plan, template: ModelTemplate, held_out: list[Shards],
-                 mesh: Mesh, workdir: Path):
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        plan: Plan,
+        template: ModelTemplate,
+        held_out: list[Shards],
+        mesh: Mesh,
+        workdir: Path,
+    ):
         self.active = bool(held_out) and config.validation.batches > 0
         if not self.active:
             return
@@ -53,9 +60,15 @@ class Validation:
         self._stage = plan.stages[-1]
         kinds = [dataclasses.replace(modality, weight=1.0) for modality in self._stage.used]
         self._feeds = {modality.kind: Feed.onto(mesh, modality.batch) for modality in kinds}
-        self._batches = Batches(held_out, kinds, plan.sampling, plan.conditioning, seed=config.seed,
-                                steps=config.validation.batches * len(kinds),
-                                rows={kind: feed.rows for kind, feed in self._feeds.items()})
+        self._batches = Batches(
+            held_out,
+            kinds,
+            plan.sampling,
+            plan.conditioning,
+            seed=config.seed,
+            steps=config.validation.batches * len(kinds),
+            rows={kind: feed.rows for kind, feed in self._feeds.items()},
+        )
         schedule = NoiseSchedule.cogvideox(snr_shift=plan.loss.snr_shift)
 
         grid = plan.distill.samplers(schedule)[0].timesteps if plan.distill.steps else None
@@ -102,8 +115,10 @@ class Validation:
             losses.setdefault(kind, []).append(self._compiled[kind](state.ema, key, placed))
         fetched = jax.device_get(losses)
         mean = float(np.mean([value for values in fetched.values() for value in values]))
-        values = {"validation_loss": mean,
-                  **{f"validation_loss_{kind}": float(np.mean(each)) for kind, each in fetched.items()}}
+        values = {
+            "validation_loss": mean,
+            **{f"validation_loss_{kind}": float(np.mean(each)) for kind, each in fetched.items()},
+        }
         if self._drawn:
             values["validation_latent_error"] = self._draw(state, step, metrics)
         metrics.write(step, values)
@@ -112,8 +127,13 @@ class Validation:
     def _placed_sample(self) -> tuple[Conditions, np.ndarray]:
         """What the sample is conditioned on, on every device, and the true latents [V, L, h, w, C]."""
         shown = {name: np.asarray(value[0], np.float32) for name, value in self._shown.items()}
-        conditions = Conditions(shown["conditioning"], self._shown["clean"][0], shown["latents"],
-                                shown["reference_latents"], shown["reference_conditioning"])
+        conditions = Conditions(
+            shown["conditioning"],
+            self._shown["clean"][0],
+            shown["latents"],
+            shown["reference_latents"],
+            shown["reference_conditioning"],
+        )
         return jax.device_put(conditions, parallel.replicated(self._mesh)), shown["latents"]
 
     def _draw(self, state: TrainState, step: int, metrics: MetricsLog) -> float:
@@ -144,8 +164,12 @@ def make_sample(plan: Plan, template: ModelTemplate, steps: int, guidance_scale:
         noise = jax.random.normal(key, conditions.clean_latents.shape, jnp.float32)
         start = sampler.start(insert_clean(noise, conditions.clean_latents, conditions.clean))
         groups = jnp.arange(views)[None]
-        return jax.lax.fori_loop(0, steps, lambda index, state: denoise_step(
-            model, sampler, guidance, state, index, key, conditions, groups, shape), start).sample
+        return jax.lax.fori_loop(
+            0,
+            steps,
+            lambda index, state: denoise_step(model, sampler, guidance, state, index, key, conditions, groups, shape),
+            start,
+        ).sample
 
     return jax.jit(draw, out_shardings=parallel.replicated(template.mesh))
 

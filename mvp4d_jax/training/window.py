@@ -118,11 +118,14 @@ class Window:
         values = {
             "loss": float(np.mean(every)),
             **{f"loss_{kind}": float(np.mean(losses)) for kind, losses in self.losses.items()},
-            "gradient_norm": self.last["gradient_norm"], "learning_rate": self.last["learning_rate"],
-            "samples_per_second": rate("samples"), "tokens_per_second": rate("tokens"),
+            "gradient_norm": self.last["gradient_norm"],
+            "learning_rate": self.last["learning_rate"],
+            "samples_per_second": rate("samples"),
+            "tokens_per_second": rate("tokens"),
             "model_flops_utilisation": rate("model_flops") / self._peak,
             "hardware_flops_utilisation": rate("hardware_flops") / self._peak,
-            "data_wait": self.waited / seconds, "seconds_per_step": seconds / len(every),
+            "data_wait": self.waited / seconds,
+            "seconds_per_step": seconds / len(every),
             **{f"seconds_per_step_{kind}": times[kind] for kind in counts},
         }
         self.restart()

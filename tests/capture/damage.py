@@ -36,6 +36,7 @@ def lying_npy(header: str, data: bytes = b"\0" * 64) -> bytes:
 
 def one_member(content: bytes, name: str = "{array}.npy") -> Damage:
     """Replaces one array of an npz, the first, by other bytes."""
+
     def damage(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             members = {item: archive.read(item) for item in archive.namelist()}
@@ -45,6 +46,7 @@ def one_member(content: bytes, name: str = "{array}.npy") -> Damage:
             archive.writestr(name.replace("{array}", first.removesuffix(".npy")), content)
             for item, data in members.items():
                 archive.writestr(item, data)
+
     return damage
 
 
@@ -52,6 +54,7 @@ def cut(fraction: float) -> Damage:
     def damage(path: Path) -> None:
         data = path.read_bytes()
         path.write_bytes(data[: int(len(data) * fraction)])
+
     return damage
 
 
@@ -95,7 +98,7 @@ def flip_bit(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         entry = archive.infolist()[0]
     data = bytearray(path.read_bytes())
-    name, extra = struct.unpack("<HH", data[entry.header_offset + 26: entry.header_offset + 30])
+    name, extra = struct.unpack("<HH", data[entry.header_offset + 26 : entry.header_offset + 30])
     start = entry.header_offset + 30 + name + extra
     data[start + entry.compress_size // 2] ^= 0x55
     path.write_bytes(data)
@@ -103,11 +106,13 @@ def flip_bit(path: Path) -> None:
 
 def directory_field(offset: int, value: bytes) -> Damage:
     """Overwrites a field of the first entry in the zip's central directory and, at the same place, says so twice."""
+
     def damage(path: Path) -> None:
         data = bytearray(path.read_bytes())
         start = data.index(b"PK\x01\x02")
-        data[start + offset: start + offset + len(value)] = value
+        data[start + offset : start + offset + len(value)] = value
         path.write_bytes(data)
+
     return damage
 
 
@@ -121,7 +126,7 @@ def bomb(path: Path) -> None:
         archive.writestr(entry, b"x")
     data = bytearray(path.read_bytes())
     start = data.rindex(b"PK\x01\x02")
-    data[start + 24: start + 28] = struct.pack("<I", 3 << 30)
+    data[start + 24 : start + 28] = struct.pack("<I", 3 << 30)
     path.write_bytes(data)
     assert len(packed) < 2000
 
@@ -165,6 +170,7 @@ WHOLE_FILE: dict[str, Damage] = {
 
 def replace_array(name: str, change: Callable[[np.ndarray], object]) -> Damage:
     """Replaces one array of an npz; a change that returns None drops it."""
+
     def damage(path: Path) -> None:
         with np.load(path) as data:
             arrays = {key: data[key] for key in data}
@@ -172,6 +178,7 @@ def replace_array(name: str, change: Callable[[np.ndarray], object]) -> Damage:
         if value is not None:
             arrays[name] = np.asarray(value)
         np.savez(path, **arrays)
+
     return damage
 
 
@@ -180,6 +187,7 @@ def poke(value: float) -> Callable[[np.ndarray], np.ndarray]:
         array = np.array(array, np.float64)
         array.reshape(-1)[array.size // 2] = value
         return array
+
     return change
 
 
@@ -195,9 +203,11 @@ EVERY_ARRAY: dict[str, Callable[[np.ndarray], object]] = {
 
 def edit_json(**fields: object) -> Damage:
     """Sets fields of a JSON object; the value `...` drops one."""
+
     def damage(path: Path) -> None:
         value = json.loads(path.read_text()) | fields
         path.write_text(json.dumps({key: item for key, item in value.items() if item is not ...}))
+
     return damage
 
 

@@ -90,8 +90,13 @@ def test_cap4d_pixels_are_cap4ds(tmp_path):
     world = Rotation.from_rotvec(fit["rot"][3]).apply(points) + fit["tra"][3]
     for view in range(VIEWS):
         local = (world * [1, -1, -1]) @ fit["extr"][view][:3, :3].T + fit["extr"][view][:3, 3]
-        theirs = np.stack([fit["fx"][view, 0] * local[:, 0] / local[:, 2] + fit["cx"][view, 0],
-                           fit["fy"][view, 0] * local[:, 1] / local[:, 2] + fit["cy"][view, 0]], -1)
+        theirs = np.stack(
+            [
+                fit["fx"][view, 0] * local[:, 0] / local[:, 2] + fit["cx"][view, 0],
+                fit["fy"][view, 0] * local[:, 1] / local[:, 2] + fit["cy"][view, 0],
+            ],
+            -1,
+        )
         ours, depth = project(capture.camera(view, 3), world)
         assert (depth > 0).all()
         np.testing.assert_allclose(theirs, ours, atol=1e-9)
@@ -121,11 +126,15 @@ def test_driving_sequence_loads(shared_data):
     assert (depth > 0.5).all() and (np.abs(pixel - 256) < 60).all()
 
 
-@pytest.mark.parametrize("path, said", [
-    ("lincoln", "1 frames at 30 fps, 1 cameras (800 x 600), 150 identity and 65 expression"),
-    ("tesla", "1 frames at 30 fps, 1 cameras (1144 x 912), 150 identity and 65 expression"),
-    ("driving_00", "384 frames at 24 fps, 1 cameras (512 x 512), no identity and 65 expression"),
-    ("driving_00/orbit.npz", "camera path, 384 frames, 512 x 512 pixels")])
+@pytest.mark.parametrize(
+    "path, said",
+    [
+        ("lincoln", "1 frames at 30 fps, 1 cameras (800 x 600), 150 identity and 65 expression"),
+        ("tesla", "1 frames at 30 fps, 1 cameras (1144 x 912), 150 identity and 65 expression"),
+        ("driving_00", "384 frames at 24 fps, 1 cameras (512 x 512), no identity and 65 expression"),
+        ("driving_00/orbit.npz", "camera path, 384 frames, 512 x 512 pixels"),
+    ],
+)
 def test_tracked_examples_validate(shared_data, capsys, path, said):
     assert main(["validate", str(shared_data / "tracked_examples" / path)]) == 0
     assert said in capsys.readouterr().out
@@ -155,11 +164,22 @@ def test_gaussian_avatars_pose_is_flames(tmp_path):
     with np.load(tmp_path / "ga" / entry["flame_param_path"]) as data:
         flame = {name: data[name] for name in data}
     shapes = {name: array.shape for name, array in flame.items()}
-    assert shapes == {"translation": (1, 3), "rotation": (1, 3), "neck_pose": (1, 3), "jaw_pose": (1, 3),
-                      "eyes_pose": (1, 6), "shape": (300,), "expr": (1, 100), "static_offset": (1, 5143, 3)}
+    assert shapes == {
+        "translation": (1, 3),
+        "rotation": (1, 3),
+        "neck_pose": (1, 3),
+        "jaw_pose": (1, 3),
+        "eyes_pose": (1, 6),
+        "shape": (300,),
+        "expr": (1, 100),
+        "static_offset": (1, 5143, 3),
+    }
     head = make_flame()
-    shaped = head.template + flame["static_offset"][0][: head.vertex_count] + np.tensordot(
-        flame["expr"][0, :4], head.expression_basis, 1)
+    shaped = (
+        head.template
+        + flame["static_offset"][0][: head.vertex_count]
+        + np.tensordot(flame["expr"][0, :4], head.expression_basis, 1)
+    )
     joint = shaped[:3].mean(0)  # make_flame regresses its root from the first three vertices
     still = capture.motion[3:4]
     local = np.asarray(skin_in_head_space(capture.head, still))[0]
@@ -195,8 +215,9 @@ def test_nerfstudio(tmp_path):
         ray = matrix[:3, :3] @ [(pixel[0] - entry["cx"]) / entry["fl_x"], -(pixel[1] - entry["cy"]) / entry["fl_y"], -1]
         offset = point - matrix[:3, 3]
         assert np.linalg.norm(np.cross(ray, offset)) < 1e-9 * np.linalg.norm(ray) + 1e-9 and ray @ offset > 0
-        np.testing.assert_array_equal(images.read_image(tmp_path / "ns" / entry["file_path"], mode="RGB"),
-                                      capture.frame(name, int(frame)))
+        np.testing.assert_array_equal(
+            images.read_image(tmp_path / "ns" / entry["file_path"], mode="RGB"), capture.frame(name, int(frame))
+        )
         assert entry["time"] == int(frame) / (FRAMES - 1)
 
 
@@ -210,7 +231,7 @@ def smooth_video(path, view, size, frames=FRAMES):
     pictures = []
     for frame in range(frames):
         picture = np.full((*size, 3), 40, np.uint8)
-        picture[8 * view: 8 * view + 8, 8 * frame: 8 * frame + 8] = 200
+        picture[8 * view : 8 * view + 8, 8 * frame : 8 * frame + 8] = 200
         writer.add(picture)
         pictures.append(picture)
     writer.close()
@@ -245,15 +266,21 @@ def test_nersemble(tmp_path):
     other[:3, :3], other[:3, 3] = Rotation.from_rotvec([0.3, -1.2, 2.0]).as_matrix(), [0.4, -0.2, 1.0]
     calibrated = np.asarray(true.world_to_camera)[:, 0] @ other
     swap = [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
-    (person / "calibration" / "camera_params.json").write_text(json.dumps({
-        "world_2_cam": {serial: matrix.tolist() for serial, matrix in zip(serials, calibrated)},
-        "intrinsics": [[8000.0, 0, 1100.0], [0, 8010.0, 1600.0], [0, 0, 1]]}))
+    (person / "calibration" / "camera_params.json").write_text(
+        json.dumps(
+            {
+                "world_2_cam": {serial: matrix.tolist() for serial, matrix in zip(serials, calibrated)},
+                "intrinsics": [[8000.0, 0, 1100.0], [0, 8010.0, 1600.0], [0, 0, 1]],
+            }
+        )
+    )
     (person / "calibration" / "color_calibration.json").write_text(json.dumps({serials[1]: swap}))
     pictures = [smooth_video(folder / f"cam_{serial}.mp4", view, size) for view, serial in enumerate(serials)]
     fit = Fit(make_motion(), true[2:3], np.array([size]), (serials[2],), None, "toy")
     fit.save(tmp_path / "fit.npz")
-    capture = import_nersemble(person, tmp_path / "c", sequence="EMO-1-shout+laugh", head=make_rig(),
-                               fit=tmp_path / "fit.npz", scale=2)
+    capture = import_nersemble(
+        person, tmp_path / "c", sequence="EMO-1-shout+laugh", head=make_rig(), fit=tmp_path / "fit.npz", scale=2
+    )
     assert capture.names == tuple(serials) and capture.image_size == (16, 11)
     np.testing.assert_allclose(capture.cameras.world_to_camera, true.world_to_camera, atol=1e-9)
     np.testing.assert_allclose(capture.cameras.fx, 8000 / 100 / 2)
@@ -262,8 +289,9 @@ def test_nersemble(tmp_path):
     assert np.abs(capture.frames(0).astype(float) - averaged).max() < 12
     with pytest.raises(UserError, match="none of this calibration's"):
         Fit(make_motion(), true[2:3], np.array([size]), ("front",), None, "toy").save(tmp_path / "fit.npz")
-        import_nersemble(person, tmp_path / "d", sequence="EMO-1-shout+laugh", head=make_rig(),
-                         fit=tmp_path / "fit.npz")
+        import_nersemble(
+            person, tmp_path / "d", sequence="EMO-1-shout+laugh", head=make_rig(), fit=tmp_path / "fit.npz"
+        )
 
 
 def test_colour_correction_in_closed_form():

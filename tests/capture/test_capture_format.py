@@ -31,14 +31,19 @@ def test_round_trip(tmp_path, moving):
             np.testing.assert_array_equal(capture.mask(view, frame), alpha[view, frame])
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(capture.cameras, name), getattr(cameras, name))
-        np.testing.assert_array_equal(getattr(capture.camera("cam2", 3), name),
-                                      getattr(cameras, name)[2, 3 if moving else 0])
+        np.testing.assert_array_equal(
+            getattr(capture.camera("cam2", 3), name), getattr(cameras, name)[2, 3 if moving else 0]
+        )
     for name in ARRAYS:
         np.testing.assert_array_equal(getattr(capture.motion, name), getattr(motion, name))
     np.testing.assert_array_equal(capture.head.expression_basis, rig.expression_basis)
     assert capture.head.joint_names == rig.joint_names and capture.head.name == "toy"
     assert (capture.reference, capture.fps, capture.info.source, capture.info.extra) == (
-        ("cam1", 2), 24.0, "test", {"seed": 3})
+        ("cam1", 2),
+        24.0,
+        "test",
+        {"seed": 3},
+    )
     assert "3 views x 4 frames" in validate(path)
 
 
@@ -47,8 +52,16 @@ def test_video_capture_reads_any_frame(tmp_path):
     size, frames = (32, 48), 9
     ramp = np.linspace(0, 60, 48)[None, :, None] + np.zeros((32, 1, 3))
     pictures = [np.uint8(ramp + 20 * frame) for frame in range(frames)]
-    with CaptureWriter(tmp_path / "v", head=make_rig(), motion=make_motion(frames), cameras=make_cameras(1),
-                       names=["front"], image_size=size, masks=False, images="video") as writer:
+    with CaptureWriter(
+        tmp_path / "v",
+        head=make_rig(),
+        motion=make_motion(frames),
+        cameras=make_cameras(1),
+        names=["front"],
+        image_size=size,
+        masks=False,
+        images="video",
+    ) as writer:
         for frame, picture in enumerate(pictures):
             writer.add("front", frame, picture)
     capture = Capture.open(tmp_path / "v")
@@ -63,26 +76,45 @@ def test_video_capture_reads_any_frame(tmp_path):
 
 
 def test_floating_point_pictures_are_rounded(tmp_path):
-    with CaptureWriter(tmp_path / "c", head=make_rig(), motion=make_motion(1), cameras=make_cameras(1), names=["a"],
-                       image_size=SIZE) as writer:
+    with CaptureWriter(
+        tmp_path / "c", head=make_rig(), motion=make_motion(1), cameras=make_cameras(1), names=["a"], image_size=SIZE
+    ) as writer:
         writer.add(0, 0, np.full((*SIZE, 3), 0.5, np.float32), np.full(SIZE, 1.5, np.float32))
     capture = Capture.open(tmp_path / "c")
     assert (capture.frame(0, 0) == 128).all() and (capture.mask(0, 0) == 255).all()
 
 
 def test_an_error_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError, match="stop"), \
-            CaptureWriter(tmp_path / "c", head=make_rig(), motion=make_motion(), cameras=make_cameras(),
-                          names=list("abc"), image_size=SIZE, masks=False) as writer:
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        CaptureWriter(
+            tmp_path / "c",
+            head=make_rig(),
+            motion=make_motion(),
+            cameras=make_cameras(),
+            names=list("abc"),
+            image_size=SIZE,
+            masks=False,
+        ) as writer,
+    ):
         writer.add(0, 0, np.zeros((*SIZE, 3), np.uint8))
         raise RuntimeError("stop")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_frames_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="11 frames were never added"), \
-            CaptureWriter(tmp_path / "c", head=make_rig(), motion=make_motion(), cameras=make_cameras(),
-                          names=list("abc"), image_size=SIZE, masks=False) as writer:
+    with (
+        pytest.raises(ValueError, match="11 frames were never added"),
+        CaptureWriter(
+            tmp_path / "c",
+            head=make_rig(),
+            motion=make_motion(),
+            cameras=make_cameras(),
+            names=list("abc"),
+            image_size=SIZE,
+            masks=False,
+        ) as writer,
+    ):
         writer.add(0, 0, np.zeros((*SIZE, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []
 
@@ -91,9 +123,19 @@ def test_overwriting_is_asked_for(capture_path, tmp_path):
     before = {path: path.read_bytes() for path in capture_path.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match="already there"):
         write_capture(capture_path)
-    with pytest.raises(RuntimeError), \
-            CaptureWriter(capture_path, head=make_rig(), motion=make_motion(), cameras=make_cameras(),
-                          names=list("abc"), image_size=SIZE, masks=False, overwrite=True) as writer:
+    with (
+        pytest.raises(RuntimeError),
+        CaptureWriter(
+            capture_path,
+            head=make_rig(),
+            motion=make_motion(),
+            cameras=make_cameras(),
+            names=list("abc"),
+            image_size=SIZE,
+            masks=False,
+            overwrite=True,
+        ) as writer,
+    ):
         writer.add(0, 0, np.zeros((*SIZE, 3), np.uint8))
         raise RuntimeError
     assert before == {path: path.read_bytes() for path in capture_path.rglob("*") if path.is_file()}
@@ -125,8 +167,13 @@ def test_a_killed_writer_leaves_the_old_capture_or_none(tmp_path, existing):
             time.sleep(60)
     """)
     root = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE, text=True,
-                               env={**os.environ, "PYTHONPATH": str(root)})
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
     assert process.stdout.readline().strip() == "writing"
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -15,9 +15,23 @@ from mvp4d.core.live_link import read_live_link
 
 NAMES = ("jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "mouthSmileLeft")
 HEAD = types.SimpleNamespace(name="builtin", expression_names=NAMES, expression_count=len(NAMES))
-HEADER = ["Timecode", "BlendshapeCount", "EyeBlinkLeft", "EyeBlinkRight", "JawOpen", "TongueOut", "HeadYaw",
-          "HeadPitch", "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "LeftEyeRoll", "RightEyeYaw", "RightEyePitch",
-          "RightEyeRoll"]
+HEADER = [
+    "Timecode",
+    "BlendshapeCount",
+    "EyeBlinkLeft",
+    "EyeBlinkRight",
+    "JawOpen",
+    "TongueOut",
+    "HeadYaw",
+    "HeadPitch",
+    "HeadRoll",
+    "LeftEyeYaw",
+    "LeftEyePitch",
+    "LeftEyeRoll",
+    "RightEyeYaw",
+    "RightEyePitch",
+    "RightEyeRoll",
+]
 
 
 def _csv(path, rows):
@@ -31,8 +45,25 @@ def recording(tmp_path):
     rows = []
     for index in range(90):
         second, frame = divmod(30 + index, 60)
-        rows.append([f"10:20:{second:02d}:{frame:02d}.500", 61, index / 90, 0.25, 0.5, 0.1, 0.3, -0.2, 0.1,
-                     0.05, 0.02, 0, 0.06, 0.01, 0])
+        rows.append(
+            [
+                f"10:20:{second:02d}:{frame:02d}.500",
+                61,
+                index / 90,
+                0.25,
+                0.5,
+                0.1,
+                0.3,
+                -0.2,
+                0.1,
+                0.05,
+                0.02,
+                0,
+                0.06,
+                0.01,
+                0,
+            ]
+        )
     return _csv(tmp_path / "take.csv", rows)
 
 
@@ -62,18 +93,23 @@ def test_ict_names_reorder_onto_arkit():
 
 
 def test_coefficients_without_names_drive_the_pose_alone():
-    motion = dataclasses.replace(Motion.still(2, 65), expression=np.ones((2, 65), np.float32),
-                                 jaw=np.full((2, 3), 0.1, np.float32))
+    motion = dataclasses.replace(
+        Motion.still(2, 65), expression=np.ones((2, 65), np.float32), jaw=np.full((2, 3), 0.1, np.float32)
+    )
     out, notice = retarget(motion, "flame2023-nojaw", (), HEAD)
     assert (out.expression == 0).all() and (out.jaw == np.float32(0.1)).all()
     assert "only head, neck, jaw and eye rotations" in notice
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda text: text.replace("JawOpen", "Jaw"), "JawOpen"),
-    (lambda text: text.replace(",0.5,", ",wide,", 1), "is not a number"),
-    (lambda text: text.replace(",0.25,", ",nan,"), "not finite"),
-    (lambda text: text.splitlines()[0], "no frames")])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda text: text.replace("JawOpen", "Jaw"), "JawOpen"),
+        (lambda text: text.replace(",0.5,", ",wide,", 1), "is not a number"),
+        (lambda text: text.replace(",0.25,", ",nan,"), "not finite"),
+        (lambda text: text.splitlines()[0], "no frames"),
+    ],
+)
 def test_damaged_recordings_name_row_and_column(recording, damage, message):
     recording.write_text(damage(recording.read_text()))
     with pytest.raises(UserError, match=message):
@@ -104,12 +140,19 @@ def test_a_real_recording_drives_the_builtin_head(shared_data):
 def test_a_motion_file_names_its_head_and_is_matched_by_name(tmp_path):
     from mvp4d.core.capture.motion_file import write_motion
 
-    source = types.SimpleNamespace(name="other", expression_names=("mouthSmile_L", "jawOpen"), expression_count=2,
-                                   joint_names=("left_eye", "right_eye"), joints=np.array([[0, 0.1, 0], [0, 0.1, 0]]))
+    source = types.SimpleNamespace(
+        name="other",
+        expression_names=("mouthSmile_L", "jawOpen"),
+        expression_count=2,
+        joint_names=("left_eye", "right_eye"),
+        joints=np.array([[0, 0.1, 0], [0, 0.1, 0]]),
+    )
     motion = dataclasses.replace(Motion.still(2, 2), expression=np.array([[0.1, 0.2]] * 2, np.float32))
     write_motion(tmp_path / "motion.npz", motion, source)
-    out, notice = load_motion(tmp_path / "motion.npz", types.SimpleNamespace(
-        **vars(HEAD), joint_names=("left_eye", "right_eye"), joints=np.zeros((2, 3))))
+    out, notice = load_motion(
+        tmp_path / "motion.npz",
+        types.SimpleNamespace(**vars(HEAD), joint_names=("left_eye", "right_eye"), joints=np.zeros((2, 3))),
+    )
     np.testing.assert_allclose(out.expression[0], [0.2, 0, 0, 0.1], atol=1e-7)
     np.testing.assert_allclose(out.translation[0], [0, 0.1, 0], atol=1e-7)  # the eyes are where they were recorded
     assert notice == ""

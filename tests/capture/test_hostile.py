@@ -79,14 +79,21 @@ def assert_one_line(capsys, path: Path) -> None:
 
 
 def spread(cases: dict, *prefix: object) -> list:
-    return [pytest.param(*prefix, damage, id=" ".join([*(str(item) for item in prefix), name]))
-            for name, damage in cases.items()]
+    return [
+        pytest.param(*prefix, damage, id=" ".join([*(str(item) for item in prefix), name]))
+        for name, damage in cases.items()
+    ]
 
 
 # --- npz files as a whole -------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("file, damage", [
-    case for file in ("capture/cameras.npz", "capture/motion.npz", "capture/head.npz")
-    for case in spread(WHOLE_FILE, file)])
+@pytest.mark.parametrize(
+    "file, damage",
+    [
+        case
+        for file in ("capture/cameras.npz", "capture/motion.npz", "capture/head.npz")
+        for case in spread(WHOLE_FILE, file)
+    ],
+)
 def test_npz_of_a_capture(originals, sandbox, capsys, file, damage):
     folder, name = file.split("/")
     path = copy(originals, folder, sandbox)
@@ -106,9 +113,13 @@ CAMERA_ARRAYS = ("world_to_camera", "fx", "fy", "cx", "cy")
 MOTION_ARRAYS = ("expression", "rotation", "translation", "neck", "jaw", "eyes", "fps")
 
 
-@pytest.mark.parametrize("file, array, change", [
-    *[case for name in CAMERA_ARRAYS for case in spread(EVERY_ARRAY, "cameras.npz", name)],
-    *[case for name in MOTION_ARRAYS for case in spread(EVERY_ARRAY, "motion.npz", name)]])
+@pytest.mark.parametrize(
+    "file, array, change",
+    [
+        *[case for name in CAMERA_ARRAYS for case in spread(EVERY_ARRAY, "cameras.npz", name)],
+        *[case for name in MOTION_ARRAYS for case in spread(EVERY_ARRAY, "motion.npz", name)],
+    ],
+)
 def test_arrays_of_a_capture(originals, sandbox, capsys, file, array, change):
     path = copy(originals, "capture", sandbox)
     replace_array(array, change)(path / file)
@@ -127,14 +138,23 @@ def sheared(matrices):
     return matrices @ np.array([[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
 
 
-MATRICES = {"left-handed": mirror, "scaled": scaled_rotation, "sheared": sheared, "zero": np.zeros_like,
-            "transposed": lambda m: np.swapaxes(m, -1, -2), "overflowing": lambda m: m * 1e300,
-            "far away": lambda m: m + np.eye(4)[3] * np.array([1e9, 0, 0, 0])[:, None],
-            "two views": lambda m: m[:2], "three frames": lambda m: np.repeat(m, 3, 1), "3x4": lambda m: m[..., :3, :]}
+MATRICES = {
+    "left-handed": mirror,
+    "scaled": scaled_rotation,
+    "sheared": sheared,
+    "zero": np.zeros_like,
+    "transposed": lambda m: np.swapaxes(m, -1, -2),
+    "overflowing": lambda m: m * 1e300,
+    "far away": lambda m: m + np.eye(4)[3] * np.array([1e9, 0, 0, 0])[:, None],
+    "two views": lambda m: m[:2],
+    "three frames": lambda m: np.repeat(m, 3, 1),
+    "3x4": lambda m: m[..., :3, :],
+}
 
 
-@pytest.mark.parametrize("file, array", [("capture/cameras.npz", "world_to_camera"), ("cap4d/fit.npz", "extr"),
-                                         ("cap4d/orbit.npz", "extr")])
+@pytest.mark.parametrize(
+    "file, array", [("capture/cameras.npz", "world_to_camera"), ("cap4d/fit.npz", "extr"), ("cap4d/orbit.npz", "extr")]
+)
 @pytest.mark.parametrize("name", MATRICES)
 def test_matrices(originals, sandbox, capsys, file, array, name):
     folder, npz = file.split("/")
@@ -154,25 +174,32 @@ def test_focal_lengths(originals, sandbox, capsys, focal, value):
 
 
 RIG = {
-    "faces beyond": ("faces", lambda a: a + 3), "faces negative": ("faces", lambda a: a - 1),
+    "faces beyond": ("faces", lambda a: a + 3),
+    "faces negative": ("faces", lambda a: a - 1),
     "faces of floats": ("faces", lambda a: a.astype(np.float32)),
     "quads": ("faces", lambda a: np.pad(a, ((0, 0), (0, 1)))),
-    "no faces array": ("faces", lambda a: None), "uv beyond": ("face_uvs", lambda a: a + 100),
-    "weights": ("skin_weights", lambda a: a * 2), "negative weights": ("skin_weights", lambda a: a * [2, 1] - [0, 1]),
+    "no faces array": ("faces", lambda a: None),
+    "uv beyond": ("face_uvs", lambda a: a + 100),
+    "weights": ("skin_weights", lambda a: a * 2),
+    "negative weights": ("skin_weights", lambda a: a * [2, 1] - [0, 1]),
     "weights of a joint more": ("skin_weights", lambda a: np.pad(a, ((0, 0), (0, 1)))),
     "cyclic joints": ("joint_parents", lambda a: np.array([1, 0])),
     "joint from nowhere": ("joint_parents", lambda a: [-1, 7]),
     "parents NaN": ("joint_parents", lambda a: np.array([np.nan, 0.0])),
     "parents text": ("joint_parents", lambda a: ["a", "b"]),
-    "parents a number": ("joint_parents", lambda a: np.int64(3)), "no joints": ("joint_names", lambda a: np.zeros(0,
-    "U4")),
+    "parents a number": ("joint_parents", lambda a: np.int64(3)),
+    "no joints": ("joint_names", lambda a: np.zeros(0, "U4")),
     "strange joint": ("joint_names", lambda a: np.array(["root", "tail"])),
     "names a number": ("joint_names", lambda a: 3.0),
-    "expression lost": ("expression_basis", lambda a: a[:-1]), "expression NaN": ("expression_basis", poke(np.nan)),
-    "template NaN": ("template", poke(np.nan)), "template 2D": ("template", lambda a: a[:, :2]),
-    "template empty": ("template", lambda a: a[:0]), "landmark beyond": ("landmark_faces", lambda a: a + 1000),
+    "expression lost": ("expression_basis", lambda a: a[:-1]),
+    "expression NaN": ("expression_basis", poke(np.nan)),
+    "template NaN": ("template", poke(np.nan)),
+    "template 2D": ("template", lambda a: a[:, :2]),
+    "template empty": ("template", lambda a: a[:0]),
+    "landmark beyond": ("landmark_faces", lambda a: a + 1000),
     "pose correctives": ("pose_basis", lambda a: np.zeros((5, 6, 3), np.float32)),
-    "part beyond": ("face_parts", lambda a: a + 9), "another name": ("name", lambda a: np.str_("someone")),
+    "part beyond": ("face_parts", lambda a: a + 9),
+    "another name": ("name", lambda a: np.str_("someone")),
 }
 
 
@@ -184,15 +211,23 @@ def test_rigs(originals, sandbox, capsys, case):
 
 
 FIT_ARRAYS = {
-    **{f"{name} {how}": (name, EVERY_ARRAY[how]) for name in ("fx", "cy", "extr", "expr", "rot", "tra")
-       for how in EVERY_ARRAY},
-    "eye_rot short": ("eyes", lambda a: a[:, :1]), "resolutions of floats": ("resolutions", lambda a: a * 1.0),
-    "resolutions zero": ("resolutions", lambda a: a * 0), "resolutions huge": ("resolutions", lambda a: a * 10**6),
-    "resolutions dropped": ("resolutions", lambda a: None), "fewer frames": ("tra", lambda a: a[:-1]),
-    "no frames": ("rot", lambda a: a[:0]), "names climb": ("camera_order", lambda a: np.array(["../a", "b", "c"])),
+    **{
+        f"{name} {how}": (name, EVERY_ARRAY[how])
+        for name in ("fx", "cy", "extr", "expr", "rot", "tra")
+        for how in EVERY_ARRAY
+    },
+    "eye_rot short": ("eyes", lambda a: a[:, :1]),
+    "resolutions of floats": ("resolutions", lambda a: a * 1.0),
+    "resolutions zero": ("resolutions", lambda a: a * 0),
+    "resolutions huge": ("resolutions", lambda a: a * 10**6),
+    "resolutions dropped": ("resolutions", lambda a: None),
+    "fewer frames": ("tra", lambda a: a[:-1]),
+    "no frames": ("rot", lambda a: a[:0]),
+    "names climb": ("camera_order", lambda a: np.array(["../a", "b", "c"])),
     "names are bytes": ("camera_order", lambda a: a.astype("S")),
     "names alike": ("camera_order", lambda a: a[[0, 0, 0]]),
-    "head a number": ("head", lambda a: np.float64(3)), "fps zero": ("fps", lambda a: a * 0),
+    "head a number": ("head", lambda a: np.float64(3)),
+    "fps zero": ("fps", lambda a: a * 0),
     "fps a row": ("fps", lambda a: np.ones(3)),
 }
 
@@ -211,31 +246,54 @@ def named(*names):
 
 INFO = {
     **JSON_NONSENSE,
-    "other format": edit_json(format="colmap"), "later version": edit_json(version=2),
+    "other format": edit_json(format="colmap"),
+    "later version": edit_json(version=2),
     "no version": edit_json(version=...),
-    "fps 0": edit_json(fps=0), "fps -1": edit_json(fps=-1), "fps text": edit_json(fps="25"),
+    "fps 0": edit_json(fps=0),
+    "fps -1": edit_json(fps=-1),
+    "fps text": edit_json(fps="25"),
     "fps true": edit_json(fps=True),
-    "fps 1e300": edit_json(fps=1e300), "no frames": edit_json(frame_count=0), "frames -4": edit_json(frame_count=-4),
-    "frames 4.0": edit_json(frame_count=4.0), "frames 10^12": edit_json(frame_count=10**12),
-    "frames 5": edit_json(frame_count=5), "frames 3": edit_json(frame_count=3), "size 0": edit_json(image_size=[0, 10]),
-    "size of one": edit_json(image_size=[12]), "size huge": edit_json(image_size=[10**9, 10**9]),
-    "size text": edit_json(image_size="12x10"), "size swapped": edit_json(image_size=[10, 12]),
-    "cameras text": edit_json(cameras="cam0"), "no cameras": named(), "two cameras": named("cam0", "cam1"),
-    "camera ..": named("..", "cam1", "cam2"), "camera ../x": named("../x", "cam1", "cam2"),
-    "camera absolute": named("/etc", "cam1", "cam2"), "camera a/b": named("cam0/..", "cam1", "cam2"),
-    "camera \\": named("a\\b", "cam1", "cam2"), "camera empty": named("", "cam1", "cam2"), "camera .": named(".",
-    "a", "b"),
-    "camera NUL": named("a\0b", "cam1", "cam2"), "camera of 70": named("a" * 70, "cam1", "cam2"),
-    "camera newline": named("a\nb", "cam1", "cam2"), "camera number": named(0, 1, 2), "twice": named("a", "a", "b"),
-    "capitals": named("Cam", "cam", "b"), "images gif": edit_json(images="gif"), "images list": edit_json(images=[]),
-    "images video": edit_json(images="video"), "masks text": edit_json(masks="yes"),
+    "fps 1e300": edit_json(fps=1e300),
+    "no frames": edit_json(frame_count=0),
+    "frames -4": edit_json(frame_count=-4),
+    "frames 4.0": edit_json(frame_count=4.0),
+    "frames 10^12": edit_json(frame_count=10**12),
+    "frames 5": edit_json(frame_count=5),
+    "frames 3": edit_json(frame_count=3),
+    "size 0": edit_json(image_size=[0, 10]),
+    "size of one": edit_json(image_size=[12]),
+    "size huge": edit_json(image_size=[10**9, 10**9]),
+    "size text": edit_json(image_size="12x10"),
+    "size swapped": edit_json(image_size=[10, 12]),
+    "cameras text": edit_json(cameras="cam0"),
+    "no cameras": named(),
+    "two cameras": named("cam0", "cam1"),
+    "camera ..": named("..", "cam1", "cam2"),
+    "camera ../x": named("../x", "cam1", "cam2"),
+    "camera absolute": named("/etc", "cam1", "cam2"),
+    "camera a/b": named("cam0/..", "cam1", "cam2"),
+    "camera \\": named("a\\b", "cam1", "cam2"),
+    "camera empty": named("", "cam1", "cam2"),
+    "camera .": named(".", "a", "b"),
+    "camera NUL": named("a\0b", "cam1", "cam2"),
+    "camera of 70": named("a" * 70, "cam1", "cam2"),
+    "camera newline": named("a\nb", "cam1", "cam2"),
+    "camera number": named(0, 1, 2),
+    "twice": named("a", "a", "b"),
+    "capitals": named("Cam", "cam", "b"),
+    "images gif": edit_json(images="gif"),
+    "images list": edit_json(images=[]),
+    "images video": edit_json(images="video"),
+    "masks text": edit_json(masks="yes"),
     "head other": edit_json(head="flame"),
-    "head number": edit_json(head=7), "background": edit_json(background=[1, 2]),
+    "head number": edit_json(head=7),
+    "background": edit_json(background=[1, 2]),
     "background 300": edit_json(background=[300, 0, 0]),
-    "reference text": edit_json(reference="cam0"), "reference unknown": edit_json(reference={"camera": "x",
-    "frame": 0}),
+    "reference text": edit_json(reference="cam0"),
+    "reference unknown": edit_json(reference={"camera": "x", "frame": 0}),
     "reference late": edit_json(reference={"camera": "cam0", "frame": 4}),
-    "reference list": edit_json(reference={"camera": ["cam0"], "frame": 0}), "extra list": edit_json(extra=[1]),
+    "reference list": edit_json(reference={"camera": ["cam0"], "frame": 0}),
+    "extra list": edit_json(extra=[1]),
     "source list": edit_json(source=["a"]),
 }
 
@@ -250,10 +308,16 @@ def test_capture_json(originals, sandbox, capsys, case):
 # --- pictures and videos --------------------------------------------------------------------------------------------
 def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds next to nothing."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b""))
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 def other_size(path: Path) -> None:
@@ -262,9 +326,17 @@ def other_size(path: Path) -> None:
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 12\n(SENTINEL) (w) file closefile\nshowpage\n"
 PICTURES = {
-    "missing": missing, "empty": content(b""), "half": cut(0.5), "text": content(b"GIF89a nothing"), "size": other_size,
-    "bomb": content(png_header(60000, 60000)), "claims its size": content(png_header(10, 12)),
-    "PostScript": content(POSTSCRIPT), "folder": folder_in_place, "pipe": pipe_in_place, "dangling": dangling_link,
+    "missing": missing,
+    "empty": content(b""),
+    "half": cut(0.5),
+    "text": content(b"GIF89a nothing"),
+    "size": other_size,
+    "bomb": content(png_header(60000, 60000)),
+    "claims its size": content(png_header(10, 12)),
+    "PostScript": content(POSTSCRIPT),
+    "folder": folder_in_place,
+    "pipe": pipe_in_place,
+    "dangling": dangling_link,
     "link out": link_out,
 }
 
@@ -282,14 +354,17 @@ def linked_folder(path: Path) -> None:
     (path / "images" / "cam1").symlink_to(path.parent / "outside.png")
 
 
-@pytest.mark.parametrize("damage", [
-    pytest.param(lambda path: shutil.rmtree(path / "images"), id="no images"),
-    pytest.param(lambda path: shutil.rmtree(path / "masks" / "cam0"), id="no masks of one camera"),
-    pytest.param(lambda path: (path / "images" / "cam1" / "00001.png").rename(path / "1.png"), id="moved"),
-    pytest.param(linked_folder, id="folder linked out"),
-    pytest.param(lambda path: shutil.rmtree(path), id="no capture"),
-    pytest.param(lambda path: [item.unlink() for item in path.glob("*.*")], id="pictures alone"),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda path: shutil.rmtree(path / "images"), id="no images"),
+        pytest.param(lambda path: shutil.rmtree(path / "masks" / "cam0"), id="no masks of one camera"),
+        pytest.param(lambda path: (path / "images" / "cam1" / "00001.png").rename(path / "1.png"), id="moved"),
+        pytest.param(linked_folder, id="folder linked out"),
+        pytest.param(lambda path: shutil.rmtree(path), id="no capture"),
+        pytest.param(lambda path: [item.unlink() for item in path.glob("*.*")], id="pictures alone"),
+    ],
+)
 def test_folders(originals, sandbox, capsys, damage):
     path = copy(originals, "capture", sandbox)
     damage(path)
@@ -310,10 +385,19 @@ def large_video(path: Path) -> None:
 
 
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/SENTINEL.ts\n#EXT-X-ENDLIST\n"
-VIDEOS = {"missing": missing, "empty": content(b""), "half": cut(0.5), "text": content(b"not a video" * 100),
-          "playlist": content(PLAYLIST), "script": content(b"ffconcat version 1.0\nfile '/etc/passwd'\n"),
-          "short": short_video, "size": large_video, "folder": folder_in_place, "pipe": pipe_in_place,
-          "dangling": dangling_link}
+VIDEOS = {
+    "missing": missing,
+    "empty": content(b""),
+    "half": cut(0.5),
+    "text": content(b"not a video" * 100),
+    "playlist": content(PLAYLIST),
+    "script": content(b"ffconcat version 1.0\nfile '/etc/passwd'\n"),
+    "short": short_video,
+    "size": large_video,
+    "folder": folder_in_place,
+    "pipe": pipe_in_place,
+    "dangling": dangling_link,
+}
 
 
 @pytest.mark.parametrize("case", VIDEOS)
@@ -329,25 +413,34 @@ def frames_edit(**fields):
         value = json.loads(path.read_text())
         value["frames"][5] = {key: item for key, item in (value["frames"][5] | fields).items() if item is not ...}
         path.write_text(json.dumps(value))
+
     return damage
 
 
 SECRET = "../../../../../../../../etc/passwd"
 FRAMES = {
     **JSON_NONSENSE,
-    "climbs": frames_edit(file_path=SECRET), "absolute": frames_edit(file_path="/etc/passwd"),
-    "no path": frames_edit(file_path=...), "path number": frames_edit(file_path=7),
+    "climbs": frames_edit(file_path=SECRET),
+    "absolute": frames_edit(file_path="/etc/passwd"),
+    "no path": frames_edit(file_path=...),
+    "path number": frames_edit(file_path=7),
     "path NUL": frames_edit(file_path="a\0"),
-    "mask climbs": frames_edit(fg_mask_path=SECRET), "missing picture": frames_edit(file_path="images/9.png"),
-    "no matrix": frames_edit(transform_matrix=...), "matrix text": frames_edit(transform_matrix="one"),
+    "mask climbs": frames_edit(fg_mask_path=SECRET),
+    "missing picture": frames_edit(file_path="images/9.png"),
+    "no matrix": frames_edit(transform_matrix=...),
+    "matrix text": frames_edit(transform_matrix="one"),
     "matrix ragged": frames_edit(transform_matrix=[[1], [2, 3]]),
     "matrix of zeros": frames_edit(transform_matrix=[[0] * 4] * 4),
     "matrix mirrored": frames_edit(transform_matrix=np.diag([-1.0, 1, 1, 1]).tolist()),
-    "matrix huge": frames_edit(transform_matrix=[[1e308] * 4] * 4), "focal text": frames_edit(fl_x="wide"),
-    "focal 0": frames_edit(fl_x=0), "no index": frames_edit(camera_index=...),
+    "matrix huge": frames_edit(transform_matrix=[[1e308] * 4] * 4),
+    "focal text": frames_edit(fl_x="wide"),
+    "focal 0": frames_edit(fl_x=0),
+    "no index": frames_edit(camera_index=...),
     "index text": frames_edit(timestep_index="1"),
-    "index -1": frames_edit(camera_index=-1), "a step missing": frames_edit(timestep_index=900),
-    "camera name": frames_edit(camera_id="../x"), "frames text": edit_json(frames="many"),
+    "index -1": frames_edit(camera_index=-1),
+    "a step missing": frames_edit(timestep_index=900),
+    "camera name": frames_edit(camera_id="../x"),
+    "frames text": edit_json(frames="many"),
     "no frames": edit_json(frames=[]),
     "frames of lists": edit_json(frames=[[1], [2]]),
 }
@@ -385,11 +478,15 @@ def test_flame_params(originals, sandbox, file, damage):
     assert_refused(import_ga, path)
 
 
-@pytest.mark.parametrize("array, change", [
-    case for name in ("translation", "rotation", "expr", "eyes_pose") for case in spread(EVERY_ARRAY, name)]
-    + [pytest.param("static_offset", lambda a: a[:, :7], id="static_offset short"),
-       pytest.param("shape", lambda a: a + np.nan, id="shape NaN"),
-       pytest.param("shape", lambda a: a + 1, id="shape of another head")])
+@pytest.mark.parametrize(
+    "array, change",
+    [case for name in ("translation", "rotation", "expr", "eyes_pose") for case in spread(EVERY_ARRAY, name)]
+    + [
+        pytest.param("static_offset", lambda a: a[:, :7], id="static_offset short"),
+        pytest.param("shape", lambda a: a + np.nan, id="shape NaN"),
+        pytest.param("shape", lambda a: a + 1, id="shape of another head"),
+    ],
+)
 def test_flame_param_arrays(originals, sandbox, array, change):
     path = copy(originals, "ga", sandbox)
     replace_array(array, change)(path / "flame_param" / "00000.npz")
@@ -403,8 +500,10 @@ CAP4D = {
     "a matte less": lambda path: missing(path / "bg" / "cam1" / "0002.png"),
     "a picture of another size": lambda path: other_size(path / "images" / "cam1" / "00002.png"),
     "a picture broken": lambda path: cut(0.4)(path / "images" / "cam2" / "00003.png"),
-    "a picture linked out": lambda path: (path / "images" / "cam2" / "00003.png").unlink() or
-    (path / "images" / "cam2" / "00003.png").symlink_to("/etc/passwd"),
+    "a picture linked out": lambda path: (
+        (path / "images" / "cam2" / "00003.png").unlink()
+        or (path / "images" / "cam2" / "00003.png").symlink_to("/etc/passwd")
+    ),
     "two sizes": lambda path: replace_array("resolutions", lambda a: a + [[0, 0], [2, 0], [0, 0]])(path / "fit.npz"),
     "reference beyond": lambda path: content(b'[["cam0", 99]]')(path / "reference_images.json"),
     "reference unknown": lambda path: content(b'[["cam9", 0]]')(path / "reference_images.json"),
@@ -427,17 +526,42 @@ def test_cap4d_folders(originals, sandbox, case):
     assert_refused(import_toy, path)
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"[[1, 2]]", b'[["a"]]', b'[["a", 1.5]]', b'[["a", true]]',
-                                                          b'[["a", -1]]',
-                                  b'[["../a", 0]]', b'[["a", 0], 7]', b'["a", 0]', b'[["a", 99999999999]]'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"[[1, 2]]",
+        b'[["a"]]',
+        b'[["a", 1.5]]',
+        b'[["a", true]]',
+        b'[["a", -1]]',
+        b'[["../a", 0]]',
+        b'[["a", 0], 7]',
+        b'["a", 0]',
+        b'[["a", 99999999999]]',
+    ],
+)
 def test_reference_lists(sandbox, text):
     path = sandbox / "input"
     path.write_bytes(text)
     assert_refused(read_references, path)
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b'{"format": 3, "version": 1}', b"\xff\xfe", b"[" * 5000,
-                                  b'{"format": "mvp4d-shards", "version": 1, "files": 7, "scenes": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b'{"format": 3, "version": 1}',
+        b"\xff\xfe",
+        b"[" * 5000,
+        b'{"format": "mvp4d-shards", "version": 1, "files": 7, "scenes": 3}',
+    ],
+)
 @pytest.mark.parametrize("marker", ["manifest.json", "avatar.json", "mvp4d.json", "config.json"])
 def test_markers_of_other_folders(sandbox, capsys, marker, text):
     """Folders that call themselves shards, avatars or weights and hold nothing."""

@@ -70,34 +70,77 @@ def itself():
 
 def chumpy_tree():
     """chumpy Selects that pick from themselves: 2^40 evaluations, were each worked out anew."""
-    out = [b"(dS'v_template'\nccopy_reg\n_reconstructor\n(cchumpy.ch\nCh\nc__builtin__\nobject\nNtR(dS'x'\n"
-           b"(lF1.0\nasbp0\n"]
+    out = [
+        b"(dS'v_template'\nccopy_reg\n_reconstructor\n(cchumpy.ch\nCh\nc__builtin__\nobject\nNtR(dS'x'\n(lF1.0\nasbp0\n"
+    ]
     for index in range(40):
-        out.append(b"ccopy_reg\n_reconstructor\n(cchumpy.reordering\nSelect\nc__builtin__\nobject\nNtR"
-                   b"(dS'a'\ng%dsS'idxs'\ng%dsbp%d\n" % (index, index, index + 1))
+        out.append(
+            b"ccopy_reg\n_reconstructor\n(cchumpy.reordering\nSelect\nc__builtin__\nobject\nNtR"
+            b"(dS'a'\ng%dsS'idxs'\ng%dsbp%d\n" % (index, index, index + 1)
+        )
     return b"".join(out) + b"s."
 
 
 PICKLES = {
-    **{f"{module}.{name}": by_name(module, name, "touch SENTINEL") for module, name in (
-        ("os", "system"), ("posix", "system"), ("nt", "system"), ("subprocess", "Popen"), ("subprocess", "getoutput"),
-        ("builtins", "eval"), ("builtins", "exec"), ("builtins", "open"), ("builtins", "__import__"),
-        ("builtins", "getattr"), ("__builtin__", "eval"), ("shutil", "rmtree"), ("importlib", "import_module"),
-        ("runpy", "run_path"),
-        ("numpy", "load"), ("numpy", "save"), ("numpy.core.multiarray", "fromfile"), ("numpy.f2py", "compile"),
-        ("scipy.io", "loadmat"), ("scipy.sparse", "load_npz"), ("chumpy.utils", "system"), ("pickle", "loads"),
-        ("torch", "load"), ("mvp4d.core.files", "write_json"), ("operator", "attrgetter"), ("codecs", "open"),
-        ("_codecs", "decode"), ("ctypes", "CDLL"), ("webbrowser", "open"), ("pty", "spawn"), ("platform", "popen"))},
+    **{
+        f"{module}.{name}": by_name(module, name, "touch SENTINEL")
+        for module, name in (
+            ("os", "system"),
+            ("posix", "system"),
+            ("nt", "system"),
+            ("subprocess", "Popen"),
+            ("subprocess", "getoutput"),
+            ("builtins", "eval"),
+            ("builtins", "exec"),
+            ("builtins", "open"),
+            ("builtins", "__import__"),
+            ("builtins", "getattr"),
+            ("__builtin__", "eval"),
+            ("shutil", "rmtree"),
+            ("importlib", "import_module"),
+            ("runpy", "run_path"),
+            ("numpy", "load"),
+            ("numpy", "save"),
+            ("numpy.core.multiarray", "fromfile"),
+            ("numpy.f2py", "compile"),
+            ("scipy.io", "loadmat"),
+            ("scipy.sparse", "load_npz"),
+            ("chumpy.utils", "system"),
+            ("pickle", "loads"),
+            ("torch", "load"),
+            ("mvp4d.core.files", "write_json"),
+            ("operator", "attrgetter"),
+            ("codecs", "open"),
+            ("_codecs", "decode"),
+            ("ctypes", "CDLL"),
+            ("webbrowser", "open"),
+            ("pty", "spawn"),
+            ("platform", "popen"),
+        )
+    },
     "dots in a name": by_name("numpy", "core.multiarray.fromfile", "SENTINEL"),
-    "empty": b"", "one byte": b"\x80", "text": b"solid head\nfacet", "half a code": b"cos\n", "no stop": b"(d",
-    "a huge length": b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f" + b"x", "a huge index": b"\x80\x02]r\xff\xff\xff\xff.",
-    "popping nothing": b"0000.", "memo of nothing": b"g7\n.", "a number": pickle.dumps(5),
+    "empty": b"",
+    "one byte": b"\x80",
+    "text": b"solid head\nfacet",
+    "half a code": b"cos\n",
+    "no stop": b"(d",
+    "a huge length": b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f" + b"x",
+    "a huge index": b"\x80\x02]r\xff\xff\xff\xff.",
+    "popping nothing": b"0000.",
+    "memo of nothing": b"g7\n.",
+    "a number": pickle.dumps(5),
     "a list": pickle.dumps([1, 2]),
-    "None": pickle.dumps(None), "a set": pickle.dumps({"v_template": {1, 2}}), "an empty dict": pickle.dumps({}),
-    "an ordered dict": pickle.dumps(collections.OrderedDict(v_template=1)), "a class": pickle.dumps({"f": UserError}),
-    "laughs": pickle.dumps(laughs()), "itself": pickle.dumps(itself()),
+    "None": pickle.dumps(None),
+    "a set": pickle.dumps({"v_template": {1, 2}}),
+    "an empty dict": pickle.dumps({}),
+    "an ordered dict": pickle.dumps(collections.OrderedDict(v_template=1)),
+    "a class": pickle.dumps({"f": UserError}),
+    "laughs": pickle.dumps(laughs()),
+    "itself": pickle.dumps(itself()),
     "nested 9000": b"\x80\x02}X\x0a\x00\x00\x00v_template" + b"]" * 9000 + b"a" * 8999 + b"s.",
-    "chumpy tree": chumpy_tree(), "extension": b"\x80\x02\x82\x01.", "persistent id": b"Pfoo\n.",
+    "chumpy tree": chumpy_tree(),
+    "extension": b"\x80\x02\x82\x01.",
+    "persistent id": b"Pfoo\n.",
     "objects in an array": pickle.dumps({"v_template": np.array([Call(print, "x")], object)}),
     "strings in an array": pickle.dumps({"v_template": np.array(["a", "b"])}),
     "records in an array": pickle.dumps({"v_template": np.zeros(2, [("a", "f4")])}),
@@ -130,13 +173,23 @@ def test_head_npz(kind, case, small_arrays, tmp_path, monkeypatch):
     assert_refused(f"{kind}:{path}", tmp_path)
 
 
-@pytest.mark.parametrize("name, change", [
-    ("v_template", lambda a: a[:-1]), ("v_template", lambda a: a + np.nan), ("f", lambda a: a.astype(np.int64) + 9999),
-    ("f", lambda a: a.astype(np.int64) - 10), ("shapedirs", lambda a: a[..., :10]), ("posedirs", lambda a: a[..., :9]),
-    ("weights", lambda a: a * 3), ("weights", lambda a: a[:, :4]), ("J_regressor", lambda a: a[:4]),
-    ("kintree_table", lambda a: a[:1]), ("kintree_table", lambda a: np.array([[7, 9, 9, 9, 9], [0, 1, 2, 3, 4]])),
-    ("J_regressor", lambda a: a.astype(str)),
-])
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("v_template", lambda a: a[:-1]),
+        ("v_template", lambda a: a + np.nan),
+        ("f", lambda a: a.astype(np.int64) + 9999),
+        ("f", lambda a: a.astype(np.int64) - 10),
+        ("shapedirs", lambda a: a[..., :10]),
+        ("posedirs", lambda a: a[..., :9]),
+        ("weights", lambda a: a * 3),
+        ("weights", lambda a: a[:, :4]),
+        ("J_regressor", lambda a: a[:4]),
+        ("kintree_table", lambda a: a[:1]),
+        ("kintree_table", lambda a: np.array([[7, 9, 9, 9, 9], [0, 1, 2, 3, 4]])),
+        ("J_regressor", lambda a: a.astype(str)),
+    ],
+)
 def test_flame_arrays(name, change, sound, tmp_path):
     with np.load(sound / "flame2023.npz") as data:
         arrays = {key: data[key] for key in data}
@@ -150,7 +203,8 @@ def test_sound_files_load(sound):
     np.testing.assert_array_equal(first.template, second.template)
 
 
-@pytest.mark.parametrize("spec", ["", "flame", "flame:", "ict:", "builtin:x", "smpl:x.pkl", "flame:x.pkl?tongue",
-                                  "ict:/nowhere"])
+@pytest.mark.parametrize(
+    "spec", ["", "flame", "flame:", "ict:", "builtin:x", "smpl:x.pkl", "flame:x.pkl?tongue", "ict:/nowhere"]
+)
 def test_specs(spec, tmp_path):
     assert_refused(spec, tmp_path)

@@ -64,6 +64,7 @@ def test_union_folders_have_their_pictures_beside_them(folder, exported, flame, 
         for frame in value["frames"]:
             for key in ("file_path", "fg_mask_path", "flame_param_path"):
                 frame[key] = f"../SUBJECT/{frame[key]}"
+
     shutil.copy(folder / "transforms.json", union)
     edit(union, beside)
     same(import_gaussian_avatars(union, tmp_path / "out", head=flame), Capture.open(exported / "c"))
@@ -73,6 +74,7 @@ def test_union_folders_have_their_pictures_beside_them(folder, exported, flame, 
 def test_further_out_nothing_is_read(folder, flame, tmp_path, path):
     def out(value):
         value["frames"][0]["file_path"] = path.format(value["frames"][0]["file_path"])
+
     edit(folder, out)
     with pytest.raises(UserError, match=r"leads out of|no such picture"):
         import_gaussian_avatars(folder, tmp_path / "out", head=flame)
@@ -83,6 +85,7 @@ def test_backslashes_and_a_byte_order_mark(folder, exported, flame, tmp_path):
         for frame in value["frames"]:
             for key in ("file_path", "fg_mask_path", "flame_param_path"):
                 frame[key] = frame[key].replace("/", "\\")
+
     edit(folder, windows)
     text = (folder / "transforms.json").read_text()
     (folder / "transforms.json").write_text("\ufeff" + text, encoding="utf-8")
@@ -97,6 +100,7 @@ def test_intrinsics_at_the_root(folder, exported, flame, tmp_path):
         for frame in value["frames"]:
             for key in names:
                 del frame[key]
+
     edit(folder, root)
     same(import_gaussian_avatars(folder, tmp_path / "out", head=flame), Capture.open(exported / "c"))
 
@@ -104,6 +108,7 @@ def test_intrinsics_at_the_root(folder, exported, flame, tmp_path):
         for key in names[:6]:
             del value[key]
         del value["camera_angle_y"]
+
     edit(folder, angle)
     found = import_gaussian_avatars(folder, tmp_path / "out2", head=flame)
     height, width = SIZE
@@ -113,6 +118,7 @@ def test_intrinsics_at_the_root(folder, exported, flame, tmp_path):
 
     def none(value):
         del value["camera_angle_x"]
+
     edit(folder, none)
     with pytest.raises(UserError, match="neither 'fl_x' nor 'camera_angle_x'"):
         import_gaussian_avatars(folder, tmp_path / "out3", head=flame)
@@ -120,8 +126,10 @@ def test_intrinsics_at_the_root(folder, exported, flame, tmp_path):
 
 def test_a_frame_that_one_camera_lost(folder, exported, flame, tmp_path, capsys):
     def lose(value):
-        value["frames"] = [frame for frame in value["frames"]
-                           if (frame["camera_index"], frame["timestep_index"]) != (1, 2)]
+        value["frames"] = [
+            frame for frame in value["frames"] if (frame["camera_index"], frame["timestep_index"]) != (1, 2)
+        ]
+
     edit(folder, lose)
     with pytest.raises(UserError, match=r"camera 1 has no timestep 2.*drop_incomplete"):
         import_gaussian_avatars(folder, tmp_path / "out", head=flame)
@@ -140,12 +148,18 @@ def test_names_of_other_alphabets(folder, flame, tmp_path, capsys):
     def rename(value):
         for frame in value["frames"]:
             frame["camera_id"] = names[frame["camera_index"]]
+
     edit(folder, rename)
     found = import_gaussian_avatars(folder, tmp_path / "out", head=flame)
     assert found.names == ("Kamera_hinten", "cam01", "Camera_links")
     assert "'Kamera hinten' is 'Kamera_hinten'" in capsys.readouterr().err
     assert schema.clean_names(["a b", "a_b", "A B", "..", "x" * 99], "x") == (
-        "a_b", "a_b_2", "A_B_3", "cam03", "x" * 60)
+        "a_b",
+        "a_b_2",
+        "A_B_3",
+        "cam03",
+        "x" * 60,
+    )
 
 
 def test_transparency_is_the_mask_where_there_is_no_other(folder, exported, flame, tmp_path):
@@ -156,6 +170,7 @@ def test_transparency_is_the_mask_where_there_is_no_other(folder, exported, flam
     def no_masks(value):
         for frame in value["frames"]:
             del frame["fg_mask_path"]
+
     edit(folder, no_masks)
     colours = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     for path in (folder / "images").iterdir():
@@ -181,8 +196,11 @@ def test_opencvs_own_numbers():
     expected = point * (1 - 0.2 * r2 + 0.05 * r2**2)
     np.testing.assert_allclose(LENSES["radial"].apply(point), expected, rtol=1e-12)
     tangential = Distortion("OPENCV", (("p1", 0.01), ("p2", -0.02))).apply(point)
-    np.testing.assert_allclose(tangential, point + [2 * 0.01 * -0.125 - 0.02 * (r2 + 0.5), 0.01 * (r2 + 0.125)
-                                                    + 2 * -0.02 * -0.125], rtol=1e-12)
+    np.testing.assert_allclose(
+        tangential,
+        point + [2 * 0.01 * -0.125 - 0.02 * (r2 + 0.5), 0.01 * (r2 + 0.125) + 2 * -0.02 * -0.125],
+        rtol=1e-12,
+    )
     theta = math.atan(math.sqrt(r2))
     series = theta * (1 + 0.05 * theta**2 - 0.02 * theta**4 + 0.01 * theta**6 - 0.003 * theta**8)
     np.testing.assert_allclose(LENSES["fisheye"].apply(point), point / math.sqrt(r2) * series, rtol=1e-12)
@@ -210,23 +228,35 @@ def test_pictures_are_undistorted(name):
 def test_lenses_of_a_folder(folder, flame, tmp_path):
     def distort(value):
         value |= {"camera_model": "OPENCV", "k1": -0.3, "k2": 0.0}
+
     plain = import_gaussian_avatars(folder, tmp_path / "plain", head=flame)
     edit(folder, distort)
     found = import_gaussian_avatars(folder, tmp_path / "out", head=flame)
     camera = plain.camera(0, 0)
     numbers = [float(value) for value in (camera.fx, camera.fy, camera.cx, camera.cy)]
     expected, mask = (
-        undistort(np.asarray(Image.open(folder / kind / "00000_00.png")), Distortion("OPENCV", (("k1", -0.3),)),
-                  *numbers, outside=outside) for kind, outside in (("images", 255), ("fg_masks", 0)))
+        undistort(
+            np.asarray(Image.open(folder / kind / "00000_00.png")),
+            Distortion("OPENCV", (("k1", -0.3),)),
+            *numbers,
+            outside=outside,
+        )
+        for kind, outside in (("images", 255), ("fg_masks", 0))
+    )
     np.testing.assert_array_equal(found.frame(0, 0), on_white(expected, mask))
     assert (found.frame(0, 0) != plain.frame(0, 0)).any()
 
 
-@pytest.mark.parametrize("values, message", [
-    ({"camera_model": "THIN_PRISM_FISHEYE", "k1": 0.1}, "'THIN_PRISM_FISHEYE' is not known"),
-    ({"camera_model": "OPENCV_FISHEYE", "p1": 0.1}, "has no 'p1'"), ({"k1": "0.1"}, "distortion 'k1' is 0.1"),
-    ({"k1": float("nan")}, "distortion 'k1' is nan"), ({"k1": 1e9}, "distortion 'k1'"),
-])
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"camera_model": "THIN_PRISM_FISHEYE", "k1": 0.1}, "'THIN_PRISM_FISHEYE' is not known"),
+        ({"camera_model": "OPENCV_FISHEYE", "p1": 0.1}, "has no 'p1'"),
+        ({"k1": "0.1"}, "distortion 'k1' is 0.1"),
+        ({"k1": float("nan")}, "distortion 'k1' is nan"),
+        ({"k1": 1e9}, "distortion 'k1'"),
+    ],
+)
 def test_lenses_that_are_refused_by_name(values, message):
     with pytest.raises(UserError, match=message):
         read_distortion(values, "transforms.json")
@@ -258,6 +288,7 @@ def test_cap4d_folders_with_lost_frames_and_strange_names(tmp_path):
 def test_pictures_of_a_phone_and_of_a_matting_tool(tmp_path):
     """EXIF turns and straight alpha in an imported folder."""
     from tests.capture.test_adapters import make_fit
+
     upright = np.random.default_rng(5).integers(0, 256, (SIZE[0], SIZE[1], 4), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -275,6 +306,7 @@ def test_pictures_of_a_phone_and_of_a_matting_tool(tmp_path):
 
 def test_a_trackers_pickle_is_told_from_a_fit(tmp_path, capsys):
     import zipfile
+
     with zipfile.ZipFile(tmp_path / "00000.npz", "w") as archive:
         archive.writestr("00000/data.pkl", b"\x80\x02}q\x00.")
     assert main(["validate", str(tmp_path / "00000.npz")]) == 2
@@ -284,12 +316,28 @@ def test_a_trackers_pickle_is_told_from_a_fit(tmp_path, capsys):
 @pytest.mark.slow
 def test_the_overlay_shows_the_rig_over_every_camera(tmp_path):
     """The mesh is grey where the studio's own mask is opaque; a camera of another convention is seen at once."""
-    assert main(["studio", "--out", str(tmp_path / "c"), "--cameras", "orbit:360x2", "--frames", "1", "--size",
-                 "96"]) == 0
+    assert (
+        main(["studio", "--out", str(tmp_path / "c"), "--cameras", "orbit:360x2", "--frames", "1", "--size", "96"]) == 0
+    )
     capture = Capture.open(tmp_path / "c")
     export_cap4d(capture, tmp_path / "cap4d")
-    assert main(["import", str(tmp_path / "cap4d"), "--from", "cap4d", "--head", "builtin", "--out",
-                 str(tmp_path / "out"), "--overlay", str(tmp_path / "rig.png")]) == 0
+    assert (
+        main(
+            [
+                "import",
+                str(tmp_path / "cap4d"),
+                "--from",
+                "cap4d",
+                "--head",
+                "builtin",
+                "--out",
+                str(tmp_path / "out"),
+                "--overlay",
+                str(tmp_path / "rig.png"),
+            ]
+        )
+        == 0
+    )
     sheet = np.asarray(Image.open(tmp_path / "rig.png").convert("RGB"))
     height, width = capture.image_size
     assert sheet.shape[0] % height == 0 and sheet.shape[1] % width == 0

@@ -50,14 +50,17 @@ def test_only_a_person_is_replaced(person):
         save_person(path, portrait, overwrite=True)
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda folder: (folder / "portrait" / "photos" / "01.png").unlink(), r"01\.png"),
-    (lambda folder: (folder / "head.npz").unlink(), r"head\.npz"),
-    (lambda folder: (folder / "portrait" / "cameras.npz").write_bytes(b"no"), r"cameras\.npz"),
-    (lambda folder: _change(folder, reference=2), "field 'reference' is 2"),
-    (lambda folder: _change(folder, version=9), "'format' and 'version'"),
-    (lambda folder: _change(folder, photos=[]), "field 'photos'"),
-])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda folder: (folder / "portrait" / "photos" / "01.png").unlink(), r"01\.png"),
+        (lambda folder: (folder / "head.npz").unlink(), r"head\.npz"),
+        (lambda folder: (folder / "portrait" / "cameras.npz").write_bytes(b"no"), r"cameras\.npz"),
+        (lambda folder: _change(folder, reference=2), "field 'reference' is 2"),
+        (lambda folder: _change(folder, version=9), "'format' and 'version'"),
+        (lambda folder: _change(folder, photos=[]), "field 'photos'"),
+    ],
+)
 def test_damage_is_named(person, damage, message):
     path, _ = person
     damage(path)

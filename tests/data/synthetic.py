@@ -14,9 +14,20 @@ PHOTOS = 2  # painted ones: the first view's first image and the second view's l
 CONDITIONING = resolve(load_config("tiny")).conditioning
 
 
-def write_shards(folder: Path, *, config: str = "tiny", scenes: int = 3, views: int = 4, windows: int = 2,
-                 images: int = 3, latents: int = 3, image_size: int = 32, variants: int = 1, autoencoder: str = "none",
-                 seed: int = 0) -> Path:
+def write_shards(
+    folder: Path,
+    *,
+    config: str = "tiny",
+    scenes: int = 3,
+    views: int = 4,
+    windows: int = 2,
+    images: int = 3,
+    latents: int = 3,
+    image_size: int = 32,
+    variants: int = 1,
+    autoencoder: str = "none",
+    seed: int = 0,
+) -> Path:
     """`scenes` captures in two files, for a config; a record's first latent value tells which record it is."""
     plan = resolve(load_config(config))
     channels, maps = plan.autoencoder.latent_channels, plan.conditioning.channels
@@ -45,23 +56,45 @@ def write_shards(folder: Path, *, config: str = "tiny", scenes: int = 3, views: 
         for scene in part:
             turns = np.linalg.qr(random.normal(size=(variants, views, images, 3, 3)))[0]
             singles = np.array([[record(images) for _ in range(views)] for _ in range(variants)])
-            listed.append(Scene(
-                name=f"scene{scene}", shard=name, views=tuple(f"cam{view}" for view in range(views)),
-                world_rotation=turns.astype(np.float32),
-                frontal_angle=np.tile(np.linspace(0, np.pi, views, dtype=np.float32)[:, None], (1, images)),
-                window_starts=tuple(range(0, 4 * windows, 4)), image_frames=tuple(range(images)),
-                window_records=np.array([[[record(latents) for _ in range(windows)] for _ in range(views)]
-                                         for _ in range(variants)]),
-                image_records=singles, reference_records=singles,
-                painted=np.array([[0, 0], [1, images - 1]] if plan.conditioning.painted else []).reshape(-1, 2)))
+            listed.append(
+                Scene(
+                    name=f"scene{scene}",
+                    shard=name,
+                    views=tuple(f"cam{view}" for view in range(views)),
+                    world_rotation=turns.astype(np.float32),
+                    frontal_angle=np.tile(np.linspace(0, np.pi, views, dtype=np.float32)[:, None], (1, images)),
+                    window_starts=tuple(range(0, 4 * windows, 4)),
+                    image_frames=tuple(range(images)),
+                    window_records=np.array(
+                        [[[record(latents) for _ in range(windows)] for _ in range(views)] for _ in range(variants)]
+                    ),
+                    image_records=singles,
+                    reference_records=singles,
+                    painted=np.array([[0, 0], [1, images - 1]] if plan.conditioning.painted else []).reshape(-1, 2),
+                )
+            )
         writer.close()
-        files.append({"name": name, "bytes": (folder / name).stat().st_size, "records": writer.count,
-                      "sha256": checksum(folder / name)})
+        files.append(
+            {
+                "name": name,
+                "bytes": (folder / name).stat().st_size,
+                "records": writer.count,
+                "sha256": checksum(folder / name),
+            }
+        )
     manifest = {
-        "format": FORMAT, "version": VERSION, "head": "builtin", "image_size": image_size,
-        "latents": latents, "frames": plan.autoencoder.frames_of(latents), "latent_scale": 1.0,
-        "latent_channels": channels, "autoencoder": autoencoder,
+        "format": FORMAT,
+        "version": VERSION,
+        "head": "builtin",
+        "image_size": image_size,
+        "latents": latents,
+        "frames": plan.autoencoder.frames_of(latents),
+        "latent_scale": 1.0,
+        "latent_channels": channels,
+        "autoencoder": autoencoder,
         "conditioning": dataclasses.asdict(plan.conditioning),
-        "scenes": [scene.as_json() for scene in listed], "files": files}
+        "scenes": [scene.as_json() for scene in listed],
+        "files": files,
+    }
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder

@@ -93,9 +93,17 @@ def test_a_bad_cut_moves_the_edge_and_nothing_else():
 def test_degradation_grows_with_its_amount():
     picture, alpha = disc()
     np.testing.assert_array_equal(degrade(picture, alpha, 0.0, np.random.default_rng(0)), picture)
-    similar = [np.mean([structural_similarity(picture, degrade(picture, alpha, amount, np.random.default_rng(seed)),
-                                              channel_axis=-1, data_range=1) for seed in range(8)])
-               for amount in (0.25, 0.5, 1.0)]
+    similar = [
+        np.mean(
+            [
+                structural_similarity(
+                    picture, degrade(picture, alpha, amount, np.random.default_rng(seed)), channel_axis=-1, data_range=1
+                )
+                for seed in range(8)
+            ]
+        )
+        for amount in (0.25, 0.5, 1.0)
+    ]
     assert 0.99 > similar[0] > similar[1] > similar[2] > 0.5
     result = degrade(picture, alpha, 1.0, np.random.default_rng(1))
     assert result.shape == picture.shape and result.min() >= 0 and result.max() <= 1

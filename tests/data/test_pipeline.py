@@ -68,8 +68,9 @@ def test_rays_turn_into_the_reference_camera(shards):
     rays = CONDITIONING.parts["rays"]
     reference = batch["reference_latents"][0]
     stored = [shards.read(scene.shard, record)["latents"] for record in scene.image_records[0]]
-    view, image = next((view, image) for view in range(4) for image in range(3)
-                       if np.array_equal(stored[view][image], reference))
+    view, image = next(
+        (view, image) for view in range(4) for image in range(3) if np.array_equal(stored[view][image], reference)
+    )
     assert scene.frontal_angle[view, image] <= 1.05
     turn = scene.world_rotation[0, view, image]
     for place in range(2):
@@ -78,17 +79,23 @@ def test_rays_turn_into_the_reference_camera(shards):
         stored = next(record for record in records if record["latents"][0, 0, 0, 0] == serial)
         expected = np.einsum("ij,...j->...i", turn, stored["conditioning"][..., rays].astype(np.float32))
         np.testing.assert_allclose(batch["conditioning"][0, place][..., rays], expected, atol=5e-3)
-        np.testing.assert_array_equal(batch["conditioning"][0, place][..., :rays.start],
-                                      stored["conditioning"][..., :rays.start])
+        np.testing.assert_array_equal(
+            batch["conditioning"][0, place][..., : rays.start], stored["conditioning"][..., : rays.start]
+        )
 
 
 def test_far_expressions_take_the_photo_that_differs_most(shards):
     """Each window's reference is the photo whose face is farthest from it, as often as asked."""
     changed = Shards(shards.path, shards.manifest)
     random = np.random.default_rng(3)
-    changed.scenes = [dataclasses.replace(
-        scene, frontal_angle=np.zeros_like(scene.frontal_angle),
-        apart_windows=random.uniform(size=(3, 2)).astype(np.float32)) for scene in shards.scenes]
+    changed.scenes = [
+        dataclasses.replace(
+            scene,
+            frontal_angle=np.zeros_like(scene.frontal_angle),
+            apart_windows=random.uniform(size=(3, 2)).astype(np.float32),
+        )
+        for scene in shards.scenes
+    ]
     mixture = (Modality("multiview", 1, 2, 3, 2),)
     for share in (0.0, 1.0):
         batches = make(changed, dataclasses.replace(PLAIN, far_expressions=share), mixture=mixture)
@@ -97,9 +104,14 @@ def test_far_expressions_take_the_photo_that_differs_most(shards):
             for row, number in enumerate(batches[step]["sample"]):
                 item = batches.item(0, int(number))
                 scene = changed.scenes[item.scene]
-                taken = next(photo for photo, (view, image) in enumerate(scene.painted) if np.array_equal(
-                    changed.read(scene.shard, scene.reference_records[0, view])["latents"][image],
-                    batches[step]["reference_latents"][row]))
+                taken = next(
+                    photo
+                    for photo, (view, image) in enumerate(scene.painted)
+                    if np.array_equal(
+                        changed.read(scene.shard, scene.reference_records[0, view])["latents"][image],
+                        batches[step]["reference_latents"][row],
+                    )
+                )
                 distance = scene.apart_windows[scene.painted[:, 1], item.time]
                 farthest.append(distance[taken] == distance.max())
         assert np.mean(farthest) == 1 if share else 0.2 < np.mean(farthest) < 0.8
@@ -136,7 +148,8 @@ def test_an_epochs_order_is_drawn_once(shards):
     drawn = batches._orders[0, 0]
     order = np.random.default_rng([5, 0, 0, 0]).permutation(count)
     assert [(item.folder, item.scene, item.time, item.view) for item in first] == [
-        tuple(batches.items[0][place]) for place in order]
+        tuple(batches.items[0][place]) for place in order
+    ]
     batches.item(0, count)  # the next epoch; one batch of the last may still be on its way
     assert batches.item(0, 1) == first[1] and batches._orders[0, 0] is drawn
     batches.item(0, 2 * count)

@@ -33,8 +33,15 @@ def write_toy(path, name: str = "toy", frames: int = FRAMES):
     scale = SIZE / 12
     cameras = Camera(cameras.world_to_camera, *(getattr(cameras, name) * scale for name in FIELDS[1:]))
     pixels = np.random.default_rng(len(path.name)).integers(0, 256, (VIEWS, frames, SIZE, SIZE, 3), dtype=np.uint8)
-    with CaptureWriter(path, head=make_rig(name), motion=make_motion(frames), cameras=cameras,
-                       names=("left", "right"), image_size=(SIZE, SIZE), masks=False) as writer:
+    with CaptureWriter(
+        path,
+        head=make_rig(name),
+        motion=make_motion(frames),
+        cameras=cameras,
+        names=("left", "right"),
+        image_size=(SIZE, SIZE),
+        masks=False,
+    ) as writer:
         for view in range(VIEWS):
             for frame in range(frames):
                 writer.add(view, frame, pixels[view, frame])
@@ -49,8 +56,9 @@ def captures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def autoencoder():
-    config = AutoencoderConfig(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
-                               scaling_factor=1.25)
+    config = AutoencoderConfig(
+        block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4, scaling_factor=1.25
+    )
     graph, state = nnx.split(nnx.eval_shape(lambda: VideoAutoencoder(config, rngs=nnx.Rngs(0))))
     random = np.random.default_rng(0)
     state = jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.2, leaf.shape), leaf.dtype), state)
@@ -91,6 +99,7 @@ def test_records_hold_scaled_latents_and_maps(shards, captures, autoencoder):
 def test_frontal_angles(shards, captures):
     """The angle between the face's axis and the camera's direction, with scipy's rotations."""
     from scipy.spatial.transform import Rotation
+
     capture = Capture.open(captures[0])
     for place, frame in enumerate(shards.scenes[0].image_frames):
         turn = Rotation.from_rotvec(capture.motion.rotation[frame]) * Rotation.from_rotvec(capture.motion.neck[frame])
@@ -173,10 +182,13 @@ def test_painted_photos_are_those_of_the_scene_in_its_colours(captures, autoenco
     for photo, (view, place) in enumerate(scene.painted):
         frame = scene.image_frames[place]
         picture = palette.apply(capture.frame(int(view), frame)[None, None])[0, 0] / 255
-        colours = vertex_colours(picture, capture.camera(int(view), frame), capture.motion[slice(frame, frame + 1)],
-                                 capture.head)[None]
-        for record, frames in ((window["painted"][photo], slice(2, 7)),
-                               (images["painted"][photo, 1:], slice(last, last + 1))):
+        colours = vertex_colours(
+            picture, capture.camera(int(view), frame), capture.motion[slice(frame, frame + 1)], capture.head
+        )[None]
+        for record, frames in (
+            (window["painted"][photo], slice(2, 7)),
+            (images["painted"][photo, 1:], slice(last, last + 1)),
+        ):
             video = paint_video(capture.head, capture.motion[frames], cameras, (SIZE, SIZE), colours)[0]
             latents = np.asarray(autoencoder.encode_latents(jnp.asarray(2 * video[..., :3] - 1)))[0]
             shares = video[0, 0, ..., 3].reshape(4, 8, 4, 8).mean((1, 3))
@@ -197,8 +209,9 @@ def test_photos_stand_as_references_with_their_errors(captures, autoencoder, tmp
     rays = CONDITIONING.parts["rays"]
     for place, (view, image) in enumerate(scene.painted):
         frame = scene.image_frames[image]
-        motion, camera = disturb_pose(capture.head, capture.motion[frame: frame + 1], capture.camera(int(view), frame),
-                                      0.02, random)
+        motion, camera = disturb_pose(
+            capture.head, capture.motion[frame : frame + 1], capture.camera(int(view), frame), 0.02, random
+        )
         degrade(np.zeros((SIZE, SIZE, 3)), np.ones((SIZE, SIZE)), 0.5, random)  # draws as many numbers as the photo's
         record = made.read(scene.shard, scene.photo_records[0, place])
         batched = Camera(*(np.asarray(getattr(camera, name))[None, None] for name in FIELDS))

@@ -73,12 +73,15 @@ def test_unreadable_record(folder):
         shards.read("shard-00000.array_record", 0)
 
 
-@pytest.mark.parametrize("field, value, message", [
-    ("head", "flame2023", "head is builtin, the config has flame2023"),
-    ("latent_scale", 1.15258426, "latent_scale is 1.0.*scaled exactly once"),
-    ("autoencoder", "0123", "autoencoder is none"),
-    ("image_size", 512, "image_size is 32, the config has 512"),
-])
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("head", "flame2023", "head is builtin, the config has flame2023"),
+        ("latent_scale", 1.15258426, "latent_scale is 1.0.*scaled exactly once"),
+        ("autoencoder", "0123", "autoencoder is none"),
+        ("image_size", 512, "image_size is 32, the config has 512"),
+    ],
+)
 def test_mismatch_with_the_config(folder, field, value, message):
     with pytest.raises(UserError, match=message):
         check_same([Shards.open(folder)], {field: value})

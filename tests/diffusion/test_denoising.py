@@ -19,9 +19,13 @@ def conditions() -> Conditions:
     random = np.random.default_rng(0)
     clean = np.zeros(SHAPE[:2], bool)
     clean[0, 0] = clean[2] = True
-    return Conditions(random.normal(size=(*SHAPE[:4], 8)).astype(np.float32), clean,
-                      random.normal(size=SHAPE).astype(np.float32), np.zeros((4, 4, 16), np.float32),
-                      np.zeros((4, 4, 8), np.float32))
+    return Conditions(
+        random.normal(size=(*SHAPE[:4], 8)).astype(np.float32),
+        clean,
+        random.normal(size=SHAPE).astype(np.float32),
+        np.zeros((4, 4, 16), np.float32),
+        np.zeros((4, 4, 8), np.float32),
+    )
 
 
 @pytest.mark.parametrize("groups", [[[0, 1]], [[0], [1]]])
@@ -35,8 +39,9 @@ def test_a_perfect_model_samples_the_truth(conditions, groups):
         # Its own channels say which view this is, where they are kept; v is the same without them.
         alpha = alphas[timesteps][..., None, None, None]
         latents_of = jnp.stack([truth[view] for view in range(3)])
-        nearest = jnp.argmin(jnp.sum(jnp.square(conditioning[:, :, None] - conditions.maps[None, None]),
-                                     axis=(3, 4, 5, 6)), axis=-1)
+        nearest = jnp.argmin(
+            jnp.sum(jnp.square(conditioning[:, :, None] - conditions.maps[None, None]), axis=(3, 4, 5, 6)), axis=-1
+        )
         target = latents_of[nearest]
         noise = (latents - jnp.sqrt(alpha) * target) / jnp.sqrt(jnp.maximum(1 - alpha, 1e-6))
         return jnp.sqrt(alpha) * noise - jnp.sqrt(1 - alpha) * target
@@ -45,8 +50,17 @@ def test_a_perfect_model_samples_the_truth(conditions, groups):
     noise = jax.random.normal(jax.random.key(0), SHAPE)
     state = sampler.start(insert_clean(noise, truth, jnp.asarray(conditions.clean))[:2])
     for index in range(8):
-        state = denoise_step(oracle, sampler, GuidanceConfig(1.0), state, index, jax.random.key(1), conditions,
-                             jnp.asarray(groups), shape)
+        state = denoise_step(
+            oracle,
+            sampler,
+            GuidanceConfig(1.0),
+            state,
+            index,
+            jax.random.key(1),
+            conditions,
+            jnp.asarray(groups),
+            shape,
+        )
     np.testing.assert_array_equal(state.sample[0, 0], truth[0, 0])
     np.testing.assert_allclose(state.sample, truth[:2], atol=1e-3)
 
@@ -54,12 +68,14 @@ def test_a_perfect_model_samples_the_truth(conditions, groups):
 @pytest.mark.parametrize("rows", [1, 2, 3, 8])
 def test_rows_at_a_time_change_nothing(conditions, rows):
     """Three overlapping groups with and without conditions, some rows of the last turn standing idle."""
+
     def model(latents, timesteps, conditioning, reference_latents, reference_conditioning):
         return latents + conditioning.sum(axis=(1, 2, 3, 4, 5), keepdims=True)  # depends on the group, and on dropping
 
     groups = jnp.asarray([[0, 1], [1, 0], [0, 0]])
-    found = predict(model, conditions.clean_latents, np.zeros(SHAPE[:2], int), conditions, groups,
-                    StepShape(2, rows, MASK, True))
+    found = predict(
+        model, conditions.clean_latents, np.zeros(SHAPE[:2], int), conditions, groups, StepShape(2, rows, MASK, True)
+    )
     maps = conditions.maps.astype(np.float64)
     for kept, result in zip((True, False), found):
         sums = {view: [] for view in range(2)}

@@ -32,8 +32,11 @@ def drawn():
     random = np.random.default_rng(0)
     clean = np.zeros(SHAPE[:3], bool)
     clean[0, :, 0] = clean[1, 1] = True
-    return (jnp.asarray(random.normal(size=SHAPE), jnp.float32), jnp.asarray(random.normal(size=SHAPE), jnp.float32),
-            jnp.asarray(clean))
+    return (
+        jnp.asarray(random.normal(size=SHAPE), jnp.float32),
+        jnp.asarray(random.normal(size=SHAPE), jnp.float32),
+        jnp.asarray(clean),
+    )
 
 
 def walk(sampler, sample, clean, first, last):
@@ -78,8 +81,9 @@ def test_the_target_ends_where_it_should(drawn):
     v = v_that_leads_to(end, sample, index, student, truth, 1.0)
     noisy = ~np.asarray(clean)
     timesteps = timesteps_at(student, index, jnp.zeros_like(clean))
-    np.testing.assert_allclose(np.asarray(SCHEDULE.x0_from_v(sample, v, timesteps))[noisy], np.asarray(truth)[noisy],
-                               atol=1e-4)
+    np.testing.assert_allclose(
+        np.asarray(SCHEDULE.x0_from_v(sample, v, timesteps))[noisy], np.asarray(truth)[noisy], atol=1e-4
+    )
 
 
 def test_a_rollout_is_the_students_own_sampling(drawn):

@@ -30,9 +30,11 @@ def test_guidance_interval():
 
 def test_dropped_conditions_are_zero_but_for_the_reference_mask():
     rng = np.random.default_rng(0)
-    conditions = {"conditioning": rng.normal(size=MAPS).astype(np.float32),
-                  "reference_latents": rng.normal(size=(2, 4, 4, 3)).astype(np.float32),
-                  "reference_conditioning": rng.normal(size=(2, 4, 4, 5)).astype(np.float32)}
+    conditions = {
+        "conditioning": rng.normal(size=MAPS).astype(np.float32),
+        "reference_latents": rng.normal(size=(2, 4, 4, 3)).astype(np.float32),
+        "reference_conditioning": rng.normal(size=(2, 4, 4, 5)).astype(np.float32),
+    }
     mask = slice(3, 4)
     for keep in ([True, False], [False, True]):
         found = keep_conditions(conditions, np.array(keep), mask)

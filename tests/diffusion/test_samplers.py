@@ -13,8 +13,14 @@ from mvp4d_jax.diffusion.samplers import SamplerConfig, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
 
 SHAPE = (2, 3, 4, 4, 5)  # [B, L, h, w, C]
-SETTINGS = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "snr_shift_scale": 3.0,
-            "timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True}
+SETTINGS = {
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "snr_shift_scale": 3.0,
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+}
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,10 @@ from mvp4d_jax.geometry.painting import vertex_colours
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("captures")
-    return (Capture.open(write_scene(folder / "ours", views=4, frames=5, seed=1)),
-            Capture.open(write_scene(folder / "truth", views=4, frames=5, seed=2)))
+    return (
+        Capture.open(write_scene(folder / "ours", views=4, frames=5, seed=1)),
+        Capture.open(write_scene(folder / "truth", views=4, frames=5, seed=2)),
+    )
 
 
 def test_scores_are_means_over_frames_and_views(pair):
@@ -59,8 +61,10 @@ def test_baselines_are_scored_like_the_capture(pair, tmp_path):
     assert main(words) == 0
     scores = json.loads((tmp_path / "evaluation.json").read_text())
     reference = truth.frame(*truth.reference) / 255
-    by_hand = [np.minimum(psnr(np.broadcast_to(reference, (5, 32, 32, 3)), truth.frames(view) / 255), 100).mean()
-               for view in range(4)]
+    by_hand = [
+        np.minimum(psnr(np.broadcast_to(reference, (5, 32, 32, 3)), truth.frames(view) / 255), 100).mean()
+        for view in range(4)
+    ]
     assert scores["baselines"]["repeat"]["mean"]["psnr"] == pytest.approx(np.mean(by_hand), rel=1e-4)
     rings = [[ring["views"] for ring in each["by_angle"]] for each in (scores, *scores["baselines"].values())]
     assert rings == [[1, 2, 1]] * 3

@@ -21,8 +21,14 @@ def at(degrees):
 
 def portrait(count):
     camera = Camera(np.eye(4), *(np.float64(value) for value in (10, 10, 4, 4)))
-    return Portrait((np.full((8, 8, 4), 255, np.uint8),) * count, stack([camera] * count), motion(count), ball(), 1,
-                    tuple(f"{index}.png" for index in range(count)))
+    return Portrait(
+        (np.full((8, 8, 4), 255, np.uint8),) * count,
+        stack([camera] * count),
+        motion(count),
+        ball(),
+        1,
+        tuple(f"{index}.png" for index in range(count)),
+    )
 
 
 def test_medians_by_hand(monkeypatch):
@@ -46,8 +52,9 @@ def test_medians_by_hand(monkeypatch):
 
 
 def test_csim_of_views_leaves_out_frames_without_a_face(monkeypatch):
-    rows = np.array([at(0), at(0), np.full(128, np.nan), *[np.full(128, np.nan)] * 3,
-                     at(60), at(0), at(0), at(0), at(0), at(0)])
+    rows = np.array(
+        [at(0), at(0), np.full(128, np.nan), *[np.full(128, np.nan)] * 3, at(60), at(0), at(0), at(0), at(0), at(0)]
+    )
     monkeypatch.setattr(likeness, "describe_faces", lambda pictures, count: rows)
     values = likeness.csim_of_views([np.stack([PICTURE] * 3)] * 2, [np.stack([PICTURE] * 3)] * 2)
     assert values[0] == pytest.approx((0.5 + 1) / 2) and np.isnan(values[1])
@@ -59,8 +66,11 @@ def test_real_faces(shared_data):
         DLIB.python()
     except UserError as error:
         pytest.skip(f"dlib's descriptors cannot be had here: {error}")
-    files = [shared_data / "photos" / "person_a_1.png", shared_data / "photos" / "person_a_2.png",
-             shared_data / "tracked_examples" / "lincoln" / "abraham_lincoln.png"]
+    files = [
+        shared_data / "photos" / "person_a_1.png",
+        shared_data / "photos" / "person_a_2.png",
+        shared_data / "tracked_examples" / "lincoln" / "abraham_lincoln.png",
+    ]
     pictures = [np.asarray(Image.open(file).convert("RGB")) for file in files] + [np.full((100, 80, 3), 90, np.uint8)]
     found = describe_faces(pictures, len(pictures))
     apart = distances(found, found)

@@ -27,8 +27,12 @@ def test_psnr_equals_scikit_image(pair):
 
 def test_ssim_equals_scikit_image(pair):
     image, truth = pair
-    expected = [structural_similarity(t, i, data_range=1, channel_axis=-1, gaussian_weights=True, sigma=1.5,
-                                      use_sample_covariance=False) for i, t in zip(image, truth)]
+    expected = [
+        structural_similarity(
+            t, i, data_range=1, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        for i, t in zip(image, truth)
+    ]
     np.testing.assert_allclose(ssim(image, truth), expected, atol=1e-10)
 
 

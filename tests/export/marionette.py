@@ -37,15 +37,23 @@ class Firefox:
         environment = {**os.environ, "LIBGL_ALWAYS_SOFTWARE": "1"}
         self.processes = []
         if shutil.which("Xvfb"):
-            screen = subprocess.Popen(["Xvfb", "-displayfd", "1", "-screen", "0", "1400x1200x24"],
-                                      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            screen = subprocess.Popen(
+                ["Xvfb", "-displayfd", "1", "-screen", "0", "1400x1200x24"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
             self.processes.append(screen)
             environment["DISPLAY"] = f":{int(screen.stdout.readline())}"
         else:
             environment["MOZ_HEADLESS"] = "1"
-        self.processes.append(subprocess.Popen(
-            [program, "--no-remote", "--marionette", "--profile", str(folder)], env=environment,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        self.processes.append(
+            subprocess.Popen(
+                [program, "--no-remote", "--marionette", "--profile", str(folder)],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
         self.count, self.buffer = 0, b""
         try:
             self.socket = self._connect(port)
@@ -95,8 +103,10 @@ class Firefox:
 
     def script(self, text: str, *arguments: Any) -> Any:
         """Runs a function's body in the page; what it returns, a promise's value included."""
-        wrapped = ("const done = arguments[arguments.length - 1]; const given = [...arguments].slice(0, -1);"
-                   "(async function () { " + text + " }).apply(null, given).then(done, (e) => done('error: ' + e));")
+        wrapped = (
+            "const done = arguments[arguments.length - 1]; const given = [...arguments].slice(0, -1);"
+            "(async function () { " + text + " }).apply(null, given).then(done, (e) => done('error: ' + e));"
+        )
         return self.call("WebDriver:ExecuteAsyncScript", {"script": wrapped, "args": list(arguments), "sandbox": None})
 
     def picture(self) -> bytes:

@@ -46,8 +46,9 @@ def test_cpu_preset_on_a_studio_capture(tmp_path):
 def test_deformation_net_learns_how_a_person_moves(tmp_path):
     """The same person moving in their own way: the rig misses them by 1.5 mm on average, as fits miss real people."""
     torch.set_num_threads(2)
-    path = film(tmp_path / "person", "11007", "--motion", "expressive", "--fps", "6", "--own-motion", "1.4", frames=24,
-                size=128)
+    path = film(
+        tmp_path / "person", "11007", "--motion", "expressive", "--fps", "6", "--own-motion", "1.4", frames=24, size=128
+    )
     data, config = Dataset.load(Capture.open(path), hold_views=2, hold_times=4), preset("cpu")
     start = time.perf_counter()
     scores = fitted_scores(data, config)
@@ -132,7 +133,8 @@ def test_posing_runs_where_pytorch_cannot_compile(fitted, monkeypatch, caplog):
     renderer = RealtimeRenderer(Avatar.load(fitted[0], "cpu"), 56, 48)
     assert renderer._compiled() == renderer._compute
     assert [record.getMessage() for record in caplog.records] == [
-        "posing is not compiled, it takes twice the time (RuntimeError: Triton is not there)"]
+        "posing is not compiled, it takes twice the time (RuntimeError: Triton is not there)"
+    ]
 
 
 def test_realtime_loop_renders_what_render_does(fitted):

@@ -36,8 +36,11 @@ def address(fitted, tmp_path):
     if module is None:
         pytest.skip("the npm package gaussian-splat-renderer-for-lam is not under NODE_PATH")
     export_avatar(Avatar.load(fitted[0]), tmp_path / "me.zip", "lam", None)
-    files = {"/": ("text/html", PAGE), "/module.js": ("text/javascript", module.read_bytes()),
-             "/me.zip": ("application/zip", (tmp_path / "me.zip").read_bytes())}
+    files = {
+        "/": ("text/html", PAGE),
+        "/module.js": ("text/javascript", module.read_bytes()),
+        "/me.zip": ("application/zip", (tmp_path / "me.zip").read_bytes()),
+    }
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

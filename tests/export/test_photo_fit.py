@@ -37,8 +37,9 @@ def sharp(tmp_path_factory) -> Capture:
 
 def portrait_of(capture: Capture, views: list[int]) -> Portrait:
     """Pictures of a capture's first frame as photos."""
-    photos = [np.concatenate([capture.frame(capture.names[view], 0), capture.masks(view)[0][..., None]], -1)
-              for view in views]
+    photos = [
+        np.concatenate([capture.frame(capture.names[view], 0), capture.masks(view)[0][..., None]], -1) for view in views
+    ]
     for photo in photos:  # straight colours: taken off the white
         alpha = photo[..., 3:].astype(float) / 255
         photo[..., :3] = np.clip(255 + (photo[..., :3] - 255.0) / np.maximum(alpha, 1 / 255), 0, 255)
@@ -60,13 +61,16 @@ def test_photos_sharpen_what_they_show_and_spoil_nothing_else(egg, sharp):
         pose = truth.pose[:1]
         with torch.no_grad():
             splats = fit.avatar.splats(fit.avatar.vertices(pose))
-            drawn = fit.avatar.render(splats, pose, truth.viewmats[[view], 0], truth.Ks[[view], 0], SIDE, SIDE,
-                                      truth.background)
+            drawn = fit.avatar.render(
+                splats, pose, truth.viewmats[[view], 0], truth.Ks[[view], 0], SIDE, SIDE, truth.background
+            )
         return float(psnr(drawn.rgb.clamp(0, 1), truth.batch([view], 0)[0]))
 
     config = small_config(moments=2, steps=120)
-    plain = Distiller(Dataset.load(Capture.open(egg)),
-                      dataclasses.replace(config, avatar=dataclasses.replace(config.avatar, antialiased=True)))
+    plain = Distiller(
+        Dataset.load(Capture.open(egg)),
+        dataclasses.replace(config, avatar=dataclasses.replace(config.avatar, antialiased=True)),
+    )
     with_photos = photo_fit(egg, portrait_of(sharp, [17, 1]), steps=120)
     for fit in (plain, with_photos):
         for _ in range(fit.config.steps):
@@ -109,8 +113,13 @@ def test_the_rig_is_drawn_as_rays_hit_it(egg):
 def test_light_is_what_blending_lets_through(egg):
     """Two Gaussians behind each other: the front one's weights are its alphas, the rear one's what is left."""
     avatar = Avatar(AvatarConfig(24, 0), Capture.open(egg).head)
-    splats = Splats(torch.tensor([[0.0, 0, 0.0], [0.0, 0, 0.1]]), torch.tensor([[1.0, 0, 0, 0]] * 2),
-                    torch.full((2, 3), 0.01), torch.tensor([0.6, 0.8]), torch.zeros(2, 1, 3))
+    splats = Splats(
+        torch.tensor([[0.0, 0, 0.0], [0.0, 0, 0.1]]),
+        torch.tensor([[1.0, 0, 0, 0]] * 2),
+        torch.full((2, 3), 0.01),
+        torch.tensor([0.6, 0.8]),
+        torch.zeros(2, 1, 3),
+    )
     pose = Pose(torch.zeros(1, 4), *(torch.zeros(1, 3) for _ in range(4)), torch.zeros(1, 2, 3))
     viewmat = torch.eye(4)
     viewmat[2, 3] = 0.5  # looks along z: the second one is behind the first
@@ -121,8 +130,10 @@ def test_light_is_what_blending_lets_through(egg):
     found = light(avatar, splats, pose, viewmat, K, mask)
     grid = torch.stack(torch.meshgrid(*(torch.arange(side) + 0.5,) * 2, indexing="ij"), -1) - side / 2
     squared = grid.square().sum(-1)
-    alphas = [opacity * torch.exp(-squared / 2 / ((0.01 * 200 / depth) ** 2 + EPS_2D))
-              for opacity, depth in ((0.6, 0.5), (0.8, 0.6))]
+    alphas = [
+        opacity * torch.exp(-squared / 2 / ((0.01 * 200 / depth) ** 2 + EPS_2D))
+        for opacity, depth in ((0.6, 0.5), (0.8, 0.6))
+    ]
     alphas = [torch.where(alpha > 1 / 255, alpha, 0) for alpha in alphas]
     expected = torch.stack([(alphas[0] * mask).sum(), (alphas[1] * (1 - alphas[0]) * mask).sum()])
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=0)
@@ -132,8 +143,9 @@ def test_light_is_what_blending_lets_through(egg):
 def test_smoothing_in_space_is_blur_on_the_screen(axis):
     """Smoothed by what its pitch lacks, a Gaussian looks as if the screen's blur had grown instead."""
     turn = torch.from_numpy(Rotation.from_rotvec(axis).as_quat(scalar_first=True)).float()[None]
-    splats = Splats(torch.zeros(1, 3), turn, torch.tensor([[0.001, 0.002, 4e-4]]), torch.tensor([0.7]),
-                    torch.zeros(1, 1, 3))
+    splats = Splats(
+        torch.zeros(1, 3), turn, torch.tensor([[0.001, 0.002, 4e-4]]), torch.tensor([0.7]), torch.zeros(1, 1, 3)
+    )
     viewmat = torch.eye(4)[None]
     viewmat[:, 2, 3] = 0.5
     K = torch.tensor([[[1000.0, 0, 32], [0, 1000.0, 32], [0, 0, 1]]])
@@ -141,8 +153,11 @@ def test_smoothing_in_space_is_blur_on_the_screen(axis):
     towards = torch.tensor([[0.0, 0, -1]])
     soft = smoothed(splats, excess_variance(torch.tensor([pitch]), shown), towards)
     ours, blurred = (
-        project(item.means, item.quaternions, item.scales, item.opacities, viewmat, K, 64, 64, antialiased=True,
-                eps2d=eps) for item, eps in ((soft, EPS_2D), (splats, EPS_2D * (pitch / shown) ** 2)))
+        project(
+            item.means, item.quaternions, item.scales, item.opacities, viewmat, K, 64, 64, antialiased=True, eps2d=eps
+        )
+        for item, eps in ((soft, EPS_2D), (splats, EPS_2D * (pitch / shown) ** 2))
+    )
     torch.testing.assert_close(ours.conics, blurred.conics, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(ours.opacities, blurred.opacities, rtol=1e-4, atol=0)
     same = smoothed(splats, excess_variance(torch.tensor([shown]), shown), towards)

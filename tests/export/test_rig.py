@@ -59,9 +59,7 @@ def test_skinning_equals_jax(tmp_path, pose_correctives):
         part_names=egg.part_names,
     )
     head.save(tmp_path / "head.npz")
-    motion = {
-        name: rng.normal(0, 0.5, getattr(make_motion(5), name).shape).astype(np.float32) for name in ARRAYS
-    }
+    motion = {name: rng.normal(0, 0.5, getattr(make_motion(5), name).shape).astype(np.float32) for name in ARRAYS}
     motion["rotation"][0] = 0
     motion["jaw"][1] = 1e-5
     np.savez(tmp_path / "motion.npz", **motion, fps=24.0)

@@ -165,8 +165,9 @@ def test_views_in_threads_equal_views_one_by_one():
     tensors, viewmats, Ks, width, height = make_scene(200, dtype=torch.float32, views=3)
     colours = tensors.pop("colours").expand(3, -1, -1)
     projected = project(*tensors.values(), viewmats, Ks, width, height)
-    attributes = {field: value.detach().requires_grad_(value.is_floating_point())
-                  for field, value in vars(projected).items()}
+    attributes = {
+        field: value.detach().requires_grad_(value.is_floating_point()) for field, value in vars(projected).items()
+    }
 
     def render(views):
         seen = Projected(**{field: value[views] for field, value in attributes.items()})

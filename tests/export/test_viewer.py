@@ -80,7 +80,11 @@ def test_a_damaged_avatar_ends_in_one_line(fitted, tmp_path):
     shutil.copytree(fitted[0], tmp_path / "avatar")
     weights = tmp_path / "avatar" / "avatar.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    result = subprocess.run([sys.executable, "-m", "mvp4d.cli", "view", str(tmp_path / "avatar"), "--port", "0"],
-                            capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-m", "mvp4d.cli", "view", str(tmp_path / "avatar"), "--port", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert result.returncode == 2
     assert "avatar.safetensors" in result.stderr and result.stderr.strip().count("\n") == 0

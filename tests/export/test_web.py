@@ -33,8 +33,16 @@ from mvp4d_export.render import plan_rendering, render_frames, to_bytes
 from mvp4d_export.rig import Pose
 
 HOSTILE = "</script><img src=x onerror=alert(1)>{{script}}"
-FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-quic",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+FLAGS = [
+    "--no-sandbox",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 SIZE, WIDE = 256, {"width": 900, "height": 600}
 
 
@@ -76,8 +84,12 @@ def test_the_arrays_pose_the_same_vertices(avatar, text):
     for frame in range(motion.frame_count):
         features = np.concatenate([arrays["motion_0"].reshape(motion.frame_count, -1)[frame], motion.jaw[frame]])
         rest = arrays["template"].reshape(-1, 3) + np.einsum("s,spk->pk", features, shapes)
-        turns = {"neck": motion.neck[frame], "jaw": motion.jaw[frame], "left_eye": motion.eyes[frame, 0],
-                 "right_eye": motion.eyes[frame, 1]}
+        turns = {
+            "neck": motion.neck[frame],
+            "jaw": motion.jaw[frame],
+            "left_eye": motion.eyes[frame, 0],
+            "right_eye": motion.eyes[frame, 1],
+        }
         matrices, places = [], []
         for name, parent, joint in zip(header["joints"], header["parents"], joints):
             turn = rotation(turns.get(name, np.zeros(3)))
@@ -131,8 +143,10 @@ def _tags(text):
 def hostile(avatar):
     head = dataclasses.replace(make_head(), expression_names=("jawOpen", HOSTILE, f"mouth{HOSTILE}", "browInnerUp"))
     evil = Avatar(avatar.module.config, head, avatar.module.gaussian_count, 0, avatar.module.mesh)
-    tensors = {name: getattr(avatar.module, name) for name in
-               ("position", "rotation", "log_scale", "logit_opacity", "harmonics")}
+    tensors = {
+        name: getattr(avatar.module, name)
+        for name in ("position", "rotation", "log_scale", "logit_opacity", "harmonics")
+    }
     evil.set_gaussians(avatar.module.binding, tensors)
     return page(evil, (Clip(HOSTILE, avatar.motion()),), title=HOSTILE)[0]
 
@@ -153,12 +167,17 @@ def test_export_command_and_its_refusals(fitted, avatar, tmp_path, capsys):
     avatar.export(out, motion=[fitted[0], fitted[0] / "motion.npz"], audio=[_wav(tmp_path / "a.wav", 0.2)])
     header, _ = decode(out.read_text())
     assert [(motion["name"], motion["sound"]) for motion in header["motions"]] == [
-        (fitted[0].name, "audio/wav"), ("motion", None)]
+        (fitted[0].name, "audio/wav"),
+        ("motion", None),
+    ]
     assert "mm off" in capsys.readouterr().err
     avatar.export(out, overwrite=True)
     (tmp_path / "no.wav").write_bytes(b"RIFFnot sound at all")
-    for options, field in (({"audio": ["a", "b"]}, "audio"), ({"audio": [tmp_path / "no.wav"]}, "no.wav"),
-                           ({"audio": [tmp_path / "none.wav"]}, "none.wav")):
+    for options, field in (
+        ({"audio": ["a", "b"]}, "audio"),
+        ({"audio": [tmp_path / "no.wav"]}, "no.wav"),
+        ({"audio": [tmp_path / "none.wav"]}, "none.wav"),
+    ):
         with pytest.raises(UserError, match=field):
             avatar.export(tmp_path / "other.html", **options)
     for options in ({"motion": [fitted[0], fitted[0]]}, {"audio": ["a.wav"]}):
@@ -225,8 +244,11 @@ def test_pictures_are_those_of_the_renderer(visit, avatar, text):
     tab = visit(text, "embed&paused&background=ffffff")
     shot = plan_rendering(avatar.module, motion, "orbit:360x6@10", (SIZE, SIZE))
     for (frame, view), (rgb, _) in zip(shot.pairs, render_frames(avatar.module, shot)):
-        tab.evaluate("([frame, turn]) => { Object.assign(avatar.orbit, { azimuth: turn, elevation: Math.PI / 18 });"
-                     "avatar.player.seek(frame); }", [frame, view * math.pi / 3])
+        tab.evaluate(
+            "([frame, turn]) => { Object.assign(avatar.orbit, { azimuth: turn, elevation: Math.PI / 18 });"
+            "avatar.player.seek(frame); }",
+            [frame, view * math.pi / 3],
+        )
         error = np.square(picture(tab) - to_bytes(rgb)).mean()
         assert 10 * math.log10(255**2 / error) > 40
 
@@ -277,8 +299,22 @@ def test_sound_leads_the_motion(visit, avatar, tmp_path):
 
 def test_recordings_are_read_or_refused(visit, text, tmp_path):
     """A Live Link CSV plays as our reader reads it; a gigabyte and nonsense are refused in one line."""
-    names = ["Timecode", "BlendShapeCount", "JawOpen", "EyeBlinkLeft", "MouthSmileLeft", "HeadYaw", "HeadPitch",
-             "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "LeftEyeRoll", "RightEyeYaw", "RightEyePitch", "RightEyeRoll"]
+    names = [
+        "Timecode",
+        "BlendShapeCount",
+        "JawOpen",
+        "EyeBlinkLeft",
+        "MouthSmileLeft",
+        "HeadYaw",
+        "HeadPitch",
+        "HeadRoll",
+        "LeftEyeYaw",
+        "LeftEyePitch",
+        "LeftEyeRoll",
+        "RightEyeYaw",
+        "RightEyePitch",
+        "RightEyeRoll",
+    ]
     values = np.random.default_rng(0).uniform(0, 0.6, (4, len(names) - 2)).round(4)
     rows = [f"00:00:00:{k:02d}.000,61,{','.join(map(str, row))}" for k, row in enumerate(values)]
     recording = tmp_path / "take.csv"
@@ -288,8 +324,10 @@ def test_recordings_are_read_or_refused(visit, text, tmp_path):
     tab.wait_for_selector("text=playing take.csv")
     tab.evaluate("() => { avatar.player.pause(); avatar.player.seek(2); }")
     tab.evaluate("() => avatar.settled()")
-    pose = tab.evaluate("() => { const { expression, rotation, eyes } = avatar.state.shown;"
-                        "return [Array.from(expression), rotation, eyes]; }")
+    pose = tab.evaluate(
+        "() => { const { expression, rotation, eyes } = avatar.state.shown;"
+        "return [Array.from(expression), rotation, eyes]; }"
+    )
     truth = load_motion(recording, make_head())[0][2:3]
     for ours, theirs in zip(pose, (truth.expression, truth.rotation, truth.eyes)):
         np.testing.assert_allclose(ours, np.ravel(theirs), atol=1e-5)
@@ -319,8 +357,10 @@ def test_keys_mouse_and_touch_move_the_camera(visit, text):
     session = tab.context.new_cdp_session(tab)
 
     def touch(kind, *points):
-        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [
-            {"x": x, "y": y, "id": k} for k, (x, y) in enumerate(points)]})
+        session.send(
+            "Input.dispatchTouchEvent",
+            {"type": kind, "touchPoints": [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(points)]},
+        )
 
     touch("touchStart", (200, 200))
     touch("touchMove", (150, 200))
@@ -374,9 +414,12 @@ def test_firefox_shows_the_same_pictures(avatar, text, tmp_path):
             pytest.skip("this Firefox has no WebGL 2")
         assert state == ["embed ready", "", side, side]
         for (frame, view), (rgb, _) in zip(shot.pairs, render_frames(avatar.module, shot)):
-            browser.script("const page = window.wrappedJSObject || window; page.avatar.orbit.azimuth = arguments[1];"
-                           "page.avatar.player.seek(arguments[0]); await page.avatar.settled();",
-                           frame, view * 2 * math.pi / 3)
+            browser.script(
+                "const page = window.wrappedJSObject || window; page.avatar.orbit.azimuth = arguments[1];"
+                "page.avatar.player.seek(arguments[0]); await page.avatar.settled();",
+                frame,
+                view * 2 * math.pi / 3,
+            )
             ours = np.asarray(Image.open(io.BytesIO(browser.picture())).convert("RGB")).astype(float)
             error = np.square(ours - to_bytes(rgb)).mean()
             assert 10 * math.log10(255**2 / error) > 40

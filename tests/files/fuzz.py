@@ -14,8 +14,35 @@ import numpy as np
 from tests.capture.damage import npy
 
 Random = np.random.Generator
-VALUES = (None, True, False, 0, -1, 1, 2.5, -0.0, 1e300, -1e300, 10**30, -10**30, "", "x", "../x", "0", "NaN", [], {},
-          [1], [[]], {"a": 1}, "9" * 5000, "ä\n\0", 65536, 4096, 1e-300)
+VALUES = (
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2.5,
+    -0.0,
+    1e300,
+    -1e300,
+    10**30,
+    -(10**30),
+    "",
+    "x",
+    "../x",
+    "0",
+    "NaN",
+    [],
+    {},
+    [1],
+    [[]],
+    {"a": 1},
+    "9" * 5000,
+    "ä\n\0",
+    65536,
+    4096,
+    1e-300,
+)
 
 
 def damage(path: Path, rng: Random) -> str:
@@ -46,13 +73,13 @@ def _bytes(path: Path, rng: Random) -> str:
     elif how == "cut":
         del data[at:]
     elif how == "drop":
-        del data[at: at + length]
+        del data[at : at + length]
     elif how == "repeat":
-        data[at:at] = data[at: at + length] * 3
+        data[at:at] = data[at : at + length] * 3
     elif how == "insert":
         data[at:at] = rng.bytes(length)
     elif how == "zeros":
-        data[at: at + length] = bytes(min(length, len(data) - at))
+        data[at : at + length] = bytes(min(length, len(data) - at))
     elif how == "empty":
         data.clear()
     elif how == "text":
@@ -81,18 +108,28 @@ def _npz(path: Path, rng: Random) -> str:
     name = _pick(rng, sorted(arrays))
     array = arrays[name]
     changes: dict[str, Callable[[], object]] = {
-        "dropped": lambda: None, "NaN": lambda: _poked(array, np.nan, rng), "inf": lambda: _poked(array, np.inf, rng),
-        "huge": lambda: _poked(array, 1e30, rng), "negative": lambda: _poked(array, -1e6, rng),
-        "zeros": lambda: np.zeros_like(array), "text": lambda: np.full(array.shape, "7"),
-        "bytes": lambda: np.full(array.shape, b"7"), "complex": lambda: np.zeros(array.shape, np.complex64),
-        "booleans": lambda: np.ones(array.shape, bool), "records": lambda: np.zeros(array.shape, [("x", "f4")]),
+        "dropped": lambda: None,
+        "NaN": lambda: _poked(array, np.nan, rng),
+        "inf": lambda: _poked(array, np.inf, rng),
+        "huge": lambda: _poked(array, 1e30, rng),
+        "negative": lambda: _poked(array, -1e6, rng),
+        "zeros": lambda: np.zeros_like(array),
+        "text": lambda: np.full(array.shape, "7"),
+        "bytes": lambda: np.full(array.shape, b"7"),
+        "complex": lambda: np.zeros(array.shape, np.complex64),
+        "booleans": lambda: np.ones(array.shape, bool),
+        "records": lambda: np.zeros(array.shape, [("x", "f4")]),
         "half": lambda: array.astype(np.float16) if array.dtype.kind in "fiu" else array[:0],
         "times 1000": lambda: array * 1000 if array.dtype.kind in "fiu" else array,
-        "one axis more": lambda: array[None], "one axis less": lambda: array.reshape(-1),
-        "empty": lambda: np.zeros((0, *array.shape[1:]), array.dtype), "one less": lambda: array[:-1] if array.ndim
-        else array, "one more": lambda: np.concatenate([array, array[:1]]) if array.ndim else array,
-        "a number": lambda: np.float64(3), "big-endian": lambda: array.astype(array.dtype.newbyteorder(">")),
-        "a name": lambda: np.str_("someone"), "shape of 10^30": lambda: "lie",
+        "one axis more": lambda: array[None],
+        "one axis less": lambda: array.reshape(-1),
+        "empty": lambda: np.zeros((0, *array.shape[1:]), array.dtype),
+        "one less": lambda: array[:-1] if array.ndim else array,
+        "one more": lambda: np.concatenate([array, array[:1]]) if array.ndim else array,
+        "a number": lambda: np.float64(3),
+        "big-endian": lambda: array.astype(array.dtype.newbyteorder(">")),
+        "a name": lambda: np.str_("someone"),
+        "shape of 10^30": lambda: "lie",
     }
     how = _pick(rng, sorted(changes))
     value = changes[how]()
@@ -116,8 +153,18 @@ def _poked(array: np.ndarray, value: float, rng: Random) -> np.ndarray:
 
 
 def _lying(rng: Random) -> bytes:
-    shape = _pick(rng, ("(1000000000000000000000000000000,)", "(0, 1000000000000000000000000000000)", "(-1,)", "(2.5,)",
-                        "(True,)", "'x'", "(1000000, 1000000, 0)"))
+    shape = _pick(
+        rng,
+        (
+            "(1000000000000000000000000000000,)",
+            "(0, 1000000000000000000000000000000)",
+            "(-1,)",
+            "(2.5,)",
+            "(True,)",
+            "'x'",
+            "(1000000, 1000000, 0)",
+        ),
+    )
     header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}".encode() + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
 
@@ -161,14 +208,14 @@ def _places(tree: object, depth: int = 0):
 def _safetensors(path: Path, rng: Random) -> str:
     data = path.read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
-    header, body = json.loads(data[8: 8 + length]), bytearray(data[8 + length:])
+    header, body = json.loads(data[8 : 8 + length]), bytearray(data[8 + length :])
     names = sorted(set(header) - {"__metadata__"})
     name = _pick(rng, names)
     how = _pick(rng, ("NaN", "huge", "dtype", "shape", "offsets", "dropped", "renamed", "length", "header value"))
     start, end = header[name]["data_offsets"]
     if how in ("NaN", "huge") and header[name]["dtype"] == "F32" and end > start:
         at = start + 4 * int(rng.integers((end - start) // 4))
-        body[at: at + 4] = struct.pack("<f", float("nan") if how == "NaN" else -1e30)
+        body[at : at + 4] = struct.pack("<f", float("nan") if how == "NaN" else -1e30)
     elif how == "dtype":
         header[name]["dtype"] = _pick(rng, ("F16", "I32", "BOOL", "F99", 5))
     elif how == "shape":

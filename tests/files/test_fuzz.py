@@ -54,6 +54,7 @@ class Kind:
 
 def _views(path: Path) -> object:
     from mvp4d.api import Views
+
     return Views.read(path)
 
 
@@ -68,6 +69,7 @@ def _avatar(path: Path) -> None:
     from mvp4d_export import ply
     from mvp4d_export.avatar import Avatar
     from mvp4d_export.rig import Pose
+
     avatar = Avatar.load(path)
     motion, _ = load_motion(path, avatar.head)
     splats = next(ply.sequence(avatar, Pose.of(motion)[:1]))
@@ -76,16 +78,19 @@ def _avatar(path: Path) -> None:
 
 def _distill(path: Path) -> object:
     from mvp4d_export.dataset import Dataset
+
     return Dataset.load(Capture.open(path))
 
 
 def _shards(path: Path) -> object:
     from mvp4d_jax.data.shards import Shards
+
     return Shards.open(path)
 
 
 def _facts(path: Path) -> object:
     from mvp4d_jax.release import read_facts
+
     return read_facts(path)
 
 
@@ -97,11 +102,13 @@ def _importer(read: Callable, head: object) -> Reader:
             validate(out)  # a success that the validator confirms
         finally:
             shutil.rmtree(out, ignore_errors=True)
+
     return reader
 
 
 def _landmarks(path: Path) -> object:
     from mvp4d_jax.tracking.landmarks import read_landmarks
+
     return read_landmarks(path, (100, 100), 3, 25.0)
 
 
@@ -130,17 +137,24 @@ def world(tmp_path_factory):
     for name in ("a", "b", "c"):
         shutil.copy(root / "clip.mp4", root / "videos" / f"{name}.mp4")
     wide = make_cameras()
-    Fit(make_motion(5), dataclasses.replace(wide, cx=wide.cx + 10), np.tile((24, 32), (3, 1)), ("a", "b", "c"),
-        head="toy").save(root / "videos" / "fit.npz")
+    Fit(
+        make_motion(5),
+        dataclasses.replace(wide, cx=wide.cx + 10),
+        np.tile((24, 32), (3, 1)),
+        ("a", "b", "c"),
+        head="toy",
+    ).save(root / "videos" / "fit.npz")
     np.savez(root / "landmarks.npz", landmarks=np.random.default_rng(1).uniform(20, 80, (3, 68, 2)))
     arrays = {key: value.toarray() if hasattr(value, "toarray") else value for key, value in flame_arrays().items()}
     np.savez(root / "flame2023.npz", **{key: value for key, value in arrays.items() if not isinstance(value, str)})
     _make_avatar(root)
     _make_release(root)
     from tests.data.synthetic import write_shards
+
     write_shards(root / "shards", scenes=2, views=2, windows=1, images=1)
     readers = {
-        "capture": Kind((validate, _views, _distill), weight=3), "film": Kind((validate, _views, _distill)),
+        "capture": Kind((validate, _views, _distill), weight=3),
+        "film": Kind((validate, _views, _distill)),
         "cap4d": Kind((_importer(import_cap4d, toy),), weight=1.5),
         "ga": Kind((_importer(import_gaussian_avatars, flame),), weight=2),
         "videos": Kind((_importer(import_videos, toy),)),
@@ -153,8 +167,10 @@ def world(tmp_path_factory):
         "photo.tiff": Kind((images.read_picture, images.read_mask), (images.image_size,)),
         "photo.webp": Kind((images.read_picture, images.read_mask), (images.image_size,)),
         "clip.mp4": Kind((video.look_at_video, lambda path: list(video.read_video(path))), (video.video_facts,)),
-        "landmarks.npz": Kind((_landmarks,)), "flame2023.npz": Kind((lambda path: load_head(f"flame:{path}"),)),
-        "avatar": Kind((validate, _avatar), weight=3), "release": Kind((validate,), (_facts,), weight=1.5),
+        "landmarks.npz": Kind((_landmarks,)),
+        "flame2023.npz": Kind((lambda path: load_head(f"flame:{path}"),)),
+        "avatar": Kind((validate, _avatar), weight=3),
+        "release": Kind((validate,), (_facts,), weight=1.5),
         "shards": Kind((validate, _shards)),
     }
     return root, readers
@@ -165,11 +181,13 @@ def _make_avatar(root: Path) -> None:
     import sys
 
     import torch
+
     sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
     from export_world import small_config
     from export_world import write_capture as write_egg
 
     from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
+
     egg = Capture.open(write_egg(root / "egg"))
     avatar = Avatar(small_config().avatar, egg.head, 20, egg.frame_count)
     with torch.no_grad():
@@ -183,6 +201,7 @@ def _make_avatar(root: Path) -> None:
 def _make_release(root: Path) -> None:
     """The built-in facts and configs; weights of a few numbers are refused, so the weights are the built-in ones."""
     from mvp4d_jax.release import BUILT_IN
+
     shutil.copytree(BUILT_IN / "tiny", root / "release", copy_function=os.link)
     for path in root.joinpath("release").rglob("*.json"):
         text = path.read_bytes()
@@ -194,6 +213,7 @@ def _make_release(root: Path) -> None:
 def in_time(seconds: int) -> Iterator[None]:
     def ring(*_: object) -> None:
         raise TimeoutError("takes too long")
+
     before = signal.signal(signal.SIGALRM, ring)
     signal.alarm(seconds)
     try:
@@ -270,6 +290,7 @@ def test_some_damaged_inputs(world, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_thousand_damaged_inputs(world, tmp_path):
-    wrong = fuzz(world, tmp_path, int(os.environ.get("MVP4D_FUZZ_SEED", "0")),
-                 int(os.environ.get("MVP4D_FUZZ_COUNT", "1000")))
+    wrong = fuzz(
+        world, tmp_path, int(os.environ.get("MVP4D_FUZZ_SEED", "0")), int(os.environ.get("MVP4D_FUZZ_COUNT", "1000"))
+    )
     assert not wrong, "\n".join(wrong)

@@ -124,8 +124,10 @@ def test_a_palette_with_a_transparent_colour(tmp_path):
     picture.putpixel((0, 0), 0)
     picture.save(tmp_path / "a.png", transparency=0)
     found = read_picture(tmp_path / "a.png")
-    assert found.alpha[0].tolist() == [0, 255, 255, 255] and found.on_white()[0, :2].tolist() == [[255] * 3,
-                                                                                                 [200, 100, 50]]
+    assert found.alpha[0].tolist() == [0, 255, 255, 255] and found.on_white()[0, :2].tolist() == [
+        [255] * 3,
+        [200, 100, 50],
+    ]
 
 
 def test_opaque_pictures_with_an_alpha_channel_are_masks_by_their_brightness(tmp_path):
@@ -142,8 +144,16 @@ def test_every_orientation_is_upright(tmp_path, orientation):
     exif = picture.getexif()
     exif[0x0112] = orientation
     picture.save(tmp_path / "a.tiff", exif=exif)
-    upright = {1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: pixels.swapaxes(0, 1),
-               6: np.rot90(pixels, -1), 7: pixels[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(pixels)}[orientation]
+    upright = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.swapaxes(0, 1),
+        6: np.rot90(pixels, -1),
+        7: pixels[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(pixels),
+    }[orientation]
     np.testing.assert_array_equal(read_image(tmp_path / "a.tiff", mode="RGB", size=upright.shape[:2]), upright)
     assert image_size(tmp_path / "a.tiff") == upright.shape[:2]
 
@@ -171,13 +181,13 @@ def linear_profile() -> bytes:
     count = int.from_bytes(profile[128:132], "big")
     for index in range(count):
         entry = 132 + 12 * index
-        if bytes(profile[entry:entry + 4]) in (b"rTRC", b"gTRC", b"bTRC"):
-            offset = int.from_bytes(profile[entry + 4:entry + 8], "big")
-            profile[offset:offset + 12] = b"curv" + bytes(8)
-            profile[entry + 8:entry + 12] = (12).to_bytes(4, "big")
+        if bytes(profile[entry : entry + 4]) in (b"rTRC", b"gTRC", b"bTRC"):
+            offset = int.from_bytes(profile[entry + 4 : entry + 8], "big")
+            profile[offset : offset + 12] = b"curv" + bytes(8)
+            profile[entry + 8 : entry + 12] = (12).to_bytes(4, "big")
     at = bytes(profile).find("sRGB".encode("utf-16-be"))
     while at >= 0:
-        profile[at:at + 8] = "line".encode("utf-16-be")
+        profile[at : at + 8] = "line".encode("utf-16-be")
         at = bytes(profile).find("sRGB".encode("utf-16-be"))
     return bytes(profile)
 
@@ -192,11 +202,17 @@ def test_formats(tmp_path, suffix, gradient):
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("content, message", [
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n{ } loop\n", "not a PNG"),
-    (b"GIF89a" + bytes(100), "not a PNG"), (b"%PDF-1.7\n", "not a PNG"), (b"", "not a PNG"), (b"P6\n9 9\n255\n", "not"),
-    (bytes(4) + b"ftypheic" + bytes(100), "pip install pillow-heif"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n{ } loop\n", "not a PNG"),
+        (b"GIF89a" + bytes(100), "not a PNG"),
+        (b"%PDF-1.7\n", "not a PNG"),
+        (b"", "not a PNG"),
+        (b"P6\n9 9\n255\n", "not"),
+        (bytes(4) + b"ftypheic" + bytes(100), "pip install pillow-heif"),
+    ],
+)
 def test_no_other_decoder_is_started(tmp_path, content, message, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     (tmp_path / "portrait.png").write_bytes(content)

@@ -29,12 +29,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 def world(tmp_path_factory) -> Path:
     """What the commands begin with: a small capture, a photo with its landmarks, an avatar."""
     root = tmp_path_factory.mktemp("world")
-    assert main(["studio", "--out", str(root / "capture"), "--cameras", "orbit:360x3", "--frames", "9", "--size",
-                 "64"]) == 0
-    assert main(["distill", str(root / "capture"), "--out", str(root / "avatar"), "--preset", "cpu", "--steps",
-                 "5"]) == 0
+    assert (
+        main(["studio", "--out", str(root / "capture"), "--cameras", "orbit:360x3", "--frames", "9", "--size", "64"])
+        == 0
+    )
+    assert (
+        main(["distill", str(root / "capture"), "--out", str(root / "avatar"), "--preset", "cpu", "--steps", "5"]) == 0
+    )
     from mvp4d.core.heads import load_head
     from tests.tracking.test_solve import SIZE, moving, observe
+
     head = load_head("builtin")
     seen = observe(head, moving(head, [[0.1, -0.3, 0.05]], {}), np.zeros(head.shape_count, np.float32))
     np.savez(root / "landmarks.npz", landmarks=seen.points)
@@ -43,18 +47,63 @@ def world(tmp_path_factory) -> Path:
 
 
 COMMANDS: dict[str, Callable[[Path, Path], list[str]]] = {
-    "studio": lambda world, out: ["studio", "--out", str(out / "c"), "--cameras", "orbit:360x2", "--frames", "6",
-                                  "--size", "96"],
-    "track": lambda world, out: ["track", str(world / "photo.png"), "--landmarks", str(world / "landmarks.npz"),
-                                 "--out", str(out / "fit.npz")],
-    "render": lambda world, out: ["render", str(world / "avatar"), "--cameras", "turn:360", "--size", "96", "--out",
-                                  str(out / "x.mp4")],
-    "distill": lambda world, out: ["distill", str(world / "capture"), "--out", str(out / "a"), "--preset", "cpu",
-                                   "--steps", "25"],
+    "studio": lambda world, out: [
+        "studio",
+        "--out",
+        str(out / "c"),
+        "--cameras",
+        "orbit:360x2",
+        "--frames",
+        "6",
+        "--size",
+        "96",
+    ],
+    "track": lambda world, out: [
+        "track",
+        str(world / "photo.png"),
+        "--landmarks",
+        str(world / "landmarks.npz"),
+        "--out",
+        str(out / "fit.npz"),
+    ],
+    "render": lambda world, out: [
+        "render",
+        str(world / "avatar"),
+        "--cameras",
+        "turn:360",
+        "--size",
+        "96",
+        "--out",
+        str(out / "x.mp4"),
+    ],
+    "distill": lambda world, out: [
+        "distill",
+        str(world / "capture"),
+        "--out",
+        str(out / "a"),
+        "--preset",
+        "cpu",
+        "--steps",
+        "25",
+    ],
     "prepare": lambda world, out: ["prepare", str(world / "capture"), "--config", "tiny", "--out", str(out / "s")],
-    "sample": lambda world, out: ["sample", "--weights", "tiny", "--reference", str(world / "capture"), "--motion",
-                                  str(world / "capture"), "--cameras", "orbit:360x2", "--steps", "2", "--frames", "9",
-                                  "--out", str(out / "v")],
+    "sample": lambda world, out: [
+        "sample",
+        "--weights",
+        "tiny",
+        "--reference",
+        str(world / "capture"),
+        "--motion",
+        str(world / "capture"),
+        "--cameras",
+        "orbit:360x2",
+        "--steps",
+        "2",
+        "--frames",
+        "9",
+        "--out",
+        str(out / "v"),
+    ],
     "demo": lambda world, out: ["demo", "--frames", "5", "--out", str(out / "d")],
 }
 
@@ -63,8 +112,9 @@ def start(words: list[str], limit: int | None = None) -> subprocess.Popen:
     program = "import sys; from mvp4d.cli import main; sys.exit(main(sys.argv[1:]))"
     if limit is not None:
         program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); {program}"
-    return subprocess.Popen([sys.executable, "-c", program, *words], cwd=ROOT, text=True, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *words], cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
 
 
 def run(words: list[str]) -> float:

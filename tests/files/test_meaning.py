@@ -40,8 +40,10 @@ CAMERAS = {
     "focal of millimetres": (lambda c: still(c, fx=c.fx / 100), "'fx' of camera 'cam0' is 0.3"),
     "focal in metres": (lambda c: still(c, fy=c.fy * 1000), "'fy' of camera 'cam0'"),
     "stretched": (lambda c: still(c, fx=c.fx * 5), "fx 150 and fy 31"),
-    "one camera twice": (lambda c: Camera(*(twice(getattr(c, f.name)) for f in dataclasses.fields(c))),
-                         "'cam0' and 'cam2' are one and the same"),
+    "one camera twice": (
+        lambda c: Camera(*(twice(getattr(c, f.name)) for f in dataclasses.fields(c))),
+        "'cam0' and 'cam2' are one and the same",
+    ),
 }
 
 
@@ -62,6 +64,7 @@ def test_cameras_that_cannot_be_meant(tmp_path, capsys, case, moving):
     assert main(["validate", str(path)]) == 2
     assert capsys.readouterr().err.strip() == f"mvp4d validate: {caught.value}"
     from tests.capture import toy
+
     original, toy.make_cameras = toy.make_cameras, lambda *_: cameras
     try:  # what no reader takes, no writer writes
         with pytest.raises(UserError, match=message):
@@ -79,8 +82,10 @@ def near():
 
 def test_one_camera_that_sees_the_head_once_is_enough(tmp_path):
     cameras = make_cameras()
-    write_cameras(path := write_capture(tmp_path / "c", motion=near()),
-                  still(cameras, cx=cameras.cx - np.array([[0], [500], [500]])))
+    write_cameras(
+        path := write_capture(tmp_path / "c", motion=near()),
+        still(cameras, cx=cameras.cx - np.array([[0], [500], [500]])),
+    )
     Capture.open(path)
 
 
@@ -119,8 +124,10 @@ def test_fits(tmp_path):
     fit = Fit(make_motion(), cameras, np.tile(SIZE, (3, 1)), ("a", "b", "c"), head="toy")
     fit.save(tmp_path / "fit.npz")
     Fit.load(tmp_path / "fit.npz")
-    for array, change, message in (("fx", lambda a: a / 1000, "'fx' of camera 'a'"),
-                                   ("tra", lambda a: a * 1000 + 500, "are these millimetres")):
+    for array, change, message in (
+        ("fx", lambda a: a / 1000, "'fx' of camera 'a'"),
+        ("tra", lambda a: a * 1000 + 500, "are these millimetres"),
+    ):
         fit.save(tmp_path / "bad.npz")
         replace_array(array, change)(tmp_path / "bad.npz")
         with pytest.raises(UserError, match=message):
@@ -130,6 +137,7 @@ def test_fits(tmp_path):
 
 def test_motions_are_validated(tmp_path, capsys):
     from mvp4d.core.capture.motion_file import write_motion
+
     write_motion(tmp_path / "motion.npz", make_motion(), make_rig())
     assert main(["validate", str(tmp_path / "motion.npz")]) == 0
     assert "motion of head 'toy', 4 frames at 24 fps" in capsys.readouterr().out
@@ -139,21 +147,32 @@ def test_motions_are_validated(tmp_path, capsys):
 
 # --- releases -------------------------------------------------------------------------------------------------------
 FACTS = {
-    "head 5": {"head": 5}, "head only": ..., "no head": {"head": ...}, "size a word": {"image_size": "64"},
-    "size odd": {"image_size": 61}, "size huge": {"image_size": 10**30}, "views 0": {"views": 0},
-    "views half": {"views": 2.5}, "views true": {"views": True}, "shift 0": {"snr_shift": 0},
-    "margin text": {"crop_margin": "wide"}, "conditioning list": {"conditioning": []},
+    "head 5": {"head": 5},
+    "head only": ...,
+    "no head": {"head": ...},
+    "size a word": {"image_size": "64"},
+    "size odd": {"image_size": 61},
+    "size huge": {"image_size": 10**30},
+    "views 0": {"views": 0},
+    "views half": {"views": 2.5},
+    "views true": {"views": True},
+    "shift 0": {"snr_shift": 0},
+    "margin text": {"crop_margin": "wide"},
+    "conditioning list": {"conditioning": []},
     "conditioning unknown": {"conditioning": {"colour": 1}},
     "conditioning stride text": {"conditioning": {"temporal_stride": "4"}},
     "conditioning stride 10^20": {"conditioning": {"temporal_stride": 10**20}},
-    "another layout": {"conditioning": {"motion": "stacked"}}, "sampler a word": {"sampler": "dpm"},
-    "sampler of lists": {"sampler": {"steps": [1]}}, "sampler of none": {"sampler": {"method": "euler"}},
+    "another layout": {"conditioning": {"motion": "stacked"}},
+    "sampler a word": {"sampler": "dpm"},
+    "sampler of lists": {"sampler": {"steps": [1]}},
+    "sampler of none": {"sampler": {"method": "euler"}},
 }
 
 
 @pytest.mark.parametrize("case", FACTS)
 def test_release_facts(tmp_path, capsys, case):
     from mvp4d_jax.release import BUILT_IN, load_release
+
     for part in ("vae", "transformer"):
         (tmp_path / part).symlink_to(BUILT_IN / "tiny" / part)
     value = json.loads((BUILT_IN / "tiny" / "mvp4d.json").read_text())
@@ -169,6 +188,7 @@ def test_release_facts(tmp_path, capsys, case):
 
 def test_a_release_without_a_config(tmp_path, capsys):
     from mvp4d_jax.release import BUILT_IN
+
     for name in ("mvp4d.json", "transformer"):
         (tmp_path / name).symlink_to(BUILT_IN / "tiny" / name)
     (tmp_path / "vae").mkdir()
@@ -181,8 +201,17 @@ def test_a_release_without_a_config(tmp_path, capsys):
 
 # --- recordings -----------------------------------------------------------------------------------------------------
 def recording(path, *, spell=lambda name: name, start="", timecode="00:00:00:{:02d}.000"):
-    names = ["JawOpen", "EyeBlinkLeft", "HeadYaw", "HeadPitch", "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "RightEyeYaw",
-             "RightEyePitch"]
+    names = [
+        "JawOpen",
+        "EyeBlinkLeft",
+        "HeadYaw",
+        "HeadPitch",
+        "HeadRoll",
+        "LeftEyeYaw",
+        "LeftEyePitch",
+        "RightEyeYaw",
+        "RightEyePitch",
+    ]
     lines = [",".join(["Timecode", "BlendShapeCount", *map(spell, names)])]
     lines += [",".join([timecode.format(frame), "61", *("0.25" for _ in names)]) for frame in range(4)]
     path.write_text(start + "\n".join(lines) + "\n")

@@ -31,8 +31,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def python(program: str, *arguments: object, **options) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
 
 
 # --- only what the program made, only when asked --------------------------------------------------------------------
@@ -40,8 +46,10 @@ def test_a_folder_is_replaced_only_when_it_is_ours_and_asked_for(tmp_path):
     thesis = tmp_path / "thesis"
     thesis.mkdir()
     (thesis / "chapter.tex").write_text("years of work")
-    with pytest.raises(UserError, match="no folder of frames that this program made"), \
-            atomic_folder(thesis, overwrite=True, kind="folder of frames"):
+    with (
+        pytest.raises(UserError, match="no folder of frames that this program made"),
+        atomic_folder(thesis, overwrite=True, kind="folder of frames"),
+    ):
         pass
     assert (thesis / "chapter.tex").read_text() == "years of work"
     made = tmp_path / "made"
@@ -49,8 +57,10 @@ def test_a_folder_is_replaced_only_when_it_is_ours_and_asked_for(tmp_path):
         (folder / "0.png").write_text("old")
     with pytest.raises(UserError, match="already there"), atomic_folder(made, kind="folder of frames"):
         pass
-    with pytest.raises(UserError, match="no avatar that this program made"), \
-            atomic_folder(made, overwrite=True, kind="avatar"):
+    with (
+        pytest.raises(UserError, match="no avatar that this program made"),
+        atomic_folder(made, overwrite=True, kind="avatar"),
+    ):
         pass
     with atomic_folder(made, overwrite=True, kind="folder of frames") as folder:
         (folder / "0.png").write_text("new")
@@ -268,8 +278,11 @@ def test_a_lock_of_a_killed_process_does_not_bar(tmp_path):
 # --- signals --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_clean_up(tmp_path, number):
-    with pytest.raises(Stopped, match=signal.Signals(number).name), stoppable(), \
-            atomic_folder(tmp_path / "c", kind="capture") as folder:
+    with (
+        pytest.raises(Stopped, match=signal.Signals(number).name),
+        stoppable(),
+        atomic_folder(tmp_path / "c", kind="capture") as folder,
+    ):
         (folder / "x").touch()
         os.kill(os.getpid(), number)
         time.sleep(5)
@@ -314,8 +327,11 @@ sys.stdin.read()
 
 
 def test_tied_hands_the_command_on():
-    done = subprocess.run(tied([sys.executable, "-c", "import sys; print(sys.argv[1:]); sys.exit(3)", "a b", ""]),
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        tied([sys.executable, "-c", "import sys; print(sys.argv[1:]); sys.exit(3)", "a b", ""]),
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stdout) == (3, "['a b', '']\n")
 
 
@@ -375,8 +391,10 @@ def test_errors_of_the_system_are_one_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").touch()
     write_capture(tmp_path / "c")
     Fit(make_motion(), make_cameras(), np.full((3, 2), 16), ("a", "b", "c"), head="toy").save(tmp_path / "fit.npz")
-    for arguments in (["studio", "--out", str(tmp_path / "file" / "c")],
-                      ["export", str(tmp_path / "c"), "--format", "nerfstudio", "--out", str(tmp_path / "file" / "c")]):
+    for arguments in (
+        ["studio", "--out", str(tmp_path / "file" / "c")],
+        ["export", str(tmp_path / "c"), "--format", "nerfstudio", "--out", str(tmp_path / "file" / "c")],
+    ):
         assert main(arguments) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and str(tmp_path / "file") in lines[0], lines
@@ -384,8 +402,9 @@ def test_errors_of_the_system_are_one_line(tmp_path, capsys, monkeypatch):
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path):
     path = write_capture(tmp_path / "c")
-    process = python("import sys; from mvp4d.cli import main; sys.exit(main(['validate', sys.argv[1]]))", path,
-                     bufsize=0)
+    process = python(
+        "import sys; from mvp4d.cli import main; sys.exit(main(['validate', sys.argv[1]]))", path, bufsize=0
+    )
     process.stdout.close()
     assert process.wait() == 141
     assert process.stderr.read() == ""

@@ -68,13 +68,17 @@ def test_resize_and_crop_move_pixels_with_the_picture():
     np.testing.assert_allclose(cropped, (before - [10, -20]) / 2)
 
 
-@pytest.mark.parametrize("damage, word", [
-    (lambda c: {"world_to_camera": np.where(np.arange(4)[:, None, None] == 2, np.nan, c.world_to_camera)}, "NaN"),
-    (lambda c: {"world_to_camera": c.world_to_camera * np.array([-1, 1, 1, 1])[:, None]}, "left-handed"),
-    (lambda c: {"world_to_camera": c.world_to_camera * np.array([2, 2, 2, 1])[:, None]}, "rigid"),
-    (lambda c: {"fx": -c.fx}, "positive"), (lambda c: {"cx": c.cx[:2]}, "cx"),
-    (lambda c: {"world_to_camera": c.world_to_camera[:, :3]}, "shape"),
-])
+@pytest.mark.parametrize(
+    "damage, word",
+    [
+        (lambda c: {"world_to_camera": np.where(np.arange(4)[:, None, None] == 2, np.nan, c.world_to_camera)}, "NaN"),
+        (lambda c: {"world_to_camera": c.world_to_camera * np.array([-1, 1, 1, 1])[:, None]}, "left-handed"),
+        (lambda c: {"world_to_camera": c.world_to_camera * np.array([2, 2, 2, 1])[:, None]}, "rigid"),
+        (lambda c: {"fx": -c.fx}, "positive"),
+        (lambda c: {"cx": c.cx[:2]}, "cx"),
+        (lambda c: {"world_to_camera": c.world_to_camera[:, :3]}, "shape"),
+    ],
+)
 def test_unsound_cameras_are_named(damage, word):
     camera, _ = some_cameras()
     cameras.check(camera, "cameras.npz")
@@ -87,8 +91,9 @@ def test_rigs_by_spec():
     orbit = camera_rig("orbit:360x8", SIZE)
     centres = cameras.centre(orbit) - HEAD_CENTRE
     np.testing.assert_allclose(np.linalg.norm(centres, axis=1), DISTANCE)
-    np.testing.assert_allclose(centres[:3], DISTANCE * np.array([[0, 0, 1], [0.5**0.5, 0, 0.5**0.5], [1, 0, 0]]),
-                               atol=1e-12)
+    np.testing.assert_allclose(
+        centres[:3], DISTANCE * np.array([[0, 0, 1], [0.5**0.5, 0, 0.5**0.5], [1, 0, 0]]), atol=1e-12
+    )
     arc = camera_rig("arc:120x5@15,distance=2,fov=30", SIZE)
     centres = cameras.centre(arc) - HEAD_CENTRE
     np.testing.assert_allclose(np.rad2deg(np.arctan2(centres[:, 0], centres[:, 2])), [-60, -30, 0, 30, 60], atol=1e-9)
@@ -106,8 +111,22 @@ def test_rigs_by_spec():
     assert rig_names(12)[-1] == "cam11"
 
 
-@pytest.mark.parametrize("spec", ["orbit", "orbit:360", "orbit:360x0", "circle:3", "arc:120x6@95", "turn:360x4",
-                                  "orbit:360x8,fov=0", "orbit:360x8,zoom=2", "file:absent.npz", "", "orbit:1e9x8"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "orbit",
+        "orbit:360",
+        "orbit:360x0",
+        "circle:3",
+        "arc:120x6@95",
+        "turn:360x4",
+        "orbit:360x8,fov=0",
+        "orbit:360x8,zoom=2",
+        "file:absent.npz",
+        "",
+        "orbit:1e9x8",
+    ],
+)
 def test_unreadable_rigs_are_refused(spec):
     with pytest.raises(UserError) as raised:
         camera_rig(spec, SIZE)
@@ -125,15 +144,23 @@ def test_cameras_follow_the_head_they_are_attached_to():
     towards = cameras.centre(moved)[0] - (rotation @ HEAD_CENTRE + translation)
     np.testing.assert_allclose(towards / np.linalg.norm(towards), front, atol=1e-12)
     points = np.random.default_rng(0).normal(0, 0.1, (1, 5, 3))
-    np.testing.assert_allclose(cameras.project(moved, points @ rotation.T + translation)[0],
-                               cameras.project(rig, points)[0])
+    np.testing.assert_allclose(
+        cameras.project(moved, points @ rotation.T + translation)[0], cameras.project(rig, points)[0]
+    )
 
 
 def test_camera_path_files(tmp_path):
     path = tmp_path / "orbit.npz"
     camera, _ = some_cameras()
-    arrays = {"extr": camera.world_to_camera * [1, -1, -1, 1], "fx": camera.fx[:, None], "fy": camera.fy[:, None],
-              "cx": camera.cx[:, None], "cy": camera.cy[:, None], "resolution": np.array(SIZE), "fps": np.array(24)}
+    arrays = {
+        "extr": camera.world_to_camera * [1, -1, -1, 1],
+        "fx": camera.fx[:, None],
+        "fy": camera.fy[:, None],
+        "cx": camera.cx[:, None],
+        "cy": camera.cy[:, None],
+        "resolution": np.array(SIZE),
+        "fps": np.array(24),
+    }
     np.savez(path, **arrays)
     read = CameraPath.load(path)
     assert (read.image_size, read.fps) == (SIZE, 24.0)

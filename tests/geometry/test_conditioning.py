@@ -40,11 +40,28 @@ def ball_head(rows=16, columns=20):
     weights = np.zeros((count, 2), np.float32)
     weights[:, 1] = 1
     return HeadModel(
-        "ball", template, template, faces.astype(np.int32), np.zeros((count, 2), np.float32), faces.astype(np.int32),
-        np.zeros(len(faces), np.uint8), np.zeros((0, count, 3), np.float32), push, np.zeros((0, count, 3), np.float32),
-        np.array([[0, -0.1, 0]] * 2, np.float32), np.zeros((0, 2, 3), np.float32), np.zeros((1, 2, 3), np.float32),
-        weights, np.zeros(1, np.int32), np.full((1, 3), 1 / 3, np.float32), (), ("push",), ("root", "neck"), (-1, 0),
-        ("skin",))
+        "ball",
+        template,
+        template,
+        faces.astype(np.int32),
+        np.zeros((count, 2), np.float32),
+        faces.astype(np.int32),
+        np.zeros(len(faces), np.uint8),
+        np.zeros((0, count, 3), np.float32),
+        push,
+        np.zeros((0, count, 3), np.float32),
+        np.array([[0, -0.1, 0]] * 2, np.float32),
+        np.zeros((0, 2, 3), np.float32),
+        np.zeros((1, 2, 3), np.float32),
+        weights,
+        np.zeros(1, np.int32),
+        np.full((1, 3), 1 / 3, np.float32),
+        (),
+        ("push",),
+        ("root", "neck"),
+        (-1, 0),
+        ("skin",),
+    )
 
 
 def moving():
@@ -110,8 +127,12 @@ def test_pose_map(drawn):
     normalised = centred / np.abs(centred).max()
     for view, latent, frame in ((0, 0, 0), (1, 1, 4)):
         position, seen, _ = reference_values(head, motion, views, view, frame, normalised)
-        channels = [function(2.0**octave * position[..., axis]) * seen
-                    for axis in range(3) for function in (np.sin, np.cos) for octave in range(7)]
+        channels = [
+            function(2.0**octave * position[..., axis]) * seen
+            for axis in range(3)
+            for function in (np.sin, np.cos)
+            for octave in range(7)
+        ]
         expected = average(np.stack(channels, -1))
         np.testing.assert_allclose(maps[view, latent, ..., config.parts["pose"]], expected, atol=2e-4)
         assert (np.abs(expected).sum(-1) > 0).mean() > 0.2
@@ -173,8 +194,9 @@ def test_two_frames_a_latent_frame(drawn):
     assert drawn_in_pairs.shape == (VIEWS, 3, *maps.shape[2:4], 52)
     still = slice(0, config.parts["rays"].stop)
     np.testing.assert_allclose(drawn_in_pairs[:, [0, 2], ..., still], maps[..., still], atol=1e-6)
-    np.testing.assert_allclose(drawn_in_pairs[:, 2, ..., paired.parts["motion"]],
-                               maps[:, 1, ..., config.parts["motion"]][..., -2:], atol=1e-6)
+    np.testing.assert_allclose(
+        drawn_in_pairs[:, 2, ..., paired.parts["motion"]], maps[:, 1, ..., config.parts["motion"]][..., -2:], atol=1e-6
+    )
 
 
 def test_stacked_form_holds_the_other_frames_maps(drawn):

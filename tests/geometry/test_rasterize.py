@@ -17,10 +17,13 @@ def camera_points(camera, vertices):
     Its rounding (a hundred-thousandth of a pixel) is a property of the vertices it is handed, not of rasterising:
     across a sliver a tenth of a pixel wide it is a ten-thousandth of the whole.
     """
-    pixels, depth = (np.asarray(item, np.float64) for item in cameras.project(
-        jax.tree.map(jnp.float32, camera), jnp.asarray(vertices, jnp.float32)))
-    return np.stack([(pixels[:, 0] - camera.cx) / camera.fx * depth, (pixels[:, 1] - camera.cy) / camera.fy * depth,
-                     depth], -1)
+    pixels, depth = (
+        np.asarray(item, np.float64)
+        for item in cameras.project(jax.tree.map(jnp.float32, camera), jnp.asarray(vertices, jnp.float32))
+    )
+    return np.stack(
+        [(pixels[:, 0] - camera.cx) / camera.fx * depth, (pixels[:, 1] - camera.cy) / camera.fy * depth, depth], -1
+    )
 
 
 def brute_force(camera, vertices, faces, size, cull_backfaces):
@@ -73,8 +76,9 @@ def bumpy_sphere(rows=48, columns=60):
     """A closed mesh with concavities, counter-clockwise from outside."""
     polar, azimuth = np.meshgrid(np.linspace(0, np.pi, rows), np.arange(columns) / columns * 2 * np.pi, indexing="ij")
     radius = 0.3 * (1 + 0.15 * np.sin(5 * azimuth) * np.sin(3 * polar))
-    points = radius[..., None] * np.stack([np.sin(polar) * np.sin(azimuth), np.cos(polar),
-                                           np.sin(polar) * np.cos(azimuth)], -1)
+    points = radius[..., None] * np.stack(
+        [np.sin(polar) * np.sin(azimuth), np.cos(polar), np.sin(polar) * np.cos(azimuth)], -1
+    )
     index = np.arange(rows * columns).reshape(rows, columns)
     a, b = index[:-1], np.roll(index, -1, axis=1)[:-1]
     c, d = index[1:], np.roll(index, -1, axis=1)[1:]
@@ -85,8 +89,11 @@ def bumpy_sphere(rows=48, columns=60):
 @pytest.mark.parametrize("mesh", ["soup", "sphere", "few large"])
 @pytest.mark.parametrize("cull", [False, True])
 def test_agrees_with_brute_force(mesh, cull):
-    vertices, faces = {"soup": lambda: soup(0), "sphere": lambda: bumpy_sphere(24, 30),
-                       "few large": lambda: soup(1, 12, 0.5)}[mesh]()
+    vertices, faces = {
+        "soup": lambda: soup(0),
+        "sphere": lambda: bumpy_sphere(24, 30),
+        "few large": lambda: soup(1, 12, 0.5),
+    }[mesh]()
     camera = frontal_camera()
     raster = rasterize(camera, vertices, faces, SIZE, cull_backfaces=cull)
     face, barycentric, depth, ties = brute_force(camera, vertices, faces, SIZE, cull)
@@ -143,10 +150,23 @@ def test_values_follow_perspective():
 
 
 def test_near_plane_and_points_behind_the_camera_draw_nothing_wrong():
-    vertices = np.array([[-1, -1, 3], [1, -1, 3], [0, 1, 3],  # behind
-                         [-5, -1, 0.5], [5, -1, 0.5], [0, 1, 1.5],  # crosses the camera plane
-                         [np.nan, 0, 0], [0.1, 0, 0], [0, 0.1, 0],  # not finite
-                         [-0.1, -0.1, 0], [0.1, -0.1, 0], [0, 0.1, 0]], np.float32)
+    vertices = np.array(
+        [
+            [-1, -1, 3],
+            [1, -1, 3],
+            [0, 1, 3],  # behind
+            [-5, -1, 0.5],
+            [5, -1, 0.5],
+            [0, 1, 1.5],  # crosses the camera plane
+            [np.nan, 0, 0],
+            [0.1, 0, 0],
+            [0, 0.1, 0],  # not finite
+            [-0.1, -0.1, 0],
+            [0.1, -0.1, 0],
+            [0, 0.1, 0],
+        ],
+        np.float32,
+    )
     faces = np.arange(12).reshape(4, 3).astype(np.int32)
     raster = rasterize(frontal_camera(), vertices, faces, SIZE)
     assert set(np.unique(raster.face)) == {-1, 3}

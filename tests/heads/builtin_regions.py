@@ -22,7 +22,7 @@ def eyelid_lines() -> np.ndarray:
     corner."""
     head = assemble()
     margin, half = head.rings["eye"][2], EYE_POINTS // 2
-    left = np.stack([margin[:half + 1], np.concatenate([margin[:1], margin[:half - 1:-1]])])
+    left = np.stack([margin[: half + 1], np.concatenate([margin[:1], margin[: half - 1 : -1]])])
     return np.stack([left, head.mirror[left]])
 
 
@@ -30,7 +30,7 @@ def lip_lines() -> np.ndarray:
     """Where the lips meet as vertices [2 lips, P]: upper lip first, from the head's right corner to its left."""
     head = assemble()
     contact = head.rings["lips"][0]
-    upper, lower = contact[:LIP_POINTS + 1], contact[LIP_POINTS:][::-1]
+    upper, lower = contact[: LIP_POINTS + 1], contact[LIP_POINTS:][::-1]
     return np.stack([np.concatenate([head.mirror[line[:0:-1]], line]) for line in (upper, lower)])
 
 

@@ -24,10 +24,15 @@ def flame_arrays(seed: int = 0) -> dict[str, object]:
         regressor[row, chosen] = rng.dirichlet(np.ones(30))
     weights = rng.dirichlet(np.full(5, 0.3), VERTICES)
     return {
-        "v_template": template, "f": faces.astype(np.uint32), "shapedirs": rng.normal(0, 2e-3, (VERTICES, 3, 400)),
-        "posedirs": rng.normal(0, 2e-3, (VERTICES, 3, 36)), "J_regressor": csc_matrix(regressor),
-        "kintree_table": np.array([[2**32 - 1, 0, 1, 1, 1], [0, 1, 2, 3, 4]], np.uint32), "weights": weights,
-        "bs_style": "lbs", "bs_type": "lrotmin",
+        "v_template": template,
+        "f": faces.astype(np.uint32),
+        "shapedirs": rng.normal(0, 2e-3, (VERTICES, 3, 400)),
+        "posedirs": rng.normal(0, 2e-3, (VERTICES, 3, 36)),
+        "J_regressor": csc_matrix(regressor),
+        "kintree_table": np.array([[2**32 - 1, 0, 1, 1, 1], [0, 1, 2, 3, 4]], np.uint32),
+        "weights": weights,
+        "bs_style": "lbs",
+        "bs_type": "lrotmin",
     }
 
 
@@ -49,8 +54,9 @@ def write_2020(path, arrays):
     chumpy_ch.Ch = Ch
     sys.modules["chumpy"], sys.modules["chumpy.ch"] = chumpy, chumpy_ch
     try:
-        wrapped = {key: Ch(value) if key in ("v_template", "shapedirs", "posedirs") else value
-                   for key, value in arrays.items()}
+        wrapped = {
+            key: Ch(value) if key in ("v_template", "shapedirs", "posedirs") else value for key, value in arrays.items()
+        }
         with open(path, "wb") as handle:
             pickle.dump(wrapped, handle, protocol=2)
     finally:

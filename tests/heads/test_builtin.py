@@ -61,8 +61,9 @@ def draw_ids(points: np.ndarray, depth: np.ndarray, faces: np.ndarray, size: int
     return ids.reshape(size, size), count.reshape(size, size)
 
 
-def front_view(head, vertices: np.ndarray, centre: tuple, extent: float, size: int, *,
-               lashes: bool = True) -> np.ndarray:
+def front_view(
+    head, vertices: np.ndarray, centre: tuple, extent: float, size: int, *, lashes: bool = True
+) -> np.ndarray:
     """[size, size] part index seen from the front (orthographic), -1 where there is nothing."""
     pixels = (vertices[:, :2] - np.asarray(centre)) / extent * size + size / 2
     faces, parts = np.asarray(head.faces), np.asarray(head.face_parts)
@@ -81,8 +82,20 @@ def test_head_is_sound_and_of_the_promised_size(head):
     assert head.expression_count == 52
     assert head.shape_count >= 32
     assert head.joint_names == ("root", "neck", "jaw", "left_eye", "right_eye")
-    assert set(head.part_names) >= {"skin", "lips", "upper_teeth", "lower_teeth", "tongue", "mouth_inside", "sclera",
-                                    "iris", "pupil", "ears", "nostrils", "lashes"}
+    assert set(head.part_names) >= {
+        "skin",
+        "lips",
+        "upper_teeth",
+        "lower_teeth",
+        "tongue",
+        "mouth_inside",
+        "sclera",
+        "iris",
+        "pupil",
+        "ears",
+        "nostrils",
+        "lashes",
+    }
     assert np.isfinite(head.template).all()
     skull = builtin_regions.piece_mask("skin") & (head.template[:, 1] > 0.03)
     height, width = np.ptp(head.template[:, 1]), np.ptp(head.template[skull, 0])
@@ -109,8 +122,9 @@ def test_no_degenerate_or_doubled_triangles(head):
 
 def test_skin_is_open_at_the_bust_alone(head):
     """The surface of skin and lips, lid lining and the bag of the mouth has one boundary apart from the lid linings."""
-    pieces = np.isin(head.face_parts, [head.part_names.index(n) for n in
-                                       ("skin", "lips", "nostrils", "mouth_inside", "lid_lining")])
+    pieces = np.isin(
+        head.face_parts, [head.part_names.index(n) for n in ("skin", "lips", "nostrils", "mouth_inside", "lid_lining")]
+    )
     faces = head.faces[pieces]
     edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1)
     unique, uses = np.unique(edges, axis=0, return_counts=True)
@@ -120,8 +134,19 @@ def test_skin_is_open_at_the_bust_alone(head):
     assert (eye | (points[:, 1] < -0.28)).all()
 
 
-@pytest.mark.parametrize(("part", "sign"), [("skin", 1), ("upper_teeth", 1), ("lower_teeth", 1), ("tongue", 1),
-                                            ("ears", 1), ("sclera", 1), ("lashes", 1), ("mouth_inside", -1)])
+@pytest.mark.parametrize(
+    ("part", "sign"),
+    [
+        ("skin", 1),
+        ("upper_teeth", 1),
+        ("lower_teeth", 1),
+        ("tongue", 1),
+        ("ears", 1),
+        ("sclera", 1),
+        ("lashes", 1),
+        ("mouth_inside", -1),
+    ],
+)
 def test_parts_face_outwards(head, part, sign):
     """Signed volume; the bag of the mouth shows its inside."""
     faces = head.faces[head.face_parts == head.part_names.index(part)]
@@ -181,7 +206,8 @@ def test_eyes_show_and_blinks_cover_them(head):
     for name, x in (("eyeBlinkLeft", 0.032), ("eyeBlinkRight", -0.032)):
         opened, half, closed = (
             np.isin(front_view(head, expressive(head, **{name: amount}), (x, 0), 0.04, 120, lashes=False), parts).sum()
-            for amount in (0.0, 0.5, 1.0))
+            for amount in (0.0, 0.5, 1.0)
+        )
         assert opened > 1300  # 0.11 mm^2 each: more than 144 mm^2
         assert closed <= 0.05 * opened
         assert 0.2 * opened < half < 0.8 * opened
@@ -283,8 +309,51 @@ def test_landmarks_are_in_multi_pie_order(head):
     assert (np.diff(x[60:65]) > 0).all() and (np.diff(x[64:68]) < 0).all()
     assert (y[50:53] > y[48]).all() and (y[56:59] < y[48]).all()
     # A mirrored face has its landmarks in mirrored order.
-    order = [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46, 39, 38,
-             37, 36, 41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
+    order = [
+        *range(16, -1, -1),
+        *range(26, 16, -1),
+        27,
+        28,
+        29,
+        30,
+        35,
+        34,
+        33,
+        32,
+        31,
+        45,
+        44,
+        43,
+        42,
+        47,
+        46,
+        39,
+        38,
+        37,
+        36,
+        41,
+        40,
+        54,
+        53,
+        52,
+        51,
+        50,
+        49,
+        48,
+        59,
+        58,
+        57,
+        56,
+        55,
+        64,
+        63,
+        62,
+        61,
+        60,
+        67,
+        66,
+        65,
+    ]
     assert np.allclose(points[order] * [-1, 1, 1], points, atol=0.01)
 
 

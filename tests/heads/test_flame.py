@@ -39,8 +39,11 @@ def folder(arrays, tmp_path_factory):
 def motion():
     rng = np.random.default_rng(1)
     parts = [rng.normal(0, 0.3, (FRAMES, 3)).astype(np.float32) for _ in range(4)]
-    return Motion(rng.normal(0, 1, (FRAMES, 100)).astype(np.float32), *parts,
-                  eyes=rng.normal(0, 0.2, (FRAMES, 2, 3)).astype(np.float32))
+    return Motion(
+        rng.normal(0, 1, (FRAMES, 100)).astype(np.float32),
+        *parts,
+        eyes=rng.normal(0, 0.2, (FRAMES, 2, 3)).astype(np.float32),
+    )
 
 
 @pytest.mark.parametrize("name", ["generic_model.pkl", "flame2023.pkl", "flame2023.npz"])
@@ -50,14 +53,31 @@ def test_vertices_equal_smplx(name, arrays, folder, motion):
     shape = np.random.default_rng(2).normal(0, 1, 300).astype(np.float32)
     ours = np.asarray(skin(head, motion, shape))
     oracle = smplx.FLAME(
-        str(_smplx_folder(folder, arrays)), num_betas=300, num_expression_coeffs=100, batch_size=FRAMES,
-        use_face_contour=False, create_neck_pose=False, create_jaw_pose=False, create_leye_pose=False,
-        create_reye_pose=False, create_betas=False, create_expression=False, create_global_orient=False,
-        create_transl=False, dtype=torch.float64)
-    inputs = {"betas": np.tile(shape, (FRAMES, 1)), "expression": motion.expression,
-              "global_orient": motion.rotation * 0, "neck_pose": motion.neck, "jaw_pose": motion.jaw,
-              "leye_pose": motion.eyes[:, 0],
-              "reye_pose": motion.eyes[:, 1], "transl": motion.translation * 0}
+        str(_smplx_folder(folder, arrays)),
+        num_betas=300,
+        num_expression_coeffs=100,
+        batch_size=FRAMES,
+        use_face_contour=False,
+        create_neck_pose=False,
+        create_jaw_pose=False,
+        create_leye_pose=False,
+        create_reye_pose=False,
+        create_betas=False,
+        create_expression=False,
+        create_global_orient=False,
+        create_transl=False,
+        dtype=torch.float64,
+    )
+    inputs = {
+        "betas": np.tile(shape, (FRAMES, 1)),
+        "expression": motion.expression,
+        "global_orient": motion.rotation * 0,
+        "neck_pose": motion.neck,
+        "jaw_pose": motion.jaw,
+        "leye_pose": motion.eyes[:, 0],
+        "reye_pose": motion.eyes[:, 1],
+        "transl": motion.translation * 0,
+    }
     with torch.no_grad():
         out = oracle(**{key: torch.tensor(value, dtype=torch.float64) for key, value in inputs.items()})
     # Our head rotation acts on the whole head about the origin, smplx's about the root joint.
@@ -105,15 +125,24 @@ def test_no_jaw_follows_cap4d(arrays, folder):
     fit |= {"shape": rng.normal(0, 1, 150), "expr": rng.normal(0, 1, (FRAMES, 65))}
     head = load_head(f"flame:{folder / 'flame2023_no_jaw.pkl'}")
     assert (head.shape_count, head.expression_count, head.expression_names[-1]) == (150, 65, "blink")
-    motion = Motion(fit["expr"], fit["rot"], fit["tra"], fit["neck_rot"], fit["jaw_rot"],
-                    np.repeat(fit["eye_rot"][:, None], 2, axis=1))
+    motion = Motion(
+        fit["expr"],
+        fit["rot"],
+        fit["tra"],
+        fit["neck_rot"],
+        fit["jaw_rot"],
+        np.repeat(fit["eye_rot"][:, None], 2, axis=1),
+    )
     expected = cap4d_vertices(arrays, np.load(folder / "blink_blendshape.npy"), fit)
     assert np.abs(np.asarray(skin(head, motion, fit["shape"])) - expected).max() < 1e-6
     np.testing.assert_allclose(skin(head.personalise(fit["shape"]), motion), expected, atol=1e-6)
     # The constant offset of R - 2I is at rest too, but the expression map is zero there.
     still = Motion.still(1, 65)
-    rest = {**{key: np.zeros((FRAMES, 3)) for key in ("rot", "tra", "neck_rot", "jaw_rot", "eye_rot")},
-            "shape": np.zeros(150), "expr": np.zeros((FRAMES, 65))}
+    rest = {
+        **{key: np.zeros((FRAMES, 3)) for key in ("rot", "tra", "neck_rot", "jaw_rot", "eye_rot")},
+        "shape": np.zeros(150),
+        "expr": np.zeros((FRAMES, 65)),
+    }
     assert np.abs(skin(head, still)[0] - cap4d_vertices(arrays, 0, rest)[0]).max() < 1e-6
     assert np.abs(expression_offsets(head, still)).max() < 1e-7
 
@@ -124,12 +153,16 @@ def test_landmarks_are_the_listed_vertices(folder):
     head = load_head(f"flame:{folder / 'flame2023.pkl'}")
     np.testing.assert_allclose(landmarks(head, head.template[None])[0], head.template[list(LANDMARKS)], atol=1e-7)
     assert np.bincount(head.face_parts).tolist() == [3931, 546, 546]
-    assert (head.template[head.faces[head.face_parts == 1]][..., 0].mean() > 0)
+    assert head.template[head.faces[head.face_parts == 1]][..., 0].mean() > 0
 
 
 def test_additions_have_the_familiar_vertex_counts(arrays, folder, motion):
-    counts = {"generic_model.pkl": 5023, "generic_model.pkl?teeth": 5143, "flame2023_no_jaw.pkl?mouth": 5223,
-              "flame2023_no_jaw.pkl?mouth,jaw": 5423}
+    counts = {
+        "generic_model.pkl": 5023,
+        "generic_model.pkl?teeth": 5143,
+        "flame2023_no_jaw.pkl?mouth": 5223,
+        "flame2023_no_jaw.pkl?mouth,jaw": 5423,
+    }
     for spec, count in counts.items():
         head = load_head(f"flame:{folder / spec}")
         assert head.vertex_count == count, spec
@@ -141,8 +174,11 @@ def test_additions_have_the_familiar_vertex_counts(arrays, folder, motion):
     # Lower teeth are rigid with the jaw joint: distances among them do not change.
     lower = np.asarray(skin(teeth, motion))[:, 5023 + 15 : 5023 + 30]
     rest = teeth.template[5023 + 15 : 5023 + 30]
-    np.testing.assert_allclose(np.linalg.norm(lower - lower[:, :1], axis=-1),
-                               np.tile(np.linalg.norm(rest - rest[:1], axis=-1), (FRAMES, 1)), atol=1e-6)
+    np.testing.assert_allclose(
+        np.linalg.norm(lower - lower[:, :1], axis=-1),
+        np.tile(np.linalg.norm(rest - rest[:1], axis=-1), (FRAMES, 1)),
+        atol=1e-6,
+    )
 
 
 def test_mouth_is_where_cap4d_puts_it(arrays, folder):
@@ -163,8 +199,9 @@ class Exploding:
         return os.system, ("touch exploded",)
 
 
-@pytest.mark.parametrize("content", ["code", "nested code", "builtins", "truncated", "empty", "not a dict",
-                                     "object array"])
+@pytest.mark.parametrize(
+    "content", ["code", "nested code", "builtins", "truncated", "empty", "not a dict", "object array"]
+)
 def test_hostile_pickles_are_refused_by_name(content, arrays, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "flame2023.pkl"

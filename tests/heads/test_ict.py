@@ -9,8 +9,10 @@ from mvp4d.core.heads.arkit import ARKIT_NAMES
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.heads.skinning import landmarks, skin
 
-KEPT_IDENTITIES, KEPT_EXPRESSIONS = ("identity000", "identity007"), ("browInnerUp_L", "browInnerUp_R", "jawOpen",
-                                                                      "eyeLookUp_L", "cheekRaiser_L")
+KEPT_IDENTITIES, KEPT_EXPRESSIONS = (
+    ("identity000", "identity007"),
+    ("browInnerUp_L", "browInnerUp_R", "jawOpen", "eyeLookUp_L", "cheekRaiser_L"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -107,8 +109,11 @@ def test_neck_turns_the_head_on_still_shoulders(ict):
 
 
 def test_damaged_inputs_end_in_one_line(packed, tmp_path):
-    cases = {"faces": packed["faces"] + 30_000, "expression": packed["expression"][:3],
-             "vertices": packed["vertices"][:9]}
+    cases = {
+        "faces": packed["faces"] + 30_000,
+        "expression": packed["expression"][:3],
+        "vertices": packed["vertices"][:9],
+    }
     for name, value in cases.items():
         np.savez(tmp_path / "bad.npz", **{**packed, name: value})
         with pytest.raises(UserError, match=name):

@@ -22,8 +22,12 @@ def make_motion(frames=30, fps=30.0, seed=0):
     rng = np.random.default_rng(seed)
     still = Motion.still(frames, 52, fps)
     walk = np.cumsum(rng.normal(scale=0.03, size=(frames, 9)), 0).astype(np.float32)
-    return dataclasses.replace(still, expression=rng.random((frames, 52)).astype(np.float32), rotation=walk[:, :3],
-                               eyes=walk[:, 3:].reshape(-1, 2, 3))
+    return dataclasses.replace(
+        still,
+        expression=rng.random((frames, 52)).astype(np.float32),
+        rotation=walk[:, :3],
+        eyes=walk[:, 3:].reshape(-1, 2, 3),
+    )
 
 
 @pytest.mark.parametrize(("frames", "fps"), [(2, 24.0), (30, 30.0), (100, 50.0), (7, 60.0), (26, 25.0)])
@@ -40,8 +44,12 @@ def test_round_trip(tmp_path, frames, fps):
 
 def test_neck_turns_the_head_and_what_is_lost_is_said(tmp_path):
     motion = make_motion()
-    motion = dataclasses.replace(motion, neck=motion.rotation[::-1].copy(), jaw=motion.rotation + 0.1,
-                                 expression=np.concatenate([motion.expression, motion.expression[:, :1]], 1))
+    motion = dataclasses.replace(
+        motion,
+        neck=motion.rotation[::-1].copy(),
+        jaw=motion.rotation + 0.1,
+        expression=np.concatenate([motion.expression, motion.expression[:, :1]], 1),
+    )
     lost = write_live_link(tmp_path / "a.csv", motion, (*NAMES, "earWiggle"))
     assert lost == "Live Link's CSV cannot hold 1 expressions that ARKit does not name and the jaw joint's rotation"
     found, _ = read_live_link(tmp_path / "a.csv")
@@ -68,9 +76,11 @@ def test_openfacefx_reads_it(tmp_path):
 def test_an_odd_rate_is_resampled(tmp_path):
     """Rotation about one axis at constant speed: any rate must read the same speed."""
     frames = 37
-    motion = dataclasses.replace(Motion.still(frames, 52, 18.0),
-                                 rotation=np.outer(np.arange(frames), [0, 0.02, 0]).astype(np.float32),
-                                 expression=np.tile(np.arange(frames)[:, None] / 100, (1, 52)).astype(np.float32))
+    motion = dataclasses.replace(
+        Motion.still(frames, 52, 18.0),
+        rotation=np.outer(np.arange(frames), [0, 0.02, 0]).astype(np.float32),
+        expression=np.tile(np.arange(frames)[:, None] / 100, (1, 52)).astype(np.float32),
+    )
     write_live_link(tmp_path / "a.csv", motion, NAMES)
     found, _ = read_live_link(tmp_path / "a.csv")
     assert (found.fps, found.frame_count) == (60.0, 121)

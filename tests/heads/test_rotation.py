@@ -28,28 +28,51 @@ def toy_head(vertices=60, seed=0, shapes=3, expressions=4):
     faces = rng.permuted(np.tile(np.arange(vertices), (40, 1)), axis=1)[:, :3].astype(np.int32)
     template = small(vertices, 3)
     return HeadModel(
-        "toy", template, template, faces, rng.uniform(size=(vertices, 2)).astype(np.float32), faces,
-        np.zeros(len(faces), np.uint8), small(shapes, vertices, 3), small(expressions, vertices, 3),
-        small(36, vertices, 3), small(5, 3), small(shapes, 5, 3), small(expressions, 5, 3),
-        rng.dirichlet(np.ones(5), vertices).astype(np.float32), np.arange(5, dtype=np.int32),
-        np.full((5, 3), 1 / 3, np.float32), tuple(f"s{i}" for i in range(shapes)),
-        tuple(f"e{i}" for i in range(expressions)), JOINTS, (-1, 0, 1, 1, 1), ("skin",))
+        "toy",
+        template,
+        template,
+        faces,
+        rng.uniform(size=(vertices, 2)).astype(np.float32),
+        faces,
+        np.zeros(len(faces), np.uint8),
+        small(shapes, vertices, 3),
+        small(expressions, vertices, 3),
+        small(36, vertices, 3),
+        small(5, 3),
+        small(shapes, 5, 3),
+        small(expressions, 5, 3),
+        rng.dirichlet(np.ones(5), vertices).astype(np.float32),
+        np.arange(5, dtype=np.int32),
+        np.full((5, 3), 1 / 3, np.float32),
+        tuple(f"s{i}" for i in range(shapes)),
+        tuple(f"e{i}" for i in range(expressions)),
+        JOINTS,
+        (-1, 0, 1, 1, 1),
+        ("skin",),
+    )
 
 
 def toy_motion(frames=3, expressions=4, seed=1):
     rng = np.random.default_rng(seed)
     rest = [rng.normal(0, 0.4, (frames, 3)).astype(np.float32) for _ in range(4)]
-    return Motion(rng.normal(0, 1, (frames, expressions)).astype(np.float32), *rest,
-                  rng.normal(0, 0.4, (frames, 2, 3)).astype(np.float32))
+    return Motion(
+        rng.normal(0, 1, (frames, expressions)).astype(np.float32),
+        *rest,
+        rng.normal(0, 0.4, (frames, 2, 3)).astype(np.float32),
+    )
 
 
 def numpy_skin(head, motion, shape, frame):
     """4x4 matrices, one vertex at a time: nothing in common with the implementation but the definition."""
     coefficients = motion.expression[frame]
-    rest = (head.template + np.tensordot(shape, head.shape_basis, 1)
-            + np.tensordot(coefficients, head.expression_basis, 1))
-    joints = (head.joints + np.tensordot(shape, head.joint_shape_basis, 1)
-              + np.tensordot(coefficients, head.joint_expression_basis, 1))
+    rest = (
+        head.template + np.tensordot(shape, head.shape_basis, 1) + np.tensordot(coefficients, head.expression_basis, 1)
+    )
+    joints = (
+        head.joints
+        + np.tensordot(shape, head.joint_shape_basis, 1)
+        + np.tensordot(coefficients, head.joint_expression_basis, 1)
+    )
     angles = [np.zeros(3), motion.neck[frame], motion.jaw[frame], *motion.eyes[frame]]
     rotations = [Rotation.from_rotvec(angle).as_matrix() for angle in angles]
     features = np.concatenate([(rotation - np.eye(3)).reshape(-1) for rotation in rotations[1:]])
@@ -161,10 +184,16 @@ def test_saved_heads_load_equal_and_damage_is_named(tmp_path):
     nan = head.template.copy()
     nan[3, 1] = np.nan
     damages = {
-        "template": nan, "faces": head.faces + 60, "skin_weights": head.skin_weights * 2,
-        "expression_basis": head.expression_basis[:, :-1], "joint_parents": (-1, 0, 3, 1, 1),
-        "joint_names": ("root", "neck", "jaw", "tail", "right_eye"), "landmark_faces": head.landmark_faces + 99,
-        "pose_basis": head.pose_basis[:9], "face_uvs": head.face_uvs.astype(np.float32), "uv": head.uv[:, :1],
+        "template": nan,
+        "faces": head.faces + 60,
+        "skin_weights": head.skin_weights * 2,
+        "expression_basis": head.expression_basis[:, :-1],
+        "joint_parents": (-1, 0, 3, 1, 1),
+        "joint_names": ("root", "neck", "jaw", "tail", "right_eye"),
+        "landmark_faces": head.landmark_faces + 99,
+        "pose_basis": head.pose_basis[:9],
+        "face_uvs": head.face_uvs.astype(np.float32),
+        "uv": head.uv[:, :1],
     }
     for name, value in damages.items():
         with pytest.raises(UserError) as raised:

@@ -106,8 +106,12 @@ def test_tokens_that_the_mesh_cannot_split_are_refused():
 
 
 def test_the_backend_is_chosen_by_device_and_can_be_overridden(monkeypatch):
-    for platform, dtype, expected in [("cpu", jnp.bfloat16, "xla"), ("gpu", jnp.bfloat16, "cudnn"),
-                                      ("gpu", jnp.float32, "xla"), ("tpu", jnp.float32, "splash")]:
+    for platform, dtype, expected in [
+        ("cpu", jnp.bfloat16, "xla"),
+        ("gpu", jnp.bfloat16, "cudnn"),
+        ("gpu", jnp.float32, "xla"),
+        ("tpu", jnp.float32, "splash"),
+    ]:
         monkeypatch.setattr(parallel, "platform", lambda platform=platform: platform)
         assert choose_backend(dtype) == expected and choose_backend(dtype, "xla") == "xla"
     monkeypatch.setattr(parallel, "platform", lambda: "cpu")
@@ -157,8 +161,10 @@ def test_splash_gradients_in_the_interpreter(monkeypatch, fused):
     assert attention_splash.block_sizes(384, 384, 1).use_fused_bwd_kernel == fused
     q, k, v = (jnp.asarray(x) for x in make(1, 300, heads=2, dim=64))
     weight = jnp.asarray(np.random.default_rng(1).normal(size=q.shape), jnp.float32)
-    ours, plain = (jax.jit(jax.grad(lambda *a, f=f: (f(*a, 300) * weight).sum(), (0, 1, 2)))(q, k, v)
-                   for f in (attention_splash.splash_attention, xla_attention))
+    ours, plain = (
+        jax.jit(jax.grad(lambda *a, f=f: (f(*a, 300) * weight).sum(), (0, 1, 2)))(q, k, v)
+        for f in (attention_splash.splash_attention, xla_attention)
+    )
     for one, other in zip(ours, plain):
         np.testing.assert_allclose(one, other, atol=2e-4)
 
@@ -172,8 +178,11 @@ def test_cudnn_attention_is_not_computed_again_where_remat_saves_attention(monke
     q = jax.ShapeDtypeStruct((2, 128, 2, 64), jnp.bfloat16)
     times = {}
     for name in ("full", "attention"):
-        layer = jax.checkpoint(lambda q, k, v: jnp.sin(_cudnn_attention(jnp.tanh(q), k, v, 120)).sum(),
-                               policy=_POLICIES[name], prevent_cse=False)
+        layer = jax.checkpoint(
+            lambda q, k, v: jnp.sin(_cudnn_attention(jnp.tanh(q), k, v, 120)).sum(),
+            policy=_POLICIES[name],
+            prevent_cse=False,
+        )
         traced = str(jax.make_jaxpr(jax.grad(layer, (0, 1, 2)))(q, q, q))
         times[name] = traced.count("dot_product_attention_fwd_wrapper")
     assert times == {"full": 2, "attention": 1}

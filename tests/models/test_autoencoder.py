@@ -15,19 +15,27 @@ from mvp4d_jax.models.config import AutoencoderConfig
 # Every kind of layer of the full model (channel changes, both kinds of resampling), narrow.
 NARROW = AutoencoderConfig(block_out_channels=(8, 16, 16, 32), layers_per_block=1, norm_num_groups=4)
 # As `tiny` has it: a fourth of the size, two frames a latent frame.
-IN_PAIRS = AutoencoderConfig(block_out_channels=(8, 16, 16), layers_per_block=1, norm_num_groups=4,
-                             temporal_compression_ratio=2)
+IN_PAIRS = AutoencoderConfig(
+    block_out_channels=(8, 16, 16), layers_per_block=1, norm_num_groups=4, temporal_compression_ratio=2
+)
 
 
 def oracle_of(config: AutoencoderConfig) -> AutoencoderKLCogVideoX:
     """Diffusers' model, every parameter random, norms and biases too."""
     torch.manual_seed(0)
-    model = AutoencoderKLCogVideoX(
-        block_out_channels=config.block_out_channels, layers_per_block=config.layers_per_block,
-        down_block_types=("CogVideoXDownBlock3D",) * len(config.block_out_channels),
-        up_block_types=("CogVideoXUpBlock3D",) * len(config.block_out_channels),
-        temporal_compression_ratio=config.temporal_compression_ratio, norm_num_groups=config.norm_num_groups,
-        scaling_factor=config.scaling_factor).eval().requires_grad_(False)
+    model = (
+        AutoencoderKLCogVideoX(
+            block_out_channels=config.block_out_channels,
+            layers_per_block=config.layers_per_block,
+            down_block_types=("CogVideoXDownBlock3D",) * len(config.block_out_channels),
+            up_block_types=("CogVideoXUpBlock3D",) * len(config.block_out_channels),
+            temporal_compression_ratio=config.temporal_compression_ratio,
+            norm_num_groups=config.norm_num_groups,
+            scaling_factor=config.scaling_factor,
+        )
+        .eval()
+        .requires_grad_(False)
+    )
     for name, parameter in model.named_parameters():
         if "norm" in name or name.endswith("bias"):
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -39,8 +47,12 @@ def _their_name(path: tuple) -> str:
     name = ".".join(map(str, path))
     sides = ("up_blocks", "upsamplers.0.conv") if path[0] == "decoder" else ("down_blocks", "downsamplers.0.conv")
     name = name.replace("blocks", sides[0]).replace("resample", sides[1]).replace("middle", "mid_block")
-    for ours, theirs in (("conv_in.", "conv_in.conv."), ("conv_out.", "conv_out.conv."), ("conv1.", "conv1.conv."),
-                         ("conv2.", "conv2.conv.")):
+    for ours, theirs in (
+        ("conv_in.", "conv_in.conv."),
+        ("conv_out.", "conv_out.conv."),
+        ("conv1.", "conv1.conv."),
+        ("conv2.", "conv2.conv."),
+    ):
         name = name.replace(ours, theirs)
     if path[0] == "decoder":
         for norm in ("norm1", "norm2", "norm_out"):
@@ -91,8 +103,9 @@ def pair():
     return oracle, ours_from(oracle, NARROW)
 
 
-@pytest.mark.parametrize("frames, height, width", [(1, 32, 32), (5, 16, 48), (9, 32, 16), (13, 16, 16), (17, 24, 16),
-                                                   (49, 16, 24)])
+@pytest.mark.parametrize(
+    "frames, height, width", [(1, 32, 32), (5, 16, 48), (9, 32, 16), (13, 16, 16), (17, 24, 16), (49, 16, 24)]
+)
 def test_encode_is_diffusers(pair, frames, height, width):
     oracle, model = pair
     video = random_video(frames, height, width, batch=2)

@@ -27,8 +27,16 @@ from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
 
-SMALL = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 32, "time_embed_dim": 16,
-         "text_embed_dim": 24, "in_channels": 4, "out_channels": 4, "max_text_seq_length": 3}
+SMALL = {
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "attention_head_dim": 32,
+    "time_embed_dim": 16,
+    "text_embed_dim": 24,
+    "in_channels": 4,
+    "out_channels": 4,
+    "max_text_seq_length": 3,
+}
 
 
 def randomised(model: torch.nn.Module) -> torch.nn.Module:
@@ -47,8 +55,10 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def raw_bytes(folder: Path) -> dict[str, tuple]:
-    return {name: (str(tensor.dtype), tuple(tensor.shape), tensor.contiguous().view(torch.uint8).numpy().tobytes())
-            for name, tensor in tensors_of(folder).items()}
+    return {
+        name: (str(tensor.dtype), tuple(tensor.shape), tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        for name, tensor in tensors_of(folder).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +87,17 @@ def test_round_trip_is_byte_identical_and_diffusers_loads_it(pipeline, tmp_path)
         assert raw_bytes(tmp_path / "back" / part) == raw_bytes(pipeline / part)
     ours = tensors_of(tmp_path / "ours" / "transformer")
     assert ours.keys() - tensors_of(pipeline / "transformer").keys() == {
-        "conditioning_embed.weight", "conditioning_embed.bias"}
+        "conditioning_embed.weight",
+        "conditioning_embed.bias",
+    }
     assert ours["conditioning_embed.weight"].shape == (64, 56, 2, 2) and not ours["conditioning_embed.weight"].any()
     # Ours loads too: what is more is ignored.
     for kind, folder in ((AutoencoderKLCogVideoX, "back/vae"), (CogVideoXTransformer3DModel, "ours/transformer")):
         _, info = kind.from_pretrained(tmp_path / folder, output_loading_info=True)
         assert not info["missing_keys"] and not info["mismatched_keys"]
     assert json.loads((tmp_path / "back/transformer/config.json").read_text()) == json.loads(
-        (pipeline / "transformer/config.json").read_text())
+        (pipeline / "transformer/config.json").read_text()
+    )
 
 
 def test_loaded_transformer_computes_what_diffusers_does(pipeline):
@@ -96,8 +109,11 @@ def test_loaded_transformer_computes_what_diffusers_does(pipeline):
     latents = random.standard_normal((1, 1, 1, 4, 6, 4)).astype(np.float32)
     text = random.standard_normal((1, 3, 24)).astype(np.float32)
     with torch.no_grad():
-        theirs = oracle(torch.from_numpy(latents[:, 0]).permute(0, 1, 4, 2, 3), torch.from_numpy(text),
-                        torch.tensor([400])).sample.permute(0, 1, 3, 4, 2).numpy()
+        theirs = (
+            oracle(torch.from_numpy(latents[:, 0]).permute(0, 1, 4, 2, 3), torch.from_numpy(text), torch.tensor([400]))
+            .sample.permute(0, 1, 3, 4, 2)
+            .numpy()
+        )
     maps = random.standard_normal((*latents.shape[:-1], 6)).astype(np.float32)
     ours = model(jnp.asarray(latents), jnp.asarray([400]), text=jnp.asarray(text), conditioning=jnp.asarray(maps))
     assert np.linalg.norm(ours[:, 0] - theirs) / np.linalg.norm(theirs) < 1e-5
@@ -127,8 +143,16 @@ def test_a_model_that_holds_the_empty_prompt(pipeline, tmp_path):
     latents = np.random.default_rng(1).normal(size=(1, 2, 8, 8, 4)).astype(np.float32)  # [B, L, h, w, C]
     theirs = CogVideoXTransformer3DModel.from_pretrained(pipeline / "transformer").float().eval()
     with torch.no_grad():
-        expected = theirs(torch.tensor(latents.transpose(0, 1, 4, 2, 3)), torch.tensor(embeddings)[None],
-                          torch.tensor([500]), return_dict=False)[0].numpy().transpose(0, 1, 3, 4, 2)
+        expected = (
+            theirs(
+                torch.tensor(latents.transpose(0, 1, 4, 2, 3)),
+                torch.tensor(embeddings)[None],
+                torch.tensor([500]),
+                return_dict=False,
+            )[0]
+            .numpy()
+            .transpose(0, 1, 3, 4, 2)
+        )
     made = np.asarray(model(jnp.asarray(latents)[:, None], jnp.array([500])))[:, 0]
     np.testing.assert_allclose(made, expected, atol=2e-4 * np.abs(expected).max())
     # Trained on with and without it; a model that expects one where there is none is told how to get it.
@@ -146,8 +170,9 @@ def test_a_model_that_holds_the_empty_prompt(pipeline, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_what_we_save_we_and_safetensors_read(tmp_path, dtype):
-    config = TransformerConfig.named("tiny", num_layers=3, num_heads=1, time_embed_dim=8, conditioning_channels=5,
-                                     latent_channels=16, patch_size=2)
+    config = TransformerConfig.named(
+        "tiny", num_layers=3, num_heads=1, time_embed_dim=8, conditioning_channels=5, latent_channels=16, patch_size=2
+    )
     with quick_compilation():
         model = MultiViewTransformer(config, rngs=nnx.Rngs(0))
     checkpoint.save_transformer(tmp_path / "saved", model, config, dtype=dtype, shard_bytes=100_000)
@@ -158,8 +183,11 @@ def test_what_we_save_we_and_safetensors_read(tmp_path, dtype):
         with safe_open(file, "pt") as handle:
             assert handle.metadata() == {"format": "pt"}
             assert {handle.get_slice(name).get_dtype() for name in handle.keys()} == {code}  # noqa: SIM118
-    jax.tree.map(lambda ours, read: np.testing.assert_array_equal(jnp.asarray(ours, dtype).astype(jnp.float32), read),
-                 nnx.state(model), nnx.state(loaded))
+    jax.tree.map(
+        lambda ours, read: np.testing.assert_array_equal(jnp.asarray(ours, dtype).astype(jnp.float32), read),
+        nnx.state(model),
+        nnx.state(loaded),
+    )
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model)))
     assert f"{count:,} parameters" in checkpoint.validate_weights(tmp_path / "saved")
 
@@ -168,8 +196,10 @@ def test_full_2b_has_the_originals_names_and_shapes():
     """Nothing is allocated on either side."""
     with torch.device("meta"):
         transformer, autoencoder = CogVideoXTransformer3DModel(), AutoencoderKLCogVideoX()
-    for config, model in ((TransformerConfig.named("2b", conditioning_channels=0), transformer),
-                          (AutoencoderConfig.named("2b"), autoencoder)):
+    for config, model in (
+        (TransformerConfig.named("2b", conditioning_channels=0), transformer),
+        (AutoencoderConfig.named("2b"), autoencoder),
+    ):
         theirs = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         assert checkpoint.expected_shapes(config) == theirs
         leaves = jax.tree.leaves(nnx.state(checkpoint.abstract_model(config), nnx.Param))
@@ -182,8 +212,10 @@ def test_loads_onto_a_mesh(pipeline):
     mesh = parallel.make_mesh((1, 8, 1))
 
     def spread(leaf):
-        axes = ["fsdp" if leaf.ndim > 1 and size % 8 == 0 and axis == leaf.ndim - 1 else None
-                for axis, size in enumerate(leaf.shape)]
+        axes = [
+            "fsdp" if leaf.ndim > 1 and size % 8 == 0 and axis == leaf.ndim - 1 else None
+            for axis, size in enumerate(leaf.shape)
+        ]
         return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
     shardings = jax.tree.map(spread, nnx.to_pure_dict(nnx.state(alone, nnx.Param)))
@@ -309,8 +341,9 @@ def test_convert_does_not_overwrite(pipeline, tmp_path, capsys):
 
 def test_a_release_whose_scale_disagrees_is_refused(pipeline, tmp_path):
     release = shutil.copytree(pipeline, tmp_path / "release")
-    (release / "transformer" / "config.json").write_text(json.dumps(
-        json.loads((release / "transformer" / "config.json").read_text())))
+    (release / "transformer" / "config.json").write_text(
+        json.dumps(json.loads((release / "transformer" / "config.json").read_text()))
+    )
     with pytest.raises(UserError, match="latent channels"):  # 16 of the autoencoder, 4 of the transformer
         checkpoint.validate_weights(release)
     shutil.rmtree(release / "transformer")
@@ -321,16 +354,29 @@ def test_a_release_whose_scale_disagrees_is_refused(pipeline, tmp_path):
 
 def test_memory_of_conversion(tmp_path):
     """Peak memory above the interpreter's own stays under 1.3 x (largest shard + output shard)."""
-    config = TransformerConfig.named("tiny", num_layers=4, num_heads=12, text_dim=64, conditioning_channels=0,
-                                     latent_channels=16, patch_size=2, skip_width=0, detail_width=0)
+    config = TransformerConfig.named(
+        "tiny",
+        num_layers=4,
+        num_heads=12,
+        text_dim=64,
+        conditioning_channels=0,
+        latent_channels=16,
+        patch_size=2,
+        skip_width=0,
+        detail_width=0,
+    )
     shapes = checkpoint.expected_shapes(config)
     source = tmp_path / "source"
     source.mkdir()
     (source / "config.json").write_text(json.dumps(checkpoint.to_json(config)))
     random = np.random.default_rng(0)
     shard = 48 << 20
-    checkpoint.write_weights(source, [(name, "F32", shape) for name, shape in shapes.items()],
-                             lambda name: random.standard_normal(shapes[name], np.float32), shard_bytes=shard)
+    checkpoint.write_weights(
+        source,
+        [(name, "F32", shape) for name, shape in shapes.items()],
+        lambda name: random.standard_normal(shapes[name], np.float32),
+        shard_bytes=shard,
+    )
     assert len(list(source.glob("*.safetensors"))) >= 3
     script = (
         "import resource, sys, tracemalloc\n"
@@ -341,9 +387,14 @@ def test_memory_of_conversion(tmp_path):
         "tracemalloc.start()\n"
         "convert(sys.argv[1], sys.argv[2], shard_bytes=int(sys.argv[3]))\n"
         "resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"  # kilobytes on Linux
-        "print(resident * 1024, tracemalloc.get_traced_memory()[1])\n")
-    out = subprocess.run([sys.executable, "-c", script, str(source), str(tmp_path / "out"), str(shard)],
-                         capture_output=True, text=True, check=True).stdout
+        "print(resident * 1024, tracemalloc.get_traced_memory()[1])\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script, str(source), str(tmp_path / "out"), str(shard)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     largest = max(4 * int(np.prod(shape)) for shape in shapes.values())
     resident, allocated = map(int, out.split())
     assert largest < allocated < 1.3 * 2 * shard and resident < 1.3 * 2 * shard

@@ -14,8 +14,19 @@ from mvp4d_jax.models import embeddings
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig, forward_flops
 
-CONFIG = TransformerConfig.named("tiny", num_layers=2, num_heads=2, head_dim=32, time_embed_dim=16, text_dim=24,
-                                 conditioning_channels=5, latent_channels=4, patch_size=2, skip_width=0, detail_width=0)
+CONFIG = TransformerConfig.named(
+    "tiny",
+    num_layers=2,
+    num_heads=2,
+    head_dim=32,
+    time_embed_dim=16,
+    text_dim=24,
+    conditioning_channels=5,
+    latent_channels=4,
+    patch_size=2,
+    skip_width=0,
+    detail_width=0,
+)
 
 
 def randomised(config: TransformerConfig, keep_conditioning_zero: bool = False, mesh=None) -> MultiViewTransformer:
@@ -183,10 +194,17 @@ def one_device() -> tuple[dict, dict]:
     return inputs, gradients(randomised(CONFIG), inputs)
 
 
-@pytest.mark.parametrize("shape, form", [
-    ((8, 1, 1), "gather"), ((1, 8, 1), "gather"), ((1, 1, 8), "gather"), ((2, 2, 2), "gather"), ((1, 1, 8), "ring"),
-    ((2, 2, 2), "ring"),
-])
+@pytest.mark.parametrize(
+    "shape, form",
+    [
+        ((8, 1, 1), "gather"),
+        ((1, 8, 1), "gather"),
+        ((1, 1, 8), "gather"),
+        ((2, 2, 2), "gather"),
+        ((1, 1, 8), "ring"),
+        ((2, 2, 2), "ring"),
+    ],
+)
 def test_a_mesh_changes_neither_output_nor_gradients(one_device, shape, form):
     inputs, expected = one_device
     with parallel.use_mesh(parallel.make_mesh(shape)) as mesh:
@@ -220,14 +238,17 @@ def test_created_inside_jit_parameters_are_split_from_the_start():
     assert not np.any(plain.conditioning_embed.kernel) and not np.any(plain.conditioning_embed.bias)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"latents": jnp.zeros((1, 3, 2, 4, 8, 9))}, "latents"),
-    ({"latents": jnp.zeros((1, 3, 2, 5, 8, 4))}, "patch size"),
-    ({"timesteps": jnp.zeros((1, 2, 2))}, "timesteps"),
-    ({"conditioning": jnp.zeros((1, 3, 2, 4, 8, 6))}, "conditioning"),
-    ({"reference_latents": None}, "without reference_latents"),
-    ({"text": jnp.zeros((1, 3, 23))}, "text"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"latents": jnp.zeros((1, 3, 2, 4, 8, 9))}, "latents"),
+        ({"latents": jnp.zeros((1, 3, 2, 5, 8, 4))}, "patch size"),
+        ({"timesteps": jnp.zeros((1, 2, 2))}, "timesteps"),
+        ({"conditioning": jnp.zeros((1, 3, 2, 4, 8, 6))}, "conditioning"),
+        ({"reference_latents": None}, "without reference_latents"),
+        ({"text": jnp.zeros((1, 3, 23))}, "text"),
+    ],
+)
 def test_inputs_that_do_not_belong_together_are_refused(model, change, message):
     with pytest.raises(ValueError, match=message):
         model(**{**sample(), **change})
@@ -248,8 +269,17 @@ def test_sizes_by_name():
     assert 1.69e9 < counts["2b"] < 1.70e9 and 5.5e9 < counts["5b"] < 5.6e9
 
 
-@pytest.mark.parametrize("change", [{"position": "learned"}, {"remat": "some"}, {"head_dim": 20}, {"num_layers": 0},
-                                    {"attention_backend": "magic"}, {"dtype": "float16"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"position": "learned"},
+        {"remat": "some"},
+        {"head_dim": 20},
+        {"num_layers": 0},
+        {"attention_backend": "magic"},
+        {"dtype": "float16"},
+    ],
+)
 def test_configs_that_cannot_be_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         TransformerConfig.named("tiny", **change)

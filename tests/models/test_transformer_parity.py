@@ -16,8 +16,14 @@ from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
 
 NAMES = {  # ours: theirs, below the block
-    "attn.to_q": "attn1.to_q", "attn.to_k": "attn1.to_k", "attn.to_v": "attn1.to_v", "attn.to_out": "attn1.to_out.0",
-    "attn.norm_q": "attn1.norm_q", "attn.norm_k": "attn1.norm_k", "ff.up": "ff.net.0.proj", "ff.down": "ff.net.2",
+    "attn.to_q": "attn1.to_q",
+    "attn.to_k": "attn1.to_k",
+    "attn.to_v": "attn1.to_v",
+    "attn.to_out": "attn1.to_out.0",
+    "attn.norm_q": "attn1.norm_q",
+    "attn.norm_k": "attn1.norm_k",
+    "ff.up": "ff.net.0.proj",
+    "ff.down": "ff.net.2",
 }
 
 
@@ -25,10 +31,17 @@ def oracle(config: TransformerConfig, **changes) -> CogVideoXTransformer3DModel:
     """Diffusers' model of our config, every parameter (norms and biases too) random."""
     torch.manual_seed(0)
     model = CogVideoXTransformer3DModel(
-        num_attention_heads=config.num_heads, attention_head_dim=config.head_dim, num_layers=config.num_layers,
-        in_channels=config.latent_channels, out_channels=config.latent_channels, text_embed_dim=config.text_dim,
-        time_embed_dim=config.time_embed_dim, sample_height=config.sample_height, sample_width=config.sample_width,
-        use_rotary_positional_embeddings=config.position == "rotary", **changes,
+        num_attention_heads=config.num_heads,
+        attention_head_dim=config.head_dim,
+        num_layers=config.num_layers,
+        in_channels=config.latent_channels,
+        out_channels=config.latent_channels,
+        text_embed_dim=config.text_dim,
+        time_embed_dim=config.time_embed_dim,
+        sample_height=config.sample_height,
+        sample_width=config.sample_width,
+        use_rotary_positional_embeddings=config.position == "rotary",
+        **changes,
     )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -92,8 +105,11 @@ def run_oracle(model, config, latents, text, timesteps):
         rotary = get_3d_rotary_pos_embed(config.head_dim, crop, grid, latents.shape[1])
     with torch.no_grad():
         out = model(
-            torch.from_numpy(latents).permute(0, 1, 4, 2, 3), torch.from_numpy(text), torch.from_numpy(timesteps),
-            image_rotary_emb=rotary, return_dict=False,
+            torch.from_numpy(latents).permute(0, 1, 4, 2, 3),
+            torch.from_numpy(text),
+            torch.from_numpy(timesteps),
+            image_rotary_emb=rotary,
+            return_dict=False,
         )[0]
     return out.permute(0, 1, 3, 4, 2).numpy()
 
@@ -117,8 +133,9 @@ def two_layers_of_2b():
 
 @pytest.fixture(scope="module")
 def small_rotary():
-    config = TransformerConfig.named("5b", num_layers=3, num_heads=4, time_embed_dim=64, text_dim=48,
-                                     sample_height=24, sample_width=32)
+    config = TransformerConfig.named(
+        "5b", num_layers=3, num_heads=4, time_embed_dim=64, text_dim=48, sample_height=24, sample_width=32
+    )
     theirs = oracle(config)
     return config, theirs, from_oracle(theirs, config)
 
@@ -139,8 +156,9 @@ def test_2b_width_equals_diffusers(two_layers_of_2b, size):
     assert compare(two_layers_of_2b, size) <= 1e-5
 
 
-@pytest.mark.parametrize("size", [(2, 1, 8, 8, 24), (1, 3, 24, 8, 0), (1, 13, 4, 12, 16)],
-                         ids=lambda size: "x".join(map(str, size)))
+@pytest.mark.parametrize(
+    "size", [(2, 1, 8, 8, 24), (1, 3, 24, 8, 0), (1, 13, 4, 12, 16)], ids=lambda size: "x".join(map(str, size))
+)
 def test_rotary_equals_diffusers(small_rotary, size):
     assert compare(small_rotary, size) <= 1e-5
 

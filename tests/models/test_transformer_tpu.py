@@ -41,8 +41,12 @@ CODE = """
 def test_a_train_step_compiles_for_v5p(remat, form):
     pytest.importorskip("libtpu")
     environment = {
-        **os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": "v5p-16", "XLA_FLAGS": "",
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": "v5p-16",
+        "XLA_FLAGS": "",
     }
     command = [sys.executable, "-c", textwrap.dedent(CODE), remat, form]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=560)

@@ -39,7 +39,7 @@ def rows_of_each_process(mesh, batch: int) -> dict[int, list[int]]:
 
 
 def check(name: str, devices: list, launch: tuple[int, ...]) -> str:
-    """"" or what is wrong; "refused: ..." where the mesh cannot be had."""
+    """ "" or what is wrong; "refused: ..." where the mesh cannot be had."""
     try:
         mesh = parallel.make_mesh(launch, devices)
     except UserError as error:
@@ -84,9 +84,18 @@ def main() -> None:
         crossing = str(parallel.make_mesh((1, 8, 2), slices).shape)
     except UserError as error:
         crossing = f"refused: {error}"
-    print(json.dumps({
-        "wrong": wrong, "built": built, "refused": refused, "scattered": scattered, "crossing": crossing,
-        "slices": [sorted({device.slice_index for device in row.flat}) for row in mesh.devices]}))
+    print(
+        json.dumps(
+            {
+                "wrong": wrong,
+                "built": built,
+                "refused": refused,
+                "scattered": scattered,
+                "crossing": crossing,
+                "slices": [sorted({device.slice_index for device in row.flat}) for row in mesh.devices],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

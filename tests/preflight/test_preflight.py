@@ -16,15 +16,27 @@ from mvp4d_jax.training.metrics import tokens_of
 from mvp4d_jax.training.plan import batch_shapes, resolve
 
 # A narrow model of head size 64 at 512 tokens: enough for the splash kernel, a gather and a reduction of gradients.
-SMALL = ["--config.curriculum=all", "--config.transformer.num_layers=2", "--config.transformer.dtype=bfloat16",
-         "--config.transformer.remat=full",
-         "--config.stages.all.image_size=128", "--config.stages.all.mixture.multiview.batch=2",
-         "--config.stages.all.mixture.multiview.frames=3"]
+SMALL = [
+    "--config.curriculum=all",
+    "--config.transformer.num_layers=2",
+    "--config.transformer.dtype=bfloat16",
+    "--config.transformer.remat=full",
+    "--config.stages.all.image_size=128",
+    "--config.stages.all.mixture.multiview.batch=2",
+    "--config.stages.all.mixture.multiview.frames=3",
+]
 
 
-@pytest.mark.parametrize("text, chips, accelerator", [
-    ("v5p:4x4x4", 64, "v5p-128"), ("v5e:4x4", 16, "v5litepod-16"), ("v6e:8x8", 64, "v6e-64"),
-    ("tpu7x:2x2x1", 4, "tpu7x-8"), ("v7x:2x2x1", 4, "tpu7x-8")])
+@pytest.mark.parametrize(
+    "text, chips, accelerator",
+    [
+        ("v5p:4x4x4", 64, "v5p-128"),
+        ("v5e:4x4", 16, "v5litepod-16"),
+        ("v6e:8x8", 64, "v6e-64"),
+        ("tpu7x:2x2x1", 4, "tpu7x-8"),
+        ("v7x:2x2x1", 4, "tpu7x-8"),
+    ],
+)
 def test_tpu_topologies(text, chips, accelerator):
     topology = Topology.parse(text)
     assert topology.is_tpu and topology.chips == chips
@@ -45,7 +57,7 @@ def test_unknown_topologies_are_refused(text):
 
 def test_a_small_train_step_compiles_for_tpu():
     pytest.importorskip("libtpu")
-    report, = preflight("tiny", [*SMALL, "--config.mesh=1,2,2"], Topology.parse("v5e:2x2"), "train", kind="multiview")
+    (report,) = preflight("tiny", [*SMALL, "--config.mesh=1,2,2"], Topology.parse("v5e:2x2"), "train", kind="multiview")
     plan = resolve(load_config("tiny", SMALL))
     tokens = tokens_of(plan.transformer, 4, 3, plan.latent_size(plan.stages[0]))
     assert report["fits"] and report["attention"] == "splash" and report["devices"] == 4
@@ -61,22 +73,35 @@ def test_a_small_train_step_compiles_for_tpu():
     video = next(modality for modality in plan.stages[0].modalities if modality.kind == "multiview")
     batch = batch_shapes(plan, plan.stages[0], video, None).values()
     # One of two samples; between as it is and with its last dimension filled up to the 128 lanes of a TPU's tiles.
-    least, most = (sum(leaf.size // leaf.shape[-1] * width(leaf.shape[-1]) * leaf.dtype.itemsize for leaf in batch) / 2
-                   for width in (lambda channels: channels, lambda channels: -(-channels // 128) * 128))
+    least, most = (
+        sum(leaf.size // leaf.shape[-1] * width(leaf.shape[-1]) * leaf.dtype.itemsize for leaf in batch) / 2
+        for width in (lambda channels: channels, lambda channels: -(-channels // 128) * 128)
+    )
     assert (held + least) * 0.95 < report["arguments"] < (held + most) * 1.05
 
 
 def test_a_gpu_shaped_sample_job(capsys, monkeypatch):
-    arguments = ["preflight", "--config", "tiny", "--topology", "l4:2", "--job", "sample",
-                 "--config.transformer.num_layers=1", "--config.stages.all.mixture.multiview.views=2"]
+    arguments = [
+        "preflight",
+        "--config",
+        "tiny",
+        "--topology",
+        "l4:2",
+        "--job",
+        "sample",
+        "--config.transformer.num_layers=1",
+        "--config.stages.all.mixture.multiview.views=2",
+    ]
     assert cli.main([*arguments, "--json"]) == 0
     reports = json.loads(capsys.readouterr().out)
     assert [report["part"] for report in reports] == ["denoise", "decode"] and reports[0]["devices"] == 2
     assert all(0 < report["total"] < report["limit"] == 22 * GIB for report in reports)
     # What `fits` decides, without compiling again.
     for fits in (True, False):
-        monkeypatch.setattr("mvp4d_jax.preflight.preflight.preflight",
-                            lambda *_, fits=fits, **__: [reports[0], {**reports[1], "fits": fits}])
+        monkeypatch.setattr(
+            "mvp4d_jax.preflight.preflight.preflight",
+            lambda *_, fits=fits, **__: [reports[0], {**reports[1], "fits": fits}],
+        )
         assert cli.main(arguments) == (0 if fits else 1)
         shown = capsys.readouterr().out
         assert "host devices in the place of GPUs" in shown and ("DOES NOT FIT" in shown) == (not fits)
@@ -87,9 +112,14 @@ def test_2b_train_step_for_64_chips_fits_with_room_and_grows_evenly():
     """The whole 2B step at 107,520 tokens a sample for 64 and, with eight times the samples, for 512 chips."""
     pytest.importorskip("libtpu")
     full = {"stage": "full", "kind": "multiview"}
-    small, = preflight("mvp4d_2b", [], Topology.parse("v5p:4x4x4"), "train", **full)
-    large, = preflight("mvp4d_2b", ["--config.mesh=8,8,8", "--config.stages.full.mixture.multiview.batch=64"],
-                       Topology.parse("v5p:8x8x8"), "train", **full)
+    (small,) = preflight("mvp4d_2b", [], Topology.parse("v5p:4x4x4"), "train", **full)
+    (large,) = preflight(
+        "mvp4d_2b",
+        ["--config.mesh=8,8,8", "--config.stages.full.mixture.multiview.batch=64"],
+        Topology.parse("v5p:8x8x8"),
+        "train",
+        **full,
+    )
     assert small["tokens"] == 107520 and small["samples"] == 8
     assert small["total"] < 0.5 * 95 * GIB
     assert abs(large["flops"] / small["flops"] - 1) < 0.05

@@ -12,15 +12,23 @@ from mvp4d_jax.preflight.preflight import GIB, Topology
 
 HERE = Path(__file__).parent
 # Two layers of the 2B width, 8 samples of 5,120 tokens: what is compiled for a layer depends on neither number.
-TWO_LAYERS = ["--config.transformer.num_layers=2", "--config.stages.full.mixture.multiview.views=2",
-              "--config.stages.full.mixture.multiview.frames=5"]
+TWO_LAYERS = [
+    "--config.transformer.num_layers=2",
+    "--config.stages.full.mixture.multiview.views=2",
+    "--config.stages.full.mixture.multiview.frames=5",
+]
 
 
 @pytest.fixture(scope="module")
 def meshes() -> dict:
     pytest.importorskip("libtpu")
-    done = subprocess.run([sys.executable, str(HERE / "meshes.py")], env=Topology.parse("v5p:4x4x4").environment(),
-                          capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, str(HERE / "meshes.py")],
+        env=Topology.parse("v5p:4x4x4").environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
@@ -56,20 +64,40 @@ def test_flags_are_known_for_every_kind():
 def compile_steps(*topologies: str) -> dict[str, dict]:
     """Reports of two-layer steps, all of one kind of TPU: one process, with that kind's flags."""
     pytest.importorskip("libtpu")
-    requests = [{"config": "mvp4d_2b", "overrides": TWO_LAYERS, "topology": name, "slices": 1, "part": "train",
-                 "stage": "full", "kind": "multiview"} for name in topologies]
-    code = ("import json, sys\nfrom mvp4d_jax.preflight.worker import main\n"
-            "print(json.dumps([main(request) for request in json.loads(sys.argv[1])]))")
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(requests)],
-                          env=Topology.parse(topologies[0]).environment(), capture_output=True, text=True, timeout=1500)
+    requests = [
+        {
+            "config": "mvp4d_2b",
+            "overrides": TWO_LAYERS,
+            "topology": name,
+            "slices": 1,
+            "part": "train",
+            "stage": "full",
+            "kind": "multiview",
+        }
+        for name in topologies
+    ]
+    code = (
+        "import json, sys\nfrom mvp4d_jax.preflight.worker import main\n"
+        "print(json.dumps([main(request) for request in json.loads(sys.argv[1])]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(requests)],
+        env=Topology.parse(topologies[0]).environment(),
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(zip(topologies, json.loads(done.stdout.splitlines()[-1])))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("topologies", [("v5p:2x2x2", "v5p:4x4x4", "v5p:8x8x8"), ("v6e:8x8", "v6e:16x16"),
-                                        ("v5e:4x4", "v5e:16x16")], ids=lambda names: names[0].partition(":")[0])
+@pytest.mark.parametrize(
+    "topologies",
+    [("v5p:2x2x2", "v5p:4x4x4", "v5p:8x8x8"), ("v6e:8x8", "v6e:16x16"), ("v5e:4x4", "v5e:16x16")],
+    ids=lambda names: names[0].partition(":")[0],
+)
 def test_a_train_step_compiles_with_the_launchs_flags(topologies):
     for name, report in compile_steps(*topologies).items():
         topology = Topology.parse(name)

@@ -17,8 +17,9 @@ VIEWS, LATENTS, SIDE = 5, 4, 4  # five views leave places of an eight-device mes
 
 @pytest.fixture(scope="module")
 def autoencoder():
-    config = AutoencoderConfig(block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
-                               scaling_factor=2.0)
+    config = AutoencoderConfig(
+        block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=4, scaling_factor=2.0
+    )
     with quick_compilation():
         return VideoAutoencoder(config, rngs=nnx.Rngs(0))
 

@@ -23,8 +23,9 @@ from mvp4d_jax.training.state import ModelTemplate
 from mvp4d_jax.training.validation import make_sample
 
 CONDITIONING = ConditioningConfig()
-CONFIG = TransformerConfig(num_layers=2, num_heads=2, head_dim=16, time_embed_dim=32, text_dim=0,
-                           conditioning_channels=CONDITIONING.channels)
+CONFIG = TransformerConfig(
+    num_layers=2, num_heads=2, head_dim=16, time_embed_dim=32, text_dim=0, conditioning_channels=CONDITIONING.channels
+)
 SIZE, LATENTS, VIEWS = 8, 2, 8
 
 
@@ -51,15 +52,23 @@ def _conditions(views=VIEWS, clean_prefix=0, seed=0):
 
 
 def _plan(**changes):
-    values = {"views": VIEWS, "frames": 5, "latent_size": (SIZE, SIZE), "trained_views": VIEWS, "window_frames": 5,
-              "steps": 2, "guidance_scale": 2.0}
+    values = {
+        "views": VIEWS,
+        "frames": 5,
+        "latent_size": (SIZE, SIZE),
+        "trained_views": VIEWS,
+        "window_frames": 5,
+        "steps": 2,
+        "guidance_scale": 2.0,
+    }
     return make_plan(**{**values, **changes})
 
 
 def _sample(model, shape=(1, 1, 1), conditions=None, **changes):
     predictor = Predictor(model, parallel.make_mesh(shape, jax.devices()[: int(np.prod(shape))]), CONDITIONING)
-    return np.asarray(denoise(predictor, conditions or _conditions(), _plan(**changes), 0, DenoiseOptions(),
-                              jax.random.key(0)))
+    return np.asarray(
+        denoise(predictor, conditions or _conditions(), _plan(**changes), 0, DenoiseOptions(), jax.random.key(0))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +77,8 @@ def single(model):
 
 
 @pytest.mark.parametrize(
-    "shape, grouped", [((1, 1, 8), False), ((2, 1, 4), False), ((2, 1, 4), True), ((8, 1, 1), False)])
+    "shape, grouped", [((1, 1, 8), False), ((2, 1, 4), False), ((2, 1, 4), True), ((8, 1, 1), False)]
+)
 def test_sharded_sampling_equals_one_device(model, single, shape, grouped):
     ours = _sample(model, shape, group_size=4 if grouped else None)
     np.testing.assert_allclose(ours, single[grouped], atol=1e-4)
@@ -99,11 +109,15 @@ def test_nothing_is_copied_while_a_window_is_denoised(model):
     sampler = make_sampler(options.sampler(plan), NoiseSchedule.cogvideox(options.snr_shift))
     key = predictor.place(jax.random.key(1))
     state = predictor.place(sampler.start(jax.random.normal(jax.random.key(0), conditions.clean_latents.shape)))
-    with (jax.transfer_guard_device_to_device("disallow"), jax.transfer_guard_device_to_host("disallow"),
-          jax.transfer_guard_host_to_device("disallow")):
+    with (
+        jax.transfer_guard_device_to_device("disallow"),
+        jax.transfer_guard_device_to_host("disallow"),
+        jax.transfer_guard_host_to_device("disallow"),
+    ):
         for index in range(plan.steps):
-            state = predictor.step(sampler, options.guidance(plan), state, index, key, conditions,
-                                   deal_groups(plan, index))
+            state = predictor.step(
+                sampler, options.guidance(plan), state, index, key, conditions, deal_groups(plan, index)
+            )
     assert np.isfinite(np.asarray(state.sample)).all()
     with jax.transfer_guard_host_to_device("disallow"), pytest.raises(Exception, match="Disallowed"):
         jax.jit(lambda a: a + 1)(np.ones(3))  # the guard does guard
@@ -134,9 +148,13 @@ def test_grouping_equals_a_loop_over_groups(model):
         found = {view: [] for view in range(VIEWS)}
         for group in groups:
             maps = conditions.maps[group] * kind
-            out = model(conditions.clean_latents[group][None], timesteps[group][None], conditioning=maps[None],
-                        reference_latents=conditions.reference_latents[None] * kind,
-                        reference_conditioning=conditions.reference_maps[None] * kind)[0]
+            out = model(
+                conditions.clean_latents[group][None],
+                timesteps[group][None],
+                conditioning=maps[None],
+                reference_latents=conditions.reference_latents[None] * kind,
+                reference_conditioning=conditions.reference_maps[None] * kind,
+            )[0]
             for view, row in zip(group, out):
                 found[int(view)].append(np.asarray(row))
         expected = np.stack([np.mean(found[view], axis=0) for view in range(VIEWS)])
@@ -149,7 +167,8 @@ def test_clean_views_inform_but_are_not_returned(model):
     out = _sample(model, conditions=conditions, views=2, clean_views=1, trained_views=2)
     assert out.shape[0] == 2
     moved = dataclasses.replace(
-        conditions, clean_latents=conditions.clean_latents + conditions.clean[..., None, None, None])
+        conditions, clean_latents=conditions.clean_latents + conditions.clean[..., None, None, None]
+    )
     other = _sample(model, conditions=moved, views=2, clean_views=1, trained_views=2)
     assert np.abs(out - other).max() > 1e-3
 
@@ -159,8 +178,11 @@ def test_validation_draws_what_sampling_makes(model):
     conditions, plan, key = _conditions(views=2, clean_prefix=1), _plan(views=2, trained_views=2), jax.random.key(0)
     mesh = parallel.make_mesh((1, 1, 1), jax.devices()[:1])
     template = ModelTemplate(lambda rngs: MultiViewTransformer(CONFIG, rngs=rngs), mesh)
-    given = SimpleNamespace(loss=SimpleNamespace(snr_shift=DenoiseOptions().snr_shift), conditioning=CONDITIONING,
-                            distill=SimpleNamespace(steps=0))
+    given = SimpleNamespace(
+        loss=SimpleNamespace(snr_shift=DenoiseOptions().snr_shift),
+        conditioning=CONDITIONING,
+        distill=SimpleNamespace(steps=0),
+    )
     draw = make_sample(given, template, plan.steps, plan.guidance_scale)
     with parallel.use_mesh(mesh):
         theirs = draw(template.params_of(model), jax.random.split(key)[0], conditions)
@@ -173,8 +195,9 @@ def test_windows_share_their_noise_across_the_seam(overlap):
     """The last latent frame of a window and the first new one of the next start alike; no two of a window do."""
     plan = make_plan(views=2, frames=60, latent_size=(4, 4), trained_views=2, window_frames=17, overlap_latents=overlap)
     assert len(plan.windows) > 3
-    windows = [np.asarray(window_noise(jax.random.key(3), plan, index, (2, 5, 4, 4, 3)))
-               for index in range(len(plan.windows))]
+    windows = [
+        np.asarray(window_noise(jax.random.key(3), plan, index, (2, 5, 4, 4, 3))) for index in range(len(plan.windows))
+    ]
     for before, after in itertools.pairwise(windows):
         np.testing.assert_array_equal(before[:, -1], after[:, overlap])
     for noise in windows:

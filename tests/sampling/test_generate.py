@@ -24,8 +24,22 @@ def scene(tmp_path_factory):
 
 
 def _arguments(release, scene, out, *more):
-    return ["sample", "--weights", str(release), "--reference", str(scene), "--motion", str(scene),
-            "--cameras", str(scene), "--out", str(out), "--steps", "2", *more]
+    return [
+        "sample",
+        "--weights",
+        str(release),
+        "--reference",
+        str(scene),
+        "--motion",
+        str(scene),
+        "--cameras",
+        str(scene),
+        "--out",
+        str(out),
+        "--steps",
+        "2",
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")

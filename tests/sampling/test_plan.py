@@ -52,18 +52,27 @@ def test_paper_scale_token_count():
     plan = make_plan(views=8, frames=49, latent_size=(64, 64), trained_views=8, window_frames=49)
     assert plan.tokens(patch=2) == 107_520
     assert plan.forwards() == 100
-    assert "107,520 in the longest sequence" in describe(plan, patch=2, flops_per_forward=1e15, parameter_bytes=4e9,
-                                                                dtype="bfloat16")
+    assert "107,520 in the longest sequence" in describe(
+        plan, patch=2, flops_per_forward=1e15, parameter_bytes=4e9, dtype="bfloat16"
+    )
 
 
 def test_fingerprint_tells_plans_apart():
     assert _plan().fingerprint() == _plan().fingerprint() != _plan(seed=1).fingerprint()
 
 
-@pytest.mark.parametrize("changes, flag", [
-    ({"views": 0}, "`cameras`"), ({"window_frames": 8}, "`window`"), ({"routing": "round"}, "`routing`"),
-    ({"steps": 0}, "`steps`"), ({"anchors": 4}, "`anchors`"), ({"frames": 20, "overlap_latents": 3}, "`overlap`"),
-    ({"frames": 20, "overlap_latents": 0}, "`overlap`")])
+@pytest.mark.parametrize(
+    "changes, flag",
+    [
+        ({"views": 0}, "`cameras`"),
+        ({"window_frames": 8}, "`window`"),
+        ({"routing": "round"}, "`routing`"),
+        ({"steps": 0}, "`steps`"),
+        ({"anchors": 4}, "`anchors`"),
+        ({"frames": 20, "overlap_latents": 3}, "`overlap`"),
+        ({"frames": 20, "overlap_latents": 0}, "`overlap`"),
+    ],
+)
 def test_what_cannot_be_planned_is_refused_by_flag(changes, flag):
     with pytest.raises(UserError, match=flag):
         _plan(**changes)

@@ -47,8 +47,11 @@ def test_kernels_in_bfloat16_give_the_same_numbers_in_half_the_memory(folder):
     assert narrow.proj_out.kernel.dtype == jnp.bfloat16 and narrow.norm_final.scale.dtype == jnp.float32
     random = np.random.default_rng(0)
     latents = random.normal(size=(1, 2, 2, 4, 4, 16)).astype(np.float32)
-    given = {"timesteps": np.full((1, 2, 2), 500), "reference_latents": latents[:, 0, 0],
-             "conditioning": random.normal(size=(*latents.shape[:5], narrow.config.conditioning_channels))}
+    given = {
+        "timesteps": np.full((1, 2, 2), 500),
+        "reference_latents": latents[:, 0, 0],
+        "conditioning": random.normal(size=(*latents.shape[:5], narrow.config.conditioning_channels)),
+    }
     outputs = [np.asarray(nnx.jit(lambda model: model(latents, **given))(model)) for model in (narrow, wide)]
     np.testing.assert_array_equal(*outputs)
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(nnx.state(narrow)))
@@ -63,6 +66,7 @@ def test_weights_go_to_the_mesh_in_shards(folder):
     alone = load_release(folder).transformer.blocks.ff.up.kernel.get_value()
     np.testing.assert_array_equal(kernel, alone)
     coder = jax.tree.leaves(nnx.state(release.autoencoder))
-    assert all(leaf.sharding.is_fully_replicated and leaf.sharding.device_set == set(mesh.devices.flat)
-               for leaf in coder)
+    assert all(
+        leaf.sharding.is_fully_replicated and leaf.sharding.device_set == set(mesh.devices.flat) for leaf in coder
+    )
     assert dataclasses.is_dataclass(release.facts)

@@ -20,11 +20,19 @@ def scene(tmp_path_factory):
 @pytest.fixture
 def planned(scene, tmp_path):
     """(sampler of the release, settings) -> (method, steps, guidance) of the plan, which reads no weights."""
+
     def plan(named, **settings):
         folder = tmp_path / "release"
         folder.mkdir(exist_ok=True)
-        facts = {"head": "ball", "image_size": SIZE, "views": 2, "frames": 5, "snr_shift": 1.0, "crop_margin": 1.2,
-                 "conditioning": dataclasses.asdict(ConditioningConfig())}
+        facts = {
+            "head": "ball",
+            "image_size": SIZE,
+            "views": 2,
+            "frames": 5,
+            "snr_shift": 1.0,
+            "crop_margin": 1.2,
+            "conditioning": dataclasses.asdict(ConditioningConfig()),
+        }
         facts |= {} if named is None else {"sampler": named}
         (folder / "mvp4d.json").write_text(json.dumps(facts))
         job = mvp4d.load(folder).plan(scene, motion=scene, cameras=scene, **settings)
@@ -43,9 +51,16 @@ def test_the_releases_own_sampler_is_taken_and_flags_override(planned):
     assert planned(OWN, sampler="dpm") == ("dpm", 4, 1.0)
 
 
-@pytest.mark.parametrize("settings, named", [
-    ({"guidance": 1.5}, "`guidance`: is 1.5"), ({"steps": 3}, "`steps`: is 3"), ({"steps": 0}, "`steps`: is 0"),
-    ({"sampler": "dpm"}, "`sampler` and `eta`"), ({"eta": 0.5}, "`sampler` and `eta`")])
+@pytest.mark.parametrize(
+    "settings, named",
+    [
+        ({"guidance": 1.5}, "`guidance`: is 1.5"),
+        ({"steps": 3}, "`steps`: is 3"),
+        ({"steps": 0}, "`steps`: is 0"),
+        ({"sampler": "dpm"}, "`sampler` and `eta`"),
+        ({"eta": 0.5}, "`sampler` and `eta`"),
+    ],
+)
 def test_distilled_weights_refuse_what_they_have_not_learned(planned, settings, named):
     assert planned({**OWN, "distilled": True}) == ("ddim", 4, 1.0)
     assert planned({**OWN, "distilled": True}, steps=2, guidance=1.0) == ("ddim", 2, 1.0)

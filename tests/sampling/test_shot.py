@@ -54,14 +54,17 @@ def test_reference_and_views_show_the_photo():
 def test_photos_as_clean_views_keep_their_place_to_the_head():
     """Whatever the head does, its surface lands in the still crop where it lay in the photo."""
     head, own, driving = ball(), motion(2), motion(4)
-    driving = dataclasses.replace(driving, rotation=np.float32([[0, 0, 0], [0.1, 0.5, 0], [0, -0.4, 0.2], [0.3, 0, 0]]),
-                                  translation=np.float32([[0, 0, 0], [0.02, 0, 0.1], [0, 0.1, 0], [0.05, 0, 0]]))
+    driving = dataclasses.replace(
+        driving,
+        rotation=np.float32([[0, 0, 0], [0.1, 0.5, 0], [0, -0.4, 0.2], [0.3, 0, 0]]),
+        translation=np.float32([[0, 0, 0], [0.02, 0, 0.1], [0, 0.1, 0], [0.05, 0, 0]]),
+    )
     rig = camera_rig("orbit:360x8", (64, 64))
     cameras = Camera(**{name: np.asarray(getattr(rig, name))[[0, 1]] for name in FIELDS})
     rng = np.random.default_rng(0)
     photos = tuple(rng.integers(0, 255, (64, 64, 4), np.uint8) for _ in range(2))
     views = PhotoViews(Portrait(photos, cameras, own, head, 0), SIZE, 1.2)
-    (shown, moved), = views.shown(driving)
+    ((shown, moved),) = views.shown(driving)
     crop, still, _ = crop_reference(views.portrait.on_background(1), cameras[1], own[slice(1, 2)], head, SIZE, 1.2)
     wanted, _ = project(still, np.asarray(skin(head, own[slice(1, 2)]), np.float64)[0])
     vertices = np.asarray(skin(head, shown), np.float64)

@@ -21,8 +21,10 @@ from mvp4d.core.speech.speak import speak
 from mvp4d.core.video import VideoWriter, count_frames
 
 pytest.importorskip("openfacefx", reason="the extra `speech` is not installed")
-SAID = ("And Mister John Dashwood had then leisure to consider how much there might be prudently in his power "
-        "to do for them.")
+SAID = (
+    "And Mister John Dashwood had then leisure to consider how much there might be prudently in his power "
+    "to do for them."
+)
 
 
 def write_wav(path, samples, rate=RATE, channels=1, width=2):

@@ -33,14 +33,20 @@ def test_even_sky_lights_every_normal_alike():
 
 def test_sky_stays_above_when_the_head_tilts():
     """Light from above is light from the head's own right once the head lies on its left side."""
-    lights = Lights(np.eye(4, 3, dtype=np.float32), np.zeros((4, 3), np.float32), np.zeros(4, np.float32),
-                    np.ones(3, np.float32), np.zeros(3, np.float32))
+    lights = Lights(
+        np.eye(4, 3, dtype=np.float32),
+        np.zeros((4, 3), np.float32),
+        np.zeros(4, np.float32),
+        np.ones(3, np.float32),
+        np.zeros(3, np.float32),
+    )
     roll = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], np.float32)  # head x points up in the world
     coefficients = np.asarray(environment(lights, jnp.asarray(roll)))
     suns = _sphere(4000)
 
     def lit(normal):
         return (np.clip(suns @ normal, 0, 1) @ harmonics(suns) * 4 / len(suns) @ coefficients)[0]
+
     assert lit(np.array([1.0, 0, 0])) > 0.8 > 0.2 > lit(np.array([-1.0, 0, 0]))
     np.testing.assert_allclose(lit(np.array([0, 1.0, 0])), lit(np.array([0, -1.0, 0])), atol=1e-2)
 
@@ -58,8 +64,13 @@ def test_nearest_face_equals_brute_force():
     count, height, width = 300, 40, 56
     xy = (rng.uniform(0, [width, height], (count, 1, 2)) + rng.normal(0, 5, (count, 3, 2))).astype(np.float32)
     depth = rng.uniform(0.05, 0.95, (count, 3)).astype(np.float32)
-    key, wanted = nearest_face([(xy[:, k, 0], xy[:, k, 1]) for k in range(3)], [depth[:, k] for k in range(3)],
-                               np.ones(count, bool), (height, width), 20_000)
+    key, wanted = nearest_face(
+        [(xy[:, k, 0], xy[:, k, 1]) for k in range(3)],
+        [depth[:, k] for k in range(3)],
+        np.ones(count, bool),
+        (height, width),
+        20_000,
+    )
     face, _, covered = (np.asarray(item) for item in unpack(key))
     assert int(wanted) <= 20_000
     v, u = np.mgrid[:height, :width] + 0.5

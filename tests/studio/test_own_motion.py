@@ -136,8 +136,9 @@ def test_jaw_takes_the_teeth_along():
     assert abs(gain - 1) > 0.005
     for part in ("upper_teeth", "sclera", "tongue"):
         vertices = vertices_of(head, part)
-        plain, own = (moved[0, vertices] for moved in offsets(6, pose_vector(head.expression_names,
-                                                                           EXPRESSIONS["smile"])[None]))
+        plain, own = (
+            moved[0, vertices] for moved in offsets(6, pose_vector(head.expression_names, EXPRESSIONS["smile"])[None])
+        )
         np.testing.assert_array_equal(own, plain)
 
 
@@ -160,7 +161,7 @@ def test_same_number_same_face_and_others_differ():
     np.testing.assert_array_equal(own_motion(head, 6, 1.0).rig.expression_basis, own.rig.expression_basis)
     other = own_motion(head, 3, 1.0)
     plain = np.asarray(head.expression_basis)
-    deviations = [face.rig.expression_basis[:len(plain)] - plain for face in (own, other)]
+    deviations = [face.rig.expression_basis[: len(plain)] - plain for face in (own, other)]
     assert abs(np.corrcoef(deviations[0].ravel(), deviations[1].ravel())[0, 1]) < 0.5
 
 

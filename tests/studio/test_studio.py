@@ -127,10 +127,17 @@ def test_set_goes_on_where_it_stopped(tmp_path):
     assert (tmp_path / "00006" / "capture.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("order, word", [
-    (Order("orbit:x8"), "rig"), (Order(frames=0), "frames"), (Order(size=4), "pixels"),
-    (Order(motion="dance"), "dance"),
-    (Order("random:0"), "cameras"), (Order(fps=0.0), "fps")])
+@pytest.mark.parametrize(
+    "order, word",
+    [
+        (Order("orbit:x8"), "rig"),
+        (Order(frames=0), "frames"),
+        (Order(size=4), "pixels"),
+        (Order(motion="dance"), "dance"),
+        (Order("random:0"), "cameras"),
+        (Order(fps=0.0), "fps"),
+    ],
+)
 def test_mistakes_are_named_before_anything_is_rendered(tmp_path, order, word):
     with pytest.raises(UserError, match=word):
         make_capture(tmp_path / "never", 0, order)

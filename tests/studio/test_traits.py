@@ -15,7 +15,13 @@ from mvp4d_jax.studio.traits import BEARDS, STYLES, draw_identity, linear, split
 
 def test_splits():
     assert [split_of(n) for n in (0, 9_999, 10_000, 10_999, 11_000, 50_000)] == [
-        "train", "train", "validation", "validation", "test", "test"]
+        "train",
+        "train",
+        "validation",
+        "validation",
+        "test",
+        "test",
+    ]
     with pytest.raises(UserError, match="negative"):
         split_of(-1)
 
@@ -50,8 +56,11 @@ def painted_vertices(person, parts):
     corner_vertex, corner_uv = np.asarray(head.faces).ravel(), np.asarray(head.face_uvs).ravel()
     uv = np.zeros((head.vertex_count, 2))
     uv[corner_vertex] = np.asarray(head.uv)[corner_uv]
-    colour = texture[np.clip(((1 - uv[:, 1]) * size).astype(int), 0, size - 1),
-                     np.clip((uv[:, 0] * size).astype(int), 0, size - 1), :3]
+    colour = texture[
+        np.clip(((1 - uv[:, 1]) * size).astype(int), 0, size - 1),
+        np.clip((uv[:, 0] * size).astype(int), 0, size - 1),
+        :3,
+    ]
     faces = np.isin(head.face_parts, [head.part_names.index(part) for part in parts])
     chosen = np.unique(np.asarray(head.faces)[faces])
     return np.asarray(head.canonical)[chosen], colour[chosen]
@@ -99,8 +108,13 @@ def test_regions_are_symmetric_and_apart():
     rng = np.random.default_rng(0)
     points = np.asarray(builtin_head().canonical)[rng.permutation(builtin_head().vertex_count)[:3000]]
     mirrored = points * np.array([-1, 1, 1])
-    for region in (face_regions.scalp, face_regions.ear_shells, face_regions.lips,
-                   lambda p: face_regions.beard(p, "full"), lambda p: face_regions.brow(p)[0]):
+    for region in (
+        face_regions.scalp,
+        face_regions.ear_shells,
+        face_regions.lips,
+        lambda p: face_regions.beard(p, "full"),
+        lambda p: face_regions.brow(p)[0],
+    ):
         values = region(points)
         np.testing.assert_allclose(values, region(mirrored), atol=1e-4)  # float32 positions
         assert values.min() >= 0 and values.max() <= 1 and values.max() > 0.5

@@ -65,9 +65,14 @@ class Described:
     """Stands in for `describe_faces`: unit vectors at given angles, NaN for None."""
 
     def __init__(self, monkeypatch, *degrees):
-        self.rows = np.array([np.full(128, np.nan) if angle is None else
-                              [np.cos(np.radians(angle)), np.sin(np.radians(angle)), *np.zeros(126)]
-                              for angle in degrees])
+        self.rows = np.array(
+            [
+                np.full(128, np.nan)
+                if angle is None
+                else [np.cos(np.radians(angle)), np.sin(np.radians(angle)), *np.zeros(126)]
+                for angle in degrees
+            ]
+        )
         monkeypatch.setattr(choice, "describe_faces", lambda pictures, count: self.rows)
 
 

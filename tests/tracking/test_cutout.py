@@ -101,7 +101,7 @@ def test_edge_colours_are_free_of_the_old_background(mediapipe):
     alpha = np.clip((50 - np.hypot(ROWS - 100, COLUMNS - 100)) / 6 + 0.5, 0, 1)
     rgb = alpha[..., None] * [220, 30, 30] + (1 - alpha[..., None]) * [20, 40, 230]
     subject = Subject(np.uint8(rgb), HEAD, HEAD, NOBODY, np.uint8(np.rint(alpha * 255)))
-    out, = cut_out([subject])
+    (out,) = cut_out([subject])
     np.testing.assert_array_equal(out[..., 3], np.uint8(np.rint(alpha * 255)))
     edge = (alpha > 0.3) & (alpha < 0.7)
     assert np.abs(out[edge][:, :3].astype(float) - [220, 30, 30]).max() < 12

@@ -71,15 +71,18 @@ def test_reading(tmp_path, shape):
         assert np.isnan(found.iris).all()
 
 
-@pytest.mark.parametrize("arrays, message", [
-    ({"points": np.zeros((68, 2))}, "lacks the array"),
-    ({"landmarks": np.zeros((5, 2))}, "expected"),
-    ({"landmarks": np.zeros((2, 68, 2))}, "2 frames"),
-    ({"landmarks": np.full((68, 2), np.nan)}, "no frame with a face"),
-    ({"landmarks": np.random.default_rng(0).uniform(0, 1, (68, 2))}, "do not lie in the picture"),
-    ({"landmarks": np.random.default_rng(0).uniform(900, 1000, (68, 2))}, "do not lie in the picture"),
-    ({"landmarks": np.full((68, 2), "a")}, "expected"),
-])
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"points": np.zeros((68, 2))}, "lacks the array"),
+        ({"landmarks": np.zeros((5, 2))}, "expected"),
+        ({"landmarks": np.zeros((2, 68, 2))}, "2 frames"),
+        ({"landmarks": np.full((68, 2), np.nan)}, "no frame with a face"),
+        ({"landmarks": np.random.default_rng(0).uniform(0, 1, (68, 2))}, "do not lie in the picture"),
+        ({"landmarks": np.random.default_rng(0).uniform(900, 1000, (68, 2))}, "do not lie in the picture"),
+        ({"landmarks": np.full((68, 2), "a")}, "expected"),
+    ],
+)
 def test_wrong_files_end_in_one_line(tmp_path, arrays, message):
     np.savez(tmp_path / "l.npz", **arrays)
     with pytest.raises(UserError, match=message):

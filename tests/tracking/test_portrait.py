@@ -38,9 +38,13 @@ def photos(builtin, tmp_path_factory):
 @pytest.fixture(scope="module")
 def portrait(builtin, photos):
     folder = photos[0]
-    return track_portrait([folder / "0.png", folder / "1.png"], builtin, matte="none",
-                          landmarks=[folder / "0.npz", folder / "1.npz"],
-                          masks=[folder / "0_mask.png", folder / "1_mask.png"])
+    return track_portrait(
+        [folder / "0.png", folder / "1.png"],
+        builtin,
+        matte="none",
+        landmarks=[folder / "0.npz", folder / "1.npz"],
+        masks=[folder / "0_mask.png", folder / "1_mask.png"],
+    )
 
 
 def test_crops_keep_pixels_and_cameras_follow(builtin, portrait, photos):
@@ -50,8 +54,8 @@ def test_crops_keep_pixels_and_cameras_follow(builtin, portrait, photos):
         photo, camera = portrait.photos[index], portrait.camera[index]
         left, top = round(300 - float(camera.cx)), round(400 - float(camera.cy))
         height, width = photo.shape[:2]
-        np.testing.assert_array_equal(photo[..., :3], picture[top:top + height, left:left + width])
-        np.testing.assert_array_equal(photo[..., 3], mask[top:top + height, left:left + width])
+        np.testing.assert_array_equal(photo[..., :3], picture[top : top + height, left : left + width])
+        np.testing.assert_array_equal(photo[..., 3], mask[top : top + height, left : left + width])
         vertices = np.asarray(skin(portrait.head, portrait.motion[slice(index, index + 1)]))
         points, _ = project(camera, np.asarray(landmarks(portrait.head, vertices), np.float64)[0])
         wanted = np.load(folder / f"{index}.npz")["landmarks"][0] - [left, top]
@@ -87,14 +91,20 @@ def test_faces_are_drawn_with_hair_and_neck():
     assert drawn[[45, 25, 65, 45, 85], [30, 30, 30, 50, 30]].tolist() == [2, 1, 1, 0, 0]
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"matte": "blue"}, "none of auto, none"), ({"masks": ["0_mask.png"]}, "1 for 2 photos"),
-    ({"landmarks": ["0.npz"]}, "1 for 2 photos"), ({"focal": 0.5}, "at least 1"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"matte": "blue"}, "none of auto, none"),
+        ({"masks": ["0_mask.png"]}, "1 for 2 photos"),
+        ({"landmarks": ["0.npz"]}, "1 for 2 photos"),
+        ({"focal": 0.5}, "at least 1"),
+    ],
+)
 def test_inputs_that_do_not_fit(photos, builtin, options, message):
     folder = photos[0]
-    options = {name: [folder / item for item in value] if isinstance(value, list) else value
-               for name, value in options.items()}
+    options = {
+        name: [folder / item for item in value] if isinstance(value, list) else value for name, value in options.items()
+    }
     with pytest.raises(UserError, match=message):
         track_portrait([folder / "0.png", folder / "1.png"], builtin, **options)
 

@@ -126,8 +126,14 @@ def test_a_flame_shaped_head_with_a_jaw_joint():
     """Coefficients without bounds and a jaw that is a joint: the other kind of head."""
     head = make_flame(vertices=300)
     shape = np.float32([0.8, -0.5])
-    motion = Motion(np.float32([[0.5, -0.7, 0.3, 0.9]]), np.float32([[0.1, -0.4, 0.05]]), np.float32([[0, 0, -1.3]]),
-                    np.zeros((1, 3), np.float32), np.float32([[0.2, 0, 0]]), np.zeros((1, 2, 3), np.float32))
+    motion = Motion(
+        np.float32([[0.5, -0.7, 0.3, 0.9]]),
+        np.float32([[0.1, -0.4, 0.05]]),
+        np.float32([[0, 0, -1.3]]),
+        np.zeros((1, 3), np.float32),
+        np.float32([[0.2, 0, 0]]),
+        np.zeros((1, 2, 3), np.float32),
+    )
     found = solve(head, observe(head, motion, shape), SolveConfig())
     assert degrees_between(found.motion.rotation[0], motion.rotation[0]) < 4
     assert found.error[0] < 0.02 and found.motion.jaw[0, 0] > 0.05
@@ -137,9 +143,13 @@ def test_the_banded_step_is_the_dense_one():
     """Banded factor and Schur complement against the same normal equations, written out densely."""
     head = make_flame(vertices=300)
     rng = np.random.default_rng(0)
-    motion = Motion(rng.normal(0, 0.3, (5, 4)).astype(np.float32), rng.normal(0, 0.2, (5, 3)).astype(np.float32),
-                    np.tile(np.float32([0, 0, -1.3]), (5, 1)), *(np.zeros((5, 3), np.float32),) * 2,
-                    np.zeros((5, 2, 3), np.float32))
+    motion = Motion(
+        rng.normal(0, 0.3, (5, 4)).astype(np.float32),
+        rng.normal(0, 0.2, (5, 3)).astype(np.float32),
+        np.tile(np.float32([0, 0, -1.3]), (5, 1)),
+        *(np.zeros((5, 3), np.float32),) * 2,
+        np.zeros((5, 2, 3), np.float32),
+    )
     seen = observe(head, motion, np.float32([0.8, -0.5]))
     config, small = SolveConfig(), solving._landmark_rig(head)
     layout = solving._Layout(2, 4, True, False)
@@ -156,7 +166,7 @@ def test_the_banded_step_is_the_dense_one():
     residuals = [np.zeros(0)]
     for frame in range(count):
         block = np.zeros((value.shape[1], 3 + count * size))
-        block[:, :3], block[:, 3 + frame * size: 3 + (frame + 1) * size] = by_shared[frame], by_frame[frame]
+        block[:, :3], block[:, 3 + frame * size : 3 + (frame + 1) * size] = by_shared[frame], by_frame[frame]
         rows.append(block)
         residuals.append(value[frame])
     measured = np.concatenate(rows)
@@ -188,8 +198,10 @@ def test_derivatives_against_finite_differences():
     for index in (0, 4, 7, 10, 14):
         step = np.zeros_like(frames)
         step[0, index] = 1e-3
-        numeric = (problem._chunks(solving._values, shared, frames + step)
-                   - problem._chunks(solving._values, shared, frames - step)) / 2e-3
+        numeric = (
+            problem._chunks(solving._values, shared, frames + step)
+            - problem._chunks(solving._values, shared, frames - step)
+        ) / 2e-3
         np.testing.assert_allclose(by_frame[0, :, index], numeric[0], atol=0.02 * np.abs(numeric).max() + 1e-2)
     assert jax.tree.all(jax.tree.map(np.isfinite, [by_shared.sum(), by_frame.sum()]))
 
@@ -197,8 +209,11 @@ def test_derivatives_against_finite_differences():
 def test_photos_of_one_person_share_an_identity(builtin):
     """Three photos of other sizes, lenses, poses and expressions: one shape, and each its own camera and pose."""
     shape = np.random.default_rng(2).normal(0, 0.8, builtin.shape_count).astype(np.float32)
-    poses = [([0.0, 0.05, 0.0], (800, 600), 2100.0), ([0.1, 0.5, 0.0], (480, 640), 1500.0),
-             ([0.0, -0.6, 0.1], (1200, 900), 3600.0)]
+    poses = [
+        ([0.0, 0.05, 0.0], (800, 600), 2100.0),
+        ([0.1, 0.5, 0.0], (480, 640), 1500.0),
+        ([0.0, -0.6, 0.1], (1200, 900), 3600.0),
+    ]
     seen, motions = [], []
     for index, (rotation, size, focal) in enumerate(poses):
         motion = moving(builtin, [rotation], {"jawOpen": 0.2 * index})

@@ -129,8 +129,14 @@ def test_landmarks_from_a_file(builtin, tmp_path, capsys):
     seen = observe(builtin, motion, np.zeros(builtin.shape_count, np.float32))
     np.savez(tmp_path / "l.npz", landmarks=seen.points)
     Image.new("RGB", SIZE[::-1], "grey").save(tmp_path / "photo.png")
-    command = ["track", str(tmp_path / "photo.png"), "--landmarks", str(tmp_path / "l.npz"), "--out",
-               str(tmp_path / "fit.npz")]
+    command = [
+        "track",
+        str(tmp_path / "photo.png"),
+        "--landmarks",
+        str(tmp_path / "l.npz"),
+        "--out",
+        str(tmp_path / "fit.npz"),
+    ]
     assert main(command) == 0
     fit = Fit.load(tmp_path / "fit.npz")
     assert degrees_between(fit.motion.rotation[0], motion.rotation[0]) < 3
@@ -141,8 +147,9 @@ def test_landmarks_that_are_no_face(builtin, tmp_path):
     Image.new("RGB", (300, 300), "grey").save(tmp_path / "photo.png")
     np.savez(tmp_path / "l.npz", landmarks=np.random.default_rng(0).uniform(50, 250, (68, 2)))
     with pytest.raises(UserError, match="cannot be laid on this face"):
-        track.track(track.Source.open(tmp_path / "photo.png"), builtin, landmarks=tmp_path / "l.npz",
-                    config=SolveConfig())
+        track.track(
+            track.Source.open(tmp_path / "photo.png"), builtin, landmarks=tmp_path / "l.npz", config=SolveConfig()
+        )
 
 
 def test_without_a_network_one_line_names_the_other_way(tmp_path, monkeypatch):
@@ -160,10 +167,15 @@ def test_without_a_network_one_line_names_the_other_way(tmp_path, monkeypatch):
     assert not cache.exists() or not list(cache.iterdir())
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("nothing.png", None, "no such file"), ("x.png", b"no picture", "not a PNG, JPEG"),
-    ("x.mp4", b"no video", "not a readable video"), ("x.txt", b"text", "neither a picture nor a video"),
-])
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("nothing.png", None, "no such file"),
+        ("x.png", b"no picture", "not a PNG, JPEG"),
+        ("x.mp4", b"no video", "not a readable video"),
+        ("x.txt", b"text", "neither a picture nor a video"),
+    ],
+)
 def test_sources_that_are_none(tmp_path, name, content, message, capsys):
     if content is not None:
         (tmp_path / name).write_bytes(content)

@@ -19,8 +19,9 @@ def autoencoder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory, autoencoder) -> Path:
     """Ten windows, so that an epoch takes two and a half steps."""
-    return write_shards(tmp_path_factory.mktemp("data") / "shards", scenes=5,
-                        autoencoder=autoencoder_identity(autoencoder))
+    return write_shards(
+        tmp_path_factory.mktemp("data") / "shards", scenes=5, autoencoder=autoencoder_identity(autoencoder)
+    )
 
 
 @pytest.fixture(scope="session")

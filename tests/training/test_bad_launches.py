@@ -81,9 +81,15 @@ def test_a_later_stages_data_is_looked_at_first(data, tmp_path):
     other = write_shards(tmp_path / "other")
     manifest = json.loads((other / MANIFEST).read_text())
     (other / MANIFEST).write_text(json.dumps({**manifest, "latents": 2}))
-    arguments = overrides(data, curriculum="all,settle", stages__settle__image_size=32, stages__settle__shards=other,
-                          stages__settle__mixture__multiview__views=2, stages__settle__mixture__multiview__frames=3,
-                          stages__settle__mixture__monocular__weight=0.0)
+    arguments = overrides(
+        data,
+        curriculum="all,settle",
+        stages__settle__image_size=32,
+        stages__settle__shards=other,
+        stages__settle__mixture__multiview__views=2,
+        stages__settle__mixture__multiview__frames=3,
+        stages__settle__mixture__monocular__weight=0.0,
+    )
     workdir = tmp_path / "run"
     workdir.mkdir()
     assert "config.stages.settle.mixture.multiview: no scene" in refused(workdir, arguments)
@@ -103,6 +109,7 @@ def test_captures_of_another_head_or_size_are_not_prepared(tmp_path, capsys):
 
 def test_too_many_slices_for_the_data_axis():
     """Beside `tests/preflight`, where libtpu's own slices are used: without libtpu, too."""
+
     class Device:
         platform, process_index = "tpu", 0
 

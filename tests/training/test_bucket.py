@@ -29,11 +29,19 @@ def bucket():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, Path(__file__).parents[1] / "gcs_server.py", str(port)],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).parents[1] / "gcs_server.py", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     url = f"http://localhost:{port}"
-    settings = {"STORAGE_EMULATOR_HOST": url, "FSSPEC_GS_TOKEN": "anon", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-                "TENSORSTORE_GCS_HTTP_URL": url, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none"}
+    settings = {
+        "STORAGE_EMULATOR_HOST": url,
+        "FSSPEC_GS_TOKEN": "anon",
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+        "TENSORSTORE_GCS_HTTP_URL": url,
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
+    }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
@@ -98,8 +106,18 @@ def test_training_in_a_bucket(bucket, shards, undisturbed):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("path, remote", [("gs://b/x", True), ("gs:/b/x", True), ("s3://b", True), ("/gs/x", False),
-                                          ("file:/x", False), ("x:1", False), ("C:/x", False)])
+@pytest.mark.parametrize(
+    "path, remote",
+    [
+        ("gs://b/x", True),
+        ("gs:/b/x", True),
+        ("s3://b", True),
+        ("/gs/x", False),
+        ("file:/x", False),
+        ("x:1", False),
+        ("C:/x", False),
+    ],
+)
 def test_what_is_a_bucket(path, remote):
     assert is_remote(path) == remote
 

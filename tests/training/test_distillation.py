@@ -50,7 +50,8 @@ def distill_steps(mesh_shape, accumulation: int):
         teacher = jax.jit(given.teacher.initialise, out_shardings=given.teacher.shardings)(jax.random.key(7))
         batches = [jax.device_put(make_batch(index), parallel.batch_sharding(mesh)) for index in range(2)]
         compiled = step.lower(state, batches[0], teacher).compile(
-            compiler_options={"xla_backend_optimization_level": 0})
+            compiler_options={"xla_backend_optimization_level": 0}
+        )
         for batch in batches:
             state, metrics = compiled(state, batch, teacher)
             losses.append(float(metrics["loss"]))
@@ -67,8 +68,9 @@ def test_meshes_equal_one_device(mesh, accumulation, one_device):
     losses, state = distill_steps(mesh, accumulation)
     np.testing.assert_allclose(losses, one_device[0], rtol=1e-5)
     for name in ("params", "ema", "moments"):
-        for ours, theirs in zip(jax.tree.leaves(getattr(state, name)), jax.tree.leaves(getattr(one_device[1], name)),
-                                strict=True):
+        for ours, theirs in zip(
+            jax.tree.leaves(getattr(state, name)), jax.tree.leaves(getattr(one_device[1], name)), strict=True
+        ):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
@@ -80,8 +82,14 @@ def test_targets_end_where_the_guided_teacher_does():
     schedule = NoiseSchedule.cogvideox(snr_shift=1.0)
     batch = {name: jnp.asarray(value) for name, value in make_batch().items()}
     params = template.initialise(jax.random.key(7))
-    made = given.targets(jax.random.key(3), batch, None, lambda conditions: given.predict_guided(params, conditions),
-                         LossOptions("shared", snr_shift=1.0), schedule)
+    made = given.targets(
+        jax.random.key(3),
+        batch,
+        None,
+        lambda conditions: given.predict_guided(params, conditions),
+        LossOptions("shared", snr_shift=1.0),
+        schedule,
+    )
     clean = np.asarray(batch["clean"])
     np.testing.assert_array_equal(np.asarray(made["latents"])[clean], np.asarray(batch["latents"])[clean])
     assert not np.asarray(made["timesteps"])[clean].any() and not np.asarray(made["weight"])[clean].any()
@@ -100,8 +108,9 @@ def test_targets_end_where_the_guided_teacher_does():
             kept, without = (model(state.sample, timesteps, **some) for some in (conditions, dropped))
             state = teacher.step(state, guide(kept, without, GuidanceConfig(2.0)), step, clean=batch["clean"])
         ours = ddim_step(student, made["latents"], made["target"], jnp.full(clean.shape, index), batch["clean"])
-        np.testing.assert_allclose(np.asarray(ours)[row][~clean[row]], np.asarray(state.sample)[row][~clean[row]],
-                                   atol=2e-4)
+        np.testing.assert_allclose(
+            np.asarray(ours)[row][~clean[row]], np.asarray(state.sample)[row][~clean[row]], atol=2e-4
+        )
     assert len(seen) > 1
 
 
@@ -110,9 +119,10 @@ def test_a_job_from_teacher_to_release(shards, undisturbed, autoencoder, tmp_pat
     taught = [*overrides(shards), f"--config.autoencoder={autoencoder}"]
     teacher = tmp_path / "teacher"
     export_release(load_config("tiny", taught), undisturbed, teacher, dtype="float32")
-    arguments = [*overrides(shards, steps=3, initial="", distill__teacher=teacher, distill__steps=2,
-                           distill__substeps=2),
-                 f"--config.autoencoder={autoencoder}"]
+    arguments = [
+        *overrides(shards, steps=3, initial="", distill__teacher=teacher, distill__steps=2, distill__substeps=2),
+        f"--config.autoencoder={autoencoder}",
+    ]
     run(tmp_path / "run", arguments)
     config = load_config("tiny", arguments)
     said = export_release(config, tmp_path / "run", tmp_path / "student", dtype="float32")
@@ -121,9 +131,14 @@ def test_a_job_from_teacher_to_release(shards, undisturbed, autoencoder, tmp_pat
     assert facts["sampler"] == {"method": "ddim", "steps": 2, "guidance": 1.0, "distilled": True}
     assert read_facts(tmp_path / "student").sampler.distilled
     plan = resolve(config)
-    ours, theirs = (jax.tree.leaves(ModelTemplate(
-        lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), parallel.make_mesh((1, 1, 1))).params_of(
-            load_transformer(folder / "transformer")[0])) for folder in (tmp_path / "student", teacher))
+    ours, theirs = (
+        jax.tree.leaves(
+            ModelTemplate(
+                lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), parallel.make_mesh((1, 1, 1))
+            ).params_of(load_transformer(folder / "transformer")[0])
+        )
+        for folder in (tmp_path / "student", teacher)
+    )
     moved = max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(ours, theirs, strict=True))
     assert 0 < moved < 0.05, "three steps from the teacher, not from random weights"
 
@@ -135,14 +150,22 @@ def test_a_students_validation_is_at_its_own_steps():
     noisy = noisy_batch(jax.random.key(5), batch, LOSS, schedule, grid)
     timesteps, clean = np.asarray(noisy["timesteps"]), np.asarray(batch["clean"])
     assert set(timesteps[~clean].tolist()) == set(grid.tolist()) and not timesteps[clean].any()
-    np.testing.assert_allclose(np.asarray(schedule.x0_from_v(noisy["latents"], noisy["target"], noisy["timesteps"]))[
-        ~clean], np.asarray(batch["latents"])[~clean], atol=1e-4)
+    np.testing.assert_allclose(
+        np.asarray(schedule.x0_from_v(noisy["latents"], noisy["target"], noisy["timesteps"]))[~clean],
+        np.asarray(batch["latents"])[~clean],
+        atol=1e-4,
+    )
 
 
-@pytest.mark.parametrize("change, named", [
-    ({"distill__steps": 4}, "names no teacher"), ({"distill__steps": 4, "distill__teacher": "nobody"}, "no release"),
-    ({"distill__steps": 4, "distill__teacher": "tiny", "loss__snr_shift": 3.0}, "snr_shift 1.0"),
-    ({"distill__steps": 4, "distill__teacher": "tiny_128"}, "conditioning")])
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"distill__steps": 4}, "names no teacher"),
+        ({"distill__steps": 4, "distill__teacher": "nobody"}, "no release"),
+        ({"distill__steps": 4, "distill__teacher": "tiny", "loss__snr_shift": 3.0}, "snr_shift 1.0"),
+        ({"distill__steps": 4, "distill__teacher": "tiny_128"}, "conditioning"),
+    ],
+)
 def test_teachers_that_do_not_fit_are_named(change, named):
     with pytest.raises(UserError, match=named) as caught:
         check_teacher(resolve(load_config("tiny", overrides("shards", **change))))

@@ -13,9 +13,17 @@ from mvp4d_jax.training.announce import dropped_parameters
 from mvp4d_jax.training.config import load_config
 from tests.small_inputs import furnish, shrink, write_cogvideox
 
-COMMAND = ["train", "--config", "mvp4d_2b", "--config.initial=CogVideoX-2b/transformer",
-           "--config.autoencoder=CogVideoX-2b/vae", "--config.data.shards=shards/512",
-           "--config.stages.images.shards=shards/256", "--workdir", "run"]
+COMMAND = [
+    "train",
+    "--config",
+    "mvp4d_2b",
+    "--config.initial=CogVideoX-2b/transformer",
+    "--config.autoencoder=CogVideoX-2b/vae",
+    "--config.data.shards=shards/512",
+    "--config.stages.images.shards=shards/256",
+    "--workdir",
+    "run",
+]
 
 
 @pytest.fixture(scope="module")

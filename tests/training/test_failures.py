@@ -82,8 +82,11 @@ def test_non_finite_loss_stops_with_a_dump(shards, workdir):
 def test_a_process_that_never_joins(shards, tmp_path):
     """The time-out that was asked for, and the seconds a process takes to start."""
     began = time.monotonic()
-    line = fails(tmp_path, overrides(shards), extra=[
-        "--coordinator", "127.0.0.1:9", "--processes", "2", "--process", "1", "--join-timeout", "3"])
+    line = fails(
+        tmp_path,
+        overrides(shards),
+        extra=["--coordinator", "127.0.0.1:9", "--processes", "2", "--process", "1", "--join-timeout", "3"],
+    )
     assert "process 1 of 2 met nobody at 127.0.0.1:9 within 3 s" in line
     assert time.monotonic() - began < 60
     assert not list(tmp_path.iterdir())

@@ -50,21 +50,42 @@ def arguments(autoencoder, tmp_path_factory) -> list[str]:
     for index, name in enumerate(("large", "held_out")):
         write_shards(folder / name, config="small", image_size=LARGE, autoencoder=identity, seed=1 + index)
     settings = {
-        "autoencoder": autoencoder, "data.shards": folder / "small", "stages.video.shards": folder / "large",
-        "data.validation_shards": folder / "held_out", "mesh": "1,1,1", "transformer.dtype": "float32",
-        "stages.video.mesh": "1,2,1", "stages.video.remat": "attention", "stages.video.snr_shift": "tokens",
-        "transformer.num_layers": 1, "transformer.num_heads": 2, "transformer.head_dim": 16,
-        "transformer.time_embed_dim": 16, "metrics.every": 1, "checkpoint.every": 3, "checkpoint.keep_last": 10,
-        "validation.every": 2, "validation.batches": 2, "validation.sample_steps": 2,
+        "autoencoder": autoencoder,
+        "data.shards": folder / "small",
+        "stages.video.shards": folder / "large",
+        "data.validation_shards": folder / "held_out",
+        "mesh": "1,1,1",
+        "transformer.dtype": "float32",
+        "stages.video.mesh": "1,2,1",
+        "stages.video.remat": "attention",
+        "stages.video.snr_shift": "tokens",
+        "transformer.num_layers": 1,
+        "transformer.num_heads": 2,
+        "transformer.head_dim": 16,
+        "transformer.time_embed_dim": 16,
+        "metrics.every": 1,
+        "checkpoint.every": 3,
+        "checkpoint.keep_last": 10,
+        "validation.every": 2,
+        "validation.batches": 2,
+        "validation.sample_steps": 2,
     }
     for stage, size in (("views", SMALL), ("video", LARGE)):
-        settings |= {f"stages.{stage}.steps": 4, f"stages.{stage}.warmup": 1, f"stages.{stage}.image_size": size,
-                     f"stages.{stage}.learning_rate": 1e-3}
+        settings |= {
+            f"stages.{stage}.steps": 4,
+            f"stages.{stage}.warmup": 1,
+            f"stages.{stage}.image_size": size,
+            f"stages.{stage}.learning_rate": 1e-3,
+        }
         for kind in ("monocular", "static", "multiview"):
             settings[f"stages.{stage}.mixture.{kind}.batch"] = 2
             settings[f"stages.{stage}.mixture.{kind}.weight"] = float((kind == "multiview") == (stage == "video"))
-        settings |= {f"stages.{stage}.mixture.monocular.frames": 9, f"stages.{stage}.mixture.multiview.frames": 9,
-                     f"stages.{stage}.mixture.static.views": 3, f"stages.{stage}.mixture.multiview.views": 2}
+        settings |= {
+            f"stages.{stage}.mixture.monocular.frames": 9,
+            f"stages.{stage}.mixture.multiview.frames": 9,
+            f"stages.{stage}.mixture.static.views": 3,
+            f"stages.{stage}.mixture.multiview.views": 2,
+        }
     return [f"--config.{name}={value}" for name, value in settings.items()]
 
 
@@ -125,8 +146,9 @@ def test_validation_draws_truth_above_sample(job, arguments):
     plan = resolve(load_config("small", arguments))
     whole = dataclasses.replace(plan.sampling, condition_dropout=0.0, clean_prefix=0.0, clean_views=0.0)
     shown = dataclasses.replace(next(m for m in plan.stages[-1].modalities if m.kind == "multiview"), batch=1)
-    batch = Batches([Shards.open(folders["--config.data.validation_shards"])], [shown], whole, plan.conditioning,
-                    steps=1, seed=0)[0]
+    batch = Batches(
+        [Shards.open(folders["--config.data.validation_shards"])], [shown], whole, plan.conditioning, steps=1, seed=0
+    )[0]
     model, _ = load_autoencoder(Path(folders["--config.autoencoder"]))
     video = np.asarray(model.decode_latents(jnp.asarray(batch["latents"][0], jnp.float32)))[:, [0, 3, 5, 8]]
     expected = np.clip((video + 1) * 127.5, 0, 255)  # [V, 4, H, W, 3]
@@ -143,8 +165,9 @@ def test_resume_in_the_second_stage(job, arguments, tmp_path):
     shutil.rmtree(again / "checkpoints" / "8")
     run(again, arguments, config="small", devices=2)
     for name in ("loss", "validation_loss", "validation_latent_error"):
-        ours, theirs = ([(line["step"], line[name]) for line in read_metrics(folder) if name in line]
-                        for folder in (again, job))
+        ours, theirs = (
+            [(line["step"], line[name]) for line in read_metrics(folder) if name in line] for folder in (again, job)
+        )
         assert ours == theirs
     for ours, theirs in zip(*(jax.tree.leaves(restored(folder, arguments, 8)[2]) for folder in (again, job))):
         np.testing.assert_array_equal(ours, theirs)
@@ -167,8 +190,13 @@ def test_a_perfect_model_samples_the_truth():
     truth = jnp.asarray(random.normal(size=(2, 3, 4, 4, 16)), jnp.float32)  # [V, L, h, w, C]
     clean = jnp.zeros(truth.shape[:2], bool).at[0, 0].set(True)
     config = ConditioningConfig()
-    conditions = Conditions(jnp.zeros((*truth.shape[:4], config.channels)), clean, truth, jnp.zeros((4, 4, 16)),
-                            jnp.zeros((4, 4, config.channels)))
+    conditions = Conditions(
+        jnp.zeros((*truth.shape[:4], config.channels)),
+        clean,
+        truth,
+        jnp.zeros((4, 4, 16)),
+        jnp.zeros((4, 4, config.channels)),
+    )
     alphas = jnp.asarray(NoiseSchedule.cogvideox(snr_shift=1.0).alphas_cumprod, jnp.float32)
 
     def oracle(latents, timesteps, **_):  # rows of both views

@@ -71,8 +71,9 @@ def assert_as_undisturbed(workdir: Path, other: Path, arguments: list[str], step
     assert sorted(trained) == list(range(1, steps + 1))
     plan = resolve(load_config("tiny", arguments))
     folder = Path(load_config("tiny", arguments).data.shards[0])
-    batches = Batches([Shards.open(folder)], plan.stages[0].modalities, plan.sampling, plan.conditioning, steps=steps,
-                      seed=0)
+    batches = Batches(
+        [Shards.open(folder)], plan.stages[0].modalities, plan.sampling, plan.conditioning, steps=steps, seed=0
+    )
     count = collections.Counter(batches.item(0, number) for samples in trained.values() for number in samples)
     assert count.total() == 4 * steps and len(count) == 10
     assert max(count.values()) - min(count.values()) <= 1, "every window is read equally often"
@@ -111,8 +112,15 @@ def start_two(workdir: Path, arguments: list[str]) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [start(workdir, arguments, devices=4, extra=[
-        "--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", str(index)]) for index in range(2)]
+    return [
+        start(
+            workdir,
+            arguments,
+            devices=4,
+            extra=["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", str(index)],
+        )
+        for index in range(2)
+    ]
 
 
 def lines_of(workdir: Path) -> int:
@@ -137,8 +145,15 @@ def stop_after(workdir: Path, both: list[subprocess.Popen], steps: int) -> int:
 def test_two_processes_stop_resume_and_move_to_another_mesh(shards, autoencoder, undisturbed, tmp_path):
     """Two processes on (2,2,2), with validation and its sample; again; then one on (1,1,4): one device's loss curve."""
     arguments = overrides(shards, mesh=(2, 2, 2))
-    validating = overrides(shards, mesh=(2, 2, 2), autoencoder=autoencoder, data__validation_shards=shards,
-                           validation__every=3, validation__batches=1, validation__sample_steps=2)
+    validating = overrides(
+        shards,
+        mesh=(2, 2, 2),
+        autoencoder=autoencoder,
+        data__validation_shards=shards,
+        validation__every=3,
+        validation__batches=1,
+        validation__sample_steps=2,
+    )
     first = stop_after(tmp_path, start_two(tmp_path, validating), 5)
     assert (tmp_path / "samples" / "step-0000003.png").is_file()
     second = stop_after(tmp_path, start_two(tmp_path, arguments), lines_of(tmp_path) + 1)

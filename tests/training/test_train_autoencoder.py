@@ -36,9 +36,18 @@ def smooth_clips(count: int, frames: int, size: int) -> np.ndarray:
 
 
 def settings(*overrides: str):
-    return load_config("tiny_autoencoder", [
-        "--config.image_batch=2", "--config.clip_every=1000", "--config.warmup=1", "--config.every.metrics=1",
-        "--config.every.validation=1000", "--config.every.checkpoint=2", *overrides])
+    return load_config(
+        "tiny_autoencoder",
+        [
+            "--config.image_batch=2",
+            "--config.clip_every=1000",
+            "--config.warmup=1",
+            "--config.every.metrics=1",
+            "--config.every.validation=1000",
+            "--config.every.checkpoint=2",
+            *overrides,
+        ],
+    )
 
 
 @pytest.fixture()
@@ -112,8 +121,9 @@ def test_resume_and_export(clips, tmp_path):
         patch.setattr(autoencoder, "validate", lambda *_: {"validation_psnr_image": 0.0, "validation_psnr_clip": 0.0})
         for name in ("straight", "resumed"):
             autoencoder.export_autoencoder(config, tmp_path / name, tmp_path / name / "vae")
-    one, other = (load_file(tmp_path / name / "vae" / "diffusion_pytorch_model.safetensors")
-                  for name in ("straight", "resumed"))
+    one, other = (
+        load_file(tmp_path / name / "vae" / "diffusion_pytorch_model.safetensors") for name in ("straight", "resumed")
+    )
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
     model, sizes = load_autoencoder(tmp_path / "resumed" / "vae")
@@ -128,6 +138,7 @@ def test_resume_and_export(clips, tmp_path):
 
 def test_starts_from_given_weights(clips, tmp_path, monkeypatch):
     """Steps that learn nothing leave the given weights as they are; weights of another size are refused."""
+
     def idle(*_):
         return lambda state, video: (dataclasses.replace(state, step=state.step + 1), {"loss": jnp.zeros(())})
 
@@ -138,7 +149,8 @@ def test_starts_from_given_weights(clips, tmp_path, monkeypatch):
     autoencoder.train_autoencoder(config, tmp_path / "run")
     template = autoencoder._template(config, parallel.make_mesh((-1, 1, 1)))
     state, _ = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).restore(
-        abstract_state(template, autoencoder._optimiser(config), template.mesh))
+        abstract_state(template, autoencoder._optimiser(config), template.mesh)
+    )
     assert int(state.step) == 2
     for tree in (state.params, state.ema):
         jax.tree.map(np.testing.assert_array_equal, tree, template.params_of(given))

@@ -21,28 +21,40 @@ def test_packaged_configs_resolve():
 
 
 def test_overrides_are_taken():
-    config = load_config("tiny", [
-        "--config.optimiser.clip=0.5", "--config.stages.all.mixture.static.batch", "12", "--config.mesh=2,2,2",
-        "--config.optimiser.freeze=('^blocks',)", "--config.data.verify=false", "--config.stages.all.learning_rate=1"])
+    config = load_config(
+        "tiny",
+        [
+            "--config.optimiser.clip=0.5",
+            "--config.stages.all.mixture.static.batch",
+            "12",
+            "--config.mesh=2,2,2",
+            "--config.optimiser.freeze=('^blocks',)",
+            "--config.data.verify=false",
+            "--config.stages.all.learning_rate=1",
+        ],
+    )
     assert config.optimiser.clip == 0.5 and config.stages["all"].mixture.static.batch == 12
     assert config.optimiser.freeze == ("^blocks",) and config.data.verify is False
     assert config.stages["all"].learning_rate == 1.0 and len(config.mesh) == 3
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--config.optimiser.clp=1"], r"no 'optimiser.clp'; did you mean '--config.optimiser.clip'\?"),
-    (["--config.train.snr_shift=1"], r"did you mean '--config.loss.snr_shift'\?"),
-    (["config.optimiser.clip=1"], r"not an argument.*did you mean '--config.optimiser.clip=1'\?"),
-    (["optimiser.clip=1"], r"did you mean '--config.optimiser.clip=1'\?"),
-    (["--optimiser.clip=1"], r"did you mean '--config.optimiser.clip=1'\?"),
-    (["stray"], "not an argument"),
-    (["--config.optimiser.clip=high"], "'high' is not of type float"),
-    (["--config.checkpoint.every=1.5"], "'1.5' is not of type int"),
-    (["--config.data.verify=7"], "not of type bool"),
-    (["--config.optimiser=3"], "a group of settings"),
-    (["--config.optimiser.clip"], "has no value"),
-    (["--config.zebra=3"], "has no 'zebra'"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config.optimiser.clp=1"], r"no 'optimiser.clp'; did you mean '--config.optimiser.clip'\?"),
+        (["--config.train.snr_shift=1"], r"did you mean '--config.loss.snr_shift'\?"),
+        (["config.optimiser.clip=1"], r"not an argument.*did you mean '--config.optimiser.clip=1'\?"),
+        (["optimiser.clip=1"], r"did you mean '--config.optimiser.clip=1'\?"),
+        (["--optimiser.clip=1"], r"did you mean '--config.optimiser.clip=1'\?"),
+        (["stray"], "not an argument"),
+        (["--config.optimiser.clip=high"], "'high' is not of type float"),
+        (["--config.checkpoint.every=1.5"], "'1.5' is not of type int"),
+        (["--config.data.verify=7"], "not of type bool"),
+        (["--config.optimiser=3"], "a group of settings"),
+        (["--config.optimiser.clip"], "has no value"),
+        (["--config.zebra=3"], "has no 'zebra'"),
+    ],
+)
 def test_mistakes_say_what_was_meant(arguments, message):
     with pytest.raises(UserError, match=message):
         load_config("tiny", arguments)
@@ -63,17 +75,20 @@ def test_resolved_config_comes_back(tmp_path):
     assert load_config(str(file)).optimiser.clip == 0.25
 
 
-@pytest.mark.parametrize("overrides, message", [
-    (["--config.autoencoder_size=tiny_128", "--config.stages.all.mixture.multiview.frames=8"], "choose 1 \\+ 2k"),
-    (["--config.stages.all.image_size=60"], "multiple of 16"),
-    (["--config.stages.all.decay=linear"], "constant"),
-    (["--config.loss.timesteps=random"], "loss.timesteps"),
-    (["--config.optimiser.accumulation=5"], "do not divide into 5"),
-    (["--config.stages.all.mixture.static.frames=5"], "static views have one frame"),
-    (["--config.transformer.dtype=float8"], "dtype"),
-    (["--config.transformer.size=huge"], "no transformer is called"),
-    (["--config.autoencoder_size=small"], "'small' makes 16 latent channels, the transformer takes 24"),
-])
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["--config.autoencoder_size=tiny_128", "--config.stages.all.mixture.multiview.frames=8"], "choose 1 \\+ 2k"),
+        (["--config.stages.all.image_size=60"], "multiple of 16"),
+        (["--config.stages.all.decay=linear"], "constant"),
+        (["--config.loss.timesteps=random"], "loss.timesteps"),
+        (["--config.optimiser.accumulation=5"], "do not divide into 5"),
+        (["--config.stages.all.mixture.static.frames=5"], "static views have one frame"),
+        (["--config.transformer.dtype=float8"], "dtype"),
+        (["--config.transformer.size=huge"], "no transformer is called"),
+        (["--config.autoencoder_size=small"], "'small' makes 16 latent channels, the transformer takes 24"),
+    ],
+)
 def test_settings_that_cannot_be(overrides, message):
     with pytest.raises(UserError, match=message):
         resolve(load_config("tiny", overrides))
@@ -83,13 +98,22 @@ def test_learning_rate_over_stages():
     """Warm-up, constant, then a second stage with a cosine, by the formula."""
     plan = resolve(load_config("small"))
     rate, (first, second) = plan.learning_rate(), plan.stages
-    steps = np.array([0, 499, 999, 5000, second.start, second.start + 499, second.start + second.steps // 2,
-                      second.stop - 1])
+    steps = np.array(
+        [0, 499, 999, 5000, second.start, second.start + 499, second.start + second.steps // 2, second.stop - 1]
+    )
     ours = [float(rate(np.int32(step))) for step in steps]
     part = (second.steps // 2 - second.warmup) / (second.steps - second.warmup)
     cosine = second.learning_rate * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * part)))
-    expected = [first.learning_rate / 1000, first.learning_rate / 2, first.learning_rate, first.learning_rate,
-                second.learning_rate / 500, second.learning_rate, cosine, second.learning_rate * 0.01]
+    expected = [
+        first.learning_rate / 1000,
+        first.learning_rate / 2,
+        first.learning_rate,
+        first.learning_rate,
+        second.learning_rate / 500,
+        second.learning_rate,
+        cosine,
+        second.learning_rate * 0.01,
+    ]
     np.testing.assert_allclose(ours, expected, rtol=1e-3)
 
 

@@ -26,8 +26,16 @@ from mvp4d_jax.training.state import (
 )
 from mvp4d_jax.training.step import LossOptions, draw_timesteps, make_train_step, noisy_batch
 
-CONFIG = TransformerConfig.named("tiny", num_layers=2, num_heads=2, head_dim=16, time_embed_dim=32,
-                                 latent_channels=16, patch_size=2, conditioning_channels=8)
+CONFIG = TransformerConfig.named(
+    "tiny",
+    num_layers=2,
+    num_heads=2,
+    head_dim=16,
+    time_embed_dim=32,
+    latent_channels=16,
+    patch_size=2,
+    conditioning_channels=8,
+)
 SHAPE = (8, 2, 2, 4, 4, 16)  # [B, V, L, h, w, C]
 
 
@@ -147,8 +155,9 @@ def test_non_finite_step_leaves_the_state_as_it_was(one_device):
         after, metrics = compiled(after, jax.device_put(batch, jax.devices()[0]))
         assert not bool(metrics["finite"])
     assert int(after.step) == -1 - int(before.step)
-    for ours, theirs in zip(jax.tree.leaves(dataclasses.replace(after, step=before.step)), jax.tree.leaves(before),
-                            strict=True):
+    for ours, theirs in zip(
+        jax.tree.leaves(dataclasses.replace(after, step=before.step)), jax.tree.leaves(before), strict=True
+    ):
         np.testing.assert_array_equal(np.asarray(ours), theirs)
 
 

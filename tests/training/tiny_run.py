@@ -22,8 +22,17 @@ from mvp4d_jax.training.state import ModelTemplate, TrainState, abstract_state, 
 from tests.data.synthetic import write_shards
 from tests.small_world import quick_compilation
 
-__all__ = ["RECORDED", "STEPS", "TIMEOUT", "final_state", "overrides", "run", "start", "write_autoencoder",
-           "write_shards"]
+__all__ = [
+    "RECORDED",
+    "STEPS",
+    "TIMEOUT",
+    "final_state",
+    "overrides",
+    "run",
+    "start",
+    "write_autoencoder",
+    "write_shards",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 500
@@ -34,31 +43,51 @@ RECORDED = "tests.training.recorded_train"  # `start(module=RECORDED)` notes the
 def overrides(shards: Path, *, steps: int = STEPS, mesh=(1, 1, 1), **more) -> list[str]:
     """Arguments that make `tiny` minute; `more` are further ones, dots as double underscores."""
     settings = {
-        "curriculum": "all", "autoencoder": "none", "data.shards": shards, "mesh": ",".join(map(str, mesh)),
-        "transformer.num_layers": 1, "transformer.num_heads": 2, "transformer.head_dim": 16,
+        "curriculum": "all",
+        "autoencoder": "none",
+        "data.shards": shards,
+        "mesh": ",".join(map(str, mesh)),
+        "transformer.num_layers": 1,
+        "transformer.num_heads": 2,
+        "transformer.head_dim": 16,
         "transformer.time_embed_dim": 16,
-        "stages.all.image_size": 32, "stages.all.steps": steps, "stages.all.warmup": 2,
+        "stages.all.image_size": 32,
+        "stages.all.steps": steps,
+        "stages.all.warmup": 2,
         "stages.all.learning_rate": 1e-3,
-        "stages.all.mixture.monocular.weight": 0.0, "stages.all.mixture.static.weight": 0.0,
-        "stages.all.mixture.multiview.batch": 4, "stages.all.mixture.multiview.views": 2,
+        "stages.all.mixture.monocular.weight": 0.0,
+        "stages.all.mixture.static.weight": 0.0,
+        "stages.all.mixture.multiview.batch": 4,
+        "stages.all.mixture.multiview.views": 2,
         "stages.all.mixture.multiview.frames": 3,  # as `write_shards` has them
-        "checkpoint.every": 10, "metrics.every": 1, "validation.every": 1000000,
+        "checkpoint.every": 10,
+        "metrics.every": 1,
+        "validation.every": 1000000,
     }
     settings.update({name.replace("__", "."): value for name, value in more.items()})
     return [f"--config.{name}={value}" for name, value in settings.items()]
 
 
-def start(workdir: Path, arguments: list[str], *, config: str = "tiny", devices: int = 1, extra: list[str] = (),
-          limits: str = "", module: str = "mvp4d.cli") -> subprocess.Popen:
+def start(
+    workdir: Path,
+    arguments: list[str],
+    *,
+    config: str = "tiny",
+    devices: int = 1,
+    extra: list[str] = (),
+    limits: str = "",
+    module: str = "mvp4d.cli",
+) -> subprocess.Popen:
     """`mvp4d train` in a process of its own, on so many host devices."""
     # LLVM's optimisation is most of a compilation, and these programs run for a second.
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     command = [sys.executable, "-m", module, "train", "--config", config, "--workdir", str(workdir), *extra, *arguments]
     if limits:
-        command = ["bash", "-c", f"{limits}; exec \"$@\"", "bash", *command]
-    return subprocess.Popen(command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT)
+        command = ["bash", "-c", f'{limits}; exec "$@"', "bash", *command]
+    return subprocess.Popen(
+        command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 def run(workdir: Path, arguments: list[str], **options) -> str:

@@ -53,8 +53,9 @@ def make_camera(world_to_camera: Array, fx: Array, fy: Array, cx: Array, cy: Arr
     """A Camera whose intrinsics are broadcast to the leading axes of `world_to_camera` [..., 4, 4]."""
     xp = array_namespace(world_to_camera, fx, fy, cx, cy)
     batch = xp.shape(world_to_camera)[:-2]
-    return Camera(xp.asarray(world_to_camera), *(xp.broadcast_to(xp.asarray(item, float), batch)
-                                                 for item in (fx, fy, cx, cy)))
+    return Camera(
+        xp.asarray(world_to_camera), *(xp.broadcast_to(xp.asarray(item, float), batch) for item in (fx, fy, cx, cy))
+    )
 
 
 def perspective(world_to_camera: Array, fov: float, image_size: tuple[int, int]) -> Camera:
@@ -175,8 +176,9 @@ def check(camera: Camera, where: object) -> None:
     if not error <= 1e-3 or np.abs(matrix[..., 3, :] - [0, 0, 0, 1]).max(initial=0.0) > 1e-6:
         raise UserError(where, "world_to_camera is not a rigid transform (its rotation is scaled or sheared)")
     if (np.linalg.det(rotation) < 0).any():
-        raise UserError(where, "world_to_camera is left-handed",
-                        "flip one axis; cameras are OpenCV: x right, y down, z forward")
+        raise UserError(
+            where, "world_to_camera is left-handed", "flip one axis; cameras are OpenCV: x right, y down, z forward"
+        )
     if (np.asarray(camera.fx) <= 0).any() or (np.asarray(camera.fy) <= 0).any():
         raise UserError(where, "fx and fy must be positive pixels")
     if np.abs(matrix[..., :3, 3]).max(initial=0.0) > 1e6:
@@ -190,14 +192,20 @@ def check_focal(cameras: Camera, names: tuple[str, ...], image_size: tuple[int, 
         wrong = np.argwhere(~((values >= FOCAL_SIDES[0] * side) & (values <= FOCAL_SIDES[1] * side)))
         if len(wrong):
             value = values[tuple(wrong[0])]
-            raise UserError(where, f"'{name}' of camera '{names[wrong[0][0]]}' is {value:.4g} for pictures of "
-                            f"{image_size[1]} x {image_size[0]}", f"it is in pixels, {FOCAL_SIDES[0] * side:.3g} to "
-                            f"{FOCAL_SIDES[1] * side:.3g} for such pictures")
+            raise UserError(
+                where,
+                f"'{name}' of camera '{names[wrong[0][0]]}' is {value:.4g} for pictures of "
+                f"{image_size[1]} x {image_size[0]}",
+                f"it is in pixels, {FOCAL_SIDES[0] * side:.3g} to {FOCAL_SIDES[1] * side:.3g} for such pictures",
+            )
     wrong = np.argwhere(np.maximum(fx / fy, fy / fx) > PIXEL_ASPECT)
     if len(wrong):
         place = tuple(wrong[0])
-        raise UserError(where, f"camera '{names[place[0]]}' has fx {fx[place]:.4g} and fy {fy[place]:.4g}",
-                        "they are about equal where pixels are square")
+        raise UserError(
+            where,
+            f"camera '{names[place[0]]}' has fx {fx[place]:.4g} and fy {fy[place]:.4g}",
+            "they are about equal where pixels are square",
+        )
 
 
 def _inverse_rotation(camera: Camera) -> Array:

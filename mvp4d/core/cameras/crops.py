@@ -40,8 +40,9 @@ def crop_camera(camera: Camera, box: np.ndarray, size: int) -> Camera:
     return resize(crop(camera, left, top), (bottom - top, right - left), (size, size))
 
 
-def crop_image(image: np.ndarray, box: np.ndarray, size: int,
-               background: float = 255.0) -> tuple[np.ndarray, np.ndarray]:
+def crop_image(
+    image: np.ndarray, box: np.ndarray, size: int, background: float = 255.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Cuts a box out of a picture and resamples it, anti-aliased; what lies outside the picture is background.
 
     Args:

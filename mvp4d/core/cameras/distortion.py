@@ -42,10 +42,16 @@ class Distortion:
             powers = 1 + angle**2 * (k["k1"] + angle**2 * (k["k2"] + angle**2 * (k["k3"] + angle**2 * k["k4"])))
             scale = np.where(radius > 1e-9, angle * powers / np.maximum(radius, 1e-9), 1.0)
             return points * scale[..., None]
-        scale = (1 + square * (k["k1"] + square * (k["k2"] + square * k["k3"]))) \
-            / (1 + square * (k["k4"] + square * (k["k5"] + square * k["k6"])))
-        return np.stack([x * scale + 2 * k["p1"] * x * y + k["p2"] * (square + 2 * x * x),
-                         y * scale + k["p1"] * (square + 2 * y * y) + 2 * k["p2"] * x * y], -1)
+        scale = (1 + square * (k["k1"] + square * (k["k2"] + square * k["k3"]))) / (
+            1 + square * (k["k4"] + square * (k["k5"] + square * k["k6"]))
+        )
+        return np.stack(
+            [
+                x * scale + 2 * k["p1"] * x * y + k["p2"] * (square + 2 * x * x),
+                y * scale + k["p1"] * (square + 2 * y * y) + 2 * k["p2"] * x * y,
+            ],
+            -1,
+        )
 
 
 def read_distortion(values: dict, where: object) -> Distortion | None:
@@ -63,8 +69,11 @@ def read_distortion(values: dict, where: object) -> Distortion | None:
             raise UserError(where, f"distortion '{name}' is {str(value)[:40]}", f"it is a number within +-{LARGEST:g}")
     found = {name: float(value) for name, value in found.items() if value}
     if not isinstance(model, str) or (model not in (*NAMES, *_PLAIN, *_ALIASES) and found):
-        raise UserError(where, f"camera model '{str(model)[:40]}' is not known here",
-                        f"undistort the pictures first; known are {', '.join((*_PLAIN, *_ALIASES, *NAMES))}")
+        raise UserError(
+            where,
+            f"camera model '{str(model)[:40]}' is not known here",
+            f"undistort the pictures first; known are {', '.join((*_PLAIN, *_ALIASES, *NAMES))}",
+        )
     model = _ALIASES.get(model, model)
     if not found and model != "OPENCV_FISHEYE":
         return None
@@ -75,8 +84,9 @@ def read_distortion(values: dict, where: object) -> Distortion | None:
     return Distortion(model, tuple(sorted(found.items())))
 
 
-def undistort(picture: np.ndarray, lens: Distortion, fx: float, fy: float, cx: float, cy: float,
-              outside: int) -> np.ndarray:
+def undistort(
+    picture: np.ndarray, lens: Distortion, fx: float, fy: float, cx: float, cy: float, outside: int
+) -> np.ndarray:
     """The picture that a pinhole camera of the same intrinsics takes.
 
     Args:
@@ -85,8 +95,13 @@ def undistort(picture: np.ndarray, lens: Distortion, fx: float, fy: float, cx: f
     """
     places = _places(lens, (fx, fy, cx, cy), picture.shape[:2])
     channels = picture[..., None] if picture.ndim == 2 else picture
-    out = np.stack([map_coordinates(channels[..., index].astype(np.float32), places, order=1, mode="constant",
-                                    cval=outside) for index in range(channels.shape[2])], -1)
+    out = np.stack(
+        [
+            map_coordinates(channels[..., index].astype(np.float32), places, order=1, mode="constant", cval=outside)
+            for index in range(channels.shape[2])
+        ],
+        -1,
+    )
     return np.rint(np.clip(out, 0, 255)).astype(np.uint8).reshape(picture.shape)
 
 

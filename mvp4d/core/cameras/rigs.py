@@ -32,13 +32,15 @@ HEAD_CENTRE = (0.0, -0.015, -0.02)  # of head space, between chin and crown, fac
 _NUMBER = r"[-+]?\d{1,6}(?:\.\d{1,12})?"
 _SPEC = re.compile(
     rf"(?P<kind>orbit|arc|turn|sway):(?P<degrees>{_NUMBER})(?:x(?P<count>\d{{1,9}}))?(?:@(?P<elevation>{_NUMBER}))?"
-    rf"(?P<options>(?:,(?:distance|fov)={_NUMBER})*)")
+    rf"(?P<options>(?:,(?:distance|fov)={_NUMBER})*)"
+)
 _HELP = "use for example orbit:360x8, arc:120x6@15, turn:360, sway:30 or file:orbit.npz"
 _MAX_CAMERAS = 10_000
 
 
-def camera_rig(spec: str, image_size: tuple[int, int], frames: int = 1, *,
-               target: tuple[float, float, float] = HEAD_CENTRE) -> Camera:
+def camera_rig(
+    spec: str, image_size: tuple[int, int], frames: int = 1, *, target: tuple[float, float, float] = HEAD_CENTRE
+) -> Camera:
     """Cameras of a spec (see the module's docstring), looking at `target`.
 
     Args:
@@ -63,8 +65,11 @@ def camera_rig(spec: str, image_size: tuple[int, int], frames: int = 1, *,
     distance, fov = float(options.get("distance", DISTANCE)), float(options.get("fov", FOV_DEGREES))
     elevation = float(match["elevation"] or 0.0)
     if not 0.05 <= distance <= 100 or not 0.5 <= fov <= 170 or abs(elevation) >= 90:
-        raise UserError("cameras", f"'{spec}' has a distance, field of view or elevation out of range",
-                        "distance 0.05 to 100 m, fov 0.5 to 170 degrees, elevation within 89 degrees")
+        raise UserError(
+            "cameras",
+            f"'{spec}' has a distance, field of view or elevation out of range",
+            "distance 0.05 to 100 m, fov 0.5 to 170 degrees, elevation within 89 degrees",
+        )
     azimuth = _azimuths(match, spec, frames)
     positions = np.asarray(target) + distance * direction(azimuth, np.deg2rad(elevation))
     return cameras.perspective(cameras.look_at(positions, np.asarray(target, float)), np.deg2rad(fov), image_size)

@@ -26,8 +26,14 @@ from mvp4d.core.outputs import check_folder
 KIND = "CAP4D folder"
 
 
-def import_cap4d(source: str | os.PathLike, out: str | os.PathLike, *, head: HeadModel,
-                 drop_incomplete: bool = False, overwrite: bool = False) -> Capture:
+def import_cap4d(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    head: HeadModel,
+    drop_incomplete: bool = False,
+    overwrite: bool = False,
+) -> Capture:
     """Reads a CAP4D folder into a capture. Masks are those of `bg/`, or else the pictures' transparency.
 
     Args:
@@ -63,8 +69,10 @@ def import_cap4d(source: str | os.PathLike, out: str | os.PathLike, *, head: Hea
         if mattes is None:
             yield from convert.read_pictures(pictures[view], chosen[view])
             return
-        pairs = zip_longest(convert.read_pictures(pictures[view], chosen[view]),
-                            convert.read_masks(mattes[view], chosen[len(pictures) + view]))
+        pairs = zip_longest(
+            convert.read_pictures(pictures[view], chosen[view]),
+            convert.read_masks(mattes[view], chosen[len(pictures) + view]),
+        )
         for frame, (picture, alpha) in enumerate(pairs):
             if picture is None or alpha is None:
                 raise UserError(mattes[view], f"and {pictures[view]} part ways at frame {frame}")
@@ -72,10 +80,19 @@ def import_cap4d(source: str | os.PathLike, out: str | os.PathLike, *, head: Hea
 
     extra = {} if fit.shape is None else {"shape": [float(value) for value in fit.shape]}
     return convert.write_views(
-        Path(out), frames_of, head=rig, motion=motion[kept], cameras=fit.cameras, names=names,
-        image_size=sizes.pop(), masks=mattes is not None or convert.bring_alpha(pictures), reference=reference,
+        Path(out),
+        frames_of,
+        head=rig,
+        motion=motion[kept],
+        cameras=fit.cameras,
+        names=names,
+        image_size=sizes.pop(),
+        masks=mattes is not None or convert.bring_alpha(pictures),
+        reference=reference,
         source=f"CAP4D folder {source.name}",
-        extra=extra, overwrite=overwrite)
+        extra=extra,
+        overwrite=overwrite,
+    )
 
 
 def export_cap4d(capture: Capture, out: str | os.PathLike, *, overwrite: bool = False) -> str:
@@ -95,8 +112,14 @@ def export_cap4d(capture: Capture, out: str | os.PathLike, *, overwrite: bool = 
     if moving:
         notes.append("moving cameras are in orbit_<camera>.npz, fit.npz holds their first frame")
     size = np.tile(np.asarray(capture.image_size), (capture.view_count, 1))
-    fit = Fit(capture.motion, capture.cameras[:, :1], size, capture.names,
-              None if shape is None else np.asarray(shape, np.float32), capture.head.name)
+    fit = Fit(
+        capture.motion,
+        capture.cameras[:, :1],
+        size,
+        capture.names,
+        None if shape is None else np.asarray(shape, np.float32),
+        capture.head.name,
+    )
     with atomic_folder(out, overwrite=overwrite, kind=KIND) as folder:
         fit.save(folder / "fit.npz")
         write_json(folder / "reference_images.json", [list(capture.reference or (capture.names[0], 0))])

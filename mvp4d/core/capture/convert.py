@@ -119,8 +119,11 @@ def line_up(sources: list[Path], fps: float, count: int, *, drop_incomplete: boo
         elif drop_incomplete and len(stems) == count:
             found.append({stems.index(_place(path)): path for path in pictures})
         else:
-            raise UserError(source, f"has {len(pictures)} pictures, the fit has {count} frames",
-                            "all cameras and the fit must cover the same frames; `drop_incomplete` leaves others out")
+            raise UserError(
+                source,
+                f"has {len(pictures)} pictures, the fit has {count} frames",
+                "all cameras and the fit must cover the same frames; `drop_incomplete` leaves others out",
+            )
     kept = np.array([moment for moment in range(count) if all(moment in items for items in found)], int)
     if not len(kept):
         raise UserError(sources[0].parent, "no moment is there in every camera")
@@ -152,10 +155,16 @@ def pick_frames(source: Path, fps: float, count: int, drop_incomplete: bool = Fa
         return np.arange(len(facts.times))
     if abs(len(chosen) - count) > 1 or len(facts.times) < 2:
         kind = "" if facts.steady else " of varying length"
-        raise UserError(source, f"has {len(facts.times)} frames{kind} at {facts.fps:g} a second, {len(chosen)} at "
-                        f"{fps:g}, expected {count}", "all cameras and the fit must cover the same frames")
-    say(f"{source}: {len(facts.times)} frames at {facts.fps:g} a second, resampled by their timestamps to {count} at "
-        f"{fps:g}")
+        raise UserError(
+            source,
+            f"has {len(facts.times)} frames{kind} at {facts.fps:g} a second, {len(chosen)} at "
+            f"{fps:g}, expected {count}",
+            "all cameras and the fit must cover the same frames",
+        )
+    say(
+        f"{source}: {len(facts.times)} frames at {facts.fps:g} a second, resampled by their timestamps to {count} at "
+        f"{fps:g}"
+    )
     return np.pad(chosen, (0, max(count - len(chosen), 0)), mode="edge")[:count]
 
 
@@ -198,8 +207,11 @@ def write_views(out: Path, frames_of: Frames, *, scale: int = 1, **options: Any)
                     count += 1
                     bar.update()
                 if count != writer.info.frame_count:
-                    raise UserError(f"camera '{name}'", f"has {count} frames, expected {writer.info.frame_count}",
-                                    "all cameras and the fit must cover the same frames")
+                    raise UserError(
+                        f"camera '{name}'",
+                        f"has {count} frames, expected {writer.info.frame_count}",
+                        "all cameras and the fit must cover the same frames",
+                    )
     return Capture.open(out)
 
 
@@ -207,9 +219,11 @@ def _add(writer: CaptureWriter, view: int, frame: int, rgb: np.ndarray, alpha: n
     for picture in (rgb, alpha):
         if picture is not None and picture.shape[:2] != writer.info.image_size:
             height, width = writer.info.image_size
-            raise UserError(f"camera '{writer.info.names[view]}' frame {frame}",
-                            f"is {picture.shape[0]} x {picture.shape[1]} (height x width), expected {height} x {width}",
-                            "all pictures of a capture have one size")
+            raise UserError(
+                f"camera '{writer.info.names[view]}' frame {frame}",
+                f"is {picture.shape[0]} x {picture.shape[1]} (height x width), expected {height} x {width}",
+                "all pictures of a capture have one size",
+            )
     if alpha is None and writer.info.masks:
         alpha = np.full(rgb.shape[:2], 255, np.uint8)
     rgb = rgb if alpha is None else images.on_white(rgb, alpha)

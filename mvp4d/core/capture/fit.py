@@ -63,7 +63,7 @@ class Fit:
         count = cameras.batch_shape[0]
         resolutions, names = _resolutions(arrays["resolutions"], count, path), _names(arrays, count, path)
         for view, size in enumerate(resolutions.tolist()):
-            check_focal(cameras[view:view + 1, None], names[view:view + 1], (size[0], size[1]), path)
+            check_focal(cameras[view : view + 1, None], names[view : view + 1], (size[0], size[1]), path)
         check_reach(motion, path)
         return cls(motion, cameras[:, None], resolutions, names, _shape(arrays, path), head)
 
@@ -72,10 +72,19 @@ class Fit:
         motion = self.motion
         eyes = np.asarray(motion.eyes, np.float32)
         arrays: dict[str, Any] = dict(camera_arrays(self.cameras))
-        arrays |= {"expr": motion.expression, "rot": motion.rotation, "tra": motion.translation,
-                   "eye_rot": eyes.mean(1), "eyes": eyes, "neck_rot": motion.neck, "jaw_rot": motion.jaw,
-                   "fps": np.float64(motion.fps), "resolutions": np.asarray(self.resolutions, np.int64),
-                   "camera_order": np.asarray(self.names, np.str_), "head": np.asarray(self.head, np.str_)}
+        arrays |= {
+            "expr": motion.expression,
+            "rot": motion.rotation,
+            "tra": motion.translation,
+            "eye_rot": eyes.mean(1),
+            "eyes": eyes,
+            "neck_rot": motion.neck,
+            "jaw_rot": motion.jaw,
+            "fps": np.float64(motion.fps),
+            "resolutions": np.asarray(self.resolutions, np.int64),
+            "camera_order": np.asarray(self.names, np.str_),
+            "head": np.asarray(self.head, np.str_),
+        }
         if self.shape is not None:
             arrays["shape"] = np.asarray(self.shape, np.float32)
         with atomic_file(path) as temporary:
@@ -110,8 +119,15 @@ def read_fit_motion(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> t
             raise UserError(path, f"'eye_rot' has shape {list(both.shape)}, expected [{frames}, 3]")
         eyes = np.stack([both, both], axis=1)  # [T, 2, 3]
     fps = schema.scalar(arrays["fps"], "fps", path) if "fps" in arrays else 25.0
-    motion = Motion(arrays["expr"], arrays["rot"], arrays["tra"], arrays.get("neck_rot", zeros),
-                    arrays.get("jaw_rot", zeros), eyes, fps)
+    motion = Motion(
+        arrays["expr"],
+        arrays["rot"],
+        arrays["tra"],
+        arrays.get("neck_rot", zeros),
+        arrays.get("jaw_rot", zeros),
+        eyes,
+        fps,
+    )
     return schema.check_motion(motion, frames, None, path), _head_name(arrays, path)
 
 
@@ -121,8 +137,14 @@ def read_references(path: str | os.PathLike) -> list[tuple[str, int]]:
     if not isinstance(value, list) or not value:
         raise UserError(path, "is not a list of [camera name, frame]")
     for item in value:
-        if not isinstance(item, list) or len(item) != 2 or not isinstance(item[0], str) \
-                or isinstance(item[1], bool) or not isinstance(item[1], int) or not 0 <= item[1] < schema.MAX_FRAMES:
+        if (
+            not isinstance(item, list)
+            or len(item) != 2
+            or not isinstance(item[0], str)
+            or isinstance(item[1], bool)
+            or not isinstance(item[1], int)
+            or not 0 <= item[1] < schema.MAX_FRAMES
+        ):
             raise UserError(path, f"entry {str(item)[:60]} is not [camera name, frame]")
         schema.check_file_names([item[0]], path)
     return [(item[0], item[1]) for item in value]
@@ -132,8 +154,11 @@ def check_same_head(name: str, head: HeadModel, where: object) -> None:
     """Refuses coefficients of one head on another; FLAME's added teeth and mouths change no coefficient."""
     family = name.partition("+")[0]
     if family != head.name.partition("+")[0]:
-        raise UserError(where, f"its coefficients belong to head '{name}', not to '{head.name}'",
-                        "give the head that it was fitted with; coefficients do not carry over between heads")
+        raise UserError(
+            where,
+            f"its coefficients belong to head '{name}', not to '{head.name}'",
+            "give the head that it was fitted with; coefficients do not carry over between heads",
+        )
 
 
 def pad_expression(motion: Motion, head: HeadModel, where: object) -> Motion:
@@ -141,8 +166,11 @@ def pad_expression(motion: Motion, head: HeadModel, where: object) -> Motion:
     every frame are an error."""
     found, wanted = motion.expression.shape[1], head.expression_count
     if found > wanted and np.any(motion.expression[:, wanted:]):
-        raise UserError(where, f"has {found} expression coefficients, head '{head.name}' has {wanted}",
-                        "give the head that it was fitted with")
+        raise UserError(
+            where,
+            f"has {found} expression coefficients, head '{head.name}' has {wanted}",
+            "give the head that it was fitted with",
+        )
     expression = np.asarray(motion.expression)[:, :wanted]
     expression = np.pad(expression, ((0, 0), (0, wanted - expression.shape[1])))
     return dataclasses.replace(motion, expression=expression)
@@ -189,5 +217,7 @@ def validate_fit(path: str | os.PathLike) -> str:
     fit = Fit.load(path)
     sizes = sorted({f"{height} x {width}" for height, width in fit.resolutions.tolist()})
     shape = "no identity" if fit.shape is None else f"{len(fit.shape)} identity"
-    return (f"{path}: fit of head '{fit.head}', {fit.frame_count} frames at {fit.motion.fps:g} fps, {len(fit.names)} "
-            f"cameras ({', '.join(sizes)}), {shape} and {fit.motion.expression.shape[1]} expression coefficients")
+    return (
+        f"{path}: fit of head '{fit.head}', {fit.frame_count} frames at {fit.motion.fps:g} fps, {len(fit.names)} "
+        f"cameras ({', '.join(sizes)}), {shape} and {fit.motion.expression.shape[1]} expression coefficients"
+    )

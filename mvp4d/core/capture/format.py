@@ -64,8 +64,9 @@ class Capture:
         where = path / "cameras.npz"
         arrays = read_npz(where, limit=_ARRAY_LIMIT)
         schema.require(arrays, FIELDS, where)
-        cameras = schema.check_cameras(Camera(**{name: arrays[name] for name in FIELDS}), len(info.names),
-                                       info.frame_count, where)
+        cameras = schema.check_cameras(
+            Camera(**{name: arrays[name] for name in FIELDS}), len(info.names), info.frame_count, where
+        )
         head = HeadModel.load(path / "head.npz")
         check_head(head, path / "head.npz")
         if head.name != info.head:
@@ -136,8 +137,9 @@ class Capture:
         if not self.has_masks:
             raise UserError(self.path, "has no masks", "test `has_masks` first")
         name = self.names[self.view(view)]
-        return images.read_image(frame_path(self.path, "masks", name, self._frame(frame)), mode="L",
-                                 size=self.image_size)
+        return images.read_image(
+            frame_path(self.path, "masks", name, self._frame(frame)), mode="L", size=self.image_size
+        )
 
     def frames(self, view: int | str, frames: slice = slice(None)) -> np.ndarray:
         """A run of pictures of one camera, uint8 [n, H, W, 3]."""
@@ -197,8 +199,10 @@ def validate(path: str | os.PathLike) -> str:
     portrait = read_portrait(capture.path, capture.head)
     photos = "" if portrait is None else f", portrait of {len(portrait.photos)} photos"
     height, width = capture.image_size
-    return (f"{path}: capture, {capture.view_count} views x {capture.frame_count} frames, {height} x {width} pixels, "
-            f"{capture.fps:g} fps, head '{capture.head.name}', {'with' if capture.has_masks else 'no'} masks{photos}")
+    return (
+        f"{path}: capture, {capture.view_count} views x {capture.frame_count} frames, {height} x {width} pixels, "
+        f"{capture.fps:g} fps, head '{capture.head.name}', {'with' if capture.has_masks else 'no'} masks{photos}"
+    )
 
 
 def frame_path(folder: Path, kind: str, camera: str, frame: int) -> Path:
@@ -231,24 +235,55 @@ class CaptureWriter:
       UserError: cameras, motion, names or sizes that a reader would refuse; a folder in the way.
     """
 
-    def __init__(self, path: str | os.PathLike, *, head: HeadModel, motion: Motion, cameras: Camera,
-                 names: tuple[str, ...] | list[str], image_size: tuple[int, int], masks: bool = True,
-                 images: str = "png", fps: float | None = None, background: tuple[int, int, int] = (255, 255, 255),
-                 reference: tuple[str, int] | None = None, source: str = "", extra: dict[str, Any] | None = None,
-                 portrait: Portrait | None = None, overwrite: bool = False):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        head: HeadModel,
+        motion: Motion,
+        cameras: Camera,
+        names: tuple[str, ...] | list[str],
+        image_size: tuple[int, int],
+        masks: bool = True,
+        images: str = "png",
+        fps: float | None = None,
+        background: tuple[int, int, int] = (255, 255, 255),
+        reference: tuple[str, int] | None = None,
+        source: str = "",
+        extra: dict[str, Any] | None = None,
+        portrait: Portrait | None = None,
+        overwrite: bool = False,
+    ):
         self.path = Path(path)
         self._portrait = portrait
         size = (int(image_size[0]), int(image_size[1]))
         red, green, blue = (int(value) for value in background)
-        info = CaptureInfo(float(motion.fps if fps is None else fps), motion.frame_count, size, tuple(names), head.name,
-                           images, masks, (red, green, blue), reference, source, extra or {})
+        info = CaptureInfo(
+            float(motion.fps if fps is None else fps),
+            motion.frame_count,
+            size,
+            tuple(names),
+            head.name,
+            images,
+            masks,
+            (red, green, blue),
+            reference,
+            source,
+            extra or {},
+        )
         self.info = schema.parse_info(info.to_json(), self.path)
         self._cameras = schema.check_cameras(cameras, len(self.info.names), motion.frame_count, self.path)
         self._motion = schema.check_motion(motion, motion.frame_count, head.expression_count, self.path)
         self._head = head.personalise(np.zeros(0, np.float32)) if head.shape_count else head
         check_head(self._head, "head")
-        check_meaning(self._cameras, self._motion, self._head, self.info.names, size,
-                      dict.fromkeys(("cameras", "motion", "head"), self.path))
+        check_meaning(
+            self._cameras,
+            self._motion,
+            self._head,
+            self.info.names,
+            size,
+            dict.fromkeys(("cameras", "motion", "head"), self.path),
+        )
         if images == "video" and (size[0] % 2 or size[1] % 2):
             raise UserError("image_size", f"{size[0]} x {size[1]}: video needs even sides", "write PNG images instead")
         check_folder(self.path, "capture", overwrite)
@@ -309,8 +344,10 @@ class CaptureWriter:
     def _finish(self, folder: Path) -> None:
         if not self._written.all():
             view, frame = np.argwhere(~self._written)[0]
-            raise ValueError(f"{int((~self._written).sum())} frames were never added, the first is frame {frame} of "
-                             f"camera '{self.info.names[view]}'")
+            raise ValueError(
+                f"{int((~self._written).sum())} frames were never added, the first is frame {frame} of "
+                f"camera '{self.info.names[view]}'"
+            )
         cameras = {name: getattr(self._cameras, name) for name in FIELDS}
         np.savez_compressed(folder / "cameras.npz", **cameras)
         save_motion(folder / "motion.npz", self._motion, self._head, self.info.fps)
@@ -373,8 +410,11 @@ def _check_files(path: Path, info: CaptureInfo) -> None:
                     raise UserError(frame_path(path, kind, name, frame), "is missing, or not a regular file")
             first = images.image_size(frame_path(path, kind, name, 0))
             if first != info.image_size:
-                raise UserError(frame_path(path, kind, name, 0), f"is {first[0]} x {first[1]} (height x width), "
-                                f"capture.json says {info.image_size[0]} x {info.image_size[1]}")
+                raise UserError(
+                    frame_path(path, kind, name, 0),
+                    f"is {first[0]} x {first[1]} (height x width), "
+                    f"capture.json says {info.image_size[0]} x {info.image_size[1]}",
+                )
     if info.images == "video":
         present = _regular_files(path / "videos")
         for name in info.names:

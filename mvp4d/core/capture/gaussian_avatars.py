@@ -40,8 +40,15 @@ _MOUTH = slice(48, 68)  # landmarks of the lips
 KIND = "GaussianAvatars folder"
 
 
-def import_gaussian_avatars(source: str | os.PathLike, out: str | os.PathLike, *, head: HeadModel, fps: float = 25.0,
-                            drop_incomplete: bool = False, overwrite: bool = False) -> Capture:
+def import_gaussian_avatars(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    head: HeadModel,
+    fps: float = 25.0,
+    drop_incomplete: bool = False,
+    overwrite: bool = False,
+) -> Capture:
     """Reads a VHAP export into a capture. Distorted pictures are undistorted; masks are those of `fg_mask_path`, or
     else the pictures' transparency.
 
@@ -82,9 +89,18 @@ def import_gaussian_avatars(source: str | os.PathLike, out: str | os.PathLike, *
                 alpha = None if alpha is None else undistort(alpha, lens, *numbers, outside=0)
             yield rgb, alpha
 
-    return convert.write_views(Path(out), frames_of, head=rig, motion=motion, cameras=cameras, names=names,
-                               image_size=size, masks=masks, source=f"GaussianAvatars folder {source.name}",
-                               overwrite=overwrite)
+    return convert.write_views(
+        Path(out),
+        frames_of,
+        head=rig,
+        motion=motion,
+        cameras=cameras,
+        names=names,
+        image_size=size,
+        masks=masks,
+        source=f"GaussianAvatars folder {source.name}",
+        overwrite=overwrite,
+    )
 
 
 def export_gaussian_avatars(capture: Capture, out: str | os.PathLike, *, overwrite: bool = False) -> str:
@@ -95,11 +111,17 @@ def export_gaussian_avatars(capture: Capture, out: str | os.PathLike, *, overwri
     """
     check_folder(out, KIND, overwrite)
     head, note = capture.head, ""
-    flame = head.name.startswith("flame") and "jaw" in head.joint_names and head.vertex_count >= 5023 \
+    flame = (
+        head.name.startswith("flame")
+        and "jaw" in head.joint_names
+        and head.vertex_count >= 5023
         and head.expression_count <= _EXPRESSIONS
+    )
     if not flame:
-        note = (f"no flame_param: head '{head.name}' is not a FLAME with a jaw, whose coefficients this layout holds; "
-                "track the pictures with VHAP to get them")
+        note = (
+            f"no flame_param: head '{head.name}' is not a FLAME with a jaw, whose coefficients this layout holds; "
+            "track the pictures with VHAP to get them"
+        )
     with atomic_folder(out, overwrite=overwrite, kind=KIND) as folder:
         (folder / "images").mkdir()
         if capture.has_masks:
@@ -108,11 +130,19 @@ def export_gaussian_avatars(capture: Capture, out: str | os.PathLike, *, overwri
         if flame:
             note = _write_flame_params(capture, folder)
         for name, chosen in _splits(entries, capture).items():
-            shared = {key: entries[0][key] for key in
-                      ("cx", "cy", "fl_x", "fl_y", "h", "w", "camera_angle_x", "camera_angle_y")}
-            write_json(folder / name, {"frames": chosen, **shared,
-                                       "timestep_indices": sorted({entry["timestep_index"] for entry in chosen}),
-                                       "camera_indices": sorted({entry["camera_index"] for entry in chosen})})
+            shared = {
+                key: entries[0][key]
+                for key in ("cx", "cy", "fl_x", "fl_y", "h", "w", "camera_angle_x", "camera_angle_y")
+            }
+            write_json(
+                folder / name,
+                {
+                    "frames": chosen,
+                    **shared,
+                    "timestep_indices": sorted({entry["timestep_index"] for entry in chosen}),
+                    "camera_indices": sorted({entry["camera_index"] for entry in chosen}),
+                },
+            )
     return note
 
 
@@ -125,8 +155,11 @@ def root_translation(head: HeadModel, motion: Motion) -> np.ndarray:
 
 
 def _read_transforms(source: Path) -> tuple[list[dict], Path]:
-    paths = [source / SPLITS[0]] if (source / SPLITS[0]).is_file() else \
-        [source / name for name in SPLITS[1:] if (source / name).is_file()]
+    paths = (
+        [source / SPLITS[0]]
+        if (source / SPLITS[0]).is_file()
+        else [source / name for name in SPLITS[1:] if (source / name).is_file()]
+    )
     if not paths:
         raise UserError(source / SPLITS[0], "no such file")
     return transforms.read_transforms(paths), paths[0]
@@ -147,8 +180,11 @@ def _grid(frames: list[dict], where: Path, drop_incomplete: bool) -> tuple[np.nd
     if len(whole) < len(times):
         missing = next((v, t) for v in views for t in times if (v, t) not in cells)
         if not drop_incomplete or not whole:
-            raise UserError(where, f"camera {missing[0]} has no timestep {missing[1]}",
-                            "a capture needs every timestep of every camera; `drop_incomplete` leaves the others out")
+            raise UserError(
+                where,
+                f"camera {missing[0]} has no timestep {missing[1]}",
+                "a capture needs every timestep of every camera; `drop_incomplete` leaves the others out",
+            )
         say(f"{where}: {len(times) - len(whole)} of {len(times)} timesteps are left out, for a camera that lacks them")
     names = schema.clean_names([identifiers[view] for view in views], where)
     return np.array([[cells[view, time] for time in whole] for view in views]), list(names)
@@ -169,8 +205,9 @@ def _size(frame: dict, picture: Path, where: Path) -> tuple[int, int]:
     return schema.check_image_size(whole, where)
 
 
-def _read_cameras(frames: list[dict], grid: np.ndarray, size: tuple[int, int],
-                  where: Path) -> tuple[Camera, np.ndarray]:
+def _read_cameras(
+    frames: list[dict], grid: np.ndarray, size: tuple[int, int], where: Path
+) -> tuple[Camera, np.ndarray]:
     """Cameras [V, 1] where they stand still, [V, T] where one moves; and [4, V, T] fx, fy, cx, cy."""
     matrices = np.empty((*grid.shape, 4, 4))
     numbers = np.empty((4, *grid.shape))
@@ -200,13 +237,21 @@ def _read_motion(paths: list[Path], head: HeadModel, fps: float) -> tuple[HeadMo
             rows[name].append(row)
         if not first:
             rig, first = _read_identity(arrays, head, path), arrays
-        differs = differs or any(not np.array_equal(arrays.get(name, ()), first.get(name, ()))
-                                 for name in ("shape", "static_offset"))
+        differs = differs or any(
+            not np.array_equal(arrays.get(name, ()), first.get(name, ())) for name in ("shape", "static_offset")
+        )
     if differs:
         say(f"{paths[0].parent}: identities differ from file to file; that of {paths[0].name} is taken for all")
     stacked = {name: np.stack(values).astype(np.float64) for name, values in rows.items()}
-    motion = Motion(stacked["expr"], stacked["rotation"], stacked["translation"], stacked["neck_pose"],
-                    stacked["jaw_pose"], stacked["eyes_pose"].reshape(-1, 2, 3), fps)
+    motion = Motion(
+        stacked["expr"],
+        stacked["rotation"],
+        stacked["translation"],
+        stacked["neck_pose"],
+        stacked["jaw_pose"],
+        stacked["eyes_pose"].reshape(-1, 2, 3),
+        fps,
+    )
     motion = schema.check_motion(motion, len(paths), None, paths[0].parent)
     motion = pad_expression(motion, rig, paths[0])
     translation = stacked["translation"] + root_translation(rig, motion)
@@ -217,17 +262,25 @@ def _read_identity(arrays: dict[str, np.ndarray], head: HeadModel, path: Path) -
     shape = arrays["shape"].reshape(-1)
     if shape.dtype.kind not in "fiu" or not np.isfinite(shape).all():
         raise UserError(path, "'shape' holds values that are not finite numbers")
-    if shape.size > head.shape_count and np.abs(shape[head.shape_count:]).max() == 0:
+    if shape.size > head.shape_count and np.abs(shape[head.shape_count :]).max() == 0:
         shape = shape[: head.shape_count]
     rig = head.personalise(shape)
     offset = arrays.get("static_offset")
     if offset is None:
         return rig
     offset = offset.reshape(-1, 3) if offset.size % 3 == 0 else offset
-    if offset.ndim != 2 or offset.shape[0] < head.vertex_count or offset.dtype.kind not in "fiu" \
-            or not np.isfinite(offset).all():
-        raise UserError(path, f"'static_offset' is {offset.dtype} {list(offset.shape)}, head '{head.name}' has "
-                        f"{head.vertex_count} vertices", "give the FLAME that it was tracked with")
+    if (
+        offset.ndim != 2
+        or offset.shape[0] < head.vertex_count
+        or offset.dtype.kind not in "fiu"
+        or not np.isfinite(offset).all()
+    ):
+        raise UserError(
+            path,
+            f"'static_offset' is {offset.dtype} {list(offset.shape)}, head '{head.name}' has "
+            f"{head.vertex_count} vertices",
+            "give the FLAME that it was tracked with",
+        )
     offset = offset[: head.vertex_count].astype(np.float32)
     # FLAME regresses its joints after the offset is added. The regressor is not part of a rig, so the joints follow as
     # far as shape coefficients explain the offset: wholly for what `export_gaussian_avatars` writes.
@@ -244,13 +297,23 @@ def _write_pictures(capture: Capture, folder: Path, flame: bool) -> list[dict]:
         for view, name in enumerate(capture.names):
             camera = capture.camera(view, frame)
             stem = f"{frame:05d}_{view:02d}.png"
-            entry = {"timestep_index": frame, "timestep_index_original": frame, "timestep_id": f"{frame:05d}",
-                     "camera_index": view, "camera_id": name, "cx": float(camera.cx), "cy": float(camera.cy),
-                     "fl_x": float(camera.fx), "fl_y": float(camera.fy), "h": height, "w": width,
-                     "camera_angle_x": 2 * math.atan(width / (2 * float(camera.fx))),
-                     "camera_angle_y": 2 * math.atan(height / (2 * float(camera.fy))),
-                     "transform_matrix": convert.to_opengl(np.asarray(camera.world_to_camera)).tolist(),
-                     "file_path": f"images/{stem}"}
+            entry = {
+                "timestep_index": frame,
+                "timestep_index_original": frame,
+                "timestep_id": f"{frame:05d}",
+                "camera_index": view,
+                "camera_id": name,
+                "cx": float(camera.cx),
+                "cy": float(camera.cy),
+                "fl_x": float(camera.fx),
+                "fl_y": float(camera.fy),
+                "h": height,
+                "w": width,
+                "camera_angle_x": 2 * math.atan(width / (2 * float(camera.fx))),
+                "camera_angle_y": 2 * math.atan(height / (2 * float(camera.fy))),
+                "transform_matrix": convert.to_opengl(np.asarray(camera.world_to_camera)).tolist(),
+                "file_path": f"images/{stem}",
+            }
             images.write_png(folder / "images" / stem, capture.frame(view, frame))
             if capture.has_masks:
                 entry["fg_mask_path"] = f"fg_masks/{stem}"
@@ -277,15 +340,28 @@ def _write_flame_params(capture: Capture, folder: Path) -> str:
     (folder / "flame_param").mkdir()
     fixed = {"shape": np.zeros(_SHAPES, np.float32), "static_offset": offset[None, :_VERTICES]}
     for frame in range(capture.frame_count):
-        np.savez(folder / "flame_param" / f"{frame:05d}.npz", translation=translation[frame, None].astype(np.float32),
-                 rotation=motion.rotation[frame, None], neck_pose=motion.neck[frame, None],
-                 jaw_pose=motion.jaw[frame, None], eyes_pose=np.asarray(motion.eyes)[frame].reshape(1, 6),
-                 expr=expression[frame, None], **fixed)
+        np.savez(
+            folder / "flame_param" / f"{frame:05d}.npz",
+            translation=translation[frame, None].astype(np.float32),
+            rotation=motion.rotation[frame, None],
+            neck_pose=motion.neck[frame, None],
+            jaw_pose=motion.jaw[frame, None],
+            eyes_pose=np.asarray(motion.eyes)[frame].reshape(1, 6),
+            expr=expression[frame, None],
+            **fixed,
+        )
     rest = np.zeros((1, 3), np.float32)
     # VHAP's canonical pose has its mouth open by 0.3 rad.
-    np.savez(folder / "canonical_flame_param.npz", translation=rest, rotation=rest, neck_pose=rest,
-             jaw_pose=np.array([[0.3, 0, 0]], np.float32), eyes_pose=np.zeros((1, 6), np.float32),
-             expr=np.zeros((1, _EXPRESSIONS), np.float32), **fixed)
+    np.savez(
+        folder / "canonical_flame_param.npz",
+        translation=rest,
+        rotation=rest,
+        neck_pose=rest,
+        jaw_pose=np.array([[0.3, 0, 0]], np.float32),
+        eyes_pose=np.zeros((1, 6), np.float32),
+        expr=np.zeros((1, _EXPRESSIONS), np.float32),
+        **fixed,
+    )
     return note
 
 
@@ -293,9 +369,11 @@ def _splits(entries: list[dict], capture: Capture) -> dict[str, list[dict]]:
     first_test = capture.frame_count - capture.frame_count // 10
     validation = set(range(4, capture.view_count, 8)) if capture.view_count >= 8 else set()
     early = [entry for entry in entries if entry["timestep_index"] < first_test]
-    chosen = {"transforms.json": entries,
-              "transforms_train.json": [entry for entry in early if entry["camera_index"] not in validation],
-              "transforms_val.json": [entry for entry in early if entry["camera_index"] in validation],
-              "transforms_test.json": [entry for entry in entries if entry["timestep_index"] >= first_test]}
+    chosen = {
+        "transforms.json": entries,
+        "transforms_train.json": [entry for entry in early if entry["camera_index"] not in validation],
+        "transforms_val.json": [entry for entry in early if entry["camera_index"] in validation],
+        "transforms_test.json": [entry for entry in entries if entry["timestep_index"] >= first_test],
+    }
     # GaussianAvatars opens all three: an empty one repeats the first training frame.
     return {name: part or chosen["transforms_train.json"][:1] for name, part in chosen.items()}

@@ -16,8 +16,14 @@ HEAD_METRES = (0.03, 3.0)  # what a head may span, from a doll's to one with a b
 REACH_METRES = 100.0  # what a head may lie from the origin, and from every camera
 
 
-def check_meaning(cameras: Camera, motion: Motion, head: HeadModel, names: tuple[str, ...],
-                  image_size: tuple[int, int], where: Mapping[str, object]) -> None:
+def check_meaning(
+    cameras: Camera,
+    motion: Motion,
+    head: HeadModel,
+    names: tuple[str, ...],
+    image_size: tuple[int, int],
+    where: Mapping[str, object],
+) -> None:
     """Refuses what has the right shapes and cannot be meant.
 
     Args:
@@ -32,8 +38,12 @@ def check_meaning(cameras: Camera, motion: Motion, head: HeadModel, names: tuple
     template = np.asarray(head.template, np.float64)
     span = float(np.ptp(template, axis=0).max())
     if not HEAD_METRES[0] <= span <= HEAD_METRES[1]:
-        raise UserError(where["head"], f"'template' spans {span:.3g} m", "a head spans about 0.3 m: is it in "
-                        f"{'millimetres' if span > 30 else 'centimetres' if span > 3 else 'another unit'}?")
+        raise UserError(
+            where["head"],
+            f"'template' spans {span:.3g} m",
+            "a head spans about 0.3 m: is it in "
+            f"{'millimetres' if span > 30 else 'centimetres' if span > 3 else 'another unit'}?",
+        )
     check_reach(motion, where["motion"])
     _check_seen(cameras, motion, template, names, image_size, where["cameras"])
 
@@ -52,39 +62,65 @@ def _check_different(cameras: Camera, names: tuple[str, ...], where: object) -> 
     for view in range(views):
         same = int(first[group.reshape(-1)[view]])
         if same != view:
-            raise UserError(where, f"cameras '{names[same]}' and '{names[view]}' are one and the same",
-                            "each view has a camera of its own: leave one out, or correct it")
+            raise UserError(
+                where,
+                f"cameras '{names[same]}' and '{names[view]}' are one and the same",
+                "each view has a camera of its own: leave one out, or correct it",
+            )
 
 
-def _check_seen(cameras: Camera, motion: Motion, template: np.ndarray, names: tuple[str, ...],
-                image_size: tuple[int, int], where: object) -> None:
+def _check_seen(
+    cameras: Camera,
+    motion: Motion,
+    template: np.ndarray,
+    names: tuple[str, ...],
+    image_size: tuple[int, int],
+    where: object,
+) -> None:
     """At least one camera has the head in its picture at some time."""
     middle = (template.min(0) + template.max(0)) / 2
     radius = float(np.linalg.norm(template - middle, axis=1).max())
     turns = Rotation.from_rotvec(np.asarray(motion.rotation, np.float64))
     centres = turns.apply(middle) + np.asarray(motion.translation, np.float64)  # [F, 3]
     matrix = np.asarray(cameras.world_to_camera, np.float64)  # [V, F', 4, 4]
-    places = np.einsum("vtij,tj->vti" if matrix.shape[1] > 1 else "vsij,tj->vti", matrix[..., :3, :3], centres) \
-        + matrix[..., :3, 3]  # [V, F, 3]
+    places = (
+        np.einsum("vtij,tj->vti" if matrix.shape[1] > 1 else "vsij,tj->vti", matrix[..., :3, :3], centres)
+        + matrix[..., :3, 3]
+    )  # [V, F, 3]
     depth = places[..., 2]
     ahead = depth > -radius
     near = np.maximum(depth, radius)  # a head about the camera fills its picture
-    across, down = (np.abs(np.asarray(focal) * places[..., axis] / near + np.asarray(centre) - side / 2)
-                    - np.asarray(focal) * radius / near for focal, axis, centre, side in (
-                        (cameras.fx, 0, cameras.cx, image_size[1]), (cameras.fy, 1, cameras.cy, image_size[0])))
+    across, down = (
+        np.abs(np.asarray(focal) * places[..., axis] / near + np.asarray(centre) - side / 2)
+        - np.asarray(focal) * radius / near
+        for focal, axis, centre, side in (
+            (cameras.fx, 0, cameras.cx, image_size[1]),
+            (cameras.fy, 1, cameras.cy, image_size[0]),
+        )
+    )
     seen = ahead & (across < image_size[1] / 2) & (down < image_size[0] / 2)
     distance = np.linalg.norm(places, axis=-1)
     if (distance > REACH_METRES).all():
-        raise UserError(where, f"'world_to_camera': the head is {distance.min():.4g} m from the nearest camera",
-                        "translations are in metres: are these millimetres?")
+        raise UserError(
+            where,
+            f"'world_to_camera': the head is {distance.min():.4g} m from the nearest camera",
+            "translations are in metres: are these millimetres?",
+        )
     if seen.any():
         return
     if not ahead.any():
-        raise UserError(where, "'world_to_camera': the head lies behind every camera",
-                        "cameras look along +z (OpenCV): are these OpenGL's, which look along -z?")
+        raise UserError(
+            where,
+            "'world_to_camera': the head lies behind every camera",
+            "cameras look along +z (OpenCV): are these OpenGL's, which look along -z?",
+        )
     view, frame = np.unravel_index(int(np.argmin(np.where(ahead, np.maximum(across, down), np.inf))), seen.shape)
     lens = cameras[view, min(int(frame), matrix.shape[1] - 1)]
     x, y = places[view, frame, :2] / near[view, frame]
-    raise UserError(where, f"no camera has the head in its picture; it comes nearest in '{names[view]}', its middle at "
-                    f"pixel ({float(lens.fx * x + lens.cx):.4g}, {float(lens.fy * y + lens.cy):.4g}) of "
-                    f"{image_size[1]} x {image_size[0]}", "check the units (metres, pixels), the axes, and cx and cy")
+    raise UserError(
+        where,
+        f"no camera has the head in its picture; it comes nearest in '{names[view]}', its middle at "
+        f"pixel ({float(lens.fx * x + lens.cx):.4g}, {float(lens.fy * y + lens.cy):.4g}) of "
+        f"{image_size[1]} x {image_size[0]}",
+        "check the units (metres, pixels), the axes, and cx and cy",
+    )

@@ -43,10 +43,14 @@ def write_motion(path: str | os.PathLike, motion: Motion, head: HeadModel) -> No
 def save_motion(path: str | os.PathLike, motion: Motion, head: HeadModel, fps: float | None = None) -> None:
     """`write_motion` to a path that nobody reads yet."""
     arrays: dict[str, Any] = {name: np.asarray(getattr(motion, name), np.float32) for name in ARRAYS}
-    np.savez_compressed(path, **arrays, fps=np.float64(motion.fps if fps is None else fps),
-                        head=np.asarray(head.name, np.str_),
-                        expression_names=np.asarray(head.expression_names, np.str_),
-                        eye_centre=np.asarray(eye_centre(head), np.float32))
+    np.savez_compressed(
+        path,
+        **arrays,
+        fps=np.float64(motion.fps if fps is None else fps),
+        head=np.asarray(head.name, np.str_),
+        expression_names=np.asarray(head.expression_names, np.str_),
+        eye_centre=np.asarray(eye_centre(head), np.float32),
+    )
 
 
 def read_motion(path: str | os.PathLike, arrays: dict[str, np.ndarray] | None = None) -> NamedMotion:
@@ -69,8 +73,11 @@ def read_motion(path: str | os.PathLike, arrays: dict[str, np.ndarray] | None = 
         return NamedMotion(motion)
     head, names, eyes = found
     if len(names) != expression.shape[1]:
-        raise UserError(path, f"holds {expression.shape[1]} expressions, head '{head}' names {len(names)}",
-                        "the files of this folder do not belong together")
+        raise UserError(
+            path,
+            f"holds {expression.shape[1]} expressions, head '{head}' names {len(names)}",
+            "the files of this folder do not belong together",
+        )
     return NamedMotion(motion, head, names, eyes)
 
 

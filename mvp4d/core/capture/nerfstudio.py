@@ -30,10 +30,17 @@ def export_nerfstudio(capture: Capture, out: str | os.PathLike, *, overwrite: bo
             for frame in range(capture.frame_count):
                 camera = capture.camera(view, frame)
                 stem = f"{name}_{frame:05d}.png"
-                entry = {"file_path": f"images/{stem}", "fl_x": float(camera.fx), "fl_y": float(camera.fy),
-                         "cx": float(camera.cx), "cy": float(camera.cy), "w": width, "h": height,
-                         "transform_matrix": np.asarray(convert.to_opengl(camera.world_to_camera)).tolist(),
-                         "time": frame / max(capture.frame_count - 1, 1)}
+                entry = {
+                    "file_path": f"images/{stem}",
+                    "fl_x": float(camera.fx),
+                    "fl_y": float(camera.fy),
+                    "cx": float(camera.cx),
+                    "cy": float(camera.cy),
+                    "w": width,
+                    "h": height,
+                    "transform_matrix": np.asarray(convert.to_opengl(camera.world_to_camera)).tolist(),
+                    "time": frame / max(capture.frame_count - 1, 1),
+                }
                 images.write_png(folder / "images" / stem, capture.frame(view, frame))
                 if capture.has_masks:
                     entry["mask_path"] = f"masks/{stem}"

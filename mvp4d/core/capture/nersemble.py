@@ -31,9 +31,17 @@ from mvp4d.core.video import read_video, video_facts
 CALIBRATED_SIZE = (3208, 2200)
 
 
-def import_nersemble(participant: str | os.PathLike, out: str | os.PathLike, *, sequence: str, head: HeadModel,
-                     fit: str | os.PathLike, scale: int = 1, correct_colours: bool = True,
-                     overwrite: bool = False) -> Capture:
+def import_nersemble(
+    participant: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    sequence: str,
+    head: HeadModel,
+    fit: str | os.PathLike,
+    scale: int = 1,
+    correct_colours: bool = True,
+    overwrite: bool = False,
+) -> Capture:
     """Reads one sequence of one participant into a capture without masks.
 
     Args:
@@ -71,8 +79,19 @@ def import_nersemble(participant: str | os.PathLike, out: str | os.PathLike, *, 
 
     extra = {} if fitted.shape is None else {"shape": [float(value) for value in fitted.shape]}
     return convert.write_views(
-        Path(out), frames_of, scale=scale, head=rig, motion=motion, cameras=cameras, names=serials, image_size=size,
-        masks=False, source=f"NeRSemble {participant.name} {sequence}", extra=extra, overwrite=overwrite)
+        Path(out),
+        frames_of,
+        scale=scale,
+        head=rig,
+        motion=motion,
+        cameras=cameras,
+        names=serials,
+        image_size=size,
+        masks=False,
+        source=f"NeRSemble {participant.name} {sequence}",
+        extra=extra,
+        overwrite=overwrite,
+    )
 
 
 def read_cameras(path: Path, serials: list[str], size: tuple[int, int], fitted: Fit) -> Camera:
@@ -90,8 +109,11 @@ def read_cameras(path: Path, serials: list[str], size: tuple[int, int], fitted: 
         raise UserError(path, f"field 'world_2_cam' lacks camera {missing[0]}")
     tie = next((name for name in fitted.names if name in poses), None)
     if tie is None:
-        raise UserError("fit", f"its cameras ({', '.join(fitted.names[:4])}) are none of this calibration's",
-                        f"name one of them by its serial, for instance {serials[0]}")
+        raise UserError(
+            "fit",
+            f"its cameras ({', '.join(fitted.names[:4])}) are none of this calibration's",
+            f"name one of them by its serial, for instance {serials[0]}",
+        )
     matrices = np.stack([_matrix(poses[serial], (4, 4), path) for serial in [*serials, tie]])
     intrinsics = _matrix(value.get("intrinsics"), (3, 3), path)
     raw = make_camera(matrices[:, None], intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2])
@@ -118,8 +140,14 @@ def correct_colour(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def _products(linear: np.ndarray, count: int) -> np.ndarray:
     r, g, b = linear[..., 0], linear[..., 1], linear[..., 2]
     pairs, squares, triple, one = [r * g, r * b, g * b], [r * r, g * g, b * b], [r * g * b], [np.ones_like(r)]
-    terms = {3: [], 5: [*triple, *one], 7: [*pairs, *one], 8: [*pairs, *triple, *one], 10: [*pairs, *squares, *one],
-             11: [*pairs, *squares, *triple, *one]}[count]
+    terms = {
+        3: [],
+        5: [*triple, *one],
+        7: [*pairs, *one],
+        8: [*pairs, *triple, *one],
+        10: [*pairs, *squares, *one],
+        11: [*pairs, *squares, *triple, *one],
+    }[count]
     return np.stack([r, g, b, *terms], axis=-1)
 
 

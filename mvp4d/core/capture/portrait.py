@@ -60,8 +60,11 @@ class Portrait:
             if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 4 or not photo.size:
                 raise UserError("portrait", f"photo {index} is {photo.dtype} {list(photo.shape)}, expected RGBA bytes")
         if self.camera.batch_shape != (count,) or self.motion.frame_count != count:
-            raise UserError("portrait", f"{count} photos, {self.motion.frame_count} poses and cameras "
-                            f"{list(self.camera.batch_shape)}", "each photo has one pose and one camera")
+            raise UserError(
+                "portrait",
+                f"{count} photos, {self.motion.frame_count} poses and cameras {list(self.camera.batch_shape)}",
+                "each photo has one pose and one camera",
+            )
         if not 0 <= self.reference < count:
             raise UserError("portrait", f"reference is photo {self.reference} of {count}")
         if self.sources and len(self.sources) != count:
@@ -86,8 +89,10 @@ def write_portrait(capture: str | os.PathLike, portrait: Portrait) -> None:
     cameras: dict[str, Any] = {name: np.asarray(getattr(portrait.camera, name), np.float64) for name in FIELDS}
     np.savez_compressed(folder / "cameras.npz", **cameras)
     save_motion(folder / "motion.npz", portrait.motion, portrait.head)
-    write_json(folder / "portrait.json", {"format": FORMAT, "version": VERSION, "reference": portrait.reference,
-                                          "photos": entries})
+    write_json(
+        folder / "portrait.json",
+        {"format": FORMAT, "version": VERSION, "reference": portrait.reference, "photos": entries},
+    )
 
 
 def read_portrait(capture: str | os.PathLike, head: HeadModel) -> Portrait | None:
@@ -164,8 +169,9 @@ def _cameras(where: Path, count: int) -> Camera:
     for name in FIELDS:
         tail = (4, 4) if name == "world_to_camera" else ()
         if arrays[name].dtype.kind not in "fiu" or arrays[name].shape != (count, *tail):
-            raise UserError(where, f"'{name}' is {arrays[name].dtype} {list(arrays[name].shape)}, expected "
-                            f"{[count, *tail]} numbers")
+            raise UserError(
+                where, f"'{name}' is {arrays[name].dtype} {list(arrays[name].shape)}, expected {[count, *tail]} numbers"
+            )
     camera = Camera(**{name: arrays[name].astype(np.float64) for name in FIELDS})
     check(camera, where)
     return camera

@@ -55,10 +55,21 @@ class CaptureInfo:
 
     def to_json(self) -> dict[str, Any]:
         reference = None if self.reference is None else dict(zip(("camera", "frame"), self.reference))
-        return {"format": FORMAT, "version": VERSION, "fps": self.fps, "frame_count": self.frame_count,
-                "image_size": list(self.image_size), "cameras": list(self.names), "head": self.head,
-                "images": self.images, "masks": self.masks, "background": list(self.background),
-                "reference": reference, "source": self.source, "extra": self.extra}
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "fps": self.fps,
+            "frame_count": self.frame_count,
+            "image_size": list(self.image_size),
+            "cameras": list(self.names),
+            "head": self.head,
+            "images": self.images,
+            "masks": self.masks,
+            "background": list(self.background),
+            "reference": reference,
+            "source": self.source,
+            "extra": self.extra,
+        }
 
 
 def parse_info(value: object, where: Path) -> CaptureInfo:
@@ -70,8 +81,11 @@ def parse_info(value: object, where: Path) -> CaptureInfo:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise UserError(where, f"field 'format' is not '{FORMAT}'", "this is not a capture")
     if value.get("version") != VERSION:
-        raise UserError(where, f"field 'version' is {_short(value.get('version'))}, this program reads {VERSION}",
-                        "update the program or write the capture again")
+        raise UserError(
+            where,
+            f"field 'version' is {_short(value.get('version'))}, this program reads {VERSION}",
+            "update the program or write the capture again",
+        )
     fps = check_fps(_number(value, "fps", where), where, "field 'fps'")
     names = check_names(value.get("cameras"), where)
     size = check_image_size(value.get("image_size"), where)
@@ -90,8 +104,19 @@ def parse_info(value: object, where: Path) -> CaptureInfo:
     if not isinstance(extra, dict):
         raise UserError(where, f"field 'extra' is {_short(extra)}", "it is an object")
     frames = _integer(value, "frame_count", where, 1, MAX_FRAMES)
-    return CaptureInfo(fps, frames, size, names, value.get("head", ""), images, value["masks"], tuple(background),
-                       _reference(value.get("reference"), names, frames, where), value.get("source", ""), extra)
+    return CaptureInfo(
+        fps,
+        frames,
+        size,
+        names,
+        value.get("head", ""),
+        images,
+        value["masks"],
+        tuple(background),
+        _reference(value.get("reference"), names, frames, where),
+        value.get("source", ""),
+        extra,
+    )
 
 
 def check_names(value: object, where: object) -> tuple[str, ...]:
@@ -100,8 +125,11 @@ def check_names(value: object, where: object) -> tuple[str, ...]:
         raise UserError(where, "field 'cameras' is not a list of camera names")
     for name in value:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise UserError(where, f"camera name {_short(name)} is not allowed",
-                            "use letters, digits, '_', '-' and '.', beginning with a letter or digit")
+            raise UserError(
+                where,
+                f"camera name {_short(name)} is not allowed",
+                "use letters, digits, '_', '-' and '.', beginning with a letter or digit",
+            )
     if len({name.lower() for name in value}) != len(value):
         raise UserError(where, "two cameras have the same name (capitals aside)")
     return tuple(value)
@@ -155,8 +183,12 @@ def check_cameras(cameras: Camera, views: int, frames: int, where: object) -> Ca
         if array.dtype.kind not in "fiu":
             raise UserError(where, f"'{field}' holds {array.dtype} values", "it must hold numbers")
         tail = (4, 4) if field == "world_to_camera" else ()
-        if array.ndim != 2 + len(tail) or array.shape[2:] != tail or array.shape[0] != views \
-                or array.shape[1] not in (1, frames):
+        if (
+            array.ndim != 2 + len(tail)
+            or array.shape[2:] != tail
+            or array.shape[0] != views
+            or array.shape[1] not in (1, frames)
+        ):
             expected = ", ".join(map(str, (views, f"1 or {frames}", *tail)))
             raise UserError(where, f"'{field}' has shape {list(array.shape)}, expected [{expected}]")
         arrays[field] = array.astype(np.float64)
@@ -243,8 +275,11 @@ def _number(value: dict, key: str, where: Path) -> float:
 
 
 def _integers(value: object, count: int, low: int, high: int) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == count and all(
-        isinstance(item, int) and not isinstance(item, bool) and low <= item <= high for item in value)
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == count
+        and all(isinstance(item, int) and not isinstance(item, bool) and low <= item <= high for item in value)
+    )
 
 
 def _short(value: object) -> str:

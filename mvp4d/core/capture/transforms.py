@@ -12,8 +12,26 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_json
 from mvp4d.core.outputs import absolute
 
-_SHARED = ("fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "camera_angle_y", "camera_model", "is_fisheye",
-           "k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
+_SHARED = (
+    "fl_x",
+    "fl_y",
+    "cx",
+    "cy",
+    "w",
+    "h",
+    "camera_angle_x",
+    "camera_angle_y",
+    "camera_model",
+    "is_fisheye",
+    "k1",
+    "k2",
+    "k3",
+    "k4",
+    "k5",
+    "k6",
+    "p1",
+    "p2",
+)
 
 
 def read_transforms(paths: list[Path]) -> list[dict]:
@@ -43,10 +61,14 @@ def resolve(folder: Path, relative: object, where: object) -> Path:
     if "\\" in relative and not (folder / relative).exists():
         relative = PureWindowsPath(relative).as_posix()
     path = folder / relative
-    if Path(relative).is_absolute() or PureWindowsPath(relative).drive \
-            or not convert.is_inside(path, absolute(folder).parent):
-        raise UserError(where, f"'{relative[:80]}' leads out of {folder} and what lies beside it",
-                        "copy the file into the folder")
+    if (
+        Path(relative).is_absolute()
+        or PureWindowsPath(relative).drive
+        or not convert.is_inside(path, absolute(folder).parent)
+    ):
+        raise UserError(
+            where, f"'{relative[:80]}' leads out of {folder} and what lies beside it", "copy the file into the folder"
+        )
     return path
 
 
@@ -64,8 +86,11 @@ def intrinsics(frame: dict, size: tuple[int, int], index: int, where: object) ->
         fy = _focal(frame, "camera_angle_y", height, index, where)
     fx, fy = (fy if fx is None else fx), (fx if fy is None else fy)
     if fx is None or fy is None:
-        raise UserError(where, f"frame {index} has no usable camera: neither 'fl_x' nor 'camera_angle_x'",
-                        "give one of them, for the frame or at the root")
+        raise UserError(
+            where,
+            f"frame {index} has no usable camera: neither 'fl_x' nor 'camera_angle_x'",
+            "give one of them, for the frame or at the root",
+        )
     cx, cy = _number(frame, "cx", index, where), _number(frame, "cy", index, where)
     return fx, fy, width / 2 if cx is None else cx, height / 2 if cy is None else cy
 
@@ -79,8 +104,10 @@ def matrix(frame: dict, index: int, where: object) -> np.ndarray:
     if found.shape == (3, 4):
         found = np.concatenate([found, [[0, 0, 0, 1.0]]])
     if found.size != 16 or not np.isfinite(found).all() or abs(np.linalg.det(found.reshape(4, 4))) < 1e-6:
-        raise UserError(where, f"frame {index} has no usable camera: 'transform_matrix' is no 4 x 4 matrix of numbers "
-                        "with an inverse")
+        raise UserError(
+            where,
+            f"frame {index} has no usable camera: 'transform_matrix' is no 4 x 4 matrix of numbers with an inverse",
+        )
     return found.reshape(4, 4)
 
 

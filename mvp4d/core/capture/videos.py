@@ -1,7 +1,7 @@
 """A plain folder of synchronised videos and one `fit.npz`, in.
 
-    folder/fit.npz            cameras by name, head motion (see capture/fit.py)
-    folder/<camera>.mp4 ...   one video per camera, or a folder of pictures per camera
+folder/fit.npz            cameras by name, head motion (see capture/fit.py)
+folder/<camera>.mp4 ...   one video per camera, or a folder of pictures per camera
 """
 
 from __future__ import annotations
@@ -20,9 +20,16 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
 
 
-def import_videos(source: str | os.PathLike, out: str | os.PathLike, *, head: HeadModel,
-                  fit: str | os.PathLike | None = None, scale: int = 1, drop_incomplete: bool = False,
-                  overwrite: bool = False) -> Capture:
+def import_videos(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    head: HeadModel,
+    fit: str | os.PathLike | None = None,
+    scale: int = 1,
+    drop_incomplete: bool = False,
+    overwrite: bool = False,
+) -> Capture:
     """Reads a folder of synchronised videos into a capture; masks where pictures bring transparency.
 
     Args:
@@ -42,8 +49,9 @@ def import_videos(source: str | os.PathLike, out: str | os.PathLike, *, head: He
     for path, declared in zip(pictures, fitted.resolutions.tolist()):
         size = convert.picture_size(path)
         if list(size) != declared:
-            raise UserError(path, f"is {size[0]} x {size[1]} (height x width), the fit says "
-                            f"{declared[0]} x {declared[1]}")
+            raise UserError(
+                path, f"is {size[0]} x {size[1]} (height x width), the fit says {declared[0]} x {declared[1]}"
+            )
     sizes = {tuple(size) for size in fitted.resolutions.tolist()}
     if len(sizes) != 1:
         raise UserError(where, f"its cameras have {len(sizes)} picture sizes", "a capture has one")
@@ -55,10 +63,19 @@ def import_videos(source: str | os.PathLike, out: str | os.PathLike, *, head: He
 
     extra = {} if fitted.shape is None else {"shape": [float(value) for value in fitted.shape]}
     return convert.write_views(
-        Path(out), frames_of, scale=scale, head=rig, motion=motion[kept], cameras=cameras,
+        Path(out),
+        frames_of,
+        scale=scale,
+        head=rig,
+        motion=motion[kept],
+        cameras=cameras,
         names=schema.clean_names(fitted.names, where),
-        image_size=size, masks=convert.bring_alpha(pictures), source=f"videos of {source.name}", extra=extra,
-        overwrite=overwrite)
+        image_size=size,
+        masks=convert.bring_alpha(pictures),
+        source=f"videos of {source.name}",
+        extra=extra,
+        overwrite=overwrite,
+    )
 
 
 def scaled(cameras: Camera, size: tuple[int, int], scale: int) -> tuple[Camera, tuple[int, int]]:

@@ -29,16 +29,30 @@ def check_head(head: HeadModel, where: object) -> None:
     if pose not in (0, (joints - 1) * 9):
         raise UserError(where, f"pose_basis has {pose} rows, expected 0 or {(joints - 1) * 9} for its joints", _FIX)
     expected = {
-        "canonical": (vertices, 3), "template": (vertices, 3), "faces": (triangles, 3), "uv": (uvs, 2),
-        "face_uvs": (triangles, 3), "face_parts": (triangles,), "shape_basis": (shapes, vertices, 3),
-        "expression_basis": (expressions, vertices, 3), "pose_basis": (pose, vertices, 3), "joints": (joints, 3),
-        "joint_shape_basis": (shapes, joints, 3), "joint_expression_basis": (expressions, joints, 3),
-        "skin_weights": (vertices, joints), "landmark_faces": (marks,), "landmark_barycentric": (marks, 3),
+        "canonical": (vertices, 3),
+        "template": (vertices, 3),
+        "faces": (triangles, 3),
+        "uv": (uvs, 2),
+        "face_uvs": (triangles, 3),
+        "face_parts": (triangles,),
+        "shape_basis": (shapes, vertices, 3),
+        "expression_basis": (expressions, vertices, 3),
+        "pose_basis": (pose, vertices, 3),
+        "joints": (joints, 3),
+        "joint_shape_basis": (shapes, joints, 3),
+        "joint_expression_basis": (expressions, joints, 3),
+        "skin_weights": (vertices, joints),
+        "landmark_faces": (marks,),
+        "landmark_barycentric": (marks, 3),
     }
     for name, shape in expected.items():
         _check_array(np.asarray(getattr(head, name)), shape, where, name)
-    for name, limit in (("faces", vertices), ("face_uvs", uvs), ("face_parts", len(head.part_names)),
-                        ("landmark_faces", triangles)):
+    for name, limit in (
+        ("faces", vertices),
+        ("face_uvs", uvs),
+        ("face_parts", len(head.part_names)),
+        ("landmark_faces", triangles),
+    ):
         _check_indices(np.asarray(getattr(head, name)), limit, where, name)
     _check_joints(head, where)
 

@@ -39,10 +39,75 @@ _CAP4D_SLOTS = [1, 0, 2, 3, 4]  # FLAME's joint slots in the order of _JOINTS: s
 ADDITIONS = ("teeth", "mouth", "jaw")
 # Vertices nearest to the Multi-PIE 68 landmarks on FLAME's topology, as NPHM uses them.
 LANDMARKS = (
-    2212, 3060, 3485, 3384, 3386, 3389, 3418, 3395, 3414, 3598, 3637, 3587, 3582, 3580, 3756, 2012, 730, 1984, 3157,
-    335, 3705, 3684, 3851, 3863, 16, 2138, 571, 3553, 3561, 3501, 3526, 2748, 2792, 3556, 1675, 1612, 2437, 2383,
-    2494, 3632, 2278, 2296, 3833, 1343, 1034, 1175, 884, 829, 2715, 2813, 2774, 3543, 1657, 1696, 1579, 1795, 1865,
-    3503, 2948, 2898, 2845, 2785, 3533, 1668, 1730, 1669, 3509, 2786)
+    2212,
+    3060,
+    3485,
+    3384,
+    3386,
+    3389,
+    3418,
+    3395,
+    3414,
+    3598,
+    3637,
+    3587,
+    3582,
+    3580,
+    3756,
+    2012,
+    730,
+    1984,
+    3157,
+    335,
+    3705,
+    3684,
+    3851,
+    3863,
+    16,
+    2138,
+    571,
+    3553,
+    3561,
+    3501,
+    3526,
+    2748,
+    2792,
+    3556,
+    1675,
+    1612,
+    2437,
+    2383,
+    2494,
+    3632,
+    2278,
+    2296,
+    3833,
+    1343,
+    1034,
+    1175,
+    884,
+    829,
+    2715,
+    2813,
+    2774,
+    3543,
+    1657,
+    1696,
+    1579,
+    1795,
+    1865,
+    3503,
+    2948,
+    2898,
+    2845,
+    2785,
+    3533,
+    1668,
+    1730,
+    1669,
+    3509,
+    2786,
+)
 
 
 def load_flame(path: str | os.PathLike, additions: tuple[str, ...] = ()) -> HeadModel:
@@ -100,9 +165,15 @@ def _version(path: Path) -> str:
 
 
 def _check_arrays(data: dict[str, Any], where: Path) -> _Arrays:
-    shapes = {"v_template": (VERTICES, 3), "f": (None, 3), "shapedirs": (VERTICES, 3, _SHAPES + _EXPRESSIONS),
-              "posedirs": (VERTICES, 3, 36), "J_regressor": (5, VERTICES), "kintree_table": (2, 5),
-              "weights": (VERTICES, 5)}
+    shapes = {
+        "v_template": (VERTICES, 3),
+        "f": (None, 3),
+        "shapedirs": (VERTICES, 3, _SHAPES + _EXPRESSIONS),
+        "posedirs": (VERTICES, 3, 36),
+        "J_regressor": (5, VERTICES),
+        "kintree_table": (2, 5),
+        "weights": (VERTICES, 5),
+    }
     arrays = {}
     for name, shape in shapes.items():
         array = data.get(name)
@@ -116,16 +187,27 @@ def _check_arrays(data: dict[str, Any], where: Path) -> _Arrays:
         raise UserError(where, f"'f' points outside of the {VERTICES} vertices, or has no triangles")
     parents = [-1] + [int(item) for item in arrays["kintree_table"][0][1:].astype(np.int64)]
     return _Arrays(
-        template=arrays["v_template"].astype(np.float64), faces=arrays["f"].astype(np.int64).astype(np.int32),
+        template=arrays["v_template"].astype(np.float64),
+        faces=arrays["f"].astype(np.int64).astype(np.int32),
         directions=np.moveaxis(arrays["shapedirs"].astype(np.float64), -1, 0),
         pose=np.moveaxis(arrays["posedirs"].astype(np.float64), -1, 0),
-        regressor=arrays["J_regressor"].astype(np.float64), parents=tuple(parents),
-        weights=arrays["weights"].astype(np.float64))
+        regressor=arrays["J_regressor"].astype(np.float64),
+        parents=tuple(parents),
+        weights=arrays["weights"].astype(np.float64),
+    )
 
 
 def _standard_head(arrays: _Arrays, version: str) -> HeadModel:
-    return _assemble(arrays, version, arrays.template, arrays.directions[:_SHAPES], arrays.directions[_SHAPES:],
-                     [f"expression{index:03d}" for index in range(_EXPRESSIONS)], list(range(5)), arrays.parents)
+    return _assemble(
+        arrays,
+        version,
+        arrays.template,
+        arrays.directions[:_SHAPES],
+        arrays.directions[_SHAPES:],
+        [f"expression{index:03d}" for index in range(_EXPRESSIONS)],
+        list(range(5)),
+        arrays.parents,
+    )
 
 
 def _cap4d_head(arrays: _Arrays, path: Path) -> HeadModel:
@@ -135,12 +217,28 @@ def _cap4d_head(arrays: _Arrays, path: Path) -> HeadModel:
     # R - 2I = (R - I) - I for each of the four joints with correctives: the constant part belongs to the template.
     quirk = -(arrays.pose.reshape(4, 3, 3, VERTICES, 3) * np.eye(3)[None, :, :, None, None]).sum(axis=(0, 1, 2))
     names = [f"expression{index:03d}" for index in range(_CAP4D_EXPRESSIONS - 1)] + ["blink"]
-    return _assemble(arrays, "flame2023-nojaw", arrays.template + quirk, arrays.directions[:_CAP4D_SHAPES], expression,
-                     names, _CAP4D_SLOTS, (-1,) * 5)
+    return _assemble(
+        arrays,
+        "flame2023-nojaw",
+        arrays.template + quirk,
+        arrays.directions[:_CAP4D_SHAPES],
+        expression,
+        names,
+        _CAP4D_SLOTS,
+        (-1,) * 5,
+    )
 
 
-def _assemble(arrays: _Arrays, name: str, template: np.ndarray, shape: np.ndarray, expression: np.ndarray,
-              expression_names: list[str], slots: list[int], parents: tuple[int, ...]) -> HeadModel:
+def _assemble(
+    arrays: _Arrays,
+    name: str,
+    template: np.ndarray,
+    shape: np.ndarray,
+    expression: np.ndarray,
+    expression_names: list[str],
+    slots: list[int],
+    parents: tuple[int, ...],
+) -> HeadModel:
     """`template` holds CAP4D's constant offset; joints are regressed from the plain one."""
     regressor = arrays.regressor[slots]
     landmark_faces, landmark_barycentric = _landmarks(arrays.faces)
@@ -150,14 +248,28 @@ def _assemble(arrays: _Arrays, name: str, template: np.ndarray, shape: np.ndarra
         return np.einsum("jn,...nd->...jd", regressor, offsets, optimize=True).astype(np.float32)
 
     return HeadModel(
-        name=name, canonical=template.astype(np.float32), template=template.astype(np.float32), faces=arrays.faces,
-        uv=np.zeros((1, 2), np.float32), face_uvs=np.zeros_like(arrays.faces), face_parts=parts,
-        shape_basis=shape.astype(np.float32), expression_basis=expression.astype(np.float32),
-        pose_basis=arrays.pose.astype(np.float32), joints=regress(arrays.template), joint_shape_basis=regress(shape),
-        joint_expression_basis=regress(expression), skin_weights=arrays.weights[:, slots].astype(np.float32),
-        landmark_faces=landmark_faces, landmark_barycentric=landmark_barycentric,
-        shape_names=tuple(f"shape{index:03d}" for index in range(len(shape))), expression_names=tuple(expression_names),
-        joint_names=_JOINTS, joint_parents=parents, part_names=part_names)
+        name=name,
+        canonical=template.astype(np.float32),
+        template=template.astype(np.float32),
+        faces=arrays.faces,
+        uv=np.zeros((1, 2), np.float32),
+        face_uvs=np.zeros_like(arrays.faces),
+        face_parts=parts,
+        shape_basis=shape.astype(np.float32),
+        expression_basis=expression.astype(np.float32),
+        pose_basis=arrays.pose.astype(np.float32),
+        joints=regress(arrays.template),
+        joint_shape_basis=regress(shape),
+        joint_expression_basis=regress(expression),
+        skin_weights=arrays.weights[:, slots].astype(np.float32),
+        landmark_faces=landmark_faces,
+        landmark_barycentric=landmark_barycentric,
+        shape_names=tuple(f"shape{index:03d}" for index in range(len(shape))),
+        expression_names=tuple(expression_names),
+        joint_names=_JOINTS,
+        joint_parents=parents,
+        part_names=part_names,
+    )
 
 
 def _landmarks(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

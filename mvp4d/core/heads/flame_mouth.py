@@ -18,8 +18,16 @@ _UPPER_LIP = [1713, 1715, 1716, 1735, 1696, 1694, 1657, 3543, 2774, 2811, 2813, 
 _LOWER_LIP = [1576, 1577, 1773, 1774, 1795, 1802, 1865, 3503, 2948, 2905, 2898, 2881, 2880, 2713, 2712]
 _TEETH = len(_UPPER_LIP)
 # Rows of 15 vertices in GaussianAvatars' order, each (jaw, at the root, at the back).
-_ROWS = (("upper", True, False), ("lower", True, False), ("upper", False, False), ("lower", False, False),
-         ("upper", True, True), ("upper", False, True), ("lower", True, True), ("lower", False, True))
+_ROWS = (
+    ("upper", True, False),
+    ("lower", True, False),
+    ("upper", False, False),
+    ("lower", False, False),
+    ("upper", True, True),
+    ("upper", False, True),
+    ("lower", True, True),
+    ("lower", False, True),
+)
 _ROW_V = (3, 2, 0, 1, 3, 4, 6, 5)  # of seven lines near the top of FLAME's texture, where nothing else lies
 _STEPS = 20  # of CAP4D's mouth sphere, around and along
 _LIP_VERTEX = 3533  # between the lips
@@ -53,8 +61,16 @@ def add_teeth(head: HeadModel) -> HeadModel:
     # Front, edge and back of each jaw as strips between two rows, seen from outside.
     strips = [(0, 2), (4, 5), (5, 2), (3, 1), (6, 7), (7, 3)]
     faces = np.concatenate([_strip(first * _TEETH, second * _TEETH) for first, second in strips])
-    return _append(head, np.concatenate(rows), faces, uv, weights.reshape(-1, weights.shape[-1]), "teeth",
-                   np.tile(lip_shape, (1, 8, 1)), "+teeth")
+    return _append(
+        head,
+        np.concatenate(rows),
+        faces,
+        uv,
+        weights.reshape(-1, weights.shape[-1]),
+        "teeth",
+        np.tile(lip_shape, (1, 8, 1)),
+        "+teeth",
+    )
 
 
 def add_mouth(head: HeadModel) -> HeadModel:
@@ -72,11 +88,15 @@ def add_lower_jaw(head: HeadModel, regressor: np.ndarray | None) -> HeadModel:
       regressor: [E, 3] axis-angle of the jaw per expression coefficient (CAP4D's `jaw_regressor.npy`).
     """
     if regressor is None:
-        raise UserError("jaw_regressor.npy", "is needed for the lower jaw and not there",
-                        "put CAP4D's file beside the FLAME model")
+        raise UserError(
+            "jaw_regressor.npy", "is needed for the lower jaw and not there", "put CAP4D's file beside the FLAME model"
+        )
     if len(regressor) != head.expression_count:
-        raise UserError("jaw_regressor.npy", f"has {len(regressor)} rows for {head.expression_count} coefficients",
-                        "the lower jaw goes with FLAME 2023 without jaw")
+        raise UserError(
+            "jaw_regressor.npy",
+            f"has {len(regressor)} rows for {head.expression_count} coefficients",
+            "the lower jaw goes with FLAME 2023 without jaw",
+        )
     weights = np.zeros((_STEPS * _STEPS // 2, len(head.joint_names)), np.float32)
     weights[:, head.joint_names.index("root" if head.joint_parents[1] < 0 else "neck")] = 1.0
     before = head.vertex_count
@@ -104,8 +124,9 @@ def _half_sphere() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     latitude = np.linspace(-np.pi / 2, np.pi / 2, _STEPS)[: _STEPS // 2]
     longitude = np.linspace(0, 2 * np.pi, _STEPS)
     latitude, longitude = (item.reshape(-1) for item in np.meshgrid(latitude, longitude, indexing="ij"))
-    vertices = np.stack([np.cos(latitude) * np.cos(longitude), -np.cos(latitude) * np.sin(longitude),
-                         -np.sin(latitude)], axis=1)
+    vertices = np.stack(
+        [np.cos(latitude) * np.cos(longitude), -np.cos(latitude) * np.sin(longitude), -np.sin(latitude)], axis=1
+    )
     faces = []
     for row in range(_STEPS // 2 - 1):
         for column in range(_STEPS):
@@ -147,8 +168,16 @@ def _place_sphere(vertices: np.ndarray, lip: np.ndarray, jaw: np.ndarray) -> np.
     return vertices @ frame.T * (0.25 * distance) + jaw + 0.75 * offset - _LIP_GAP * forward
 
 
-def _append(head: HeadModel, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, weights: np.ndarray, part: str,
-            shape_basis: np.ndarray, suffix: str) -> HeadModel:
+def _append(
+    head: HeadModel,
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    uv: np.ndarray,
+    weights: np.ndarray,
+    part: str,
+    shape_basis: np.ndarray,
+    suffix: str,
+) -> HeadModel:
     """The head with one more piece of mesh that follows identity, joints and nothing else."""
     count, uv_count, added = head.vertex_count, len(head.uv), len(vertices)
 
@@ -158,12 +187,17 @@ def _append(head: HeadModel, vertices: np.ndarray, faces: np.ndarray, uv: np.nda
 
     points = vertices.astype(np.float32)
     return dataclasses.replace(
-        head, name=head.name + suffix, canonical=np.concatenate([head.canonical, points]),
+        head,
+        name=head.name + suffix,
+        canonical=np.concatenate([head.canonical, points]),
         template=np.concatenate([head.template, points]),
         faces=np.concatenate([head.faces, faces + count]).astype(np.int32),
         uv=np.concatenate([head.uv, uv]).astype(np.float32),
         face_uvs=np.concatenate([head.face_uvs, faces + uv_count]).astype(np.int32),
         face_parts=np.concatenate([head.face_parts, np.full(len(faces), len(head.part_names), np.uint8)]),
-        shape_basis=grow(head.shape_basis, shape_basis), expression_basis=grow(head.expression_basis),
-        pose_basis=grow(head.pose_basis), skin_weights=np.concatenate([head.skin_weights, weights]).astype(np.float32),
-        part_names=(*head.part_names, part))
+        shape_basis=grow(head.shape_basis, shape_basis),
+        expression_basis=grow(head.expression_basis),
+        pose_basis=grow(head.pose_basis),
+        skin_weights=np.concatenate([head.skin_weights, weights]).astype(np.float32),
+        part_names=(*head.part_names, part),
+    )

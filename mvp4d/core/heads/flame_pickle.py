@@ -44,10 +44,24 @@ def read_flame_pickle(path: str | os.PathLike) -> dict[str, Any]:
             raise ValueError(f"a {type(data).__name__} instead of a dict")
         return {str(key): _plain(value) for key, value in data.items()}
     except _Refused as refused:
-        raise UserError(path, f"the pickle asks for '{refused}', which is no array: refused",
-                        "use the file as downloaded from flame.is.tue.mpg.de") from None
-    except (pickle.UnpicklingError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, MemoryError,
-            OverflowError, RecursionError, AssertionError) as error:
+        raise UserError(
+            path,
+            f"the pickle asks for '{refused}', which is no array: refused",
+            "use the file as downloaded from flame.is.tue.mpg.de",
+        ) from None
+    except (
+        pickle.UnpicklingError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        EOFError,
+        MemoryError,
+        OverflowError,
+        RecursionError,
+        AssertionError,
+    ) as error:
         raise UserError(path, f"not a readable FLAME pickle ({str(error)[:120] or type(error).__name__})") from None
 
 

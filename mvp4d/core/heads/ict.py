@@ -36,9 +36,16 @@ _METRES = 0.01
 # Puts the eyeballs where FLAME's are (docs/architecture.md).
 _ORIGIN = np.array([0.0, -0.0141, -0.0622])
 _VERTICES = 26719
-_PARTS = {"M_Face": "face", "M_BackHead": "head", "M_GumsTongue": "gums_tongue", "M_Teeth": "teeth",
-          "M_ScleraLeft": "left_sclera", "M_IrisLeft": "left_iris", "M_ScleraRight": "right_sclera",
-          "M_IrisRight": "right_iris"}
+_PARTS = {
+    "M_Face": "face",
+    "M_BackHead": "head",
+    "M_GumsTongue": "gums_tongue",
+    "M_Teeth": "teeth",
+    "M_ScleraLeft": "left_sclera",
+    "M_IrisLeft": "left_iris",
+    "M_ScleraRight": "right_sclera",
+    "M_IrisRight": "right_iris",
+}
 _EYES = (("M_ScleraLeft", "M_IrisLeft"), ("M_ScleraRight", "M_IrisRight"))
 _JOINTS = ("root", "neck", "left_eye", "right_eye")
 _NECK_JOINT = np.array([0.0, -9.0, -2.0])  # centimetres, in ICT's axes: within the neck, at the height of the throat
@@ -46,10 +53,75 @@ _NOT_EXPRESSIONS = ("generic_neutral_mesh",)
 _COUNT_OF_FILES = 400
 # Vertices of the Multi-PIE 68 landmarks, from vertex_indices.json of ICT-FaceKit.
 LANDMARKS = (
-    1225, 1888, 1052, 367, 1719, 1722, 2199, 1447, 966, 3661, 4390, 3927, 3924, 2608, 3272, 4088, 3443, 268, 493, 1914,
-    2044, 1401, 3615, 4240, 4114, 2734, 2509, 978, 4527, 4942, 4857, 1140, 2075, 1147, 4269, 3360, 1507, 1542, 1537,
-    1528, 1518, 1511, 3742, 3751, 3756, 3721, 3725, 3732, 5708, 5695, 2081, 0, 4275, 6200, 6213, 6346, 6461, 5518, 5957,
-    5841, 5702, 5711, 5533, 6216, 6207, 6470, 5517, 5966)
+    1225,
+    1888,
+    1052,
+    367,
+    1719,
+    1722,
+    2199,
+    1447,
+    966,
+    3661,
+    4390,
+    3927,
+    3924,
+    2608,
+    3272,
+    4088,
+    3443,
+    268,
+    493,
+    1914,
+    2044,
+    1401,
+    3615,
+    4240,
+    4114,
+    2734,
+    2509,
+    978,
+    4527,
+    4942,
+    4857,
+    1140,
+    2075,
+    1147,
+    4269,
+    3360,
+    1507,
+    1542,
+    1537,
+    1528,
+    1518,
+    1511,
+    3742,
+    3751,
+    3756,
+    3721,
+    3725,
+    3732,
+    5708,
+    5695,
+    2081,
+    0,
+    4275,
+    6200,
+    6213,
+    6346,
+    6461,
+    5518,
+    5957,
+    5841,
+    5702,
+    5711,
+    5533,
+    6216,
+    6207,
+    6470,
+    5517,
+    5966,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +194,17 @@ def read_folder(folder: Path) -> IctArrays:
     expression = [name for name in offsets if name not in identity]
     zero = np.zeros((0, *vertices.shape), np.float32)
     return IctArrays(
-        vertices, mesh.faces, mesh.face_uvs, mesh.uv, mesh.face_material, mesh.material_names,
-        np.stack([offsets[name] for name in identity]) if identity else zero, tuple(identity),
-        np.stack([offsets[name] for name in expression]) if expression else zero, tuple(expression))
+        vertices,
+        mesh.faces,
+        mesh.face_uvs,
+        mesh.uv,
+        mesh.face_material,
+        mesh.material_names,
+        np.stack([offsets[name] for name in identity]) if identity else zero,
+        tuple(identity),
+        np.stack([offsets[name] for name in expression]) if expression else zero,
+        tuple(expression),
+    )
 
 
 def head_from_arrays(data: IctArrays, where: object) -> HeadModel:
@@ -133,8 +213,9 @@ def head_from_arrays(data: IctArrays, where: object) -> HeadModel:
     names = list(data.material_names)
     kept = np.isin(data.face_material, [names.index(name) for name in _PARTS if name in names])
     quads, quad_uvs = data.faces[kept].astype(np.int64), data.face_uvs[kept].astype(np.int64)
-    part = np.array([list(_PARTS).index(names[item]) if names[item] in _PARTS else 0
-                     for item in range(len(names))], np.uint8)[data.face_material[kept]]
+    part = np.array(
+        [list(_PARTS).index(names[item]) if names[item] in _PARTS else 0 for item in range(len(names))], np.uint8
+    )[data.face_material[kept]]
     second = quads[:, 3] >= 0
     faces = np.concatenate([quads[:, :3], quads[second][:, [0, 2, 3]]]).astype(np.int32)
     face_uvs = np.concatenate([quad_uvs[:, :3], quad_uvs[second][:, [0, 2, 3]]]).astype(np.int32)
@@ -153,14 +234,28 @@ def head_from_arrays(data: IctArrays, where: object) -> HeadModel:
     landmark_faces, landmark_barycentric = vertices_as_landmarks(faces, LANDMARKS)
     template = (vertices * _METRES + _ORIGIN).astype(np.float32)
     head = HeadModel(
-        name="ict", canonical=template, template=template, faces=faces, uv=data.uv.astype(np.float32),
-        face_uvs=face_uvs, face_parts=face_parts, shape_basis=identity, expression_basis=expression,
-        pose_basis=np.zeros((0, count, 3), np.float32), joints=joints.astype(np.float32),
+        name="ict",
+        canonical=template,
+        template=template,
+        faces=faces,
+        uv=data.uv.astype(np.float32),
+        face_uvs=face_uvs,
+        face_parts=face_parts,
+        shape_basis=identity,
+        expression_basis=expression,
+        pose_basis=np.zeros((0, count, 3), np.float32),
+        joints=joints.astype(np.float32),
         joint_shape_basis=joint_shapes,
         joint_expression_basis=np.zeros((len(expression), len(_JOINTS), 3), np.float32),
-        skin_weights=_skin_weights(vertices, eyes), landmark_faces=landmark_faces,
-        landmark_barycentric=landmark_barycentric, shape_names=data.identity_names, expression_names=ARKIT_NAMES,
-        joint_names=_JOINTS, joint_parents=(-1, 0, 1, 1), part_names=tuple(_PARTS.values()))
+        skin_weights=_skin_weights(vertices, eyes),
+        landmark_faces=landmark_faces,
+        landmark_barycentric=landmark_barycentric,
+        shape_names=data.identity_names,
+        expression_names=ARKIT_NAMES,
+        joint_names=_JOINTS,
+        joint_parents=(-1, 0, 1, 1),
+        part_names=tuple(_PARTS.values()),
+    )
     check_head(head, where)
     return head
 
@@ -183,8 +278,14 @@ def _check_arrays(data: IctArrays, where: object) -> None:
     if data.vertices.shape != (_VERTICES, 3):
         raise UserError(where, f"vertices have shape {data.vertices.shape}, ICT-FaceKit has ({_VERTICES}, 3)")
     quads = len(data.faces)
-    expected = {"faces": (quads, 4), "face_uvs": (quads, 4), "face_material": (quads,), "uv": (len(data.uv), 2),
-                "identity": (len(data.identity_names), count, 3), "expression": (len(data.expression_names), count, 3)}
+    expected = {
+        "faces": (quads, 4),
+        "face_uvs": (quads, 4),
+        "face_material": (quads,),
+        "uv": (len(data.uv), 2),
+        "identity": (len(data.identity_names), count, 3),
+        "expression": (len(data.expression_names), count, 3),
+    }
     for name, shape in expected.items():
         array = getattr(data, name)
         if array.shape != shape or array.dtype.kind not in "fiu":

@@ -21,9 +21,23 @@ Array = Any  # numpy or jax array
 STATIC_FIELDS = ("name", "shape_names", "expression_names", "joint_names", "joint_parents", "part_names")
 
 # What poses a personalised head: an avatar keeps these.
-RIG_FIELDS = ("name", "template", "faces", "uv", "face_uvs", "face_parts", "expression_basis", "pose_basis", "joints",
-              "joint_expression_basis", "skin_weights", "expression_names", "joint_names", "joint_parents",
-              "part_names")
+RIG_FIELDS = (
+    "name",
+    "template",
+    "faces",
+    "uv",
+    "face_uvs",
+    "face_parts",
+    "expression_basis",
+    "pose_basis",
+    "joints",
+    "joint_expression_basis",
+    "skin_weights",
+    "expression_names",
+    "joint_names",
+    "joint_parents",
+    "part_names",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +140,15 @@ class HeadModel:
             count, joints = len(arrays["template"]), len(rig["joint_names"])
         except (TypeError, ValueError) as error:
             raise UserError(where, f"head rig is damaged ({error})") from None
-        head = cls(**(rig | arrays), canonical=arrays["template"], shape_basis=np.zeros((0, count, 3), np.float32),
-                   joint_shape_basis=np.zeros((0, joints, 3), np.float32), landmark_faces=np.zeros(0, np.int32),
-                   landmark_barycentric=np.zeros((0, 3), np.float32), shape_names=())
+        head = cls(
+            **(rig | arrays),
+            canonical=arrays["template"],
+            shape_basis=np.zeros((0, count, 3), np.float32),
+            joint_shape_basis=np.zeros((0, joints, 3), np.float32),
+            landmark_faces=np.zeros(0, np.int32),
+            landmark_barycentric=np.zeros((0, 3), np.float32),
+            shape_names=(),
+        )
         check_head(head, where)
         return head
 

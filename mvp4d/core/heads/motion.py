@@ -44,8 +44,15 @@ class Motion:
     def still(cls, frames: int, expression_count: int, fps: float = 25.0) -> Motion:
         """A head at rest at the origin."""
         rotation, translation, neck, jaw = np.zeros((4, frames, 3), np.float32)
-        return cls(np.zeros((frames, expression_count), np.float32), rotation, translation, neck, jaw,
-                   np.zeros((frames, 2, 3), np.float32), fps)
+        return cls(
+            np.zeros((frames, expression_count), np.float32),
+            rotation,
+            translation,
+            neck,
+            jaw,
+            np.zeros((frames, 2, 3), np.float32),
+            fps,
+        )
 
 
 ARRAYS = ("expression", "rotation", "translation", "neck", "jaw", "eyes")

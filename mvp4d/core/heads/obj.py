@@ -56,10 +56,18 @@ def read_obj(path: Path) -> ObjMesh:
     except (ValueError, IndexError) as error:
         raise UserError(path, f"not a readable OBJ file ({error})") from None
     vertices = read_vertices(path)
-    mesh = ObjMesh(vertices, np.array(uv, np.float32).reshape(-1, 2), np.array(faces, np.int32).reshape(-1, 4),
-                   np.array(face_uvs, np.int32).reshape(-1, 4), np.array(material, np.uint8), tuple(materials))
-    for name, array, limit in (("vertices", mesh.faces, len(vertices)),
-                               ("texture coordinates", mesh.face_uvs, len(uv))):
+    mesh = ObjMesh(
+        vertices,
+        np.array(uv, np.float32).reshape(-1, 2),
+        np.array(faces, np.int32).reshape(-1, 4),
+        np.array(face_uvs, np.int32).reshape(-1, 4),
+        np.array(material, np.uint8),
+        tuple(materials),
+    )
+    for name, array, limit in (
+        ("vertices", mesh.faces, len(vertices)),
+        ("texture coordinates", mesh.face_uvs, len(uv)),
+    ):
         if not len(array) or array.min() < -1 or array[:, :3].min() < 0 or array.max() >= limit:
             raise UserError(path, f"has faces that point outside its {limit} {name}")
     return mesh

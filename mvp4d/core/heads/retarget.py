@@ -28,12 +28,15 @@ def retarget(motion: Motion, source: str, names: tuple[str, ...], head: HeadMode
         if column is not None:
             expression[:, index] = np.asarray(motion.expression)[:, column]
             taken += 1
-    arrays = {key: np.asarray(getattr(motion, key), np.float32)
-              for key in ("rotation", "translation", "neck", "jaw", "eyes")}
+    arrays = {
+        key: np.asarray(getattr(motion, key), np.float32) for key in ("rotation", "translation", "neck", "jaw", "eyes")
+    }
     notice = ""
     if taken == 0:
-        notice = (f"the motion's expressions belong to head '{source}', which shares no expression name with "
-                  f"'{head.name}': only head, neck, jaw and eye rotations are used")
+        notice = (
+            f"the motion's expressions belong to head '{source}', which shares no expression name with "
+            f"'{head.name}': only head, neck, jaw and eye rotations are used"
+        )
     elif taken < len(names):
         notice = f"{len(names) - taken} of {len(names)} expressions of the motion have no counterpart in '{head.name}'"
     return Motion(expression, **arrays, fps=motion.fps), notice

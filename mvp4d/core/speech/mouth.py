@@ -9,14 +9,31 @@ from mvp4d.core.speech.phones import BILABIALS, SILENCE, VOWELS, Phone
 
 # openfacefx's shapes, but for these: there the tongue leaves the mouth at every t, d, n and l.
 _OWN = {
-    "TH": {"jawOpen": 0.14, "tongueOut": 0.3, "mouthUpperUpLeft": 0.15, "mouthUpperUpRight": 0.15,
-           "mouthLowerDownLeft": 0.15, "mouthLowerDownRight": 0.15},
-    "DD": {"jawOpen": 0.2, "mouthUpperUpLeft": 0.12, "mouthUpperUpRight": 0.12, "mouthLowerDownLeft": 0.1,
-           "mouthLowerDownRight": 0.1},
+    "TH": {
+        "jawOpen": 0.14,
+        "tongueOut": 0.3,
+        "mouthUpperUpLeft": 0.15,
+        "mouthUpperUpRight": 0.15,
+        "mouthLowerDownLeft": 0.15,
+        "mouthLowerDownRight": 0.15,
+    },
+    "DD": {
+        "jawOpen": 0.2,
+        "mouthUpperUpLeft": 0.12,
+        "mouthUpperUpRight": 0.12,
+        "mouthLowerDownLeft": 0.1,
+        "mouthLowerDownRight": 0.1,
+    },
     "nn": {"jawOpen": 0.18, "mouthLowerDownLeft": 0.1, "mouthLowerDownRight": 0.1},
 }
-OPENING = ("jawOpen", "mouthFunnel", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthUpperUpLeft",
-           "mouthUpperUpRight")
+OPENING = (
+    "jawOpen",
+    "mouthFunnel",
+    "mouthLowerDownLeft",
+    "mouthLowerDownRight",
+    "mouthUpperUpLeft",
+    "mouthUpperUpRight",
+)
 _PRESSED = {"mouthPressLeft": 0.25, "mouthPressRight": 0.25, "mouthRollLower": 0.1, "mouthRollUpper": 0.1}
 _RAMP = 0.06  # seconds in which lips meet and part
 _LEAST = 0.1  # of jawOpen in the middle of a vowel

@@ -13,8 +13,9 @@ from mvp4d.core.files import read_json
 SILENCE = "SIL"
 VOWELS = frozenset(("AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"))
 BILABIALS = frozenset(("M", "B", "P"))  # the lips meet
-CONSONANTS = BILABIALS | frozenset(("CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "N", "NG", "R", "S", "SH", "T",
-                                    "TH", "V", "W", "Y", "Z", "ZH"))
+CONSONANTS = BILABIALS | frozenset(
+    ("CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "N", "NG", "R", "S", "SH", "T", "TH", "V", "W", "Y", "Z", "ZH")
+)
 _SILENT = frozenset(("", "SIL", "SP", "SPN", "<SIL>", "<EPS>", "PAU", "_", "+NSN+", "+SPN+", "+NOISE+"))
 _TEXT_LIMIT = 64 << 20
 
@@ -60,8 +61,11 @@ def read_phones(path: str | os.PathLike) -> list[Phone]:
             raise UserError(path, f"{number}: '{start}' and '{end}' are not times in seconds") from None
         after = phones[-1].end if phones else 0.0
         if not after - 1e-3 <= begin < stop <= 1e5:
-            raise UserError(path, f"{number}: a phone from {begin:g} to {stop:g} s, after one that ends at {after:g} s",
-                            "phones are in order, each ends after it starts")
+            raise UserError(
+                path,
+                f"{number}: a phone from {begin:g} to {stop:g} s, after one that ends at {after:g} s",
+                "phones are in order, each ends after it starts",
+            )
         phones.append(Phone(arpabet(str(symbol), f"{path}: {number}"), max(begin, after), stop))
     if not phones:
         raise UserError(path, "holds no phones", "a CSV has the columns phone,start,end")
@@ -86,11 +90,55 @@ def arpabet(symbol: str, where: object) -> str:
 
 # IPA beyond General American, to the English phone that looks most alike on the lips
 _MORE_IPA = {
-    "a": "AA", "ɐ": "AH", "ɒ": "AO", "ə": "AH", "ɜ": "ER", "ɚ": "ER", "e": "EH", "o": "AO", "ø": "UW", "œ": "UH",
-    "y": "UW", "ʏ": "UH", "ɨ": "IH", "ɯ": "IH", "ɤ": "AH", "æ̃": "AE", "ɑ̃": "AA", "ɔ̃": "AO", "ɛ̃": "EH", "g": "G",
-    "x": "K", "χ": "K", "ɣ": "G", "q": "K", "ʁ": "R", "r": "R", "ɾ": "D", "ʔ": "HH", "ç": "SH", "ɲ": "N", "ʎ": "L",
-    "ɫ": "L", "β": "B", "ɸ": "F", "ʋ": "V", "ɥ": "W", "ts": "S", "pf": "F", "ɦ": "HH", "c": "K", "ɟ": "G", "ʈ": "T",
-    "ɖ": "D", "ʂ": "SH", "ʐ": "ZH", "ɕ": "SH", "ʑ": "ZH", "tɕ": "CH", "dʑ": "JH",
+    "a": "AA",
+    "ɐ": "AH",
+    "ɒ": "AO",
+    "ə": "AH",
+    "ɜ": "ER",
+    "ɚ": "ER",
+    "e": "EH",
+    "o": "AO",
+    "ø": "UW",
+    "œ": "UH",
+    "y": "UW",
+    "ʏ": "UH",
+    "ɨ": "IH",
+    "ɯ": "IH",
+    "ɤ": "AH",
+    "æ̃": "AE",
+    "ɑ̃": "AA",
+    "ɔ̃": "AO",
+    "ɛ̃": "EH",
+    "g": "G",
+    "x": "K",
+    "χ": "K",
+    "ɣ": "G",
+    "q": "K",
+    "ʁ": "R",
+    "r": "R",
+    "ɾ": "D",
+    "ʔ": "HH",
+    "ç": "SH",
+    "ɲ": "N",
+    "ʎ": "L",
+    "ɫ": "L",
+    "β": "B",
+    "ɸ": "F",
+    "ʋ": "V",
+    "ɥ": "W",
+    "ts": "S",
+    "pf": "F",
+    "ɦ": "HH",
+    "c": "K",
+    "ɟ": "G",
+    "ʈ": "T",
+    "ɖ": "D",
+    "ʂ": "SH",
+    "ʐ": "ZH",
+    "ɕ": "SH",
+    "ʑ": "ZH",
+    "tɕ": "CH",
+    "dʑ": "JH",
 }
 
 

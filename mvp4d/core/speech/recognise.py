@@ -78,8 +78,11 @@ def _align(words: list[str], sound: Sound) -> tuple[list[Phone], float]:
     except (RuntimeError, AttributeError, TypeError):  # how it says that no path reaches the end
         return [], -np.inf
     phones = [
-        Phone(name if (name := phone.name).isalpha() and name != "SIL" else SILENCE, phone.start / _FRAMES,
-              (phone.start + phone.duration) / _FRAMES)
+        Phone(
+            name if (name := phone.name).isalpha() and name != "SIL" else SILENCE,
+            phone.start / _FRAMES,
+            (phone.start + phone.duration) / _FRAMES,
+        )
         for phone in found
     ]
     spoken = [phone for phone, made in zip(found, phones) if made.symbol != SILENCE]

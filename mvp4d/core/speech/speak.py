@@ -29,9 +29,17 @@ _JAW = 0.28  # radians: what jawOpen = 1 turns a jaw joint by, for heads that ha
 Pathlike = str | os.PathLike[str]
 
 
-def speak(sound: Pathlike, *, text: str | None = None, phones: Pathlike | Sequence[Phone] | None = None,
-          head: str | HeadModel = "builtin", fps: float = 30.0, seed: int = 0, out: Pathlike | None = None,
-          overwrite: bool = False) -> Motion:
+def speak(
+    sound: Pathlike,
+    *,
+    text: str | None = None,
+    phones: Pathlike | Sequence[Phone] | None = None,
+    head: str | HeadModel = "builtin",
+    fps: float = 30.0,
+    seed: int = 0,
+    out: Pathlike | None = None,
+    overwrite: bool = False,
+) -> Motion:
     """The motion of a head that says what a sound file holds: lips, blinks, brows, small head movements. English.
 
     Args:

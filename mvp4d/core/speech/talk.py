@@ -25,6 +25,11 @@ def talk(sound: Sound, phones: list[Phone], *, fps: float = 30.0, seed: int = 0)
     face, neck, eyes = manner(spoken, loud, fps, seed)
     still = np.zeros((frames, 3), np.float32)
     return Motion(
-        np.clip(said + face, 0, 1).astype(np.float32), still, still, neck.astype(np.float32), still,
-        eyes.astype(np.float32), fps,
+        np.clip(said + face, 0, 1).astype(np.float32),
+        still,
+        still,
+        neck.astype(np.float32),
+        still,
+        eyes.astype(np.float32),
+        fps,
     )

@@ -10,8 +10,22 @@ import numpy as np
 from mvp4d.core.heads.builtin import parts
 from mvp4d.core.heads.builtin.skin_mesh import WRAP_RADIUS, Patch, build_half
 
-PART_NAMES = ("skin", "lips", "nostrils", "ears", "mouth_inside", "gums", "upper_teeth", "lower_teeth", "tongue",
-              "sclera", "iris", "pupil", "lashes", "lid_lining")
+PART_NAMES = (
+    "skin",
+    "lips",
+    "nostrils",
+    "ears",
+    "mouth_inside",
+    "gums",
+    "upper_teeth",
+    "lower_teeth",
+    "tongue",
+    "sclera",
+    "iris",
+    "pupil",
+    "lashes",
+    "lid_lining",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +65,16 @@ class _Builder:
         self.mirror, self.piece, self.domain, self.extra = [], [], [], []
         self.count = self.uv_count = 0
 
-    def add(self, patch: Patch, piece: str, face_parts: np.ndarray, uv: np.ndarray, shared: np.ndarray | None = None,
-            domain: np.ndarray | None = None, extra: np.ndarray | None = None) -> np.ndarray:
+    def add(
+        self,
+        patch: Patch,
+        piece: str,
+        face_parts: np.ndarray,
+        uv: np.ndarray,
+        shared: np.ndarray | None = None,
+        domain: np.ndarray | None = None,
+        extra: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Adds a half and its mirror image; returns where the half's vertices went [n].
 
         `shared` [n]: vertices that exist already (their index), or -1.
@@ -90,8 +112,9 @@ def skin_uv(flat: np.ndarray) -> np.ndarray:
     angle = flat[:, 0] / WRAP_RADIUS / np.pi
     knots = np.array([0.0, 0.36, 0.55, 1.0])
     across = np.interp(angle, knots, [0.0, 0.30, 0.39, 0.498])
-    down = np.interp(flat[:, 1], [-0.40, -0.235, -0.165, -0.125, 0.065, 0.12, 0.20],
-                     [0.172, 0.235, 0.30, 0.36, 0.83, 0.925, 0.998])
+    down = np.interp(
+        flat[:, 1], [-0.40, -0.235, -0.165, -0.125, 0.065, 0.12, 0.20], [0.172, 0.235, 0.30, 0.36, 0.83, 0.925, 0.998]
+    )
     return np.stack([0.5 + across, down], -1)
 
 
@@ -135,25 +158,37 @@ def assemble() -> Assembly:
     rings = {name: half.tags[name] for name in ("eye", "lips", "nostril", "crown")}
     ball = parts.eyeball()
     pupil, iris, sclera = ball.tags["counts"]
-    rings["eyeball"] = builder.add(ball, "eye", np.concatenate(
-        [_part("pupil", pupil), _part("iris", iris), _part("sclera", sclera)]), ball.flat)
+    rings["eyeball"] = builder.add(
+        ball, "eye", np.concatenate([_part("pupil", pupil), _part("iris", iris), _part("sclera", sclera)]), ball.flat
+    )
     lash = parts.lashes(half.vertices[half.tags["eye"][2]])
     rings["lashes"] = builder.add(lash, "lashes", _part("lashes", len(lash.faces)), lash.flat)
     rings["lash_roots"] = half.tags["eye"][2][lash.tags["root"]]
     contact = half.tags["lips"][0]
     bag = parts.mouth_inside(half.vertices[contact])
     shared = np.full(len(bag.vertices), -1)
-    shared[:len(contact)] = contact
-    rings["mouth"] = builder.add(bag, "mouth", _part("mouth_inside", len(bag.faces)), bag.flat, shared,
-                                 extra=bag.tags["up"])
-    for name, piece, patch in (("upper_teeth", "upper_teeth", parts.teeth(True)),
-                               ("lower_teeth", "lower_teeth", parts.teeth(False)),
-                               ("gums", "upper_gum", parts.gum(True)), ("gums", "lower_gum", parts.gum(False)),
-                               ("tongue", "tongue", parts.tongue()), ("ears", "ear", parts.ear())):
+    shared[: len(contact)] = contact
+    rings["mouth"] = builder.add(
+        bag, "mouth", _part("mouth_inside", len(bag.faces)), bag.flat, shared, extra=bag.tags["up"]
+    )
+    for name, piece, patch in (
+        ("upper_teeth", "upper_teeth", parts.teeth(True)),
+        ("lower_teeth", "lower_teeth", parts.teeth(False)),
+        ("gums", "upper_gum", parts.gum(True)),
+        ("gums", "lower_gum", parts.gum(False)),
+        ("tongue", "tongue", parts.tongue()),
+        ("ears", "ear", parts.ear()),
+    ):
         rings[piece] = builder.add(patch, piece, _part(name, len(patch.faces)), patch.flat)
     return Assembly(
-        vertices=np.concatenate(builder.vertices), faces=np.concatenate(builder.faces).astype(np.int32),
-        uv=np.concatenate(builder.uv), face_uvs=np.concatenate(builder.face_uvs).astype(np.int32),
-        face_parts=np.concatenate(builder.parts), mirror=np.concatenate(builder.mirror),
-        piece=np.concatenate(builder.piece).astype(np.uint8), domain=np.concatenate(builder.domain),
-        extra=np.concatenate(builder.extra), rings=rings)
+        vertices=np.concatenate(builder.vertices),
+        faces=np.concatenate(builder.faces).astype(np.int32),
+        uv=np.concatenate(builder.uv),
+        face_uvs=np.concatenate(builder.face_uvs).astype(np.int32),
+        face_parts=np.concatenate(builder.parts),
+        mirror=np.concatenate(builder.mirror),
+        piece=np.concatenate(builder.piece).astype(np.uint8),
+        domain=np.concatenate(builder.domain),
+        extra=np.concatenate(builder.extra),
+        rings=rings,
+    )

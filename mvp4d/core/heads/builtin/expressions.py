@@ -39,9 +39,9 @@ class _Face:
     x: np.ndarray
     y: np.ndarray
     z: np.ndarray
-    soft: np.ndarray   # [N] what muscles move: skin and the lining of the mouth
+    soft: np.ndarray  # [N] what muscles move: skin and the lining of the mouth
     upper: np.ndarray  # [N] above (1) or below (0) the line where the lips meet
-    jaw: np.ndarray    # [N] share of the jaw's turn
+    jaw: np.ndarray  # [N] share of the jaw's turn
 
     def bell(self, cx: float, cy: float, sx: float, sy: float, sy_down: float | None = None) -> np.ndarray:
         """Soft spot on the left of the face; `sy_down` is its spread below the centre where that differs."""
@@ -78,11 +78,16 @@ def _gather(head: Assembly) -> _Face:
 def _brows(face: _Face) -> dict[str, np.ndarray]:
     move, bell = face.move, face.bell
     down = move(bell(0.022, 0.023, 0.0150, 0.0150, 0.0080), -3.0, -6.0, 1.0) + move(
-        bell(0.042, 0.024, 0.0120, 0.0140, 0.0080), -1.0, -3.0, 0.6)
-    down += move(face.middle(0.006, 0.018, 0.0055, 0.010), 0.0, -1.2, 0.9) * (face.x > 0)[:, None] * smoothstep(
-        face.x, 0.0, 0.006)[:, None]
+        bell(0.042, 0.024, 0.0120, 0.0140, 0.0080), -1.0, -3.0, 0.6
+    )
+    down += (
+        move(face.middle(0.006, 0.018, 0.0055, 0.010), 0.0, -1.2, 0.9)
+        * (face.x > 0)[:, None]
+        * smoothstep(face.x, 0.0, 0.006)[:, None]
+    )
     outer = move(bell(0.0450, 0.0240, 0.0130, 0.0190, 0.0080), 0.6, 8.0, 0.0) + move(
-        bell(0.0270, 0.0250, 0.0110, 0.0170, 0.0070), 0.0, 3.2, 0.0)
+        bell(0.0270, 0.0250, 0.0110, 0.0170, 0.0070), 0.0, 3.2, 0.0
+    )
     inner = move(face.middle(0.0110, 0.0235, 0.0110, 0.0190, 0.0080), 0.0, 8.6, 0.3)
     return {"browDownLeft": down, "browOuterUpLeft": outer, "browInnerUp": inner}
 
@@ -106,8 +111,9 @@ def _eyes(face: _Face) -> dict[str, np.ndarray]:
         points = face.head.vertices[ball] - EYE_CENTRE
         turned = rotate_x(points, np.zeros(3), pitch)
         cos, sin = np.cos(yaw), np.sin(yaw)
-        turned = np.stack([cos * turned[:, 0] + sin * turned[:, 2], turned[:, 1],
-                           cos * turned[:, 2] - sin * turned[:, 0]], -1)
+        turned = np.stack(
+            [cos * turned[:, 0] + sin * turned[:, 2], turned[:, 1], cos * turned[:, 2] - sin * turned[:, 0]], -1
+        )
         offset = _lid_offset(face, *_LIDS[name]) if any(_LIDS[name]) else np.zeros_like(face.head.vertices)
         offset[ball] = turned - points
         result[f"eyeLook{name}Left"] = offset
@@ -122,9 +128,11 @@ def _cheeks_and_nose(face: _Face) -> dict[str, np.ndarray]:
     puff += move(face.middle(0.0, -0.069, 0.020, 0.010), 0.0, 0.0, 1.8)
     squint = move(bell(0.0400, -0.0260, 0.0150, 0.0120), 0.6, 6.6, 4.2) + _lid_offset(face, 0.06, 0.85)
     sneer = move(bell(0.0140, -0.0400, 0.0085, 0.0100), 1.8, 6.0, 0.8) + move(
-        bell(0.0150, -0.0120, 0.0070, 0.0100), -0.8, 4.2, 2.2)
+        bell(0.0150, -0.0120, 0.0070, 0.0100), -0.8, 4.2, 2.2
+    )
     sneer += move(bell(0.0150, -0.0570, 0.0100, 0.0080) * face.upper, 0.6, 3.8, 0.3) + move(
-        bell(0.0125, 0.0170, 0.0080, 0.0080), -1.0, -2.6, 0.4)
+        bell(0.0125, 0.0170, 0.0080, 0.0080), -1.0, -2.6, 0.4
+    )
     return {"cheekPuff": puff, "cheekSquintLeft": squint, "noseSneerLeft": sneer}
 
 
@@ -135,16 +143,20 @@ def _jaw(face: _Face) -> dict[str, np.ndarray]:
     forward = face.move(face.jaw, 0.0, -0.8, 7.5)
     # The far side of the jaw swings forwards, and the teeth part a little to let it pass.
     side = face.move(face.jaw, 9.0, -1.6, 0.0) + face.move(face.jaw * smoothstep(face.x, 0.03, -0.06), 0.0, 0.0, 3.5)
-    return {"jawOpen": opened, "jawForward": forward, "jawLeft": side,
-            "jawRight": (side * MIRROR_X)[face.head.mirror],
-            "mouthClose": _close(face, opened)}
+    return {
+        "jawOpen": opened,
+        "jawForward": forward,
+        "jawLeft": side,
+        "jawRight": (side * MIRROR_X)[face.head.mirror],
+        "mouthClose": _close(face, opened),
+    }
 
 
 def _close(face: _Face, opened: np.ndarray) -> np.ndarray:
     """Brings the lips together against a fully open jaw: the lower lip most of the way, the upper the rest."""
     contact = face.head.rings["lips"][0]
     middle = len(contact) // 2
-    upper, lower = contact[:middle + 1], contact[middle:][::-1]
+    upper, lower = contact[: middle + 1], contact[middle:][::-1]
     gap = opened[lower] - opened[upper]  # [m + 1, 3] from midline to corner
     reach = np.abs(face.x)
     across = np.stack([np.interp(reach, face.x[upper], gap[:, k]) for k in range(3)], -1)
@@ -161,12 +173,14 @@ def _mouth_corners(face: _Face) -> dict[str, np.ndarray]:
     cheek = bell(0.0420, -0.0400, 0.0140, 0.0110)
     smile = move(corner, 4.0, 4.2, -2.0) + move(wide, 4.6, 4.0, -3.4) + move(cheek, 1.0, 3.6, 4.6)
     smile += move(bell(0.0120, -0.0690, 0.0110, 0.0100), 0.8, 0.8, -1.6) - move(
-        bell(0.0130, -0.0790, 0.0110, 0.0050) * (1 - face.upper), 0.0, -1.2, 0.0)
+        bell(0.0130, -0.0790, 0.0110, 0.0050) * (1 - face.upper), 0.0, -1.2, 0.0
+    )
     smile += move(bell(0.0340, -0.0200, 0.013, 0.0080), 0.0, 1.6, 0.8)
     frown = move(corner, 0.5, -5.0, -0.8) + move(bell(0.0280, -0.0730, 0.0140, 0.0130), 0.8, -5.0, -0.6)
     frown += move(face.bell(0.0, -0.095, 0.012, 0.010), 0.0, 0.8, 0.6)
-    dimple = move(corner, 4.5, 0.6, -5.0) + move(wide, 2.5, 0.4, -2.2) + move(
-        bell(0.040, -0.066, 0.007, 0.008), 0, 0, 2.2)
+    dimple = (
+        move(corner, 4.5, 0.6, -5.0) + move(wide, 2.5, 0.4, -2.2) + move(bell(0.040, -0.066, 0.007, 0.008), 0, 0, 2.2)
+    )
     stretch = move(corner, 4.5, -3.0, -2.2) + move(bell(0.0310, -0.0760, 0.0180, 0.0170), 6.5, -4.6, -3.4)
     return {"mouthSmileLeft": smile, "mouthFrownLeft": frown, "mouthDimpleLeft": dimple, "mouthStretchLeft": stretch}
 
@@ -177,37 +191,63 @@ def _lips(face: _Face) -> dict[str, np.ndarray | None]:
     tight = face.middle(0.0, -0.0690, 0.0200, 0.0085)
     centre = face.middle(0.0, -0.0690, 0.0130, 0.0100)
     around = face.middle(0.0, -0.0690, 0.0330, 0.0200)
-    oval = np.sqrt(np.clip(1 - (face.x / 0.0262) ** 2, 0, 1)) * np.clip(centre / np.maximum(
-        np.exp(-0.5 * (face.x / 0.0130) ** 2), 1e-9), 0, 1)  # an O rather than a lozenge
-    funnel = face.inward(around, 9.5) + move(whole, 0, 0, 5.6) + move(oval * up, 0, 6.4, 2.4) + move(
-        oval * low, 0, -8.6, 2.4)
-    pucker = face.inward(around, 13.5) + move(whole, 0, 0, 8.5) + move(tight * up, 0, -0.6, 1.0) + move(
-        tight * low, 0, 0.6, 1.0)
+    oval = np.sqrt(np.clip(1 - (face.x / 0.0262) ** 2, 0, 1)) * np.clip(
+        centre / np.maximum(np.exp(-0.5 * (face.x / 0.0130) ** 2), 1e-9), 0, 1
+    )  # an O rather than a lozenge
+    funnel = (
+        face.inward(around, 9.5)
+        + move(whole, 0, 0, 5.6)
+        + move(oval * up, 0, 6.4, 2.4)
+        + move(oval * low, 0, -8.6, 2.4)
+    )
+    pucker = (
+        face.inward(around, 13.5)
+        + move(whole, 0, 0, 8.5)
+        + move(tight * up, 0, -0.6, 1.0)
+        + move(tight * low, 0, 0.6, 1.0)
+    )
     side = move(face.middle(0.0, -0.0690, 0.0300, 0.0190), 9.5, 0.0, 0.0) + move(
-        bell(0.0270, -0.069, 0.012, 0.012), 1.0, 1.8, -1.8)
+        bell(0.0270, -0.069, 0.012, 0.012), 1.0, 1.8, -1.8
+    )
     side += move(bell(0.0430, -0.0600, 0.0110, 0.0140), 1.6, 0.6, 3.0) + move(
-        bell(-0.0280, -0.0690, 0.0120, 0.0120), 1.0, -0.8, -1.4)  # one cheek bunches, the other is pulled flat
+        bell(-0.0280, -0.0690, 0.0120, 0.0120), 1.0, -0.8, -1.4
+    )  # one cheek bunches, the other is pulled flat
     roll = face.middle(0.0, -0.0690, 0.0120, 0.0056)
     roll_wide = face.middle(0.0, -0.0690, 0.0130, 0.0100)
     roll_upper = move(roll * up, 0, -0.6, -3.4) + move(roll_wide * up, 0, -3.6, -1.6)
     roll_lower = move(roll * low, 0, 0.6, -3.4) + move(roll_wide * low, 0, 4.2, -1.6)
     shrug_upper = move(face.middle(0, -0.064, 0.018, 0.0095) * up, 0, 4.4, 3.2) + move(
-        face.middle(0, -0.070, 0.018, 0.0070) * low, 0, 4.2, 1.0)
+        face.middle(0, -0.070, 0.018, 0.0070) * low, 0, 4.2, 1.0
+    )
     shrug_lower = move(face.middle(0, -0.074, 0.021, 0.0080) * low, 0, 4.2, 3.8) + move(
-        face.middle(0, -0.094, 0.018, 0.0100), 0, 5.2, 1.8)
+        face.middle(0, -0.094, 0.018, 0.0100), 0, 5.2, 1.8
+    )
     shrug_lower += move(face.middle(0, -0.064, 0.020, 0.0070) * up, 0, 3.0, 1.0)
     lower_down = move(bell(0.0120, -0.0755, 0.0105, 0.0110) * low, 1.4, -7.2, 0.8)
     upper_up = move(bell(0.0125, -0.0630, 0.0110, 0.0105) * up, 0.6, 6.0, 0.8) + move(
-        bell(0.0200, -0.0480, 0.0090, 0.0080), 0.6, 2.2, 1.0)
+        bell(0.0200, -0.0480, 0.0090, 0.0080), 0.6, 2.2, 1.0
+    )
     left = smoothstep(face.x, -0.010, 0.012)
     thin = face.middle(0.0, -0.0690, 0.0160, 0.0068) * left
-    press = move(thin * up, 0, -3.0, -2.6) + move(thin * low, 0, 4.4, -2.6) + move(
-        bell(0.0120, -0.0860, 0.0120, 0.0060), 0, 1.2, 2.0)
+    press = (
+        move(thin * up, 0, -3.0, -2.6)
+        + move(thin * low, 0, 4.4, -2.6)
+        + move(bell(0.0120, -0.0860, 0.0120, 0.0060), 0, 1.2, 2.0)
+    )
     press += move(bell(0.0275, -0.0690, 0.0080, 0.0085), 2.4, 0.6, -1.2)
-    return {"mouthFunnel": funnel, "mouthPucker": pucker, "mouthLeft": side, "mouthRight": None,
-            "mouthRollUpper": roll_upper, "mouthRollLower": roll_lower, "mouthShrugUpper": shrug_upper,
-            "mouthShrugLower": shrug_lower, "mouthLowerDownLeft": lower_down, "mouthUpperUpLeft": upper_up,
-            "mouthPressLeft": press}
+    return {
+        "mouthFunnel": funnel,
+        "mouthPucker": pucker,
+        "mouthLeft": side,
+        "mouthRight": None,
+        "mouthRollUpper": roll_upper,
+        "mouthRollLower": roll_lower,
+        "mouthShrugUpper": shrug_upper,
+        "mouthShrugLower": shrug_lower,
+        "mouthLowerDownLeft": lower_down,
+        "mouthUpperUpLeft": upper_up,
+        "mouthPressLeft": press,
+    }
 
 
 def _tongue(face: _Face) -> dict[str, np.ndarray]:
@@ -224,8 +264,15 @@ def _tongue(face: _Face) -> dict[str, np.ndarray]:
 def expression_basis(head: Assembly) -> np.ndarray:
     """[52, N, 3] metres, in the order of ARKIT_NAMES."""
     face = _gather(head)
-    made = {**_brows(face), **_eyes(face), **_cheeks_and_nose(face), **_jaw(face), **_mouth_corners(face),
-            **_lips(face), **_tongue(face)}
+    made = {
+        **_brows(face),
+        **_eyes(face),
+        **_cheeks_and_nose(face),
+        **_jaw(face),
+        **_mouth_corners(face),
+        **_lips(face),
+        **_tongue(face),
+    }
     made["mouthRight"] = (made["mouthLeft"] * MIRROR_X)[head.mirror]
     basis = []
     for name in ARKIT_NAMES:

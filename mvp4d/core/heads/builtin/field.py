@@ -18,47 +18,59 @@ from mvp4d.core.heads.builtin.measures import EYE_CENTRE, LID_RADIUS
 Field = Callable[[np.ndarray], np.ndarray]
 
 # Cross-sections of head and jaw below the temples: height, half-width, front depth, squareness of the front.
-_SECTIONS = np.array([
-    [0.030, 0.0775, 0.1000, 2.30],
-    [0.010, 0.0765, 0.0970, 2.40],
-    [-0.010, 0.0750, 0.0955, 2.50],
-    [-0.030, 0.0724, 0.0970, 2.45],
-    [-0.050, 0.0700, 0.1000, 2.35],
-    [-0.065, 0.0680, 0.1020, 2.30],
-    [-0.080, 0.0640, 0.1022, 2.25],
-    [-0.095, 0.0570, 0.1035, 2.15],
-    [-0.105, 0.0485, 0.1030, 2.05],
-    [-0.111, 0.0380, 0.0990, 2.00],
-    [-0.118, 0.0200, 0.0860, 2.00],
-])
-_BACK = np.array([[0.020, 0.0930], [0.000, 0.0900], [-0.030, 0.0780], [-0.060, 0.0620], [-0.090, 0.0500],
-                  [-0.118, 0.0400]])
+_SECTIONS = np.array(
+    [
+        [0.030, 0.0775, 0.1000, 2.30],
+        [0.010, 0.0765, 0.0970, 2.40],
+        [-0.010, 0.0750, 0.0955, 2.50],
+        [-0.030, 0.0724, 0.0970, 2.45],
+        [-0.050, 0.0700, 0.1000, 2.35],
+        [-0.065, 0.0680, 0.1020, 2.30],
+        [-0.080, 0.0640, 0.1022, 2.25],
+        [-0.095, 0.0570, 0.1035, 2.15],
+        [-0.105, 0.0485, 0.1030, 2.05],
+        [-0.111, 0.0380, 0.0990, 2.00],
+        [-0.118, 0.0200, 0.0860, 2.00],
+    ]
+)
+_BACK = np.array(
+    [[0.020, 0.0930], [0.000, 0.0900], [-0.030, 0.0780], [-0.060, 0.0620], [-0.090, 0.0500], [-0.118, 0.0400]]
+)
 # Lower edge of the mandible: depth, height.
-_JAW_EDGE = np.array([[-0.080, -0.062], [-0.040, -0.060], [0.000, -0.068], [0.025, -0.085], [0.055, -0.1035],
-                      [0.085, -0.1145], [0.110, -0.1135]])
+_JAW_EDGE = np.array(
+    [
+        [-0.080, -0.062],
+        [-0.040, -0.060],
+        [0.000, -0.068],
+        [0.025, -0.085],
+        [0.055, -0.1035],
+        [0.085, -0.1145],
+        [0.110, -0.1135],
+    ]
+)
 CROWN = 0.118
 _ROUND_FROM = 0.030  # above this height the skull closes as an ellipse
 _BACK_FROM = 0.020
 
 # Soft relief of the face: x, y, sigma x, sigma y, metres outwards. Mirrored; given for the half with x >= 0.
 _RELIEF = (
-    (0.000, 0.0235, 0.0100, 0.0070, 0.0012),    # glabella
-    (0.0280, 0.0215, 0.0170, 0.0062, 0.0040),   # brow ridge
-    (0.0480, 0.0150, 0.0090, 0.0080, 0.0030),   # outer brow
-    (0.0320, 0.0560, 0.0200, 0.0200, 0.0012),   # frontal eminence
+    (0.000, 0.0235, 0.0100, 0.0070, 0.0012),  # glabella
+    (0.0280, 0.0215, 0.0170, 0.0062, 0.0040),  # brow ridge
+    (0.0480, 0.0150, 0.0090, 0.0080, 0.0030),  # outer brow
+    (0.0320, 0.0560, 0.0200, 0.0200, 0.0012),  # frontal eminence
     (0.0300, 0.0010, 0.0150, 0.0115, -0.0090),  # eye socket
     (0.0130, 0.0020, 0.0060, 0.0090, -0.0035),  # inner corner of the socket
-    (0.0500, -0.0020, 0.0070, 0.0090, -0.0020), # outer corner of the socket
+    (0.0500, -0.0020, 0.0070, 0.0090, -0.0020),  # outer corner of the socket
     (0.0480, -0.0270, 0.0150, 0.0120, 0.0042),  # cheekbone
     (0.0660, -0.0120, 0.0080, 0.0100, 0.0015),  # zygomatic arch
     (0.0300, -0.0330, 0.0100, 0.0100, 0.0012),  # front of the cheek
-    (0.0540, -0.0620, 0.0120, 0.0150, -0.0020), # hollow of the cheek
+    (0.0540, -0.0620, 0.0120, 0.0150, -0.0020),  # hollow of the cheek
     (0.0000, -0.0660, 0.0175, 0.0150, 0.0078),  # muzzle
-    (0.0300, -0.0700, 0.0050, 0.0060, -0.0012), # corner of the mouth
-    (0.0000, -0.0870, 0.0190, 0.0040, -0.0034), # fold above the chin
+    (0.0300, -0.0700, 0.0050, 0.0060, -0.0012),  # corner of the mouth
+    (0.0000, -0.0870, 0.0190, 0.0040, -0.0034),  # fold above the chin
     (0.0000, -0.1010, 0.0130, 0.0080, 0.0052),  # chin
     (0.0130, -0.1040, 0.0080, 0.0070, 0.0014),  # mental tubercles
-    (0.0000, -0.0545, 0.0021, 0.0050, -0.0011), # philtrum
+    (0.0000, -0.0545, 0.0021, 0.0050, -0.0011),  # philtrum
     (0.0052, -0.0555, 0.0020, 0.0045, 0.0006),  # philtral ridges
 )
 # Grooves: polyline in (x, y), width, metres inwards.
@@ -125,8 +137,9 @@ def _skull(points: np.ndarray, x: np.ndarray) -> np.ndarray:
     width = _half_width(low) * _closing(y, _ROUND_FROM, 2.15)
     front = _front(low) * _closing(y, _ROUND_FROM, 2.0)
     back = _back(np.clip(y, _BACK[-1, 0], _BACK_FROM)) * _closing(y, _BACK_FROM, 2.1)
-    distance = np.where(z >= 0, _ring_distance(x, z, width, front, _square(low)),
-                        _ring_distance(x, z, width, back, 2.15))
+    distance = np.where(
+        z >= 0, _ring_distance(x, z, width, front, _square(low)), _ring_distance(x, z, width, back, 2.15)
+    )
     distance = np.maximum(distance, y - CROWN)
     edge = (_jaw_edge(np.clip(z, _JAW_EDGE[0, 0], _JAW_EDGE[-1, 0])) - y) * 0.85
     return -smooth_min(-distance, -edge, 0.014 + 0.022 / (1.0 + np.exp((z + 0.005) / 0.006)))
@@ -193,8 +206,9 @@ def head_field(points: np.ndarray) -> np.ndarray:
     return smooth_min(smooth_min(face, bulge, 0.0045), body_field(points), 0.016)
 
 
-def cast(origins: np.ndarray, directions: np.ndarray, reach: float, field: Field = head_field, *,
-         first: bool = False) -> np.ndarray:
+def cast(
+    origins: np.ndarray, directions: np.ndarray, reach: float, field: Field = head_field, *, first: bool = False
+) -> np.ndarray:
     """Crossing of the surface along rays from inside: the outermost within `reach`, or the first on the way out.
     origins, directions [N, 3] -> points [N, 3]."""
     steps = np.linspace(0.0, reach, 48) if first else np.linspace(reach, 0.0, 48)

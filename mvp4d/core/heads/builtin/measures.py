@@ -28,6 +28,7 @@ def rotate_x(points: np.ndarray, pivot: np.ndarray, angle: np.ndarray | float) -
     """Turns points about the axis through `pivot` along x; positive angles take the front of the head down."""
     offset = points - pivot
     cos, sin = np.cos(angle), np.sin(angle)
-    turned = np.stack([offset[..., 0], cos * offset[..., 1] - sin * offset[..., 2],
-                       sin * offset[..., 1] + cos * offset[..., 2]], -1)
+    turned = np.stack(
+        [offset[..., 0], cos * offset[..., 1] - sin * offset[..., 2], sin * offset[..., 1] + cos * offset[..., 2]], -1
+    )
     return turned + pivot

@@ -30,14 +30,23 @@ def eyeball() -> Patch:
     polar = np.concatenate([[0.55 * pupil, pupil], np.linspace(pupil, iris, 4)[1:], [0.62, 0.76, 0.95, 1.2, 1.5, 1.85]])
     turn = 2 * np.pi * np.arange(EYE_SEGMENTS) / EYE_SEGMENTS
     radius = EYE_RADIUS + 0.0005 * np.clip(1 - (polar / (iris * 1.15)) ** 2, 0, 1)
-    ring = np.stack([np.sin(polar)[:, None] * np.cos(turn), np.sin(polar)[:, None] * np.sin(turn),
-                     np.broadcast_to(np.cos(polar)[:, None], (len(polar), EYE_SEGMENTS))], -1) * radius[:, None, None]
+    ring = (
+        np.stack(
+            [
+                np.sin(polar)[:, None] * np.cos(turn),
+                np.sin(polar)[:, None] * np.sin(turn),
+                np.broadcast_to(np.cos(polar)[:, None], (len(polar), EYE_SEGMENTS)),
+            ],
+            -1,
+        )
+        * radius[:, None, None]
+    )
     apex = np.array([[0, 0, EYE_RADIUS + 0.0005]])
     vertices = np.concatenate([apex, ring.reshape(-1, 3)]) + EYE_CENTRE
     rows = 1 + np.arange(len(polar) * EYE_SEGMENTS).reshape(len(polar), EYE_SEGMENTS)
     following = np.roll(rows, -1, 1)
     front = np.stack([np.zeros(EYE_SEGMENTS, int), rows[0], following[0]], -1)
-    strips = [grid_faces(rows[k:k + 2], True)[:, ::-1] for k in range(len(polar) - 1)]
+    strips = [grid_faces(rows[k : k + 2], True)[:, ::-1] for k in range(len(polar) - 1)]
     faces = np.concatenate([front, *strips])  # open at the back, which nothing sees
     inner = np.concatenate([[0.0], np.repeat(polar, EYE_SEGMENTS)]) / polar[-1]
     around = np.concatenate([[0.0], np.tile(turn, len(polar))])
@@ -71,13 +80,15 @@ def mouth_inside(contact: np.ndarray) -> Patch:
     up, side = np.cos(turn), np.sin(turn)
     x, y, z = contact.T
     sign = np.clip(up * 3, -1, 1)
-    rows = [contact,
-            np.stack([x * 0.985, y + 0.0009 * sign, z - 0.0026], -1),
-            np.stack([x * 1.00, y + 0.0065 * sign, z - 0.0046], -1),
-            np.stack([x * 1.06, y + 0.0135 * sign, z - 0.0080], -1),
-            np.stack([0.0335 * side, -0.069 + 0.0170 * up, 0.076 + 0.004 * np.abs(up)], -1),
-            np.stack([0.0280 * side, -0.069 + 0.0170 * up, np.full_like(up, 0.055)], -1),
-            np.stack([0.0120 * side, -0.069 + 0.0100 * up, np.full_like(up, 0.044)], -1)]
+    rows = [
+        contact,
+        np.stack([x * 0.985, y + 0.0009 * sign, z - 0.0026], -1),
+        np.stack([x * 1.00, y + 0.0065 * sign, z - 0.0046], -1),
+        np.stack([x * 1.06, y + 0.0135 * sign, z - 0.0080], -1),
+        np.stack([0.0335 * side, -0.069 + 0.0170 * up, 0.076 + 0.004 * np.abs(up)], -1),
+        np.stack([0.0280 * side, -0.069 + 0.0170 * up, np.full_like(up, 0.055)], -1),
+        np.stack([0.0120 * side, -0.069 + 0.0100 * up, np.full_like(up, 0.044)], -1),
+    ]
     for row in rows:
         row[[0, -1], 0] = 0.0
     index = np.arange(7 * len(turn)).reshape(7, -1)
@@ -86,8 +97,12 @@ def mouth_inside(contact: np.ndarray) -> Patch:
     throat = np.array([[0.0, -0.069, 0.042]])
     fan = np.stack([index[-1, :-1], index[-1, 1:], np.full(len(turn) - 1, index.size)], -1)
     faces = np.concatenate([grid_faces(index, False), fan])[:, ::-1]
-    return Patch(np.concatenate([*rows, throat]), faces, np.concatenate([flat.reshape(-1, 2), [[0.5, 0.083]]]),
-                 {"up": np.append(np.tile(up, 7), 0.0)})
+    return Patch(
+        np.concatenate([*rows, throat]),
+        faces,
+        np.concatenate([flat.reshape(-1, 2), [[0.5, 0.083]]]),
+        {"up": np.append(np.tile(up, 7), 0.0)},
+    )
 
 
 class _Arch:
@@ -157,8 +172,14 @@ def gum(upper: bool) -> Patch:
     length = np.linspace(0, 0.046, 15)
     place, _, out = arch(length)
     rows = []
-    for rise, offset in ((0.0070, -0.0010), (0.0035, 0.0012), (0.0008, 0.0008), (-0.0006, -0.0012), (0.0002, -0.0070),
-                         (0.0050, -0.0095)):
+    for rise, offset in (
+        (0.0070, -0.0010),
+        (0.0035, 0.0012),
+        (0.0008, 0.0008),
+        (-0.0006, -0.0012),
+        (0.0002, -0.0070),
+        (0.0050, -0.0095),
+    ):
         flat = place + out * offset
         height = np.full(len(length), neck) - down * (rise + 0.0006 * (length / 0.046))
         row = np.stack([flat[:, 0], height, flat[:, 1]], -1)
@@ -193,9 +214,30 @@ def tongue() -> Patch:
     return Patch(vertices, faces, np.concatenate([flat, [[0.603, 0.160]]]))
 
 
-_EAR_OUTLINE = np.array([[0.0, 3], [-2.0, 10], [0.0, 19], [6, 27], [14, 31], [23, 28.5], [30, 20], [31.5, 9], [29, -3],
-                         [23.5, -14], [18, -23], [12.5, -30], [6.0, -32], [1.0, -28], [-1.0, -19], [-1.5, -10],
-                         [-1.0, -3]]) * 1e-3
+_EAR_OUTLINE = (
+    np.array(
+        [
+            [0.0, 3],
+            [-2.0, 10],
+            [0.0, 19],
+            [6, 27],
+            [14, 31],
+            [23, 28.5],
+            [30, 20],
+            [31.5, 9],
+            [29, -3],
+            [23.5, -14],
+            [18, -23],
+            [12.5, -30],
+            [6.0, -32],
+            [1.0, -28],
+            [-1.0, -19],
+            [-1.5, -10],
+            [-1.0, -3],
+        ]
+    )
+    * 1e-3
+)
 EAR_SEGMENTS = 34
 _EAR_STEPS = np.array([0.0, 0.16, 0.32, 0.45, 0.56, 0.66, 0.76, 0.86, 0.94, 1.0, 1.0, 0.90, 0.62])
 

@@ -86,8 +86,16 @@ def skin_weights(head: Assembly) -> np.ndarray:
 
 
 # Landmarks of the midline and of one side, as (x, y) seen from the front; the jaw line as (x, y, z).
-_JAW_LINE = ((0.0745, 0.0000, 0.0200), (0.0740, -0.0210, 0.0240), (0.0715, -0.0410, 0.0280), (0.0670, -0.0600, 0.0340),
-             (0.0585, -0.0800, 0.0490), (0.0450, -0.0960, 0.0680), (0.0305, -0.1060, 0.0820), (0.0155, -0.1115, 0.0930))
+_JAW_LINE = (
+    (0.0745, 0.0000, 0.0200),
+    (0.0740, -0.0210, 0.0240),
+    (0.0715, -0.0410, 0.0280),
+    (0.0670, -0.0600, 0.0340),
+    (0.0585, -0.0800, 0.0490),
+    (0.0450, -0.0960, 0.0680),
+    (0.0305, -0.1060, 0.0820),
+    (0.0155, -0.1115, 0.0930),
+)
 _BROW = ((0.0575, 0.0150), (0.0490, 0.0220), (0.0375, 0.0245), (0.0240, 0.0230), (0.0120, 0.0190))
 _NOSE = ((0.0, 0.0030), (0.0, -0.0100), (0.0, -0.0220), (0.0, -0.0350))
 _NOSE_BASE = ((0.0125, -0.0462), (0.0062, -0.0480), (0.0, -0.0490))
@@ -99,7 +107,7 @@ def landmark_vertices(head: Assembly) -> np.ndarray:
 
     def nearest(place: tuple, middle: bool = False) -> int:
         chosen = skin[head.vertices[skin, 0] == 0.0] if middle else skin
-        gap = head.vertices[chosen][:, :len(place)] - np.asarray(place)
+        gap = head.vertices[chosen][:, : len(place)] - np.asarray(place)
         return int(chosen[np.argmin(np.sum(gap * gap, 1))])
 
     def both(points: list[int]) -> list[int]:
@@ -118,7 +126,7 @@ def landmark_vertices(head: Assembly) -> np.ndarray:
     border, contact, m = head.rings["lips"][4], head.rings["lips"][0], LIP_POINTS
 
     def at(ring: np.ndarray, x: float, upper: bool) -> int:
-        side = ring[:m + 1] if upper else ring[m:]
+        side = ring[: m + 1] if upper else ring[m:]
         return int(side[np.argmin(np.abs(head.vertices[side, 0] - x))])
 
     def right(vertex: int) -> int:
@@ -128,14 +136,35 @@ def landmark_vertices(head: Assembly) -> np.ndarray:
     low, low_side = at(border, 0.0095, False), at(border, 0.0175, False)
     corner, inner_corner = int(border[m]), at(contact, 0.0225, True)
     inner_up, inner_low = at(contact, 0.0095, True), at(contact, 0.0095, False)
-    outer = [right(corner), right(shoulder), right(peak), int(border[0]), peak, shoulder, corner,
-             low_side, low, int(border[-1]), right(low), right(low_side)]
-    inner = [right(inner_corner), right(inner_up), int(contact[0]), inner_up, inner_corner, inner_low, int(contact[-1]),
-             right(inner_low)]
+    outer = [
+        right(corner),
+        right(shoulder),
+        right(peak),
+        int(border[0]),
+        peak,
+        shoulder,
+        corner,
+        low_side,
+        low,
+        int(border[-1]),
+        right(low),
+        right(low_side),
+    ]
+    inner = [
+        right(inner_corner),
+        right(inner_up),
+        int(contact[0]),
+        inner_up,
+        inner_corner,
+        inner_low,
+        int(contact[-1]),
+        right(inner_low),
+    ]
     brows = [right(p) for p in brow] + brow[::-1]
     bases = [right(p) for p in base[:2]] + [base[2]] + base[:2][::-1]
-    return np.array([right(p) for p in jaw] + [chin] + jaw[::-1] + brows + nose + bases + right_eye + left_eye + outer
-                    + inner)
+    return np.array(
+        [right(p) for p in jaw] + [chin] + jaw[::-1] + brows + nose + bases + right_eye + left_eye + outer + inner
+    )
 
 
 def as_barycentric(faces: np.ndarray, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,18 +26,20 @@ from mvp4d.core.heads.builtin.measures import (
 
 WRAP_RADIUS = 0.090
 # Rays that find the surface: down, origin height, origin depth, elevation in degrees.
-_ROWS = np.array([
-    [0.200, 0.020, 0.000, 90.0],
-    [0.055, 0.055, 0.000, 0.0],
-    [-0.088, -0.088, 0.000, 0.0],
-    [-0.115, -0.088, 0.000, -15.0],
-    [-0.165, -0.080, -0.010, -50.0],
-    [-0.240, -0.1720, -0.030, 0.0],
-    [-0.262, -0.2244, -0.030, 30.0],
-    [-0.276, -0.2610, -0.030, 45.0],
-    [-0.294, -0.3236, -0.030, 60.0],
-    [-0.400, -0.3236, -0.030, 8.0],
-])[::-1]
+_ROWS = np.array(
+    [
+        [0.200, 0.020, 0.000, 90.0],
+        [0.055, 0.055, 0.000, 0.0],
+        [-0.088, -0.088, 0.000, 0.0],
+        [-0.115, -0.088, 0.000, -15.0],
+        [-0.165, -0.080, -0.010, -50.0],
+        [-0.240, -0.1720, -0.030, 0.0],
+        [-0.262, -0.2244, -0.030, 30.0],
+        [-0.276, -0.2610, -0.030, 45.0],
+        [-0.294, -0.3236, -0.030, 60.0],
+        [-0.400, -0.3236, -0.030, 8.0],
+    ]
+)[::-1]
 
 _THROAT = -0.140  # below this rays end where they first leave the body, above at its outermost crossing
 _BUST = -0.236  # below this no ray may meet the chin
@@ -90,8 +92,9 @@ def lid_rings() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     outer = np.stack([0.0312 + 0.0216 * cos, 0.0005 + np.where(upper_half, 0.0160, 0.0150) * np.sin(angle)], -1)
     step = EYE_STEPS[:, None, None]
     opened = margin + step * (outer - margin)
-    follow = np.where(upper_half, 1 - smoothstep(EYE_STEPS[:, None], 0.05, 0.62),
-                      1 - smoothstep(EYE_STEPS[:, None], 0.05, 0.85))
+    follow = np.where(
+        upper_half, 1 - smoothstep(EYE_STEPS[:, None], 0.05, 0.62), 1 - smoothstep(EYE_STEPS[:, None], 0.05, 0.85)
+    )
     return opened, closing - margin[:, 1], follow
 
 
@@ -99,8 +102,9 @@ def lip_curves() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Contact line, vermilion border and outermost ring: polylines [2m + 1, 2] from the upper to the lower midline."""
     share = np.sin(0.5 * np.pi * np.arange(LIP_POINTS + 1) / LIP_POINTS) ** 0.95
     contact_line = PchipInterpolator([0, 0.30, 0.65, 1.0], [-0.0692, -0.0686, -0.0687, -0.0693])
-    upper_border = PchipInterpolator([0, 0.12, 0.25, 0.40, 0.75, 1.0],
-                                     [-0.0615, -0.0610, -0.0602, -0.0610, -0.0655, -0.0689])
+    upper_border = PchipInterpolator(
+        [0, 0.12, 0.25, 0.40, 0.75, 1.0], [-0.0615, -0.0610, -0.0602, -0.0610, -0.0655, -0.0689]
+    )
     lower_border = PchipInterpolator([0, 0.35, 0.70, 1.0], [-0.0785, -0.0779, -0.0749, -0.0697])
     x = MOUTH_HALF_WIDTH * share
     contact = np.stack([x, contact_line(share)], -1)
@@ -126,8 +130,10 @@ def place(across: np.ndarray, down: np.ndarray) -> np.ndarray:
     directions = np.stack([np.sin(angle) * flat, np.sin(elevation), np.cos(angle) * flat], -1)
     points = np.empty_like(origins)
     for rows, field, reach, first in (
-            (down >= _THROAT, head_field, 0.16, False), ((down < _THROAT) & (down >= _BUST), head_field, 0.16, True),
-            (down < _BUST, body_field, 0.34, True)):
+        (down >= _THROAT, head_field, 0.16, False),
+        ((down < _THROAT) & (down >= _BUST), head_field, 0.16, True),
+        (down < _BUST, body_field, 0.34, True),
+    ):
         points[rows] = cast(origins[rows], directions[rows], reach, field, first=first)
     points[np.abs(across) < 1e-9, 0] = 0.0
     points[np.abs(angle - np.pi) < 1e-9, 0] = 0.0
@@ -179,8 +185,9 @@ def lip_rings() -> np.ndarray:
     flat = [contact + step * (border - contact) for step in LIP_STEPS]
     flat += [border + step * (outer - border) for step in SURROUND_STEPS]
     flat = np.array(flat)
-    rings = np.concatenate([flat, cast_front(flat[..., 0].ravel(), flat[..., 1].ravel())
-                            .reshape(flat.shape[:-1])[..., None]], -1)
+    rings = np.concatenate(
+        [flat, cast_front(flat[..., 0].ravel(), flat[..., 1].ravel()).reshape(flat.shape[:-1])[..., None]], -1
+    )
     upper = np.array([-0.0022, 0.0012, 0.0026, 0.0020, 0.0006, 0.0001, 0, 0, 0])
     lower = np.array([-0.0022, 0.0012, 0.0028, 0.0022, 0.0002, -0.0003, -0.0001, 0, 0])
     index = np.arange(2 * LIP_POINTS + 1)
@@ -238,7 +245,7 @@ def _grid_points() -> np.ndarray:
             crowded = ((near[..., 0] < 0.42 * step_across) & (near[..., 1] < 0.42 * step_down)).any(1)
             block = block[~crowded]
         inside = np.zeros(len(block), bool)
-        for l2, r2, lo2, hi2, *_ in blocks[:blocks.index((left, right, low, high, step_across, step_down))]:
+        for l2, r2, lo2, hi2, *_ in blocks[: blocks.index((left, right, low, high, step_across, step_down))]:
             inside |= (block[:, 0] > l2 - 1e-9) & (block[:, 0] < r2 - 1e-9) & (block[:, 1] > lo2) & (block[:, 1] < hi2)
         points.append(block[~inside])
     return np.concatenate(points)
