@@ -51,6 +51,11 @@ def ball() -> HeadModel:
     a, b = corner[:-1], np.roll(corner, -1, 1)[:-1]
     c, d = corner[1:], np.roll(corner, -1, 1)[1:]
     faces = np.concatenate([np.stack([a, c, b], -1).reshape(-1, 3), np.stack([b, c, d], -1).reshape(-1, 3)])
+    # Latitude and longitude as a chart; the last column of quads ends at u = 1, not at the first column's u = 0.
+    grid = np.arange(rows * (columns + 1)).reshape(rows, columns + 1)
+    a, b, c, d = (grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:])
+    face_uvs = np.concatenate([np.stack([a, c, b], -1).reshape(-1, 3), np.stack([b, c, d], -1).reshape(-1, 3)])
+    u, v = np.meshgrid(np.linspace(0, 1, columns + 1), np.linspace(1, 0, rows))
     count = len(vertices)
     expression = np.random.default_rng(0).normal(scale=0.003, size=(2, count, 3)).astype(np.float32)
     return HeadModel(
@@ -58,8 +63,8 @@ def ball() -> HeadModel:
         canonical=vertices,
         template=vertices,
         faces=faces.astype(np.int32),
-        uv=np.zeros((1, 2), np.float32),
-        face_uvs=np.zeros_like(faces, np.int32),
+        uv=np.stack([u, v], -1).reshape(-1, 2).astype(np.float32),
+        face_uvs=face_uvs.astype(np.int32),
         face_parts=np.zeros(len(faces), np.uint8),
         shape_basis=np.zeros((0, count, 3), np.float32),
         expression_basis=expression,
