@@ -8,6 +8,7 @@ The browser is Chromium with SwiftShader, a renderer on the CPU: a lower bound f
 """
 
 import argparse
+import base64
 import io
 import math
 import os
@@ -105,8 +106,8 @@ def compare(tab, avatar: Avatar, motion: Motion, keep: Path | None) -> list[floa
             "([frame, turn]) => { avatar.orbit.azimuth = turn; avatar.player.seek(frame); }",
             [frame, 2 * math.pi * view / POSES],
         )
-        tab.evaluate("() => avatar.settled()")
-        ours = np.asarray(Image.open(io.BytesIO(tab.screenshot())).convert("RGB"))
+        url = tab.evaluate("() => avatar.settled().then(() => document.getElementById('stage').toDataURL())")
+        ours = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB"))
         values.append(psnr(ours, to_bytes(rgb)))
         if keep:
             pair = np.concatenate([ours, to_bytes(rgb)], 1)

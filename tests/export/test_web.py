@@ -234,8 +234,9 @@ def visit(chromium, tmp_path):
 
 
 def picture(tab):
-    tab.evaluate("() => avatar.settled()")
-    return np.asarray(Image.open(io.BytesIO(tab.screenshot())).convert("RGB")).astype(float)
+    """The canvas as it was drawn, read before the browser takes the buffer: a screenshot may show the frame before."""
+    url = tab.evaluate("() => avatar.settled().then(() => document.getElementById('stage').toDataURL())")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")).astype(float)
 
 
 def test_pictures_are_those_of_the_renderer(visit, avatar, text):
