@@ -85,7 +85,11 @@ def _distill(path: Path) -> object:
 def _shards(path: Path) -> object:
     from mvp4d_jax.data.shards import Shards
 
-    return Shards.open(path)
+    shards = Shards.open(path)
+    for scene in shards.scenes:
+        for record in (*scene.window_records.reshape(-1), *scene.image_records.reshape(-1)):
+            shards.read(scene.shard, int(record))
+    return shards
 
 
 def _facts(path: Path) -> object:
@@ -171,7 +175,7 @@ def world(tmp_path_factory):
         "flame2023.npz": Kind((lambda path: load_head(f"flame:{path}"),)),
         "avatar": Kind((validate, _avatar), weight=3),
         "release": Kind((validate,), (_facts,), weight=1.5),
-        "shards": Kind((validate, _shards)),
+        "shards": Kind((validate, _shards), weight=2),
     }
     return root, readers
 
