@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import wavfile
 
 from mvp4d.core import images, video
 from mvp4d.core.cameras.path import CameraPath
@@ -21,11 +22,16 @@ from mvp4d.core.capture.cap4d import export_cap4d, import_cap4d
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.capture.gaussian_avatars import export_gaussian_avatars, import_gaussian_avatars
 from mvp4d.core.capture.motion_file import read_motion, write_motion
+from mvp4d.core.capture.nersemble import import_nersemble
+from mvp4d.core.capture.portrait import Portrait, open_person, save_person
 from mvp4d.core.capture.videos import import_videos
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError, system_error
+from mvp4d.core.files import write_json
 from mvp4d.core.heads import load_head
+from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.live_link import read_live_link
+from mvp4d.core.sound import read_sound
 from mvp4d.validation import validate
 from tests.capture.toy import make_cameras, make_flame, make_motion, make_rig, write_capture
 from tests.files.fuzz import damage
@@ -151,6 +157,9 @@ def world(tmp_path_factory):
     np.savez(root / "landmarks.npz", landmarks=np.random.default_rng(1).uniform(20, 80, (3, 68, 2)))
     arrays = {key: value.toarray() if hasattr(value, "toarray") else value for key, value in flame_arrays().items()}
     np.savez(root / "flame2023.npz", **{key: value for key, value in arrays.items() if not isinstance(value, str)})
+    _make_person(root)
+    _make_nersemble(root)
+    wavfile.write(root / "speech.wav", 16000, np.random.default_rng(2).integers(-9000, 9000, 8000, np.int16))
     _make_avatar(root)
     _make_release(root)
     from tests.data.synthetic import write_shards
@@ -173,11 +182,46 @@ def world(tmp_path_factory):
         "clip.mp4": Kind((video.look_at_video, lambda path: list(video.read_video(path))), (video.video_facts,)),
         "landmarks.npz": Kind((_landmarks,)),
         "flame2023.npz": Kind((lambda path: load_head(f"flame:{path}"),)),
+        "person": Kind((validate, open_person), weight=1.5),
+        "nersemble": Kind((_importer(_nersemble, toy),), weight=1.5),
+        "speech.wav": Kind((read_sound,)),
         "avatar": Kind((validate, _avatar), weight=3),
         "release": Kind((validate,), (_facts,), weight=1.5),
         "shards": Kind((validate, _shards), weight=2),
     }
     return root, readers
+
+
+def _make_person(root: Path) -> None:
+    capture = Capture.open(root / "capture")
+    photos = tuple(np.random.default_rng(3).integers(0, 256, (2, 24, 20, 4), dtype=np.uint8))
+    save_person(
+        root / "person",
+        Portrait(photos, make_cameras()[:2, 0], capture.motion[:2], capture.head, 1, ("a.png", "b.png")),
+    )
+
+
+def _make_nersemble(root: Path) -> None:
+    """A participant with one sequence, and a fit in which one of its cameras is named."""
+    folder = root / "nersemble" / "sequences" / "EMO" / "images"
+    folder.mkdir(parents=True)
+    (root / "nersemble" / "calibration").mkdir()
+    serials, cameras = ("222200036", "222200037", "222200042"), make_cameras()
+    for serial in serials:
+        shutil.copy(root / "clip.mp4", folder / f"cam_{serial}.mp4")
+    calibrated = dict(zip(serials, np.asarray(cameras.world_to_camera)[:, 0].tolist()))
+    intrinsics = [[8000.0, 0, 1100.0], [0, 8010.0, 1600.0], [0, 0, 1]]
+    for name, value in (
+        ("camera_params", {"world_2_cam": calibrated, "intrinsics": intrinsics}),
+        ("color_calibration", {serials[1]: np.eye(3).tolist()}),
+    ):
+        write_json(root / "nersemble" / "calibration" / f"{name}.json", value)
+    fit = Fit(make_motion(5), cameras[2:3], np.array([[24, 32]]), serials[2:], head="toy")
+    fit.save(root / "nersemble" / "fit.npz")
+
+
+def _nersemble(path: Path, out: Path, *, head: HeadModel) -> object:
+    return import_nersemble(path, out, sequence="EMO", head=head, fit=path / "fit.npz")
 
 
 def _make_avatar(root: Path) -> None:
