@@ -109,8 +109,8 @@ def solve_rig(
 
 
 def triangulate(seen: Sequence[Landmarks], cameras: Camera, rounds: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks in the world [F, 68, 3], NaN where fewer than two views see the face, and [F] the median distance of
-    where they were seen from where they project, over the face box.
+    """Landmarks in the world [F, 68, 3], NaN where fewer than two views see the face, and [F] the distance from
+    where they project to where they were seen, over the face box, that a quarter of them exceeds.
 
     Each point is the null vector of its views' equations u P3 - P1, v P3 - P2 (Hartley and Zisserman, section 12.2),
     scaled to pixels over the face box and reweighted by its reprojection error (Geman-McClure).
@@ -147,7 +147,7 @@ def triangulate(seen: Sequence[Landmarks], cameras: Camera, rounds: int = 8) -> 
             weights = 1 / (1 + (away / OUTLIER) ** 2)
             depth = np.abs(depth)
         points[frame] = world * size + middle
-        error[frame] = np.median(np.where(local[..., 2] > 0, away, np.inf))
+        error[frame] = np.quantile(np.where(local[..., 2] > 0, away, 1e3), 0.75)
     return points, error
 
 
@@ -168,9 +168,7 @@ def _unit(scale: float, where: object) -> float:
             if factor != 1:
                 say(f"{where}: taken as {name}, by the size of the head")
             return factor
-    say(
-        f"{where}: its unit is none that is known (a head is {0.2 * scale:.3g} long); scaled to an average head"
-    )
+    say(f"{where}: its unit is none that is known (a head is {0.2 * scale:.3g} long); scaled to an average head")
     return scale
 
 
