@@ -105,12 +105,15 @@ COMMANDS: dict[str, Callable[[Path, Path], list[str]]] = {
         "--out",
         str(out / "v"),
     ],
-    "demo": lambda world, out: ["demo", "--frames", "5", "--out", str(out / "d")],
+    "demo": lambda world, out: ["demo", "--weights", "tiny", "--frames", "5", "--out", str(out / "d")],
 }
+SMALL_DEMO = "import mvp4d_jax.demo as demo; demo.VIEWS, demo.ORBIT_FRAMES, demo.FIT_STEPS = 3, 8, 30"
 
 
 def start(words: list[str], limit: int | None = None) -> subprocess.Popen:
     program = "import sys; from mvp4d.cli import main; sys.exit(main(sys.argv[1:]))"
+    if words[0] == "demo":
+        program = f"{SMALL_DEMO}; {program}"
     if limit is not None:
         program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); {program}"
     return subprocess.Popen(
