@@ -18,6 +18,7 @@ from mvp4d.core import images, video
 from mvp4d.core.cameras.path import CameraPath
 from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d.core.capture import Capture
+from mvp4d.core.capture.calibration import read_calibration
 from mvp4d.core.capture.cap4d import export_cap4d, import_cap4d
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.capture.gaussian_avatars import export_gaussian_avatars, import_gaussian_avatars
@@ -157,6 +158,7 @@ def world(tmp_path_factory):
     np.savez(root / "landmarks.npz", landmarks=np.random.default_rng(1).uniform(20, 80, (3, 68, 2)))
     arrays = {key: value.toarray() if hasattr(value, "toarray") else value for key, value in flame_arrays().items()}
     np.savez(root / "flame2023.npz", **{key: value for key, value in arrays.items() if not isinstance(value, str)})
+    _make_calibrations(root)
     _make_person(root)
     _make_nersemble(root)
     wavfile.write(root / "speech.wav", 16000, np.random.default_rng(2).integers(-9000, 9000, 8000, np.int16))
@@ -181,6 +183,9 @@ def world(tmp_path_factory):
         "photo.webp": Kind((images.read_picture, images.read_mask), (images.image_size,)),
         "clip.mp4": Kind((video.look_at_video, lambda path: list(video.read_video(path))), (video.video_facts,)),
         "landmarks.npz": Kind((_landmarks,)),
+        "colmap": Kind((read_calibration,), weight=1.5),
+        "rig.json": Kind((read_calibration,)),
+        "rig.xml": Kind((read_calibration,)),
         "flame2023.npz": Kind((lambda path: load_head(f"flame:{path}"),)),
         "person": Kind((validate, open_person), weight=1.5),
         "nersemble": Kind((_importer(_nersemble, toy),), weight=1.5),
@@ -190,6 +195,21 @@ def world(tmp_path_factory):
         "shards": Kind((validate, _shards), weight=2),
     }
     return root, readers
+
+
+def _make_calibrations(root: Path) -> None:
+    shutil.copytree(Path(__file__).parents[1] / "tracking" / "colmap" / "opencv", root / "colmap")
+    matrix = np.eye(4).tolist()
+    shared = {"fl_x": 900.0, "cx": 250.5, "k1": 0.01, "w": 512, "h": 480}
+    frames = [{"file_path": f"images/{name}.png", "transform_matrix": matrix} for name in "abc"]
+    write_json(root / "rig.json", {**shared, "frames": frames})
+    (root / "rig.xml").write_text(
+        '<document version="2.0.0"><chunk label="c"><sensors><sensor id="0" type="frame"><resolution width="512" '
+        'height="480"/><calibration type="frame" class="adjusted"><f>900</f><cx>3</cx><k1>-0.1</k1></calibration>'
+        '</sensor></sensors><cameras><camera id="0" sensor_id="0" label="a"><transform>1 0 0 0.1 0 1 0 0.2 0 0 1 0.3 0 '
+        "0 0 1</transform></camera></cameras><transform><scale>0.5</scale><translation>1 2 3</translation></transform>"
+        "</chunk></document>"
+    )
 
 
 def _make_person(root: Path) -> None:
