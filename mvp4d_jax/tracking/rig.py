@@ -207,7 +207,8 @@ def _start(layout: Layout, poses: Sequence[Pose], whole: np.ndarray) -> np.ndarr
 
 def _visible(head: HeadModel, cameras: Camera, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
     """[F, V, 68] trust in each landmark: detectors guess those that a picture does not show. From 1 where the skin
-    faces the camera down to 0 where it is turned away by 100 degrees."""
+    faces the camera down to 0 where it is turned away by 100 degrees. The contour of the jaw, which detectors lay along
+    the outline, counts where the face looks within about 20 degrees of the camera."""
     template = np.asarray(head.template, np.float64)
     corners = np.asarray(head.faces)[np.asarray(head.landmark_faces)]  # [68, 3]
     normals = vertex_normals(template, np.asarray(head.faces))[corners].mean(1)
@@ -217,7 +218,11 @@ def _visible(head: HeadModel, cameras: Camera, rotation: np.ndarray, translation
     places = places @ turns.transpose(0, 2, 1) + translation[:, None]
     towards = centre(cameras)[None, :, None] - places[:, None]  # [F, V, 68, 3]
     cosine = (normals[:, None] * towards).sum(-1) / np.linalg.norm(towards, axis=-1)
-    return np.clip((cosine + 0.17) / 0.5, 0.0, 1.0)
+    trust = np.clip((cosine + 0.17) / 0.5, 0.0, 1.0)
+    middle = towards.mean(2)  # [F, V, 3]
+    frontal = (middle * turns[:, None, :, 2]).sum(-1) / np.linalg.norm(middle, axis=-1)
+    trust[..., : _FIXED.start] *= np.clip((frontal - 0.9) / 0.06, 0.0, 1.0)[..., None]
+    return trust
 
 
 def _solution(
