@@ -29,6 +29,7 @@ from mvp4d.core.outputs import (
 )
 from mvp4d.core.owner import sweep
 from mvp4d.core.progress import progress, say
+from mvp4d.core.stopping import unbroken
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.device import guard_memory, pick_device
 from mvp4d_export.distill import Distiller
@@ -129,7 +130,8 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
         with progress(total=fit.config.steps, what="distilling", unit="step") as bar:
             bar.update(fit.step_done)
             while fit.step_done < fit.config.steps:
-                numbers = fit.train_step()
+                with unbroken():  # the checkpoint of a stopped run holds whole steps
+                    numbers = fit.train_step()
                 bar.set_postfix(
                     loss=f"{numbers['loss']:.4f}",
                     psnr=f"{numbers['psnr']:.2f}",
@@ -143,7 +145,8 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
                 if time.monotonic() - saved > fit.config.checkpoint_seconds:
                     fit.save_checkpoint(work)
                     saved = time.monotonic()
-        fit.finish()
+        with unbroken():
+            fit.finish()
         scores = fit.score()
         for name, values in scores.items():
             writer.add_scalar(f"{name}/psnr", values["psnr"], fit.step_done)

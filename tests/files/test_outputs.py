@@ -22,7 +22,7 @@ from mvp4d.core.capture.nerfstudio import export_nerfstudio
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, atomic_folder
 from mvp4d.core.images import write_png
-from mvp4d.core.stopping import Stopped, stoppable, tied
+from mvp4d.core.stopping import Stopped, stoppable, tied, unbroken
 from mvp4d.core.video import VideoWriter, count_frames, read_video
 from tests.capture.toy import make_cameras, make_motion, write_capture
 
@@ -301,6 +301,20 @@ def test_further_signals_do_not_interrupt_the_clean_up():
             time.sleep(0.05)
             done.append(1)
     assert done
+
+
+@pytest.mark.parametrize("name, kind", [("SIGTERM", Stopped), ("SIGHUP", Stopped), ("SIGINT", KeyboardInterrupt)])
+def test_a_signal_waits_for_the_end_of_what_must_be_whole(name, kind):
+    done = []
+    with pytest.raises(kind), stoppable():
+        with unbroken():
+            os.kill(os.getpid(), getattr(signal, name))
+            done.append("the rest of the step")
+        done.append("never")
+    assert done == ["the rest of the step"]
+    with pytest.raises(kind), stoppable():  # and outside it comes at once, as before
+        os.kill(os.getpid(), getattr(signal, name))
+        done.append("never")
 
 
 def test_children_die_with_their_parent(tmp_path):
