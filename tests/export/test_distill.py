@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +19,12 @@ from safetensors.torch import load_file
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.motion_file import read_motion
 from mvp4d.core.errors import UserError
+from mvp4d.core.stopping import Stopped, stoppable
 from mvp4d_export import densify
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.distill import Distiller
+from mvp4d_export.fitting import distill
 from mvp4d_export.losses import psnr
 from mvp4d_export.presets import adapted, preset
 from mvp4d_export.rig import Pose
@@ -79,6 +83,29 @@ def test_resumed_fit_equals_an_uninterrupted_one(egg, tmp_path):
     data = load(egg)
     data.pictures[1, 2, 3, 4] ^= 255  # the same folder, sampled again: one pixel differs
     assert not Distiller(data, config).load_checkpoint(tmp_path)
+
+
+def test_a_signal_in_the_middle_of_a_step_leaves_whole_steps(egg, tmp_path, monkeypatch):
+    """It comes while the set of Gaussians changes; the run that goes on ends as an undisturbed one."""
+    schedule = densify.DensifyConfig(rounds=2, start=0.2, stop=0.8)
+    config = small_config(steps=10, moments=1, views=1, densify=schedule)
+    whole, stopped, again = (Distiller(load(egg), config) for _ in range(3))
+    for _ in range(10):
+        whole.train_step()
+    reindex = stopped.optimiser.reindex
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        reindex(*arguments)
+
+    monkeypatch.setattr(stopped.optimiser, "reindex", interrupted)
+    with pytest.raises(Stopped), stoppable():
+        distill(stopped, tmp_path / "avatar")
+    assert again.load_checkpoint(tmp_path / "avatar.run") and 0 < again.step_done < 10
+    while again.step_done < 10:
+        again.train_step()
+    for name, value in whole.parameters().items():
+        torch.testing.assert_close(again.parameters()[name], value, rtol=0, atol=0)
 
 
 def test_a_step_takes_the_mean_gradient_of_its_moments(egg):
