@@ -16,17 +16,19 @@ from scipy.spatial.transform import Rotation
 from mvp4d.cli import main
 from mvp4d.core.cameras.camera import FIELDS, project
 from mvp4d.core.cameras.crops import head_vertices
-from mvp4d.core.cameras.distortion import Distortion
+from mvp4d.core.cameras.distortion import Distortion, undistort
 from mvp4d.core.cameras.rigs import camera_rig, rig_names
 from mvp4d.core.capture import Capture, convert
 from mvp4d.core.capture.calibration import read_calibration
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
+from mvp4d.core.video import VideoWriter
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.studio.studio import Studio
 from mvp4d_jax.tracking import rig
 from mvp4d_jax.tracking.landmarks import Landmarks
+from mvp4d_jax.tracking.rig_capture import RigSource
 
 MODELS = Path(__file__).parent / "colmap"  # written by pycolmap 4.2.1 from `camera_rig(RIG)`
 RIG, SIZE, FRAMES = "orbit:360x8@5", (512, 512), 2
@@ -146,6 +148,41 @@ def test_an_arbitrary_world_and_unit(truth, capsys):
         else:
             size = np.ptp(np.asarray(skin(head, found.motion))[0][truth.skull], axis=0)
             assert np.abs(size / np.ptp(truth.vertices[0][truth.skull], axis=0) - 1).max() < 0.15
+
+
+def test_sources(truth, tmp_path, capsys):
+    """One picture of each camera, videos, a capture; lenses are taken out; what cannot be meant is one line."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (8, 32, 32, 3), np.uint8).repeat(8, 1).repeat(8, 2)  # 256: half the calibration's
+    for kind in ("photos", "videos"):
+        (tmp_path / kind).mkdir()
+    for name, picture in zip(VIEWS, pictures):
+        Image.fromarray(picture).save(tmp_path / "photos" / f"{name}.png")
+        with VideoWriter(tmp_path / "videos" / f"{name}.mp4", (256, 256), 30.0) as writer:
+            for _ in range(4):
+                writer.add(picture)
+    photos = RigSource.open(tmp_path / "photos", MODELS / "metres")
+    assert (photos.frame_count, photos.names, photos.sizes) == (1, tuple(VIEWS), ((256, 256),) * 8)
+    np.testing.assert_allclose(photos.cameras.fx, truth.cameras.fx / 2)
+    np.testing.assert_array_equal(next(photos.frames(3))[0], pictures[3])
+    videos = RigSource.open(tmp_path / "videos", MODELS / "metres")
+    assert (videos.frame_count, videos.fps) == (4, 30.0) and len(list(videos.frames(0))) == 4
+    bent = RigSource.open(tmp_path / "photos", MODELS / "opencv")
+    lens, numbers = bent.lenses[0], [float(getattr(bent.cameras[0], name)) for name in ("fx", "fy", "cx", "cy")]
+    np.testing.assert_array_equal(next(bent.frames(0))[0], undistort(pictures[0], lens, *numbers, outside=255))
+    words = ["track", str(tmp_path / "photos"), "--out", str(tmp_path / "x.npz")]
+    for more, message in (
+        ([], "a folder is a rig's"),
+        (["--cameras", str(MODELS / "opencv")], "has no place for a lens"),
+        (["--cameras", str(tmp_path)], "holds no calibration"),
+        (["--cameras", str(MODELS / "metres"), "--focal", "900"], "are for photos"),
+        (["--cameras", str(MODELS / "metres"), "--landmarks", str(tmp_path / "z.npz")], "is named as no view"),
+    ):
+        assert main([*words, *more]) == 2
+        assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    (tmp_path / "photos" / "cam00.jpg").write_bytes((tmp_path / "photos" / "cam00.png").read_bytes())
+    with pytest.raises(UserError, match="a second view 'cam00'"):
+        RigSource.open(tmp_path / "photos", MODELS / "metres")
 
 
 def test_triangulation_of_exact_points(truth):
