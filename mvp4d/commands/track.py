@@ -103,7 +103,7 @@ def _person(args: argparse.Namespace) -> str:
     )
     with atomic_file(overlay) as temporary:
         write_png(temporary, draw_portrait(portrait))
-    save_person(args.out, portrait, overwrite=args.overwrite)
+        save_person(args.out, portrait, overwrite=args.overwrite)
     count = len(portrait.photos)
     return (
         f"{args.out}: head '{portrait.head.name}', {count} photo{'s' if count > 1 else ''}, reference "
@@ -113,10 +113,12 @@ def _person(args: argparse.Namespace) -> str:
 
 def _rig(args: argparse.Namespace) -> str:
     from mvp4d.core.errors import UserError
+    from mvp4d.core.files import atomic_file
     from mvp4d.core.heads import load_head
+    from mvp4d.core.images import write_png
     from mvp4d.core.outputs import check_file, check_folder
     from mvp4d_jax.tracking.rig_capture import RigSource, rig_landmarks, track_rig, write_rig_capture
-    from mvp4d_jax.tracking.sheet import write_sheet
+    from mvp4d_jax.tracking.sheet import draw_sheet
 
     if len(args.sources) > 1:
         raise UserError("--cameras", f"{len(args.sources)} files are given", "a rig is one FOLDER")
@@ -137,15 +139,16 @@ def _rig(args: argparse.Namespace) -> str:
         )
     seen = rig_landmarks(source, args.landmarks, args.face)
     fit, solution = track_rig(source, head, seen, args.cameras)
-    if alone:
-        fit.save(args.out)
-    else:
-        write_rig_capture(args.out, source, head, fit, overwrite=args.overwrite)
     views, middle = range(len(source.names)), source.frame_count // 2
     pictures = (next(rgb for index, (rgb, _) in enumerate(source.frames(view)) if index == middle) for view in views)
     rig, motion = fit.rig(head, args.out)
     cameras = [solution.cameras[view] for view in views]
-    write_sheet(overlay, source.names, pictures, cameras, rig, motion[slice(middle, middle + 1)])
+    with atomic_file(overlay) as temporary:
+        write_png(temporary, draw_sheet(source.names, pictures, cameras, rig, motion[slice(middle, middle + 1)]))
+        if alone:
+            fit.save(args.out)
+        else:
+            write_rig_capture(args.out, source, head, fit, overwrite=args.overwrite)
     return (
         f"{args.out}: head '{head.name}', {len(views)} views x {fit.frame_count} frames, landmarks within "
         f"{100 * np.nanmedian(solution.error):.1f} % of the face box; look at {overlay}"
@@ -154,6 +157,7 @@ def _rig(args: argparse.Namespace) -> str:
 
 def _fit(args: argparse.Namespace) -> str:
     from mvp4d.core.errors import UserError
+    from mvp4d.core.files import atomic_file
     from mvp4d.core.heads import load_head
     from mvp4d.core.outputs import check_file
     from mvp4d_jax.tracking.track import Source, track, write_overlay
@@ -176,8 +180,9 @@ def _fit(args: argparse.Namespace) -> str:
     fit, solution, found = track(
         source, head, landmarks=None if args.landmarks is None else args.landmarks[0], face=args.face, focal=args.focal
     )
-    write_overlay(overlay, source, head, solution, found)
-    fit.save(args.out)
+    with atomic_file(overlay) as temporary:  # takes its place after the fit: where that is, all is done
+        write_overlay(temporary, source, head, solution, found)
+        fit.save(args.out)
     angles = np.degrees(fit.motion.rotation[0])
     return (
         f"{args.out}: head '{head.name}', {fit.frame_count} frames, landmarks within "

@@ -31,18 +31,23 @@ def write_rig_sheet(path: str | os.PathLike, capture: Capture, frame: int | None
     views = range(capture.view_count)
     pictures = (capture.frame(view, frame) for view in views)
     cameras = [capture.camera(view, frame) for view in views]
-    write_sheet(path, capture.names, pictures, cameras, capture.head, capture.motion[slice(frame, frame + 1)])
+    motion = capture.motion[slice(frame, frame + 1)]
+    with atomic_file(path) as temporary:
+        write_png(temporary, draw_sheet(capture.names, pictures, cameras, capture.head, motion))
 
 
-def write_sheet(
-    path: str | os.PathLike,
+def draw_sheet(
     names: Sequence[str],
     pictures: Iterable[np.ndarray],
     cameras: Sequence[Camera],
     head: HeadModel,
     motion: Motion,
-) -> None:
-    """The same of a picture [H, W, 3] and an unbatched camera for each name; `motion` is one frame of `head`."""
+) -> np.ndarray:
+    """The same as a picture uint8 [H, W, 3], of a picture [H, W, 3] and an unbatched camera for each name.
+
+    Args:
+      motion: one frame of `head`.
+    """
     vertices = np.asarray(skin(head, motion))  # [1, N, 3]
     marks = np.asarray(landmarks(head, vertices))[0]  # [K, 3]
     tiles, size = [], (1, 1)
@@ -65,5 +70,4 @@ def write_sheet(
         row, column = divmod(index, columns)
         top, left = row * size[0], column * size[1]
         sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    with atomic_file(path) as temporary:
-        write_png(temporary, sheet)
+    return sheet

@@ -14,7 +14,6 @@ from mvp4d.core import images, video
 from mvp4d.core.cameras.camera import FIELDS, Camera
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import atomic_file
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.progress import progress, say
 from mvp4d_jax.heads.skinning import skin
@@ -146,17 +145,18 @@ def track(
 def write_overlay(
     path: str | os.PathLike, source: Source, head: HeadModel, solution: Solution, found: Landmarks
 ) -> None:
-    """Writes the overlay: for a photo a PNG of the head beside the overlay, for a video an mp4 of whole frames."""
-    with atomic_file(path) as temporary, contextlib.ExitStack() as stack:
+    """Writes the overlay: for a photo a PNG of the head beside the overlay, for a video an mp4 of whole frames. Not
+    atomic: it is for a temporary that takes its place when the fit has."""
+    with contextlib.ExitStack() as stack:
         height, width = source.image_size
         even = (height // 2 * 2, width // 2 * 2)
-        writer = stack.enter_context(video.VideoWriter(temporary, even, source.fps, crf=18)) if source.video else None
+        writer = stack.enter_context(video.VideoWriter(path, even, source.fps, crf=18)) if source.video else None
         pictures = progress(source.frames(), total=source.frame_count, what="drawing the overlay", unit="frame")
         for frame, photo in enumerate(pictures):
             vertices = np.asarray(skin(head, solution.motion[frame : frame + 1], solution.shape))[0]
             seen = found.points[frame] if found.found[frame] else None
             facts = photo, head, vertices, solution.camera, seen, solution.projected[frame]
             if writer is None:
-                images.write_png(temporary, draw_pair(*facts))
+                images.write_png(path, draw_pair(*facts))
             else:
                 writer.add(draw_overlay(*facts)[: even[0], : even[1]])
