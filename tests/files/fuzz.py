@@ -120,7 +120,7 @@ def _npz(path: Path, rng: Random) -> str:
         "booleans": lambda: np.ones(array.shape, bool),
         "records": lambda: np.zeros(array.shape, [("x", "f4")]),
         "half": lambda: array.astype(np.float16) if array.dtype.kind in "fiu" else _none_of(array),
-        "times 1000": lambda: array * 1000 if array.dtype.kind in "fiu" else array,
+        "times 1000": lambda: array * np.asarray(1000, float) if array.dtype.kind in "fiu" else array,
         "one axis more": lambda: array[None],
         "one axis less": lambda: array.reshape(-1),
         "empty": lambda: np.zeros((0, *array.shape[1:]), array.dtype),
