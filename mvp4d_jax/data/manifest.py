@@ -79,9 +79,10 @@ def _check_scene(scene: dict, label: str, records: dict[str, int], where: Path) 
     _require(bool(fine), where, f"{label}.views", "is no list of names")
     sizes = {"V": len(views)}
     for name, (axes, whole, optional) in _TABLES.items():
-        if not scene.get(name) and (optional or name == "painted"):  # older shards, and those without photos
+        given = scene.get(name, [] if optional else None)
+        if given == [] and (optional or name == "painted"):  # older shards, and those without photos
             continue
-        table = _table(scene.get(name), axes, whole)
+        table = _table(given, axes, whole)
         _require(table is not None, where, f"{label}.{name}", "is no table of numbers")
         wanted = [
             int(axis) if axis.isdigit() else sizes.setdefault(axis, size) for axis, size in zip(axes, table.shape)

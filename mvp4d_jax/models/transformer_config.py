@@ -83,7 +83,10 @@ class TransformerConfig:
         for field in (
             "num_layers",
             "num_heads",
+            "head_dim",
             "latent_channels",
+            "sample_height",
+            "sample_width",
             "patch_size",
             "mlp_ratio",
             "time_embed_dim",
@@ -91,7 +94,7 @@ class TransformerConfig:
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be positive")
-        for field in ("skip_width", "detail_width"):
+        for field in ("text_dim", "conditioning_channels", "skip_width", "detail_width"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be positive, or 0 for none")
         if self.prompt_tokens < 0 or (self.prompt_tokens and not self.text_dim):

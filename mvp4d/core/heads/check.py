@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 # Every head speaks of its joints by these names.
 JOINT_ROLES = ("root", "neck", "jaw", "left_eye", "right_eye")
 HEAD_METRES = (0.03, 3.0)  # what a head may span, from a doll's to one with a bust
+LARGEST = 1e6  # of any number of a rig: metres, weights, coordinates of a texture
 _FIX = "read the head from its source again"
 
 
 def check_head(head: HeadModel, where: object) -> None:
     """Raises UserError naming `where` and the array at fault; returns nothing when the head is sound."""
+    if not isinstance(head.name, str) or not head.name:
+        raise UserError(where, f"the head's name is {str(head.name)[:40]!r}, expected text", _FIX)
     template = np.asarray(head.template)
     if template.ndim != 2 or template.shape[-1] != 3 or template.shape[0] == 0:
         raise UserError(where, f"template has shape {template.shape}, expected [N, 3]", _FIX)
@@ -84,6 +87,8 @@ def _check_array(array: np.ndarray, shape: tuple[int, ...], where: object, name:
         raise UserError(where, f"{name} has type {array.dtype}, expected numbers", _FIX)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UserError(where, f"{name} holds NaN or infinite values", _FIX)
+    if array.dtype.kind == "f" and np.abs(array).max(initial=0) > LARGEST:
+        raise UserError(where, f"{name} holds {np.abs(array).max():.3g}, which no head does", _FIX)
 
 
 def _check_indices(array: np.ndarray, limit: int, where: object, name: str) -> None:
