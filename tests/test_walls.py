@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Each room of mvp4d_jax with the rooms it may use beside itself, mvp4d.core and the ground (`parallel`, `devices`, ...).
+# Each room of mvp4d_jax with the rooms it may use beside itself, mvp4d.core and the ground.
 FLOORS = {
     "heads": set(),
     "geometry": {"heads"},
