@@ -28,8 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SOUND",
         help="a sound file for each --motion, in their order",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets the network in")
-    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1); 0.0.0.0 lets the network in"
+    )
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080)")
 
 
 def run(args: argparse.Namespace) -> str:
