@@ -164,14 +164,7 @@ def _solve_all(
     photos = len(clips) > 1
     if focal is not None:
         config = dataclasses.replace(config, focal=focal / max(clips[0].image_size), focal_spread=1e-4, zoom=1e-4)
-    known = set(head.expression_names) & set(ARKIT_NAMES)
-    layout = _Layout(
-        min(head.shape_count, config.shape_count),
-        head.expression_count,
-        "jaw" in head.joint_names and "jawOpen" not in known,
-        len(known) >= 40,
-        photos,
-    )
+    layout = _layout_of(head, config, photos)
     small = _landmark_rig(head)
     parts = [_observations(clip, config.landmark) for clip in clips]
     data = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -195,6 +188,12 @@ def _solve_all(
     return [_solution(head, small, layout, clip, shared, rows) for clip, rows in zip(clips, np.split(frames, ends))]
 
 
+def _layout_of(head: HeadModel, config: SolveConfig, zoom: bool) -> _Layout:
+    known = set(head.expression_names) & set(ARKIT_NAMES)
+    jaw = "jaw" in head.joint_names and "jawOpen" not in known
+    return _Layout(min(head.shape_count, config.shape_count), head.expression_count, jaw, len(known) >= 40, zoom)
+
+
 class _Problem:
     """The least-squares problem of one track."""
 
@@ -211,7 +210,7 @@ class _Problem:
     ) -> tuple[np.ndarray, np.ndarray, float, bool]:
         """One damped Gauss-Newton step; the old unknowns and a larger damping where the cost would rise."""
         value, by_shared, by_frame = self._chunks(_linearise, shared, frames)
-        weights = self._robust(value)  # [F, R]
+        weights = _robust(value, self.config.outlier)  # [F, R]
         if pose_only:
             by_shared = np.zeros_like(by_shared)
             by_frame = by_frame.copy()
@@ -251,14 +250,6 @@ class _Problem:
             for rows in index
         ]
         return jax.tree.map(lambda *items: np.concatenate(items)[:count].astype(np.float64), *parts)
-
-    def _robust(self, value: np.ndarray) -> np.ndarray:
-        """Root weights [F, R] of iterated reweighting: Geman-McClure on landmarks, one on everything else."""
-        weights = np.ones_like(value)
-        squared = (value[:, : 2 * len(WEIGHTS)] ** 2).reshape(len(value), -1, 2).sum(-1)
-        soft = 1 / (1 + squared / self.config.outlier**2)
-        weights[:, : 2 * len(WEIGHTS)] = np.repeat(soft, 2, axis=1)
-        return weights
 
     def _cost(self, value: np.ndarray, weights: np.ndarray, shared: np.ndarray, frames: np.ndarray) -> float:
         total = ((value * weights) ** 2).sum() + (self._shared_prior(shared) ** 2).sum()
@@ -304,6 +295,13 @@ class _Problem:
         shared_step = -cho_solve(cho_factor(schur), corner_gradient - border.T @ solved[:, -1])
         frame_step = -(solved[:, -1] + solved[:, :-1] @ shared_step)
         return shared_step, frame_step.reshape(count, size)
+
+
+def _robust(value: Array, outlier: float, xp: Any = np) -> Array:
+    """Root weights [F, R] of iterated reweighting: Geman-McClure on landmarks, one on everything else."""
+    squared = (value[:, : 2 * len(WEIGHTS)] ** 2).reshape(len(value), -1, 2).sum(-1)
+    soft = xp.repeat(1 / (1 + squared / outlier**2), 2, axis=1)
+    return xp.concatenate([soft, xp.ones_like(value[:, soft.shape[1] :])], axis=1)
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "config"))
