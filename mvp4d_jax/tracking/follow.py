@@ -40,13 +40,13 @@ class FollowConfig:
         adds to it.
     """
 
-    solve: SolveConfig = SolveConfig()
+    solve: SolveConfig = dataclasses.field(default_factory=SolveConfig)
     learn: int = 250
     settle: int = 30
     steps: int = 4
     drift: tuple[float, float, float, float, float] = (1.0, 0.3, 2.0, 1.0, 2.0)
-    cutoff: tuple[float, float, float, float, float] = (1.5, 1.0, 2.0, 2.0, 2.0)
-    speed: tuple[float, float, float, float, float] = (4.0, 20.0, 2.0, 2.0, 2.0)
+    cutoff: tuple[float, float, float, float, float] = (2.0, 1.5, 4.0, 3.0, 3.0)
+    speed: tuple[float, float, float, float, float] = (12.0, 40.0, 10.0, 4.0, 8.0)
 
 
 class Follower:

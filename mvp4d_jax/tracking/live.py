@@ -18,14 +18,17 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import ARRAYS, Motion
+from mvp4d.core.heads.retarget import retarget
+from mvp4d.core.heads.transfer import eye_centre
 from mvp4d.core.progress import say
+from mvp4d.core.rotation import rotate, rotation_matrix
 from mvp4d_jax.tracking.detector import MEDIAPIPE
 from mvp4d_jax.tracking.follow import FollowConfig, Follower
 from mvp4d_jax.tracking.landmarks import MESH_POINTS, from_mesh
@@ -114,7 +117,7 @@ def follow(
     follower.compile()
     name = f"camera {source}" if isinstance(source, int) else str(source.path)
     motion, home, last, quiet = Motion.still(1, head.expression_count), None, 0.0, True
-    with contextlib.closing(_Stream(source, paced, loop)) as stream:
+    with tempfile.TemporaryFile("w+") as log, contextlib.closing(_Stream(source, paced, loop, log)) as stream:
         for glimpse in stream:
             seen = from_mesh(glimpse.mesh[None], glimpse.image_size)
             found = bool(seen.found[0])
@@ -137,7 +140,8 @@ def record(poses: Iterator[Pose], source: int | Source) -> Motion:
     """
     kept: list[Pose] = []
     try:
-        kept.extend(poses)
+        for pose in poses:
+            kept.append(pose)
     except KeyboardInterrupt:
         if not isinstance(source, int):
             raise
@@ -145,12 +149,24 @@ def record(poses: Iterator[Pose], source: int | Source) -> Motion:
     if not any(pose.found for pose in kept):
         raise UserError(name, "no face was found", "use one with a larger, lit face")
     first = next(index for index, pose in enumerate(kept) if pose.found)
+    times = np.array([pose.time for pose in kept])
     kept = [kept[first]] * first + kept[first:]  # at the beginning the pose to come
     arrays = {key: np.concatenate([getattr(pose.motion, key) for pose in kept]) for key in ARRAYS}
     if not isinstance(source, int):
         return Motion(**arrays, fps=source.fps)
-    times = np.array([pose.time for pose in kept])
     return _evenly(arrays, times, CAMERA_FPS)
+
+
+def carry(motion: Motion, head: HeadModel, target: HeadModel) -> tuple[Motion, str]:
+    """A pose of `head` for an avatar's own head: expressions by name, turning about its own eyes' midpoint.
+
+    Returns:
+      the motion, and one line on what could not be carried over (empty when everything was).
+    """
+    carried, notice = retarget(motion, head.name, tuple(head.expression_names), target)
+    offset = np.asarray(eye_centre(head), np.float32) - np.asarray(eye_centre(target), np.float32)
+    turned = rotate(rotation_matrix(carried.rotation), offset) - offset
+    return dataclasses.replace(carried, translation=carried.translation + turned), notice
 
 
 def _evenly(arrays: dict[str, np.ndarray], times: np.ndarray, fps: float) -> Motion:
@@ -171,10 +187,9 @@ def _evenly(arrays: dict[str, np.ndarray], times: np.ndarray, fps: float) -> Mot
 class _Stream:
     """Landmarks from the guest process, by a thread that feeds it and listens."""
 
-    def __init__(self, source: int | Source, paced: bool, loop: bool):
+    def __init__(self, source: int | Source, paced: bool, loop: bool, log: IO[str]):
         self.source, self.paced, self.loop = source, paced or isinstance(source, int), loop
-        self._folder = tempfile.TemporaryDirectory(prefix="mvp4d-live-")
-        self._log = open(Path(self._folder.name) / "log", "w+")
+        self._log = log
         self._items: queue.Queue[Any] = queue.Queue(1 if self.paced else 4)
         self._stopped = threading.Event()
         self._process = MEDIAPIPE.start(Path(__file__).with_name("facemesh.py"), log=self._log)
@@ -194,8 +209,6 @@ class _Stream:
             self._items.get_nowait()  # where the thread waits for room
         self._thread.join(10)
         self._process.wait()
-        self._log.close()
-        self._folder.cleanup()
 
     def _run(self) -> None:
         end: BaseException | None = None
