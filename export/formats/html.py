@@ -192,7 +192,7 @@ def assemble(title: str, payload: str, live: bool = False) -> str:
     )
     parts = {
         "policy": policy,
-        "title": html.escape(title),
+        "title": html.escape(title).encode("utf-8", "replace").decode(),  # a file's name may be no text
         "style": style,
         "payload": payload,
         "worker": join(WORKER),
