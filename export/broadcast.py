@@ -42,12 +42,10 @@ class Broadcast:
         if headers.get("Upgrade", "").lower() != "websocket" or not key:
             return handler.send_error(426)
         handler.close_connection = True
-        handler.send_response_only(101)
         accept = base64.b64encode(hashlib.sha1(key.encode("latin-1", "replace") + _KEY).digest()).decode()
-        for name, value in (("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)):
-            handler.send_header(name, value)
+        lines = ("HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade")  # 1.0 will not do
         try:
-            handler.end_headers()
+            handler.wfile.write("\r\n".join((*lines, f"Sec-WebSocket-Accept: {accept}", "", "")).encode())
             self._feed(handler)
         except OSError:
             pass  # the browser went away

@@ -100,7 +100,7 @@ def test_poses_reach_every_page(viewer):
     streams = []
     for _ in range(30):
         stream, answer = ask(viewer, f"http://127.0.0.1:{viewer.port}")
-        assert " 101 " in answer[0]
+        assert answer[0] == "HTTP/1.1 101 Switching Protocols"
         assert "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in answer  # the RFC's own example
         streams.append(stream)
     viewer.pose(pose(0.25))
