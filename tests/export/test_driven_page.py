@@ -141,6 +141,7 @@ def resident(root):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(PLAYBACK + 300)
 def test_memory_is_flat(chromium, fitted, tmp_path):
     """A minute in and at the end (MVP4D_PLAYBACK seconds) viewer and guest hold the same memory within 5 %, and the
     page the same heap: one page is driven, another plays the avatar's motion."""
