@@ -33,6 +33,7 @@ class FollowConfig:
     Attributes:
       solve: of the residuals.
       learn: frames with a face that identity and focal length are learned from.
+      lost: mean distance of landmarks over the face box from which a fit is none: the next frame begins anew.
       settle: most Gauss-Newton steps of the first frame, and of one after a gap; `steps` of any other.
       drift: standard deviation per root of a second of what is not in the landmarks: rotation (radians), translation
         (metres), expression, jaw and eyes (radians).
@@ -42,11 +43,16 @@ class FollowConfig:
 
     solve: SolveConfig = dataclasses.field(default_factory=SolveConfig)
     learn: int = 250
+    lost: float = 0.08
     settle: int = 30
     steps: int = 4
     drift: tuple[float, float, float, float, float] = (1.0, 0.3, 2.0, 1.0, 2.0)
     cutoff: tuple[float, float, float, float, float] = (2.0, 1.5, 4.0, 3.0, 3.0)
     speed: tuple[float, float, float, float, float] = (12.0, 40.0, 10.0, 4.0, 8.0)
+
+
+class _Lost(Exception):
+    """There is no fit."""
 
 
 class Follower:
@@ -89,7 +95,12 @@ class Follower:
         drift = np.zeros(self.layout.frame_size)
         if not fresh:
             drift = 1 / (self._spread(self.config.drift) ** 2 * max(time - self._time, 1e-3))
-        self._solve(data, drift, learning, self.config.settle if fresh else self.config.steps, pose_first=fresh)
+        before = self._shared, self._frame
+        try:
+            self._solve(data, drift, learning, self.config.settle if fresh else self.config.steps, pose_first=fresh)
+        except _Lost:  # the next frame begins anew
+            self._shared, self._time = before[0], None
+            return self._motion(self._filter.value if self._filter.value is not None else before[1])
         self._time, self.seen = time, self.seen + 1
         return self._motion(self._filter(self._frame, time))
 
@@ -112,7 +123,11 @@ class Follower:
         self._mean, self._information = self._shared.copy(), np.diag(spread**-2.0)
 
     def _solve(self, data: dict[str, Array], drift: np.ndarray, learning: bool, most: int, pose_first: bool) -> None:
-        """Gauss-Newton steps on the frame's unknowns and, while they are learned, the shared ones."""
+        """Gauss-Newton steps on the frame's unknowns and, while they are learned, the shared ones.
+
+        Raises:
+          _Lost: they lead nowhere.
+        """
         start, damping = self._frame, 1e-4
         shares = len(self._shared) if learning else 0
         fixed = len(self._shared) - shares
@@ -121,7 +136,9 @@ class Follower:
             free = np.ones(shares + len(start), bool)
             if pose_first and step < most // 3:
                 free[:shares], free[shares + pose :] = False, False
-            normal, gradient = self._linearise(data)
+            normal, gradient, error = self._linearise(data)
+            if not np.isfinite(normal).all():
+                raise _Lost
             normal, gradient = normal[fixed:, fixed:], gradient[fixed:]
             normal[:shares, :shares] += self._information[:shares, :shares]
             gradient[:shares] += (self._information @ (self._shared - self._mean))[:shares]
@@ -134,6 +151,8 @@ class Follower:
             self._frame = self._frame + change[shares:]
             if free.all() and np.abs(change[shares:]).max() < 1e-3:
                 break
+        if not error < self.config.lost:
+            raise _Lost
         if learning:
             self._learn(normal, shares)
 
@@ -144,10 +163,11 @@ class Follower:
         self._information = normal[:shares, :shares] - left  # the old information is in `normal` already
         self._mean = self._shared.copy()
 
-    def _linearise(self, data: dict[str, Array]) -> tuple[np.ndarray, np.ndarray]:
-        """Normal matrix and gradient of the shared and the frame's unknowns."""
+    def _linearise(self, data: dict[str, Array]) -> tuple[np.ndarray, np.ndarray, float]:
+        """Normal matrix and gradient of the shared and the frame's unknowns, and the mean distance of landmarks over
+        the face box."""
         single = {name: np.asarray(item, np.float32) for name, item in data.items()}
-        normal, gradient = _normal_equations(
+        normal, gradient, distance = _normal_equations(
             *self._small,
             np.float32(self._shared),
             np.float32(self._frame),
@@ -155,7 +175,8 @@ class Follower:
             layout=self.layout,
             config=self.config.solve,
         )
-        return np.array(normal, np.float64), np.array(gradient, np.float64)
+        error = float(distance) * self.config.solve.landmark
+        return np.array(normal, np.float64), np.array(gradient, np.float64), error
 
     def _spread(self, parts: tuple[float, ...]) -> np.ndarray:
         """[P] a number for rotation, translation, expression, jaw and eyes."""
@@ -181,24 +202,26 @@ class OneEuro:
         Args:
           cutoff: [P] hertz, at rest; speed: [P] what a change of one unit a second adds.
           cutoff_of_speed: hertz, of the low pass on the speed itself.
+
+        `value` is the last one that came out, None before the first.
         """
         self.cutoff, self.speed, self.cutoff_of_speed = cutoff, speed, cutoff_of_speed
         self.reset()
 
     def reset(self) -> None:
-        self._value: np.ndarray | None = None
+        self.value: np.ndarray | None = None
 
     def __call__(self, value: np.ndarray, time: float) -> np.ndarray:
         """The filtered value [P]; `time` in seconds never goes back."""
-        if self._value is None:
-            self._value, self._slope, self._time = value.copy(), np.zeros_like(value), time
+        if self.value is None:
+            self.value, self._slope, self._time = value.copy(), np.zeros_like(value), time
             return value.copy()
         step = max(time - self._time, 1e-6)
-        slope = (value - self._value) / step
+        slope = (value - self.value) / step
         self._slope = self._slope + _share(self.cutoff_of_speed, step) * (slope - self._slope)
         share = _share(self.cutoff + self.speed * np.abs(self._slope), step)
-        self._value, self._time = self._value + share * (value - self._value), time
-        return self._value.copy()
+        self.value, self._time = self.value + share * (value - self.value), time
+        return self.value.copy()
 
 
 def _share(cutoff: Array, step: float) -> Array:
@@ -216,9 +239,9 @@ def _normal_equations(
     *,
     layout: Any,
     config: SolveConfig,
-) -> tuple[Array, Array]:
-    """J'J and J'r of the weighted residuals. Here, because BLAS splits even so small a product among threads, which
-    wait for each other on a machine that has other work."""
+) -> tuple[Array, Array, Array]:
+    """J'J and J'r of the weighted residuals, and the mean distance of landmarks in standard deviations. Products are
+    made here because BLAS splits even small ones among threads, which wait for each other on a busy machine."""
 
     def residuals(vector: Array) -> tuple[Array, Array]:
         parts = vector[: shared.size], vector[shared.size :]
@@ -226,6 +249,8 @@ def _normal_equations(
         return value, value
 
     jacobian, value = jax.jacfwd(residuals, has_aux=True)(jnp.concatenate([shared, frame]))
+    points = value[: 2 * len(solving.WEIGHTS)].reshape(-1, 2)
+    distance = jnp.linalg.norm(points, axis=-1).sum() / solving.WEIGHTS.sum()
     weights = solving._robust(value[None], config.outlier, jnp)[0]
     jacobian, value = jacobian * weights[:, None], value * weights
-    return jnp.matmul(jacobian.T, jacobian, precision="highest"), jacobian.T @ value
+    return jnp.matmul(jacobian.T, jacobian, precision="highest"), jacobian.T @ value, distance

@@ -117,6 +117,25 @@ def test_identity_stands_once_it_is_learned(builtin, truth):
     np.testing.assert_array_equal(shapes[5], shapes[2])
 
 
+@pytest.mark.parametrize("kind", ["scattered", "one point", "far away"])
+def test_landmarks_that_are_no_face_lead_nowhere(builtin, truth, followed, kind):
+    """The pose before them is held, and the frames after them are followed again."""
+    nonsense = {
+        "scattered": np.random.default_rng(0).uniform(0, 600, (1, 68, 2)),
+        "one point": np.full((1, 68, 2), 300.0),
+        "far away": 1e9 * np.random.default_rng(0).normal(size=(1, 68, 2)),
+    }[kind]
+    follower, frames = Follower(builtin, focal=FOCAL), []
+    for index in range(8):
+        seen = frame_of(truth[1], index)
+        seen = dataclasses.replace(seen, points=nonsense) if index == 5 else seen
+        frames.append(follower.step(seen, index / FPS))
+    np.testing.assert_array_equal(frames[5].expression, frames[4].expression)
+    np.testing.assert_array_equal(frames[5].rotation, frames[4].rotation)
+    assert degrees_between(frames[7].rotation[0], truth[0].rotation[7]) < 4
+    assert np.abs(frames[7].expression[0] - truth[0].expression[7]).mean() < 0.08
+
+
 # --- the stream, with a guest that tells what it is told -------------------------------------------------------------
 GUEST = """
 import json, struct, sys, time
@@ -238,6 +257,13 @@ def test_what_cannot_be_followed_is_refused(words, said, tmp_path, monkeypatch, 
     assert main(["track", "--live", *words]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_a_viewer_looks_at_what_drives_it_first(tmp_path, capsys):
+    for source in (tmp_path / "none.mp4", tmp_path):
+        assert main(["view", str(tmp_path / "avatar"), "--drive", str(source)]) == 2
+        error = capsys.readouterr().err
+        assert source.name in error and error.count("\n") == 1
 
 
 def test_a_cameras_poses_are_recorded_evenly(builtin):
