@@ -502,13 +502,21 @@ class Avatar:
         return Path(out)
 
     def page(
-        self, motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None = None, *, audio: Sequence[Pathlike] = ()
+        self,
+        motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None = None,
+        *,
+        audio: Sequence[Pathlike] = (),
+        live: bool = False,
     ) -> str:
-        """The page that format "html" writes, as text: `motion` and `audio` as in `export`."""
+        """The page that format "html" writes, as text: `motion` and `audio` as in `export`.
+
+        Args:
+          live: for a `mvp4d_export.viewer.Viewer` that is given poses.
+        """
         from mvp4d_export.formats.html import page
 
         clips = self._clips(_listed(motion), audio)
-        return page(self.module, clips, title=self.path.absolute().name)[0]
+        return page(self.module, clips, title=self.path.absolute().name, live=live)[0]
 
     def _clips(self, given: Sequence[Motion | Pathlike | None], audio: Sequence[Pathlike]) -> tuple[Clip, ...]:
         """Motions with their names and sounds; the avatar's own motion for None."""

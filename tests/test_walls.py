@@ -47,7 +47,7 @@ CORE_FLOORS = {
     "live_link": {"heads"},
     "capture": {"heads", "cameras"},
     "driving": {"heads", "cameras", "capture", "live_link"},
-    "speech": {"heads", "capture", "live_link"},
+    "speech": {"heads", "capture", "driving"},
 }
 
 
