@@ -17,12 +17,13 @@ from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d, normalize
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
-from mvp4d_export.initialise import SH_0
+from mvp4d_export.hidden import NO_SKIN, lid_triangles, seed_hidden
+from mvp4d_export.initialise import SH_0, STILL, moved
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
 from mvp4d_export.rig import Pose, rotation_matrix
-from mvp4d_export.seeding import project_points, seed_folds, seed_from_photos
+from mvp4d_export.seeding import project_points, seed_from_photos
 from mvp4d_export.triangles import matrix_to_quaternion, triangle_frames
 from mvp4d_export.visibility import (
     EYES,
@@ -46,13 +47,6 @@ LIP_MARGIN = 0.02  # of a picture's side around the fitted mouth's inside in whi
 OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no use for the triangle's normal
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
 CORE = 24  # pixels of a mouth's inside that tell its colours
-# Where the inside of a mouth begins before generated views have shown it.
-MOUTH_COLOURS = {
-    "inside": (0.1, 0.04, 0.04),
-    "gum": (0.5, 0.25, 0.24),
-    "teeth": (0.68, 0.64, 0.57),
-    "tongue": (0.48, 0.23, 0.22),
-}
 FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
 DARKER = 0.8  # of the darkest skin around, below which a pixel is the mouth's dark
 SURE = 0.95  # ratio of distances in colour below which a pixel is the mouth's inside
@@ -68,6 +62,7 @@ class PhotoFit:
     Attributes:
       shown: [G] 0 where no photo sees a Gaussian, 1 where one does squarely.
       pitch: [G] metres: the finest pixel that saw it.
+      fixed: [G] bool: the head's own, which learn nothing.
       across: [G, 3, 3] in the frame of its triangle: the sum over the photos that see it of 1 / pitch^2 across their
         lines of sight.
       tint, view_tint, shared: gains less one, [N, 3] of each photo but the reference, [V, 3] of each generated view
@@ -92,17 +87,21 @@ class PhotoFit:
         self.mouths = [self._mouth(index) for index in range(count)]
         self.shown = self.pitch = torch.zeros(0, device=device)
         self.across = torch.zeros(0, 3, 3, device=device)
-        self.interior = torch.zeros(0, dtype=torch.bool, device=device)
+        self.fixed = torch.zeros(0, dtype=torch.bool, device=device)
 
     def begin(self, on_hull: int, budget: int, seed: int) -> int:
         """Colours of what is there, then Gaussians from the photos. Returns how many were added."""
         on_hull = self._carve(on_hull)
+        self.fixed = torch.zeros(self.avatar.gaussian_count, dtype=torch.bool, device=self.avatar.device)
         self.look()
         self._match_colours()
-        added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed)
-        added += seed_folds(self.avatar)
+        face = self._face_colour()
+        lids = lid_triangles(self.avatar)
+        added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed, lids)
+        own = seed_hidden(self.avatar, lids, face)
+        self.fixed = torch.arange(self.avatar.gaussian_count, device=face.device) >= self.avatar.gaussian_count - own
         self.look()
-        return added
+        return added + own
 
     def parameters(self) -> dict[str, nn.Parameter]:
         named = {f"photo.{name}": value for name, value in self.free.items()}
@@ -199,10 +198,10 @@ class PhotoFit:
         """Measures anew what the photos show of the Gaussians there are now."""
         avatar = self.avatar
         count = avatar.gaussian_count
-        self.interior = gaussians_of(avatar, INTERIOR)
         self.shown = torch.zeros(count, device=avatar.device)
         self.pitch = torch.full((count,), self.data.pixel_pitch, device=avatar.device)
         self.across = torch.zeros(count, 3, 3, device=avatar.device)
+        interior = gaussians_of(avatar, INTERIOR)
         for index in range(len(self.photos)):
             level = min(1, self.level(index, 0.0))
             picture, says = self.picture(index, level)
@@ -227,19 +226,21 @@ class PhotoFit:
             share = seen / (2 * math.pi * spread * flat.opacities[0]).clamp(min=1e-6)
             cosine = facing(avatar, vertices, -matrix[:3, :3].T @ matrix[:3, 3])[avatar.binding]
             cosine = torch.where(self._off_surface(splats, vertices), cosine.clamp(min=0.5), cosine)
-            seen_well = (share > SEEN_FROM) & (seen > 0) & ~self.interior & (cosine > 0)
+            seen_well = (share > SEEN_FROM) & (seen > 0) & ~self.fixed & (cosine > 0)
             square = smoothstep(share, SEEN_FROM, SEEN_TO) * smoothstep(cosine, FACING_FROM, FACING_TO)
-            self.shown = torch.maximum(self.shown, torch.where(self.interior, torch.zeros_like(square), square))
+            self.shown = torch.maximum(self.shown, torch.where(interior, torch.zeros_like(square), square))
             pitch = self.photos.pitch[index]
             self.pitch = torch.where(seen_well, self.pitch.clamp(max=pitch), self.pitch)
             ray = _along(avatar, vertices, normalize(splats.means + matrix[:3, :3].T @ matrix[:3, 3], dim=1))
             across = torch.eye(3, device=avatar.device) - ray[:, :, None] * ray[:, None, :]
             self.across += seen_well[:, None, None] * across / pitch**2
+        finest = avatar.config.pitch
+        self.pitch[self.fixed] = finest  # they are where the head has them
+        self.across[self.fixed] = torch.eye(3, device=avatar.device) / finest**2
 
-    def recall(self, shown: Tensor, pitch: Tensor, across: Tensor) -> None:
+    def recall(self, shown: Tensor, pitch: Tensor, across: Tensor, fixed: Tensor) -> None:
         """Takes what `look` found before."""
-        self.shown, self.pitch, self.across = shown, pitch, across
-        self.interior = gaussians_of(self.avatar, INTERIOR)
+        self.shown, self.pitch, self.across, self.fixed = shown, pitch, across, fixed
 
     def _off_surface(self, splats: Splats, vertices: Tensor) -> Tensor:
         centre = vertices[self.avatar.mesh_faces].mean(1)[self.avatar.binding]
@@ -296,6 +297,16 @@ class PhotoFit:
         return int(keep[len(keep) - on_hull :].sum())
 
     @torch.no_grad()
+    def _face_colour(self) -> Tensor:
+        """[3] median colour of the skin that photos show squarely; of all skin where they show none."""
+        skin = ~gaussians_of(self.avatar, (*INTERIOR, *EYES, *NO_SKIN))
+        means = self.avatar.splats(self.avatar.gather(self.avatar.rig.template)).means
+        near = (moved(self.avatar) > STILL)[self.avatar.binding]  # hair and clothes hardly follow the face
+        chosen = skin & near & (self.shown > 0.5) & (means[:, 2] > 0)
+        chosen = chosen if chosen.any() else skin
+        return (self.avatar.harmonics[chosen, 0] * SH_0 + 0.5).median(0).values
+
+    @torch.no_grad()
     def _match_colours(self) -> None:
         """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them."""
         avatar = self.avatar
@@ -312,8 +323,6 @@ class PhotoFit:
         self.shared.copy_((mean[1] / mean[0].clamp(min=1e-6) - 1).clamp(-MOST_TINT, MOST_TINT))
         relit = generated / (1 + self.shared)
         colour = torch.lerp(relit, photo, weight[:, None]).clamp(0.01, 0.99)
-        for word, own in MOUTH_COLOURS.items():  # what lips hide at first has the colours of what lies beside it
-            colour[gaussians_of(avatar, (word,))] = colour.new_tensor(own)
         avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
 
     def _photo_colours(self, index: int) -> tuple[Tensor, Tensor]:
