@@ -50,6 +50,7 @@ CORE = 24  # pixels of a mouth's inside that tell its colours
 FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
 DARKER = 0.8  # of the darkest skin around, below which a pixel is the mouth's dark
 SURE = 0.95  # ratio of distances in colour below which a pixel is the mouth's inside
+UNLIKE = 0.15  # distance in colour from what lies around from which a pixel well inside is the mouth's for certain
 SPECK = 7  # pixels a side in which the majority says what is the mouth's inside
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
 MOST_TINT = 0.5  # that the colours' match before the fit may change
@@ -349,10 +350,14 @@ def mouth_mask(picture: Picture, inside: Tensor) -> Tensor:
     reach = max(1, round(LIP_MARGIN * picture.side))
     core, band, ring = ~_grown(~inside, reach // 2), _grown(inside, reach), _grown(inside, 2 * reach)
     core = core if core.sum() >= CORE else inside
-    within, around = picture.rgb[core], picture.rgb[ring & ~band]
+    around = picture.rgb[ring & ~band]
+    if len(around) >= CORE:  # a fit that is off has lips in the core
+        apart = core.clone()
+        apart[core] = _distance(picture.rgb[core], around) > UNLIKE
+        core = apart if apart.sum() >= CORE else core
+    within = picture.rgb[core]
     mouth = inside.clone()
     if len(within) >= CORE and len(around) >= CORE:
-        band &= ~core
         colours = picture.rgb[band]
         dark = colours.mean(1) < DARKER * around.mean(1).quantile(0.02)
         mouth[band] = dark | (_distance(colours, within) < SURE * _distance(colours, around))
