@@ -33,6 +33,7 @@ LID_REACH = 0.012  # metres from the eyes within which folds are lids
 FOLD_SPACING = 0.0009  # metres between Gaussians on unfolded lids
 RING = (0.010, 0.020)  # metres from an eye's middle sideways of it in which skin tells a lid's colour
 FOLD_MISS, CANDIDATES = 0.0008, 16  # metres by which they may miss the rig's lid at rest; triangles they may follow
+LID_LIFT = 0.0006  # metres that they lie before it: eyes have thickness
 LID_SHADE = 0.85  # of a lid's light beside that skin's
 FLAT = 0.3  # thickness of a Gaussian over its width
 WIDTH = 0.7  # standard deviation of a Gaussian over the spacing
@@ -149,6 +150,7 @@ def _lids(avatar: Avatar, colours: list[tuple[Tensor, Tensor]]) -> list[tuple[Te
         kept = off < FOLD_MISS
         a, b, c = posed[rig.faces[faces]].unbind(1)
         normal = normalize(torch.linalg.cross(b - a, c - a), dim=1)[triangle]
+        points = points + LID_LIFT * normal
         colour = shades[torch.cdist(points, middles).argmin(1)]
         tensors = _tensors(avatar, posed, binding, points, normal, colour, FOLD_SPACING)
         found.append((binding[kept], {name: value[kept] for name, value in tensors.items()}))

@@ -12,7 +12,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d, normalize
+from torch.nn.functional import adaptive_max_pool2d, avg_pool2d, grid_sample, max_pool2d, normalize
 
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
@@ -85,6 +85,7 @@ class PhotoFit:
         self.tint = nn.Parameter(torch.zeros(count, 3, device=device))
         self.view_tint = nn.Parameter(torch.zeros(len(data.capture.names), 3, device=device))
         self.shared = nn.Parameter(torch.zeros(3, device=device))
+        self._open: dict[tuple[int, int], Tensor] = {}
         self.mouths = [self._mouth(index) for index in range(count)]
         self.shown = self.pitch = torch.zeros(0, device=device)
         self.across = torch.zeros(0, 3, 3, device=device)
@@ -95,10 +96,10 @@ class PhotoFit:
         on_hull = self._carve(on_hull)
         self.fixed = torch.zeros(self.avatar.gaussian_count, dtype=torch.bool, device=self.avatar.device)
         self.look()
-        self._match_colours()
+        generated = self._match_colours()
         face = self._face_colour()
         lids = lid_triangles(self.avatar)
-        added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed, lids)
+        added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed, lids, generated)
         own = seed_hidden(self.avatar, lids, face)
         self.fixed = torch.arange(self.avatar.gaussian_count, device=face.device) >= self.avatar.gaussian_count - own
         self.look()
@@ -235,9 +236,10 @@ class PhotoFit:
             ray = _along(avatar, vertices, normalize(splats.means + matrix[:3, :3].T @ matrix[:3, 3], dim=1))
             across = torch.eye(3, device=avatar.device) - ray[:, :, None] * ray[:, None, :]
             self.across += seen_well[:, None, None] * across / pitch**2
-        finest = avatar.config.pitch
-        self.pitch[self.fixed] = finest  # they are where the head has them
-        self.across[self.fixed] = torch.eye(3, device=avatar.device) / finest**2
+        known = self.fixed | (gaussians_of(avatar, EYES) & (self.pitch < self.data.pixel_pitch))
+        finest = avatar.config.pitch  # they are where the head has them
+        self.pitch[self.fixed] = finest
+        self.across[known] = torch.eye(3, device=avatar.device) / finest**2
 
     def recall(self, shown: Tensor, pitch: Tensor, across: Tensor, fixed: Tensor) -> None:
         """Takes what `look` found before."""
@@ -249,20 +251,39 @@ class PhotoFit:
 
     @torch.no_grad()
     def view_weights(
-        self, splats: Splats, pose: Pose, viewmats: Tensor, Ks: Tensor, size: tuple[int, int]
+        self, splats: Splats, moment: int, views: list[int], Ks: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """How much the pixels of generated views count, for cameras [B, 4, 4] of a moment.
+        """How much the pixels of generated views count, B views of a moment, with the intrinsics of their level.
 
         Returns:
           [B, h, w] of their colours: little where photos show the surface, and little beside the head in views from
-          where a photo was taken; [B, 1, 1] of their outlines.
+          where a photo was taken, nothing in an open mouth; [B, 1, 1] of their outlines.
         """
+        pose, viewmats = self.data.pose[moment : moment + 1], self.data.viewmats[views, moment]
         colours = self.shown[:, None].expand(-1, 3).contiguous()
         drawn = self.avatar.render(splats, pose, viewmats, Ks, size[1], size[0], colours=colours)
         towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
         near = smoothstep((towards @ self._directions().T).amax(1), NEAR_FROM, NEAR_TO)[:, None, None]
         shown = drawn.rgb[..., 0] + (1 - drawn.alpha) * near
-        return 1 - self.config.trust * shown.clamp(0, 1), 1 - self.config.trust * near
+        weights = 1 - self.config.trust * shown.clamp(0, 1)
+        mouths = torch.stack([self._open_mouth(moment, view) for view in views])[:, None]
+        weights = weights * (1 - adaptive_max_pool2d(mouths, size)[:, 0])
+        return weights, 1 - self.config.trust * near
+
+    def _open_mouth(self, moment: int, view: int) -> Tensor:
+        """[H, W] 1 where a generated view has the inside of the mouth by the rig; its few pixels tell only lips."""
+        if (moment, view) not in self._open:
+            (height, width), data = self.data.size, self.data
+            pose = data.pose[moment : moment + 1]
+            inside = self._shows_mouth(pose, data.viewmats[view, moment], data.Ks[view, moment], max(height, width))
+            self._open[moment, view] = inside[:height, :width]
+        return self._open[moment, view].float()
+
+    def _shows_mouth(self, pose: Pose, viewmat: Tensor, K: Tensor, side: int) -> Tensor:
+        """[S, S] bool: where the rig shows the inside of the mouth."""
+        surface = rig_surface(self.avatar, pose, viewmat, K, side)
+        hidden = parts_named(self.avatar.rig.part_names, INTERIOR).to(self.avatar.device)
+        return (surface.face >= 0) & hidden[self.avatar.rig.face_parts[surface.face.clamp(min=0)]]
 
     def _directions(self) -> Tensor:
         """[N, 3] where the photos' cameras stand, as unit vectors in head axes."""
@@ -274,9 +295,7 @@ class PhotoFit:
         """[S, S] 1 where a photo shows the inside of the mouth."""
         picture = self.photos.pictures[index]
         pose = self.photos.pose[index : index + 1]
-        surface = rig_surface(self.avatar, pose, self.photos.viewmats[index], picture.K, picture.side)
-        hidden = parts_named(self.avatar.rig.part_names, INTERIOR).to(self.avatar.device)
-        inside = (surface.face >= 0) & hidden[self.avatar.rig.face_parts[surface.face.clamp(min=0)]]
+        inside = self._shows_mouth(pose, self.photos.viewmats[index], picture.K, picture.side)
         return mouth_mask(picture, inside)
 
     @torch.no_grad()
@@ -308,8 +327,12 @@ class PhotoFit:
         return (self.avatar.harmonics[chosen, 0] * SH_0 + 0.5).median(0).values
 
     @torch.no_grad()
-    def _match_colours(self) -> None:
-        """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them."""
+    def _match_colours(self) -> Tensor:
+        """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them.
+
+        Returns:
+          [G, 3] the latter of all of them.
+        """
         avatar = self.avatar
         generated = avatar.harmonics[:, 0] * SH_0 + 0.5
         photo, weight = torch.zeros_like(generated), torch.zeros_like(generated[:, 0])
@@ -319,12 +342,13 @@ class PhotoFit:
             photo = torch.where(better[:, None], colour, photo)
             weight = torch.where(better, seen, weight)
         if not (weight > 0).any():
-            return
+            return generated
         mean = (weight[:, None] * torch.stack((photo, generated))).sum(1)
         self.shared.copy_((mean[1] / mean[0].clamp(min=1e-6) - 1).clamp(-MOST_TINT, MOST_TINT))
         relit = generated / (1 + self.shared)
         colour = torch.lerp(relit, photo, weight[:, None]).clamp(0.01, 0.99)
         avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
+        return relit
 
     def _photo_colours(self, index: int) -> tuple[Tensor, Tensor]:
         """Colours [G, 3] of the Gaussians in a photo and [G] how far it shows them."""

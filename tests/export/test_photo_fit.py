@@ -169,8 +169,8 @@ def test_generated_views_count_less_where_a_photo_shows_the_surface(egg, sharp):
     fit = photo_fit(egg, portrait_of(sharp, [0]))
     views, pose = [0, 1, 3], fit.data.pose[:1]
     splats = fit.avatar.splats(fit.avatar.vertices(pose))
-    cameras = fit.data.viewmats[views, 0], fit.data.Ks[views, 0]
-    (front, side, back), outlines = fit.photos.view_weights(splats, pose, *cameras, (48, 48))
+    Ks = fit.data.Ks[views, 0]
+    (front, side, back), outlines = fit.photos.view_weights(splats, 0, views, Ks, (48, 48))
     head = fit.data.masks[[0, 1, 3], 0] > 250
     trust = fit.config.photos.trust
     assert float(front[head[0]].mean()) < 1 - 0.6 * trust
