@@ -19,6 +19,7 @@ from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.hidden import NO_SKIN, lid_triangles, seed_hidden
 from mvp4d_export.initialise import SH_0, STILL, moved
+from mvp4d_export.mouth_mask import grown, mouth_mask
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
@@ -43,15 +44,9 @@ from mvp4d_export.visibility import (
 TINTS = ("tint", "view_tint", "shared")
 # How far a photo's own fit may be wrong: radians and metres of its camera, weights, radians of neck, jaw and eyes.
 LIMITS = {"turn": 0.03, "shift": 0.012, "expression": 0.2, "neck": 0.08, "jaw": 0.06, "eyes": 0.15}
-LIP_MARGIN = 0.02  # of a picture's side around the fitted mouth's inside in which the real one may end
 OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no use for the triangle's normal
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
-CORE = 24  # pixels of a mouth's inside that tell its colours
 FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
-DARKER = 0.8  # of the darkest skin around, below which a pixel is the mouth's dark
-SURE = 0.95  # ratio of distances in colour below which a pixel is the mouth's inside
-UNLIKE = 0.15  # distance in colour from what lies around from which a pixel well inside is the mouth's for certain
-SPECK = 7  # pixels a side in which the majority says what is the mouth's inside
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
 MOST_TINT = 0.5  # that the colours' match before the fit may change
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
@@ -307,7 +302,7 @@ class PhotoFit:
             pose, viewmat = self.view(index)
             means = avatar.splats(avatar.vertices(pose)).means
             pixels, _ = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
-            clear = (picture.known > 0) & ~_grown(picture.alpha > FAINT, round(CARVE_MARGIN * picture.side))
+            clear = (picture.known > 0) & ~grown(picture.alpha > FAINT, round(CARVE_MARGIN * picture.side))
             column, row = pixels.floor().long().unbind(1)
             inside = (column >= 0) & (row >= 0) & (column < picture.side) & (row < picture.side)
             place = row.clamp(0, picture.side - 1), column.clamp(0, picture.side - 1)
@@ -362,43 +357,6 @@ class PhotoFit:
         stacked = torch.cat((picture.rgb * solid[..., None], solid[..., None]), -1).permute(2, 0, 1)[None]
         found = grid_sample(avg_pool2d(stacked, 5, 1, 2), grid, align_corners=False)[0, :, 0].T
         return found[:, :3] / found[:, 3:].clamp(min=1e-3), self.shown * smoothstep(found[:, 3], 0.7, 1.0)
-
-
-@torch.no_grad()
-def mouth_mask(picture: Picture, inside: Tensor) -> Tensor:
-    """[S, S] 1 where a photo shows the inside of the mouth, given where the fitted head has it, [S, S] bool.
-
-    The fit may be a few pixels off: around its outline, pixels are told by whether their colours are among those
-    well within or among those of the lips and skin around.
-    """
-    reach = max(1, round(LIP_MARGIN * picture.side))
-    core, band, ring = ~_grown(~inside, reach // 2), _grown(inside, reach), _grown(inside, 2 * reach)
-    core = core if core.sum() >= CORE else inside
-    around = picture.rgb[ring & ~band]
-    if len(around) >= CORE:  # a fit that is off has lips in the core
-        apart = core.clone()
-        apart[core] = _distance(picture.rgb[core], around) > UNLIKE
-        core = apart if apart.sum() >= CORE else core
-    within = picture.rgb[core]
-    mouth = inside.clone()
-    if len(within) >= CORE and len(around) >= CORE:
-        colours = picture.rgb[band]
-        dark = colours.mean(1) < DARKER * around.mean(1).quantile(0.02)
-        mouth[band] = dark | (_distance(colours, within) < SURE * _distance(colours, around))
-        mouth = avg_pool2d(mouth.float()[None, None], SPECK, 1, SPECK // 2)[0, 0] > 0.5  # the majority around a pixel
-    return _grown(mouth, 2).to(picture.rgb)
-
-
-def _distance(colours: Tensor, among: Tensor) -> Tensor:
-    """[M] distance of colours [M, 3] to the nearest mean of four equal shares of `among`, made by brightness."""
-    order = among[among.mean(1).argsort()]
-    means = torch.stack([share.mean(0) for share in order.tensor_split(4)])
-    return torch.cdist(colours, means).amin(1)
-
-
-def _grown(mask: Tensor, reach: int) -> Tensor:
-    """A mask [S, S] bool grown by `reach` pixels."""
-    return max_pool2d(mask.float()[None, None], 2 * reach + 1, 1, reach)[0, 0] > 0
 
 
 def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tensor:

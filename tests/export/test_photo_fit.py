@@ -18,7 +18,8 @@ from mvp4d_export.densify import DensifyConfig
 from mvp4d_export.distill import Distiller
 from mvp4d_export.fitting import fit_avatar
 from mvp4d_export.losses import psnr
-from mvp4d_export.photo_fit import LIMITS, mouth_mask
+from mvp4d_export.mouth_mask import mouth_mask
+from mvp4d_export.photo_fit import LIMITS
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig, with_photos
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
