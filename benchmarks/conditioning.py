@@ -19,9 +19,10 @@ from mvp4d.core.cameras.camera import FIELDS, Camera
 from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.motion import Motion
-from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning, latent_frames
+from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
+from mvp4d_jax.latent_frames import latent_count
 
 
 def best_of(call, repeat: int) -> float:
@@ -79,7 +80,7 @@ def main() -> None:
     seconds = best_of(lambda: draw_conditioning(head, motion, cameras, (512, 512), config, cameras[0, 0]), args.repeat)
     print(
         f"conditioning {args.views} views x {args.frames} frames at 512 "
-        f"(latent 64, {latent_frames(args.frames)} latent frames): {seconds:.2f} s",
+        f"(latent 64, {latent_count(args.frames, 4)} latent frames): {seconds:.2f} s",
         flush=True,
     )
 

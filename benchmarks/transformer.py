@@ -2,7 +2,7 @@
 
     python benchmarks/transformer.py                 # CPU: 2B width, 2 layers, 4,096 video and 226 text tokens
     python benchmarks/transformer.py --gpu           # 2B, 30 layers, bfloat16, 8 views x 13 + 1 frames: 107,520 tokens
-    python benchmarks/transformer.py --gpu --size 16 --layers 2     # the same roads at a size that any GPU holds
+    python benchmarks/transformer.py --gpu --size 16 --layers 2     # the same paths at a size that any GPU holds
     python benchmarks/transformer.py --kernels       # also: the layer's products and attention alone, and their share
 
 Prints a table: seconds (best of the repeats, and median), TFLOP/s, ours over theirs, relative L2 difference.

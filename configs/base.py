@@ -1,13 +1,26 @@
 """What every training config has; `tiny`, `small` and `mvp4d_2b` fill it in."""
 
+import dataclasses
+
 from ml_collections import ConfigDict
+
+from mvp4d_jax.data.encode import PrepareOptions
+from mvp4d_jax.data.pipeline import SamplingOptions
+from mvp4d_jax.diffusion.distillation import DistillOptions
+from mvp4d_jax.models.transformer_config import TransformerConfig
+from mvp4d_jax.training.state import OptimiserOptions
+from mvp4d_jax.training.step import LossOptions
+
+LATENTS_SAY = {"latent_channels", "conditioning_channels"}
+
+
+def defaults(kind: type, **given: object) -> ConfigDict:
+    """The fields of an options' dataclass; those without a default there are given."""
+    return ConfigDict({field.name: field.default for field in dataclasses.fields(kind)} | given)
 
 
 def base() -> ConfigDict:
-    """All settings with neutral values. Options of `prepare`, `transformer`, `optimiser`, `loss`, `distill` and
-    `sampling` are explained by the dataclasses they fill: `PrepareOptions`, `TransformerConfig`, `OptimiserOptions`,
-    `LossOptions`, `DistillOptions`, `SamplingOptions`.
-    """
+    """All settings with neutral values: those of the dataclasses that explain them, where a section fills one."""
     config = ConfigDict()
     config.seed = 0
     config.head = "builtin"  # name of the head that captures must have
@@ -18,23 +31,8 @@ def base() -> ConfigDict:
 
     config.transformer = transformer("2b")
     config.conditioning = ConfigDict({})  # fields of ConditioningConfig that differ from its defaults
-    config.prepare = ConfigDict(
-        {
-            "image_size": 512,
-            "frames": 49,
-            "stride": 24,
-            "images": 4,
-            "crop": "head",
-            "variants": 2,
-            "jitter_scale": 0.15,
-            "jitter_shift": 0.08,
-            "colours": 1,
-            "photos": 2,
-            "captures_per_shard": 8,
-            "fit_error": 0.0,
-            "photo_error": 0.0,  # of references, as photos and trackers bring them
-        }
-    )
+    config.prepare = defaults(PrepareOptions, image_size=512, frames=49, stride=24, images=4, variants=2)
+    del config.prepare.photo_angle  # that of `sampling`
     config.data = ConfigDict(
         {
             "shards": (),  # folders that `mvp4d prepare` wrote
@@ -45,38 +43,10 @@ def base() -> ConfigDict:
             "verify": True,  # compare every shard's checksum before the start
         }
     )
-    config.optimiser = ConfigDict(
-        {
-            "b1": 0.9,
-            "b2": 0.95,
-            "eps": 1e-8,
-            "weight_decay": 1e-3,
-            "clip": 1.0,
-            "ema": 0.9999,
-            "freeze": (),
-            "accumulation": 1,
-        }
-    )
-    config.loss = ConfigDict({"timesteps": "frame", "snr_shift": 3.0, "photo": 0.0})
-    config.distill = ConfigDict(
-        {  # steps 0: no distillation
-            "teacher": "",
-            "steps": 0,
-            "substeps": 4,
-            "guidance": 1.5,
-            "truth": 0.0,
-            "rollout": 0.0,
-        }
-    )
-    config.sampling = ConfigDict(
-        {
-            "reference_angle": 1.05,
-            "condition_dropout": 0.1,
-            "clean_prefix": 0.1,
-            "clean_views": 0.1,
-            "far_expressions": 0.0,
-        }
-    )
+    config.optimiser = defaults(OptimiserOptions)
+    config.loss = defaults(LossOptions)
+    config.distill = defaults(DistillOptions)
+    config.sampling = defaults(SamplingOptions)
     config.checkpoint = ConfigDict({"every": 1000, "keep_last": 3, "keep_best": 1})
     config.metrics = ConfigDict({"every": 20})
     config.profile = ConfigDict({"after": 10, "steps": 0})  # a JAX profile of so many steps, `after` others; 0: none
@@ -95,24 +65,8 @@ def base() -> ConfigDict:
 
 def transformer(size: str, **changes: object) -> ConfigDict:
     """A transformer by its size's name; what is None stays as the size has it."""
-    fields = (
-        "dtype",
-        "remat",
-        "attention_backend",
-        "context_form",
-        "pad_patches_to",
-        "num_layers",
-        "num_heads",
-        "head_dim",
-        "skip_width",
-        "detail_width",
-        "time_embed_dim",
-        "text_dim",
-        "prompt_tokens",
-        "spatial_scale",
-        "temporal_scale",
-    )
-    return ConfigDict({"size": size, **dict.fromkeys(fields), **changes})
+    fields = {field.name for field in dataclasses.fields(TransformerConfig)} - LATENTS_SAY
+    return ConfigDict({"size": size, **dict.fromkeys(sorted(fields)), **changes})
 
 
 def stage(

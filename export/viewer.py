@@ -1,16 +1,22 @@
 """Serves an avatar's page (`mvp4d_export.formats.html`) on this machine: the browser draws.
 
-There is no socket to speak to: each visitor has the whole avatar and their own sliders, and a page of another site gets
-no answer.
+Each visitor has the whole avatar and their own sliders. A viewer that is driven sends poses, over sockets that hear
+nothing. A page of another site gets no answer.
 """
 
 from __future__ import annotations
 
 import http.server
+import json
 import socket
 import threading
+from typing import Any
+
+import numpy as np
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.heads.motion import ARRAYS, Motion
+from mvp4d_export.broadcast import Broadcast
 
 _HERE = ("127.0.0.1", "localhost", "::1")
 
@@ -45,7 +51,15 @@ class Viewer:
             }
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def pose(self, motion: Motion) -> None:
+        """Shows one frame's pose in every page that was made to be driven."""
+        parts = {
+            name: np.asarray(getattr(motion, name)[0], np.float64).round(4).reshape(-1).tolist() for name in ARRAYS
+        }
+        self.server.poses.send(json.dumps(parts, allow_nan=False))
+
     def stop(self) -> None:
+        self.server.poses.close()
         self.server.shutdown()
         self.server.server_close()
 
@@ -57,8 +71,13 @@ def host_is_local(host: str) -> bool:
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64  # visitors that come at once
     page = b""
     names: set[str] | None = None  # that a browser on this machine calls it by; None: any
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self.poses = Broadcast()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -68,6 +87,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         name = self.headers.get("Host", "")
         if self.server.names is not None and name not in self.server.names:  # another site's name for this machine
             return self.send_error(403)
+        if self.path == "/poses":
+            return self.server.poses.serve(self)
         if self.path.partition("?")[0] != "/":
             return self.send_error(404)
         self.send_response(200)

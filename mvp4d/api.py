@@ -122,11 +122,13 @@ def load(weights: Pathlike, *, mesh: tuple[int, int, int] = (1, 1, 1), dtype: st
     Raises:
       UserError: no release there, a dtype that is not one, or a mesh that the devices cannot form.
     """
-    from mvp4d_jax.release import read_facts, resolve_weights
+    from mvp4d_jax.parallel import make_mesh
+    from mvp4d_jax.release import check_dtype, read_facts, resolve_weights
 
     folder = resolve_weights(weights)
-    data, fsdp, context = mesh
-    return Model(folder, read_facts(folder), (data, fsdp, context))
+    made = make_mesh(mesh)
+    data, fsdp, context = (made.shape[axis] for axis in made.axis_names)
+    return Model(folder, read_facts(folder), (data, fsdp, context), check_dtype(dtype))
 
 
 @dataclasses.dataclass
@@ -500,13 +502,21 @@ class Avatar:
         return Path(out)
 
     def page(
-        self, motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None = None, *, audio: Sequence[Pathlike] = ()
+        self,
+        motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None = None,
+        *,
+        audio: Sequence[Pathlike] = (),
+        live: bool = False,
     ) -> str:
-        """The page that format "html" writes, as text: `motion` and `audio` as in `export`."""
+        """The page that format "html" writes, as text: `motion` and `audio` as in `export`.
+
+        Args:
+          live: for a `mvp4d_export.viewer.Viewer` that is given poses.
+        """
         from mvp4d_export.formats.html import page
 
         clips = self._clips(_listed(motion), audio)
-        return page(self.module, clips, title=self.path.absolute().name)[0]
+        return page(self.module, clips, title=self.path.absolute().name, live=live)[0]
 
     def _clips(self, given: Sequence[Motion | Pathlike | None], audio: Sequence[Pathlike]) -> tuple[Clip, ...]:
         """Motions with their names and sounds; the avatar's own motion for None."""

@@ -148,7 +148,9 @@ def validate_release(folder: str | os.PathLike) -> str:
         if not isinstance(config, kind):
             raise UserError(folder / part / "config.json", f"is of no {part}", _AGAIN)
     _check_parts(folder, facts, transformer, autoencoder)
-    return validate_weights(folder)
+    size, sampler = facts.image_size, facts.sampler
+    trained = f"head '{facts.head}', {facts.views} views x {facts.frames} frames, {size} x {size} pixels"
+    return f"{validate_weights(folder)}; {trained}; {sampler.method}, {sampler.steps} steps"
 
 
 def _check_parts(folder: Path, facts: Facts, transformer: TransformerConfig, autoencoder: AutoencoderConfig) -> None:
@@ -181,7 +183,7 @@ def _number(path: Path, value: dict[str, Any], name: str, low: float, high: floa
 
 def _conditioning(path: Path, value: dict[str, Any]) -> ConditioningConfig:
     found = value.get("conditioning")
-    known = {field.name: type(field.default) for field in dataclasses.fields(ConditioningConfig)}
+    known = {name: type(item) for name, item in ConditioningConfig().record.items()}
     if not isinstance(found, dict) or set(found) - set(known):
         raise UserError(path, f"field 'conditioning' is {str(found)[:60]}", f"it holds {', '.join(known)}")
     for name, item in found.items():
@@ -193,7 +195,9 @@ def _conditioning(path: Path, value: dict[str, Any]) -> ConditioningConfig:
                 f"it is {'a word' if known[name] is str else 'a number'}",
             )
     try:
-        return ConditioningConfig(**found)
+        if found.get("motion", "displacement") != "displacement":
+            raise UserError("conditioning.motion", f"is '{found['motion']}'", "it is 'displacement'")
+        return ConditioningConfig(**{name: item for name, item in found.items() if name != "motion"})
     except UserError as error:
         raise UserError(path, str(error), _AGAIN) from None
 

@@ -6,7 +6,6 @@ files that it names.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Sequence
@@ -171,7 +170,7 @@ def _shards(root: Path, folder: Path, name: str, config, plan, stage) -> None:
     write_shards(folder, config=name, scenes=2, views=views, latents=longest, image_size=stage.image_size)
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest |= {"head": config.head, "conditioning": dataclasses.asdict(plan.conditioning)}
+    manifest |= {"head": config.head, "conditioning": plan.conditioning.record}
     if config.autoencoder != "none":
         built_in = config.autoencoder.startswith("builtin:")
         vae = autoencoder_folder(config) if built_in else root / config.autoencoder

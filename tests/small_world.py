@@ -146,7 +146,7 @@ def write_release(folder: Path) -> Path:
             "snr_shift": 1.0,
             "crop_margin": 1.2,
             "latent_scale": 2.0,
-            "conditioning": dataclasses.asdict(conditioning),
+            "conditioning": conditioning.record,
         },
     )
     return folder

@@ -24,6 +24,7 @@ def test_notebook_runs(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "avatar.html").read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_samplers_are_compared():
     words = [sys.executable, str(EXAMPLES / "compare_samplers.py"), "--steps", "1", "--frames", "2"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Each room of mvp4d_jax with the rooms it may use beside itself, parallel and mvp4d.core.
+# Each room of mvp4d_jax with the rooms it may use beside itself, mvp4d.core and the ground.
 FLOORS = {
     "heads": set(),
     "geometry": {"heads"},
@@ -16,11 +16,12 @@ FLOORS = {
     "tracking": {"heads", "geometry"},
     "models": set(),
     "diffusion": {"models"},
-    "data": {"heads", "geometry", "models", "diffusion"},
+    "data": {"heads", "geometry", "small", "models", "diffusion"},
+    "small": {"heads", "geometry"},
     "release": {"geometry", "models", "diffusion"},
-    "sampling": {"heads", "geometry", "tracking", "models", "diffusion", "data", "release"},
-    "evaluation": {"heads", "geometry", "tracking", "models", "diffusion"},
-    "training": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "evaluation"},
+    "sampling": {"heads", "geometry", "small", "tracking", "models", "diffusion", "data", "release"},
+    "evaluation": {"heads", "geometry", "small", "tracking", "models", "diffusion"},
+    "training": {"heads", "geometry", "small", "models", "diffusion", "data", "release", "sampling", "evaluation"},
     "preflight": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "training"},
 }
 TOP = {"demo"}
@@ -46,7 +47,7 @@ CORE_FLOORS = {
     "live_link": {"heads"},
     "capture": {"heads", "cameras"},
     "driving": {"heads", "cameras", "capture", "live_link"},
-    "speech": {"heads", "capture", "live_link"},
+    "speech": {"heads", "capture", "driving"},
 }
 
 
@@ -97,7 +98,7 @@ def test_nothing_reaches_up_to_the_public_face(folder):
 
 @pytest.mark.parametrize(
     "package, floors, ground",
-    [("mvp4d_jax", FLOORS, {"parallel", "devices"}), ("mvp4d.core", CORE_FLOORS, CORE_GROUND)],
+    [("mvp4d_jax", FLOORS, {"parallel", "devices", "latent_frames"}), ("mvp4d.core", CORE_FLOORS, CORE_GROUND)],
 )
 def test_floors(package, floors, ground):
     folder = package.replace(".", "/")

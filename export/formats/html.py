@@ -29,7 +29,17 @@ from mvp4d_export.formats import Clip, Job
 from mvp4d_export.projection import ALPHA_THRESHOLD
 
 WEB = Path(__file__).resolve().parent.parent / "web"
-PAGE = ("payload", "rig", "shaders", "splats", "camera", "motion", "controls", "main")  # a module after what it uses
+PAGE = (
+    "payload",
+    "rig",
+    "shaders",
+    "splats",
+    "camera",
+    "motion",
+    "live",
+    "controls",
+    "main",
+)  # a module after what it uses
 WORKER = ("rig", "worker")
 MAX_SOUND = 16 << 20  # bytes
 _SOUNDS = (
@@ -54,11 +64,14 @@ def write(job: Job) -> str:
     return f"{job.out}: {len(text) / 1e6:.1f} MB, {len(job.clips)} motions"
 
 
-def page(avatar: Avatar, clips: tuple[Clip, ...], *, title: str, background: str = "") -> tuple[str, Baked]:
+def page(
+    avatar: Avatar, clips: tuple[Clip, ...], *, title: str, background: str = "", live: bool = False
+) -> tuple[str, Baked]:
     """The page's text, and how the deformation was baked.
 
     Args:
       background: "rrggbb", "transparent", or "" for one that suits the reader's colour scheme.
+      live: asks the server that it comes from for poses (`mvp4d_export.viewer`).
 
     Raises:
       UserError: a sound that browsers do not play, Gaussians that cannot be drawn.
@@ -66,8 +79,8 @@ def page(avatar: Avatar, clips: tuple[Clip, ...], *, title: str, background: str
     sounds = [None if clip.sound is None else read_sound(clip.sound) for clip in clips]
     baked = bake(avatar, [clip.motion for clip in clips])
     header, arrays = _contents(avatar, baked, clips, sounds)
-    payload = pack({**header, "title": title, "background": background}, arrays)
-    return assemble(title, payload), baked
+    payload = pack({**header, "title": title, "background": background, "live": live}, arrays)
+    return assemble(title, payload, live), baked
 
 
 def read_sound(path: Path) -> tuple[str, bytes]:
@@ -170,16 +183,16 @@ def pack(header: dict[str, Any], arrays: dict[str, tuple[str, np.ndarray]]) -> s
     return base64.b64encode(zlib.compress(b"".join((struct.pack("<I", len(text)), text, *blocks)), 9)).decode()
 
 
-def assemble(title: str, payload: str) -> str:
+def assemble(title: str, payload: str, live: bool = False) -> str:
     """The page around a payload."""
     style, script = (WEB / "style.css").read_text(), join(PAGE)
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; worker-src blob:; "
-        "media-src blob:; base-uri 'none'; form-action 'none'"
+        "media-src blob:; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if live else "")
     )
     parts = {
         "policy": policy,
-        "title": html.escape(title),
+        "title": html.escape(title).encode("utf-8", "replace").decode(),  # a file's name may be no text
         "style": style,
         "payload": payload,
         "worker": join(WORKER),

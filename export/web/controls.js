@@ -81,11 +81,11 @@ const clock = (seconds) => `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed
 
 /** Play, scrub, speed and choice of motions. */
 export class Bar {
-  constructor(player, motions, chosen) {
+  constructor(player, motions, chosen, still) {
     this.player = player;
     this.motions = motions;
     this.names = find('motion');
-    this.names.append(element('option', { textContent: 'at rest', value: -1 }));
+    this.names.append(element('option', { textContent: still, value: -1 }));
     motions.forEach((motion, index) => this.offer(motion, index));
     this.names.addEventListener('change', () => this.choose(Number(this.names.value)));
     find('play').addEventListener('click', () => this.toggle());

@@ -4,12 +4,13 @@ import { multiply, rotationMatrix, transform } from './rig.js';
 import { Splats } from './splats.js';
 import { Orbit } from './camera.js';
 import { Player, poseAt, readRecording, restPose } from './motion.js';
+import { Live } from './live.js';
 import { Bar, Sliders, find } from './controls.js';
 
 const options = new URLSearchParams(location.search);
 const canvas = find('stage');
 const state = { wanted: true, busy: false, fresh: false, shown: null, waiting: [], sent: 0, draws: 0, timings: {} };
-let header, splats, worker, buffers, sliders, bar;
+let header, splats, worker, buffers, sliders, bar, live;
 const orbit = new Orbit(canvas, () => { state.wanted = true; });
 const player = new Player(() => {
   state.wanted = true;
@@ -24,7 +25,7 @@ function say(text, lasting = false) {
 
 function currentPose() {
   const count = header.expressions.length;
-  return sliders.addTo(player.motion ? poseAt(player.motion, player.position, count) : restPose(count));
+  return sliders.addTo(player.motion ? poseAt(player.motion, player.position, count) : live?.now() || restPose(count));
 }
 
 // World to camera after the head's own pose: head space to camera.
@@ -126,7 +127,7 @@ function applyOptions(motions) {
     if (options.has(name)) orbit[name] = (Number(options.get(name)) || 0) * Math.PI / 180;
   }
   const wanted = options.get('motion'), named = motions.findIndex((motion) => motion.name === wanted);
-  return wanted === null ? 0 : named >= 0 ? named : Number(wanted) || 0;
+  return wanted === null ? header.live ? -1 : 0 : named >= 0 ? named : Number(wanted) || 0;
 }
 
 async function start() {
@@ -149,7 +150,8 @@ async function start() {
   sliders = new Sliders(find('sliders'), header.expressions, () => { state.wanted = true; });
   connect();
   const chosen = applyOptions(motions), still = matchMedia('(prefers-reduced-motion: reduce)').matches;
-  bar = new Bar(player, motions, chosen);
+  if (header.live) live = new Live(() => { state.wanted = true; }, say);
+  bar = new Bar(player, motions, chosen, live ? 'live' : 'at rest');
   bar.show();
   if (!still && !options.has('paused') && !motions[chosen]?.sound) player.play();
   requestAnimationFrame(tick);

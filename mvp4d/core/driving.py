@@ -1,4 +1,5 @@
-"""Driving motion for a head, from any file that holds one: expressions are matched by name, never by position."""
+"""Driving motion for a head, from any file that holds one, and into one: expressions are matched by name, never by
+position."""
 
 from __future__ import annotations
 
@@ -8,14 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from mvp4d.core.capture.fit import check_same_head, pad_expression, read_fit_motion
-from mvp4d.core.capture.motion_file import NamedMotion, read_motion
+from mvp4d.core.capture.motion_file import NamedMotion, read_motion, write_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_npz
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.heads.retarget import retarget
 from mvp4d.core.heads.transfer import FLAME_EYES, carry_pose
-from mvp4d.core.live_link import read_live_link
+from mvp4d.core.live_link import check_recording, read_live_link, write_live_link
+from mvp4d.core.outputs import check_file
+from mvp4d.core.progress import say
 
 _KINDS = "give a motion.npz, a fit.npz, a capture or avatar folder, or a Live Link Face .csv"
 
@@ -71,3 +74,23 @@ def _from_motion(found: NamedMotion, head: HeadModel, where: Path) -> tuple[Moti
     if found.eyes is not None and found.head.partition("+")[0] != head.name.partition("+")[0]:
         motion = carry_pose(motion, np.asarray(found.eyes), head)
     return motion, notice
+
+
+def check_motion_out(out: Path, overwrite: bool) -> None:
+    """Refuses a name that `write_motion_out` cannot write. Raises UserError."""
+    if out.suffix.lower() == ".csv":
+        check_recording(out, overwrite)
+    elif out.suffix.lower() == ".npz":
+        check_file(out, overwrite)
+    else:
+        raise UserError("`out`", f"'{out.name}' is no motion", "use NAME.npz or NAME.csv")
+
+
+def write_motion_out(out: Path, motion: Motion, head: HeadModel) -> None:
+    """Writes a motion by its name: NAME.npz, or NAME.csv as a Live Link recording."""
+    if out.suffix.lower() == ".npz":
+        write_motion(out, motion, head)
+        return
+    lost = write_live_link(out, motion, head.expression_names)
+    if lost:
+        say(f"note: {lost}")

@@ -20,13 +20,13 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.data.photos import apart, degrade, disturb_head, disturb_pose
-from mvp4d_jax.data.recolour import Palette, draw_palettes
 from mvp4d_jax.data.shards import Scene, ShardWriter
 from mvp4d_jax.data.workers import Later, Record, Workers
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
-from mvp4d_jax.geometry.painting import paint_video, painted_maps, vertex_colours
 from mvp4d_jax.heads.skinning import rotation_matrix, skin
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
+from mvp4d_jax.small.painting import paint_video, painted_maps, vertex_colours
+from mvp4d_jax.small.recolour import Palette, draw_palettes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PrepareOptions:
         but references cropped around the head, as a photo is when sampling.
       variants: crops per view: the plain one, and variants - 1 jittered ones.
       jitter_scale, jitter_shift: largest change of a jittered crop's size (relative), place (in its sides).
-      colours: scenes made of each capture: one in its own colours, and colours - 1 recoloured ones (`data.recolour`).
+      colours: scenes made of each capture: one in its own colours, and colours - 1 recoloured ones (`small.recolour`).
       photos, photo_angle: where the model is shown painted photos: how many of each scene's images are painted, and how
         far from frontal they may be, in radians (`mvp4d prepare` gives `config.sampling.reference_angle`).
       fit_error: by how much photos' fits miss, as a share of the face's size (`data.photos`); trackers leave 0.015 to
@@ -133,7 +133,7 @@ class _Cut:
     Attributes:
       pictures: [F, S, S, 3] uint8.
       maps: [L, h, w, Cc] float16.
-      painted: [scenes R, F, S, S, 4] uint8 (`painting.paint_video`); None where the model is shown no photo.
+      painted: [scenes R, F, S, S, 4] uint8 (`small.painting.paint_video`); None where the model is shown no photo.
     """
 
     pictures: np.ndarray

@@ -2,7 +2,7 @@
 
 A reference that was tracked misses the person as `FitError` does: the surface by a smooth field, expression, gaze, head
 pose and camera each by a little, together by a share of the face's size. Exposure, white balance and other colours are
-not here: they belong to the generated pictures, too, and are a scene's (`data.recolour`).
+not here: they belong to the generated pictures, too, and are a scene's (`small.recolour`).
 """
 
 from __future__ import annotations

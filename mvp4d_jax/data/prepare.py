@@ -22,6 +22,7 @@ from mvp4d_jax.data.encode import Encoder, PrepareOptions, scene_name
 from mvp4d_jax.data.manifest import check_manifest
 from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, ShardWriter, checksum
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
+from mvp4d_jax.latent_frames import fill, latent_count
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
 
@@ -109,7 +110,7 @@ def _estimate(
 ) -> float:
     """Bytes of the windows' records, at half of what they take uncompressed."""
     side = options.image_size // config.spatial_compression_ratio
-    latents = 1 + (options.frames - 1) // config.temporal_compression_ratio
+    latents = config.latents_of(options.frames)
     window = 2 * latents * side * side * (config.latent_channels + conditioning.channels)
     windows = sum(_windows(capture, options) for group in groups for capture in group)
     return 0.5 * window * windows * options.variants * options.colours
@@ -127,12 +128,7 @@ def autoencoder_identity(folder: Path) -> str:
 def _open_all(captures: Sequence[Path], options: PrepareOptions, stride: int, head: str | None) -> list[Capture]:
     if not captures:
         raise UserError("captures", "none given", "name at least one capture folder")
-    if (options.frames - 1) % stride:
-        raise UserError(
-            "config.prepare.frames",
-            f"is {options.frames}",
-            f"choose 1 + {stride}k frames ({1 + stride}, {1 + 2 * stride}, {1 + 3 * stride}, ...)",
-        )
+    latent_count(options.frames, stride, "config.prepare.frames")
     opened = [Capture.open(path) for path in captures]
     for capture in opened:
         if head is not None and capture.head.name != head:
@@ -151,7 +147,7 @@ def _open_all(captures: Sequence[Path], options: PrepareOptions, stride: int, he
             raise UserError(
                 capture.path,
                 f"has {capture.frame_count} frames, windows need {options.frames}",
-                f"set config.prepare.frames to {1 + stride * ((capture.frame_count - 1) // stride)}, or leave it out",
+                f"set config.prepare.frames to {fill(capture.frame_count - stride + 1, stride)}, or leave it out",
             )
     names = [scene_name(capture) for capture in opened]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -167,11 +163,11 @@ def _facts(opened, options, autoencoder, conditioning, identity, seed) -> dict:
         "head": opened[0].head.name,
         "image_size": options.image_size,
         "frames": options.frames,
-        "latents": 1 + (options.frames - 1) // autoencoder.config.temporal_compression_ratio,
+        "latents": autoencoder.config.latents_of(options.frames),
         "latent_scale": float(autoencoder.config.scaling_factor),
         "latent_channels": int(autoencoder.config.latent_channels),
         "autoencoder": identity,
-        "conditioning": dataclasses.asdict(conditioning),
+        "conditioning": conditioning.record,
         "options": dataclasses.asdict(options),
         "seed": seed,
     }

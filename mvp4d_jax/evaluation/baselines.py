@@ -7,7 +7,7 @@ import numpy as np
 from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
-from mvp4d_jax.geometry.painting import paint_video, vertex_colours
+from mvp4d_jax.small.painting import paint_video, vertex_colours
 
 
 def repeat_reference(reference: np.ndarray, views: int, frames: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from mvp4d.core.files import atomic_file
 from mvp4d.core.video import read_video
 from mvp4d_jax.evaluation.evaluate import baseline_pictures, by_angle, mean, score_view
 from mvp4d_jax.evaluation.likeness_report import likeness_table, pictures_beside
-from mvp4d_jax.evaluation.report import MEASURES, by_ring, compare, figure, page, picture, pictures
+from mvp4d_jax.evaluation.report import MEASURES, by_ring, compare, figure, picture, pictures, write_page
 
 Command = tuple[str, str, tuple[str, ...], float]  # name, what, words after `mvp4d`, seconds
 WIDTH = 112  # pixels of a picture in a row of eight
@@ -56,13 +56,13 @@ def write_demo_report(out: Path, photos: Sequence[Path], commands: list[Command]
         _next_steps(out, bool(photos)),
     ]
     with atomic_file(out / "report.html") as temporary:
-        temporary.write_text(page("From one picture to a 4D head avatar", "".join(body)))
+        write_page(temporary, "From one picture to a 4D head avatar", "".join(body))
 
 
 def _introduction(who: str, size: int) -> str:
     return (
-        f"<p>From {who}, the built-in model made eight synchronised videos all around the head; from these a "
-        "Gaussian avatar was fitted, which any motion can drive. The built-in weights are tiny and trained on "
+        f"<p>From {html.escape(who)}, the built-in model made eight synchronised videos all around the head; from "
+        "these a Gaussian avatar was fitted, which any motion can drive. The built-in weights are tiny and trained on "
         f"synthetic people, here at {size} x {size} pixels: they show how it works and how it is measured. "
         "Photoreal results need CogVideoX's weights and multi-view video of real people (README).</p>"
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from mvp4d.core.files import atomic_file
 from mvp4d.core.images import write_png
-from mvp4d_jax.evaluation.report import page, picture, table
+from mvp4d_jax.evaluation.report import picture, table, write_page
 
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -34,7 +34,7 @@ def write_likeness(path: str | os.PathLike, scores: dict[str, Any], pairs: Pairs
         likeness_table(scores),
     ]
     with atomic_file(path) as temporary:
-        temporary.write_text(page("Likeness", "".join(body)))
+        write_page(temporary, "Likeness", "".join(body))
 
 
 def pictures_beside(rows: Sequence[dict[str, Any]], pictures: Sequence[np.ndarray]) -> str:

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -139,8 +140,12 @@ def plot(points: list[tuple[float, float]], x_label: str, y_label: str, size: tu
     return "".join(parts)
 
 
-def page(title: str, body: str) -> str:
-    """A whole HTML document."""
+def write_page(path: str | os.PathLike, title: str, body: str) -> None:
+    """Writes a whole HTML document; bytes of a file's name that are no text become question marks."""
+    Path(path).write_text(_page(title, body), encoding="utf-8", errors="replace")
+
+
+def _page(title: str, body: str) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         '<meta name="generator" content="mvp4d">'
@@ -178,7 +183,7 @@ def write_report(path: str | os.PathLike, scores: dict[str, Any], capture: Captu
         "</ul>",
     ]
     with atomic_file(path) as temporary:
-        temporary.write_text(page("Evaluation", "".join(body)))
+        write_page(temporary, "Evaluation", "".join(body))
 
 
 def _baselines(scores: dict[str, Any]) -> list[str]:

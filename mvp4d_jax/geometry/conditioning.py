@@ -1,9 +1,9 @@
 """The maps that steer the model: where the head is (P), how the face deforms (E), where the camera looks (V), masks,
-the motion within each latent frame (m). The photo painted onto the head (`painting`) may follow them.
+the motion within each latent frame (m). The photo painted onto the head (`small.painting`) may follow them.
 
 Pose, expression, ray map and masks follow CAP4D (see docs/architecture.md); how MVP4D tells the model about the frames
-that its autoencoder merges is unpublished, so two forms are offered: screen-space displacement, and the other frames'
-own positions and expression offsets stacked on channels.
+that its autoencoder merges is unpublished: here by the screen displacement of those frames relative to the drawn one,
+in latent pixels, 2 channels each.
 
 Everything has fixed shapes and runs inside a compiled training step as well as from numpy.
 """
@@ -26,9 +26,9 @@ from mvp4d.core.heads.motion import Motion
 from mvp4d.core.rotation import rotate
 from mvp4d_jax.geometry.rasterize import Raster, interpolate, rasterize_screen
 from mvp4d_jax.heads.skinning import neutral, place_in_world, skin_in_head_space
+from mvp4d_jax.latent_frames import frame_groups
 
 Array = Any
-MOTION_FORMS = ("displacement", "stacked", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,20 +36,16 @@ class ConditioningConfig:
     """What the conditioning maps look like.
 
     Attributes:
-      motion: sub-frame motion. "displacement": screen displacement of the s - 1 other frames of a latent frame relative
-        to the drawn one, in latent pixels (2 channels each). "stacked": their own normalised positions and expression
-        offsets (6 channels each). "none": left out.
       frequencies: number of octaves of the pose map's encoding.
       expression_scale: metres that count as one in the expression map; CAP4D's standard deviation.
       image_to_latent: image pixels per latent pixel.
       temporal_stride: s, video frames per latent frame after the first; 4 in CogVideoX.
       supersampling: maps are rasterised this many times finer than the latent and area-averaged.
       painted: latent channels of the autoencoder, where the reference photo painted onto the head is shown to the model
-        as latents, with the share that the photo shows itself (painted + 1 channels, `painting.painted_maps`); 0: it
-        is not. Not in MVP4D: for models too small to find the photo's details by attention.
+        as latents, with the share that the photo shows itself (painted + 1 channels, `small.painting.painted_maps`);
+        0: it is not. Not in MVP4D: for models too small to find the photo's details by attention.
     """
 
-    motion: str = "displacement"
     frequencies: int = 7
     expression_scale: float = 0.0104
     image_to_latent: int = 8
@@ -58,8 +54,6 @@ class ConditioningConfig:
     painted: int = 0
 
     def __post_init__(self):
-        if self.motion not in MOTION_FORMS:
-            raise UserError("conditioning.motion", f"'{self.motion}' is unknown", f"use {', '.join(MOTION_FORMS)}")
         for name in ("frequencies", "image_to_latent", "temporal_stride", "supersampling"):
             if getattr(self, name) < 1:
                 raise UserError(f"conditioning.{name}", "must be at least 1")
@@ -69,45 +63,27 @@ class ConditioningConfig:
     @property
     def parts(self) -> dict[str, slice]:
         """Channels of each map, in order: pose, expression, rays, reference, crop, motion, painted."""
-        others = self.temporal_stride - 1
         sizes = {
             "pose": 6 * self.frequencies,
             "expression": 3,
             "rays": 3,
             "reference": 1,
             "crop": 1,
-            "motion": {"displacement": 2 * others, "stacked": 6 * others, "none": 0}[self.motion],
+            "motion": 2 * (self.temporal_stride - 1),
             "painted": self.painted + 1 if self.painted else 0,
         }
         ends = np.cumsum(list(sizes.values())).tolist()
         return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
 
     @property
+    def record(self) -> dict[str, Any]:
+        """The fields as releases and shards keep them, with the form of the motion map, of which there is one."""
+        return {"motion": "displacement", **dataclasses.asdict(self)}
+
+    @property
     def channels(self) -> int:
         """Number of channels of the conditioning; 56 by default."""
         return self.parts["painted"].stop
-
-
-def latent_frames(frames: int, stride: int = 4) -> int:
-    """L = 1 + (F - 1) / s.
-
-    Raises:
-      UserError: F is not 1 more than a multiple of s.
-    """
-    if frames < 1 or (frames - 1) % stride:
-        raise UserError(
-            "frames",
-            f"{frames} video frames do not fill whole latent frames",
-            f"use 1 + a multiple of {stride}, for example {1 + stride * (frames // stride)}",
-        )
-    return 1 + (frames - 1) // stride
-
-
-def frame_groups(frames: int, stride: int = 4) -> np.ndarray:
-    """[L, s] video frames of each latent frame, the drawn one last; the first latent frame repeats frame 0."""
-    groups = np.arange(latent_frames(frames, stride))[:, None] * stride + np.arange(1 - stride, 1)
-    groups[0] = 0
-    return groups
 
 
 def draw_conditioning(
@@ -214,22 +190,11 @@ def _draw_maps(
         camera = cameras[view, jnp.zeros_like(group) if still else group]  # [s]
         pixels, depth = camera_functions.project(camera, world[group])  # [s, N, 2], [s, N]
 
-        def paint(position: int, *more: Array) -> tuple[Array, Raster]:
-            points = jnp.concatenate([pixels[position], depth[position][:, None]], axis=-1)
-            raster = rasterize_screen(points, faces, fine_size, cull_backfaces=True)
-            values = jnp.concatenate([template, offsets[group[position]], *more], axis=-1)
-            return interpolate(raster, faces, values), raster
-
-        others: list[Array] = []
-        if config.motion == "displacement":
-            # In latent pixels; the limit is for vertices that pass behind the camera.
-            moved = jnp.clip((pixels[:-1] - pixels[-1:]) / config.supersampling, -1e3, 1e3)  # [s - 1, N, 2]
-            painted, raster = paint(-1, *moved)
-        else:
-            painted, raster = paint(-1)
-        if config.motion == "stacked":
-            others = [paint(position)[0] for position in range(config.temporal_stride - 1)]
-        painted = jnp.concatenate([painted, *others], axis=-1)
+        points = jnp.concatenate([pixels[-1], depth[-1][:, None]], axis=-1)
+        raster = rasterize_screen(points, faces, fine_size, cull_backfaces=True)
+        # In latent pixels; the limit is for vertices that pass behind the camera.
+        moved = jnp.clip((pixels[:-1] - pixels[-1:]) / config.supersampling, -1e3, 1e3)  # [s - 1, N, 2]
+        painted = interpolate(raster, faces, jnp.concatenate([template, offsets[group[-1]], *moved], axis=-1))
         return _assemble(painted, raster, camera[-1], reference_camera, config)
 
     indices = np.concatenate(

@@ -35,18 +35,6 @@ from mvp4d_jax.models.autoencoder_layers import (
 from mvp4d_jax.models.config import AutoencoderConfig
 
 
-def latent_frames(frames: int, config: AutoencoderConfig | None = None) -> int:
-    """L of a video of `frames` frames: 1 + (frames - 1) / 4.
-
-    Raises:
-      ValueError: `frames` is not 1 + 4k.
-    """
-    ratio = (config or AutoencoderConfig()).temporal_compression_ratio
-    if frames < 1 or (frames - 1) % ratio:
-        raise ValueError(f"{frames} frames: a video must have 1 + {ratio}k frames")
-    return 1 + (frames - 1) // ratio
-
-
 class Stage(nnx.Module):
     """Residual blocks of one resolution, then a resampler (or none)."""
 
@@ -175,7 +163,7 @@ class VideoAutoencoder(nnx.Module):
           ValueError: F, H or W does not fit.
         """
         ratio = self.config.spatial_compression_ratio
-        latent_frames(video.shape[1], self.config)
+        self.config.latents_of(video.shape[1])
         if video.ndim != 5 or video.shape[2] % ratio or video.shape[3] % ratio:
             raise ValueError(f"video {video.shape} must be [B, F, H, W, 3] with H and W multiples of {ratio}")
         return _encode(self, video)

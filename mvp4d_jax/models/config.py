@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from mvp4d.core.errors import UserError
+from mvp4d_jax.latent_frames import frame_count, latent_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +60,13 @@ class AutoencoderConfig:
         """Pixels per latent pixel along height and along width."""
         return 2 ** (len(self.block_out_channels) - 1)
 
+    def latents_of(self, frames: int, field: str = "frames") -> int:
+        """Latent frames of `frames` video frames. Raises UserError (it names `field`) where they do not fill them."""
+        return latent_count(frames, self.temporal_compression_ratio, field)
+
     def frames_of(self, latents: int) -> int:
         """Video frames that `latents` latent frames stand for."""
-        return 1 + (latents - 1) * self.temporal_compression_ratio
+        return frame_count(latents, self.temporal_compression_ratio)
 
     @classmethod
     def named(cls, name: str) -> AutoencoderConfig:

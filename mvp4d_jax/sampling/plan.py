@@ -16,6 +16,7 @@ import json
 import numpy as np
 
 from mvp4d.core.errors import UserError
+from mvp4d_jax.latent_frames import fill, frame_count, latent_count
 
 ROUTINGS = ("random", "circular")
 
@@ -102,16 +103,6 @@ class Plan:
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def latent_count(frames: int, stride: int) -> int:
-    """Latent frames of a video of 1 + k `stride` frames."""
-    return 1 + (frames - 1) // stride
-
-
-def frame_count(latents: int, stride: int) -> int:
-    """Video frames that `latents` latent frames stand for."""
-    return 1 + stride * (latents - 1) if latents else 0
-
-
 def make_plan(
     *,
     views: int,
@@ -174,7 +165,7 @@ def make_plan(
 def cut_windows(frames: int, window_frames: int, overlap_latents: int, stride: int = 4) -> tuple[Window, ...]:
     """Windows that cover `frames`; all have the same length, so that one compilation serves them all."""
     if frames <= window_frames:
-        needed = frame_count(latent_count(frames + stride - 1, stride), stride)
+        needed = fill(frames, stride)
         return (Window(0, min(needed, window_frames), 0, stride),)
     overlap = frame_count(overlap_latents, stride)
     if overlap_latents < 1 or overlap >= window_frames:

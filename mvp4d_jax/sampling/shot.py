@@ -17,7 +17,7 @@ from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
 from mvp4d_jax.geometry.framing import crop_box
-from mvp4d_jax.geometry.painting import paint_video, painted_maps, vertex_colours
+from mvp4d_jax.small.painting import paint_video, painted_maps, vertex_colours
 
 Array = Any
 Encode = Callable[[np.ndarray], np.ndarray]
@@ -34,7 +34,7 @@ class Reference:
       motion: the head's pose and expression in it, one frame.
       latents: [h, w, C].
       conditioning: [h, w, Cc], its reference mask set.
-      colours: [N, 4] of the head's vertices in it (`painting.vertex_colours`) where the maps show them, else None.
+      colours: [N, 4] of the head's vertices in it (`small.painting.vertex_colours`); None where no map shows them.
     """
 
     image: np.ndarray

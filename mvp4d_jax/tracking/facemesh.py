@@ -4,10 +4,18 @@ and imports nothing of this project (see `mvp4d_jax/tracking/detector.py`).
 In: one line of JSON {"frames", "faces", "video"}, then each frame: height and width as little-endian uint32, raw RGB.
 Out: an npz at the path given as argument with `faces` [F, K, 478, 2] in pixels, NaN where there is no face.
 Progress: the number of each finished frame, one a line, on standard output.
+
+Live, where {"live": true, "camera"}: one face. Frames as above until a height of 0, or those of a camera (a number),
+the newest one at a time. Out, for each, on standard output: the time of the monotonic clock as float64, height and
+width as uint32, [478, 2] float32 pixels (NaN where there is no face). Exit codes: 3 no such camera, 4 it has stopped.
 """
 
 import json
+import struct
 import sys
+import threading
+import time
+from collections.abc import Iterator
 
 import mediapipe
 import numpy as np
@@ -15,13 +23,18 @@ import numpy as np
 
 def main() -> None:
     facts = json.loads(sys.stdin.buffer.readline())
+    if facts.get("live"):
+        follow(camera_frames(facts["camera"]) if facts["camera"] is not None else piped_frames())
+    else:
+        search_all(facts)
+
+
+def search_all(facts: dict) -> None:
     count = facts["faces"]
     found = np.full((facts["frames"], count, 478, 2), np.nan, np.float32)
     with make_mesh(count, still=not facts["video"]) as mesh, make_mesh(count, still=True) as careful:
         for frame in range(facts["frames"]):
-            height, width = np.frombuffer(sys.stdin.buffer.read(8), "<u4").tolist()
-            data = sys.stdin.buffer.read(width * height * 3)
-            picture = np.frombuffer(data, np.uint8).reshape(height, width, 3)
+            picture = read_frame()
             points = detect(mesh, picture)
             if not points and not found_recently(found, frame):
                 points = search(careful, picture)
@@ -29,6 +42,57 @@ def main() -> None:
                 found[frame, index] = face
             print(frame, flush=True)
     np.savez(sys.argv[1], faces=found)
+
+
+def read_frame() -> np.ndarray | None:
+    """The next picture of standard input, uint8 [H, W, 3]; None at its end."""
+    header = sys.stdin.buffer.read(8)
+    height, width = struct.unpack("<II", header) if len(header) == 8 else (0, 0)
+    if not height:
+        return None
+    return np.frombuffer(sys.stdin.buffer.read(width * height * 3), np.uint8).reshape(height, width, 3)
+
+
+def follow(frames: Iterator[tuple[float, np.ndarray]]) -> None:
+    with make_mesh(1, still=False) as mesh:
+        for moment, picture in frames:
+            points = detect(mesh, picture) or [np.full((478, 2), np.nan, np.float32)]
+            height, width = picture.shape[:2]
+            sys.stdout.buffer.write(struct.pack("<dII", moment, height, width) + points[0].astype("<f4").tobytes())
+            sys.stdout.buffer.flush()
+
+
+def piped_frames() -> Iterator[tuple[float, np.ndarray]]:
+    while (picture := read_frame()) is not None:
+        yield time.monotonic(), picture
+
+
+def camera_frames(device: int | str) -> Iterator[tuple[float, np.ndarray]]:
+    """The newest picture of a camera, each once, with the moment when it came; a thread takes the others away."""
+    import cv2
+
+    camera = cv2.VideoCapture(device)
+    if not camera.isOpened():
+        sys.exit(3)
+    newest, fresh = [], threading.Condition()
+
+    def grab() -> None:
+        while True:
+            there, picture = camera.read()
+            with fresh:
+                newest[:] = [(time.monotonic(), picture if there else None)]
+                fresh.notify()
+            if not there:
+                return
+
+    threading.Thread(target=grab, daemon=True).start()
+    while True:
+        with fresh:
+            fresh.wait_for(lambda: newest)
+            moment, picture = newest.pop()
+        if picture is None:
+            sys.exit(4)
+        yield moment, np.ascontiguousarray(picture[..., ::-1])  # OpenCV's order is blue, green, red
 
 
 def make_mesh(count: int, still: bool) -> object:

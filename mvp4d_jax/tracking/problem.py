@@ -122,7 +122,7 @@ class Problem:
     ) -> tuple[np.ndarray, np.ndarray, float, bool]:
         """One damped Gauss-Newton step; the old unknowns and a larger damping where the cost would rise."""
         value, by_shared, by_frame = self._chunks(linearise, shared, frames)
-        weights = self._robust(value)  # [F, R]
+        weights = robust(value, self.data["points"].shape[1], self.config.outlier)  # [F, R]
         if pose_only:
             by_shared = np.zeros_like(by_shared)
             by_frame = by_frame.copy()
@@ -162,15 +162,6 @@ class Problem:
             for rows in index
         ]
         return jax.tree.map(lambda *items: np.concatenate(items)[:count].astype(np.float64), *parts)
-
-    def _robust(self, value: np.ndarray) -> np.ndarray:
-        """Root weights [F, R] of iterated reweighting: Geman-McClure on landmarks, one on everything else."""
-        weights = np.ones_like(value)
-        measured = 2 * len(WEIGHTS) * self.data["points"].shape[1]
-        squared = (value[:, :measured] ** 2).reshape(len(value), -1, 2).sum(-1)
-        soft = 1 / (1 + squared / self.config.outlier**2)
-        weights[:, :measured] = np.repeat(soft, 2, axis=1)
-        return weights
 
     def _cost(self, value: np.ndarray, weights: np.ndarray, shared: np.ndarray, frames: np.ndarray) -> float:
         total = ((value * weights) ** 2).sum() + (self._shared_prior(shared) ** 2).sum()
@@ -249,7 +240,7 @@ def values(
     config: SolveConfig,
 ) -> Array:
     """Residuals [F, R]."""
-    return jax.vmap(lambda frame, seen: _frame_residuals(rig, iris, layout, config, shared, frame, seen))(frames, data)
+    return jax.vmap(lambda frame, seen: frame_residuals(rig, iris, layout, config, shared, frame, seen))(frames, data)
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "config"))
@@ -267,7 +258,7 @@ def linearise(
 
     def one(frame: Array, seen: dict[str, Array]) -> tuple[Array, Array, Array]:
         def residuals(vector: Array) -> tuple[Array, Array]:
-            value = _frame_residuals(rig, iris, layout, config, vector[: shared.size], vector[shared.size :], seen)
+            value = frame_residuals(rig, iris, layout, config, vector[: shared.size], vector[shared.size :], seen)
             return value, value
 
         derivative, value = jax.jacfwd(residuals, has_aux=True)(jnp.concatenate([shared, frame]))
@@ -276,7 +267,15 @@ def linearise(
     return jax.vmap(one)(frames, data)
 
 
-def _frame_residuals(
+def robust(value: Array, views: int, outlier: float, xp: Any = np) -> Array:
+    """Root weights [F, R] of iterated reweighting: Geman-McClure on landmarks of V views, one elsewhere."""
+    measured = 2 * len(WEIGHTS) * views
+    squared = (value[:, :measured] ** 2).reshape(len(value), -1, 2).sum(-1)
+    soft = xp.repeat(1 / (1 + squared / outlier**2), 2, axis=1)
+    return xp.concatenate([soft, xp.ones_like(value[:, measured:])], axis=1)
+
+
+def frame_residuals(
     rig: HeadModel,
     iris: Array,
     layout: Layout,

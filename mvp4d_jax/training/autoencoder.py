@@ -25,11 +25,11 @@ from mvp4d.core.files import write_json
 from mvp4d.core.progress import progress
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import iterate
-from mvp4d_jax.data.recolour import draw_palettes
 from mvp4d_jax.evaluation.metrics import psnr
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.checkpoint import load_autoencoder, save_autoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
+from mvp4d_jax.small.recolour import draw_palettes
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import save_config
 from mvp4d_jax.training.metrics import MetricsLog

@@ -96,7 +96,7 @@ def expected_facts(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, A
         "head": config.head,
         "latent_scale": float(plan.autoencoder.scaling_factor),
         "latent_channels": plan.autoencoder.latent_channels,
-        "conditioning": json.loads(json.dumps(dataclasses.asdict(plan.conditioning))),
+        "conditioning": plan.conditioning.record,
     }
     folder = autoencoder_folder(config)
     if folder is not None:

@@ -18,6 +18,7 @@ from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Modality, SamplingOptions
 from mvp4d_jax.diffusion.distillation import DistillOptions
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
+from mvp4d_jax.latent_frames import latent_count
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer_config import REMAT_POLICIES, TransformerConfig
 from mvp4d_jax.training.state import OptimiserOptions
@@ -214,9 +215,8 @@ def _stage(name: str, start: int, settings: ml_collections.ConfigDict, stride: i
         raise UserError(f"config.stages.{name}.decay", f"is '{settings.decay}'", "choose 'constant' or 'cosine'")
     modalities = []
     for kind, mix in settings.mixture.items():
-        if (mix.frames - 1) % stride:
-            raise UserError(f"config.stages.{name}.mixture.{kind}.frames", f"is {mix.frames}", f"choose 1 + {stride}k")
-        modalities.append(Modality(kind, mix.weight, mix.views, 1 + (mix.frames - 1) // stride, mix.batch))
+        latents = latent_count(mix.frames, stride, f"config.stages.{name}.mixture.{kind}.frames")
+        modalities.append(Modality(kind, mix.weight, mix.views, latents, mix.batch))
     mesh, remat, shift = (settings.get(field) for field in ("mesh", "remat", "snr_shift"))
     if remat not in (None, *REMAT_POLICIES):
         raise UserError(f"config.stages.{name}.remat", f"is '{remat}'", f"choose from {', '.join(REMAT_POLICIES)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,7 @@ def export_release(
         "snr_shift": plan.for_stage(last).loss.snr_shift,
         "crop_margin": MARGIN,
         "latent_scale": read_json(vae / "config.json")["scaling_factor"],
-        "conditioning": dataclasses.asdict(plan.conditioning),
+        "conditioning": plan.conditioning.record,
         "dtype": plan.transformer.dtype,
         "training": {
             "step": position["step"],

@@ -1,6 +1,5 @@
 """Shards of random numbers, written with the project's own writer: what pipeline and loop need, without models."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -92,7 +91,7 @@ def write_shards(
         "latent_scale": 1.0,
         "latent_channels": channels,
         "autoencoder": autoencoder,
-        "conditioning": dataclasses.asdict(plan.conditioning),
+        "conditioning": plan.conditioning.record,
         "scenes": [scene.as_json() for scene in listed],
         "files": files,
     }

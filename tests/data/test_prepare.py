@@ -15,12 +15,12 @@ from mvp4d.core.errors import UserError
 from mvp4d_jax.data.encode import stable_number
 from mvp4d_jax.data.photos import degrade, disturb_head, disturb_pose
 from mvp4d_jax.data.prepare import PrepareOptions, prepare
-from mvp4d_jax.data.recolour import draw_palettes
 from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
-from mvp4d_jax.geometry.painting import paint_video, vertex_colours
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
+from mvp4d_jax.small.painting import paint_video, vertex_colours
+from mvp4d_jax.small.recolour import draw_palettes
 from tests.capture.toy import make_cameras, make_motion, make_rig
 
 SIZE, VIEWS, FRAMES = 32, 2, 7

@@ -12,7 +12,7 @@ from mvp4d.core.capture import Capture
 from mvp4d_jax.evaluation.baselines import project_reference, repeat_reference
 from mvp4d_jax.evaluation.evaluate import evaluate, reference_angles
 from mvp4d_jax.evaluation.metrics import psnr
-from mvp4d_jax.geometry.painting import vertex_colours
+from mvp4d_jax.small.painting import vertex_colours
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,6 @@ from mvp4d_jax.geometry.conditioning import (
     ConditioningConfig,
     draw_conditioning,
     encode_positions,
-    frame_groups,
-    latent_frames,
 )
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
@@ -101,23 +99,15 @@ def average(values):
     return values.reshape(values.shape[0] // 2, 2, values.shape[1] // 2, 2, -1).mean((1, 3))
 
 
-def test_channels_and_groups():
+def test_channels():
     config = ConditioningConfig()
-    assert config.channels == 56 and ConditioningConfig(motion="none").channels == 50
-    assert ConditioningConfig(motion="stacked").channels == 68
+    assert config.channels == 56
     assert list(config.parts) == ["pose", "expression", "rays", "reference", "crop", "motion", "painted"]
     assert config.parts["painted"] == slice(56, 56)
     shown = dataclasses.replace(config, painted=12)
     assert shown.parts["painted"] == slice(56, 69) and shown.channels == 69
     paired = dataclasses.replace(shown, temporal_stride=2)
-    assert paired.channels == 65 and dataclasses.replace(paired, motion="stacked").channels == 69
-    np.testing.assert_array_equal(frame_groups(5, 2), [[0, 0], [1, 2], [3, 4]])
-    assert [latent_frames(frames) for frames in (1, 5, 49)] == [1, 2, 13]
-    np.testing.assert_array_equal(frame_groups(9), [[0, 0, 0, 0], [1, 2, 3, 4], [5, 6, 7, 8]])
-    with pytest.raises(UserError, match="48 video frames"):
-        latent_frames(48)
-    with pytest.raises(UserError, match="motion"):
-        ConditioningConfig(motion="flow")
+    assert paired.channels == 65
 
 
 def test_pose_map(drawn):
@@ -199,16 +189,6 @@ def test_two_frames_a_latent_frame(drawn):
     )
 
 
-def test_stacked_form_holds_the_other_frames_maps(drawn):
-    head, motion, views, _, maps = drawn
-    config = ConditioningConfig(motion="stacked")
-    stacked = np.asarray(draw_conditioning(head, motion, views, SIZE, config, views[1, 0]))
-    np.testing.assert_allclose(stacked[..., :48], maps[..., :48], atol=1e-5)
-    part = stacked[..., config.parts["motion"]]
-    values, seen, _ = reference_values(head, motion, views, 1, 2, 0.5 * head.expression_basis[0] / 0.0104)
-    np.testing.assert_allclose(part[1, 1, ..., 9:12], average(values * seen[..., None]), atol=1e-4)
-
-
 def test_moving_cameras_inside_jit_and_bad_shapes(drawn):
     head, motion, views, config, _ = drawn
     tracked = Camera(*(np.repeat(getattr(views, name), FRAMES, axis=1) for name in FIELDS))
@@ -220,5 +200,5 @@ def test_moving_cameras_inside_jit_and_bad_shapes(drawn):
         draw_conditioning(head, motion, views, (100, 96), config, views[0, 0])
     with pytest.raises(UserError, match="cameras"):
         draw_conditioning(head, motion, views[:, 0], SIZE, config, views[0, 0])
-    with pytest.raises(UserError, match="video frames"):
+    with pytest.raises(UserError, match="whole latent frames"):
         draw_conditioning(head, dataclasses.replace(motion[:4]), views, SIZE, config, views[0, 0])

@@ -9,7 +9,9 @@ from diffusers import AutoencoderKLCogVideoX
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mvp4d_jax.models.autoencoder import VideoAutoencoder, latent_frames
+from mvp4d.core.errors import UserError
+from mvp4d_jax.latent_frames import latent_count
+from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
 
 # Every kind of layer of the full model (channel changes, both kinds of resampling), narrow.
@@ -111,14 +113,14 @@ def test_encode_is_diffusers(pair, frames, height, width):
     video = random_video(frames, height, width, batch=2)
     theirs = from_torch(oracle.encode(to_torch(video)).latent_dist.parameters)
     ours = model.encode(jnp.asarray(video))
-    assert ours.shape == (2, latent_frames(frames), height // 8, width // 8, 32)
+    assert ours.shape == (2, latent_count(frames, 4), height // 8, width // 8, 32)
     assert relative_error(ours, theirs) < 1e-4
 
 
 @pytest.mark.parametrize("frames, height, width", [(1, 4, 4), (5, 2, 6), (9, 4, 2), (13, 2, 2), (17, 3, 2), (49, 2, 3)])
 def test_decode_is_diffusers(pair, frames, height, width):
     oracle, model = pair
-    latents = random_latents(latent_frames(frames), height, width, batch=2)
+    latents = random_latents(latent_count(frames, 4), height, width, batch=2)
     theirs = from_torch(oracle.decode(to_torch(latents)).sample)[:, -frames:]  # of 4 L frames where L is even
     ours = model.decode(jnp.asarray(latents))
     assert ours.shape == (2, frames, 8 * height, 8 * width, 3)
@@ -203,7 +205,7 @@ def test_memory_does_not_grow_with_frames(pair):
     graph, state = nnx.split(pair[1])
 
     def scratch(frames: int) -> int:
-        latents = jax.ShapeDtypeStruct((1, latent_frames(frames), 4, 4, 16), jnp.float32)
+        latents = jax.ShapeDtypeStruct((1, latent_count(frames, 4), 4, 4, 16), jnp.float32)
         decode = jax.jit(lambda state, x: nnx.merge(graph, state).decode(x))
         return decode.lower(state, latents).compile().memory_analysis().temp_size_in_bytes
 
@@ -213,7 +215,7 @@ def test_memory_does_not_grow_with_frames(pair):
 
 @pytest.mark.parametrize("shape", [(1, 4, 16, 16, 3), (1, 1, 20, 16, 3), (1, 16, 16, 3)])
 def test_rejects_sizes_that_do_not_fit(pair, shape):
-    with pytest.raises((ValueError, IndexError)):
+    with pytest.raises((UserError, ValueError, IndexError)):
         pair[1].encode(jnp.zeros(shape))
 
 

@@ -185,7 +185,7 @@ def test_bfloat16_stays_near_float32(two_layers_of_2b):
     config, _, ours = two_layers_of_2b
     low = from_oracle(two_layers_of_2b[1], dataclasses.replace(config, dtype="bfloat16"))
     latents, _, timesteps = inputs(config, 1, 1, 8, 8, 0)
-    exact, rounded = (jax.jit(lambda m=m: m(latents[:, None], timesteps))() for m in (ours, low))
+    exact, rounded = (nnx.jit(lambda m: m(latents[:, None], timesteps))(m) for m in (ours, low))
     assert rounded.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(nnx.state(low)))
     assert 1e-5 < relative_error(rounded, exact) < 0.03

@@ -1,6 +1,5 @@
 """A release names how it is sampled; flags override; distilled weights refuse what they have not learned."""
 
-import dataclasses
 import json
 
 import pytest
@@ -31,7 +30,7 @@ def planned(scene, tmp_path):
             "frames": 5,
             "snr_shift": 1.0,
             "crop_margin": 1.2,
-            "conditioning": dataclasses.asdict(ConditioningConfig()),
+            "conditioning": ConditioningConfig().record,
         }
         facts |= {} if named is None else {"sampler": named}
         (folder / "mvp4d.json").write_text(json.dumps(facts))

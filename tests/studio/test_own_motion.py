@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d.core.capture import Capture
@@ -16,7 +17,7 @@ from mvp4d_jax.studio.studio import Studio, builtin_head
 from mvp4d_jax.studio.traits import draw_identity, random_for
 
 SIZE = 48
-PEOPLE = (3, 6, 10_001, 11_001, 11_007)
+PEOPLE = (3, 6, *(pytest.param(number, marks=pytest.mark.slow) for number in (10_001, 11_001, 11_007)))
 POSES = EXPRESSIONS | VISEMES
 BLINK = {"eyeBlink*": 1.0}
 
@@ -145,7 +146,7 @@ def test_jaw_takes_the_teeth_along():
 def test_sides_differ_but_resemble_each_other():
     head, own = person(6)
     points = np.asarray(head.canonical)
-    mirror = np.linalg.norm(points[:, None] - points[None] * np.array([-1, 1, 1]), axis=-1).argmin(1)
+    mirror = cKDTree(points * np.array([-1, 1, 1])).query(points)[1]
     shapes = own.rig.expression_basis
     left, right = (shapes[head.expression_names.index(f"mouthSmile{side}")] for side in ("Left", "Right"))
     plain = np.asarray(head.expression_basis)[head.expression_names.index("mouthSmileLeft")]

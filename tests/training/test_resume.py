@@ -142,6 +142,7 @@ def stop_after(workdir: Path, both: list[subprocess.Popen], steps: int) -> int:
     return stops[0]
 
 
+@pytest.mark.slow  # five processes, three of them compile; the rehearsal resumes on two processes too
 def test_two_processes_stop_resume_and_move_to_another_mesh(shards, autoencoder, undisturbed, tmp_path):
     """Two processes on (2,2,2), with validation and its sample; again; then one on (1,1,4): one device's loss curve."""
     arguments = overrides(shards, mesh=(2, 2, 2))

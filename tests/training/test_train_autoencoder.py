@@ -102,6 +102,7 @@ def stopped_before(step: int):
     return iterate_and_signal
 
 
+@pytest.mark.slow  # three trainings
 def test_resume_and_export(clips, tmp_path):
     """A run that was stopped ends with the same weights, bit for bit; diffusers reads them and computes the same."""
     config = settings("--config.steps=4", "--config.every.checkpoint=1000")

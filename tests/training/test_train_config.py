@@ -78,7 +78,10 @@ def test_resolved_config_comes_back(tmp_path):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["--config.autoencoder_size=tiny_128", "--config.stages.all.mixture.multiview.frames=8"], "choose 1 \\+ 2k"),
+        (
+            ["--config.autoencoder_size=tiny_128", "--config.stages.all.mixture.multiview.frames=8"],
+            "use 1 \\+ 2k, such as 7 or 9",
+        ),
         (["--config.stages.all.image_size=60"], "multiple of 16"),
         (["--config.stages.all.decay=linear"], "constant"),
         (["--config.loss.timesteps=random"], "loss.timesteps"),

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp4d.core.capture.motion_file import write_motion
+from mvp4d.core.driving import check_motion_out, write_motion_out
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.arkit import ARKIT_NAMES
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.heads.retarget import retarget
-from mvp4d.core.live_link import check_recording, write_live_link
-from mvp4d.core.outputs import check_file
 from mvp4d.core.progress import say
 from mvp4d.core.sound import RATE, Sound, read_sound
 from mvp4d.core.speech.phones import Phone, read_phones
@@ -62,7 +60,7 @@ def speak(
         raise UserError("`text`", "and `phones` are given", "give one of them")
     _require("openfacefx", *(() if phones is not None else ("pocketsphinx",)))
     if out is not None:
-        _check_name(Path(out), overwrite)
+        check_motion_out(Path(out), overwrite)
     heard = read_sound(sound)
     model = load_head(head) if isinstance(head, str) else head
     said = _phones(heard, text, phones, sound)
@@ -72,14 +70,14 @@ def speak(
     if notice:
         say(f"note: {notice}")
     if out is not None:
-        _write(Path(out), motion, model)
+        write_motion_out(Path(out), motion, model)
     return motion
 
 
 def _require(*packages: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise UserError("speech", f"needs the package {package}", "pip install 'mvp4d-jax[speech]'")
+            raise UserError("speech", f"needs the package {package}", "in the checkout: pip install '.[speech]'")
 
 
 def _phones(heard: Sound, text: str | None, phones: Pathlike | Sequence[Phone] | None, where: object) -> list[Phone]:
@@ -113,21 +111,3 @@ def _by_joints(source: Motion, motion: Motion) -> Motion:
     jaw = np.zeros_like(motion.jaw)
     jaw[:, 0] = _JAW * source.expression[:, ARKIT_NAMES.index("jawOpen")]
     return dataclasses.replace(motion, jaw=jaw)
-
-
-def _check_name(out: Path, overwrite: bool) -> None:
-    if out.suffix.lower() == ".csv":
-        check_recording(out, overwrite)
-    elif out.suffix.lower() == ".npz":
-        check_file(out, overwrite)
-    else:
-        raise UserError("`out`", f"'{out.name}' is no motion", "use NAME.npz or NAME.csv")
-
-
-def _write(out: Path, motion: Motion, head: HeadModel) -> None:
-    if out.suffix.lower() == ".npz":
-        write_motion(out, motion, head)
-        return
-    lost = write_live_link(out, motion, head.expression_names)
-    if lost:
-        say(f"note: {lost}")

@@ -17,9 +17,10 @@ from mvp4d.core.cameras.camera import Camera, project
 from mvp4d.core.heads.mesh import neighbour_mean
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
-from mvp4d_jax.geometry.conditioning import ConditioningConfig, frame_groups
+from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.geometry.rasterize import interpolate, rasterize, rasterize_screen
 from mvp4d_jax.heads.skinning import skin
+from mvp4d_jax.latent_frames import frame_groups
 
 Array = Any
 DEPTH_SLACK = 0.004  # metres: a vertex this far behind the nearest surface still counts as seen

@@ -7,9 +7,9 @@ import pytest
 from mvp4d.core.cameras import camera as cameras
 from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
-from mvp4d_jax.geometry.painting import paint_video, painted_maps, vertex_colours
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
+from mvp4d_jax.small.painting import paint_video, painted_maps, vertex_colours
 from tests.geometry.test_conditioning import ball_head, moving, rig
 
 SIZE = (32, 24)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mvp4d_jax.data.recolour import LUMA, Palette, draw_palettes
+from mvp4d_jax.small.recolour import LUMA, Palette, draw_palettes
 
 
 def test_white_and_black_stay_whatever_the_palette():
