@@ -87,7 +87,7 @@ def _check_array(array: np.ndarray, shape: tuple[int, ...], where: object, name:
         raise UserError(where, f"{name} has type {array.dtype}, expected numbers", _FIX)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UserError(where, f"{name} holds NaN or infinite values", _FIX)
-    if array.dtype.kind == "f" and np.abs(array).max(initial=0) > LARGEST:
+    if array.dtype.kind == "f" and float(np.abs(array).max(initial=0)) > LARGEST:
         raise UserError(where, f"{name} holds {np.abs(array).max():.3g}, which no head does", _FIX)
 
 

@@ -184,7 +184,7 @@ def _check_arrays(data: dict[str, Any], where: Path) -> _Arrays:
             raise UserError(where, f"'{name}' has shape {array.shape}, FLAME's has {shape}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise UserError(where, f"'{name}' holds NaN or infinite values", "the file is damaged")
-        if array.dtype.kind == "f" and np.abs(array).max(initial=0) > 2**33:  # kintree_table's root is 2^32 - 1
+        if array.dtype.kind == "f" and float(np.abs(array).max(initial=0)) > 2**33:  # kintree_table's root is 2^32 - 1
             raise UserError(
                 where, f"'{name}' holds {np.abs(array).max():.3g}, which no head does", "the file is damaged"
             )
