@@ -122,11 +122,13 @@ def load(weights: Pathlike, *, mesh: tuple[int, int, int] = (1, 1, 1), dtype: st
     Raises:
       UserError: no release there, a dtype that is not one, or a mesh that the devices cannot form.
     """
-    from mvp4d_jax.release import read_facts, resolve_weights
+    from mvp4d_jax.parallel import make_mesh
+    from mvp4d_jax.release import check_dtype, read_facts, resolve_weights
 
     folder = resolve_weights(weights)
-    data, fsdp, context = mesh
-    return Model(folder, read_facts(folder), (data, fsdp, context))
+    made = make_mesh(mesh)
+    data, fsdp, context = (made.shape[axis] for axis in made.axis_names)
+    return Model(folder, read_facts(folder), (data, fsdp, context), check_dtype(dtype))
 
 
 @dataclasses.dataclass

@@ -10,12 +10,14 @@ import argparse
 import contextlib
 import difflib
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import re
 import sys
 import warnings
 from types import ModuleType
+from typing import NoReturn
 
 from mvp4d.core.errors import UserError, system_error
 from mvp4d.core.host import has_accelerator
@@ -63,9 +65,19 @@ def main(argv: list[str] | None = None) -> int:
         return 141
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the flags in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        print(f"mvp4d {importlib.metadata.version('mvp4d-jax')}")
         return 0
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
@@ -80,7 +92,7 @@ def _dispatch(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
     try:
         module = importlib.import_module(module_name)
-        parser = argparse.ArgumentParser(
+        parser = _Parser(
             prog=f"mvp4d {verb}",
             description=module.__doc__ or summary,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -168,7 +180,7 @@ def _choose_platform() -> None:
 def _overview() -> str:
     lines = ["mvp4d: one portrait photo to a 4D Gaussian head avatar", "", "usage: mvp4d COMMAND [...]", ""]
     lines += [f"  {verb:<10} {summary}" for verb, (_, summary) in VERBS.items()]
-    return "\n".join([*lines, "", "mvp4d COMMAND --help tells a command's flags."])
+    return "\n".join([*lines, "", "mvp4d COMMAND --help tells a command's flags; mvp4d --version its version."])
 
 
 if __name__ == "__main__":

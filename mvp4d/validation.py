@@ -8,6 +8,7 @@ from pathlib import Path
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_npz
+from mvp4d.core.live_link import read_live_link
 
 # What marks each kind of folder, in order, with the module and function that check it. They are imported when they are
 # needed: checking an avatar needs torch, checking weights needs Flax.
@@ -51,7 +52,16 @@ def detect(path: Path) -> tuple[str, str, Path]:
         if "expression" in names:
             return "mvp4d.core.capture.motion_file", "validate_motion", path
         return "mvp4d.core.cameras.path", "validate_path", path
-    raise UserError(path, "is neither a folder nor an npz file", "give a capture, fit, shards, weights or avatar")
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return "mvp4d.validation", "_recording", path
+    raise UserError(
+        path, "is no folder, npz or csv file", "give a capture, fit, motion, camera path, shards, weights or avatar"
+    )
+
+
+def _recording(path: Path) -> str:
+    motion, names = read_live_link(path)
+    return f"{path}: Live Link recording, {motion.frame_count} frames, {motion.fps:g} fps, {len(names)} expressions"
 
 
 def _shards(path: Path) -> str:
@@ -66,7 +76,7 @@ def _avatar(path: Path) -> str:
         avatars = importlib.import_module("mvp4d_export.avatar")
     except ImportError as error:
         raise UserError(
-            path, f"checking an avatar needs the PyTorch half ({error})", "pip install 'mvp4d-jax[export]'"
+            path, f"checking an avatar needs the PyTorch half ({error})", "in the checkout: pip install '.[export]'"
         ) from None
     avatar = avatars.Avatar.load(path)
     load_motion(path, avatar.head)

@@ -85,7 +85,10 @@ def _mesh_sizes(shape: Sequence[int], count: int) -> list[int]:
     given = math.prod(size for size in sizes if size != -1)
     if given > count:
         raise UserError(
-            "mesh", f"{tuple(shape)} needs {given} devices or more, there are {count}", "choose a smaller mesh"
+            "`mesh`",
+            f"{tuple(shape)} needs {given} devices or more, there are {count}",
+            "choose a smaller mesh, or try it on host devices: XLA_FLAGS=--xla_force_host_platform_device_count="
+            f"{given}",
         )
     if -1 in sizes:
         if count % given:

@@ -148,7 +148,9 @@ def validate_release(folder: str | os.PathLike) -> str:
         if not isinstance(config, kind):
             raise UserError(folder / part / "config.json", f"is of no {part}", _AGAIN)
     _check_parts(folder, facts, transformer, autoencoder)
-    return validate_weights(folder)
+    size, sampler = facts.image_size, facts.sampler
+    trained = f"head '{facts.head}', {facts.views} views x {facts.frames} frames, {size} x {size} pixels"
+    return f"{validate_weights(folder)}; {trained}; {sampler.method}, {sampler.steps} steps"
 
 
 def _check_parts(folder: Path, facts: Facts, transformer: TransformerConfig, autoencoder: AutoencoderConfig) -> None:

@@ -142,5 +142,5 @@ def test_ten_lines_from_a_photo_to_an_avatar(tmp_path, monkeypatch):
     Path("drive.csv").write_text("\n".join(rows))
     exec(program, {})
     assert Path("talk.mp4").stat().st_size > 10_000
-    assert Path("head.ply").read_bytes().startswith(b"ply")
+    assert Path("me.html").read_text().startswith("<!doctype html>")
     assert "avatar" in mvp4d.validate("out/avatar")

@@ -37,8 +37,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="weights that come along, tiny_128 (128 x 128 pixels, the default) or tiny (64 x 64; "
         "faster), or a release folder",
     )
-    parser.add_argument("--identity", type=int, default=TEST_IDENTITY, help="whom the studio films")
-    parser.add_argument("--frames", type=int, default=17, help="frames of the motion, 1 + 4k (default 17)")
+    parser.add_argument(
+        "--identity", type=int, default=TEST_IDENTITY, help=f"whom the studio films (default {TEST_IDENTITY})"
+    )
+    parser.add_argument("--frames", type=int, default=17, help="frames of the motion (default 17)")
 
 
 def run(args: argparse.Namespace) -> str:

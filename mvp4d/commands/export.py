@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> str:
         from mvp4d_export.formats import FORMATS, check_format
     except ImportError as error:
         raise UserError(
-            args.path, f"avatars need the PyTorch half ({error})", "pip install 'mvp4d-jax[export]'"
+            args.path, f"avatars need the PyTorch half ({error})", "in the checkout: pip install '.[export]'"
         ) from None
     import mvp4d
 

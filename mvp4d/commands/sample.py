@@ -21,7 +21,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     need.add_argument(
         "--weights", required=True, help="a release folder, or weights that come along: tiny (64 x 64 pixels), tiny_128"
     )
-    need.add_argument("--reference", required=True, metavar="IMAGE|CAPTURE", help="the picture of the person")
+    need.add_argument(
+        "--reference",
+        required=True,
+        metavar="PERSON|CAPTURE|IMAGE",
+        help="what `track` wrote; or a capture; or a photo, with --fit",
+    )
     need.add_argument("--fit", metavar="FILE", help="fit.npz of the photo (not needed for a capture)")
     need.add_argument("--head", default="builtin", help="head model: builtin, ict:PATH or flame:PATH")
     need.add_argument("--motion", required=True, metavar="FILE|CAPTURE", help="driving motion")
@@ -41,7 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     plan = parser.add_argument_group("what is denoised together")
     plan.add_argument("--frames", type=int, help="frames to make (default: as many as the motion has)")
-    plan.add_argument("--window", type=int, help="frames per window, 1 + 4k (default: as trained)")
+    plan.add_argument(
+        "--window", type=int, help="frames per window, 1 + s k where a latent frame holds s (default: as trained)"
+    )
     plan.add_argument("--overlap", type=int, default=1, help="clean latent frames between windows (default 1)")
     plan.add_argument("--group", type=int, help="views per sequence (default: as trained)")
     plan.add_argument("--anchors", type=int, default=1, help="views that sit in every group (default 1)")
@@ -61,7 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--guidance-rescale", type=float, default=0.0, help="0 to 1 (default 0)")
     how.add_argument("--eta", type=float, default=0.0, help="noise added back at every step, 0 to 1 (default 0)")
-    how.add_argument("--seed", type=int, default=0)
+    how.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     how.add_argument("--mesh", default="1,1,1", help="devices as data,fsdp,context (default 1,1,1)")
     how.add_argument("--dtype", help="float32 or bfloat16 (default: what the weights were trained in)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing capture")

@@ -4,11 +4,17 @@
   mvp4d track VIDEO --out PERSON                   the same of some of its frames: sharp ones, spread over its poses
   mvp4d track PHOTO|VIDEO --out fit.npz            every frame's fit alone, in CAP4D's fields: a driving motion
   mvp4d track --live CAMERA|VIDEO --out drive.csv  a motion, fitted while it is filmed; a camera's (0) until Ctrl-C
+  mvp4d track FOLDER --cameras CALIBRATION --out CAPTURE    one head fitted to all views of a calibrated rig
 
 `mvp4d sample --reference PERSON` goes on from a person's folder. Landmarks come from MediaPipe's face mesh, which gets
 a Python environment of its own on first use (about 700 MB), or from files: an npz with `landmarks` [F, 68, 2] in
 Multi-PIE order or [F, 478, 2] of MediaPipe, in pixels. The person is cut out by MediaPipe's selfie segmentation.
 Beside the result lies an overlay to judge the fit by: green is what was found, red what was fitted.
+
+A rig's FOLDER holds synchronised videos, folders of pictures, or one picture of each camera, named as the calibration
+names them: a COLMAP text model (folder of cameras.txt and images.txt), a transforms.json (nerfstudio, Blender, VHAP),
+Metashape's XML, or a capture. Its unit is told by the head's size. Landmarks from files are one npz for each view that
+sees the face, named as the view. `--out NAME.npz` writes the fit alone.
 """
 
 from __future__ import annotations
@@ -22,10 +28,10 @@ import numpy as np
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "sources", metavar="PHOTO|VIDEO", type=Path, nargs="+", help="photos of one person, or one video"
+        "sources", metavar="PHOTO|VIDEO|FOLDER", type=Path, nargs="+", help="photos of one person, one video, or a rig"
     )
     parser.add_argument("--head", default="builtin", help="builtin, ict:PATH or flame:PATH (default: builtin)")
-    parser.add_argument("--out", type=Path, required=True, metavar="PERSON|NAME.npz", help="what to write")
+    parser.add_argument("--out", type=Path, required=True, metavar="PERSON|NAME.npz|CAPTURE", help="what to write")
     parser.add_argument(
         "--landmarks",
         type=Path,
@@ -42,6 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="frame by frame, as `view --drive` does: to NAME.csv (Live Link) or NAME.npz",
     )
+    rig = parser.add_argument_group("a calibrated rig")
+    rig.add_argument("--cameras", type=Path, metavar="CALIBRATION", help="the calibration of FOLDER's cameras")
+    rig.add_argument("--fps", type=float, help="frames per second (default: the first video's, 25 for pictures)")
     person = parser.add_argument_group("a person's folder")
     person.add_argument(
         "--mask",
@@ -63,6 +72,12 @@ def run(args: argparse.Namespace) -> str:
         raise UserError("--focal", f"{args.focal} pixels", "it is at least 1")
     if args.live:
         return _live(args)
+    if args.cameras is not None:
+        return _rig(args)
+    if args.fps is not None or any(source.is_dir() for source in args.sources):
+        raise UserError(
+            "--cameras", "is missing: a folder is a rig's", "give its calibration, or photos or a video of one camera"
+        )
     if args.out.suffix == ".npz":
         return _fit(args)
     if args.out.suffix:
@@ -114,7 +129,9 @@ def _live(args: argparse.Namespace) -> str:
 
     if len(args.sources) > 1:
         raise UserError("--live", f"follows one source, {len(args.sources)} are given", "give a camera or a video")
-    given = [name for name in ("landmarks", "face", "overlay", "masks") if getattr(args, name) is not None]
+    given = [
+        name for name in ("landmarks", "face", "overlay", "masks", "cameras", "fps") if getattr(args, name) is not None
+    ]
     if given:
         raise UserError("--live", f"takes no `{given[0]}`", "leave one of them out")
     check_motion_out(args.out, args.overwrite)
@@ -125,6 +142,47 @@ def _live(args: argparse.Namespace) -> str:
     write_motion_out(args.out, motion, head)
     count = f"{motion.frame_count} frames at {motion.fps:g} a second"
     return f"{args.out}: {count}; next: mvp4d view AVATAR --motion {args.out}"
+
+
+def _rig(args: argparse.Namespace) -> str:
+    from mvp4d.core.errors import UserError
+    from mvp4d.core.heads import load_head
+    from mvp4d.core.outputs import check_file, check_folder
+    from mvp4d_jax.tracking.rig_capture import RigSource, rig_landmarks, track_rig, write_rig_capture
+    from mvp4d_jax.tracking.sheet import write_sheet
+
+    if len(args.sources) > 1:
+        raise UserError("--cameras", f"{len(args.sources)} files are given", "a rig is one FOLDER")
+    if args.masks is not None or args.same_person or args.matte != "auto" or args.focal is not None:
+        raise UserError("--cameras", "--mask, --matte, --same-person and --focal are for photos", "leave them out")
+    alone = args.out.suffix == ".npz"
+    if args.out.suffix and not alone:
+        raise UserError("--out", f"'{args.out}' is neither an npz file nor a folder", "give CAPTURE or NAME.npz")
+    overlay = args.overlay or args.out.with_name(f"{args.out.stem if alone else args.out.name}_overlay.png")
+    if overlay.suffix != ".png":
+        raise UserError("--overlay", f"'{overlay}'", "a rig's overlay is a .png")
+    check_file(args.out, args.overwrite) if alone else check_folder(args.out, "capture", args.overwrite)
+    check_file(overlay, args.overwrite)
+    source, head = RigSource.open(args.sources[0], args.cameras, args.fps), load_head(args.head)
+    if alone and any(lens is not None for lens in source.lenses):
+        raise UserError(
+            "--out", f"'{args.out}' has no place for a lens that distorts", "give a capture, whose pictures have none"
+        )
+    seen = rig_landmarks(source, args.landmarks, args.face)
+    fit, solution = track_rig(source, head, seen, args.cameras)
+    if alone:
+        fit.save(args.out)
+    else:
+        write_rig_capture(args.out, source, head, fit, overwrite=args.overwrite)
+    views, middle = range(len(source.names)), source.frame_count // 2
+    pictures = (next(rgb for index, (rgb, _) in enumerate(source.frames(view)) if index == middle) for view in views)
+    rig, motion = fit.rig(head, args.out)
+    cameras = [solution.cameras[view] for view in views]
+    write_sheet(overlay, source.names, pictures, cameras, rig, motion[slice(middle, middle + 1)])
+    return (
+        f"{args.out}: head '{head.name}', {len(views)} views x {fit.frame_count} frames, landmarks within "
+        f"{100 * np.nanmedian(solution.error):.1f} % of the face box; look at {overlay}"
+    )
 
 
 def _fit(args: argparse.Namespace) -> str:

@@ -24,7 +24,11 @@ IN_BUCKETS = ("workdir", "export")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help="tiny, small, mvp4d_2b, tiny_autoencoder, or a path")
+    parser.add_argument(
+        "--config",
+        required=True,
+        help="tiny, tiny_128, small, mvp4d_2b, their _turbo students, tiny_autoencoder, or a path",
+    )
     parser.add_argument(
         "--workdir", required=True, help="checkpoints, metrics and the resolved config; a folder, or gs://BUCKET/PATH"
     )

@@ -46,14 +46,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--head", default="builtin", help="with --drive, what the face is fitted with (default: builtin)"
     )
     parser.add_argument("--focal", type=float, help="with --drive, focal length in pixels, where it is known")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets the network in")
-    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1); 0.0.0.0 lets the network in"
+    )
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080)")
 
 
 def run(args: argparse.Namespace) -> str:
     import mvp4d
+    from mvp4d.core.errors import UserError
     from mvp4d_export.viewer import Viewer
 
+    if args.focal is not None and (args.drive is None or not 1 <= args.focal <= 1e6):
+        raise UserError("`focal`", f"{args.focal} pixels", "it goes with `drive` and is at least 1")
     drive = None if args.drive is None else _driver(args)
     avatar = mvp4d.open_avatar(args.avatar, device="cpu")
     viewer = Viewer(args.host, args.port)

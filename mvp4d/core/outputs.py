@@ -106,7 +106,7 @@ def check_folder(path: str | os.PathLike, kind: str, overwrite: bool) -> None:
     if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
         return
     if not overwrite:
-        raise UserError(shown, "is already there", f"choose another name, or give `overwrite` to replace a {kind}")
+        raise UserError(shown, "is already there", f"choose another name, or give `overwrite` to replace the {kind}")
     if path.is_symlink() or not path.is_dir():
         what = "a link" if path.is_symlink() else "a file"
         raise UserError(shown, f"is {what}, so it is not replaced by a folder", "choose another name")

@@ -36,7 +36,7 @@ def place(path: str | os.PathLike) -> Any:
     if scheme != "gs":
         raise UserError(f"{scheme}://{rest}", "only gs:// buckets are read and written", MOUNT)
     if importlib.util.find_spec("gcsfs") is None:
-        raise UserError(f"gs://{rest}", "needs the package gcsfs", "pip install 'mvp4d-jax[gcs]', or " + MOUNT)
+        raise UserError(f"gs://{rest}", "needs the package gcsfs", "in the checkout: pip install '.[gcs]', or " + MOUNT)
     from etils import epath
     from fsspec import config
 

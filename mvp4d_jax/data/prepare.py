@@ -19,6 +19,7 @@ from mvp4d.core.outputs import hold, require_space
 from mvp4d.core.owner import sweep
 from mvp4d.core.progress import progress
 from mvp4d_jax.data.encode import Encoder, PrepareOptions, scene_name
+from mvp4d_jax.data.manifest import check_manifest
 from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, ShardWriter, checksum
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.latent_frames import fill, latent_count
@@ -209,7 +210,12 @@ def _finish(out: Path, count: int, facts: dict) -> str:
     if missing:
         return f"this process's shards are done; {missing} of {count} are with the other processes ({out})"
     read = [read_json(note, limit=1 << 30) for note in notes]
+    for note, item in zip(notes, read):
+        if not isinstance(item, dict) or not isinstance(item.get("scenes"), list) or "file" not in item:
+            raise UserError(note, "is damaged", "delete it and run the same command again")
     scenes = [scene for item in read for scene in item["scenes"]]
-    write_json(out / MANIFEST, {**facts, "scenes": scenes, "files": [item["file"] for item in read]})
+    manifest = {**facts, "scenes": scenes, "files": [item["file"] for item in read]}
+    check_manifest(manifest, out / MANIFEST)
+    write_json(out / MANIFEST, manifest)
     size = sum(item["file"]["bytes"] for item in read) / 1e6
     return f"{len(scenes)} scenes in {count} shards, {size:.1f} MB: {out}"

@@ -33,6 +33,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_json, write_json
 from mvp4d.core.progress import progress
+from mvp4d_jax.data.manifest import check_manifest, missing_shards
 
 FORMAT, VERSION = "mvp4d-shards", 3
 MANIFEST = "manifest.json"
@@ -177,16 +178,7 @@ class Shards:
         """
         path = Path(path)
         manifest = read_manifest(path)
-        for item in manifest["files"]:
-            file = path / item["name"]
-            if not file.is_file():
-                raise UserError(file, "shard is missing", "run 'mvp4d prepare' again")
-            if file.stat().st_size != item["bytes"]:
-                raise UserError(
-                    file,
-                    f"shard has {file.stat().st_size} bytes, the manifest says {item['bytes']}",
-                    "delete it and run 'mvp4d prepare' again",
-                )
+        missing_shards(manifest["files"], path)
         if verify:
             _verify(path, manifest["files"], trust_note)
         return cls(path, manifest)
@@ -210,6 +202,7 @@ def _verify(path: Path, files: list[dict[str, Any]], trust_note: bool) -> None:
     """Compares checksums, several files at a time. Raises UserError for the first that differs."""
     note = path / NOTE
     known = read_json(note) if trust_note and note.is_file() else {}
+    known = known if isinstance(known, dict) else {}
     now = {item["name"]: [item["sha256"], (path / item["name"]).stat().st_mtime_ns] for item in files}
     todo = [item for item in files if known.get(item["name"]) != now[item["name"]]]
     if not todo:
@@ -230,7 +223,7 @@ def _verify(path: Path, files: list[dict[str, Any]], trust_note: bool) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a shards folder. Raises UserError when there is none, or of another version."""
+    """The manifest of a shards folder. Raises UserError when there is none, of another version, or damaged."""
     file = path / MANIFEST
     if not file.is_file():
         started = any(path.glob("shard-*.json")) if path.is_dir() else False
@@ -248,6 +241,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"is {manifest.get('format')} version {manifest.get('version')}, not {FORMAT} {VERSION}",
             "run 'mvp4d prepare' of this version",
         )
+    check_manifest(manifest, file)
     return manifest
 
 

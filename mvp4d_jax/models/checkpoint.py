@@ -430,6 +430,12 @@ def _converted(
             raise UserError("`prompt`", "is for a multi-view model with a text stream", "leave it out")
         if prompt.ndim != 2 or prompt.shape[1] != own.text_dim:
             raise UserError("`prompt`", f"holds an array {prompt.shape}", f"the text stream takes [T, {own.text_dim}]")
+    if not channels and (own.skip_width or own.detail_width):
+        raise UserError(
+            "`conditioning_channels`",
+            "is 0, but this model has paths past its layers (skip_width, detail_width), which plain CogVideoX lacks",
+            "keep its conditioning, or convert a model without them",
+        )
     tokens = own.prompt_tokens if prompt is None else len(prompt)
     return dataclasses.replace(
         own,

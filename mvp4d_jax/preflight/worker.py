@@ -82,7 +82,7 @@ def _devices(topology: Topology) -> list:
         raise UserError(
             f"--topology {topology.text}",
             str(error).splitlines()[0][:300],
-            "install libtpu (pip install 'mvp4d-jax[tpu]'), or choose a shape that exists",
+            "install libtpu (in the checkout: pip install '.[tpu]'), or choose a shape that exists",
         ) from None
 
 

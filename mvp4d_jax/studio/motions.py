@@ -64,9 +64,9 @@ def make_motion(
       UserError: an unknown kind, or fewer than one frame.
     """
     if kind not in KINDS:
-        raise UserError("motion", f"no kind '{kind}'", f"one of {', '.join(KINDS)}, or a fit.npz")
+        raise UserError("`motion`", f"no kind '{kind}'", f"one of {', '.join(KINDS)}, or a fit.npz")
     if frames < 1:
-        raise UserError("frames", f"{frames} frames", "at least one")
+        raise UserError("`frames`", f"{frames} frames", "at least one")
     if kind == "still":
         return Motion.still(frames, len(expression_names), fps)
     rng = np.random.default_rng(seed) if isinstance(seed, int) else seed

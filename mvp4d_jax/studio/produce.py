@@ -46,16 +46,16 @@ class Order:
     def check(self) -> None:
         """Raises a UserError for what can be known to be wrong before anything is rendered."""
         if self.frames < 1:
-            raise UserError("frames", f"{self.frames}", "at least one")
+            raise UserError("`frames`", f"{self.frames}", "at least one")
         if not 8 <= self.size <= 2048:
-            raise UserError("size", f"{self.size} pixels", "8 to 2048")
+            raise UserError("`size`", f"{self.size} pixels", "8 to 2048")
         if not 1 <= self.fps <= 240:
-            raise UserError("fps", f"{self.fps:g}", "1 to 240")
+            raise UserError("`fps`", f"{self.fps:g}", "1 to 240")
         if not 0 <= self.own_motion <= 2:
-            raise UserError("own motion", f"{self.own_motion:g}", "0 (as the rig moves) to 2; 1 is a person's")
+            raise UserError("`own_motion`", f"{self.own_motion:g}", "0 (as the rig moves) to 2; 1 is a person's")
         if self.motion not in KINDS and not Path(self.motion).is_file():
             raise UserError(
-                "motion",
+                "`motion`",
                 f"'{self.motion}' is neither a kind of motion nor a file",
                 f"one of {', '.join(KINDS)}, or a fit.npz",
             )
@@ -70,7 +70,7 @@ def make_cameras(order: Order, identity: int) -> Camera:
         return camera_rig(order.cameras, size, order.frames)
     count = int(random[1])
     if not 1 <= count <= 1000:
-        raise UserError("cameras", f"'{order.cameras}' has {count} cameras", "1 to 1000")
+        raise UserError("`cameras`", f"'{order.cameras}' has {count} cameras", "1 to 1000")
     rng = random_for(identity, "cameras", order.seed)
     rigs = [camera_rig("orbit:360x1", size)]
     for _ in range(count - 1):
@@ -164,7 +164,9 @@ def write_motion(
     check_file(path, overwrite)
     cameras = make_cameras(order, identity)
     if cameras.fx.ndim != 1:
-        raise UserError("cameras", f"'{order.cameras}' move, a motion's file has still ones", "for example orbit:360x1")
+        raise UserError(
+            "`cameras`", f"'{order.cameras}' move, a motion's file has still ones", "for example orbit:360x1"
+        )
     studio, views = Studio(identity, order.seed, order.own_motion), len(cameras.fx)
     Fit(
         _motion(studio, order),

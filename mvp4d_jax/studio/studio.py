@@ -80,7 +80,7 @@ class Studio:
         """
         size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         if not all(8 <= side <= MAXIMUM_SIZE for side in size):
-            raise UserError("size", f"{size[0]} x {size[1]} pixels", f"8 to {MAXIMUM_SIZE}")
+            raise UserError("`size`", f"{size[0]} x {size[1]} pixels", f"8 to {MAXIMUM_SIZE}")
         grid = {name: np.asarray(getattr(cameras, name), np.float64) for name in FIELDS}
         if grid["fx"].ndim == 1:
             grid = {name: value[:, None] for name, value in grid.items()}

@@ -1,6 +1,6 @@
 """Fitting a head to one frame of landmarks after another, without looking ahead.
 
-The residuals are those of `solve`. Each frame's pose and expression start from the last frame's and take a few
+The residuals are those of `problem`. Each frame's pose and expression start from the last frame's and take a few
 Gauss-Newton steps. What a frame says about the unknowns that all frames share (identity, focal length) is kept as a
 Gaussian: the frame's own unknowns are eliminated from its normal matrix, and the rest is added to the prior of the next
 frame. After `learn` frames the shared unknowns stand fixed. A one-euro filter smooths what comes out.
@@ -19,9 +19,18 @@ from scipy.linalg import cho_factor, cho_solve
 
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
-from mvp4d_jax.tracking import solve as solving
 from mvp4d_jax.tracking.landmarks import Landmarks
-from mvp4d_jax.tracking.solve import SolveConfig
+from mvp4d_jax.tracking.problem import (
+    WEIGHTS,
+    Layout,
+    SolveConfig,
+    frame_residuals,
+    landmark_rig,
+    motion_of,
+    observations,
+    robust,
+)
+from mvp4d_jax.tracking.solve import first_guess
 
 Array = Any
 
@@ -65,8 +74,8 @@ class Follower:
           focal: focal length in pixels where it is known.
         """
         self.head, self.config, self.focal = head, config or FollowConfig(), focal
-        self.layout = solving._layout_of(head, self.config.solve, False)
-        self._small = solving._landmark_rig(head)
+        self.layout = Layout.of(head, self.config.solve)
+        self._small = landmark_rig(head)
         self._shared: np.ndarray | None = None  # [S + 1] identity, log of the focal length over the longer image side
         self._frame = np.zeros(self.layout.frame_size)  # [P] of the last frame, as solved
         self._filter = OneEuro(self._spread(self.config.cutoff), self._spread(self.config.speed))
@@ -84,12 +93,12 @@ class Follower:
           one frame, smoothed; translation from the tracking camera.
         """
         fresh = self._time is None or time - self._time > 1.0
-        data = {name: item[0] for name, item in solving._observations(landmarks, self.config.solve.landmark).items()}
+        data = {name: item[0] for name, item in observations(landmarks, self.config.solve.landmark).items()}
         if self._shared is None:
             self._begin(max(landmarks.image_size))
         if fresh:
             focal = float(np.exp(self._shared[-1])) * max(landmarks.image_size)
-            self._frame = solving._start(self._small, self.layout, landmarks, focal)[0]
+            self._frame = first_guess(self._small, self.layout, landmarks, focal)[0]
             self._filter.reset()
         learning = self.seen < self.config.learn
         drift = np.zeros(self.layout.frame_size)
@@ -190,7 +199,7 @@ class Follower:
         if self.layout.bounded:
             where = self.layout.slices["expression"]
             frame[where] = np.clip(frame[where], 0, 1)
-        motion = solving._motion(self.layout, np.float32(frame[None]))
+        motion = motion_of(self.layout, np.float32(frame[None]))
         return jax.tree.map(np.asarray, motion)
 
 
@@ -237,7 +246,7 @@ def _normal_equations(
     frame: Array,
     data: dict[str, Array],
     *,
-    layout: Any,
+    layout: Layout,
     config: SolveConfig,
 ) -> tuple[Array, Array, Array]:
     """J'J and J'r of the weighted residuals, and the mean distance of landmarks in standard deviations. Products are
@@ -245,12 +254,12 @@ def _normal_equations(
 
     def residuals(vector: Array) -> tuple[Array, Array]:
         parts = vector[: shared.size], vector[shared.size :]
-        value = solving._frame_residuals(rig, iris, layout, config, *parts, data)
+        value = frame_residuals(rig, iris, layout, config, *parts, data)
         return value, value
 
     jacobian, value = jax.jacfwd(residuals, has_aux=True)(jnp.concatenate([shared, frame]))
-    points = value[: 2 * len(solving.WEIGHTS)].reshape(-1, 2)
-    distance = jnp.linalg.norm(points, axis=-1).sum() / solving.WEIGHTS.sum()
-    weights = solving._robust(value[None], config.outlier, jnp)[0]
+    points = value[: 2 * len(WEIGHTS)].reshape(-1, 2)
+    distance = jnp.linalg.norm(points, axis=-1).sum() / WEIGHTS.sum()
+    weights = robust(value[None], 2 * len(WEIGHTS), config.outlier, jnp)[0]
     jacobian, value = jacobian * weights[:, None], value * weights
     return jnp.matmul(jacobian.T, jacobian, precision="highest"), jacobian.T @ value, distance

@@ -119,7 +119,7 @@ def _npz(path: Path, rng: Random) -> str:
         "complex": lambda: np.zeros(array.shape, np.complex64),
         "booleans": lambda: np.ones(array.shape, bool),
         "records": lambda: np.zeros(array.shape, [("x", "f4")]),
-        "half": lambda: array.astype(np.float16) if array.dtype.kind in "fiu" else array[:0],
+        "half": lambda: array.astype(np.float16) if array.dtype.kind in "fiu" else _none_of(array),
         "times 1000": lambda: array * 1000 if array.dtype.kind in "fiu" else array,
         "one axis more": lambda: array[None],
         "one axis less": lambda: array.reshape(-1),
@@ -146,10 +146,14 @@ def _npz(path: Path, rng: Random) -> str:
 
 def _poked(array: np.ndarray, value: float, rng: Random) -> np.ndarray:
     if array.dtype.kind not in "fiu" or not array.size:
-        return array[:0] if array.ndim else array
+        return _none_of(array)
     changed = array.astype(np.float64)
     changed.reshape(-1)[int(rng.integers(array.size))] = value
     return changed.astype(array.dtype) if array.dtype.kind == "f" else changed
+
+
+def _none_of(array: np.ndarray) -> np.ndarray:
+    return array[:0] if array.ndim else array
 
 
 def _lying(rng: Random) -> bytes:

@@ -12,20 +12,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import wavfile
 
 from mvp4d.core import images, video
 from mvp4d.core.cameras.path import CameraPath
 from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d.core.capture import Capture
+from mvp4d.core.capture.calibration import read_calibration
 from mvp4d.core.capture.cap4d import export_cap4d, import_cap4d
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.capture.gaussian_avatars import export_gaussian_avatars, import_gaussian_avatars
 from mvp4d.core.capture.motion_file import read_motion, write_motion
+from mvp4d.core.capture.nersemble import import_nersemble
+from mvp4d.core.capture.portrait import Portrait, open_person, save_person
 from mvp4d.core.capture.videos import import_videos
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError, system_error
+from mvp4d.core.files import write_json
 from mvp4d.core.heads import load_head
+from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.live_link import read_live_link
+from mvp4d.core.sound import read_sound
 from mvp4d.validation import validate
 from tests.capture.toy import make_cameras, make_flame, make_motion, make_rig, write_capture
 from tests.files.fuzz import damage
@@ -85,7 +92,11 @@ def _distill(path: Path) -> object:
 def _shards(path: Path) -> object:
     from mvp4d_jax.data.shards import Shards
 
-    return Shards.open(path)
+    shards = Shards.open(path)
+    for scene in shards.scenes:
+        for record in (*scene.window_records.reshape(-1), *scene.image_records.reshape(-1)):
+            shards.read(scene.shard, int(record))
+    return shards
 
 
 def _facts(path: Path) -> object:
@@ -147,6 +158,10 @@ def world(tmp_path_factory):
     np.savez(root / "landmarks.npz", landmarks=np.random.default_rng(1).uniform(20, 80, (3, 68, 2)))
     arrays = {key: value.toarray() if hasattr(value, "toarray") else value for key, value in flame_arrays().items()}
     np.savez(root / "flame2023.npz", **{key: value for key, value in arrays.items() if not isinstance(value, str)})
+    _make_calibrations(root)
+    _make_person(root)
+    _make_nersemble(root)
+    wavfile.write(root / "speech.wav", 16000, np.random.default_rng(2).integers(-9000, 9000, 8000, np.int16))
     _make_avatar(root)
     _make_release(root)
     from tests.data.synthetic import write_shards
@@ -168,12 +183,65 @@ def world(tmp_path_factory):
         "photo.webp": Kind((images.read_picture, images.read_mask), (images.image_size,)),
         "clip.mp4": Kind((video.look_at_video, lambda path: list(video.read_video(path))), (video.video_facts,)),
         "landmarks.npz": Kind((_landmarks,)),
+        "colmap": Kind((read_calibration,), weight=1.5),
+        "rig.json": Kind((read_calibration,)),
+        "rig.xml": Kind((read_calibration,)),
         "flame2023.npz": Kind((lambda path: load_head(f"flame:{path}"),)),
+        "person": Kind((validate, open_person), weight=1.5),
+        "nersemble": Kind((_importer(_nersemble, toy),), weight=1.5),
+        "speech.wav": Kind((read_sound,)),
         "avatar": Kind((validate, _avatar), weight=3),
         "release": Kind((validate,), (_facts,), weight=1.5),
-        "shards": Kind((validate, _shards)),
+        "shards": Kind((validate, _shards), weight=2),
     }
     return root, readers
+
+
+def _make_calibrations(root: Path) -> None:
+    shutil.copytree(Path(__file__).parents[1] / "tracking" / "colmap" / "opencv", root / "colmap")
+    matrix = np.eye(4).tolist()
+    shared = {"fl_x": 900.0, "cx": 250.5, "k1": 0.01, "w": 512, "h": 480}
+    frames = [{"file_path": f"images/{name}.png", "transform_matrix": matrix} for name in "abc"]
+    write_json(root / "rig.json", {**shared, "frames": frames})
+    (root / "rig.xml").write_text(
+        '<document version="2.0.0"><chunk label="c"><sensors><sensor id="0" type="frame"><resolution width="512" '
+        'height="480"/><calibration type="frame" class="adjusted"><f>900</f><cx>3</cx><k1>-0.1</k1></calibration>'
+        '</sensor></sensors><cameras><camera id="0" sensor_id="0" label="a"><transform>1 0 0 0.1 0 1 0 0.2 0 0 1 0.3 0 '
+        "0 0 1</transform></camera></cameras><transform><scale>0.5</scale><translation>1 2 3</translation></transform>"
+        "</chunk></document>"
+    )
+
+
+def _make_person(root: Path) -> None:
+    capture = Capture.open(root / "capture")
+    photos = tuple(np.random.default_rng(3).integers(0, 256, (2, 24, 20, 4), dtype=np.uint8))
+    save_person(
+        root / "person",
+        Portrait(photos, make_cameras()[:2, 0], capture.motion[:2], capture.head, 1, ("a.png", "b.png")),
+    )
+
+
+def _make_nersemble(root: Path) -> None:
+    """A participant with one sequence, and a fit in which one of its cameras is named."""
+    folder = root / "nersemble" / "sequences" / "EMO" / "images"
+    folder.mkdir(parents=True)
+    (root / "nersemble" / "calibration").mkdir()
+    serials, cameras = ("222200036", "222200037", "222200042"), make_cameras()
+    for serial in serials:
+        shutil.copy(root / "clip.mp4", folder / f"cam_{serial}.mp4")
+    calibrated = dict(zip(serials, np.asarray(cameras.world_to_camera)[:, 0].tolist()))
+    intrinsics = [[8000.0, 0, 1100.0], [0, 8010.0, 1600.0], [0, 0, 1]]
+    for name, value in (
+        ("camera_params", {"world_2_cam": calibrated, "intrinsics": intrinsics}),
+        ("color_calibration", {serials[1]: np.eye(3).tolist()}),
+    ):
+        write_json(root / "nersemble" / "calibration" / f"{name}.json", value)
+    fit = Fit(make_motion(5), cameras[2:3], np.array([[24, 32]]), serials[2:], head="toy")
+    fit.save(root / "nersemble" / "fit.npz")
+
+
+def _nersemble(path: Path, out: Path, *, head: HeadModel) -> object:
+    return import_nersemble(path, out, sequence="EMO", head=head, fit=path / "fit.npz")
 
 
 def _make_avatar(root: Path) -> None:

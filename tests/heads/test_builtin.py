@@ -71,7 +71,7 @@ def front_view(
     if not lashes:
         near &= parts != head.part_names.index("lashes")
     ids, _ = draw_ids(pixels, vertices[:, 2], faces[near], size)
-    return np.where(ids >= 0, parts[near][ids], -1)
+    return np.where(ids >= 0, parts[near][ids].astype(int), -1)
 
 
 def test_head_is_sound_and_of_the_promised_size(head):

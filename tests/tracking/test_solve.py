@@ -11,6 +11,7 @@ from mvp4d.core.cameras.camera import Camera, project
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.heads.skinning import landmarks, skin
+from mvp4d_jax.tracking import problem as problems
 from mvp4d_jax.tracking import solve as solving
 from mvp4d_jax.tracking.landmarks import Landmarks
 from mvp4d_jax.tracking.solve import UP, SolveConfig, solve
@@ -151,13 +152,13 @@ def test_the_banded_step_is_the_dense_one():
         np.zeros((5, 2, 3), np.float32),
     )
     seen = observe(head, motion, np.float32([0.8, -0.5]))
-    config, small = SolveConfig(), solving._landmark_rig(head)
-    layout = solving._Layout(2, 4, True, False)
-    data = solving._observations(seen, 3.0 / seen.box_size)
-    problem = solving._Problem(small, layout, config, data, solving._acceleration_weights(layout, config, seen.fps))
+    config, small = SolveConfig(), problems.landmark_rig(head)
+    layout = problems.Layout(2, 4, True, False)
+    data = problems.observations(seen, 3.0 / seen.box_size)
+    problem = problems.Problem(small, layout, config, data, problems.acceleration_weights(layout, config, seen.fps))
     shared = np.array([0.2, 0.1, np.log(2.5)])
-    frames = solving._start(small, layout, seen, 2000.0) + rng.normal(0, 0.01, (5, layout.frame_size))
-    value, by_shared, by_frame = problem._chunks(solving._linearise, shared, frames)
+    frames = solving.first_guess(small, layout, seen, 2000.0) + rng.normal(0, 0.01, (5, layout.frame_size))
+    value, by_shared, by_frame = problem._chunks(problems.linearise, shared, frames)
     damping = 0.01
     shared_step, frame_step = problem._solve(value, by_shared, by_frame, shared, frames, damping, False)
 
@@ -188,19 +189,19 @@ def test_the_banded_step_is_the_dense_one():
 
 def test_derivatives_against_finite_differences():
     head = make_flame(vertices=300)
-    layout = solving._Layout(2, 4, True, False)
+    layout = problems.Layout(2, 4, True, False)
     seen = Landmarks(np.random.default_rng(0).uniform(200, 400, (1, 68, 2)), np.full((1, 2, 2), np.nan), SIZE)
-    small, data = solving._landmark_rig(head), solving._observations(seen, 30.0 / seen.box_size)
-    problem = solving._Problem(small, layout, SolveConfig(), data, None)
+    small, data = problems.landmark_rig(head), problems.observations(seen, 30.0 / seen.box_size)
+    problem = problems.Problem(small, layout, SolveConfig(), data, None)
     shared, frames = np.array([0.2, 0.1, np.log(2.5)]), np.zeros((1, layout.frame_size))
     frames[0, :6] = [0.1, -0.2, 0.05, 0.01, 0.02, -1.3]
-    _, by_shared, by_frame = problem._chunks(solving._linearise, shared, frames)
+    _, by_shared, by_frame = problem._chunks(problems.linearise, shared, frames)
     for index in (0, 4, 7, 10, 14):
         step = np.zeros_like(frames)
         step[0, index] = 1e-3
         numeric = (
-            problem._chunks(solving._values, shared, frames + step)
-            - problem._chunks(solving._values, shared, frames - step)
+            problem._chunks(problems.values, shared, frames + step)
+            - problem._chunks(problems.values, shared, frames - step)
         ) / 2e-3
         np.testing.assert_allclose(by_frame[0, :, index], numeric[0], atol=0.02 * np.abs(numeric).max() + 1e-2)
     assert jax.tree.all(jax.tree.map(np.isfinite, [by_shared.sum(), by_frame.sum()]))

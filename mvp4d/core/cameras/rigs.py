@@ -60,7 +60,7 @@ def camera_rig(
         return _from_file(path, image_size, frames)
     match = _SPEC.fullmatch(spec)
     if match is None:
-        raise UserError("cameras", f"'{spec}' is not a camera rig", _HELP)
+        raise UserError("`cameras`", f"'{spec}' is not a camera rig", _HELP)
     options = dict(item.split("=") for item in match["options"].split(",") if item)
     distance, fov = float(options.get("distance", DISTANCE)), float(options.get("fov", FOV_DEGREES))
     elevation = float(match["elevation"] or 0.0)
@@ -106,15 +106,15 @@ def _azimuths(match: re.Match, spec: str, frames: int) -> np.ndarray:
     kind, span = match["kind"], np.deg2rad(float(match["degrees"]))
     moving = kind in ("turn", "sway")
     if moving != (match["count"] is None):
-        raise UserError("cameras", f"'{spec}' {'takes no' if moving else 'lacks the'} number of cameras", _HELP)
+        raise UserError("`cameras`", f"'{spec}' {'takes no' if moving else 'lacks the'} number of cameras", _HELP)
     if moving:
         if frames < 1:
-            raise UserError("cameras", f"'{spec}' moves over {frames} frames", "give it at least one frame")
+            raise UserError("`cameras`", f"'{spec}' moves over {frames} frames", "give it at least one frame")
         phase = np.arange(frames) / frames
         return (span * phase if kind == "turn" else span * np.sin(2 * np.pi * phase))[None]
     count = int(match["count"])
     if not 1 <= count <= _MAX_CAMERAS:
-        raise UserError("cameras", f"'{spec}' has {count} cameras", f"1 to {_MAX_CAMERAS} are possible")
+        raise UserError("`cameras`", f"'{spec}' has {count} cameras", f"1 to {_MAX_CAMERAS} are possible")
     if kind == "orbit":
         return span * np.arange(count) / count
     return np.linspace(-span / 2, span / 2, count) if count > 1 else np.zeros(1)

@@ -9,10 +9,10 @@ from scipy.spatial.transform import Rotation
 
 from mvp4d.core.cameras.camera import FIELDS, Camera, check_focal
 from mvp4d.core.errors import UserError
+from mvp4d.core.heads.check import check_span
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 
-HEAD_METRES = (0.03, 3.0)  # what a head may span, from a doll's to one with a bust
 REACH_METRES = 100.0  # what a head may lie from the origin, and from every camera
 
 
@@ -36,14 +36,7 @@ def check_meaning(
     check_focal(cameras, names, image_size, where["cameras"])
     _check_different(cameras, names, where["cameras"])
     template = np.asarray(head.template, np.float64)
-    span = float(np.ptp(template, axis=0).max())
-    if not HEAD_METRES[0] <= span <= HEAD_METRES[1]:
-        raise UserError(
-            where["head"],
-            f"'template' spans {span:.3g} m",
-            "a head spans about 0.3 m: is it in "
-            f"{'millimetres' if span > 30 else 'centimetres' if span > 3 else 'another unit'}?",
-        )
+    check_span(template, where["head"])
     check_reach(motion, where["motion"])
     _check_seen(cameras, motion, template, names, image_size, where["cameras"])
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # Every head speaks of its joints by these names.
 JOINT_ROLES = ("root", "neck", "jaw", "left_eye", "right_eye")
+HEAD_METRES = (0.03, 3.0)  # what a head may span, from a doll's to one with a bust
 _FIX = "read the head from its source again"
 
 
@@ -55,6 +56,19 @@ def check_head(head: HeadModel, where: object) -> None:
     ):
         _check_indices(np.asarray(getattr(head, name)), limit, where, name)
     _check_joints(head, where)
+    check_span(template, where)
+
+
+def check_span(template: np.ndarray, where: object) -> None:
+    """Refuses finite vertices [N, 3] that span what no head does: most likely another unit than metres."""
+    span = float(np.ptp(np.asarray(template, np.float64), axis=0).max())
+    if not HEAD_METRES[0] <= span <= HEAD_METRES[1]:
+        raise UserError(
+            where,
+            f"'template' spans {span:.3g} m",
+            "a head spans about 0.3 m: is it in "
+            f"{'millimetres' if span > 30 else 'centimetres' if span > 3 else 'another unit'}?",
+        )
 
 
 def _length(array: Any, where: object, name: str) -> int:

@@ -27,7 +27,7 @@ import numpy as np
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_npz
-from mvp4d.core.heads.check import check_head
+from mvp4d.core.heads.check import check_head, check_span
 from mvp4d.core.heads.flame_pickle import read_flame_pickle
 from mvp4d.core.heads.model import HeadModel
 
@@ -182,7 +182,10 @@ def _check_arrays(data: dict[str, Any], where: Path) -> _Arrays:
         expected = tuple(given if wanted is None else wanted for given, wanted in zip(array.shape, shape))
         if array.ndim != len(shape) or array.shape != expected or array.dtype.kind not in "fiu":
             raise UserError(where, f"'{name}' has shape {array.shape}, FLAME's has {shape}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(where, f"'{name}' holds NaN or infinite values", "the file is damaged")
         arrays[name] = array
+    check_span(arrays["v_template"], where)
     if not 0 <= arrays["f"].min(initial=0) <= arrays["f"].max(initial=0) < VERTICES or len(arrays["f"]) == 0:
         raise UserError(where, f"'f' points outside of the {VERTICES} vertices, or has no triangles")
     parents = [-1] + [int(item) for item in arrays["kintree_table"][0][1:].astype(np.int64)]
@@ -320,11 +323,14 @@ def _texture_coordinates(data: dict[str, Any], arrays: _Arrays, path: Path) -> t
             raise UserError(template_mesh, "has other faces than the FLAME model beside it")
         uv, face_uvs = mesh.uv, mesh.face_uvs[:, :3]
     if uv is not None and face_uvs is not None:
+        for name, array in (("vt", uv), ("ft", face_uvs)):
+            if np.ndim(array) != 2 or np.asarray(array).dtype.kind not in "fiu":
+                raise UserError(path, f"'{name}' is no table of numbers", "leave out 'vt' and 'ft', or repair them")
         return np.asarray(uv, np.float32), np.asarray(face_uvs, np.int64).astype(np.int32)
     # Around the vertical axis through the head, seam at the back; corners of seam triangles are moved past one.
     centred = arrays.template - arrays.template.mean(axis=0)
     angle = np.arctan2(centred[:, 0], centred[:, 2]) / (2 * np.pi)  # -0.5 .. 0.5, zero in front
-    height = (centred[:, 1] - centred[:, 1].min()) / np.ptp(centred[:, 1])
+    height = (centred[:, 1] - centred[:, 1].min()) / max(np.ptp(centred[:, 1]), 1e-9)
     corner = angle[arrays.faces]
     corner = np.where(corner - corner.max(axis=1, keepdims=True) < -0.5, corner + 1, corner)
     uv = np.stack([0.05 + 0.6 * (corner + 0.5), 0.05 + 0.9 * height[arrays.faces]], axis=-1)

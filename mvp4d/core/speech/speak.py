@@ -77,7 +77,7 @@ def speak(
 def _require(*packages: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise UserError("speech", f"needs the package {package}", "pip install 'mvp4d-jax[speech]'")
+            raise UserError("speech", f"needs the package {package}", "in the checkout: pip install '.[speech]'")
 
 
 def _phones(heard: Sound, text: str | None, phones: Pathlike | Sequence[Phone] | None, where: object) -> list[Phone]:
