@@ -91,14 +91,18 @@ def default_round(
     limit: int,
     generator: torch.Generator,
     finer: Tensor | None = None,
+    fixed: Tensor | None = None,
 ) -> Change:
     """Clones small and splits large Gaussians with large screen gradients; drops faint, huge and always hidden ones.
 
-    `finer` [G] scales the size from which they are split: some are seen in finer pictures than others.
+    `finer` [G] scales the size from which they are split: some are seen in finer pictures than others. Those that are
+    `fixed` [G] stay as they are.
     """
     device = avatar.device
     size = splats.scales.amax(1)
     mean = statistics.mean()
+    if fixed is not None:
+        mean = mean.masked_fill(fixed, 0)
     wanted = mean > config.gradient
     room = max(0, min(limit - avatar.gaussian_count, int(config.grow_share * avatar.gaussian_count)))
     if int(wanted.sum()) > room:
@@ -107,6 +111,8 @@ def default_round(
     clone = wanted & ~split
     # What hides behind others all the time has no gradient at all.
     keep = (splats.opacities > config.min_opacity) & (size < config.max_size) & ~split & (statistics.gradient > 0)
+    if fixed is not None:
+        keep |= fixed
     tensors = {name: getattr(avatar, name).detach() for name in GAUSSIAN_TENSORS}
     children = {name: torch.cat((value[clone], value[split], value[split])) for name, value in tensors.items()}
     clones, splits = int(clone.sum()), int(split.sum())
@@ -122,14 +128,25 @@ def default_round(
 
 
 @torch.no_grad()
-def mcmc_round(avatar: Avatar, splats: Splats, config: DensifyConfig, limit: int, generator: torch.Generator) -> Change:
-    """Moves dead Gaussians onto live ones and adds up to 5 %, both drawn by opacity, keeping the picture as it is."""
+def mcmc_round(
+    avatar: Avatar,
+    splats: Splats,
+    config: DensifyConfig,
+    limit: int,
+    generator: torch.Generator,
+    fixed: Tensor | None = None,
+) -> Change:
+    """Moves dead Gaussians onto live ones and adds up to 5 %, both drawn by opacity, keeping the picture as it is.
+
+    None that are `fixed` [G] are drawn.
+    """
     opacity = splats.opacities
     dead = opacity <= config.min_opacity
     grown = min(limit, int(1.05 * avatar.gaussian_count) + 1)
     count = max(0, grown - int((~dead).sum()))
     alive = (~dead).nonzero()[:, 0]
-    drawn = torch.multinomial(opacity[alive].cpu(), count, replacement=True, generator=generator).to(avatar.device)
+    chance = opacity if fixed is None else opacity.masked_fill(fixed, 0)
+    drawn = torch.multinomial(chance[alive].cpu(), count, replacement=True, generator=generator).to(avatar.device)
     chosen = alive[drawn]
     copies = torch.bincount(chosen, minlength=avatar.gaussian_count)[chosen] + 1  # the original counts
     new_opacity, shrink = relocated(opacity[chosen], copies)

@@ -30,8 +30,8 @@ from mvp4d_export.rasterize import Rendering
 MIN_SIDE = 16  # pictures are not halved below this
 DIVERGED = 4.0  # times the best running loss
 WARM_UP = 60  # steps before divergence is judged
-SEEN = ("shown", "pitch", "across")  # what a PhotoFit keeps of each Gaussian
-SIZE_IN_PITCHES = 8.0  # longest axis of a Gaussian that photos show, in their pixels
+SEEN = ("shown", "pitch", "across", "fixed")  # what a PhotoFit keeps of each Gaussian
+SIZE_IN_PITCHES = 4.0  # longest axis of a Gaussian that photos show, in their pixels
 RIGID_LIMIT = 0.0005  # metres that Gaussians of eyes and mouth may leave their place where photos are fitted
 
 
@@ -187,7 +187,7 @@ class Distiller:
             rgb = rgb + (correction[..., :3] * rgb[..., None, :]).sum(-1) + correction[..., 3]
         seen = rgb.detach()
         if self.photos is not None:
-            weights, outlines = self.photos.view_weights(splats, pose, viewmats, Ks, (height, width))
+            weights, outlines = self.photos.view_weights(splats, moment, views, Ks, (height, width))
             rgb = torch.lerp(pictures, rgb, weights[..., None])
             alpha = alpha if masks is None else torch.lerp(masks, alpha, outlines)
         loss = loss + picture_loss(self.config, self.lpips, rgb, pictures, share)
@@ -196,7 +196,7 @@ class Distiller:
         return self._gradients(loss, rendering, splats, seen, pictures, track)
 
     def photo_sample(self, index: int, background: Tensor, share: float, track: bool) -> Sample:
-        """The same of a photo: what it says nothing about is left out, and the mouth's inside learns nothing."""
+        """The same of a photo: what it says nothing about is left out."""
         photos = self.photos
         picture, says = photos.picture(index, photos.level(index, share))
         pose, viewmat = photos.view(index)
@@ -213,17 +213,17 @@ class Distiller:
         loss = loss + self.config.weights.alpha * ((alpha[0] - picture.alpha).abs() * says).mean()
         loss = self.config.photos.weight * loss + photos.pull()
         loss = loss + self.regulariser(splats, expressive, neutral)
-        sample = self._gradients(loss, rendering, splats, rgb.detach(), target, track)
-        for name, gradient in zip(self.parameters(), sample.gradients):
-            if name in GAUSSIAN_TENSORS and gradient is not None:
-                gradient[photos.interior] = 0
-        return sample
+        return self._gradients(loss, rendering, splats, rgb.detach(), target, track)
 
     def _gradients(
         self, loss: Tensor, rendering: Rendering, splats: Splats, rgb: Tensor, pictures: Tensor, track: bool
     ) -> Sample:
         inputs = list(self.parameters().values())
         gradients = torch.autograd.grad(loss, [*inputs, rendering.means2d] if track else inputs, allow_unused=True)
+        if self.photos is not None:
+            for name, gradient in zip(self.parameters(), gradients):
+                if name in GAUSSIAN_TENSORS and gradient is not None:
+                    gradient[self.photos.fixed] = 0
         height, width = pictures.shape[1:3]
         screen = gradients[-1] * gradients[-1].new_tensor([width / 2, height / 2]) if track else None
         return Sample(
@@ -234,6 +234,9 @@ class Distiller:
             rendering.visible,
             splats,
         )
+
+    def _fixed(self) -> Tensor | None:
+        return None if self.photos is None else self.photos.fixed
 
     def _limits(self) -> tuple[Tensor, Tensor]:
         """Metres [G] that Gaussians may measure and move freely: with photos less where these are fine."""
@@ -276,10 +279,12 @@ class Distiller:
             return
         limit = self.config.max_gaussians
         if config.strategy == "mcmc":
-            change = densify.mcmc_round(self.avatar, splats, config, limit, generator)
+            change = densify.mcmc_round(self.avatar, splats, config, limit, generator, self._fixed())
         else:
             finer = None if self.photos is None else self.photos.pitch / self.data.pixel_pitch
-            change = densify.default_round(self.avatar, splats, self.statistics, config, limit, generator, finer)
+            change = densify.default_round(
+                self.avatar, splats, self.statistics, config, limit, generator, finer, self._fixed()
+            )
         tensors = {
             name: torch.cat((getattr(self.avatar, name).detach()[change.keep], change.tensors[name]))
             for name in GAUSSIAN_TENSORS
@@ -288,6 +293,8 @@ class Distiller:
         self.avatar.set_gaussians(torch.cat((self.avatar.binding[change.keep], change.binding)), tensors)
         self.optimiser.reindex(GAUSSIAN_TENSORS, change.keep, len(change.binding))
         if self.photos is not None:
+            kept = self.photos.fixed[change.keep]
+            self.photos.fixed = torch.cat((kept, kept.new_zeros(len(change.binding))))
             self.photos.look()
         self.limits = self._limits()
         self.statistics = densify.Statistics(self.avatar.gaussian_count, self.device)

@@ -11,16 +11,21 @@ from torch.nn.functional import avg_pool2d, grid_sample, max_pool3d
 
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
+from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
 
 MARGIN = (0.14, 0.13, 0.14)  # metres around the rig that hair and clothes may take
 REACH = 0.13  # metres from the nearest triangle that a Gaussian may start at
 TIMES = 5  # moments that must agree on the hull
+TRIANGLE_SHARE = 0.6  # of all Gaussians, at most, start on a triangle each
 SURFACE_SHARE = 0.2  # of all Gaussians, at most, close the seams of the UV chart
 HIDDEN_PARTS = ("inside", "socket", "nostril", "gum", "tongue")
 COARSE_STEP = 0.012  # metres between hull points of the first try
 TOLERANCE = 0.06  # share of the pictures in which a hull point may fall outside of the mask
 DEPTH_SLACK = 0.012  # metres behind the nearest point at which a point still counts as visible
+JAW_OPEN = 0.35  # radians
+STILL = 0.003  # metres that expressions may move skin on which hair and clothes hang
+HANGING = 0.012  # metres from the skin beyond which they do not follow all that it does
 SH_0 = 0.28209479177387814
 OPACITY = 0.75
 
@@ -35,16 +40,26 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
     frames = [triangle_frames(vertices, avatar.mesh_faces) for vertices in posed]
     centres = frames[0][2]
     binding = torch.arange(len(centres), device=device)
-    points = centres
+    if len(binding) > TRIANGLE_SHARE * limit:
+        chosen = torch.randperm(len(binding), generator=torch.Generator().manual_seed(seed))
+        binding = chosen[: int(TRIANGLE_SHARE * limit)].sort().values.to(device)
+    points = centres[binding]
 
-    spacing = frames[0][1].median()
+    spacing = frames[0][1].median() * (len(centres) / len(binding)) ** 0.5
     extra = _surface_samples(avatar, data, times[0], seed)
     extra = _thin(extra[nearest(extra, points)[0] > 0.8 * spacing], SURFACE_SHARE * limit, float(0.8 * spacing))
     points = torch.cat((points, extra))
     on_rig = len(points)
     if data.masks is not None and limit > on_rig:
         points = torch.cat((points, _hull(data, times, frames, points, limit - on_rig)))
-    binding = torch.cat((binding, nearest(points[len(binding) :], centres)[1]))
+    everywhere = torch.ones(len(centres), dtype=torch.bool, device=device)
+    binding = torch.cat(
+        (
+            binding,
+            nearest(points[len(binding) : on_rig], centres)[1],
+            hang(avatar, points[on_rig:], centres, everywhere),
+        )
+    )
 
     rotation, scale, centre = (value[binding] for value in frames[0])
     local = ((points - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
@@ -77,6 +92,35 @@ def nearest(points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         torch.as_tensor(distance, dtype=points.dtype, device=points.device),
         torch.as_tensor(index, dtype=torch.int64, device=points.device),
     )
+
+
+def hang(avatar: Avatar, points: Tensor, centres: Tensor, among: Tensor) -> Tensor:
+    """The triangle [M] that points off the rig follow, of those with `centres` [T, 3] that are `among` [T] bool.
+
+    It is the nearest, but far from it one that expressions hardly move: a collar does not follow the chin above it.
+    """
+    every = among.nonzero()[:, 0]
+    still = (among & (moved(avatar) < STILL)).nonzero()[:, 0]
+    distance, index = nearest(points, centres[every])
+    binding = every[index]
+    far = distance > HANGING
+    if len(still) and far.any():
+        binding[far] = still[nearest(points[far], centres[still])[1]]
+    return binding
+
+
+def moved(avatar: Avatar) -> Tensor:
+    """[T] metres that the expression that moves a triangle most moves it, the jaw's among them."""
+    rig = avatar.rig
+    zero = rig.template.new_zeros
+    most = zero(len(rig.template))
+    for offset in rig.expression_basis:
+        most = torch.maximum(most, offset.norm(dim=1))
+    jaw = zero(1, 3)
+    jaw[0, 0] = JAW_OPEN
+    pose = Pose(zero(1, len(rig.expression_basis)), zero(1, 3), zero(1, 3), zero(1, 3), jaw, zero(1, 2, 3))
+    most = torch.maximum(most, (rig(pose)[0][0] - rig.template).norm(dim=1))
+    return avatar.gather(most[:, None])[avatar.mesh_faces].amax((1, 2))
 
 
 def _neighbour_distance(points: Tensor) -> Tensor:

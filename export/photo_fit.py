@@ -12,17 +12,19 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d, normalize
+from torch.nn.functional import adaptive_max_pool2d, avg_pool2d, grid_sample, max_pool2d, normalize
 
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
-from mvp4d_export.initialise import SH_0
+from mvp4d_export.hidden import NO_SKIN, lid_triangles, seed_hidden
+from mvp4d_export.initialise import SH_0, STILL, moved
+from mvp4d_export.mouth_mask import grown, mouth_mask
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
 from mvp4d_export.rig import Pose, rotation_matrix
-from mvp4d_export.seeding import project_points, seed_folds, seed_from_photos
+from mvp4d_export.seeding import project_points, seed_from_photos
 from mvp4d_export.triangles import matrix_to_quaternion, triangle_frames
 from mvp4d_export.visibility import (
     EYES,
@@ -42,21 +44,9 @@ from mvp4d_export.visibility import (
 TINTS = ("tint", "view_tint", "shared")
 # How far a photo's own fit may be wrong: radians and metres of its camera, weights, radians of neck, jaw and eyes.
 LIMITS = {"turn": 0.03, "shift": 0.012, "expression": 0.2, "neck": 0.08, "jaw": 0.06, "eyes": 0.15}
-LIP_MARGIN = 0.02  # of a picture's side around the fitted mouth's inside in which the real one may end
 OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no use for the triangle's normal
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
-CORE = 24  # pixels of a mouth's inside that tell its colours
-# Where the inside of a mouth begins before generated views have shown it.
-MOUTH_COLOURS = {
-    "inside": (0.1, 0.04, 0.04),
-    "gum": (0.5, 0.25, 0.24),
-    "teeth": (0.68, 0.64, 0.57),
-    "tongue": (0.48, 0.23, 0.22),
-}
 FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
-DARKER = 0.8  # of the darkest skin around, below which a pixel is the mouth's dark
-SURE = 0.95  # ratio of distances in colour below which a pixel is the mouth's inside
-SPECK = 7  # pixels a side in which the majority says what is the mouth's inside
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
 MOST_TINT = 0.5  # that the colours' match before the fit may change
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
@@ -68,6 +58,7 @@ class PhotoFit:
     Attributes:
       shown: [G] 0 where no photo sees a Gaussian, 1 where one does squarely.
       pitch: [G] metres: the finest pixel that saw it.
+      fixed: [G] bool: the head's own, which learn nothing.
       across: [G, 3, 3] in the frame of its triangle: the sum over the photos that see it of 1 / pitch^2 across their
         lines of sight.
       tint, view_tint, shared: gains less one, [N, 3] of each photo but the reference, [V, 3] of each generated view
@@ -89,20 +80,25 @@ class PhotoFit:
         self.tint = nn.Parameter(torch.zeros(count, 3, device=device))
         self.view_tint = nn.Parameter(torch.zeros(len(data.capture.names), 3, device=device))
         self.shared = nn.Parameter(torch.zeros(3, device=device))
+        self._open: dict[tuple[int, int], Tensor] = {}
         self.mouths = [self._mouth(index) for index in range(count)]
         self.shown = self.pitch = torch.zeros(0, device=device)
         self.across = torch.zeros(0, 3, 3, device=device)
-        self.interior = torch.zeros(0, dtype=torch.bool, device=device)
+        self.fixed = torch.zeros(0, dtype=torch.bool, device=device)
 
     def begin(self, on_hull: int, budget: int, seed: int) -> int:
         """Colours of what is there, then Gaussians from the photos. Returns how many were added."""
         on_hull = self._carve(on_hull)
+        self.fixed = torch.zeros(self.avatar.gaussian_count, dtype=torch.bool, device=self.avatar.device)
         self.look()
-        self._match_colours()
-        added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed)
-        added += seed_folds(self.avatar)
+        generated = self._match_colours()
+        face = self._face_colour()
+        lids = lid_triangles(self.avatar)
+        added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed, lids, generated)
+        own = seed_hidden(self.avatar, lids, face)
+        self.fixed = torch.arange(self.avatar.gaussian_count, device=face.device) >= self.avatar.gaussian_count - own
         self.look()
-        return added
+        return added + own
 
     def parameters(self) -> dict[str, nn.Parameter]:
         named = {f"photo.{name}": value for name, value in self.free.items()}
@@ -199,10 +195,10 @@ class PhotoFit:
         """Measures anew what the photos show of the Gaussians there are now."""
         avatar = self.avatar
         count = avatar.gaussian_count
-        self.interior = gaussians_of(avatar, INTERIOR)
         self.shown = torch.zeros(count, device=avatar.device)
         self.pitch = torch.full((count,), self.data.pixel_pitch, device=avatar.device)
         self.across = torch.zeros(count, 3, 3, device=avatar.device)
+        interior = gaussians_of(avatar, INTERIOR)
         for index in range(len(self.photos)):
             level = min(1, self.level(index, 0.0))
             picture, says = self.picture(index, level)
@@ -227,19 +223,22 @@ class PhotoFit:
             share = seen / (2 * math.pi * spread * flat.opacities[0]).clamp(min=1e-6)
             cosine = facing(avatar, vertices, -matrix[:3, :3].T @ matrix[:3, 3])[avatar.binding]
             cosine = torch.where(self._off_surface(splats, vertices), cosine.clamp(min=0.5), cosine)
-            seen_well = (share > SEEN_FROM) & (seen > 0) & ~self.interior & (cosine > 0)
+            seen_well = (share > SEEN_FROM) & (seen > 0) & ~self.fixed & (cosine > 0)
             square = smoothstep(share, SEEN_FROM, SEEN_TO) * smoothstep(cosine, FACING_FROM, FACING_TO)
-            self.shown = torch.maximum(self.shown, torch.where(self.interior, torch.zeros_like(square), square))
+            self.shown = torch.maximum(self.shown, torch.where(interior, torch.zeros_like(square), square))
             pitch = self.photos.pitch[index]
             self.pitch = torch.where(seen_well, self.pitch.clamp(max=pitch), self.pitch)
             ray = _along(avatar, vertices, normalize(splats.means + matrix[:3, :3].T @ matrix[:3, 3], dim=1))
             across = torch.eye(3, device=avatar.device) - ray[:, :, None] * ray[:, None, :]
             self.across += seen_well[:, None, None] * across / pitch**2
+        known = self.fixed | (gaussians_of(avatar, EYES) & (self.pitch < self.data.pixel_pitch))
+        finest = avatar.config.pitch  # they are where the head has them
+        self.pitch[self.fixed] = finest
+        self.across[known] = torch.eye(3, device=avatar.device) / finest**2
 
-    def recall(self, shown: Tensor, pitch: Tensor, across: Tensor) -> None:
+    def recall(self, shown: Tensor, pitch: Tensor, across: Tensor, fixed: Tensor) -> None:
         """Takes what `look` found before."""
-        self.shown, self.pitch, self.across = shown, pitch, across
-        self.interior = gaussians_of(self.avatar, INTERIOR)
+        self.shown, self.pitch, self.across, self.fixed = shown, pitch, across, fixed
 
     def _off_surface(self, splats: Splats, vertices: Tensor) -> Tensor:
         centre = vertices[self.avatar.mesh_faces].mean(1)[self.avatar.binding]
@@ -247,20 +246,39 @@ class PhotoFit:
 
     @torch.no_grad()
     def view_weights(
-        self, splats: Splats, pose: Pose, viewmats: Tensor, Ks: Tensor, size: tuple[int, int]
+        self, splats: Splats, moment: int, views: list[int], Ks: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """How much the pixels of generated views count, for cameras [B, 4, 4] of a moment.
+        """How much the pixels of generated views count, B views of a moment, with the intrinsics of their level.
 
         Returns:
           [B, h, w] of their colours: little where photos show the surface, and little beside the head in views from
-          where a photo was taken; [B, 1, 1] of their outlines.
+          where a photo was taken, nothing in an open mouth; [B, 1, 1] of their outlines.
         """
+        pose, viewmats = self.data.pose[moment : moment + 1], self.data.viewmats[views, moment]
         colours = self.shown[:, None].expand(-1, 3).contiguous()
         drawn = self.avatar.render(splats, pose, viewmats, Ks, size[1], size[0], colours=colours)
         towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
         near = smoothstep((towards @ self._directions().T).amax(1), NEAR_FROM, NEAR_TO)[:, None, None]
         shown = drawn.rgb[..., 0] + (1 - drawn.alpha) * near
-        return 1 - self.config.trust * shown.clamp(0, 1), 1 - self.config.trust * near
+        weights = 1 - self.config.trust * shown.clamp(0, 1)
+        mouths = torch.stack([self._open_mouth(moment, view) for view in views])[:, None]
+        weights = weights * (1 - adaptive_max_pool2d(mouths, size)[:, 0])
+        return weights, 1 - self.config.trust * near
+
+    def _open_mouth(self, moment: int, view: int) -> Tensor:
+        """[H, W] 1 where a generated view has the inside of the mouth by the rig; its few pixels tell only lips."""
+        if (moment, view) not in self._open:
+            (height, width), data = self.data.size, self.data
+            pose = data.pose[moment : moment + 1]
+            inside = self._shows_mouth(pose, data.viewmats[view, moment], data.Ks[view, moment], max(height, width))
+            self._open[moment, view] = inside[:height, :width]
+        return self._open[moment, view].float()
+
+    def _shows_mouth(self, pose: Pose, viewmat: Tensor, K: Tensor, side: int) -> Tensor:
+        """[S, S] bool: where the rig shows the inside of the mouth."""
+        surface = rig_surface(self.avatar, pose, viewmat, K, side)
+        hidden = parts_named(self.avatar.rig.part_names, INTERIOR).to(self.avatar.device)
+        return (surface.face >= 0) & hidden[self.avatar.rig.face_parts[surface.face.clamp(min=0)]]
 
     def _directions(self) -> Tensor:
         """[N, 3] where the photos' cameras stand, as unit vectors in head axes."""
@@ -272,9 +290,7 @@ class PhotoFit:
         """[S, S] 1 where a photo shows the inside of the mouth."""
         picture = self.photos.pictures[index]
         pose = self.photos.pose[index : index + 1]
-        surface = rig_surface(self.avatar, pose, self.photos.viewmats[index], picture.K, picture.side)
-        hidden = parts_named(self.avatar.rig.part_names, INTERIOR).to(self.avatar.device)
-        inside = (surface.face >= 0) & hidden[self.avatar.rig.face_parts[surface.face.clamp(min=0)]]
+        inside = self._shows_mouth(pose, self.photos.viewmats[index], picture.K, picture.side)
         return mouth_mask(picture, inside)
 
     @torch.no_grad()
@@ -286,7 +302,7 @@ class PhotoFit:
             pose, viewmat = self.view(index)
             means = avatar.splats(avatar.vertices(pose)).means
             pixels, _ = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
-            clear = (picture.known > 0) & ~_grown(picture.alpha > FAINT, round(CARVE_MARGIN * picture.side))
+            clear = (picture.known > 0) & ~grown(picture.alpha > FAINT, round(CARVE_MARGIN * picture.side))
             column, row = pixels.floor().long().unbind(1)
             inside = (column >= 0) & (row >= 0) & (column < picture.side) & (row < picture.side)
             place = row.clamp(0, picture.side - 1), column.clamp(0, picture.side - 1)
@@ -296,8 +312,22 @@ class PhotoFit:
         return int(keep[len(keep) - on_hull :].sum())
 
     @torch.no_grad()
-    def _match_colours(self) -> None:
-        """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them."""
+    def _face_colour(self) -> Tensor:
+        """[3] median colour of the skin that photos show squarely; of all skin where they show none."""
+        skin = ~gaussians_of(self.avatar, (*INTERIOR, *EYES, *NO_SKIN))
+        means = self.avatar.splats(self.avatar.gather(self.avatar.rig.template)).means
+        near = (moved(self.avatar) > STILL)[self.avatar.binding]  # hair and clothes hardly follow the face
+        chosen = skin & near & (self.shown > 0.5) & (means[:, 2] > 0)
+        chosen = chosen if chosen.any() else skin
+        return (self.avatar.harmonics[chosen, 0] * SH_0 + 0.5).median(0).values
+
+    @torch.no_grad()
+    def _match_colours(self) -> Tensor:
+        """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them.
+
+        Returns:
+          [G, 3] the latter of all of them.
+        """
         avatar = self.avatar
         generated = avatar.harmonics[:, 0] * SH_0 + 0.5
         photo, weight = torch.zeros_like(generated), torch.zeros_like(generated[:, 0])
@@ -307,14 +337,13 @@ class PhotoFit:
             photo = torch.where(better[:, None], colour, photo)
             weight = torch.where(better, seen, weight)
         if not (weight > 0).any():
-            return
+            return generated
         mean = (weight[:, None] * torch.stack((photo, generated))).sum(1)
         self.shared.copy_((mean[1] / mean[0].clamp(min=1e-6) - 1).clamp(-MOST_TINT, MOST_TINT))
         relit = generated / (1 + self.shared)
         colour = torch.lerp(relit, photo, weight[:, None]).clamp(0.01, 0.99)
-        for word, own in MOUTH_COLOURS.items():  # what lips hide at first has the colours of what lies beside it
-            colour[gaussians_of(avatar, (word,))] = colour.new_tensor(own)
         avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
+        return relit
 
     def _photo_colours(self, index: int) -> tuple[Tensor, Tensor]:
         """Colours [G, 3] of the Gaussians in a photo and [G] how far it shows them."""
@@ -328,39 +357,6 @@ class PhotoFit:
         stacked = torch.cat((picture.rgb * solid[..., None], solid[..., None]), -1).permute(2, 0, 1)[None]
         found = grid_sample(avg_pool2d(stacked, 5, 1, 2), grid, align_corners=False)[0, :, 0].T
         return found[:, :3] / found[:, 3:].clamp(min=1e-3), self.shown * smoothstep(found[:, 3], 0.7, 1.0)
-
-
-@torch.no_grad()
-def mouth_mask(picture: Picture, inside: Tensor) -> Tensor:
-    """[S, S] 1 where a photo shows the inside of the mouth, given where the fitted head has it, [S, S] bool.
-
-    The fit may be a few pixels off: around its outline, pixels are told by whether their colours are among those
-    well within or among those of the lips and skin around.
-    """
-    reach = max(1, round(LIP_MARGIN * picture.side))
-    core, band, ring = ~_grown(~inside, reach // 2), _grown(inside, reach), _grown(inside, 2 * reach)
-    core = core if core.sum() >= CORE else inside
-    within, around = picture.rgb[core], picture.rgb[ring & ~band]
-    mouth = inside.clone()
-    if len(within) >= CORE and len(around) >= CORE:
-        band &= ~core
-        colours = picture.rgb[band]
-        dark = colours.mean(1) < DARKER * around.mean(1).quantile(0.02)
-        mouth[band] = dark | (_distance(colours, within) < SURE * _distance(colours, around))
-        mouth = avg_pool2d(mouth.float()[None, None], SPECK, 1, SPECK // 2)[0, 0] > 0.5  # the majority around a pixel
-    return _grown(mouth, 2).to(picture.rgb)
-
-
-def _distance(colours: Tensor, among: Tensor) -> Tensor:
-    """[M] distance of colours [M, 3] to the nearest mean of four equal shares of `among`, made by brightness."""
-    order = among[among.mean(1).argsort()]
-    means = torch.stack([share.mean(0) for share in order.tensor_split(4)])
-    return torch.cdist(colours, means).amin(1)
-
-
-def _grown(mask: Tensor, reach: int) -> Tensor:
-    """A mask [S, S] bool grown by `reach` pixels."""
-    return max_pool2d(mask.float()[None, None], 2 * reach + 1, 1, reach)[0, 0] > 0
 
 
 def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tensor:

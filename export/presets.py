@@ -193,7 +193,7 @@ def with_photos(config: DistillConfig) -> DistillConfig:
     A small UV square grows: its triangles carry lips and lids that a photo shows sharply.
     """
     photos, avatar = config.photos, config.avatar
-    avatar = dataclasses.replace(avatar, antialiased=True, uv_resolution=max(80, avatar.uv_resolution))
+    avatar = dataclasses.replace(avatar, antialiased=True, uv_resolution=max(144, avatar.uv_resolution))
     start = max(config.start_gaussians, 18000)
     most = max(config.max_gaussians, start) + photos.start_gaussians
     return dataclasses.replace(config, avatar=avatar, start_gaussians=start, max_gaussians=most)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
-from mvp4d_export.initialise import DEPTH_SLACK, OPACITY, SH_0, nearest
+from mvp4d_export.initialise import DEPTH_SLACK, OPACITY, SH_0, hang, nearest
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
@@ -19,7 +19,6 @@ from mvp4d_export.visibility import (
     EYES,
     INTERIOR,
     Surface,
-    gaussians_of,
     parts_named,
     rig_surface,
     triangle_parts,
@@ -31,10 +30,8 @@ HULL_SMOOTH = 0.012  # of a picture's side over which the hull's depth is averag
 HULL_REACH = 0.008  # metres around a point of the hull that it stands for
 SAME_PLACE = 0.004  # metres between seeds of two photos that show the same
 SOLID = 0.9  # alpha of a pixel that gets a Gaussian
-GRAZING = 0.4  # cosine below which a surface gets none: seen from elsewhere, its Gaussians would part
-NO_SKIN = ("lash", "lining", "nostril")
-UNFOLDS = 2.0  # growth of an area from which it counts as a fold
-FOLD_SPACING = 0.0016  # metres between Gaussians on unfolded skin
+GRAZING = 0.3  # cosine below which a surface gets none: seen from elsewhere, its Gaussians would part
+ASKANCE, UNLIKE = 0.65, 0.35  # cosine below which, and distance in colour from which, a seed shows something else
 FLAT = 0.3  # thickness of a Gaussian over its width
 WIDTH = 0.55  # standard deviation of a Gaussian over the spacing
 
@@ -55,62 +52,6 @@ class Seeds:
     quality: Tensor
 
 
-@torch.no_grad()
-def seed_folds(avatar: Avatar) -> int:
-    """Adds Gaussians on skin that expressions unfold, lids above all: at rest it is too small to have got enough.
-
-    Returns:
-      how many were added.
-    """
-    rig, faces = avatar.rig, avatar.rig.faces
-    skin = ~parts_named(rig.part_names, (*INTERIOR, *EYES, *NO_SKIN)).to(avatar.device)[rig.face_parts]
-    rest = _areas(rig.template[faces])
-    stretched = torch.stack([_areas((rig.template + basis)[faces]) for basis in rig.expression_basis])
-    most, which = stretched.max(0)
-    folded = skin & (most > UNFOLDS * rest) & ((most - rest) > 1e-9)
-    triangle_part = triangle_parts(avatar)
-    own = (~parts_named(rig.part_names, (*INTERIOR, *EYES, *NO_SKIN)).to(avatar.device)[triangle_part]).nonzero()[:, 0]
-    generator = torch.Generator().manual_seed(0)
-    skins = ~gaussians_of(avatar, (*INTERIOR, *EYES))
-    found, bindings = [], []
-    for expression in which[folded].unique().tolist():
-        chosen = (folded & (which == expression)).nonzero()[:, 0]
-        posed = rig.template + rig.expression_basis[expression]
-        points = _scattered(posed[faces[chosen]], FOLD_SPACING, generator)
-        rotation, scale, centre = triangle_frames(avatar.gather(posed), avatar.mesh_faces)
-        binding = own[nearest(points, centre[own])[1]]
-        present = avatar.splats(avatar.gather(posed))
-        beside = skins.nonzero()[:, 0][nearest(points, present.means[skins])[1]]
-        local = ((points - centre[binding])[:, :, None] * rotation[binding]).sum(1) / scale[binding, None]
-        size = torch.full((len(points), 3), WIDTH * FOLD_SPACING, device=avatar.device)
-        size[:, 1] *= FLAT
-        tensors = {name: getattr(avatar, name).detach()[beside].clone() for name in GAUSSIAN_TENSORS}
-        tensors |= {"position": local, "log_scale": (size / scale[binding, None]).log()}
-        tensors["rotation"] = torch.zeros_like(tensors["rotation"])
-        tensors["rotation"][:, 0] = 1
-        found.append(tensors)
-        bindings.append(binding)
-    if not found:
-        return 0
-    _append(avatar, torch.cat(bindings), {name: torch.cat([part[name] for part in found]) for name in GAUSSIAN_TENSORS})
-    return sum(len(binding) for binding in bindings)
-
-
-def _areas(corners: Tensor) -> Tensor:
-    """[T] areas of triangles [T, 3, 3]."""
-    return torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1) / 2
-
-
-def _scattered(corners: Tensor, spacing: float, generator: torch.Generator) -> Tensor:
-    """Points on triangles [T, 3, 3], about `spacing` metres apart."""
-    expected = _areas(corners) / spacing**2
-    count = (expected + torch.rand(len(expected), generator=generator).to(expected)).floor().long()
-    corner = corners.repeat_interleave(count, 0)
-    u = torch.rand(len(corner), 2, generator=generator).to(corner)
-    u = torch.where(u.sum(1, keepdim=True) > 1, 1 - u, u)
-    return corner[:, 0] + u[:, :1] * (corner[:, 1] - corner[:, 0]) + u[:, 1:] * (corner[:, 2] - corner[:, 0])
-
-
 def _append(avatar: Avatar, binding: Tensor, tensors: dict[str, Tensor]) -> None:
     avatar.set_gaussians(
         torch.cat((avatar.binding, binding)),
@@ -119,12 +60,24 @@ def _append(avatar: Avatar, binding: Tensor, tensors: dict[str, Tensor]) -> None
 
 
 @torch.no_grad()
-def seed_from_photos(avatar: Avatar, photos: Photos, mouths: list[Tensor], on_hull: int, budget: int, seed: int) -> int:
-    """Adds up to `budget` Gaussians where photos show the person, but for their `mouths` [S, S].
+def seed_from_photos(
+    avatar: Avatar,
+    photos: Photos,
+    mouths: list[Tensor],
+    on_hull: int,
+    budget: int,
+    seed: int,
+    avoid: Tensor,
+    generated: Tensor,
+) -> int:
+    """Adds up to `budget` Gaussians where photos show the person, but for their `mouths` [S, S] and triangles to
+    `avoid` [T].
 
     The last `on_hull` present Gaussians lie off the rig.
 
-    Where several photos show a place, the one that sees it most squarely gives its Gaussians.
+    Where a photo sees a place askance and has another colour there than the `generated` one [G, 3] of the Gaussian
+    beside, it shows something before it. Where several photos show a place, the one that sees it most squarely gives
+    its Gaussians.
 
     Returns:
       how many were added.
@@ -137,9 +90,10 @@ def seed_from_photos(avatar: Avatar, photos: Photos, mouths: list[Tensor], on_hu
         seeds = _seeds(
             avatar, pose, photos.viewmats[index], picture, surface, mouths[index], on_hull, budget, generator
         )
-        found.append((pose, seeds))
+        found.append((pose, _agreeing(avatar, pose, seeds, generated)))
     bound = [_bound(avatar, pose, seeds) for pose, seeds in found]
     stay = _best_view(avatar, bound, [seeds.quality for _, seeds in found])
+    stay = [kept & ~avoid[part["binding"]] for part, kept in zip(bound, stay)]
     binding = torch.cat([part["binding"][kept] for part, kept in zip(bound, stay)])
     new = {name: torch.cat([part[name][kept] for part, kept in zip(bound, stay)]) for name in GAUSSIAN_TENSORS}
     if len(binding) > budget:
@@ -147,6 +101,13 @@ def seed_from_photos(avatar: Avatar, photos: Photos, mouths: list[Tensor], on_hu
         binding, new = binding[chosen], {name: value[chosen] for name, value in new.items()}
     _append(avatar, binding, new)
     return len(binding)
+
+
+def _agreeing(avatar: Avatar, pose: Pose, seeds: Seeds, generated: Tensor) -> Seeds:
+    """Seeds without those seen askance whose colour is not that of the nearest present Gaussian."""
+    beside = nearest(seeds.points, avatar.splats(avatar.vertices(pose)).means)[1]
+    kept = (seeds.quality > ASKANCE) | ((seeds.colours - generated[beside]).norm(dim=1) < UNLIKE)
+    return Seeds(*(getattr(seeds, field.name)[kept] for field in dataclasses.fields(Seeds)))
 
 
 def _seeds(
@@ -283,20 +244,30 @@ def project_points(points: Tensor, matrix: Tensor, K: Tensor) -> tuple[Tensor, T
 
 
 def _bound(avatar: Avatar, pose: Pose, seeds: Seeds) -> dict[str, Tensor]:
-    """Seeds on their nearest triangle of the same part: `binding` and the Gaussians' tensors."""
+    """Seeds on their nearest triangle of the same part: `binding` and the Gaussians' tensors.
+
+    Those off the rig `hang` where they hang.
+    """
     rotation, scale, centre = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
     part = triangle_parts(avatar)
-    outside = ~parts_named(avatar.rig.part_names, INTERIOR).to(avatar.device)[part]
+    names, device = avatar.rig.part_names, avatar.device
+    eyes = parts_named(names, EYES).to(device)
+    outside = ~parts_named(names, (*INTERIOR, *EYES)).to(device)[part]
     binding = torch.zeros(len(seeds.points), dtype=torch.int64, device=avatar.device)
     for wanted in seeds.part.unique().tolist():
-        own = outside if wanted < 0 else part == wanted
-        own = (own if own.any() else outside).nonzero()[:, 0]
         chosen = seeds.part == wanted
+        if wanted < 0:
+            binding[chosen] = hang(avatar, seeds.points[chosen], centre, outside)
+            continue
+        own = part == wanted
+        if not own.any() and eyes[wanted]:
+            own = eyes[part]
+        own = (own if own.any() else outside).nonzero()[:, 0]
         binding[chosen] = own[nearest(seeds.points[chosen], centre[own])[1]]
     local = ((seeds.points - centre[binding])[:, :, None] * rotation[binding]).sum(1) / scale[binding, None]
     size = seeds.size[:, None].repeat(1, 3)
     size[:, 1] *= torch.where(seeds.part < 0, 1.0, FLAT)  # thin along the triangle's normal
-    count, device = len(binding), avatar.device
+    count = len(binding)
     harmonics = torch.zeros(count, avatar.config.harmonic_count, 3, device=device)
     harmonics[:, 0] = (seeds.colours.clamp(0.01, 0.99) - 0.5) / SH_0
     turn = torch.zeros(count, 4, device=device)

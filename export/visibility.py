@@ -17,7 +17,7 @@ from mvp4d_export.triangles import triangle_frames
 
 INTERIOR = ("inside", "gum", "teeth", "tongue")  # parts of the mouth that lips cover and uncover
 EYES = ("eye", "sclera", "iris", "pupil", "cornea")
-FACING_FROM, FACING_TO = 0.15, 0.6  # cosines between which a surface passes from unseen to fully shown
+FACING_FROM, FACING_TO = 0.1, 0.45  # cosines between which a surface passes from unseen to fully shown
 
 
 @dataclasses.dataclass(frozen=True)

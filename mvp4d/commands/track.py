@@ -3,8 +3,8 @@
   mvp4d track PHOTO [PHOTO ...] --out PERSON       one identity, and a camera, pose, expression and cut-out of each
   mvp4d track VIDEO --out PERSON                   the same of some of its frames: sharp ones, spread over its poses
   mvp4d track PHOTO|VIDEO --out fit.npz            every frame's fit alone, in CAP4D's fields: a driving motion
-  mvp4d track --live CAMERA|VIDEO --out drive.csv  a motion, fitted while it is filmed; a camera's (0) until Ctrl-C
   mvp4d track FOLDER --cameras CALIBRATION --out CAPTURE    one head fitted to all views of a calibrated rig
+  mvp4d track --live CAMERA|VIDEO --out drive.csv  a motion, fitted while it is filmed; a camera's (0) until Ctrl-C
 
 `mvp4d sample --reference PERSON` goes on from a person's folder. Landmarks come from MediaPipe's face mesh, which gets
 a Python environment of its own on first use (about 700 MB), or from files: an npz with `landmarks` [F, 68, 2] in
@@ -43,14 +43,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--focal", type=float, help="focal length in pixels, where it is known")
     parser.add_argument("--overlay", type=Path, help="where to write the overlay (default: beside --out)")
     parser.add_argument("--overwrite", action="store_true", help="replace a fit and an overlay that are there")
+    rig = parser.add_argument_group("a calibrated rig")
+    rig.add_argument("--cameras", type=Path, metavar="CALIBRATION", help="the calibration of FOLDER's cameras")
+    rig.add_argument("--fps", type=float, help="frames per second (default: the first video's, 25 for pictures)")
     parser.add_argument(
         "--live",
         action="store_true",
         help="frame by frame, as `view --drive` does: to NAME.csv (Live Link) or NAME.npz",
     )
-    rig = parser.add_argument_group("a calibrated rig")
-    rig.add_argument("--cameras", type=Path, metavar="CALIBRATION", help="the calibration of FOLDER's cameras")
-    rig.add_argument("--fps", type=float, help="frames per second (default: the first video's, 25 for pictures)")
     person = parser.add_argument_group("a person's folder")
     person.add_argument(
         "--mask",
@@ -70,14 +70,16 @@ def run(args: argparse.Namespace) -> str:
 
     if args.focal is not None and not 1 <= args.focal <= 1e6:
         raise UserError("--focal", f"{args.focal} pixels", "it is at least 1")
-    if args.live:
-        return _live(args)
     if args.cameras is not None:
+        if args.live:
+            raise UserError("--live", "takes no `cameras`", "leave one of them out")
         return _rig(args)
     if args.fps is not None or any(source.is_dir() for source in args.sources):
         raise UserError(
             "--cameras", "is missing: a folder is a rig's", "give its calibration, or photos or a video of one camera"
         )
+    if args.live:
+        return _live(args)
     if args.out.suffix == ".npz":
         return _fit(args)
     if args.out.suffix:
@@ -120,30 +122,6 @@ def _person(args: argparse.Namespace) -> str:
     )
 
 
-def _live(args: argparse.Namespace) -> str:
-    from mvp4d.core.driving import check_motion_out, write_motion_out
-    from mvp4d.core.errors import UserError
-    from mvp4d.core.heads import load_head
-    from mvp4d.core.progress import progress
-    from mvp4d_jax.tracking.live import follow, open_source, record
-
-    if len(args.sources) > 1:
-        raise UserError("--live", f"follows one source, {len(args.sources)} are given", "give a camera or a video")
-    given = [
-        name for name in ("landmarks", "face", "overlay", "masks", "cameras", "fps") if getattr(args, name) is not None
-    ]
-    if given:
-        raise UserError("--live", f"takes no `{given[0]}`", "leave one of them out")
-    check_motion_out(args.out, args.overwrite)
-    source, head = open_source(args.sources[0]), load_head(args.head)
-    total = None if isinstance(source, int) else source.frame_count
-    with contextlib.closing(follow(source, head, paced=False, focal=args.focal)) as poses:
-        motion = record(progress(poses, total=total, what="following", unit="frame"), source)
-    write_motion_out(args.out, motion, head)
-    count = f"{motion.frame_count} frames at {motion.fps:g} a second"
-    return f"{args.out}: {count}; next: mvp4d view AVATAR --motion {args.out}"
-
-
 def _rig(args: argparse.Namespace) -> str:
     from mvp4d.core.errors import UserError
     from mvp4d.core.heads import load_head
@@ -183,6 +161,28 @@ def _rig(args: argparse.Namespace) -> str:
         f"{args.out}: head '{head.name}', {len(views)} views x {fit.frame_count} frames, landmarks within "
         f"{100 * np.nanmedian(solution.error):.1f} % of the face box; look at {overlay}"
     )
+
+
+def _live(args: argparse.Namespace) -> str:
+    from mvp4d.core.driving import check_motion_out, write_motion_out
+    from mvp4d.core.errors import UserError
+    from mvp4d.core.heads import load_head
+    from mvp4d.core.progress import progress
+    from mvp4d_jax.tracking.live import follow, open_source, record
+
+    if len(args.sources) > 1:
+        raise UserError("--live", f"follows one source, {len(args.sources)} are given", "give a camera or a video")
+    given = [name for name in ("landmarks", "face", "overlay", "masks") if getattr(args, name) is not None]
+    if given:
+        raise UserError("--live", f"takes no `{given[0]}`", "leave one of them out")
+    check_motion_out(args.out, args.overwrite)
+    source, head = open_source(args.sources[0]), load_head(args.head)
+    total = None if isinstance(source, int) else source.frame_count
+    with contextlib.closing(follow(source, head, paced=False, focal=args.focal)) as poses:
+        motion = record(progress(poses, total=total, what="following", unit="frame"), source)
+    write_motion_out(args.out, motion, head)
+    count = f"{motion.frame_count} frames at {motion.fps:g} a second"
+    return f"{args.out}: {count}; next: mvp4d view AVATAR --motion {args.out}"
 
 
 def _fit(args: argparse.Namespace) -> str:

@@ -1,6 +1,6 @@
 """Fitting a head to one frame of landmarks after another, without looking ahead.
 
-The residuals are those of `problem`. Each frame's pose and expression start from the last frame's and take a few
+The residuals are those of `solve`. Each frame's pose and expression start from the last frame's and take a few
 Gauss-Newton steps. What a frame says about the unknowns that all frames share (identity, focal length) is kept as a
 Gaussian: the frame's own unknowns are eliminated from its normal matrix, and the rest is added to the prior of the next
 frame. After `learn` frames the shared unknowns stand fixed. A one-euro filter smooths what comes out.
@@ -30,7 +30,7 @@ from mvp4d_jax.tracking.problem import (
     observations,
     robust,
 )
-from mvp4d_jax.tracking.solve import first_guess
+from mvp4d_jax.tracking.solve import start
 
 Array = Any
 
@@ -98,7 +98,7 @@ class Follower:
             self._begin(max(landmarks.image_size))
         if fresh:
             focal = float(np.exp(self._shared[-1])) * max(landmarks.image_size)
-            self._frame = first_guess(self._small, self.layout, landmarks, focal)[0]
+            self._frame = start(self._small, self.layout, landmarks, focal)[0]
             self._filter.reset()
         learning = self.seen < self.config.learn
         drift = np.zeros(self.layout.frame_size)
@@ -260,6 +260,6 @@ def _normal_equations(
     jacobian, value = jax.jacfwd(residuals, has_aux=True)(jnp.concatenate([shared, frame]))
     points = value[: 2 * len(WEIGHTS)].reshape(-1, 2)
     distance = jnp.linalg.norm(points, axis=-1).sum() / WEIGHTS.sum()
-    weights = robust(value[None], 2 * len(WEIGHTS), config.outlier, jnp)[0]
+    weights = robust(value[None], 1, config.outlier, jnp)[0]
     jacobian, value = jacobian * weights[:, None], value * weights
     return jnp.matmul(jacobian.T, jacobian, precision="highest"), jacobian.T @ value, distance

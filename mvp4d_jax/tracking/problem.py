@@ -122,7 +122,7 @@ class Problem:
     ) -> tuple[np.ndarray, np.ndarray, float, bool]:
         """One damped Gauss-Newton step; the old unknowns and a larger damping where the cost would rise."""
         value, by_shared, by_frame = self._chunks(linearise, shared, frames)
-        weights = robust(value, 2 * len(WEIGHTS) * self.data["points"].shape[1], self.config.outlier)  # [F, R]
+        weights = robust(value, self.data["points"].shape[1], self.config.outlier)  # [F, R]
         if pose_only:
             by_shared = np.zeros_like(by_shared)
             by_frame = by_frame.copy()
@@ -209,14 +209,6 @@ class Problem:
         return shared_step, frame_step.reshape(count, size)
 
 
-def robust(value: Array, measured: int, outlier: float, xp: Any = np) -> Array:
-    """Root weights [F, R] of iterated reweighting: Geman-McClure on the first `measured` residuals, which are
-    landmarks' (u, v), one on everything else."""
-    squared = (value[:, :measured] ** 2).reshape(len(value), -1, 2).sum(-1)
-    soft = xp.repeat(1 / (1 + squared / outlier**2), 2, axis=1)
-    return xp.concatenate([soft, xp.ones_like(value[:, measured:])], axis=1)
-
-
 def minimise(
     problem: Problem, shared: np.ndarray, frames: np.ndarray, report: Callable[[int, int], None] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -273,6 +265,14 @@ def linearise(
         return value, derivative[:, : shared.size], derivative[:, shared.size :]
 
     return jax.vmap(one)(frames, data)
+
+
+def robust(value: Array, views: int, outlier: float, xp: Any = np) -> Array:
+    """Root weights [F, R] of iterated reweighting: Geman-McClure on landmarks of V views, one elsewhere."""
+    measured = 2 * len(WEIGHTS) * views
+    squared = (value[:, :measured] ** 2).reshape(len(value), -1, 2).sum(-1)
+    soft = xp.repeat(1 / (1 + squared / outlier**2), 2, axis=1)
+    return xp.concatenate([soft, xp.ones_like(value[:, measured:])], axis=1)
 
 
 def frame_residuals(

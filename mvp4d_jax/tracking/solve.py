@@ -102,14 +102,14 @@ def _solve_all(
     data = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     shared = np.zeros(layout.shapes + 1)
     shared[-1] = np.log(config.focal)
-    frames = np.concatenate([first_guess(small, layout, clip, config.focal * max(clip.image_size)) for clip in clips])
+    frames = np.concatenate([start(small, layout, clip, config.focal * max(clip.image_size)) for clip in clips])
     smooth = None if photos or len(frames) < 3 else acceleration_weights(layout, config, clips[0].fps)
     shared, frames = minimise(Problem(small, layout, config, data, smooth), shared, frames, report)
     ends = np.cumsum([len(clip.points) for clip in clips])[:-1]
     return [_solution(head, small, layout, clip, shared, rows) for clip, rows in zip(clips, np.split(frames, ends))]
 
 
-def first_guess(small: tuple, layout: Layout, seen: Landmarks, focal: float) -> np.ndarray:
+def start(small: tuple, layout: Layout, seen: Landmarks, focal: float) -> np.ndarray:
     """[F, P] first guess: the neutral head in the pose that a scaled orthographic camera sees best."""
     rig, _ = small
     rest = np.asarray(landmarks(rig, np.asarray(rig.template, np.float64)), np.float64)  # [68, 3]

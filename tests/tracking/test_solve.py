@@ -157,7 +157,7 @@ def test_the_banded_step_is_the_dense_one():
     data = problems.observations(seen, 3.0 / seen.box_size)
     problem = problems.Problem(small, layout, config, data, problems.acceleration_weights(layout, config, seen.fps))
     shared = np.array([0.2, 0.1, np.log(2.5)])
-    frames = solving.first_guess(small, layout, seen, 2000.0) + rng.normal(0, 0.01, (5, layout.frame_size))
+    frames = solving.start(small, layout, seen, 2000.0) + rng.normal(0, 0.01, (5, layout.frame_size))
     value, by_shared, by_frame = problem._chunks(problems.linearise, shared, frames)
     damping = 0.01
     shared_step, frame_step = problem._solve(value, by_shared, by_frame, shared, frames, damping, False)

@@ -1,0 +1,235 @@
+"""What lips and lids hide: the head's own Gaussians, which a fit leaves alone.
+
+No photo of an open-eyed, closed-mouthed person shows them, and generated views show lips and skin where they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
+from mvp4d_export.initialise import SH_0, nearest
+from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.visibility import EYES, INTERIOR, gaussians_of, parts_named, triangle_parts
+
+# Straight colours of the mouth at its lips, in the light of a face as bright as `BRIGHT`.
+MOUTH_COLOURS = {
+    "inside": (0.42, 0.17, 0.16),
+    "gum": (0.66, 0.36, 0.34),
+    "teeth": (0.86, 0.82, 0.75),
+    "tongue": (0.66, 0.34, 0.33),
+}
+BRIGHT, COLOURED = 0.6, 0.3  # mean and saturation of a face's colours in the light that the mouth's are meant for
+DEEP, DARKEST = 0.05, 0.2  # metres behind the teeth's front over which light fades, to this share
+SIDEWAYS = 0.55  # share of light on a surface that is seen edge-on
+SPACING = 0.0011  # metres between Gaussians of the mouth
+MOUTH_SHARE = 5000  # of them at most
+NO_SKIN = ("lash", "lining", "nostril")
+UNFOLDS = 1.5  # growth of an area from which it counts as a fold
+LID_REACH = 0.012  # metres from the eyes within which folds are lids
+FOLD_SPACING = 0.0009  # metres between Gaussians on unfolded lids
+RING = (0.010, 0.020)  # metres from an eye's middle sideways of it in which skin tells a lid's colour
+FOLD_MISS, CANDIDATES = 0.0008, 16  # metres by which they may miss the rig's lid at rest; triangles they may follow
+LID_LIFT = 0.0006  # metres that they lie before it: eyes have thickness
+LID_SHADE = 0.85  # of a lid's light beside that skin's
+FLAT = 0.3  # thickness of a Gaussian over its width
+WIDTH = 0.7  # standard deviation of a Gaussian over the spacing
+OPAQUE = 4.0  # logit
+
+
+@torch.no_grad()
+def lid_triangles(avatar: Avatar) -> Tensor:
+    """[T] bool: triangles of the UV remesh on the skin that a blink unfolds over the eyes."""
+    rig, part = avatar.rig, triangle_parts(avatar)
+    eyes = parts_named(rig.part_names, EYES).to(avatar.device)
+    skin = ~parts_named(rig.part_names, (*INTERIOR, *EYES, *NO_SKIN)).to(avatar.device)[part]
+    if not eyes.any() or not len(rig.expression_basis):
+        return torch.zeros_like(skin)
+    rest = avatar.gather(rig.template)
+    areas = _areas(rest[avatar.mesh_faces])
+    grown = torch.zeros_like(areas)
+    for basis in rig.expression_basis:
+        grown = torch.maximum(grown, _areas(avatar.gather(rig.template + basis)[avatar.mesh_faces]))
+    eye = rig.template[rig.faces[eyes[rig.face_parts]].flatten().unique()]
+    near = nearest(rest[avatar.mesh_faces].mean(1), eye)[0] < LID_REACH
+    return skin & near & (grown > UNFOLDS * areas)
+
+
+@torch.no_grad()
+def seed_hidden(avatar: Avatar, lids: Tensor, face: Tensor) -> int:
+    """Puts the head's own Gaussians in the place of those of mouth and lids.
+
+    Args:
+      lids: [T] bool, `lid_triangles`. face: [3] the skin's colour in the photo, which tells its light.
+
+    Returns:
+      how many there are: the last ones.
+    """
+    colours = _skin_beside_eyes(avatar, face)
+    parts = [*_mouth(avatar, face), *_lids(avatar, colours)]
+    keep = ~(gaussians_of(avatar, INTERIOR) | lids[avatar.binding])
+    binding = torch.cat([avatar.binding[keep], *(binding for binding, _ in parts)])
+    tensors = {
+        name: torch.cat([getattr(avatar, name).detach()[keep], *(part[name] for _, part in parts)])
+        for name in GAUSSIAN_TENSORS
+    }
+    avatar.set_gaussians(binding, tensors)
+    return int(len(binding) - keep.sum())
+
+
+def in_light(colour: tuple[float, float, float], face: Tensor) -> Tensor:
+    """[3] a colour of the mouth in the light that a face of colour [3] is in; grey where the photo is grey."""
+    own = face.new_tensor(colour)
+    brightness = (face.mean() / BRIGHT).clamp(0.55, 1.1)
+    saturation = ((face.amax() - face.amin()) / face.amax().clamp(min=1e-3) / COLOURED).clamp(0, 1)
+    return torch.lerp(own.mean().expand(3), own, saturation) * brightness
+
+
+def _mouth(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Binding and tensors of the mouth's Gaussians, a part at a time, lit from before the lips."""
+    rig = avatar.rig
+    hidden = parts_named(rig.part_names, INTERIOR).to(avatar.device)
+    chosen = hidden[rig.face_parts].nonzero()[:, 0]
+    if not len(chosen):
+        return []
+    corners = rig.template[rig.faces[chosen]]
+    spacing = max(SPACING, float((_areas(corners).sum() / MOUTH_SHARE).sqrt()))
+    generator = torch.Generator().manual_seed(0)
+    points, triangle, _ = _scattered(corners, spacing, generator)
+    part = rig.face_parts[chosen[triangle]]
+    teeth = parts_named(rig.part_names, ("teeth",)).to(avatar.device)[part]
+    front = points[teeth if teeth.any() else slice(None), 2].quantile(0.98)
+    fade = (1 - (front - points[:, 2]) / DEEP).clamp(0, 1)
+    a, b, c = corners.unbind(1)
+    normal = normalize(torch.linalg.cross(b - a, c - a), dim=1)[triangle]
+    light = (DARKEST + (1 - DARKEST) * fade) * (SIDEWAYS + (1 - SIDEWAYS) * normal[:, 2].clamp(min=0))
+    mesh_part = triangle_parts(avatar)
+    centre = triangle_frames(avatar.gather(rig.template), avatar.mesh_faces)[2]
+    found = []
+    for index in part.unique().tolist():
+        own = (mesh_part == index).nonzero()[:, 0]
+        if not len(own):
+            continue
+        at = part == index
+        name = rig.part_names[index].lower()
+        colour = next(value for word, value in MOUTH_COLOURS.items() if word in name)
+        colours = in_light(colour, face) * light[at, None]
+        binding = own[nearest(points[at], centre[own])[1]]
+        found.append((binding, _tensors(avatar, rig.template, binding, points[at], normal[at], colours, spacing)))
+    return found
+
+
+def _lids(avatar: Avatar, colours: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Binding and tensors of the lids' Gaussians, laid on the rig in the expression that unfolds each triangle most."""
+    rig = avatar.rig
+    eyes = parts_named(rig.part_names, EYES).to(avatar.device)
+    if not colours or not len(rig.expression_basis):
+        return []
+    skin = ~parts_named(rig.part_names, (*INTERIOR, *EYES, *NO_SKIN)).to(avatar.device)
+    eye = rig.template[rig.faces[eyes[rig.face_parts]].flatten().unique()]
+    rest = rig.template[rig.faces]
+    near = skin[rig.face_parts] & (nearest(rest.mean(1), eye)[0] < LID_REACH)
+    chosen = near.nonzero()[:, 0]
+    areas = torch.stack([_areas((rig.template + offset)[rig.faces[chosen]]) for offset in rig.expression_basis])
+    most, which = areas.max(0)
+    folds = most > UNFOLDS * _areas(rest[chosen])
+    own = skin[triangle_parts(avatar)].nonzero()[:, 0]
+    middles = torch.stack([middle for middle, _ in colours])
+    shades = torch.stack([colour for _, colour in colours]) * LID_SHADE
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for expression in which[folds].unique().tolist():
+        faces = chosen[folds & (which == expression)]
+        posed = rig.template + rig.expression_basis[expression]
+        points, triangle, inside = _scattered(posed[rig.faces[faces]], FOLD_SPACING, generator)
+        at_rest = (inside[..., None] * rest[faces[triangle]]).sum(1)
+        binding, off = _following(avatar, posed, points, at_rest, own)
+        kept = off < FOLD_MISS
+        a, b, c = posed[rig.faces[faces]].unbind(1)
+        normal = normalize(torch.linalg.cross(b - a, c - a), dim=1)[triangle]
+        points = points + LID_LIFT * normal
+        colour = shades[torch.cdist(points, middles).argmin(1)]
+        tensors = _tensors(avatar, posed, binding, points, normal, colour, FOLD_SPACING)
+        found.append((binding[kept], {name: value[kept] for name, value in tensors.items()}))
+    return found
+
+
+def _following(avatar: Avatar, posed: Tensor, points: Tensor, at_rest: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """The triangles [M], of `among`, that carry points [M, 3] of a posed head best to where they are at rest, and the
+    metres [M] by which they miss that."""
+    rotation, scale, centre = triangle_frames(avatar.gather(posed), avatar.mesh_faces)
+    rotation0, scale0, centre0 = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)
+    count = min(CANDIDATES, len(among))
+    _, index = cKDTree(centre[among].cpu().numpy()).query(points.cpu().numpy(), k=list(range(1, count + 1)))
+    candidates = among[torch.from_numpy(index).to(among.device)]  # [M, count]
+    local = ((points[:, None] - centre[candidates])[..., None] * rotation[candidates]).sum(2)
+    local = local / scale[candidates][..., None]
+    carried = scale0[candidates][..., None] * (rotation0[candidates] * local[:, :, None]).sum(-1) + centre0[candidates]
+    off, best = (carried - at_rest[:, None]).norm(dim=-1).min(1)
+    return candidates.gather(1, best[:, None])[:, 0], off
+
+
+def _skin_beside_eyes(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Middle [3] of each eye and colour [3] of the skin around it, lids and brows left out."""
+    rig = avatar.rig
+    eyes = parts_named(rig.part_names, EYES).to(avatar.device)
+    vertices = rig.template[rig.faces[eyes[rig.face_parts]].flatten().unique()]
+    if not len(vertices):
+        return []
+    skin = ~gaussians_of(avatar, (*INTERIOR, *EYES, *NO_SKIN))
+    means = avatar.splats(avatar.gather(rig.template)).means
+    rgb = avatar.harmonics[:, 0] * SH_0 + 0.5
+    found = []
+    for side in (vertices[:, 0] < 0, vertices[:, 0] >= 0):
+        if not side.any():
+            continue
+        middle = vertices[side].mean(0)
+        offset = means - middle
+        away = offset[:, :2].norm(dim=1)
+        ring = skin & (away > RING[0]) & (away < RING[1]) & (offset[:, 1] < 0) & (offset[:, 2].abs() < 0.04)
+        found.append((middle, rgb[ring].median(0).values if ring.sum() > 8 else face))
+    return found
+
+
+def _tensors(
+    avatar: Avatar, head: Tensor, binding: Tensor, points: Tensor, normal: Tensor, colours: Tensor, spacing: float
+) -> dict[str, Tensor]:
+    """Opaque flat Gaussians at points [M, 3] of a head [N, 3], on triangles `binding` [M]."""
+    rotation, scale, centre = triangle_frames(avatar.gather(head), avatar.mesh_faces)
+    local = ((points - centre[binding])[:, :, None] * rotation[binding]).sum(1) / scale[binding, None]
+    count, device = len(points), avatar.device
+    size = torch.full((count, 3), WIDTH * spacing, device=device)
+    across = (rotation[binding][:, :, 1] * normal).sum(1).abs() > 0.8  # the triangle lies as the surface does there
+    size[across, 1] *= FLAT
+    harmonics = torch.zeros(count, avatar.config.harmonic_count, 3, device=device)
+    harmonics[:, 0] = (colours.clamp(0.01, 0.99) - 0.5) / SH_0
+    turn = torch.zeros(count, 4, device=device)
+    turn[:, 0] = 1
+    return {
+        "position": local,
+        "rotation": turn,
+        "log_scale": (size / scale[binding, None]).log(),
+        "logit_opacity": torch.full((count,), OPAQUE, device=device),
+        "harmonics": harmonics,
+    }
+
+
+def _areas(corners: Tensor) -> Tensor:
+    """[T] areas of triangles [T, 3, 3]."""
+    return torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1) / 2
+
+
+def _scattered(corners: Tensor, spacing: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Points [M, 3] on triangles [T, 3, 3], about `spacing` metres apart, the triangle [M] of each, and where in it:
+    barycentric [M, 3]."""
+    expected = _areas(corners) / spacing**2
+    count = (expected + torch.rand(len(expected), generator=generator).to(expected)).floor().long()
+    triangle = torch.arange(len(corners), device=corners.device).repeat_interleave(count)
+    corner = corners[triangle]
+    u = torch.rand(len(corner), 2, generator=generator).to(corner)
+    u = torch.where(u.sum(1, keepdim=True) > 1, 1 - u, u)
+    weights = torch.cat((1 - u.sum(1, keepdim=True), u), 1)
+    return (weights[..., None] * corner).sum(1), triangle, weights

@@ -1,0 +1,109 @@
+"""What lips and lids hide: there when they open and close, and out of sight when they do not."""
+
+import numpy as np
+import pytest
+import torch
+
+from mvp4d.core.heads import load_head
+from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
+from mvp4d_export.hidden import MOUTH_COLOURS, in_light, lid_triangles, seed_hidden
+from mvp4d_export.initialise import SH_0
+from mvp4d_export.rig import Pose
+from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.visibility import EYES, INTERIOR, gaussians_of, rig_surface
+
+SKIN, BLUE = (0.78, 0.6, 0.5), (0.0, 0.0, 1.0)
+SIDE = 160
+
+
+@pytest.fixture(scope="module")
+def avatar() -> Avatar:
+    """The built-in head: one opaque Gaussian per triangle, skin-coloured and so inside the mouth; eyes are blue."""
+    avatar = Avatar(AvatarConfig(144, 0, antialiased=True, pitch=0.001), load_head("builtin"))
+    count = len(avatar.mesh_faces)
+    tensors = {
+        name: getattr(avatar, name).new_zeros(count, *getattr(avatar, name).shape[1:]) for name in GAUSSIAN_TENSORS
+    }
+    scale = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)[1]
+    tensors["rotation"][:, 0] = 1
+    tensors["log_scale"] += ((0.6 * scale).clamp(max=0.003) / scale).log()[:, None]
+    tensors["log_scale"][:, 1] -= 1.5
+    tensors["logit_opacity"] += 4
+    avatar.set_gaussians(torch.arange(count), tensors)
+    with torch.no_grad():
+        avatar.harmonics[:, 0] = (torch.tensor(SKIN) - 0.5) / SH_0
+        avatar.harmonics[gaussians_of(avatar, EYES), 0] = (torch.tensor(BLUE) - 0.5) / SH_0
+        seed_hidden(avatar, lid_triangles(avatar), torch.tensor(SKIN))
+    return avatar
+
+
+def pose_of(avatar: Avatar, **expression: float) -> Pose:
+    values = torch.zeros(1, len(avatar.rig.expression_names))
+    for name, value in expression.items():
+        values[0, avatar.rig.expression_names.index(name)] = value
+    return Pose(values, *(torch.zeros(1, 3) for _ in range(4)), torch.zeros(1, 2, 3))
+
+
+def camera(avatar: Avatar, words: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """From 0.6 m before the parts that hold one of the words, near enough that a pixel spans half a millimetre."""
+    rig = avatar.rig
+    chosen = [any(word in name for word in words) for name in rig.part_names]
+    middle = rig.template[rig.faces[torch.tensor(chosen)[rig.face_parts]]].mean((0, 1))
+    viewmat = torch.diag(torch.tensor([1.0, -1, -1, 1]))
+    viewmat[:3, 3] = viewmat[:3, :3] @ -middle + torch.tensor([0.0, 0, 0.6])
+    K = torch.tensor([[1200.0, 0, SIDE / 2], [0, 1200.0, SIDE / 2], [0, 0, 1]])
+    return viewmat, K
+
+
+def drawn(avatar: Avatar, pose: Pose, words: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Colours [S, S, 3] and the rig's part [S, S] of each pixel, by its triangles alone."""
+    viewmat, K = camera(avatar, words)
+    with torch.no_grad():
+        splats = avatar.splats(avatar.vertices(pose))
+        rgb = avatar.render(splats, pose, viewmat[None], K[None], SIDE, SIDE, torch.ones(3)).rgb[0]
+    face = rig_surface(avatar, pose, viewmat, K, SIDE).face
+    return rgb, torch.where(face >= 0, avatar.rig.face_parts[face.clamp(min=0)], -1)
+
+
+def of_parts(avatar: Avatar, part: torch.Tensor, words: tuple[str, ...]) -> torch.Tensor:
+    return torch.stack(
+        [part == i for i, name in enumerate(avatar.rig.part_names) if any(w in name for w in words)]
+    ).any(0)
+
+
+def test_an_open_mouth_is_dark_with_bright_teeth(avatar):
+    rgb, part = drawn(avatar, pose_of(avatar, jawOpen=0.8), INTERIOR)
+    inside, teeth = of_parts(avatar, part, ("inside", "tongue")), of_parts(avatar, part, ("teeth",))
+    assert int(inside.sum()) > 300 and int(teeth.sum()) > 30
+    assert float(rgb[inside].mean()) < 0.25  # skin is 0.63
+    assert float(rgb[teeth].mean()) > 2 * float(rgb[inside].mean())
+
+
+def test_a_closed_mouth_shows_nothing_of_it(avatar):
+    rgb, _ = drawn(avatar, pose_of(avatar), INTERIOR)
+    other = (rgb - torch.tensor(SKIN)).abs().amax(-1) > 0.12
+    assert float(other.float().mean()) < 0.02  # a line where the lips meet
+
+
+def test_lids_close_over_the_eyes_and_leave_them_open(avatar):
+    for name in ("eyeBlinkLeft", "eyeBlinkRight"):
+        assert name in avatar.rig.expression_names
+    blue = []
+    for blink in (0.0, 1.0):
+        pose = pose_of(avatar, eyeBlinkLeft=blink, eyeBlinkRight=blink)
+        rgb, part = drawn(avatar, pose, EYES)
+        blue.append((rgb[..., 2] - rgb[..., 0] > 0.3).float().sum().item())
+        if not blink:
+            shown = of_parts(avatar, part, EYES).float().sum().item()
+    assert blue[0] > 0.7 * shown  # open eyes stay open
+    assert blue[1] < 0.02 * blue[0]
+
+
+def test_the_mouth_takes_the_photos_light():
+    lit = {name: in_light(colour, torch.tensor(SKIN)) for name, colour in MOUTH_COLOURS.items()}
+    dim = {name: in_light(colour, torch.tensor(SKIN) * 0.7) for name, colour in MOUTH_COLOURS.items()}
+    grey = in_light(MOUTH_COLOURS["tongue"], torch.full((3,), 0.6))
+    for name, colour in MOUTH_COLOURS.items():
+        np.testing.assert_allclose(lit[name], np.array(colour) * np.mean(SKIN) / 0.6, rtol=1e-5)
+        np.testing.assert_allclose(dim[name] / lit[name], 0.7, rtol=1e-5)
+    assert float(grey.amax() - grey.amin()) < 1e-6
