@@ -27,7 +27,8 @@ from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.video import VideoWriter, read_video, video_facts
 from mvp4d_export.viewer import Viewer
 from mvp4d_jax.tracking.live import follow, open_source, record
-from mvp4d_jax.tracking.solve import SolveConfig, solve
+from mvp4d_jax.tracking.problem import SolveConfig
+from mvp4d_jax.tracking.solve import solve
 from mvp4d_jax.tracking.track import Source, find_landmarks
 
 

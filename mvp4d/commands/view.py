@@ -54,8 +54,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str:
     import mvp4d
+    from mvp4d.core.errors import UserError
     from mvp4d_export.viewer import Viewer
 
+    if args.focal is not None and (args.drive is None or not 1 <= args.focal <= 1e6):
+        raise UserError("`focal`", f"{args.focal} pixels", "it goes with `drive` and is at least 1")
     drive = None if args.drive is None else _driver(args)
     avatar = mvp4d.open_avatar(args.avatar, device="cpu")
     viewer = Viewer(args.host, args.port)

@@ -32,7 +32,7 @@ from mvp4d.core.rotation import rotate, rotation_matrix
 from mvp4d_jax.tracking.detector import MEDIAPIPE
 from mvp4d_jax.tracking.follow import FollowConfig, Follower
 from mvp4d_jax.tracking.landmarks import MESH_POINTS, from_mesh
-from mvp4d_jax.tracking.solve import SolveConfig
+from mvp4d_jax.tracking.problem import SolveConfig
 from mvp4d_jax.tracking.track import Source
 
 CAMERA_FOCAL = 1.1  # of a webcam, over its longer side: 49 degrees

@@ -170,7 +170,7 @@ def test_memory_is_flat(chromium, fitted, tmp_path):
             for _ in range(10):
                 samples.append(resident(process.pid))
                 time.sleep(0.5)
-            memory.append(np.median(samples))
+            memory.append(float(np.median(samples)))
             heaps.append([heap(session) for _, session in tabs])
         draws = [tab.evaluate("() => avatar.state.draws") for tab, _ in tabs]
     finally:

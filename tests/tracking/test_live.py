@@ -210,9 +210,9 @@ def test_in_real_time_nothing_is_old(guest, clip, builtin):
         for pose in poses:
             ages.append(time.monotonic() - pose.came)
             times.append(pose.time)
-    assert 10 < len(times) < 0.8 * COUNT
+    assert 5 < len(times) < 0.8 * COUNT
     assert (np.diff(times) > 0).all() and times[-1] > 0.8 * COUNT / FPS
-    assert np.median(ages[1:]) < 0.2
+    assert np.median(ages[1:]) < 0.5  # with a queue the last would be 1.5 s old; benchmarks/live.py measures the delay
 
 
 def test_without_a_face_the_pose_is_held_and_said_once(guest, clip, builtin, capsys):
