@@ -30,7 +30,7 @@ from mvp4d_export.rasterize import Rendering
 MIN_SIDE = 16  # pictures are not halved below this
 DIVERGED = 4.0  # times the best running loss
 WARM_UP = 60  # steps before divergence is judged
-SEEN = ("shown", "pitch", "across", "fixed")  # what a PhotoFit keeps of each Gaussian
+SEEN = ("shown", "pitch", "across", "fixed", "squarely")  # what a PhotoFit keeps of each Gaussian
 SIZE_IN_PITCHES = 4.0  # longest axis of a Gaussian that photos show, in their pixels
 RIGID_LIMIT = 0.0005  # metres that Gaussians of eyes and mouth may leave their place where photos are fitted
 
@@ -208,7 +208,8 @@ class Distiller:
         target = torch.lerp(background.expand_as(picture.rgb), picture.rgb, picture.alpha[..., None])[None]
         alpha = rendering.alpha
         rgb = tinted(rendering.rgb, alpha, background, photos.photo_gain(index))
-        rgb = torch.lerp(target, rgb, says[..., None])
+        counts = says * photos.own_share(index, shown, pose, viewmat, picture)
+        rgb = torch.lerp(target, rgb, counts[..., None])
         loss = picture_loss(self.config, self.lpips, rgb, target, share)
         loss = loss + self.config.weights.alpha * ((alpha[0] - picture.alpha).abs() * says).mean()
         loss = self.config.photos.weight * loss + photos.pull()

@@ -47,6 +47,8 @@ LIMITS = {"turn": 0.03, "shift": 0.012, "expression": 0.2, "neck": 0.08, "jaw": 
 OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no use for the triangle's normal
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
 FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
+YIELD_FROM, YIELD_TO = 0.5, 0.95  # cosines over that of the photo that sees best: this one counts least, fully
+YIELDED = 0.1  # what the least is
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
 MOST_TINT = 0.5  # that the colours' match before the fit may change
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
@@ -58,6 +60,7 @@ class PhotoFit:
     Attributes:
       shown: [G] 0 where no photo sees a Gaussian, 1 where one does squarely.
       pitch: [G] metres: the finest pixel that saw it.
+      squarely: [N, G] how squarely each photo sees them: the cosine of its line of sight, 0 where hidden.
       fixed: [G] bool: the head's own, which learn nothing.
       across: [G, 3, 3] in the frame of its triangle: the sum over the photos that see it of 1 / pitch^2 across their
         lines of sight.
@@ -84,6 +87,7 @@ class PhotoFit:
         self.mouths = [self._mouth(index) for index in range(count)]
         self.shown = self.pitch = torch.zeros(0, device=device)
         self.across = torch.zeros(0, 3, 3, device=device)
+        self.squarely = torch.zeros(count, 0, device=device)
         self.fixed = torch.zeros(0, dtype=torch.bool, device=device)
 
     def begin(self, on_hull: int, budget: int, seed: int) -> int:
@@ -196,6 +200,7 @@ class PhotoFit:
         avatar = self.avatar
         count = avatar.gaussian_count
         self.shown = torch.zeros(count, device=avatar.device)
+        self.squarely = torch.zeros(len(self.photos), count, device=avatar.device)
         self.pitch = torch.full((count,), self.data.pixel_pitch, device=avatar.device)
         self.across = torch.zeros(count, 3, 3, device=avatar.device)
         interior = gaussians_of(avatar, INTERIOR)
@@ -224,7 +229,9 @@ class PhotoFit:
             cosine = facing(avatar, vertices, -matrix[:3, :3].T @ matrix[:3, 3])[avatar.binding]
             cosine = torch.where(self._off_surface(splats, vertices), cosine.clamp(min=0.5), cosine)
             seen_well = (share > SEEN_FROM) & (seen > 0) & ~self.fixed & (cosine > 0)
-            square = smoothstep(share, SEEN_FROM, SEEN_TO) * smoothstep(cosine, FACING_FROM, FACING_TO)
+            visible = smoothstep(share, SEEN_FROM, SEEN_TO)
+            self.squarely[index] = visible * cosine.clamp(min=0)
+            square = visible * smoothstep(cosine, FACING_FROM, FACING_TO)
             self.shown = torch.maximum(self.shown, torch.where(interior, torch.zeros_like(square), square))
             pitch = self.photos.pitch[index]
             self.pitch = torch.where(seen_well, self.pitch.clamp(max=pitch), self.pitch)
@@ -236,9 +243,9 @@ class PhotoFit:
         self.pitch[self.fixed] = finest
         self.across[known] = torch.eye(3, device=avatar.device) / finest**2
 
-    def recall(self, shown: Tensor, pitch: Tensor, across: Tensor, fixed: Tensor) -> None:
+    def recall(self, shown: Tensor, pitch: Tensor, across: Tensor, fixed: Tensor, squarely: Tensor) -> None:
         """Takes what `look` found before."""
-        self.shown, self.pitch, self.across, self.fixed = shown, pitch, across, fixed
+        self.shown, self.pitch, self.across, self.fixed, self.squarely = shown, pitch, across, fixed, squarely
 
     def _off_surface(self, splats: Splats, vertices: Tensor) -> Tensor:
         centre = vertices[self.avatar.mesh_faces].mean(1)[self.avatar.binding]
@@ -264,6 +271,22 @@ class PhotoFit:
         mouths = torch.stack([self._open_mouth(moment, view) for view in views])[:, None]
         weights = weights * (1 - adaptive_max_pool2d(mouths, size)[:, 0])
         return weights, 1 - self.config.trust * near
+
+    @torch.no_grad()
+    def own_share(self, index: int, splats: Splats, pose: Pose, viewmat: Tensor, picture: Picture) -> Tensor:
+        """[S, S] how much the colours of a photo's pixels count: little where another one sees the place more squarely.
+
+        Photos never agree to the pixel on a surface that is known to millimetres.
+        """
+        if len(self.photos) == 1:
+            return torch.ones_like(picture.alpha)
+        best = self.squarely.amax(0)
+        ahead = torch.where(best > 0, self.squarely[index] / best.clamp(min=1e-6), 1.0)
+        weight = YIELDED + (1 - YIELDED) * smoothstep(ahead, YIELD_FROM, YIELD_TO)
+        colours = weight[:, None].expand(-1, 3).contiguous()
+        side = picture.side
+        drawn = self.avatar.render(splats, pose, viewmat[None], picture.K[None], side, side, colours=colours)
+        return (drawn.rgb[0, ..., 0] + 1 - drawn.alpha[0]).clamp(0, 1)
 
     def _open_mouth(self, moment: int, view: int) -> Tensor:
         """[H, W] 1 where a generated view has the inside of the mouth by the rig; its few pixels tell only lips."""
