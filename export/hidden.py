@@ -31,10 +31,12 @@ NO_SKIN = ("lash", "lining", "nostril")
 UNFOLDS = 1.5  # growth of an area from which it counts as a fold
 LID_REACH = 0.012  # metres from the eyes within which folds are lids
 FOLD_SPACING = 0.0009  # metres between Gaussians on unfolded lids
-RING = (0.010, 0.020)  # metres from an eye's middle sideways of it in which skin tells a lid's colour
+RING = (0.010, 0.020)  # metres from an eye's middle sideways of it in which skin below it tells a lid's colour
 FOLD_MISS, CANDIDATES = 0.0008, 16  # metres by which they may miss the rig's lid at rest; triangles they may follow
 LID_LIFT = 0.0006  # metres that they lie before it: eyes have thickness
-LID_SHADE = 0.85  # of a lid's light beside that skin's
+SOCKET = (0.008, 0.014)  # the same above it, where a deep-set eye is in shadow
+FEW = 8  # Gaussians that tell no colour
+LID_SHADE = 0.9  # of a lid's light beside that skin's
 FLAT = 0.3  # thickness of a Gaussian over its width
 WIDTH = 0.7  # standard deviation of a Gaussian over the spacing
 OPAQUE = 4.0  # logit
@@ -189,8 +191,13 @@ def _skin_beside_eyes(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, Tensor
         middle = vertices[side].mean(0)
         offset = means - middle
         away = offset[:, :2].norm(dim=1)
-        ring = skin & (away > RING[0]) & (away < RING[1]) & (offset[:, 1] < 0) & (offset[:, 2].abs() < 0.04)
-        found.append((middle, rgb[ring].median(0).values if ring.sum() > 8 else face))
+        near = skin & (offset[:, 2].abs() < 0.04)
+        below = near & (away > RING[0]) & (away < RING[1]) & (offset[:, 1] < 0)
+        above = near & (away > SOCKET[0]) & (away < SOCKET[1]) & (offset[:, 1] > 0)
+        colour = rgb[below].median(0).values if below.sum() > FEW else face
+        if above.sum() > FEW:  # the upper quantile: lashes and brows are darker
+            colour = (colour + rgb[above].quantile(0.7, 0)) / 2
+        found.append((middle, colour))
     return found
 
 
