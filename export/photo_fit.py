@@ -12,12 +12,12 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_max_pool2d, avg_pool2d, grid_sample, max_pool2d, normalize
+from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d, normalize
 
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
-from mvp4d_export.hidden import NO_SKIN, lid_triangles, seed_hidden
+from mvp4d_export.hidden import NO_SKIN, OwnMouths, lid_triangles, seed_hidden
 from mvp4d_export.initialise import SH_0, STILL, moved
 from mvp4d_export.mouth_mask import grown, mouth_mask
 from mvp4d_export.photos import Photos, Picture
@@ -35,8 +35,7 @@ from mvp4d_export.visibility import (
     facing,
     gaussians_of,
     light,
-    parts_named,
-    rig_surface,
+    shows_mouth,
     smoothed,
     smoothstep,
 )
@@ -83,7 +82,7 @@ class PhotoFit:
         self.tint = nn.Parameter(torch.zeros(count, 3, device=device))
         self.view_tint = nn.Parameter(torch.zeros(len(data.capture.names), 3, device=device))
         self.shared = nn.Parameter(torch.zeros(3, device=device))
-        self._open: dict[tuple[int, int], Tensor] = {}
+        self._mouths_of_views = OwnMouths(avatar, data)
         self.mouths = [self._mouth(index) for index in range(count)]
         self.shown = self.pitch = torch.zeros(0, device=device)
         self.across = torch.zeros(0, 3, 3, device=device)
@@ -259,7 +258,7 @@ class PhotoFit:
 
         Returns:
           [B, h, w] of their colours: little where photos show the surface, and little beside the head in views from
-          where a photo was taken, nothing in an open mouth; [B, 1, 1] of their outlines.
+          where a photo was taken; [B, 1, 1] of their outlines.
         """
         pose, viewmats = self.data.pose[moment : moment + 1], self.data.viewmats[views, moment]
         colours = self.shown[:, None].expand(-1, 3).contiguous()
@@ -267,10 +266,7 @@ class PhotoFit:
         towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
         near = smoothstep((towards @ self._directions().T).amax(1), NEAR_FROM, NEAR_TO)[:, None, None]
         shown = drawn.rgb[..., 0] + (1 - drawn.alpha) * near
-        weights = 1 - self.config.trust * shown.clamp(0, 1)
-        mouths = torch.stack([self._open_mouth(moment, view) for view in views])[:, None]
-        weights = weights * (1 - adaptive_max_pool2d(mouths, size)[:, 0])
-        return weights, 1 - self.config.trust * near
+        return 1 - self.config.trust * shown.clamp(0, 1), 1 - self.config.trust * near
 
     @torch.no_grad()
     def own_share(self, index: int, splats: Splats, pose: Pose, viewmat: Tensor, picture: Picture) -> Tensor:
@@ -288,20 +284,9 @@ class PhotoFit:
         drawn = self.avatar.render(splats, pose, viewmat[None], picture.K[None], side, side, colours=colours)
         return (drawn.rgb[0, ..., 0] + 1 - drawn.alpha[0]).clamp(0, 1)
 
-    def _open_mouth(self, moment: int, view: int) -> Tensor:
-        """[H, W] 1 where a generated view has the inside of the mouth by the rig; its few pixels tell only lips."""
-        if (moment, view) not in self._open:
-            (height, width), data = self.data.size, self.data
-            pose = data.pose[moment : moment + 1]
-            inside = self._shows_mouth(pose, data.viewmats[view, moment], data.Ks[view, moment], max(height, width))
-            self._open[moment, view] = inside[:height, :width]
-        return self._open[moment, view].float()
-
-    def _shows_mouth(self, pose: Pose, viewmat: Tensor, K: Tensor, side: int) -> Tensor:
-        """[S, S] bool: where the rig shows the inside of the mouth."""
-        surface = rig_surface(self.avatar, pose, viewmat, K, side)
-        hidden = parts_named(self.avatar.rig.part_names, INTERIOR).to(self.avatar.device)
-        return (surface.face >= 0) & hidden[self.avatar.rig.face_parts[surface.face.clamp(min=0)]]
+    def with_own_mouths(self, pictures: Tensor, moment: int, views: list[int]) -> tuple[Tensor, Tensor]:
+        """Generated views [B, h, w, 3] of a moment with the head's own mouth where the rig has it open, [B, h, w]."""
+        return self._mouths_of_views(pictures, moment, views, self.fixed, self.view_gain(views))
 
     def _directions(self) -> Tensor:
         """[N, 3] where the photos' cameras stand, as unit vectors in head axes."""
@@ -313,7 +298,7 @@ class PhotoFit:
         """[S, S] 1 where a photo shows the inside of the mouth."""
         picture = self.photos.pictures[index]
         pose = self.photos.pose[index : index + 1]
-        inside = self._shows_mouth(pose, self.photos.viewmats[index], picture.K, picture.side)
+        inside = shows_mouth(self.avatar, pose, self.photos.viewmats[index], picture.K, picture.side)
         return mouth_mask(picture, inside)
 
     @torch.no_grad()
