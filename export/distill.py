@@ -31,7 +31,7 @@ MIN_SIDE = 16  # pictures are not halved below this
 DIVERGED = 4.0  # times the best running loss
 WARM_UP = 60  # steps before divergence is judged
 SEEN = ("shown", "pitch", "across", "fixed", "squarely")  # what a PhotoFit keeps of each Gaussian
-SIZE_IN_PITCHES = 6.0  # longest axis of a Gaussian that photos show, in their pixels
+SIZE_IN_PITCHES = 8.0  # longest axis of a Gaussian that photos show, in their pixels
 RIGID_LIMIT = 0.0005  # metres that Gaussians of eyes and mouth may leave their place where photos are fitted
 
 

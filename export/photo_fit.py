@@ -94,10 +94,10 @@ class PhotoFit:
         on_hull = self._carve(on_hull)
         self.fixed = torch.zeros(self.avatar.gaussian_count, dtype=torch.bool, device=self.avatar.device)
         self.look()
-        generated = self._match_colours()
+        self._match_colours()
         face = self._face_colour()
         lids = lid_triangles(self.avatar)
-        added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed, lids, generated)
+        added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed, lids)
         own = seed_hidden(self.avatar, lids, face)
         self.fixed = torch.arange(self.avatar.gaussian_count, device=face.device) >= self.avatar.gaussian_count - own
         self.look()
@@ -330,12 +330,8 @@ class PhotoFit:
         return (self.avatar.harmonics[chosen, 0] * SH_0 + 0.5).median(0).values
 
     @torch.no_grad()
-    def _match_colours(self) -> Tensor:
-        """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them.
-
-        Returns:
-          [G, 3] the latter of all of them.
-        """
+    def _match_colours(self) -> None:
+        """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them."""
         avatar = self.avatar
         generated = avatar.harmonics[:, 0] * SH_0 + 0.5
         photo, weight = torch.zeros_like(generated), torch.zeros_like(generated[:, 0])
@@ -345,13 +341,12 @@ class PhotoFit:
             photo = torch.where(better[:, None], colour, photo)
             weight = torch.where(better, seen, weight)
         if not (weight > 0).any():
-            return generated
+            return
         mean = (weight[:, None] * torch.stack((photo, generated))).sum(1)
         self.shared.copy_((mean[1] / mean[0].clamp(min=1e-6) - 1).clamp(-MOST_TINT, MOST_TINT))
         relit = generated / (1 + self.shared)
         colour = torch.lerp(relit, photo, weight[:, None]).clamp(0.01, 0.99)
         avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
-        return relit
 
     def _photo_colours(self, index: int) -> tuple[Tensor, Tensor]:
         """Colours [G, 3] of the Gaussians in a photo and [G] how far it shows them."""
