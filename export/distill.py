@@ -30,8 +30,8 @@ from mvp4d_export.rasterize import Rendering
 MIN_SIDE = 16  # pictures are not halved below this
 DIVERGED = 4.0  # times the best running loss
 WARM_UP = 60  # steps before divergence is judged
-SEEN = ("shown", "pitch", "across", "fixed")  # what a PhotoFit keeps of each Gaussian
-SIZE_IN_PITCHES = 4.0  # longest axis of a Gaussian that photos show, in their pixels
+SEEN = ("shown", "pitch", "across", "fixed", "squarely")  # what a PhotoFit keeps of each Gaussian
+SIZE_IN_PITCHES = 8.0  # longest axis of a Gaussian that photos show, in their pixels
 RIGID_LIMIT = 0.0005  # metres that Gaussians of eyes and mouth may leave their place where photos are fitted
 
 
@@ -187,8 +187,9 @@ class Distiller:
             rgb = rgb + (correction[..., :3] * rgb[..., None, :]).sum(-1) + correction[..., 3]
         seen = rgb.detach()
         if self.photos is not None:
+            pictures, mouths = self.photos.with_own_mouths(pictures, moment, views)
             weights, outlines = self.photos.view_weights(splats, moment, views, Ks, (height, width))
-            rgb = torch.lerp(pictures, rgb, weights[..., None])
+            rgb = torch.lerp(pictures, rgb, torch.maximum(weights, mouths)[..., None])
             alpha = alpha if masks is None else torch.lerp(masks, alpha, outlines)
         loss = loss + picture_loss(self.config, self.lpips, rgb, pictures, share)
         if masks is not None:
@@ -208,7 +209,8 @@ class Distiller:
         target = torch.lerp(background.expand_as(picture.rgb), picture.rgb, picture.alpha[..., None])[None]
         alpha = rendering.alpha
         rgb = tinted(rendering.rgb, alpha, background, photos.photo_gain(index))
-        rgb = torch.lerp(target, rgb, says[..., None])
+        counts = says * photos.own_share(index, shown, pose, viewmat, picture)
+        rgb = torch.lerp(target, rgb, counts[..., None])
         loss = picture_loss(self.config, self.lpips, rgb, target, share)
         loss = loss + self.config.weights.alpha * ((alpha[0] - picture.alpha).abs() * says).mean()
         loss = self.config.photos.weight * loss + photos.pull()

@@ -5,15 +5,18 @@ No photo of an open-eyed, closed-mouthed person shows them, and generated views 
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
+from mvp4d_export.dataset import Dataset
 from mvp4d_export.initialise import SH_0, nearest
 from mvp4d_export.triangles import triangle_frames
-from mvp4d_export.visibility import EYES, INTERIOR, gaussians_of, parts_named, triangle_parts
+from mvp4d_export.visibility import EYES, INTERIOR, gaussians_of, parts_named, shows_mouth, triangle_parts
 
 # Straight colours of the mouth at its lips, in the light of a face as bright as `BRIGHT`.
 MOUTH_COLOURS = {
@@ -31,10 +34,12 @@ NO_SKIN = ("lash", "lining", "nostril")
 UNFOLDS = 1.5  # growth of an area from which it counts as a fold
 LID_REACH = 0.012  # metres from the eyes within which folds are lids
 FOLD_SPACING = 0.0009  # metres between Gaussians on unfolded lids
-RING = (0.010, 0.020)  # metres from an eye's middle sideways of it in which skin tells a lid's colour
+RING = (0.010, 0.020)  # metres from an eye's middle sideways of it in which skin below it tells a lid's colour
 FOLD_MISS, CANDIDATES = 0.0008, 16  # metres by which they may miss the rig's lid at rest; triangles they may follow
 LID_LIFT = 0.0006  # metres that they lie before it: eyes have thickness
-LID_SHADE = 0.85  # of a lid's light beside that skin's
+SOCKET = (0.008, 0.014)  # the same above it, where a deep-set eye is in shadow
+FEW = 8  # Gaussians that tell no colour
+LID_SHADE = 0.9  # of a lid's light beside that skin's
 FLAT = 0.3  # thickness of a Gaussian over its width
 WIDTH = 0.7  # standard deviation of a Gaussian over the spacing
 OPAQUE = 4.0  # logit
@@ -78,6 +83,48 @@ def seed_hidden(avatar: Avatar, lids: Tensor, face: Tensor) -> int:
     }
     avatar.set_gaussians(binding, tensors)
     return int(len(binding) - keep.sum())
+
+
+class OwnMouths:
+    """The head's own mouth in generated views where the rig has it open.
+
+    Their few pixels of it tell nothing, and lips that cover it have to learn to part.
+    """
+
+    def __init__(self, avatar: Avatar, data: Dataset):
+        self.avatar, self.data = avatar, data
+        self._found: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def __call__(
+        self, pictures: Tensor, moment: int, views: list[int], fixed: Tensor, gain: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Pictures [B, h, w, 3] of a moment with it, and [B, h, w] where it is.
+
+        Args:
+          fixed: [G] bool, the head's own Gaussians. gain: [B, 1, 1, 3] that turns their colours into the views'.
+        """
+        found = [self._look(moment, view, fixed) for view in views]
+        size = pictures.shape[1:3]
+        mouths = adaptive_avg_pool2d(torch.stack([mouth for mouth, _ in found])[:, None], size)[:, 0]
+        own = torch.stack([colours for _, colours in found]).permute(0, 3, 1, 2)
+        own = adaptive_avg_pool2d(own, size).permute(0, 2, 3, 1) * gain
+        return torch.lerp(pictures, own, mouths[..., None]), mouths
+
+    def _look(self, moment: int, view: int, fixed: Tensor) -> tuple[Tensor, Tensor]:
+        """[H, W] 1 where a view has the inside of the mouth, and [H, W, 3] how the head has it."""
+        if (moment, view) not in self._found:
+            (height, width), data, avatar = self.data.size, self.data, self.avatar
+            pose, viewmat, K = data.pose[moment : moment + 1], data.viewmats[view, moment], data.Ks[view, moment]
+            inside = shows_mouth(avatar, pose, viewmat, K, max(height, width))[:height, :width].float()
+            splats = avatar.splats(avatar.vertices(pose, torch.zeros_like(avatar.mesh_weights)))
+            own = dataclasses.replace(splats, opacities=splats.opacities * fixed)
+            dark = torch.zeros(3, device=avatar.device)
+            self._found[moment, view] = (
+                inside,
+                avatar.render(own, pose, viewmat[None], K[None], width, height, dark).rgb[0],
+            )
+        return self._found[moment, view]
 
 
 def in_light(colour: tuple[float, float, float], face: Tensor) -> Tensor:
@@ -189,8 +236,13 @@ def _skin_beside_eyes(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, Tensor
         middle = vertices[side].mean(0)
         offset = means - middle
         away = offset[:, :2].norm(dim=1)
-        ring = skin & (away > RING[0]) & (away < RING[1]) & (offset[:, 1] < 0) & (offset[:, 2].abs() < 0.04)
-        found.append((middle, rgb[ring].median(0).values if ring.sum() > 8 else face))
+        near = skin & (offset[:, 2].abs() < 0.04)
+        below = near & (away > RING[0]) & (away < RING[1]) & (offset[:, 1] < 0)
+        above = near & (away > SOCKET[0]) & (away < SOCKET[1]) & (offset[:, 1] > 0)
+        colour = rgb[below].median(0).values if below.sum() > FEW else face
+        if above.sum() > FEW:  # the upper quantile: lashes and brows are darker
+            colour = (colour + rgb[above].quantile(0.7, 0)) / 2
+        found.append((middle, colour))
     return found
 
 

@@ -12,12 +12,12 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_max_pool2d, avg_pool2d, grid_sample, max_pool2d, normalize
+from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d, normalize
 
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
-from mvp4d_export.hidden import NO_SKIN, lid_triangles, seed_hidden
+from mvp4d_export.hidden import NO_SKIN, OwnMouths, lid_triangles, seed_hidden
 from mvp4d_export.initialise import SH_0, STILL, moved
 from mvp4d_export.mouth_mask import grown, mouth_mask
 from mvp4d_export.photos import Photos, Picture
@@ -35,8 +35,7 @@ from mvp4d_export.visibility import (
     facing,
     gaussians_of,
     light,
-    parts_named,
-    rig_surface,
+    shows_mouth,
     smoothed,
     smoothstep,
 )
@@ -47,6 +46,8 @@ LIMITS = {"turn": 0.03, "shift": 0.012, "expression": 0.2, "neck": 0.08, "jaw": 
 OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no use for the triangle's normal
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
 FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
+YIELD_FROM, YIELD_TO = 0.5, 0.95  # cosines over that of the photo that sees best: this one counts least, fully
+YIELDED = 0.1  # what the least is
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
 MOST_TINT = 0.5  # that the colours' match before the fit may change
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
@@ -58,6 +59,7 @@ class PhotoFit:
     Attributes:
       shown: [G] 0 where no photo sees a Gaussian, 1 where one does squarely.
       pitch: [G] metres: the finest pixel that saw it.
+      squarely: [N, G] how squarely each photo sees them: the cosine of its line of sight, 0 where hidden.
       fixed: [G] bool: the head's own, which learn nothing.
       across: [G, 3, 3] in the frame of its triangle: the sum over the photos that see it of 1 / pitch^2 across their
         lines of sight.
@@ -80,10 +82,11 @@ class PhotoFit:
         self.tint = nn.Parameter(torch.zeros(count, 3, device=device))
         self.view_tint = nn.Parameter(torch.zeros(len(data.capture.names), 3, device=device))
         self.shared = nn.Parameter(torch.zeros(3, device=device))
-        self._open: dict[tuple[int, int], Tensor] = {}
+        self._mouths_of_views = OwnMouths(avatar, data)
         self.mouths = [self._mouth(index) for index in range(count)]
         self.shown = self.pitch = torch.zeros(0, device=device)
         self.across = torch.zeros(0, 3, 3, device=device)
+        self.squarely = torch.zeros(count, 0, device=device)
         self.fixed = torch.zeros(0, dtype=torch.bool, device=device)
 
     def begin(self, on_hull: int, budget: int, seed: int) -> int:
@@ -91,10 +94,10 @@ class PhotoFit:
         on_hull = self._carve(on_hull)
         self.fixed = torch.zeros(self.avatar.gaussian_count, dtype=torch.bool, device=self.avatar.device)
         self.look()
-        generated = self._match_colours()
+        self._match_colours()
         face = self._face_colour()
         lids = lid_triangles(self.avatar)
-        added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed, lids, generated)
+        added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed, lids)
         own = seed_hidden(self.avatar, lids, face)
         self.fixed = torch.arange(self.avatar.gaussian_count, device=face.device) >= self.avatar.gaussian_count - own
         self.look()
@@ -196,6 +199,7 @@ class PhotoFit:
         avatar = self.avatar
         count = avatar.gaussian_count
         self.shown = torch.zeros(count, device=avatar.device)
+        self.squarely = torch.zeros(len(self.photos), count, device=avatar.device)
         self.pitch = torch.full((count,), self.data.pixel_pitch, device=avatar.device)
         self.across = torch.zeros(count, 3, 3, device=avatar.device)
         interior = gaussians_of(avatar, INTERIOR)
@@ -224,7 +228,9 @@ class PhotoFit:
             cosine = facing(avatar, vertices, -matrix[:3, :3].T @ matrix[:3, 3])[avatar.binding]
             cosine = torch.where(self._off_surface(splats, vertices), cosine.clamp(min=0.5), cosine)
             seen_well = (share > SEEN_FROM) & (seen > 0) & ~self.fixed & (cosine > 0)
-            square = smoothstep(share, SEEN_FROM, SEEN_TO) * smoothstep(cosine, FACING_FROM, FACING_TO)
+            visible = smoothstep(share, SEEN_FROM, SEEN_TO)
+            self.squarely[index] = visible * cosine.clamp(min=0)
+            square = visible * smoothstep(cosine, FACING_FROM, FACING_TO)
             self.shown = torch.maximum(self.shown, torch.where(interior, torch.zeros_like(square), square))
             pitch = self.photos.pitch[index]
             self.pitch = torch.where(seen_well, self.pitch.clamp(max=pitch), self.pitch)
@@ -236,9 +242,9 @@ class PhotoFit:
         self.pitch[self.fixed] = finest
         self.across[known] = torch.eye(3, device=avatar.device) / finest**2
 
-    def recall(self, shown: Tensor, pitch: Tensor, across: Tensor, fixed: Tensor) -> None:
+    def recall(self, shown: Tensor, pitch: Tensor, across: Tensor, fixed: Tensor, squarely: Tensor) -> None:
         """Takes what `look` found before."""
-        self.shown, self.pitch, self.across, self.fixed = shown, pitch, across, fixed
+        self.shown, self.pitch, self.across, self.fixed, self.squarely = shown, pitch, across, fixed, squarely
 
     def _off_surface(self, splats: Splats, vertices: Tensor) -> Tensor:
         centre = vertices[self.avatar.mesh_faces].mean(1)[self.avatar.binding]
@@ -252,7 +258,7 @@ class PhotoFit:
 
         Returns:
           [B, h, w] of their colours: little where photos show the surface, and little beside the head in views from
-          where a photo was taken, nothing in an open mouth; [B, 1, 1] of their outlines.
+          where a photo was taken; [B, 1, 1] of their outlines.
         """
         pose, viewmats = self.data.pose[moment : moment + 1], self.data.viewmats[views, moment]
         colours = self.shown[:, None].expand(-1, 3).contiguous()
@@ -260,25 +266,27 @@ class PhotoFit:
         towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
         near = smoothstep((towards @ self._directions().T).amax(1), NEAR_FROM, NEAR_TO)[:, None, None]
         shown = drawn.rgb[..., 0] + (1 - drawn.alpha) * near
-        weights = 1 - self.config.trust * shown.clamp(0, 1)
-        mouths = torch.stack([self._open_mouth(moment, view) for view in views])[:, None]
-        weights = weights * (1 - adaptive_max_pool2d(mouths, size)[:, 0])
-        return weights, 1 - self.config.trust * near
+        return 1 - self.config.trust * shown.clamp(0, 1), 1 - self.config.trust * near
 
-    def _open_mouth(self, moment: int, view: int) -> Tensor:
-        """[H, W] 1 where a generated view has the inside of the mouth by the rig; its few pixels tell only lips."""
-        if (moment, view) not in self._open:
-            (height, width), data = self.data.size, self.data
-            pose = data.pose[moment : moment + 1]
-            inside = self._shows_mouth(pose, data.viewmats[view, moment], data.Ks[view, moment], max(height, width))
-            self._open[moment, view] = inside[:height, :width]
-        return self._open[moment, view].float()
+    @torch.no_grad()
+    def own_share(self, index: int, splats: Splats, pose: Pose, viewmat: Tensor, picture: Picture) -> Tensor:
+        """[S, S] how much the colours of a photo's pixels count: little where another one sees the place more squarely.
 
-    def _shows_mouth(self, pose: Pose, viewmat: Tensor, K: Tensor, side: int) -> Tensor:
-        """[S, S] bool: where the rig shows the inside of the mouth."""
-        surface = rig_surface(self.avatar, pose, viewmat, K, side)
-        hidden = parts_named(self.avatar.rig.part_names, INTERIOR).to(self.avatar.device)
-        return (surface.face >= 0) & hidden[self.avatar.rig.face_parts[surface.face.clamp(min=0)]]
+        Photos never agree to the pixel on a surface that is known to millimetres.
+        """
+        if len(self.photos) == 1:
+            return torch.ones_like(picture.alpha)
+        best = self.squarely.amax(0)
+        ahead = torch.where(best > 0, self.squarely[index] / best.clamp(min=1e-6), 1.0)
+        weight = YIELDED + (1 - YIELDED) * smoothstep(ahead, YIELD_FROM, YIELD_TO)
+        colours = weight[:, None].expand(-1, 3).contiguous()
+        side = picture.side
+        drawn = self.avatar.render(splats, pose, viewmat[None], picture.K[None], side, side, colours=colours)
+        return (drawn.rgb[0, ..., 0] + 1 - drawn.alpha[0]).clamp(0, 1)
+
+    def with_own_mouths(self, pictures: Tensor, moment: int, views: list[int]) -> tuple[Tensor, Tensor]:
+        """Generated views [B, h, w, 3] of a moment with the head's own mouth where the rig has it open, [B, h, w]."""
+        return self._mouths_of_views(pictures, moment, views, self.fixed, self.view_gain(views))
 
     def _directions(self) -> Tensor:
         """[N, 3] where the photos' cameras stand, as unit vectors in head axes."""
@@ -290,7 +298,7 @@ class PhotoFit:
         """[S, S] 1 where a photo shows the inside of the mouth."""
         picture = self.photos.pictures[index]
         pose = self.photos.pose[index : index + 1]
-        inside = self._shows_mouth(pose, self.photos.viewmats[index], picture.K, picture.side)
+        inside = shows_mouth(self.avatar, pose, self.photos.viewmats[index], picture.K, picture.side)
         return mouth_mask(picture, inside)
 
     @torch.no_grad()
@@ -322,12 +330,8 @@ class PhotoFit:
         return (self.avatar.harmonics[chosen, 0] * SH_0 + 0.5).median(0).values
 
     @torch.no_grad()
-    def _match_colours(self) -> Tensor:
-        """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them.
-
-        Returns:
-          [G, 3] the latter of all of them.
-        """
+    def _match_colours(self) -> None:
+        """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them."""
         avatar = self.avatar
         generated = avatar.harmonics[:, 0] * SH_0 + 0.5
         photo, weight = torch.zeros_like(generated), torch.zeros_like(generated[:, 0])
@@ -337,13 +341,12 @@ class PhotoFit:
             photo = torch.where(better[:, None], colour, photo)
             weight = torch.where(better, seen, weight)
         if not (weight > 0).any():
-            return generated
+            return
         mean = (weight[:, None] * torch.stack((photo, generated))).sum(1)
         self.shared.copy_((mean[1] / mean[0].clamp(min=1e-6) - 1).clamp(-MOST_TINT, MOST_TINT))
         relit = generated / (1 + self.shared)
         colour = torch.lerp(relit, photo, weight[:, None]).clamp(0.01, 0.99)
         avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
-        return relit
 
     def _photo_colours(self, index: int) -> tuple[Tensor, Tensor]:
         """Colours [G, 3] of the Gaussians in a photo and [G] how far it shows them."""

@@ -31,7 +31,6 @@ HULL_REACH = 0.008  # metres around a point of the hull that it stands for
 SAME_PLACE = 0.004  # metres between seeds of two photos that show the same
 SOLID = 0.9  # alpha of a pixel that gets a Gaussian
 GRAZING = 0.3  # cosine below which a surface gets none: seen from elsewhere, its Gaussians would part
-ASKANCE, UNLIKE = 0.65, 0.35  # cosine below which, and distance in colour from which, a seed shows something else
 FLAT = 0.3  # thickness of a Gaussian over its width
 WIDTH = 0.55  # standard deviation of a Gaussian over the spacing
 
@@ -68,16 +67,13 @@ def seed_from_photos(
     budget: int,
     seed: int,
     avoid: Tensor,
-    generated: Tensor,
 ) -> int:
     """Adds up to `budget` Gaussians where photos show the person, but for their `mouths` [S, S] and triangles to
     `avoid` [T].
 
     The last `on_hull` present Gaussians lie off the rig.
 
-    Where a photo sees a place askance and has another colour there than the `generated` one [G, 3] of the Gaussian
-    beside, it shows something before it. Where several photos show a place, the one that sees it most squarely gives
-    its Gaussians.
+    Where several photos show a place, the one that sees it most squarely gives its Gaussians.
 
     Returns:
       how many were added.
@@ -90,7 +86,7 @@ def seed_from_photos(
         seeds = _seeds(
             avatar, pose, photos.viewmats[index], picture, surface, mouths[index], on_hull, budget, generator
         )
-        found.append((pose, _agreeing(avatar, pose, seeds, generated)))
+        found.append((pose, seeds))
     bound = [_bound(avatar, pose, seeds) for pose, seeds in found]
     stay = _best_view(avatar, bound, [seeds.quality for _, seeds in found])
     stay = [kept & ~avoid[part["binding"]] for part, kept in zip(bound, stay)]
@@ -101,13 +97,6 @@ def seed_from_photos(
         binding, new = binding[chosen], {name: value[chosen] for name, value in new.items()}
     _append(avatar, binding, new)
     return len(binding)
-
-
-def _agreeing(avatar: Avatar, pose: Pose, seeds: Seeds, generated: Tensor) -> Seeds:
-    """Seeds without those seen askance whose colour is not that of the nearest present Gaussian."""
-    beside = nearest(seeds.points, avatar.splats(avatar.vertices(pose)).means)[1]
-    kept = (seeds.quality > ASKANCE) | ((seeds.colours - generated[beside]).norm(dim=1) < UNLIKE)
-    return Seeds(*(getattr(seeds, field.name)[kept] for field in dataclasses.fields(Seeds)))
 
 
 def _seeds(

@@ -63,6 +63,13 @@ def rig_surface(avatar: Avatar, pose: Pose, viewmat: Tensor, K: Tensor, side: in
     return Surface(face.reshape(shape), depth.reshape(shape), point.reshape(*shape, 3), facing.reshape(shape))
 
 
+def shows_mouth(avatar: Avatar, pose: Pose, viewmat: Tensor, K: Tensor, side: int) -> Tensor:
+    """[S, S] bool: where the rig shows the inside of the mouth."""
+    face = rig_surface(avatar, pose, viewmat, K, side).face
+    hidden = parts_named(avatar.rig.part_names, INTERIOR).to(avatar.device)
+    return (face >= 0) & hidden[avatar.rig.face_parts[face.clamp(min=0)]]
+
+
 def parts_named(names: tuple[str, ...], words: tuple[str, ...]) -> Tensor:
     """[parts] bool: whose names hold one of the words."""
     return torch.tensor([any(word in name.lower() for word in words) for name in names])

@@ -1,12 +1,14 @@
 """What lips and lids hide: there when they open and close, and out of sight when they do not."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from mvp4d.core.heads import load_head
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
-from mvp4d_export.hidden import MOUTH_COLOURS, in_light, lid_triangles, seed_hidden
+from mvp4d_export.hidden import MOUTH_COLOURS, OwnMouths, in_light, lid_triangles, seed_hidden
 from mvp4d_export.initialise import SH_0
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
@@ -107,3 +109,22 @@ def test_the_mouth_takes_the_photos_light():
         np.testing.assert_allclose(lit[name], np.array(colour) * np.mean(SKIN) / 0.6, rtol=1e-5)
         np.testing.assert_allclose(dim[name] / lit[name], 0.7, rtol=1e-5)
     assert float(grey.amax() - grey.amin()) < 1e-6
+
+
+def test_generated_views_get_the_heads_own_mouth_where_it_is_open(avatar):
+    pose = pose_of(avatar, jawOpen=0.8)
+    viewmat, K = camera(avatar, INTERIOR)
+    data = SimpleNamespace(
+        size=(SIDE, SIDE), pose=pose, viewmats=viewmat[None, None], Ks=K[None, None], pixel_pitch=0.001
+    )
+    grey = torch.full((1, SIDE // 2, SIDE // 2, 3), 0.5)
+    fixed = gaussians_of(avatar, INTERIOR)
+    pictures, mouths = OwnMouths(avatar, data)(grey, 0, [0], fixed, torch.tensor([2.0, 1, 1]))
+    _, part = drawn(avatar, pose, INTERIOR)
+    inside = of_parts(avatar, part, INTERIOR).float()
+    torch.testing.assert_close(mouths[0], inside.reshape(SIDE // 2, 2, SIDE // 2, 2).mean((1, 3)))
+    assert torch.equal(pictures[mouths == 0], grey[mouths == 0])
+    plain, _ = OwnMouths(avatar, data)(grey, 0, [0], fixed, torch.ones(3))
+    within = mouths == 1
+    assert float(plain[within].mean()) < 0.3
+    torch.testing.assert_close(pictures[within], plain[within] * torch.tensor([2.0, 1, 1]))

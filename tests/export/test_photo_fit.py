@@ -329,3 +329,25 @@ def test_baking_blurs_by_what_no_picture_told(egg, sharp):
     torch.testing.assert_close(fit.avatar.logit_opacity[seen].detach(), opacity[seen], atol=1e-3, rtol=0)
     assert float((opacity - fit.avatar.logit_opacity.detach())[~seen].median()) > 0.3
     assert 200 < int(seen.sum()) < len(seen) - 200
+
+
+def test_of_two_photos_the_one_that_sees_a_place_squarely_tells_its_colour(egg, sharp):
+    """Photos from the front and from 40 degrees beside it: each counts on its own side of the face."""
+    fit = photo_fit(egg, portrait_of(sharp, [0, 2]))
+    shares, tops = [], []
+    for index in range(2):
+        pose, viewmat = fit.photos.view(index)
+        picture = fit.photos.photos.pictures[index]
+        splats = fit.avatar.splats(fit.avatar.vertices(pose))
+        share = fit.photos.own_share(index, splats, pose, viewmat, picture)
+        columns = (share * picture.alpha).sum(0) / picture.alpha.sum(0).clamp(min=1)
+        shares.append(columns[picture.alpha.sum(0) > 8])
+    for share in shares:
+        ends = float(share[: len(share) // 8].mean()), float(share[-len(share) // 8 :].mean())
+        tops.append(ends.index(max(ends)))
+        assert max(ends) > 0.8 and min(ends) < 0.45, ends
+    assert tops[0] != tops[1]
+    alone = photo_fit(egg, portrait_of(sharp, [0]))
+    pose, viewmat = alone.photos.view(0)
+    splats = alone.avatar.splats(alone.avatar.vertices(pose))
+    assert float(alone.photos.own_share(0, splats, pose, viewmat, alone.photos.photos.pictures[0]).min()) == 1
