@@ -2,7 +2,9 @@
 # Train on TPU slices of a GKE cluster, as a JobSet. Needs kubectl; the cluster needs the JobSet controller and the GCS FUSE driver.
 #
 #   NAME=mvp4d IMAGE=REGISTRY/mvp4d-jax:TAG ACCELERATOR=tpu-v5p-slice TOPOLOGY=4x4x4 HOSTS=16 CHIPS_PER_HOST=4 \
-#     BUCKET=bucket launch/gke_jobset.sh --config mvp4d_2b --config.data.shards=/mnt/bucket/shards
+#     BUCKET=bucket launch/gke_jobset.sh --config mvp4d_2b \
+#     --config.initial=/mnt/bucket/cogvideox-2b/transformer --config.autoencoder=/mnt/bucket/cogvideox-2b/vae \
+#     --config.data.shards=/mnt/bucket/shards/512 --config.stages.images.shards=/mnt/bucket/shards/256
 #
 # IMAGE: launch/image.sh tpu IMAGE --push. HOSTS: of one slice. SLICES=2 and more train one model, data over slices.
 # SERVICE_ACCOUNT: of Kubernetes, one that may write the bucket (Workload Identity). Workdir: gs://BUCKET/NAME.

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Train on a GPU cluster under SLURM: one process per node, all of its GPUs.
 #
-#   NODES=8 GPUS=8 WORKDIR=/scratch/run launch/slurm.sh --config mvp4d_2b --config.data.shards=/scratch/shards
+#   NODES=8 GPUS=8 WORKDIR=/scratch/run launch/slurm.sh --config mvp4d_2b \
+#     --config.initial=/scratch/cogvideox-2b/transformer --config.autoencoder=/scratch/cogvideox-2b/vae \
+#     --config.data.shards=/scratch/shards/512 --config.stages.images.shards=/scratch/shards/256
 #
 # PARTITION, ACCOUNT, TIME (24:00:00) and VENV (.venv of this checkout) may be set. The job is sent a signal five minutes before
 # its time is up, saves, and puts itself back into the queue; it goes on from its newest checkpoint. So it does when it is

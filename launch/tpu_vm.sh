@@ -3,7 +3,9 @@
 # the run and answers preemptions.
 #
 #   export NAME=mvp4d ZONE=us-east5-a TYPE=v5p-128 BUCKET=bucket
-#   launch/tpu_vm.sh train --config mvp4d_2b --config.data.shards=/mnt/bucket/shards
+#   launch/tpu_vm.sh train --config mvp4d_2b \
+#     --config.initial=/mnt/bucket/cogvideox-2b/transformer --config.autoencoder=/mnt/bucket/cogvideox-2b/vae \
+#     --config.data.shards=/mnt/bucket/shards/512 --config.stages.images.shards=/mnt/bucket/shards/256
 #
 #   train   everything: asks for the slice where there is none, installs, starts, and watches until the run is done;
 #           asks again after a preemption (SPOT=1) and starts again after a crash. Workdir: gs://BUCKET/NAME

@@ -2,7 +2,9 @@
 # Train on a GKE cluster that xpk made (pip install xpk).
 #
 #   NAME=mvp4d CLUSTER=cluster ZONE=us-east5-a TYPE=v5p-128 IMAGE=REGISTRY/mvp4d-jax:TAG BUCKET=bucket \
-#     launch/xpk.sh --config mvp4d_2b --config.data.shards=/mnt/bucket/shards
+#     launch/xpk.sh --config mvp4d_2b \
+#     --config.initial=/mnt/bucket/cogvideox-2b/transformer --config.autoencoder=/mnt/bucket/cogvideox-2b/vae \
+#     --config.data.shards=/mnt/bucket/shards/512 --config.stages.images.shards=/mnt/bucket/shards/256
 #
 # IMAGE: launch/image.sh tpu IMAGE --push. SLICES=2 and more train one model, data over slices. Workdir: gs://BUCKET/NAME.
 # Shards are read through a mount, which the cluster gets once:

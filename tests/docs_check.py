@@ -1,10 +1,10 @@
-"""Checks every command in README.md and docs/*.md; `make docs-check` runs it.
+"""Checks every command in README.md, docs/*.md and the headers of launch/*.sh; `make docs-check` runs it.
 
 A fenced block marked ```bash run``` is executed, line by line, in one scratch folder, in the order of the files. Lines
 of other ```bash``` blocks need weights, data or machines that are not here: their flags are parsed, and the files they
 name must exist. Of these, `convert`, and `train`, `prepare`, `preflight` and `sample` are run, too: small, on a random
 CogVideoX, captures and shards of noise (`small_inputs`), as far as `--dry-run` or `--plan` go, on eight host devices;
-launch scripts with DRY_RUN=1. `--dry` leaves the blocks marked `run` out.
+launch scripts with DRY_RUN=1, then what they start on every host. `--dry` leaves the blocks marked `run` out.
 """
 
 from __future__ import annotations
@@ -39,6 +39,13 @@ def blocks(path: Path) -> list[tuple[bool, list[str]]]:
     return found
 
 
+def header(path: Path) -> list[tuple[bool, list[str]]]:
+    """Of a launch script, as `blocks`: the commands with a config in the comment that it begins with."""
+    comment = path.read_text().partition("\nset ")[0].replace("\\\n#", " ")
+    lines = [line[1:].strip() for line in comment.splitlines() if line.startswith("#   ")]
+    return [(False, [line for line in lines if "launch/" in line and "--config " in line])]
+
+
 def check_line(line: str) -> str | None:
     """What is wrong with a command that is not run, or None."""
     words = shlex.split(line)
@@ -65,18 +72,30 @@ def dry_run(line: str, scratch: Path, environment: dict[str, str]) -> str | None
         environment.update(word.split("=", 1) for word in words[1:])
     elif words and words[0].startswith("launch/"):
         own = {**environment, **dict(word.split("=", 1) for word in settings), "DRY_RUN": "1"}
-        return _outcome([ROOT / words[0], *words[1:]], scratch, own)
+        problem = _outcome([ROOT / words[0], *words[1:]], scratch, own)
+        return problem or ("--config" in words and _dry_verb(started(words[1:]), scratch, environment)) or None
     elif words[:1] == ["mvp4d"] and words[1] in DRY and "--export" not in words:
-        small = small_inputs.shrink(words[1:])
-        small_inputs.furnish(scratch, small)
-        dry = [word for word in DRY[words[1]] if word not in small]
-        flags = environment.get("XLA_FLAGS", "")
-        # These programs are compiled and not run: without LLVM's optimisations, and once.
-        flags += " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-        own = {"JAX_COMPILATION_CACHE_DIR": str(scratch / ".programs"), **environment, "XLA_FLAGS": flags}
-        alone = _without(small, "--coordinator", "--processes", "--process") if words[1] == "train" else small
-        return _outcome(["mvp4d", *alone, *dry], scratch, own)
+        return _dry_verb(words[1:], scratch, environment)
     return None
+
+
+def started(arguments: list[str]) -> list[str]:
+    """What a launch script with these arguments starts, its paths in the scratch folder: verb and arguments."""
+    verb, *rest = arguments if arguments[0] in DRY else ["train", *arguments]
+    here = [re.sub(r"(^|=)/", r"\1", word) for word in rest]
+    return [verb, *here, *(["--workdir", "runs/launched"] if verb == "train" else [])]
+
+
+def _dry_verb(words: list[str], scratch: Path, environment: dict[str, str]) -> str | None:
+    small = small_inputs.shrink(words)
+    small_inputs.furnish(scratch, small)
+    dry = [word for word in DRY[words[0]] if word not in small]
+    flags = environment.get("XLA_FLAGS", "")
+    # These programs are compiled and not run: without LLVM's optimisations, and once.
+    flags += " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    own = {"JAX_COMPILATION_CACHE_DIR": str(scratch / ".programs"), **environment, "XLA_FLAGS": flags}
+    alone = _without(small, "--coordinator", "--processes", "--process") if words[0] == "train" else small
+    return _outcome(["mvp4d", *alone, *dry], scratch, own)
 
 
 def _without(words: list[str], *flags: str) -> list[str]:
@@ -118,8 +137,10 @@ def main() -> int:
     scratch = Path(tempfile.mkdtemp(prefix="mvp4d-docs-"))
     small_inputs.write_cogvideox(scratch / "CogVideoX-2b")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        for run, lines in blocks(path):
+    scripts = {path: header(path) for path in sorted((ROOT / "launch").glob("*.sh"))}
+    pages = {path: blocks(path) for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+    for path, found in {**pages, **scripts}.items():
+        for run, lines in found:
             if run and "--dry" in sys.argv:
                 continue
             for line in lines:

@@ -1,7 +1,8 @@
 """Compile a job ahead of time for a named topology: does it fit, what does it compute and move?
 
 TPU topologies (v5e:4x4, v5p:4x4x4, v6e:8x8, tpu7x:4x4x4) compile through libtpu, no TPU needed. GPU-shaped ones
-(h100:8) compile on host devices. Exit code 1 when the job does not fit.
+(h100:8) compile on host devices. Exit code 1 when the job does not fit; the last line says by how much,
+and what helps.
 """
 
 from __future__ import annotations
@@ -42,5 +43,5 @@ def run(args: argparse.Namespace) -> str:
     )
     print(json.dumps(reports, indent=2) if args.json else table(reports, topology))
     if not all(report["fits"] for report in reports):
-        raise DoesNotFit(f"{args.job} does not fit {topology.text}")
+        raise DoesNotFit(reports, topology)
     return "" if args.json else f"{args.job} fits {topology.text}"

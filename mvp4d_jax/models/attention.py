@@ -2,7 +2,7 @@
 
 `attention` chooses the backend by the device that is computed (or compiled) for: cuDNN's flash attention on NVIDIA, the
 splash kernel on TPU, plain XLA elsewhere. Where the mesh splits the tokens (`context`), every device holds its own
-queries and either gathers all keys and values of the layer or lets them travel around a ring.
+queries and gathers all keys and values of the layer.
 """
 
 import functools
@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from mvp4d_jax import parallel
-from mvp4d_jax.models.attention_ring import ring_attention
 from mvp4d_jax.models.attention_splash import splash_attention
 from mvp4d_jax.models.attention_xla import xla_attention
 
@@ -26,7 +25,6 @@ def attention(
     *,
     key_length: int | None = None,
     backend: str | None = None,
-    context_form: str = "gather",
 ) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v over the whole sequence, every token to every token.
 
@@ -35,7 +33,6 @@ def attention(
       key_length: how many of the N keys are real; those behind are padding that nothing attends to. Default all. The
         result of padded queries means nothing but is finite.
       backend: "xla", "cudnn", "splash", or None to choose by device.
-      context_form: "gather" or "ring", where the current mesh splits tokens over `context`.
 
     Returns:
       [B, N, H, d] of q's dtype.
@@ -48,7 +45,7 @@ def attention(
     chosen = choose_backend(q.dtype, backend)
     parts = parallel.axis_size("tokens")
     mesh = parallel.current_mesh()
-    _report(chosen, parallel.platform(), parts, context_form if parts > 1 else None)
+    _report(chosen, parallel.platform(), parts)
     if mesh is None or mesh.size == 1:
         return _BACKENDS[chosen](q, k, v, key_length)
     if total % parts:
@@ -57,8 +54,6 @@ def attention(
     def local(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:  # [B/b, N/c, H, d] each
         if parts == 1:
             return _BACKENDS[chosen](q, k, v, key_length)
-        if context_form == "ring":
-            return ring_attention(q, k, v, key_length, "context")
         k, v = (parallel.gather_shards(x, "context", 1) for x in (k, v))  # [B/b, N, H, d]
         return _BACKENDS[chosen](q, k, v, key_length)
 
@@ -97,7 +92,7 @@ _BACKENDS = {"xla": xla_attention, "cudnn": _cudnn_attention, "splash": splash_a
 
 
 @functools.cache
-def _report(backend: str, platform: str, parts: int, context_form: str | None) -> None:
+def _report(backend: str, platform: str, parts: int) -> None:
     """One line in the log for each combination that is used, however many layers and steps use it."""
-    over = f", tokens over {parts} devices ({context_form})" if context_form else ""
+    over = f", tokens over {parts} devices" if parts > 1 else ""
     log.info("attention: %s on %s%s", backend, platform, over)

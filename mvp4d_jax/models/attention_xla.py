@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from mvp4d_jax import parallel
 
 # What the backward pass needs of attention is kept under this name (the remat policy "attention"), by every backend
-# that can: here and in the ring and splash forms.
+# that can: here and in the splash kernel.
 SAVED_NAME = "attention"
 
 # Logits held at a time, in elements: large enough for full-speed products, small enough to stay near the caches.

@@ -42,7 +42,6 @@ _OPTIONS = {
     "dtype",
     "remat",
     "attention_backend",
-    "context_form",
     "pad_patches_to",
     "spatial_scale",
     "temporal_scale",

@@ -97,14 +97,7 @@ class Attention(nnx.Module):
         return q, k, v
 
     def _attend(self, q: jax.Array, k: jax.Array, v: jax.Array, key_length: int) -> jax.Array:
-        out = attention(
-            q,
-            k,
-            v,
-            key_length=key_length,
-            backend=self.config.attention_backend,
-            context_form=self.config.context_form,
-        )
+        out = attention(q, k, v, key_length=key_length, backend=self.config.attention_backend)
         return out.reshape(*q.shape[:2], -1)  # [B, N, D]
 
 

@@ -6,7 +6,6 @@ from typing import Any
 POSITIONS = ("sincos", "rotary")
 REMAT_POLICIES = ("none", "full", "attention", "matmuls")
 ATTENTION_BACKENDS = ("xla", "cudnn", "splash")
-CONTEXT_FORMS = ("gather", "ring")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -39,8 +38,6 @@ class TransformerConfig:
       remat: what the backward pass recomputes. "none": nothing; "full": every layer; "attention": every layer but its
         attention; "matmuls": all but the products with weights.
       attention_backend: "xla", "cudnn", "splash"; None chooses by device.
-      context_form: attention over a split token axis: "gather" (every device holds all keys and values of a layer) or
-        "ring" (they travel around, so that memory does not grow with the number of tokens on other devices).
       pad_patches_to: patches of a latent frame are padded to a multiple of this (and of the mesh's `context` axis).
     """
 
@@ -67,14 +64,12 @@ class TransformerConfig:
     dtype: str = "float32"
     remat: str = "none"
     attention_backend: str | None = None
-    context_form: str = "gather"
     pad_patches_to: int = 1
 
     def __post_init__(self):
         for field, allowed in (
             ("position", POSITIONS),
             ("remat", REMAT_POLICIES),
-            ("context_form", CONTEXT_FORMS),
             ("dtype", DTYPES),
             ("attention_backend", (None, *ATTENTION_BACKENDS)),
         ):

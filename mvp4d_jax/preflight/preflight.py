@@ -25,6 +25,14 @@ from mvp4d_jax.devices import GPUS, TPUS, Kind, compiler_flags
 from mvp4d_jax.training.config import load_config
 
 GIB = 1 << 30
+MORE_DEVICES = "more devices along fsdp or context"
+# What makes a part of a job smaller.
+REMEDIES = {
+    "train": f"{MORE_DEVICES}, --config.transformer.remat=full, fewer samples, views or frames in the stage's mixture",
+    "validation": f"{MORE_DEVICES}, or --config.validation.sample_steps=0, which draws none",
+    "denoise": "more devices along context, or a smaller `group`",
+    "decode": "devices with more memory: one device decodes a chunk",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +95,18 @@ class Topology:
         return base
 
 
-class DoesNotFit(Exception):
+class DoesNotFit(UserError):
     """The job needs more memory than the devices have."""
 
     exit_code = 1
+
+    def __init__(self, reports: Sequence[dict[str, Any]], topology: Topology):
+        worst = max((report for report in reports if not report["fits"]), key=lambda report: report["total"])
+        super().__init__(
+            f"{worst['part']} on {topology.text}",
+            f"does not fit: {worst['total'] / GIB:.2f} GiB on each device, which has {worst['limit'] / GIB:.2f}",
+            f"what helps: {REMEDIES[worst['part']]}",
+        )
 
 
 def preflight(
@@ -171,11 +187,12 @@ def table(reports: list[dict[str, Any]], topology: Topology) -> str:
     lines = []
     for report in reports:
         moved = report["collective_bytes"]
+        shares = f" ({report['arguments'] / GIB:.2f} arguments, {report['temporaries'] / GIB:.2f} temporaries)"
         lines += [
             f"{report['part']} on {topology.text} ({report['devices']} devices, mesh {report['mesh']}): "
             f"{report['what']}",
-            f"  memory per device   {report['total'] / GIB:7.2f} GiB of {report['limit'] / GIB:.2f} "
-            f"({report['arguments'] / GIB:.2f} arguments, {report['temporaries'] / GIB:.2f} temporaries)",
+            f"  memory per device   {report['total'] / GIB:7.2f} GiB of {report['limit'] / GIB:.2f}"
+            + (shares if report["arguments"] else ""),  # a compiler that gave up says the total alone
         ]
         if report["flops"]:
             lines += [

@@ -196,6 +196,8 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
 
 def _transformer(config: ml_collections.ConfigDict, conditioning: ConditioningConfig) -> TransformerConfig:
     changes = {name: value for name, value in config.transformer.items() if name != "size" and value is not None}
+    if changes.get("context_form") == "gather":  # stored configs may name it; keys and values are always gathered
+        del changes["context_form"]
     try:
         return TransformerConfig.named(config.transformer.size, conditioning_channels=conditioning.channels, **changes)
     except (ValueError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Attention against softmax written out in float64, in every form that runs here, alone and over a mesh."""
+"""Attention against softmax written out in float64, by every backend that runs here, alone and over a mesh."""
 
 import functools
 import logging
@@ -68,13 +68,13 @@ def test_gradients_against_differences():
 REAL = 37  # of 48 keys; the last shards of a split sequence are partly or wholly padding
 
 
-def output_and_gradients(form: str):
+def output_and_gradients():
     q, k, v = make(4, 48)
     weight = np.random.default_rng(1).standard_normal(q.shape).astype(np.float32)
     weight[:, REAL:] = 0.0  # what padded queries give means nothing
 
     def total(q, k, v):
-        out = attention(q, k, v, key_length=REAL, context_form=form)
+        out = attention(q, k, v, key_length=REAL)
         return (out * weight).sum(), out
 
     (_, out), gradients = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(q, k, v)
@@ -83,16 +83,15 @@ def output_and_gradients(form: str):
 
 @pytest.fixture(scope="module")
 def on_one_device():
-    return output_and_gradients("gather")
+    return output_and_gradients()
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 8), (2, 2, 2)])
-@pytest.mark.parametrize("form", ["gather", "ring"])
-def test_over_a_mesh(on_one_device, shape, form):
+def test_over_a_mesh(on_one_device, shape):
     _, expected = on_one_device
     with parallel.use_mesh(parallel.make_mesh(shape)):
         assert parallel.axis_size("tokens") == shape[2]
-        out, found = output_and_gradients(form)
+        out, found = output_and_gradients()
     np.testing.assert_allclose(out[:, :REAL], brute_force(*make(4, 48), REAL)[:, :REAL], atol=3e-6)
     assert np.isfinite(out).all()
     for one, other in zip(found, expected):

@@ -103,8 +103,11 @@ def test_a_gpu_shaped_sample_job(capsys, monkeypatch):
             lambda *_, fits=fits, **__: [reports[0], {**reports[1], "fits": fits}],
         )
         assert cli.main(arguments) == (0 if fits else 1)
-        shown = capsys.readouterr().out
-        assert "host devices in the place of GPUs" in shown and ("DOES NOT FIT" in shown) == (not fits)
+        shown = capsys.readouterr()
+        assert "host devices in the place of GPUs" in shown.out and ("DOES NOT FIT" in shown.out) == (not fits)
+        needed = reports[1]["total"] / GIB
+        said = f"decode on l4:2: does not fit: {needed:.2f} GiB on each device, which has 22.00; what helps: devices"
+        assert (said in shown.err) == (not fits)
 
 
 @pytest.mark.slow

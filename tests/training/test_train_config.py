@@ -75,6 +75,22 @@ def test_resolved_config_comes_back(tmp_path):
     assert load_config(str(file)).optimiser.clip == 0.25
 
 
+@pytest.mark.parametrize("form", [None, "gather"])
+def test_a_stored_config_may_name_the_only_way_to_attend_over_a_mesh(form):
+    config = load_config("tiny")
+    with config.unlocked():
+        config.transformer.context_form = form
+    assert resolve(config) == resolve(load_config("tiny"))
+
+
+def test_a_stored_config_with_another_way_is_refused():
+    config = load_config("tiny")
+    with config.unlocked():
+        config.transformer.context_form = "ring"
+    with pytest.raises(UserError, match="context_form"):
+        resolve(config)
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [
