@@ -1,14 +1,20 @@
 #!/usr/bin/env bash
-# Every GPU check and benchmark of the project in one go, so that one rented GPU hour shows all.
+# What only a GPU can tell, in at most ten minutes, the most wanted numbers first.
 #
 #   benchmarks/gpu_all.sh [--cpu] [OUT]
 #
-# OUT (default out/gpu): one log for each part, and table.txt, which is also printed. --cpu runs the same roads at CPU
-# sizes, to see that the script itself works before an hour is rented. Needs an environment with the CUDA builds of jax
-# and torch (`pip install -e '.[cuda,export,test]'`). A part that fails is marked so and the rest goes on; the script's
-# exit code is then 1.
+#   1 forward     2B at 107,520 tokens in bfloat16, cuDNN attention, against diffusers on the same GPU (goal 0.8 of its time)
+#   2 train_step  2B, forward, backward, AdamW: 14,336 tokens, and with two views
+#   3 agreement   the CPU compositor against gsplat on CUDA; attention against the plain one
+#   4 realtime    an avatar of 100,000 Gaussians: frames a second
+#   5 fit         a studio person with preset `low`, while time is left
+#
+# OUT (default out/gpu): a log of each part, and table.txt; every part prints its line as soon as it has it. --cpu runs the
+# same parts at CPU sizes, which tries the script and measures no GPU. Needs the CUDA builds of jax and torch
+# (`pip install -e '.[cuda,export,test]'`). LIMIT (600) is the time for all in seconds: a part that would begin later is left
+# out, one that is under way is ended. A part that fails is marked and the rest goes on; the exit code is then 1.
 set -u -o pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 cpu=""
 if [ "${1:-}" = "--cpu" ]; then cpu=1; shift; fi
@@ -23,7 +29,7 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false
 [ -n "$cpu" ] && export JAX_PLATFORMS=cpu
 
 {
-  echo "mvp4d-jax, every GPU check and benchmark, $(date -u +%Y-%m-%dT%H:%MZ)"
+  echo "mvp4d-jax on a GPU, $(date -u +%Y-%m-%dT%H:%MZ)"
   if [ -n "$cpu" ]; then echo "CPU sizes: this tries the script, it measures no GPU"
   else nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader; fi
   "$python" -c 'import jax, torch; print("jax", jax.__version__, jax.devices()[0].device_kind, "| torch", torch.__version__)'
@@ -31,10 +37,11 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false
 
 # part NAME PATTERN COMMAND...: run, keep the log, copy the lines that match PATTERN into the table.
 part() {
-  local name="$1" pattern="$2" began=$SECONDS status
+  local name="$1" pattern="$2" began=$SECONDS left=$((${LIMIT:-600} - SECONDS)) status
   shift 2
+  if [ $left -lt 10 ]; then printf '\n== %s: left out, no time\n' "$name" | tee -a "$table"; return; fi
   echo; echo "== $name: $*"
-  "$@" > "$out/$name.log" 2>&1
+  timeout "$left" "$@" > "$out/$name.log" 2>&1
   status=$?
   [ $status -eq 0 ] || failed=1
   {
@@ -45,39 +52,34 @@ part() {
   } | tee -a "$table"
 }
 
-# script NAME FILE PATTERN ARGUMENTS...: a benchmark that may not be in this checkout.
-script() {
-  local name="$1" file="$2" pattern="$3"
-  shift 3
-  if [ -f "$file" ]; then part "$name" "$pattern" "$python" "$file" "$@"
-  else printf '\n== %s: left out, %s is not there\n' "$name" "$file" | tee -a "$table"; fi
-}
+# benchmark NAME PATTERN FILE ARGUMENTS...
+benchmark() { local name="$1" pattern="$2" file="$3"; shift 3; part "$name" "$pattern" "$python" "benchmarks/$file" "$@"; }
 
-numbers='attention:|tokens|ours|diffusers|alone|share|best s'
+numbers='attention:|tokens|ours|diffusers|alone|share|best'
 mvp4d="$(dirname "$(command -v "$python" || echo "$python")")/mvp4d"
+gpu_tests=("$python" -m pytest -q -p no:cacheprovider -m gpu)
+person="$out/person" avatar="$out/avatar"
+rm -rf "$person" "$avatar"
 if [ -n "$cpu" ]; then
-  part tests 'passed|failed|error|deselected' "$python" -m pytest -q -p no:cacheprovider --collect-only -m gpu tests/models
-  script transformer benchmarks/transformer.py "$numbers" --layers 1 --size 8 --frames 3 --text 16 --repeats 2 --kernels
-  person=(--views 3 --frames 3 --size 64) fit=(--preset cpu --steps 4) speed=(--sizes 64 --frames 3)
-  halves=(--preset cpu --steps 4 --hold-views 1 --hold-times 1)
+  benchmark forward "$numbers" transformer.py --layers 1 --size 8 --frames 3 --text 16 --repeats 2 --kernels
+  benchmark train_step "$numbers" train_step.py --config tiny --kind multiview --repeats 1
+  part agreement 'passed|failed|error|collected|deselected' "${gpu_tests[@]}" --collect-only tests/export/test_splat_rasterize.py tests/models/test_attention.py
+  part studio '.' "$mvp4d" studio --out "$person" --cameras orbit:360x3 --frames 3 --size 64
+  part fit '.' "$mvp4d" distill "$person" --out "$avatar" --preset cpu --steps 4
+  benchmark realtime '.' avatar_realtime.py "$avatar" --sizes 64 --frames 3
 else
-  part tests 'passed|failed|error|SKIPPED' env JAX_PLATFORMS=cuda,cpu "$python" -m pytest -q -p no:cacheprovider -m gpu
-  # The whole 2B over 8 views x 13 latent frames x 512^2 and the reference: cuDNN must be the backend named in the log.
-  script transformer benchmarks/transformer.py "$numbers" --gpu --kernels
-  if ! grep -q 'attention: cudnn on gpu' "$out/transformer.log" 2>/dev/null; then
+  benchmark forward "$numbers" transformer.py --gpu
+  if ! grep -q 'attention: cudnn on gpu' "$out/forward.log" 2>/dev/null; then
     echo "   FAILED: cuDNN attention is not in the log" | tee -a "$table"; failed=1
   fi
-  script transformer_video benchmarks/transformer.py "$numbers" --gpu --frames 13 --text 226
-  person=(--views 16 --frames 49 --size 512) fit=(--preset low) speed=()
-  halves=(--preset low)
+  benchmark train_step "$numbers" train_step.py
+  benchmark train_step_views "$numbers" train_step.py --kind multiview --views 2
+  part agreement 'passed|failed|error|SKIPPED' env JAX_PLATFORMS=cuda,cpu "${gpu_tests[@]}" tests/export/test_splat_rasterize.py tests/models/test_attention.py
+  part studio '.' env JAX_PLATFORMS=cuda "$mvp4d" studio --out "$person" --cameras orbit:360x8 --frames 17 --size 256
+  part first_avatar '.' "$mvp4d" distill "$person" --out "$avatar" --preset low --steps 300
+  benchmark realtime '.' avatar_realtime.py "$avatar" --gaussians 100000
+  part fit '.' "$mvp4d" distill "$person" --out "$avatar.fit" --preset low
 fi
-
-# The avatar half: a person of the studio, an avatar of it, then frames per second and the fit's time and quality.
-rm -rf "$out/person" "$out/avatar"
-part studio '.' "$mvp4d" studio --out "$out/person" "${person[@]}"
-part avatar_fit '.' "$mvp4d" distill "$out/person" --out "$out/avatar" "${fit[@]}"
-script avatar_realtime benchmarks/avatar_realtime.py '.' "$out/avatar" "${speed[@]}"
-script distill benchmarks/distill.py '.' "$out/person" "${halves[@]}"
 
 echo; echo "table: $table"
 exit $failed
