@@ -260,7 +260,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pocketsphinx" else object())
     sound = write_wav(tmp_path / "a.wav", tone(0.5))
-    with pytest.raises(UserError, match=r"pocketsphinx; pip install 'mvp4d-jax\[speech\]'"):
+    with pytest.raises(UserError, match=r"pocketsphinx; in the checkout: pip install '\.\[speech\]'"):
         speak(sound)
     assert speak(sound, phones=[Phone("AA", 0.1, 0.4)]).frame_count == 15  # timed phones need no recogniser
 
