@@ -1,4 +1,4 @@
-"""One update of a config's largest batch on the devices that are here, on weights and samples without meaning.
+"""One update on one sample of a config's largest kind, on the first device, without data or weights.
 
     python benchmarks/train_step.py                  # one GPU: mvp4d_2b, a sample of 8 views x 49 frames x 512 x 512
     python benchmarks/train_step.py --config tiny    # the same on CPU, at a size that it holds
@@ -8,6 +8,7 @@ seconds of a step (best and median), samples and TFLOP a second, memory by the c
 """
 
 import argparse
+import dataclasses
 import statistics
 import time
 
@@ -33,3 +34,39 @@ def main() -> None:
     parser.add_argument("--config", default="mvp4d_2b")
     parser.add_argument("--repeats", type=int, default=3)
     args, overrides = parser.parse_known_args()
+
+    plan = resolve(load_config(args.config, overrides))
+    stage, modality = heaviest(plan)
+    plan, modality = plan.for_stage(stage), dataclasses.replace(modality, batch=1)
+    mesh = parallel.make_mesh((1, 1, 1), jax.devices()[:1])
+    template = ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
+    optimiser = make_optimiser(plan.optimiser, template.shapes)
+    step = make_step(plan, template, optimiser, abstract=True)
+    shapes = batch_shapes(plan, stage, modality, Feed.onto(mesh, 1).layout)
+    tokens = tokens_of(plan.transformer, modality.views, modality.latents, plan.latent_size(stage))
+    print(
+        f"training step of {args.config}: {tokens:,} tokens, {plan.transformer.dtype}, {jax.devices()[0].device_kind}"
+    )
+
+    state = initial_state(template, optimiser, mesh, 0)
+    with parallel.use_mesh(mesh):
+        batch = {name: jnp.zeros(one.shape, one.dtype, device=one.sharding) for name, one in shapes.items()}
+        began = time.perf_counter()
+        compiled = step.lower(state, batch).compile()
+        print(f"compiled in {time.perf_counter() - began:.1f} s", flush=True)
+        memory, flops = compiled.memory_analysis(), program_cost(compiled.as_text()).flops
+        seconds = []
+        for _ in range(args.repeats + 1):  # the first one warms up
+            began = time.perf_counter()
+            state, _ = jax.block_until_ready(compiled(state, batch))
+            seconds.append(time.perf_counter() - began)
+    best = min(seconds[1:])
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    print(
+        f"training step: {best:.3f} s best, {statistics.median(seconds[1:]):.3f} s median, "
+        f"{tokens / best:,.0f} tokens/s, {flops / best / 1e12:.3f} TFLOP/s, {(held + memory.temp_size_in_bytes) / GIB:.2f} GiB"
+    )
+
+
+if __name__ == "__main__":
+    main()
