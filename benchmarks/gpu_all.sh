@@ -1,20 +1,15 @@
 #!/usr/bin/env bash
-# What only a GPU can tell, in at most ten minutes, the most wanted numbers first.
+# The GPU checks and benchmarks of the project in at most ten minutes, what was never measured first.
 #
 #   benchmarks/gpu_all.sh [--cpu] [OUT]
 #
-#   1 forward     2B at 107,520 tokens in bfloat16, cuDNN attention, against diffusers on the same GPU (goal 0.8 of its time)
-#   2 train_step  2B, forward, backward, AdamW: 14,336 tokens, and with two views
-#   3 agreement   the CPU compositor against gsplat on CUDA; attention against the plain one
-#   4 realtime    an avatar of 100,000 Gaussians: frames a second
-#   5 fit         a studio person with preset `low`, while time is left
-#
-# OUT (default out/gpu): a log of each part, and table.txt; every part prints its line as soon as it has it. --cpu runs the
-# same parts at CPU sizes, which tries the script and measures no GPU. Needs the CUDA builds of jax and torch
-# (`pip install -e '.[cuda,export,test]'`). LIMIT (600) is the time for all in seconds: a part that would begin later is left
-# out, one that is under way is ended. A part that fails is marked and the rest goes on; the exit code is then 1.
+# No GPU has run this order yet. Every part has its own limit (590 s together) and prints its numbers when it ends.
+# OUT (default out/gpu): one log for each part, and table.txt, which is also printed. --cpu runs the same parts at CPU
+# sizes, to see that the script itself works before a GPU is rented. Needs an environment with the CUDA builds of jax
+# and torch (`pip install -e '.[cuda,export,test]'`). A part that fails is marked so and the rest goes on; the script's
+# exit code is then 1.
 set -u -o pipefail
-cd "$(dirname "$0")/.." || exit
+cd "$(dirname "$0")/.." || exit 1
 
 cpu=""
 if [ "${1:-}" = "--cpu" ]; then cpu=1; shift; fi
@@ -29,19 +24,20 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false
 [ -n "$cpu" ] && export JAX_PLATFORMS=cpu
 
 {
-  echo "mvp4d-jax on a GPU, $(date -u +%Y-%m-%dT%H:%MZ)"
+  echo "mvp4d-jax, every GPU check and benchmark, $(date -u +%Y-%m-%dT%H:%MZ)"
   if [ -n "$cpu" ]; then echo "CPU sizes: this tries the script, it measures no GPU"
   else nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader; fi
   "$python" -c 'import jax, torch; print("jax", jax.__version__, jax.devices()[0].device_kind, "| torch", torch.__version__)'
 } 2>&1 | tee "$table"
 
-# part NAME PATTERN COMMAND...: run, keep the log, copy the lines that match PATTERN into the table.
+# part NAME SECONDS PATTERN COMMAND...: run that long at most (on a GPU), keep the log, copy the lines that match PATTERN
+# into the table.
 part() {
-  local name="$1" pattern="$2" began=$SECONDS left=$((${LIMIT:-600} - SECONDS)) status
-  shift 2
-  if [ $left -lt 10 ]; then printf '\n== %s: left out, no time\n' "$name" | tee -a "$table"; return; fi
+  local name="$1" limit="$2" pattern="$3" began=$SECONDS status
+  shift 3
   echo; echo "== $name: $*"
-  timeout "$left" "$@" > "$out/$name.log" 2>&1
+  [ -z "$cpu" ] || limit=3600
+  timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1
   status=$?
   [ $status -eq 0 ] || failed=1
   {
@@ -52,34 +48,32 @@ part() {
   } | tee -a "$table"
 }
 
-# benchmark NAME PATTERN FILE ARGUMENTS...
-benchmark() { local name="$1" pattern="$2" file="$3"; shift 3; part "$name" "$pattern" "$python" "benchmarks/$file" "$@"; }
-
-numbers='attention:|tokens|ours|diffusers|alone|share|best'
-mvp4d="$(dirname "$(command -v "$python" || echo "$python")")/mvp4d"
-gpu_tests=("$python" -m pytest -q -p no:cacheprovider -m gpu)
-person="$out/person" avatar="$out/avatar"
-rm -rf "$person" "$avatar"
+mvp4d=("$python" -m mvp4d.cli)
+numbers='attention:|tokens|ours|diffusers|alone|share|best s'
+tests=("$python" -m pytest -q -p no:cacheprovider)
+rm -rf "$out/person" "$out/avatar"
 if [ -n "$cpu" ]; then
-  benchmark forward "$numbers" transformer.py --layers 1 --size 8 --frames 3 --text 16 --repeats 2 --kernels
-  benchmark train_step "$numbers" train_step.py --config tiny --kind multiview --repeats 1
-  part agreement 'passed|failed|error|collected|deselected' "${gpu_tests[@]}" --collect-only tests/export/test_splat_rasterize.py tests/models/test_attention.py
-  part studio '.' "$mvp4d" studio --out "$person" --cameras orbit:360x3 --frames 3 --size 64
-  part fit '.' "$mvp4d" distill "$person" --out "$avatar" --preset cpu --steps 4
-  benchmark realtime '.' avatar_realtime.py "$avatar" --sizes 64 --frames 3
+  forward=(--layers 1 --size 8 --frames 3 --text 16 --repeats 2 --kernels) step=(--config tiny --repeats 1)
+  tests+=(--collect-only) person=(--views 3 --frames 3 --size 64) fit=(--preset cpu --steps 4) speed=(--sizes 64 --frames 3)
 else
-  benchmark forward "$numbers" transformer.py --gpu
-  if ! grep -q 'attention: cudnn on gpu' "$out/forward.log" 2>/dev/null; then
-    echo "   FAILED: cuDNN attention is not in the log" | tee -a "$table"; failed=1
-  fi
-  benchmark train_step "$numbers" train_step.py
-  benchmark train_step_views "$numbers" train_step.py --kind multiview --views 2
-  part agreement 'passed|failed|error|SKIPPED' env JAX_PLATFORMS=cuda,cpu "${gpu_tests[@]}" tests/export/test_splat_rasterize.py tests/models/test_attention.py
-  part studio '.' env JAX_PLATFORMS=cuda "$mvp4d" studio --out "$person" --cameras orbit:360x8 --frames 17 --size 256
-  part first_avatar '.' "$mvp4d" distill "$person" --out "$avatar" --preset low --steps 300
-  benchmark realtime '.' avatar_realtime.py "$avatar" --gaussians 100000
-  part fit '.' "$mvp4d" distill "$person" --out "$avatar.fit" --preset low
+  forward=(--gpu --kernels --repeats 3) step=()
+  person=(--views 8 --frames 12 --size 512) fit=(--preset low) speed=()
 fi
+platforms=cuda,cpu
+[ -z "$cpu" ] || platforms=cpu
+
+# The whole 2B over 8 views x 13 latent frames x 512^2 and the reference: cuDNN must be the backend named in the log.
+part transformer 160 "$numbers" "$python" benchmarks/transformer.py "${forward[@]}"
+if [ -z "$cpu" ] && ! grep -q 'attention: cudnn on gpu' "$out/transformer.log"; then
+  echo "   FAILED: cuDNN attention is not in the log" | tee -a "$table"; failed=1
+fi
+part train_step 110 'training step|compiled' "$python" benchmarks/train_step.py "${step[@]}"
+part compositor 60 'passed|failed|error|SKIPPED|selected|collected' "${tests[@]}" -m gpu tests/export/test_splat_rasterize.py
+# Real-time rates, on an avatar of a person of the studio.
+part studio 50 '.' "${mvp4d[@]}" studio --out "$out/person" "${person[@]}"
+part avatar_fit 100 '.' "${mvp4d[@]}" distill "$out/person" --out "$out/avatar" "${fit[@]}"
+part avatar_realtime 50 '.' "$python" benchmarks/avatar_realtime.py "$out/avatar" "${speed[@]}"
+part attention 60 'passed|failed|error|SKIPPED|selected|collected' env JAX_PLATFORMS="$platforms" "${tests[@]}" -m gpu tests/models/test_attention.py
 
 echo; echo "table: $table"
 exit $failed
