@@ -61,11 +61,15 @@ def main() -> None:
             state, _ = jax.block_until_ready(compiled(state, batch))
             seconds.append(time.perf_counter() - began)
     best = min(seconds[1:])
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    total = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
     print(
         f"training step: {best:.3f} s best, {statistics.median(seconds[1:]):.3f} s median, "
-        f"{tokens / best:,.0f} tokens/s, {flops / best / 1e12:.3f} TFLOP/s, "
-        f"{(held + memory.temp_size_in_bytes) / GIB:.2f} GiB"
+        f"{tokens / best:,.0f} tokens/s, {flops / best / 1e12:.3f} TFLOP/s, {total / GIB:.2f} GiB"
     )
 
 
