@@ -218,7 +218,7 @@ def _conditions(job: Job, views: int, mesh: Mesh) -> Conditions:
 
 
 def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=parallel.replicated(mesh))
+    return jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype, sharding=parallel.replicated(mesh))
 
 
 def _bytes(tree: Any) -> float:
