@@ -23,12 +23,14 @@ tpu_kind() {
   esac
 }
 
-# archive FILE: the checkout's tracked files as they are now, with edits that are not committed, as a gzipped tar. `git stash
-# create` refreshes the index: a copy of it, so that another git at work in the checkout does not matter.
+# archive FILE: the checkout's tracked files as they are now, with edits that are not committed, as a gzipped tar. Works on a
+# copy of the index, so that another git at work in the checkout does not matter, and refreshes it: `git stash create` fails
+# on files that were touched and not changed.
 archive() {
   local tree index
   index=$(git -C "$repository" rev-parse --path-format=absolute --git-path index)
   cp "$index" "$1.index"
+  GIT_INDEX_FILE=$1.index git -C "$repository" update-index -q --refresh || true
   tree=$(GIT_INDEX_FILE=$1.index git -C "$repository" -c user.name=launch -c user.email=launch@localhost stash create)
   rm -f "$1.index"
   git -C "$repository" archive --format=tar.gz --output "$1" "${tree:-HEAD}"

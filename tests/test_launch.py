@@ -160,6 +160,7 @@ def test_xpk_command():
 def test_image_is_built_from_tracked_files(tmp_path, target):
     """The build's context: the Dockerfile and what it copies is inside, what git does not track is not."""
     stand_in(tmp_path, "docker", f"if [[ $1 == build ]]; then cat >{tmp_path}/context.tar.gz; fi")
+    os.utime(ROOT / "LICENSE")  # touched, not changed
     done = launch("image.sh", target, "registry/image:1", "--push", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert done.returncode == 0, done.stderr
     build, push = calls(tmp_path)

@@ -179,5 +179,5 @@ def test_capture_ships_the_plain_rig(tmp_path, short_haired):
     np.testing.assert_array_equal(own.head.expression_basis, short_haired.head.expression_basis)
     assert own.info.extra["own_motion"] == 1.0 and "own_motion" not in plain.info.extra
     assert np.abs(own.frames(0).astype(int) - plain.frames(0)).max() > 20
-    with pytest.raises(UserError, match="own motion"):
+    with pytest.raises(UserError, match="own_motion"):
         make_capture(tmp_path / "never", 6, dataclasses.replace(order, own_motion=-0.5))
