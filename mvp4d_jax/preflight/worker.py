@@ -87,9 +87,11 @@ def _devices(topology: Topology) -> list:
 
 
 def _out_of_memory(error: Exception) -> dict[str, Any]:
-    """The compiler's own verdict: "Used 20.1G of 15.75G hbm"."""
+    """The compiler's own verdict: "Used 20.1G of 15.75G hbm", or what temporaries alone would take."""
     text = str(error)
-    used = re.search(r"Used ([0-9.]+)([KMGT]) of ([0-9.]+)([KMGT]) hbm", text)
+    used = re.search(r"Used ([0-9.]+)([KMGT]) of [0-9.]+[KMGT] hbm", text) or re.search(
+        r"memory required for .* \(([0-9.]+)([KMGT])\) exceeds available HBM", text
+    )
     if used is None:
         raise UserError("the compiler", text.splitlines()[0][:400]) from None
     total = float(used.group(1)) * {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[used.group(2)]

@@ -11,6 +11,7 @@ from mvp4d.core.errors import UserError
 from mvp4d_jax.models.attention_splash import padded_length
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.preflight.preflight import GIB, Topology, preflight
+from mvp4d_jax.preflight.worker import _out_of_memory
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.metrics import tokens_of
 from mvp4d_jax.training.plan import batch_shapes, resolve
@@ -128,3 +129,26 @@ def test_2b_train_step_for_64_chips_fits_with_room_and_grows_evenly():
     assert abs(large["flops"] / small["flops"] - 1) < 0.05
     moved = [sum(report["collective_bytes"].values()) for report in (small, large)]
     assert abs(moved[1] / moved[0] - 1) < 0.2
+
+
+def test_the_validation_sample_compiles_for_tpu():
+    pytest.importorskip("libtpu")
+    settings = [*SMALL, "--config.mesh=1,2,2", "--config.validation.sample_steps=2"]
+    parts = {"kind": "multiview", "parts": ["validation"]}
+    (report,) = preflight("tiny", settings, Topology.parse("v5e:2x2"), "train", **parts)
+    assert report["fits"] and report["devices"] == 4 and report["total"] > 0
+
+
+@pytest.mark.parametrize(
+    "said, gib",
+    [
+        ("Ran out of memory in memory space hbm. Used 20.10G of 15.75G hbm. Exceeded hbm capacity by 4.35G.", 20.1),
+        (
+            "Ran out of memory on HBM, the total memory required for HLO temporaries (26.66G) exceeds available HBM "
+            "(15.75G). HLO module: jit_train_step.",
+            26.66,
+        ),
+    ],
+)
+def test_the_compilers_own_verdict_on_memory_is_read(said, gib):
+    assert _out_of_memory(RuntimeError(f"RESOURCE_EXHAUSTED: {said}"))["total"] == pytest.approx(gib * GIB)
