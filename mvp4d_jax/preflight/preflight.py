@@ -206,6 +206,8 @@ def table(reports: list[dict[str, Any]], topology: Topology) -> str:
                     else ""
                 ),
             ]
+        elif report["fits"]:
+            lines.append("  FLOPs, bytes moved      not counted: this jaxlib cannot read back what this libtpu wrote")
         if "hosts" in report:
             lines.append(
                 f"  a host of {report['hosts']:<9} reads {report['host_rows']} samples a step, "

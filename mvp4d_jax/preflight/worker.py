@@ -18,7 +18,7 @@ from mvp4d.core.errors import UserError
 from mvp4d_jax.preflight.jobs import PARTS, Job, heaviest
 from mvp4d_jax.preflight.preflight import GIB, Topology
 from mvp4d_jax.training.config import load_config
-from mvp4d_jax.training.hlo import program_cost
+from mvp4d_jax.training.hlo import compiled_cost
 from mvp4d_jax.training.plan import resolve
 
 
@@ -51,7 +51,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     except jax.errors.JaxRuntimeError as error:
         return {**report, **_out_of_memory(error), **_times(began)}
     memory = compiled.memory_analysis()
-    cost = program_cost(compiled.as_text())
+    cost = compiled_cost(compiled)
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
         **report,

@@ -30,7 +30,7 @@ from mvp4d_jax.training.config import save_config
 from mvp4d_jax.training.distill import make_step
 from mvp4d_jax.training.feed import Feed
 from mvp4d_jax.training.ground import Ground
-from mvp4d_jax.training.hlo import program_cost
+from mvp4d_jax.training.hlo import compiled_cost
 from mvp4d_jax.training.launch import Launch, check_launch, newest_step
 from mvp4d_jax.training.metrics import MetricsLog, peak_flops, tokens_of
 from mvp4d_jax.training.plan import Stage, batch_shapes
@@ -270,7 +270,7 @@ class _Run:
             compiled = steps[modality.kind] = update.lower(state, shapes).compile()
             seconds = time.monotonic() - began
             self._check_memory(compiled, f"stage '{stage.name}', {modality.kind}")
-            flops = program_cost(compiled.as_text()).flops
+            flops = compiled_cost(compiled).flops
             tokens = tokens_of(self.plan.transformer, modality.views, modality.latents, self.plan.latent_size(stage))
             work[modality.kind] = Work(
                 modality.batch,
