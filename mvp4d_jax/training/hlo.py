@@ -68,7 +68,7 @@ class _Instruction:
 
 
 def compiled_cost(compiled: jax.stages.Compiled) -> Cost:
-    """Counts a compiled program. All zero where jaxlib cannot read back what a newer libtpu wrote: its memory is known."""
+    """Counts a compiled program. All zero where jaxlib cannot read back what a newer libtpu wrote."""
     try:
         text = compiled.as_text()
     except jax.errors.JaxRuntimeError:
