@@ -93,7 +93,9 @@ class OwnMouths:
 
     def __init__(self, avatar: Avatar, data: Dataset):
         self.avatar, self.data = avatar, data
-        self._found: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        # (moment, view) -> rows and columns of the mouth and what `_look` has there; None where none shows.
+        # Whole pictures would fill a GPU.
+        self._found: dict[tuple[int, int], tuple[slice, slice, Tensor, Tensor] | None] = {}
 
     @torch.no_grad()
     def __call__(
@@ -104,27 +106,36 @@ class OwnMouths:
         Args:
           fixed: [G] bool, the head's own Gaussians. gain: [B, 1, 1, 3] that turns their colours into the views'.
         """
-        found = [self._look(moment, view, fixed) for view in views]
         size = pictures.shape[1:3]
-        mouths = adaptive_avg_pool2d(torch.stack([mouth for mouth, _ in found])[:, None], size)[:, 0]
-        own = torch.stack([colours for _, colours in found]).permute(0, 3, 1, 2)
-        own = adaptive_avg_pool2d(own, size).permute(0, 2, 3, 1) * gain
-        return torch.lerp(pictures, own, mouths[..., None]), mouths
+        whole = pictures.new_zeros(len(views), 4, *self.data.size)  # mouth, and its colours
+        for index, view in enumerate(views):
+            if (moment, view) not in self._found:
+                self._found[moment, view] = self._look(moment, view, fixed)
+            found = self._found[moment, view]
+            if found is not None:
+                rows, columns, inside, colours = found
+                whole[index, 0, rows, columns] = inside
+                whole[index, 1:, rows, columns] = colours.permute(2, 0, 1)
+        whole = adaptive_avg_pool2d(whole, size).permute(0, 2, 3, 1)
+        mouths, own = whole[..., :1], whole[..., 1:] * gain
+        # Averaged over pixels with and without a mouth, colours carry its share already.
+        return pictures * (1 - mouths) + own, mouths[..., 0]
 
-    def _look(self, moment: int, view: int, fixed: Tensor) -> tuple[Tensor, Tensor]:
-        """[H, W] 1 where a view has the inside of the mouth, and [H, W, 3] how the head has it."""
-        if (moment, view) not in self._found:
-            (height, width), data, avatar = self.data.size, self.data, self.avatar
-            pose, viewmat, K = data.pose[moment : moment + 1], data.viewmats[view, moment], data.Ks[view, moment]
-            inside = shows_mouth(avatar, pose, viewmat, K, max(height, width))[:height, :width].float()
-            splats = avatar.splats(avatar.vertices(pose, torch.zeros_like(avatar.mesh_weights)))
-            own = dataclasses.replace(splats, opacities=splats.opacities * fixed)
-            dark = torch.zeros(3, device=avatar.device)
-            self._found[moment, view] = (
-                inside,
-                avatar.render(own, pose, viewmat[None], K[None], width, height, dark).rgb[0],
-            )
-        return self._found[moment, view]
+    def _look(self, moment: int, view: int, fixed: Tensor) -> tuple[slice, slice, Tensor, Tensor] | None:
+        """Where a view has the inside of the mouth, [h, w] 1 there, and [h, w, 3] how the head has it, 0 beside it."""
+        (height, width), data, avatar = self.data.size, self.data, self.avatar
+        pose, viewmat, K = data.pose[moment : moment + 1], data.viewmats[view, moment], data.Ks[view, moment]
+        inside = shows_mouth(avatar, pose, viewmat, K, max(height, width))[:height, :width].float()
+        places = inside.nonzero()
+        if not len(places):
+            return None
+        splats = avatar.splats(avatar.vertices(pose, torch.zeros_like(avatar.mesh_weights)))
+        own = dataclasses.replace(splats, opacities=splats.opacities * fixed)
+        dark = torch.zeros(3, device=avatar.device)
+        colours = avatar.render(own, pose, viewmat[None], K[None], width, height, dark).rgb[0] * inside[..., None]
+        (top, left), (bottom, right) = places.amin(0).tolist(), places.amax(0).tolist()
+        rows, columns = slice(top, bottom + 1), slice(left, right + 1)
+        return rows, columns, inside[rows, columns].clone(), colours[rows, columns].clone()
 
 
 def in_light(colour: tuple[float, float, float], face: Tensor) -> Tensor:

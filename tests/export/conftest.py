@@ -1,6 +1,7 @@
 """Fixtures of the PyTorch half: one small capture, one small avatar."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -25,6 +26,17 @@ from mvp4d_export.dataset import Dataset  # noqa: E402
 from mvp4d_export.distill import Distiller  # noqa: E402
 from mvp4d_export.fitting import distill  # noqa: E402
 from mvp4d_export.rig import Pose  # noqa: E402
+
+FLAGS = [
+    "--no-sandbox",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +67,15 @@ def truth(fitted, cameras):
     pose = Pose.of(read_motion(fitted[0] / "motion.npz").motion)[FRAME : FRAME + 1]
     with torch.no_grad():
         return avatar.render(avatar.splats(avatar.vertices(pose)), pose, *cameras, 48, 48, torch.ones(3)).rgb
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if program is None:
+        pytest.skip("no chromium on this machine")
+    with playwright.sync_playwright() as run:
+        browser = run.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser
+        browser.close()

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from marionette import Firefox
 from PIL import Image
-from test_web import FLAGS
 
 from mvp4d.api import open_avatar
 from mvp4d.core.heads.motion import Motion
@@ -24,18 +23,6 @@ from mvp4d_export.viewer import Viewer
 UNTIL = """async (value) => { for (let k = 0; k < 200 && avatar.state.shown.expression[0] !== value; k++) {
   await new Promise((resolve) => setTimeout(resolve, 100)); } }"""
 PLAYBACK = float(os.environ.get("MVP4D_PLAYBACK", "180"))  # seconds of the test of memory
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if program is None:
-        pytest.skip("no chromium on this machine")
-    with playwright.sync_playwright() as run:
-        browser = run.chromium.launch(executable_path=program, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture()

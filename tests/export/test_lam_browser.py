@@ -3,7 +3,6 @@
 import http.server
 import io
 import os
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_web import FLAGS
 
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.formats import export_avatar
@@ -61,33 +59,27 @@ def address(fitted, tmp_path):
 
 
 @pytest.mark.slow
-def test_lams_renderer_opens_it_and_a_morph_moves(address):
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium on this machine")
-    with playwright.sync_playwright() as run:
-        browser = run.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport={"width": 384, "height": 384})
-        errors = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address)
-        page.wait_for_function("window.progress == 1", timeout=120_000)
+def test_lams_renderer_opens_it_and_a_morph_moves(address, chromium):
+    page = chromium.new_page(viewport={"width": 384, "height": 384})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    page.wait_for_function("window.progress == 1", timeout=120_000)
 
-        def picture():
-            return np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(float)
+    def picture():
+        return np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(float)
 
-        page.evaluate("window.face = {jawOpen: 0}")
-        before, deadline = picture(), time.monotonic() + 120
-        while time.monotonic() < deadline:  # the renderer fades the head in, a step per frame
-            time.sleep(5)
-            after, before = before, picture()
-            if (before < 200).any() and np.abs(before - after).max() < 2:
-                break
-        page.evaluate("window.face = {jawOpen: 1}")
+    page.evaluate("window.face = {jawOpen: 0}")
+    before, deadline = picture(), time.monotonic() + 120
+    while time.monotonic() < deadline:  # the renderer fades the head in, a step per frame
         time.sleep(5)
-        change = np.abs(picture() - before).max(2)
-        browser.close()
+        after, before = before, picture()
+        if (before < 200).any() and np.abs(before - after).max() < 2:
+            break
+    page.evaluate("window.face = {jawOpen: 1}")
+    time.sleep(5)
+    change = np.abs(picture() - before).max(2)
+    page.close()
     assert not errors
     seen, moved = np.argwhere(before.min(2) < 200), np.argwhere(change > 20)
     assert len(seen) > 1000 and len(moved) > 50

@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 import shutil
 import struct
 import wave
@@ -33,16 +32,6 @@ from mvp4d_export.render import plan_rendering, render_frames, to_bytes
 from mvp4d_export.rig import Pose
 
 HOSTILE = "</script><img src=x onerror=alert(1)>{{script}}"
-FLAGS = [
-    "--no-sandbox",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 SIZE, WIDE = 256, {"width": 900, "height": 600}
 
 
@@ -196,18 +185,6 @@ def _wav(path: Path, seconds: float) -> Path:
 
 
 # --- in a browser ---------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def chromium():
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if program is None:
-        pytest.skip("no chromium on this machine")
-    with playwright.sync_playwright() as run:
-        browser = run.chromium.launch(executable_path=program, args=FLAGS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture()
 def visit(chromium, tmp_path):
     """Opens a page's text from disk; whatever it complains about or asks the network for fails the test."""

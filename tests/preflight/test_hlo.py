@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mvp4d_jax import parallel
-from mvp4d_jax.training.hlo import program_cost
+from mvp4d_jax.training.hlo import Cost, compiled_cost, program_cost
 
 WIDTH, ROWS, LAYERS = 64, 32, 5
 
@@ -115,3 +115,18 @@ ENTRY %main (p: bf16[64,32]) -> bf16[64,32] {
 def test_collectives_that_tpu_fusions_hold_count_once():
     whole = 512 * 32 * 2
     assert program_cost(FUSED_TEXT).collective_bytes == {"all-gather": whole, "reduce-scatter": whole}
+
+
+def test_a_program_that_cannot_be_read_back_counts_nothing():
+    """What jaxlib raises for instructions of a newer libtpu; another fault is no matter of versions."""
+
+    class Unreadable:
+        error: Exception = jax.errors.JaxRuntimeError("RET_CHECK failure")
+
+        def as_text(self):
+            raise self.error
+
+    assert compiled_cost(Unreadable()) == Cost(0.0, 0.0, {}, 0)
+    Unreadable.error = TypeError()
+    with pytest.raises(TypeError):
+        compiled_cost(Unreadable())
