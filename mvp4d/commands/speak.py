@@ -6,7 +6,7 @@
   mvp4d render AVATAR --motion talk.npz --audio SPEECH.wav --out talk.mp4
 
 Timed phones are a CSV with the columns phone, start, end, or JSON with these keys, in ARPAbet or IPA and seconds. With
---out NAME.csv a Live Link recording is written. Needs the extra `speech`: in the checkout: pip install '.[speech]'.
+--out NAME.csv a Live Link recording is written. Needs the extra `speech` (in the checkout: pip install '.[speech]').
 """
 
 from __future__ import annotations
