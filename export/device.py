@@ -17,8 +17,10 @@ def pick_device(wanted: str | None) -> str:
     """Names the device, "cuda" or "cpu". None means CUDA where there is one.
 
     Raises:
-      UserError: CUDA is asked for and there is none.
+      UserError: no such device; CUDA is asked for and there is none.
     """
+    if wanted not in (None, "cpu", "cuda"):
+        raise UserError("`device`", f"is {wanted!r}", "give cpu or cuda")
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise UserError(

@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
@@ -98,6 +99,7 @@ def _dispatch(arguments: list[str]) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.configure(parser)
+        _refuse_empty(rest)
         parsed, leftovers = parser.parse_known_args(rest)
         if getattr(module, "TAKES_OVERRIDES", False):  # `--config.a.b=v`: the verb knows which exist
             parsed.overrides = leftovers
@@ -134,6 +136,17 @@ def _held(module: ModuleType, args: argparse.Namespace) -> contextlib.AbstractCo
     if out is None or is_remote(out) or (hasattr(module, "shares_out") and module.shares_out(args)):
         return contextlib.nullcontext()
     return hold(out)
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Refuses empty arguments: a path of no name is the folder that one is in, which a script with an unset variable
+    does not mean."""
+    for before, word in zip(("", *words), words):
+        flag, equals, value = word.partition("=")
+        named = flag if equals and not value and flag.startswith("--") and not flag.startswith("--config.") else ""
+        if not word or named:
+            flag = named or (before if before.startswith("-") else "")
+            raise UserError(flag or "an argument", "is empty", "give a value, or leave it out")
 
 
 def _refuse_numbers(args: argparse.Namespace) -> None:

@@ -243,21 +243,26 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
     """Runs what is not done yet; returns the seconds each stage took (kept from earlier runs for stages already done).
 
     Raises:
-      UserError: a stage failed; its own message stands above.
+      UserError: something that no demo made is in the way; a stage failed: its own message stands above.
     """
-    sweep(out)
     record_path = out / "demo.json"
     record = _read_record(record_path)
+    for stage in stages:  # those would be replaced
+        if stage.command[0] in _REPLACING and stage.name not in record and os.path.lexists(stage.output):
+            raise UserError(stage.output, "is in the way: no demo made it", "choose another `out`, or move it")
+    sweep(out)
     stale = False  # once a stage runs anew, what was made from its output is out of date
     for number, stage in enumerate(stages, 1):
         label = f"[{number}/{len(stages)}] {stage.what}"
         known = record.get(stage.name)
         command = [word.replace(str(out), "OUT") for word in stage.command]  # the same from wherever it is named
-        if not stale and known and known["command"] == command and stage.output.exists():
+        done = known and not known.get("begun") and known["command"] == command
+        if not stale and done and stage.output.exists():
             print(f"{label}: already done", flush=True)
             continue
         stale = True
-        record.pop(stage.name, None)
+        record[stage.name] = {"command": command, "seconds": 0.0, "begun": True}  # what it leaves is the demo's own
+        write_json(record_path, record)
         print(f"{label}\n      $ mvp4d {shlex.join(stage.command)}", flush=True)
         began = time.monotonic()
         status = run_command([*stage.command, *_overwrite(stage)])

@@ -81,7 +81,7 @@ def _mesh_sizes(shape: Sequence[int], count: int) -> list[int]:
     """The shape with its -1 filled in. Raises UserError where it does not fit `count` devices."""
     sizes = list(shape)
     if len(sizes) != len(AXES) or sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise UserError("mesh", f"{tuple(shape)} is not a mesh shape", f"give positive sizes for {', '.join(AXES)}")
+        raise UserError("`mesh`", f"{tuple(shape)} is not a mesh shape", f"give positive sizes for {', '.join(AXES)}")
     given = math.prod(size for size in sizes if size != -1)
     if given > count:
         raise UserError(

@@ -88,6 +88,36 @@ def test_errors_speak_of_arguments_and_the_command_line_of_flags(world, tmp_path
     ]
     assert main(words) == 2
     assert "--frames: 50 asked for" in capsys.readouterr().err
+    for more in (["--mask", "no.png"], ["--window", "0"]):
+        assert main([*words[:-2], "--plan", *more]) == 2
+        assert f"mvp4d sample: {more[0]}: " in capsys.readouterr().err
+
+
+def test_loading_checks_dtype_and_mesh(world):
+    with pytest.raises(mvp4d.UserError, match="`dtype`: 'int7'"):
+        mvp4d.load(world[0], dtype="int7")
+    assert mvp4d.load(world[0], dtype="bfloat16").dtype == "bfloat16"
+    for mesh in ((0, 1, 1), (64, 1, 1)):
+        with pytest.raises(mvp4d.UserError, match="`mesh`"):
+            mvp4d.load(world[0], mesh=mesh)
+    assert mvp4d.load(world[0], mesh=(1, 1, -1)).mesh == (1, 1, 8)
+
+
+@pytest.mark.parametrize(
+    "words, where",
+    [
+        (["demo", "--out", ""], "--out"),
+        (["demo", "--out="], "--out"),
+        (["view", "avatar", "--host", ""], "--host"),
+        (["track", ""], "an argument"),
+    ],
+)
+def test_an_empty_argument_is_refused(words, where, capsys):
+    """An unset variable of a script: as a path it would be the folder that one is in."""
+    from mvp4d.cli import main
+
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"mvp4d {words[0]}: {where}: is empty; give a value, or leave it out\n"
 
 
 def test_a_plan_costs_no_weights(world):

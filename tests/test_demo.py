@@ -67,6 +67,17 @@ def test_a_stopped_demo_goes_on_with_the_stage_it_was_in(programs, tmp_path, pho
     assert demo.run_stages(_stages(elsewhere, photos=photos), elsewhere) == seconds and programs.ran == []
 
 
+@pytest.mark.parametrize("name", ["truth", "generated", "avatar"])
+def test_what_no_demo_made_is_in_the_way(programs, tmp_path, name):
+    """A capture or avatar of the user's own in the folder that the demo is given: refused before anything runs."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").write_text("mine")
+    with pytest.raises(UserError, match="no demo made it"):
+        demo.run_stages(_stages(tmp_path), tmp_path)
+    assert not programs.ran and (tmp_path / name / "mine").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_what_follows_a_changed_stage_is_made_anew(programs, tmp_path):
     demo.run_stages(_stages(tmp_path), tmp_path)
     programs.ran = []

@@ -69,7 +69,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--guidance-rescale", type=float, default=0.0, help="0 to 1 (default 0)")
     how.add_argument("--eta", type=float, default=0.0, help="noise added back at every step, 0 to 1 (default 0)")
     how.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
-    how.add_argument("--mesh", default="1,1,1", help="devices as data,fsdp,context (default 1,1,1)")
+    how.add_argument(
+        "--mesh",
+        default="1,1,1",
+        help="devices as data,fsdp,context; -1 takes what is left: --mesh=-1,1,1 (default 1,1,1)",
+    )
     how.add_argument("--dtype", help="float32 or bfloat16 (default: what the weights were trained in)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing capture")
 

@@ -53,6 +53,12 @@ def open_portrait(
     """
     if matte not in MATTES:
         raise UserError("`matte`", f"'{matte}' is none of {', '.join(MATTES)}")
+    if isinstance(reference, Portrait | Capture) or Path(reference).is_dir():
+        for name, value in (("fit", fit), ("mask", mask)):
+            if value is not None:
+                raise UserError(
+                    f"`{name}`", "is for a photo; what is given as `reference` brings its own", "leave it out"
+                )
     if isinstance(reference, Portrait):
         return reference
     if not isinstance(reference, Capture) and is_person(reference):

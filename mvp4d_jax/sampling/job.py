@@ -167,7 +167,7 @@ def plan_job(
         frames=motion.frame_count,
         latent_size=facts.latent_size,
         trained_views=facts.views,
-        window_frames=settings.window or facts.frames,
+        window_frames=facts.frames if settings.window is None else settings.window,
         clean_views=len(clean.views) if clean else 0,
         overlap_latents=settings.overlap,
         group_size=settings.group,

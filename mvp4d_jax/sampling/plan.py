@@ -132,6 +132,15 @@ def make_plan(
     Raises:
       UserError: a number that cannot be planned, naming the flag.
     """
+    given = {"window": window_frames, "overlap": overlap_latents, "group": group_size, "steps": steps}
+    for name, value in given.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UserError(f"`{name}`", f"is {value}", "it is a whole number from 1 on")
+    for name, value in (("anchors", anchors), ("seed", seed)):
+        if not isinstance(value, int) or value < 0:
+            raise UserError(f"`{name}`", f"is {value}", "it is a whole number from 0 on")
+    if not isinstance(guidance_scale, int | float) or not 0 <= guidance_scale < 1000:
+        raise UserError("`guidance`", f"is {guidance_scale}", "it is a number from 0 on; 1 is off")
     if views < 1 or frames < 1:
         raise UserError("`cameras` and `frames`", f"{views} views x {frames} frames leave nothing to make")
     if (window_frames - 1) % stride:
@@ -142,7 +151,7 @@ def make_plan(
         )
     if routing not in ROUTINGS:
         raise UserError("`routing`", f"unknown routing '{routing}'", f"choose from {', '.join(ROUTINGS)}")
-    if steps < 1 or steps > 1000:
+    if steps > 1000:
         raise UserError("`steps`", f"{steps} is not between 1 and 1000")
     size = min(views, group_size or trained_views)
     if size < views and not 0 <= anchors < size:

@@ -71,6 +71,15 @@ def test_fingerprint_tells_plans_apart():
         ({"anchors": 4}, "`anchors`"),
         ({"frames": 20, "overlap_latents": 3}, "`overlap`"),
         ({"frames": 20, "overlap_latents": 0}, "`overlap`"),
+        ({"overlap_latents": -1}, "`overlap`"),  # of one window, too
+        ({"window_frames": 0}, "`window`"),
+        ({"group_size": 0}, "`group`"),
+        ({"group_size": 1.5}, "`group`"),
+        ({"anchors": -1, "views": 2}, "`anchors`"),
+        ({"steps": float("nan")}, "`steps`"),
+        ({"seed": None}, "`seed`"),
+        ({"guidance_scale": float("nan")}, "`guidance`"),
+        ({"guidance_scale": -1}, "`guidance`"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_by_flag(changes, flag):
