@@ -258,6 +258,27 @@ def test_a_motion_plays_to_its_end_and_is_scrubbed(visit, text):
     np.testing.assert_allclose(shown, decode(text)[1]["motion_0"].reshape(6, -1)[2], atol=1e-6)
 
 
+def test_what_moves_may_be_coarser_and_what_stands_still_is_drawn_in_full(visit, avatar, text):
+    motion, tab = avatar.motion(), visit(text, "embed&paused&background=ffffff")
+    tab.evaluate("""() => { const { splats } = avatar, draw = splats.draw.bind(splats); window.drawn = [];
+      splats.draw = (...given) => { drawn.push(given); draw(...given); }; avatar.state.ease = 1.5; }""")
+    tab.evaluate("() => { avatar.player.play(); }")
+    tab.wait_for_function("() => drawn.length > 5")
+    tab.evaluate("() => { avatar.player.pause(); avatar.player.seek(3); }")
+    full = picture(tab)
+    coarse = tab.evaluate(
+        "() => { avatar.splats.draw(...drawn.at(-1).slice(0, 3), 1.5);"
+        "return [drawn.map((given) => given[3]), document.getElementById('stage').toDataURL()]; }"
+    )
+    assert min(coarse[0][:5]) > 1.2 and coarse[0][-2:] == [1, 1.5]
+    shot = plan_rendering(avatar.module, motion, "orbit:360x1", (SIZE, SIZE))
+    shot.pairs[:] = [(3, 0)]
+    truth = to_bytes(next(render_frames(avatar.module, shot))[0]).astype(float)
+    eased = np.asarray(Image.open(io.BytesIO(base64.b64decode(coarse[1].split(",")[1]))).convert("RGB")).astype(float)
+    assert 10 * math.log10(255**2 / np.square(full - truth).mean()) > 40
+    assert 10 * math.log10(255**2 / np.square(eased - truth).mean()) > 30
+
+
 def test_sound_leads_the_motion(visit, avatar, tmp_path):
     motion = avatar.motion()
     slow = Motion(**{**vars(motion), "fps": 6.0})  # a second
