@@ -118,7 +118,8 @@ def compare(tab, avatar: Avatar, motion: Motion, keep: Path | None) -> list[floa
 def rates(tab) -> dict[str, float]:
     """While the motion plays: frames a second, and milliseconds a frame of skinning, sorting, and of all processors.
 
-    `ease` is how much larger pixels are drawn while it moves; `work` is the browser's processor time, which other programs on the machine do not change.
+    `ease` is how much larger pixels are drawn while it moves. `work` is the browser's processor time, which other programs
+    on the machine hardly change.
     """
     tab.evaluate("() => { avatar.player.play(); }")
     tab.evaluate("() => avatar.settled()")
@@ -196,7 +197,8 @@ def main() -> None:
         found = rates(tab)
         print(
             f"SwiftShader on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}: {found['fps']:.1f} frames a "
-            f"second, {found['work']:.0f} ms of processor time each, pixels {found['ease']:.2f} times as large while it moves; in the worker skinning {found['skin']:.1f} ms, "
+            f"second, {found['work']:.0f} ms of processor time each, pixels {found['ease']:.2f} times "
+            f"as large while it moves; in the worker skinning {found['skin']:.1f} ms, "
             f"sorting {found['sort']:.1f} ms"
         )
         browser.close()
