@@ -118,8 +118,8 @@ def compare(tab, avatar: Avatar, motion: Motion, keep: Path | None) -> list[floa
 def rates(tab) -> dict[str, float]:
     """While the motion plays: frames a second, and milliseconds a frame of skinning, sorting, and of all processors.
 
-    `ease` is how much larger pixels are drawn while it moves. `work` is the browser's processor time, which other programs
-    on the machine hardly change.
+    `ease` is how much larger pixels are drawn while it moves. `work` is the browser's processor time, which other
+    programs on the machine hardly change.
     """
     tab.evaluate("() => { avatar.player.play(); }")
     tab.evaluate("() => avatar.settled()")
