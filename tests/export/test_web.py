@@ -164,6 +164,7 @@ def test_export_command_and_its_refusals(fitted, avatar, tmp_path, capsys):
     (tmp_path / "no.wav").write_bytes(b"RIFFnot sound at all")
     for options, field in (
         ({"audio": ["a", "b"]}, "audio"),
+        ({"audio": str(tmp_path / "none.wav"), "motion": []}, "none.wav"),
         ({"audio": [tmp_path / "no.wav"]}, "no.wav"),
         ({"audio": [tmp_path / "none.wav"]}, "none.wav"),
     ):
