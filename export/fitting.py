@@ -77,11 +77,11 @@ def fit_avatar(
     config = changed(config if portrait is None else with_photos(config), **changes)
     require_space(out, _estimate(config), "fitting an avatar")
     weights = Lpips(lpips) if lpips else None
-    if weights is None:
-        say(f"perceptual term: {perceptual_term(config, False)}")
     with guard_memory("a smaller `preset` or `views_per_step`, or `device` cpu"):
         data = Dataset.load(capture, hold_views=hold_views, hold_times=hold_times, device=device)
         pictures = None if portrait is None else Photos.load(portrait, config.photos.side, device)
+        if weights is None:
+            say(f"perceptual term: {perceptual_term(config, False)}")
         fit = Distiller(data, config, seed=seed, lpips=weights, colour_correction=colour_correction, photos=pictures)
         say(describe(fit, name))
         with hold(out):

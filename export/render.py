@@ -74,6 +74,10 @@ def plan_rendering(
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Shot:
     """A motion through a rig's spec, or through Camera [N], one for each frame."""
+    if not all(1 <= side <= 8192 for side in image_size):
+        raise UserError("`size`", f"{image_size[0]} x {image_size[1]} pixels", "use sides of 1 to 8192")
+    if not all(0 <= value <= 1 for value in background):
+        raise UserError("`background`", f"is {tuple(background)}", "use three numbers from 0 to 1")
     pose = Pose.of(motion, avatar.device)
     if isinstance(cameras, Camera):
         if cameras.batch_shape != (motion.frame_count,):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mvp4d.core.arguments import checked
 from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d.core.capture.portrait import Portrait
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 Pathlike = str | os.PathLike[str]
 
 
+@checked
 def track(
     *photos: Pathlike,
     head: str | HeadModel = "builtin",
@@ -80,6 +82,7 @@ def track(
     )
 
 
+@checked
 def film(
     identity: int,
     out: Pathlike,
@@ -111,6 +114,7 @@ def film(
     return Capture.open(make_capture(out, identity, order, overwrite=overwrite))
 
 
+@checked
 def load(weights: Pathlike, *, mesh: tuple[int, int, int] = (1, 1, 1), dtype: str | None = None) -> Model:
     """Opens a release of multi-view diffusion weights; they are read at the first sample.
 
@@ -148,6 +152,7 @@ class Model:
     dtype: str | None = None
     _generator: Any = dataclasses.field(default=None, repr=False)
 
+    @checked
     def plan(
         self,
         reference: Portrait | Capture | Pathlike,
@@ -182,6 +187,7 @@ class Model:
             dtype=self.dtype,
         )
 
+    @checked
     def sample(
         self,
         reference: Portrait | Capture | Pathlike,
@@ -307,11 +313,13 @@ class Views:
         return Capture.open(out)
 
 
+@checked
 def open_capture(path: Pathlike) -> Capture:
     """Opens a capture folder. Raises UserError naming the file and field at fault."""
     return Capture.open(path)
 
 
+@checked
 def evaluate(
     capture: Capture | Pathlike,
     against: Capture | Pathlike,
@@ -341,6 +349,7 @@ def evaluate(
     return measure(ours, truth, lpips_weights=lpips, baselines=baselines, likeness=likeness, jod=measure_jod)
 
 
+@checked
 def distill(
     views: Capture | Views | Pathlike,
     *,
@@ -395,6 +404,7 @@ def _on_disk(views: Capture | Views | Pathlike) -> Iterator[Capture]:
         yield views if isinstance(views, Capture) else Capture.open(views)
 
 
+@checked
 def open_avatar(path: Pathlike, *, device: str | None = None) -> Avatar:
     """Opens an avatar folder on "cpu" or "cuda" (CUDA where there is one)."""
     from mvp4d_export.avatar import Avatar as AvatarModule
@@ -421,6 +431,7 @@ class Avatar:
     def head(self) -> HeadModel:
         return self.module.head
 
+    @checked
     def motion(self, motion: Motion | Pathlike | None = None) -> Motion:
         """A motion for this avatar: its own where None is given, a file's matched by expression names."""
         if isinstance(motion, Motion):
@@ -430,6 +441,7 @@ class Avatar:
             say(f"note: {notice}")
         return found
 
+    @checked
     def render(
         self,
         motion: Motion | Pathlike | None = None,
@@ -452,13 +464,16 @@ class Avatar:
         from mvp4d_export.render import plan_rendering
 
         chosen = self.motion(motion)
-        height_width = (size, size) if isinstance(size, int) else size or self.module.image_size
+        if size is None:
+            size = self.module.image_size
+        height_width = (size, size) if isinstance(size, int | np.integer) else (size[0], size[1])
         return Rendering(
             self,
             plan_rendering(self.module, chosen, cameras, height_width, background),
             chosen.fps if fps is None else check_fps(fps, "`fps`", "it"),
         )
 
+    @checked
     def export(
         self,
         out: Pathlike,
@@ -501,6 +516,7 @@ class Avatar:
         export_avatar(self.module, Path(out), name, found, **written)
         return Path(out)
 
+    @checked
     def page(
         self,
         motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None = None,
@@ -576,6 +592,7 @@ class Rendering:
         """uint8 [N, H, W, 3]."""
         return np.stack(list(self))
 
+    @checked
     def save(
         self,
         path: Pathlike,
@@ -601,6 +618,7 @@ class Rendering:
         return Path(path)
 
 
+@checked
 def validate(path: Pathlike) -> str:
     """Checks a capture, fit, shards, weights or avatar whole and says in one line what it is. Raises UserError."""
     from mvp4d.validation import validate as check

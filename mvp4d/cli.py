@@ -77,6 +77,9 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0
+    if arguments[0] == "--version" and arguments[1:]:
+        print(f"mvp4d: --version takes nothing: {arguments[1]}", file=sys.stderr)
+        return 2
     if arguments[0] == "--version":
         print(f"mvp4d {importlib.metadata.version('mvp4d-jax')}")
         return 0

@@ -27,6 +27,7 @@ FLOORS = {
 TOP = {"demo"}
 # Rooms of mvp4d.core likewise; the others are its ground.
 CORE_GROUND = {
+    "arguments",
     "errors",
     "files",
     "outputs",

@@ -23,6 +23,7 @@ import numpy as np
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file
 from mvp4d.core.progress import say
+from mvp4d.core.sound import read_sound as decode
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.bake import Baked, bake
 from mvp4d_export.formats import Clip, Job
@@ -92,6 +93,7 @@ def read_sound(path: Path) -> tuple[str, bytes]:
         raise UserError(path, error.strerror or "cannot be read", "give a sound file") from None
     if size > MAX_SOUND:
         raise UserError(path, f"is {size >> 20} MB of sound, a page holds {MAX_SOUND >> 20}", "give an mp3 or ogg")
+    decode(path)  # a file may be cut, or a video without sound: browsers would stay silent
     if data[4:8] == b"ftyp":
         return "audio/mp4", data
     for start, kind in _SOUNDS:

@@ -34,6 +34,7 @@ MARKER, FORMAT = ".mvp4d.json", "mvp4d-output"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WORD = b"mvp4d"
 _IGNORED = {MARKER, ".DS_Store", "Thumbs.db", "desktop.ini"}
+_ADDED = {"evaluation.json", "evaluation.html"}  # by later commands, which may write them again
 # Folders that were made before there was a marker: kind -> the file that tells, its `format`, what may lie in it.
 _KNOWN = {
     "capture": (
@@ -139,6 +140,11 @@ def check_file(path: str | os.PathLike, overwrite: bool) -> None:
         raise UserError(shown, f"is {what}, so it is not overwritten", "choose another name")
     if path.stat().st_size and not is_ours(path):
         raise UserError(shown, "was not made by this program, so it is not overwritten", "choose another name")
+    for kind, (name, _, entries) in _KNOWN.items():
+        if path.name in entries - _ADDED and (path.parent / name).is_file():
+            raise UserError(
+                shown, f"is a part of the {kind} that it lies in, so it is not overwritten", "choose another name"
+            )
 
 
 def mark_folder(folder: Path, kind: str) -> None:
@@ -358,10 +364,17 @@ def hold(path: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
     if fcntl is None or _held.get(path) == os.getpid():
         yield
         return
-    made = _make_parents(path.parent)
+    made: list[Path] = []
     lock = path.with_name(f".{path.name[:100]}.mvp4d-lock")
     try:
-        handle = _lock(lock, shown, wait)
+        try:
+            made = _make_parents(path.parent)
+            handle = _lock(lock, shown, wait)
+        except OSError as error:  # of the lock or a parent: the user has named neither
+            if error.errno in FULL:
+                raise
+            why = "what it lies in is no folder" if error.errno == errno.ENOTDIR else (error.strerror or "").lower()
+            raise UserError(shown, f"cannot be written: {why}", "choose another name") from None
         _held[path] = os.getpid()
         try:
             yield

@@ -45,8 +45,8 @@ class Order:
 
     def check(self) -> None:
         """Raises a UserError for what can be known to be wrong before anything is rendered."""
-        if self.frames < 1:
-            raise UserError("`frames`", f"{self.frames}", "at least one")
+        if not 1 <= self.frames <= 100_000:
+            raise UserError("`frames`", f"{self.frames}", "1 to 100000")
         if not 8 <= self.size <= 2048:
             raise UserError("`size`", f"{self.size} pixels", "8 to 2048")
         if not 1 <= self.fps <= 240:

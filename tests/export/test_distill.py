@@ -403,7 +403,7 @@ def test_command_line_mistakes(egg, tmp_path, capsys, arguments, words):
     from mvp4d.cli import main
 
     assert main(["distill", str(egg), "--out", str(tmp_path / "a"), "--device", "cpu", *arguments]) == 2
-    text = capsys.readouterr().err.strip().splitlines()[-1]
+    (text,) = capsys.readouterr().err.strip().splitlines()
     assert all(word in text for word in words), text
 
 

@@ -24,6 +24,7 @@ from mvp4d.api import open_avatar
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.video import VideoWriter
 from mvp4d_export.avatar import Avatar, AvatarConfig
 from mvp4d_export.bake import bake
 from mvp4d_export.formats import Clip
@@ -162,11 +163,15 @@ def test_export_command_and_its_refusals(fitted, avatar, tmp_path, capsys):
     assert "mm off" in capsys.readouterr().err
     avatar.export(out, overwrite=True)
     (tmp_path / "no.wav").write_bytes(b"RIFFnot sound at all")
+    mute = tmp_path / "mute.mp4"
+    with VideoWriter(mute, (32, 32), 25.0) as writer:
+        writer.add(np.zeros((32, 32, 3), np.uint8))
     for options, field in (
         ({"audio": ["a", "b"]}, "audio"),
         ({"audio": str(tmp_path / "none.wav"), "motion": []}, "none.wav"),
         ({"audio": [tmp_path / "no.wav"]}, "no.wav"),
         ({"audio": [tmp_path / "none.wav"]}, "none.wav"),
+        ({"audio": [mute]}, "pictures without sound"),
     ):
         with pytest.raises(UserError, match=field):
             avatar.export(tmp_path / "other.html", **options)

@@ -152,6 +152,27 @@ def test_a_users_file_is_never_replaced(tmp_path):
         outputs.check_file(tmp_path / "link.mp4", True)
 
 
+def test_parts_of_an_avatar_are_not_replaced_by_other_outputs(tmp_path):
+    """Every one of them is this program's, and `overwrite` was asked for: still nobody means that."""
+    folder = tmp_path / "avatar"
+    folder.mkdir()
+    (folder / "avatar.json").write_text(json.dumps({"format": "mvp4d-avatar"}))
+    with atomic_file(folder / "motion.npz") as temporary:
+        np.savez(temporary, rotation=np.zeros((2, 3)))
+    for name in ("avatar.json", "motion.npz"):
+        with pytest.raises(UserError, match="not overwritten"):
+            outputs.check_file(folder / name, True)
+    outputs.check_file(folder / "talk.mp4", True)
+
+
+def test_the_lock_is_never_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file" / "x.npz", tmp_path / "file" / "y" / "x.npz"):
+        assert main(["speak", "a.wav", "--out", str(out)]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"mvp4d speak: {out}: cannot be written: ") and "mvp4d-lock" not in told
+
+
 def test_work_folders(tmp_path):
     mine = tmp_path / "av.run"
     mine.mkdir()

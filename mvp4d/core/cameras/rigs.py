@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mvp4d.core.arguments import checked
 from mvp4d.core.cameras import camera as cameras
 from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.cameras.path import CameraPath
@@ -38,6 +39,7 @@ _HELP = "use for example orbit:360x8, arc:120x6@15, turn:360, sway:30 or file:or
 _MAX_CAMERAS = 10_000
 
 
+@checked
 def camera_rig(
     spec: str, image_size: tuple[int, int], frames: int = 1, *, target: tuple[float, float, float] = HEAD_CENTRE
 ) -> Camera:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mvp4d.core.arguments import checked
 from mvp4d.core.driving import check_motion_out, write_motion_out
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
@@ -27,6 +28,7 @@ _JAW = 0.28  # radians: what jawOpen = 1 turns a jaw joint by, for heads that ha
 Pathlike = str | os.PathLike[str]
 
 
+@checked
 def speak(
     sound: Pathlike,
     *,

@@ -1,0 +1,77 @@
+"""Arguments of the public API: a wrong type, a number that none means, a seed out of range are one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mvp4d
+from mvp4d.core.arguments import checked
+
+
+@checked
+def sample(
+    path: "Pathlike",  # noqa: F821
+    *more: "str | None",
+    count: "int | tuple[int, int]" = 1,
+    rate: "float | None" = None,
+    names: "Pathlike | Sequence[Pathlike | None]" = (),  # noqa: F821
+    motion: "Motion | None" = None,  # noqa: F821
+    seed: "int" = 0,
+    fast: "bool" = False,
+    **options: "Any",  # noqa: F821
+) -> int:
+    """What it does."""
+    return 7
+
+
+def test_what_fits_is_passed_on():
+    still = mvp4d.Motion.still(1, 2)
+    for words, options in (
+        (("a", None, "b"), {}),
+        ((Path("a"),), {"count": np.int64(3), "rate": 1, "names": [None, Path("b")], "motion": still, "fast": True}),
+        (("a",), {"count": (1, 2), "rate": np.float32(2), "names": "one", "seed": 2**32 - 1, "other": object()}),
+        (("a",), {"count": np.array([1, 2])}),
+    ):
+        assert sample(*words, **options) == 7
+    assert sample.__doc__ == "What it does."
+
+
+@pytest.mark.parametrize(
+    "words, options, line",
+    [
+        ((3,), {}, "`path`: 3 (int) is not of type Pathlike"),
+        (("a", 3), {}, "`more`: 3 (int) is not of type str | None"),
+        (("a",), {"count": 1.5}, "`count`: 1.5 (float) is not of type int | tuple[int, int]"),
+        (("a",), {"count": True}, "`count`: True (bool) is not of type int | tuple[int, int]"),
+        (("a",), {"count": (1, 2, 3)}, "`count`: (1, 2, 3) (tuple) is not of type int | tuple[int, int]"),
+        (("a",), {"rate": "25"}, "`rate`: '25' (str) is not of type float | None"),
+        (("a",), {"rate": float("nan")}, "`rate`: nan is no number that can be meant"),
+        (("a",), {"names": [3]}, "`names`: [3] (list) is not of type Pathlike | Sequence[Pathlike | None]"),
+        (("a",), {"motion": {}}, "`motion`: {} (dict) is not of type Motion | None"),
+        (("a",), {"seed": -1}, "`seed`: is -1; it is a whole number from 0 to 4,294,967,295"),
+        (("a",), {"fast": "x"}, "`fast`: 'x' (str) is not of type bool"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(words, options, line):
+    with pytest.raises(mvp4d.UserError) as caught:
+        sample(*words, **options)
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    "call, name",
+    [
+        (lambda: mvp4d.open_avatar(None), "path"),
+        (lambda: mvp4d.film(1.5, "out"), "identity"),
+        (lambda: mvp4d.film(1, "out", frames=10**9), "frames"),
+        (lambda: mvp4d.track(3), "photos"),
+        (lambda: mvp4d.speak("a.wav", text=3), "text"),
+        (lambda: mvp4d.camera_rig("orbit:360x2", 64), "image_size"),
+        (lambda: mvp4d.distill(3, out="x"), "views"),
+        (lambda: mvp4d.validate(3), "path"),
+    ],
+)
+def test_public_functions_name_the_argument(call, name):
+    with pytest.raises(mvp4d.UserError, match=f"^`{name}`: "):
+        call()
