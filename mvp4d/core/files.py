@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.outputs import absolute, check_folder, hold, is_full, mark_folder, settle_modes, stamp
+from mvp4d.core.outputs import Full, absolute, check_folder, hold, is_full, mark_folder, settle_modes, stamp
 from mvp4d.core.owner import discard, sweep_once, temporary_name
 from mvp4d.core.places import is_remote, uploaded
 
@@ -117,7 +117,7 @@ def _told_when_full(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if is_full(path, error):
-            raise UserError(
+            raise Full(
                 path,
                 "cannot be written: the disk is full, or a limit on file sizes is reached",
                 "free some space; what was there before is whole",
