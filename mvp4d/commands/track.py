@@ -14,8 +14,9 @@ Beside the result lies an overlay to judge the fit by: green is what was found, 
 
 A rig's FOLDER holds synchronised videos, folders of pictures, or one picture of each camera, named as the calibration
 names them: a COLMAP text model (folder of cameras.txt and images.txt), a transforms.json (nerfstudio, Blender, VHAP),
-Metashape's XML, or a capture. Its unit is told by the head's size. Landmarks from files are one npz for each view that
-sees the face, named as the view. `--out NAME.npz` writes the fit alone.
+Metashape's XML, or a capture. Its unit is told by the head's size. A network's landmarks are the start, and the
+pictures' colours decide; landmarks from files are taken as they are: one npz for each view that sees the face, named as
+the view. `--out NAME.npz` writes the fit alone.
 
 Of thousands of clips (--share I/N) this process does every N-th from the I-th on; clips lie in FOLDER or below it, and
 those that are done are not done again. CAPTURES/failed.csv says which failed and why; any of them is exit code 2.
@@ -164,7 +165,7 @@ def _rig(args: argparse.Namespace) -> str:
             "--out", f"'{args.out}' has no place for a lens that distorts", "give a capture, whose pictures have none"
         )
     seen = rig_landmarks(source, args.landmarks, args.face)
-    fit, solution = track_rig(source, head, seen, args.cameras)
+    fit, solution = track_rig(source, head, seen, args.cameras, pictures_too=args.landmarks is None)
     views, middle = range(len(source.names)), source.frame_count // 2
     pictures = (next(rgb for index, (rgb, _) in enumerate(source.frames(view)) if index == middle) for view in views)
     rig, motion = fit.rig(head, args.out)
