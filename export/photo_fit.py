@@ -18,7 +18,8 @@ from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.hidden import NO_SKIN, OwnMouths, lid_triangles, seed_hidden
-from mvp4d_export.initialise import SH_0, STILL, moved
+from mvp4d_export.initialise import SH_0, STILL, moved, nearest
+from mvp4d_export.lips import LIPS, seed_lips
 from mvp4d_export.mouth_mask import grown, mouth_mask
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
@@ -35,6 +36,7 @@ from mvp4d_export.visibility import (
     facing,
     gaussians_of,
     light,
+    parts_named,
     shows_mouth,
     smoothed,
     smoothstep,
@@ -50,6 +52,8 @@ YIELD_FROM, YIELD_TO = 0.5, 0.95  # cosines over that of the photo that sees bes
 YIELDED = 0.1  # what the least is
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
 MOST_TINT = 0.5  # that the colours' match before the fit may change
+LIP_REACH = 0.006  # metres from lips that are beside them
+LIP_SEEN, LIP_SHADE = 0.2, 0.8  # how far a photo must show lips to tell their colour; light on what none shows
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
 
 
@@ -99,9 +103,12 @@ class PhotoFit:
         lids = lid_triangles(self.avatar)
         added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed, lids)
         own = seed_hidden(self.avatar, lids, face)
-        self.fixed = torch.arange(self.avatar.gaussian_count, device=face.device) >= self.avatar.gaussian_count - own
+        lips = seed_lips(self.avatar)
+        ends = torch.arange(self.avatar.gaussian_count, 0, -1, device=face.device)  # 1 for the last one
+        self.fixed = (ends > lips) & (ends <= lips + own)
         self.look()
-        return added + own
+        self.fixed |= self._colour_lips(ends <= lips)
+        return added + own + lips
 
     def parameters(self) -> dict[str, nn.Parameter]:
         named = {f"photo.{name}": value for name, value in self.free.items()}
@@ -348,6 +355,25 @@ class PhotoFit:
         colour = torch.lerp(relit, photo, weight[:, None]).clamp(0.01, 0.99)
         avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
 
+    @torch.no_grad()
+    def _colour_lips(self, lips: Tensor) -> Tensor:
+        """Gives lips [G] bool the colours of the photos that show them best; returns which ones none shows, [G]."""
+        avatar = self.avatar
+        colour, weight = torch.zeros_like(avatar.harmonics[:, 0]), torch.zeros_like(self.shown)
+        for index in range(len(self.photos)):
+            found, seen = self._photo_colours(index)
+            better = seen * self.squarely[index] > weight
+            colour = torch.where(better[:, None], found, colour)
+            weight = torch.where(better, seen * self.squarely[index], weight)
+        seen, hidden = lips & (weight > LIP_SEEN), lips & (weight <= LIP_SEEN)
+        if not seen.any():
+            return hidden
+        if hidden.any():
+            means = avatar.splats(avatar.gather(avatar.rig.template)).means
+            colour[hidden] = LIP_SHADE * colour[seen][nearest(means[hidden], means[seen])[1]]
+        avatar.harmonics[lips, 0] = (colour[lips].clamp(0.01, 0.99) - 0.5) / SH_0
+        return hidden
+
     def _photo_colours(self, index: int) -> tuple[Tensor, Tensor]:
         """Colours [G, 3] of the Gaussians in a photo and [G] how far it shows them."""
         avatar = self.avatar
@@ -371,6 +397,18 @@ def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tens
 def rigid_gaussians(avatar: Avatar) -> Tensor:
     """[G] bool: Gaussians of eyes, teeth, gums and tongue, which have a surface of their own to stay on."""
     return gaussians_of(avatar, (*INTERIOR, *EYES))
+
+
+@torch.no_grad()
+def around_lips(avatar: Avatar) -> Tensor:
+    """[G] bool: Gaussians on the lips and beside them."""
+    rig = avatar.rig
+    chosen = parts_named(rig.part_names, LIPS).to(avatar.device)[rig.face_parts]
+    if not chosen.any():
+        return torch.zeros(avatar.gaussian_count, dtype=torch.bool, device=avatar.device)
+    means = avatar.splats(avatar.gather(rig.template)).means
+    near = nearest(means.detach(), rig.template[rig.faces[chosen].unique()])[0] < LIP_REACH
+    return near & ~gaussians_of(avatar, INTERIOR)
 
 
 def _along(avatar: Avatar, vertices: Tensor, directions: Tensor) -> Tensor:
