@@ -7,11 +7,10 @@ there: Gaussians that start from pixels would tear where the lips part.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 from torch.nn.functional import normalize
 
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
-from mvp4d_export.hidden import areas_of, followed, scattered, surface_tensors
+from mvp4d_export.hidden import followed, scattered, surface_tensors
 from mvp4d_export.visibility import EYES, INTERIOR, gaussians_of, parts_named, triangle_parts
 
 LIPS = ("lips",)

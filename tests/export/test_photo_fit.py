@@ -252,7 +252,7 @@ def test_a_stopped_fit_with_photos_goes_on_as_if_it_had_not(egg, sharp, tmp_path
 @pytest.mark.parametrize("teeth", [(0.85, 0.82, 0.74), (0.8, 0.61, 0.48)])
 @pytest.mark.parametrize("off", [5, -4, 0])
 def test_a_mouth_is_told_from_lips_where_the_fit_is_off(teeth, off):
-    """Teeth, white or like skin in warm light, with a dark rim between lips; the fitted head has them too low or high."""
+    """Teeth, white or like skin in warm light, with a dark rim between lips; the fitted head is some pixels off."""
     side, rng = 256, np.random.default_rng(0)
     rows, columns = np.mgrid[:side, :side]
 
