@@ -26,6 +26,7 @@ MOUTH_COLOURS = {
     "tongue": (0.66, 0.34, 0.33),
 }
 BRIGHT, COLOURED = 0.6, 0.3  # mean and saturation of a face's colours in the light that the mouth's are meant for
+FACE, TINGE = (0.78, 0.6, 0.5), 0.5  # one in white light, and how far the mouth's hue follows that of another face
 DEEP, DARKEST = 0.05, 0.2  # metres behind the teeth's front over which light fades, to this share
 SIDEWAYS = 0.55  # share of light on a surface that is seen edge-on
 SPACING = 0.0011  # metres between Gaussians of the mouth
@@ -140,7 +141,9 @@ class OwnMouths:
 
 def in_light(colour: tuple[float, float, float], face: Tensor) -> Tensor:
     """[3] a colour of the mouth in the light that a face of colour [3] is in; grey where the photo is grey."""
-    own = face.new_tensor(colour)
+    white = face.new_tensor(FACE)
+    hue = face / face.mean().clamp(min=1e-3) * white.mean() / white
+    own = face.new_tensor(colour) * hue**TINGE
     brightness = (face.mean() / BRIGHT).clamp(0.55, 1.1)
     saturation = ((face.amax() - face.amin()) / face.amax().clamp(min=1e-3) / COLOURED).clamp(0, 1)
     return torch.lerp(own.mean().expand(3), own, saturation) * brightness

@@ -7,16 +7,19 @@ there: Gaussians that start from pixels would tear where the lips part.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.hidden import followed, scattered, surface_tensors
+from mvp4d_export.initialise import nearest
 from mvp4d_export.visibility import EYES, INTERIOR, gaussians_of, parts_named, triangle_parts
 
 LIPS = ("lips",)
 SPACING = 0.0009  # metres between Gaussians of the lips
 MOTIONS = 4  # expressions that move lips most, which their triangles must follow
 MISS = 0.0015  # metres by which they may miss that
+LIP_REACH = 0.006  # metres from lips that are beside them
 
 
 @torch.no_grad()
@@ -45,3 +48,15 @@ def seed_lips(avatar: Avatar) -> int:
         {name: torch.cat((getattr(avatar, name).detach()[keep], tensors[name][near])) for name in GAUSSIAN_TENSORS},
     )
     return int(near.sum())
+
+
+@torch.no_grad()
+def around_lips(avatar: Avatar) -> Tensor:
+    """[G] bool: Gaussians on the lips and beside them."""
+    rig = avatar.rig
+    chosen = parts_named(rig.part_names, LIPS).to(avatar.device)[rig.face_parts]
+    if not chosen.any():
+        return torch.zeros(avatar.gaussian_count, dtype=torch.bool, device=avatar.device)
+    means = avatar.splats(avatar.gather(rig.template)).means
+    near = nearest(means.detach(), rig.template[rig.faces[chosen].unique()])[0] < LIP_REACH
+    return near & ~gaussians_of(avatar, INTERIOR)

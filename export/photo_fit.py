@@ -19,7 +19,7 @@ from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.hidden import NO_SKIN, OwnMouths, lid_triangles, seed_hidden
 from mvp4d_export.initialise import SH_0, STILL, moved, nearest
-from mvp4d_export.lips import LIPS, seed_lips
+from mvp4d_export.lips import seed_lips
 from mvp4d_export.mouth_mask import grown, mouth_mask
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
@@ -36,7 +36,6 @@ from mvp4d_export.visibility import (
     facing,
     gaussians_of,
     light,
-    parts_named,
     shows_mouth,
     smoothed,
     smoothstep,
@@ -52,8 +51,8 @@ YIELD_FROM, YIELD_TO = 0.5, 0.95  # cosines over that of the photo that sees bes
 YIELDED = 0.1  # what the least is
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
 MOST_TINT = 0.5  # that the colours' match before the fit may change
-LIP_REACH = 0.006  # metres from lips that are beside them
 LIP_SEEN, LIP_SHADE = 0.2, 0.8  # how far a photo must show lips to tell their colour; light on what none shows
+BESIDE_FROM, BESIDE_TO = 0.1, 0.6  # the same: what a photo shows may look otherwise from there, as it does in the photo
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
 
 
@@ -253,6 +252,12 @@ class PhotoFit:
         """Takes what `look` found before."""
         self.shown, self.pitch, self.across, self.fixed, self.squarely = shown, pitch, across, fixed, squarely
 
+    @torch.no_grad()
+    def on_surface(self) -> Tensor:
+        """[G] bool: Gaussians on the rig."""
+        vertices = self.avatar.gather(self.avatar.rig.template)
+        return ~self._off_surface(self.avatar.splats(vertices), vertices)
+
     def _off_surface(self, splats: Splats, vertices: Tensor) -> Tensor:
         centre = vertices[self.avatar.mesh_faces].mean(1)[self.avatar.binding]
         return (splats.means - centre).norm(dim=1) > OFF_SURFACE
@@ -271,8 +276,9 @@ class PhotoFit:
         colours = self.shown[:, None].expand(-1, 3).contiguous()
         drawn = self.avatar.render(splats, pose, viewmats, Ks, size[1], size[0], colours=colours)
         towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
-        near = smoothstep((towards @ self._directions().T).amax(1), NEAR_FROM, NEAR_TO)[:, None, None]
-        shown = drawn.rgb[..., 0] + (1 - drawn.alpha) * near
+        cosine = (towards @ self._directions().T).amax(1)[:, None, None]
+        near, beside = smoothstep(cosine, NEAR_FROM, NEAR_TO), smoothstep(cosine, BESIDE_FROM, BESIDE_TO)
+        shown = drawn.rgb[..., 0] * beside + (1 - drawn.alpha) * near
         return 1 - self.config.trust * shown.clamp(0, 1), 1 - self.config.trust * near
 
     @torch.no_grad()
@@ -397,18 +403,6 @@ def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tens
 def rigid_gaussians(avatar: Avatar) -> Tensor:
     """[G] bool: Gaussians of eyes, teeth, gums and tongue, which have a surface of their own to stay on."""
     return gaussians_of(avatar, (*INTERIOR, *EYES))
-
-
-@torch.no_grad()
-def around_lips(avatar: Avatar) -> Tensor:
-    """[G] bool: Gaussians on the lips and beside them."""
-    rig = avatar.rig
-    chosen = parts_named(rig.part_names, LIPS).to(avatar.device)[rig.face_parts]
-    if not chosen.any():
-        return torch.zeros(avatar.gaussian_count, dtype=torch.bool, device=avatar.device)
-    means = avatar.splats(avatar.gather(rig.template)).means
-    near = nearest(means.detach(), rig.template[rig.faces[chosen].unique()])[0] < LIP_REACH
-    return near & ~gaussians_of(avatar, INTERIOR)
 
 
 def _along(avatar: Avatar, vertices: Tensor, directions: Tensor) -> Tensor:

@@ -137,6 +137,8 @@ def test_the_mouth_takes_the_photos_light():
         np.testing.assert_allclose(lit[name], np.array(colour) * np.mean(SKIN) / 0.6, rtol=1e-5)
         np.testing.assert_allclose(dim[name] / lit[name], 0.7, rtol=1e-5)
     assert float(grey.amax() - grey.amin()) < 1e-6
+    warm = in_light(MOUTH_COLOURS["teeth"], torch.tensor(SKIN) * torch.tensor([1.0, 0.8, 0.6])) / lit["teeth"]
+    np.testing.assert_allclose(warm / warm[0], [1, 0.8**0.5, 0.6**0.5], rtol=1e-5)
 
 
 def test_generated_views_get_the_heads_own_mouth_where_it_is_open(avatar):
