@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from closed_loop import FRAMES, VIEWS, film, frames_of
+from closed_loop import VIEWS, film, frames_of
 
 import mvp4d
 from mvp4d.core.cameras.camera import resize
@@ -28,7 +28,7 @@ from mvp4d.core.cameras.rigs import rig_names
 from mvp4d_jax.evaluation.evaluate import reference_angles, score_view
 
 PEOPLE = (11_004, 11_007, 11_012, 11_019)
-SIDE = 512
+SIDE, FRAMES = 512, 5
 RINGS = ((0, 45), (45, 90), (90, 180.1))
 WITHOUT, WITH = "without the photo", "with it"
 
@@ -37,7 +37,7 @@ def score(avatar: mvp4d.Avatar, truth: mvp4d.Capture) -> list[dict]:
     """Angle, PSNR and SSIM of an avatar in each of the studio's views."""
     cameras = f"file:{truth.path / 'cameras.npz'}"
     views = avatar.render(truth.motion[slice(0, FRAMES)], cameras=cameras, size=SIDE).each_view()
-    angles, expected = reference_angles(truth, truth), frames_of(truth)
+    angles, expected = reference_angles(truth, truth), frames_of(truth, FRAMES)
     rows = []
     for index, name in enumerate(rig_names(VIEWS)):
         found = score_view(name, angles[name], views[index].frames() / np.float32(255), expected[index])
@@ -48,7 +48,7 @@ def score(avatar: mvp4d.Avatar, truth: mvp4d.Capture) -> list[dict]:
 def captures(model: mvp4d.Model, identity: int, folder: Path) -> tuple[mvp4d.Capture, mvp4d.Capture]:
     """The studio's views of a person, and the weights' from its photo; those that are there are taken."""
     filmed, generated = folder / f"{identity}", folder / f"{identity}-generated"
-    truth = mvp4d.open_capture(filmed) if filmed.exists() else film(identity, SIDE, folder)
+    truth = mvp4d.open_capture(filmed) if filmed.exists() else film(identity, SIDE, folder, FRAMES)
     cameras = resize(truth.cameras[:VIEWS], truth.image_size, (model.facts.image_size,) * 2)
     if not generated.exists():
         model.sample(truth, motion=truth.motion[slice(0, FRAMES)], cameras=cameras, seed=identity, out=generated)
