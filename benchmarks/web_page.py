@@ -118,10 +118,12 @@ def compare(tab, avatar: Avatar, motion: Motion, keep: Path | None) -> list[floa
 def rates(tab) -> dict[str, float]:
     """While the motion plays: frames a second, and milliseconds a frame of skinning, sorting, and of all processors.
 
-    `work` is the browser's processor time, which other programs on the machine do not change.
+    `ease` is how much larger pixels are drawn while it moves. `work` is the browser's processor time, which other
+    programs on the machine hardly change.
     """
     tab.evaluate("() => { avatar.player.play(); }")
     tab.evaluate("() => avatar.settled()")
+    time.sleep(4)  # until the size of moving pixels has settled
     began, before, worked = time.perf_counter(), tab.evaluate("() => avatar.state.draws"), processor_time()
     times = []
     while time.perf_counter() - began < 6:
@@ -130,6 +132,7 @@ def rates(tab) -> dict[str, float]:
     drawn = max(1, tab.evaluate("() => avatar.state.draws") - before)
     return {
         "fps": drawn / (time.perf_counter() - began),
+        "ease": tab.evaluate("() => avatar.state.ease"),
         "work": 1000 * (processor_time() - worked) / drawn,
         **{name: float(np.median([entry[name] for entry in times])) for name in ("skin", "sort")},
     }
@@ -194,7 +197,8 @@ def main() -> None:
         found = rates(tab)
         print(
             f"SwiftShader on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}: {found['fps']:.1f} frames a "
-            f"second, {found['work']:.0f} ms of processor time each; in the worker skinning {found['skin']:.1f} ms, "
+            f"second, {found['work']:.0f} ms of processor time each, pixels {found['ease']:.2f} times "
+            f"as large while it moves; in the worker skinning {found['skin']:.1f} ms, "
             f"sorting {found['sort']:.1f} ms"
         )
         browser.close()

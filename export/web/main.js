@@ -9,7 +9,8 @@ import { Bar, Sliders, find } from './controls.js';
 
 const options = new URLSearchParams(location.search);
 const canvas = find('stage');
-const state = { wanted: true, busy: false, fresh: false, shown: null, waiting: [], sent: 0, draws: 0, timings: {} };
+const QUICK = 40, SLOW = 60, PAUSE = 500; // milliseconds from one frame to the next
+const state = { wanted: true, busy: false, fresh: false, shown: null, waiting: [], sent: 0, draws: 0, drawn: 0, ease: 1, timings: {} };
 let header, splats, worker, buffers, sliders, bar, live;
 const orbit = new Orbit(canvas, () => { state.wanted = true; });
 const player = new Player(() => {
@@ -62,9 +63,13 @@ function background() {
   return [1, 3, 5].map((at) => parseInt(digits.slice(at, at + 2), 16) / 255).concat(1);
 }
 
-function draw() {
-  const { view, lens } = orbit.look(canvas.width, canvas.height);
-  splats.draw(headView(view, state.shown), lens, background());
+// While it moves, a slow machine draws larger pixels; what stands still is drawn in full.
+function draw(now) {
+  const { view, lens } = orbit.look(canvas.width, canvas.height), moving = player.playing || state.wanted;
+  const passed = now - state.drawn, pace = passed > SLOW ? 1.06 : passed < QUICK ? 0.97 : 1;
+  if (moving && passed < PAUSE) state.ease = Math.min(2, Math.max(1, state.ease * pace));
+  splats.draw(headView(view, state.shown), lens, background(), moving ? state.ease : 1);
+  state.drawn = now;
   state.draws += 1;
   state.fresh = false;
   state.waiting = state.waiting.filter(({ number, resolve }) => number > state.number || resolve());
@@ -73,7 +78,7 @@ function draw() {
 function tick(now) {
   requestAnimationFrame(tick);
   fit();
-  if (state.fresh) draw();
+  if (state.fresh) draw(now);
   if (player.advance(now)) {
     state.wanted = true;
     bar.show();
@@ -113,6 +118,7 @@ function connect() {
     bar.toggle();
   });
   canvas.addEventListener('webglcontextlost', (event) => event.preventDefault());
+  canvas.addEventListener('webglcontextlost', () => say('The browser stopped the graphics; reload the page.', true));
   canvas.addEventListener('webglcontextrestored', () => location.reload());
 }
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mvp4d.commands.clips import add_clips
 from mvp4d.core.errors import UserError
 
 CAPTURES = {
@@ -35,21 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, help="where to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there, if it is of the same kind")
     avatars = parser.add_argument_group("avatars")
-    avatars.add_argument(
-        "--motion",
-        type=Path,
-        action="append",
-        help="motion.npz, fit.npz, .csv or capture (default: the avatar's own); html holds several",
-    )
-    avatars.add_argument(
-        "--audio",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="SOUND",
-        help="html: a sound file for each --motion, in their order",
-    )
-    avatars.add_argument("--frame", type=int, default=0, help="for formats of one frame: the frame of the motion")
+    add_clips(avatars, "with html ")
+    avatars.add_argument("--frame", type=int, help="for formats of one frame: the frame of the motion (default 0)")
     avatars.add_argument(
         "--sh",
         type=int,
@@ -119,6 +107,7 @@ def _submission(args: argparse.Namespace) -> str:
 def _motion(args: argparse.Namespace) -> str:
     if args.out.suffix.lower() != ".csv":
         raise UserError("`out`", f"'{args.out.name}' is no name of a CSV", "use NAME.csv")
+    _refuse_avatars_flags(args, "a CSV holds one motion", "give that motion in the avatar's place")
     from mvp4d.core.driving import load_motion
     from mvp4d.core.heads import load_head
     from mvp4d.core.live_link import check_recording, write_live_link
@@ -131,12 +120,19 @@ def _motion(args: argparse.Namespace) -> str:
     return f"{args.out}: {motion.frame_count} frames at {motion.fps:g} a second" + (f" ({notes})" if notes else "")
 
 
+def _refuse_avatars_flags(args: argparse.Namespace, why: str, fix: str) -> None:
+    for name in ("motion", "audio", "frame", "sh", "raw_axes"):
+        if getattr(args, name) not in (None, False, []):
+            raise UserError(f"`{name}`", why, fix)
+
+
 def _capture(args: argparse.Namespace) -> str:
     from mvp4d.core.capture import Capture
 
     capture = Capture.open(args.path)
     if args.format not in CAPTURES:
         raise UserError("`format`", f"'{args.format}' is no format of captures", f"use one of {', '.join(CAPTURES)}")
+    _refuse_avatars_flags(args, "a capture is written as it is", "leave it out")
     module, function = CAPTURES[args.format]
     note = getattr(importlib.import_module(module), function)(capture, args.out, overwrite=args.overwrite)
     return f"{args.out}: {args.format}" + (f" ({note})" if note else "")

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d_jax.data.prepare import PrepareOptions, autoencoder_identity, describe, prepare
     from mvp4d_jax.models.checkpoint import load_autoencoder
     from mvp4d_jax.models.checkpoint_config import read_autoencoder_config
+    from mvp4d_jax.processes import wait_for_all
     from mvp4d_jax.training.config import load_config
     from mvp4d_jax.training.plan import autoencoder_folder, check_prepare, resolve
 
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> str:
     except SomeFailed as error:  # the work is done
         failed = error
     if args.distributed:
-        _wait_for_others()
+        wait_for_all("prepared")
     if failed is not None:
         raise failed
     return said
@@ -90,14 +91,6 @@ def _join() -> tuple[int, int]:
 
     parallel.initialise_processes()
     return jax.process_index(), jax.process_count()
-
-
-def _wait_for_others(hours: int = 168) -> None:
-    """A process that leaves early would end the others: JAX takes it for a failure."""
-    import jax
-    import orbax.checkpoint as ocp
-
-    ocp.multihost.sync_global_processes("prepared", timeout=hours * 3600, processes=set(range(jax.process_count())))
 
 
 def find_captures(arguments: list[str]) -> list[Path]:

@@ -164,6 +164,7 @@ def test_export_command_and_its_refusals(fitted, avatar, tmp_path, capsys):
     (tmp_path / "no.wav").write_bytes(b"RIFFnot sound at all")
     for options, field in (
         ({"audio": ["a", "b"]}, "audio"),
+        ({"audio": str(tmp_path / "none.wav"), "motion": []}, "none.wav"),
         ({"audio": [tmp_path / "no.wav"]}, "no.wav"),
         ({"audio": [tmp_path / "none.wav"]}, "none.wav"),
     ):
@@ -185,31 +186,6 @@ def _wav(path: Path, seconds: float) -> Path:
 
 
 # --- in a browser ---------------------------------------------------------------------------------------------------
-@pytest.fixture()
-def visit(chromium, tmp_path):
-    """Opens a page's text from disk; whatever it complains about or asks the network for fails the test."""
-    contexts, complaints = [], []
-
-    def go(text, query="paused&background=ffffff", **options):
-        file = tmp_path / "avatar.html"
-        file.write_text(text)
-        context = chromium.new_context(**{"viewport": {"width": SIZE, "height": SIZE}, **options})
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("dialog", lambda dialog: complaints.append(dialog.message))
-        tab.on("request", lambda request: request.url.startswith(("file:", "blob:")) or complaints.append(request.url))
-        tab.goto(f"{file.as_uri()}?{query}")
-        tab.wait_for_selector("body.ready", timeout=60_000)
-        return tab
-
-    yield go
-    for context in contexts:
-        context.close()
-    assert complaints == []
-
-
 def picture(tab):
     """The canvas as it was drawn, read before the browser takes the buffer: a screenshot may show the frame before."""
     url = tab.evaluate("() => avatar.settled().then(() => document.getElementById('stage').toDataURL())")
@@ -256,6 +232,27 @@ def test_a_motion_plays_to_its_end_and_is_scrubbed(visit, text):
     tab.evaluate("() => avatar.settled()")
     shown = tab.evaluate("() => Array.from(avatar.state.shown.expression)")
     np.testing.assert_allclose(shown, decode(text)[1]["motion_0"].reshape(6, -1)[2], atol=1e-6)
+
+
+def test_what_moves_may_be_coarser_and_what_stands_still_is_drawn_in_full(visit, avatar, text):
+    motion, tab = avatar.motion(), visit(text, "embed&paused&background=ffffff")
+    tab.evaluate("""() => { const { splats } = avatar, draw = splats.draw.bind(splats); window.drawn = [];
+      splats.draw = (...given) => { drawn.push(given); draw(...given); }; avatar.state.ease = 1.5; }""")
+    tab.evaluate("() => { avatar.player.play(); }")
+    tab.wait_for_function("() => drawn.length > 5")
+    tab.evaluate("() => { avatar.player.pause(); avatar.player.seek(3); }")
+    full = picture(tab)
+    coarse = tab.evaluate(
+        "() => { avatar.splats.draw(...drawn.at(-1).slice(0, 3), 1.5);"
+        "return [drawn.map((given) => given[3]), document.getElementById('stage').toDataURL()]; }"
+    )
+    assert min(coarse[0][:5]) > 1.2 and coarse[0][-2:] == [1, 1.5]
+    shot = plan_rendering(avatar.module, motion, "orbit:360x1", (SIZE, SIZE))
+    shot.pairs[:] = [(3, 0)]
+    truth = to_bytes(next(render_frames(avatar.module, shot))[0]).astype(float)
+    eased = np.asarray(Image.open(io.BytesIO(base64.b64decode(coarse[1].split(",")[1]))).convert("RGB")).astype(float)
+    assert 10 * math.log10(255**2 / np.square(full - truth).mean()) > 40
+    assert 10 * math.log10(255**2 / np.square(eased - truth).mean()) > 30
 
 
 def test_sound_leads_the_motion(visit, avatar, tmp_path):
