@@ -55,6 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> str:
     if args.format == "nersemble-benchmark":
         return _submission(args)
+    given = [name for name in ("benchmark", "sequence", "fit") if getattr(args, name) is not None]
+    if given:
+        raise UserError(f"`{given[0]}`", "is for --format nersemble-benchmark", "leave it out")
     if args.format == "csv" or (args.format is None and args.out.suffix.lower() == ".csv"):
         return _motion(args)
     if (args.path / "capture.json").exists() or args.format in CAPTURES:
@@ -86,6 +89,7 @@ def _submission(args: argparse.Namespace) -> str:
     import mvp4d
     from mvp4d.core.capture.nersemble_benchmark import held_out_views, write_submission
 
+    _refuse_avatars_flags(args, "a submission plays the benchmark's motion, as it is rendered", "leave it out")
     for name in ("benchmark", "sequence"):
         if getattr(args, name) is None:
             raise UserError(f"`{name}`", "is missing", "give the downloaded TASK/PARTICIPANT and the sequence's name")

@@ -255,6 +255,10 @@ def test_an_avatar_is_handed_in(mono, tmp_path, capsys):
     words = ["export", str(tmp_path / "avatar"), "--format", "nersemble-benchmark", "--benchmark", str(person)]
     assert main([*words, "--out", str(tmp_path / "s.zip")]) == 2
     assert "--sequence: is missing" in capsys.readouterr().err
+    assert main([*words, "--sequence", "FREE", "--frame", "1", "--out", str(tmp_path / "s.zip")]) == 2
+    assert "--frame: a submission plays" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "avatar"), "--sequence", "FREE", "--out", str(tmp_path / "x.ply")]) == 2
+    assert "--sequence: is for --format nersemble-benchmark" in capsys.readouterr().err
     assert main([*words, "--sequence", "FREE", "--out", str(tmp_path / "s.zip")]) == 0
     said = capsys.readouterr().out
     assert f"4 videos of {FRAMES} frames; it lacks 76 of 80 yet" in said
