@@ -185,6 +185,7 @@ class Model:
             views=clean_views,
             settings=chosen,
             dtype=self.dtype,
+            mesh=self.mesh,
         )
 
     @checked
@@ -225,12 +226,15 @@ class Model:
         if job.notice:
             say(f"note: {job.notice}")
         if out is not None:
-            return self.run(job, out, overwrite=overwrite)
+            return _written(self.run(job, out, overwrite=overwrite))
         with tempfile.TemporaryDirectory(prefix="mvp4d-") as folder:
-            return Views.read(self.run(job, Path(folder) / "views"))
+            return Views.read(_written(self.run(job, Path(folder) / "views")))
 
-    def run(self, job: Job, out: Pathlike, *, overwrite: bool = False, extra: dict[str, Any] | None = None) -> Capture:
-        """Samples a plan into a capture folder; `extra` is kept in its capture.json."""
+    def run(
+        self, job: Job, out: Pathlike, *, overwrite: bool = False, extra: dict[str, Any] | None = None
+    ) -> Capture | None:
+        """Samples a plan into a capture folder; `extra` is kept in its capture.json. Of several processes the first
+        writes, and the others get None."""
         from mvp4d_jax.parallel import make_mesh
         from mvp4d_jax.release import load_release
         from mvp4d_jax.sampling.generate import Generator
@@ -248,6 +252,14 @@ class Model:
             **(extra or {}),
         }
         return job.run(self._generator, Path(out), notes, overwrite=overwrite)
+
+
+def _written(capture: Capture | None) -> Capture:
+    if capture is None:
+        raise UserError(
+            "`sample`", "has no views to return here: the first process of this run has them", "use `plan` and `run`"
+        )
+    return capture
 
 
 @dataclasses.dataclass(frozen=True)

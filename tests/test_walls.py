@@ -41,6 +41,7 @@ CORE_GROUND = {
     "places",
     "host",
     "environment",
+    "shares",
 }
 CORE_FLOORS = {
     "heads": set(),
@@ -99,7 +100,10 @@ def test_nothing_reaches_up_to_the_public_face(folder):
 
 @pytest.mark.parametrize(
     "package, floors, ground",
-    [("mvp4d_jax", FLOORS, {"parallel", "devices", "latent_frames"}), ("mvp4d.core", CORE_FLOORS, CORE_GROUND)],
+    [
+        ("mvp4d_jax", FLOORS, {"parallel", "processes", "programs", "devices", "latent_frames"}),
+        ("mvp4d.core", CORE_FLOORS, CORE_GROUND),
+    ],
 )
 def test_floors(package, floors, ground):
     folder = package.replace(".", "/")

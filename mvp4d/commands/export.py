@@ -2,14 +2,19 @@
 
 mvp4d export CAPTURE --format gaussian-avatars|cap4d|nerfstudio --out DIR
 mvp4d export AVATAR  --format html|ply|ply-sequence|glb|spz|lam|cap4d-animation  --out PATH
+mvp4d export AVATAR  --format nersemble-benchmark --benchmark TASK/PARTICIPANT --sequence NAME --out submission.zip
 mvp4d export MOTION  --format csv --out drive.csv    Live Link, from a motion.npz, fit.npz, capture or avatar
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from mvp4d.commands.clips import add_clips
 from mvp4d.core.errors import UserError
@@ -41,8 +46,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     avatars.add_argument("--raw-axes", action="store_true", help="PLY in the world's axes, not turned for viewers")
 
+    benchmark = parser.add_argument_group("nersemble-benchmark", "a sequence's videos, added to a submission")
+    benchmark.add_argument("--benchmark", type=Path, metavar="TASK/PARTICIPANT", help="the downloaded folder")
+    benchmark.add_argument("--sequence", help="the sequence to render from the cameras that are held out")
+    benchmark.add_argument("--fit", type=Path, help="the fit that the capture was imported with, if it was (task nvs)")
+
 
 def run(args: argparse.Namespace) -> str:
+    if args.format == "nersemble-benchmark":
+        return _submission(args)
+    given = [name for name in ("benchmark", "sequence", "fit") if getattr(args, name) is not None]
+    if given:
+        raise UserError(f"`{given[0]}`", "is for --format nersemble-benchmark", "leave it out")
     if args.format == "csv" or (args.format is None and args.out.suffix.lower() == ".csv"):
         return _motion(args)
     if (args.path / "capture.json").exists() or args.format in CAPTURES:
@@ -68,6 +83,29 @@ def run(args: argparse.Namespace) -> str:
         overwrite=args.overwrite,
     )
     return f"{args.out}: {avatar.module.gaussian_count} Gaussians" + (f" (not kept: {lost})" if lost else "")
+
+
+def _submission(args: argparse.Namespace) -> str:
+    import mvp4d
+    from mvp4d.core.capture.nersemble_benchmark import held_out_views, write_submission
+
+    _refuse_avatars_flags(args, "a submission plays the benchmark's motion, as it is rendered", "leave it out")
+    for name in ("benchmark", "sequence"):
+        if getattr(args, name) is None:
+            raise UserError(f"`{name}`", "is missing", "give the downloaded TASK/PARTICIPANT and the sequence's name")
+    avatar = mvp4d.open_avatar(args.path)
+    task, serials, cameras, motion = held_out_views(args.benchmark, args.sequence, avatar.head, args.fit)
+    still = cameras[:, None]
+
+    def frames_of(view: int) -> Iterator[np.ndarray]:
+        camera = still[np.full(motion.frame_count, view), 0]
+        return iter(avatar.render(motion, cameras=camera, size=task.size))
+
+    views = ((serial, functools.partial(frames_of, view)) for view, serial in enumerate(serials))
+    name = args.benchmark.absolute().name
+    missing = write_submission(args.out, task, name, args.sequence, views, overwrite=args.overwrite)
+    whole = f"it lacks {len(missing)} of {len(task.videos)} yet, next {missing[0]}" if missing else "it is complete"
+    return f"{args.out}: {len(serials)} videos of {motion.frame_count} frames; {whole}"
 
 
 def _motion(args: argparse.Namespace) -> str:

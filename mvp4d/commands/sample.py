@@ -4,7 +4,8 @@ The reference is a photo with its fit (`mvp4d track PHOTO --head HEAD --out fit.
 frame is taken. The motion is a motion.npz, a fit.npz, a capture or a Live Link Face CSV. Cameras are a rig
 (orbit:360x8, arc:120x6@15, turn:360, file:orbit.npz) around the head, or a capture whose cameras are used. `--plan`
 prints what would be done and what it costs, and stops. A run that was stopped goes on where it was when the same
-command is given again.
+command is given again. Several hosts share a run (`--distributed`): the same command on each; the first reads and
+writes the capture.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import os
 from pathlib import Path
 
+from mvp4d.commands.hosts import add_host_flags, join_hosts
 from mvp4d.core.errors import UserError
 
 
@@ -75,6 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="devices as data,fsdp,context; -1 takes what is left: --mesh=-1,1,1 (default 1,1,1)",
     )
     how.add_argument("--dtype", help="float32 or bfloat16 (default: what the weights were trained in)")
+    add_host_flags(parser.add_argument_group("several hosts, with --mesh over the devices of all"))
     parser.add_argument("--overwrite", action="store_true", help="replace an existing capture")
 
 
@@ -108,10 +111,14 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d.core.outputs import without_folders
 
     out = Path(args.out)
+    join_hosts(args)
     if not args.plan:
+        from mvp4d_jax.processes import begin_together
+        from mvp4d_jax.programs import keep_programs
         from mvp4d_jax.sampling.generate import check_targets
 
-        check_targets(out, args.overwrite)
+        begin_together(lambda: check_targets(out, args.overwrite))
+        keep_programs(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvp4d" / "compiled")
     model = mvp4d.load(args.weights, mesh=parse_mesh(args.mesh), dtype=args.dtype)
     job = model.plan(args.reference, **{name: getattr(args, name) for name in INPUTS})
     if job.notice:
@@ -121,19 +128,16 @@ def run(args: argparse.Namespace) -> str:
         return "planned only; leave --plan out to sample"
     extra = {name: without_folders(str(getattr(args, name))) for name in ("reference", "motion", "cameras")}
     capture = model.run(job, out, overwrite=args.overwrite, extra=extra)
+    if args.distributed or args.coordinator:
+        from mvp4d_jax.processes import wait_for_all
+
+        wait_for_all("sampled")
+    if capture is None:
+        return f"process 0 wrote {out}"
     return (
         f"{capture.view_count} views x {capture.frame_count} frames: {out}; look at {out}.mp4; "
         f"next: mvp4d distill {out} --out AVATAR"
     )
-
-
-def _keep_programs() -> None:
-    """Compiled programs stay in the user's cache: a second start of the same shapes compiles nothing."""
-    import jax
-
-    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]  made at run time
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "mvp4d" / "compiled"))
 
 
 def parse_mesh(text: str) -> tuple[int, int, int]:

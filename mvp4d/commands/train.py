@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from mvp4d.commands.hosts import add_host_flags, join_hosts
 from mvp4d.core.errors import UserError
 from mvp4d.core.host import has_accelerator, keep_freed_memory
 from mvp4d.core.places import place
@@ -32,11 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir", required=True, help="checkpoints, metrics and the resolved config; a folder, or gs://BUCKET/PATH"
     )
-    parser.add_argument("--distributed", action="store_true", help="join the hosts of a TPU pod, GKE or SLURM job")
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where hosts do not find each other")
-    parser.add_argument("--processes", type=int, metavar="N")
-    parser.add_argument("--process", type=int, metavar="I")
-    parser.add_argument("--join-timeout", type=float, default=300, metavar="S", help="seconds to wait (300)")
+    add_host_flags(parser)
     parser.add_argument("--no-memory-check", action="store_true", help="start without asking whether the step fits")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print what would be done, and stop")
     parser.add_argument("--export", type=Path, metavar="OUT", help="write a release folder from a checkpoint and stop")
@@ -52,40 +49,47 @@ def run(args: argparse.Namespace) -> str:
     for noisy in ("orbax", "jax", "grain"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     _quiet_orbax()
-    # Before anything touches a device.
-    from mvp4d_jax import parallel
+    if args.export is not None:
+        return _export(args, workdir)
+    join_hosts(args)
 
-    if args.distributed or args.coordinator:
-        parallel.initialise_processes(args.coordinator, args.processes, args.process, timeout=args.join_timeout)
-
+    from mvp4d_jax.programs import keep_programs
     from mvp4d_jax.training.config import load_config
 
     config = load_config(args.config, args.overrides)
     if not args.dry_run:
-        _keep_programs(workdir)
+        keep_programs(workdir / "compilation_cache")
     if config.get("job") == "autoencoder":
-        from mvp4d_jax.training.autoencoder import export_autoencoder, train_autoencoder
+        from mvp4d_jax.training.autoencoder import train_autoencoder
 
-        if args.export is not None:
-            return export_autoencoder(config, workdir, args.export, overwrite=args.overwrite)
         if args.dry_run:
             raise UserError("--dry-run", "is of no use to the autoencoder's training", "leave it out")
         return train_autoencoder(config, workdir)
-    if args.export is not None:
-        from mvp4d_jax.training.release import export_release
-
-        return export_release(config, workdir, args.export, _step(args.step), overwrite=args.overwrite)
     from mvp4d_jax.training.loop import train
 
     return train(config, workdir, check_memory=not args.no_memory_check, dry_run=args.dry_run)
 
 
-def _keep_programs(workdir: Any) -> None:
-    """Compiled programs stay in the workdir: a run that starts again on the same devices compiles nothing."""
+def _export(args: argparse.Namespace, workdir: Any) -> str:
+    """Writes a release; of several processes the first does, through the memory of its host alone."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]  made at run time
-        jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
+    jax.config.update("jax_platforms", "cpu")  # an accelerator of the host may be busy, or one of a pod's
+    join_hosts(args)
+
+    from mvp4d_jax.processes import is_first, wait_for_all
+    from mvp4d_jax.training.autoencoder import export_autoencoder
+    from mvp4d_jax.training.config import load_config
+    from mvp4d_jax.training.release import export_release
+
+    config = load_config(args.config, args.overrides)
+    said = f"process 0 writes {args.export}"
+    if is_first() and config.get("job") == "autoencoder":
+        said = export_autoencoder(config, workdir, args.export, overwrite=args.overwrite)
+    elif is_first():
+        said = export_release(config, workdir, args.export, _step(args.step), overwrite=args.overwrite)
+    wait_for_all("exported")
+    return said
 
 
 def _quiet_orbax() -> None:

@@ -268,8 +268,9 @@ def check_transformer(folder: Path | str, config: TransformerConfig) -> Transfor
     return source
 
 
-def transformer_bytes(folder: Path | str, kernels: DTypeLike) -> int:
-    """Memory of the weights of `load_transformer(folder, kernels=...)`, read off the files' headers."""
+def weight_bytes(folder: Path | str, kernels: DTypeLike) -> int:
+    """Memory of the weights of `load_transformer(folder, kernels=...)`, read off the files' headers. An autoencoder's
+    kernels are float32."""
     width = np.dtype(jnp.dtype(kernels)).itemsize
     shapes = [entry.shape for entry in open_weights(Path(folder)).entries.values()]
     return sum(math.prod(shape) * (width if len(shape) > 1 else 4) for shape in shapes)

@@ -110,8 +110,7 @@ def validation(job: Job, devices: list) -> tuple[Any, Mesh, dict]:
 
 def denoise(job: Job, devices: list) -> tuple[Any, Mesh, dict]:
     """A guided denoising step of `mvp4d sample`: all groups of all views, weights as sampling keeps them."""
-    mesh = parallel.make_mesh(tuple(job.sampling["mesh"]), devices)
-    template = _template(job.plan, mesh)
+    mesh, template = _sampling(job, devices)
     plan, options = _sampling_plan(job), DenoiseOptions(snr_shift=job.plan.loss.snr_shift)
     sampler = make_sampler(options.sampler(plan), NoiseSchedule.cogvideox(options.snr_shift))
     guidance, mask = options.guidance(plan), job.plan.conditioning.parts["reference"]
@@ -133,15 +132,17 @@ def denoise(job: Job, devices: list) -> tuple[Any, Mesh, dict]:
         )
         facts = job.describe(1, plan.group_size)
     groups = f", {plan.views} views in {plan.groups} groups" if plan.groups > 1 else ""
-    return lowered, mesh, {**facts, "what": f"{facts['what']}{groups}, guidance {guidance.scale:g}"}
+    what = f"{facts['what']}{groups}, guidance {guidance.scale:g}"
+    return lowered, mesh, {**facts, "what": what, "resident": _bytes(nnx.state(_autoencoder(job)))}
 
 
 def decode(job: Job, devices: list) -> tuple[Any, Mesh, dict]:
     """The largest chunk of a view on one device, as sampling streams them; other devices decode views beside it."""
     plan = job.plan
+    _, template = _sampling(job, devices)
     mesh = parallel.make_mesh((1, 1, 1), devices[:1])
-    model = nnx.eval_shape(lambda: VideoAutoencoder(plan.autoencoder, dtype=plan.transformer.dtype, rngs=nnx.Rngs(0)))
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(_autoencoder(job))
+    encoder = _bytes(nnx.state(nnx.merge(graph, state).encoder))
     size, at_once = plan.latent_size(job.stage), plan.autoencoder.chunk_latents
     first = min(job.modality.latents, at_once + job.modality.latents % at_once)
     latents = jax.ShapeDtypeStruct((1, first, size, size, plan.autoencoder.latent_channels), jnp.float32)
@@ -161,8 +162,19 @@ def decode(job: Job, devices: list) -> tuple[Any, Mesh, dict]:
             "tokens": 0,
             "samples": 1,
             "attention": "",
+            "resident": encoder + _share(_laid_out(template, plan.transformer.dtype)),
         },
     )
+
+
+def _sampling(job: Job, devices: list) -> tuple[Mesh, ModelTemplate]:
+    mesh = parallel.make_mesh(tuple(job.sampling["mesh"]), devices)
+    return mesh, _template(job.plan, mesh)
+
+
+def _autoencoder(job: Job) -> VideoAutoencoder:
+    dtype = job.plan.transformer.dtype
+    return nnx.eval_shape(lambda: VideoAutoencoder(job.plan.autoencoder, dtype=dtype, rngs=nnx.Rngs(0)))
 
 
 def _training(job: Job, devices: list) -> tuple[Mesh, ModelTemplate]:
@@ -224,6 +236,13 @@ def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
 
 def _bytes(tree: Any) -> float:
     return float(sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)))
+
+
+def _share(tree: Any) -> float:
+    """Bytes of laid-out shapes that lie on each device."""
+    return float(
+        sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    )
 
 
 def _hosts(mesh: Mesh, batch: int, shapes: dict[str, Any]) -> dict[str, Any]:

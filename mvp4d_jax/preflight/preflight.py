@@ -133,9 +133,10 @@ def preflight(
       timeout: seconds of processor time for each part; a busy machine takes longer by the clock.
 
     Returns:
-      One report per part: name, memory in bytes per device (arguments, outputs, temporaries, total, limit), flops,
-      kernel_flops, collective_bytes by kind, attention, tokens, samples, seconds, processor_seconds, fits; of training
-      also hosts, host_rows and host_bytes (of a batch, that one host reads a step) and checkpoint_bytes.
+      One report per part: name, memory in bytes per device (arguments, outputs, temporaries, `resident`: weights that
+      the part does not read but that lie there meanwhile; total of all, limit), flops, kernel_flops, collective_bytes
+      by kind, attention, tokens, samples, seconds, processor_seconds, fits; of training also hosts, host_rows and
+      host_bytes (of a batch, that one host reads a step) and checkpoint_bytes.
 
     Raises:
       UserError: a bad config, no libtpu, or a part that does not compile.
@@ -187,7 +188,8 @@ def table(reports: list[dict[str, Any]], topology: Topology) -> str:
     lines = []
     for report in reports:
         moved = report["collective_bytes"]
-        shares = f" ({report['arguments'] / GIB:.2f} arguments, {report['temporaries'] / GIB:.2f} temporaries)"
+        beside = f", {report['resident'] / GIB:.2f} weights beside" if report["resident"] else ""
+        shares = f" ({report['arguments'] / GIB:.2f} arguments, {report['temporaries'] / GIB:.2f} temporaries{beside})"
         lines += [
             f"{report['part']} on {topology.text} ({report['devices']} devices, mesh {report['mesh']}): "
             f"{report['what']}",

@@ -44,12 +44,14 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         "devices": mesh.size,
         "mesh": str(tuple(mesh.shape.values())),
         "head_dim": plan.transformer.head_dim,
+        "resident": 0.0,
         **facts,
     }
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        return {**report, **_out_of_memory(error), **_times(began)}
+        verdict = _out_of_memory(error)
+        return {**report, **verdict, "total": verdict["total"] + report["resident"], **_times(began)}
     memory = compiled.memory_analysis()
     cost = compiled_cost(compiled)
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -58,7 +60,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         "arguments": memory.argument_size_in_bytes,
         "outputs": memory.output_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
-        "total": held + memory.temp_size_in_bytes,
+        "total": held + memory.temp_size_in_bytes + report["resident"],
         "flops": cost.flops,
         "kernel_flops": cost.kernel_flops,
         "collective_bytes": cost.collective_bytes,

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from mvp4d.core.files import atomic_file
-from mvp4d_jax import parallel
+from mvp4d_jax import parallel, processes
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 
 
@@ -34,6 +34,7 @@ class Coder:
             return nnx.merge(graph, state).encode_latents(spread)
 
         self._encode = jax.jit(encode_views, out_shardings=parallel.replicated(mesh))
+        self._pixels = jax.jit(_pixels, out_shardings=parallel.replicated(mesh))
 
     def encode(self, video: np.ndarray) -> np.ndarray:
         """[V, F, H, W, 3] in [-1, 1] -> latents [V, L, h, w, C]; F = 1 + s k."""
@@ -52,25 +53,32 @@ class Coder:
         with parallel.use_mesh(self.mesh):
             for start in range(0, len(scaled), at_once):
                 count = min(at_once, len(scaled) - start)
-                part = parallel.constrain(
-                    jnp.asarray(_fill(scaled[start : start + at_once], at_once)), "views", None, None, None, None
-                )
+                part = _fill(scaled[start : start + at_once], at_once)
+                layout = NamedSharding(self.mesh, parallel.fit_spec(part.shape, ("views", None, None, None, None)))
                 first = 0
-                for chunk in self.autoencoder.decode_stream(part):
-                    pixels = np.asarray((jnp.clip(chunk[:count], -1, 1) + 1) * 127.5 + 0.5).astype(np.uint8)
+                for chunk in self.autoencoder.decode_stream(processes.place(part, layout)):
+                    pixels = np.asarray(self._pixels(chunk))
                     for offset in range(count):
                         yield start + offset, first, pixels[offset]
                     first += pixels.shape[1]
 
 
+def _pixels(video: jax.Array) -> jax.Array:
+    """[-1, 1] -> uint8."""
+    return ((jnp.clip(video, -1, 1) + 1) * 127.5 + 0.5).astype(jnp.uint8)
+
+
 def decode_to_files(coder: Coder, latents: np.ndarray, path_of: Callable[[int], Path]) -> None:
     """Streams the frames of latents [V, L, h, w, C] to disk: `path_of(view)` holds `frames` [F, H, W, 3] uint8.
 
-    A view's file appears when it is whole; memory is that of the views being decoded at once.
+    A view's file appears when it is whole; memory is that of the views being decoded at once. Of several processes all
+    decode and the first writes.
     """
     pieces: dict[int, list[np.ndarray]] = {}
     frames = coder.autoencoder.config.frames_of(latents.shape[1])
     for view, first, chunk in coder.decode(latents):
+        if not processes.is_first():
+            continue
         pieces.setdefault(view, []).append(chunk)
         if first + len(chunk) == frames:
             with atomic_file(path_of(view)) as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -34,6 +35,7 @@ from mvp4d.core.owner import sweep
 from mvp4d.core.progress import progress
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
+from mvp4d_jax.processes import begin_together, from_first, is_first
 from mvp4d_jax.release import Release
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions, denoise
@@ -213,10 +215,11 @@ class Generator:
         extra: dict[str, Any] | None = None,
         *,
         overwrite: bool = False,
-    ) -> Capture:
+    ) -> Capture | None:
         """Denoises and decodes every window that is not there yet, then writes the capture and its preview video.
 
-        Finished windows are kept in `<out>.work` until the capture stands, and are not done again.
+        Finished windows are kept in `<out>.work` until the capture stands, and are not done again. Of several processes
+        the first reads and writes all files of the run, and no other needs to see its folder.
 
         Args:
           plan: what to denoise together; shot: what is given; options: of the denoising.
@@ -224,6 +227,9 @@ class Generator:
             `<out>_reference.png`.
           fingerprint: of everything the pictures depend on; kept windows of another one are dropped.
           extra: facts to keep in the capture.
+
+        Returns:
+          The capture; None in a process that is not the first.
 
         Raises:
           UserError: something is in the way.
@@ -238,25 +244,39 @@ class _Run:
         self.coder, self.predictor, self.facts = generator.coder, generator.predictor, generator.release.facts
         self.plan, self.shot, self.options, self.out = plan, shot, options, out
         self.size = (self.facts.image_size, self.facts.image_size)
-        self.work = beside(out, ".work")
+        self.work, self.overwrite = beside(out, ".work"), False
 
-    def finish(self, fingerprint: str, extra: dict[str, Any], overwrite: bool) -> Capture:
+    def finish(self, fingerprint: str, extra: dict[str, Any], overwrite: bool) -> Capture | None:
         """Goes through all stages; see `Generator.run`."""
-        with hold(self.out):
-            return self._finish(fingerprint, extra, overwrite)
+        with contextlib.ExitStack() as held:
+            begin_together(lambda: self._begin(fingerprint, overwrite, held))
+            self._windows()
+            return self._put_in_place(fingerprint, extra) if is_first() else None
 
-    def _finish(self, fingerprint: str, extra: dict[str, Any], overwrite: bool) -> Capture:
-        overwrite = overwrite or was_finishing(self.work, WORK) == fingerprint
-        check_targets(self.out, overwrite)
+    def _begin(self, fingerprint: str, overwrite: bool, held: contextlib.ExitStack) -> None:
+        held.enter_context(hold(self.out))
+        self.overwrite = overwrite or was_finishing(self.work, WORK) == fingerprint
+        check_targets(self.out, self.overwrite)
         pixels = self.plan.views * self.plan.frames * self.size[0] * self.size[1]
         require_space(self.out, 6 * pixels, "sampling")  # frames kept whole, and the capture's pictures
         self._claim(fingerprint)
-        undone = sum(not (self.work / f"latents_{index:03d}.npz").is_file() for index in range(len(self.plan.windows)))
-        with progress(total=undone * self.plan.steps, what="denoising", unit="step") as bar:
-            for index in range(len(self.plan.windows)):
-                self._window(index, bar)
+
+    def _windows(self) -> None:
+        """Denoises and decodes what is not there yet."""
+        count, last_view = len(self.plan.windows), len(self.shot.names) - 1
+        denoised = from_first(lambda: [self._latents_path(index).is_file() for index in range(count)], (count,), bool)
+        decoded = from_first(
+            lambda: [self._frames_path(index, last_view).is_file() for index in range(count)], (count,), bool
+        )
+        with progress(total=int((~denoised).sum()) * self.plan.steps, what="denoising", unit="step") as bar:
+            for index in range(count):
+                latents = self._kept(index) if denoised[index] else self._denoise(index, bar)
+                if not decoded[index]:
+                    decode_to_files(self.coder, latents, lambda view, index=index: self._frames_path(index, view))
+
+    def _put_in_place(self, fingerprint: str, extra: dict[str, Any]) -> Capture:
         mark_finishing(self.work, WORK, fingerprint)
-        capture = self._assemble(extra, overwrite)
+        capture = self._assemble(extra)
         write_preview(beside(self.out, ".mp4"), capture)
         with atomic_file(beside(self.out, "_reference.png")) as temporary:
             Image.fromarray((self.shot.reference.image * 255 + 0.5).clip(0, 255).astype(np.uint8)).save(temporary)
@@ -272,16 +292,21 @@ class _Run:
         sweep(self.work)
         write_json(note, {"fingerprint": fingerprint})
 
-    def _window(self, index: int, bar: Any) -> None:
-        latents_path = self.work / f"latents_{index:03d}.npz"
-        if not latents_path.is_file():
-            conditions = self._conditions(index)
-            key = jax.random.key(self.plan.seed)
-            latents = denoise(self.predictor, conditions, self.plan, index, self.options, key, bar)
-            with atomic_file(latents_path) as temporary:
-                np.savez(temporary, latents=np.asarray(latents, np.float32))
-        if not self._frames_path(index, len(self.shot.names) - 1).is_file():
-            decode_to_files(self.coder, read_npz(latents_path)["latents"], lambda view: self._frames_path(index, view))
+    def _denoise(self, index: int, bar: Any) -> np.ndarray:
+        """Latents [V, L, h, w, C] of a window, which are also kept."""
+        key = jax.random.key(self.plan.seed)
+        latents = denoise(self.predictor, self._conditions(index), self.plan, index, self.options, key, bar)
+        latents = np.asarray(latents, np.float32)
+        if is_first():
+            with atomic_file(self._latents_path(index)) as temporary:
+                np.savez(temporary, latents=latents)
+        return latents
+
+    def _kept(self, index: int) -> np.ndarray:
+        """The latents of a window that an earlier run denoised."""
+        channels = self.shot.reference.latents.shape[-1]
+        shape = (self.plan.views, self.plan.windows[index].latents, *self.plan.latent_size, channels)
+        return from_first(lambda: read_npz(self._latents_path(index))["latents"], shape, np.float32)
 
     def _conditions(self, index: int) -> Conditions:
         """Maps, clean frames and reference of one window; noisy views first, then the clean views."""
@@ -315,8 +340,15 @@ class _Run:
 
     def _prefix(self, index: int) -> np.ndarray:
         """The last frames of the window before, as they were written: [V, 1 + 4k, H, W, 3] in [-1, 1]."""
-        count = self.plan.windows[index].clean_frames
-        return np.stack([self._frames(index - 1, view)[-count:] for view in range(self.plan.views)]) / 127.5 - 1
+        count, views = self.plan.windows[index].clean_frames, self.plan.views
+
+        def read() -> np.ndarray:
+            return np.stack([self._frames(index - 1, view)[-count:] for view in range(views)])
+
+        return from_first(read, (views, count, *self.size, 3), np.uint8) / 127.5 - 1
+
+    def _latents_path(self, index: int) -> Path:
+        return self.work / f"latents_{index:03d}.npz"
 
     def _frames_path(self, index: int, view: int) -> Path:
         return self.work / f"frames_{index:03d}_{view:04d}.npz"
@@ -324,7 +356,7 @@ class _Run:
     def _frames(self, index: int, view: int) -> np.ndarray:
         return read_npz(self._frames_path(index, view))["frames"]
 
-    def _assemble(self, extra: dict[str, Any], overwrite: bool) -> Capture:
+    def _assemble(self, extra: dict[str, Any]) -> Capture:
         """Writes the capture: frames without the windows' clean prefixes, estimated mattes, cameras, motion, rig."""
         plan, shot = self.plan, self.shot
         motion = pad_motion(shot.motion, plan.frames)
@@ -339,7 +371,7 @@ class _Run:
             source="mvp4d sample",
             extra={**extra, "reference_axis": shot.reference.axis_in_head().tolist()},
             portrait=shot.portrait,
-            overwrite=overwrite,
+            overwrite=self.overwrite,
         )
         vertices = np.asarray(skin(shot.head, motion))
         with writer, progress(total=plan.views * plan.frames, what="writing", unit="frame") as bar:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from mvp4d.core.cameras.camera import FIELDS, Camera
@@ -16,7 +17,7 @@ from mvp4d.core.capture import Capture
 from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import ARRAYS, Motion
-from mvp4d_jax.models.checkpoint import transformer_bytes
+from mvp4d_jax.models.checkpoint import weight_bytes
 from mvp4d_jax.models.checkpoint_config import read_config
 from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.release import Facts
@@ -30,6 +31,7 @@ from mvp4d_jax.sampling.inputs import (
     pick_cameras,
     pick_motion,
 )
+from mvp4d_jax.sampling.memory import TPU_LANES, Needs, needs, say_needs
 from mvp4d_jax.sampling.plan import Plan, describe, make_plan
 from mvp4d_jax.sampling.shot import check_cameras
 
@@ -71,7 +73,8 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A planned run. `motion` F frames, `cameras` [V, F']; `notice` says what could not be carried over."""
+    """A planned run. `motion` F frames, `cameras` [V, F']; `notice` says what could not be carried over; `mesh` has
+    so many devices along data, fsdp and context."""
 
     folder: Path
     portrait: Portrait
@@ -83,23 +86,36 @@ class Job:
     options: DenoiseOptions
     dtype: str
     notice: str = ""
+    mesh: tuple[int, int, int] = (1, 1, 1)
 
     def describe(self) -> str:
-        """The plan and its cost, read off the transformer's config.json and file sizes."""
+        """The plan and its cost, read off the weights' config.json and headers."""
         config, _ = read_config(self.folder / "transformer")
         flops = forward_flops(config, self.plan.tokens(config.patch_size))
-        return describe(
+        shown = describe(
             self.plan,
             patch=config.patch_size,
             flops_per_forward=flops,
             dtype=self.dtype,
-            parameter_bytes=transformer_bytes(self.folder / "transformer", self.dtype),
+            parameter_bytes=weight_bytes(self.folder / "transformer", self.dtype),
         )
+        return f"{shown}\n{say_needs(self.needs())}"
+
+    def needs(self) -> Needs:
+        """Memory on each device."""
+        transformer, autoencoder = (read_config(self.folder / part)[0] for part in ("transformer", "vae"))
+        bytes_of = (
+            weight_bytes(self.folder / "transformer", self.dtype),
+            weight_bytes(self.folder / "vae", "float32"),
+        )
+        lanes = TPU_LANES if jax.default_backend() == "tpu" else 1
+        return needs(self.plan, transformer, autoencoder, bytes_of, self.mesh, self.dtype, lanes)
 
     def run(
         self, generator: Generator, out: Path, extra: dict[str, Any] | None = None, *, overwrite: bool = False
-    ) -> Capture:
-        """Samples into the capture `out`; a run of the same inputs that was stopped goes on where it was."""
+    ) -> Capture | None:
+        """Samples into the capture `out`; a run of the same inputs that was stopped goes on where it was. None in a
+        process that is not the first."""
         shot = Shot(
             generator.reference(self.portrait),
             self.portrait.head,
@@ -144,12 +160,14 @@ def plan_job(
     views: Capture | str | None = None,
     settings: Settings | None = None,
     dtype: str | None = None,
+    mesh: tuple[int, int, int] = (1, 1, 1),
 ) -> Job:
     """Checks every input against each other and against the weights, and plans the run.
 
     Args:
       folder, facts: of the release.
       dtype: what is computed in; None: the release's own.
+      mesh: devices along data, fsdp and context.
       motion, cameras, views: driving motion, views to make, existing clean views (`sampling.inputs`).
 
     Raises:
@@ -185,7 +203,9 @@ def plan_job(
         options.sampler(plan), options.guidance(plan)
     except ValueError as error:
         raise UserError("sampler settings", str(error)) from None
-    return Job(folder, portrait, motion, cameras, tuple(names), clean, plan, options, dtype or facts.dtype, notice)
+    return Job(
+        folder, portrait, motion, cameras, tuple(names), clean, plan, options, dtype or facts.dtype, notice, mesh
+    )
 
 
 def _complete(settings: Settings, facts: Facts) -> Settings:

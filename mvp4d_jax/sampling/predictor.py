@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from mvp4d_jax import parallel
+from mvp4d_jax import parallel, processes
 from mvp4d_jax.diffusion.denoising import Conditions, StepShape, denoise_step, predict
 from mvp4d_jax.diffusion.guidance import GuidanceConfig
 from mvp4d_jax.diffusion.samplers import Sampler, SamplerState
@@ -47,7 +47,7 @@ class Predictor:
 
     def place(self, tree: Any) -> Any:
         """Arrays of the host, on every device of the mesh."""
-        return jax.device_put(tree, self.everywhere)
+        return processes.place(tree, self.everywhere)
 
     def __call__(
         self, latents: Array, timesteps: Array, conditions: Conditions, groups: np.ndarray, guided: bool

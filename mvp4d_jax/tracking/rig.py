@@ -23,6 +23,7 @@ from mvp4d.core.progress import say
 from mvp4d_jax.heads.skinning import landmarks
 from mvp4d_jax.tracking.landmarks import POINTS, Landmarks
 from mvp4d_jax.tracking.overlay import vertex_normals
+from mvp4d_jax.tracking.photometric import Pictures, Refiner, refine
 from mvp4d_jax.tracking.problem import (
     Layout,
     Problem,
@@ -69,6 +70,7 @@ def solve_rig(
     config: SolveConfig | None = None,
     report: Callable[[int, int], None] | None = None,
     where: object = "`cameras`",
+    pictures: Pictures | None = None,
 ) -> RigSolution:
     """Fits `head` to synchronised views.
 
@@ -77,6 +79,7 @@ def solve_rig(
       cameras: [V] of the views, in any unit and any world.
       report: called with (iteration, of how many) as it goes on.
       where: what an error message names: the calibration.
+      pictures: begins the frames, V pictures each; where it is given, landmarks are the start and pictures decide.
 
     Raises:
       UserError: no frame whose face two views see, or views and calibration do not belong together.
@@ -105,6 +108,11 @@ def solve_rig(
     smooth = None if len(frames) < 3 else acceleration_weights(layout, config, seen[0].fps)
     shared = np.append(np.zeros(layout.shapes), np.log(config.focal))  # of which the focal length is not used
     shared, frames = minimise(Problem(small, layout, config, data, smooth), shared, frames, report)
+    if pictures is not None:
+        boxes = [view.box_size for view in seen if view.found.any()]
+        sides = np.array([view.box_size if view.found.any() else np.median(boxes) for view in seen])
+        refiner = Refiner.of(head, small, layout, config, cameras, sides)
+        shared, frames = refine(refiner, data, smooth, shared, frames, pictures)
     return _solution(head, small, layout, seen, cameras, data, shared, frames)
 
 

@@ -95,6 +95,12 @@ class RigSource:
                 alpha = None if alpha is None else undistort(alpha, lens, *numbers, outside=0)
             yield rgb, alpha
 
+    def moments(self) -> Iterator[tuple[np.ndarray, ...]]:
+        """Frame by frame the pictures of all views, uint8 [H, W, 3], on white."""
+        views = (_with_alpha(self.frames(view)) for view in range(len(self.names)))
+        for frame in zip(*views, strict=True):
+            yield tuple(images.on_white(rgb, alpha) for rgb, alpha in frame)
+
 
 def rig_landmarks(
     source: RigSource, files: Sequence[str | os.PathLike] | None = None, face: int | None = None
@@ -135,11 +141,16 @@ def rig_landmarks(
 
 
 def track_rig(
-    source: RigSource, head: HeadModel, seen: Sequence[Landmarks], where: object = "`cameras`"
+    source: RigSource,
+    head: HeadModel,
+    seen: Sequence[Landmarks],
+    where: object = "`cameras`",
+    pictures_too: bool = False,
 ) -> tuple[Fit, RigSolution]:
     """Fits `head` to a rig's landmarks.
 
     Args:
+      pictures_too: landmarks are a network's, and the pictures say where exactly the head is (`photometric`).
       where: what an error message names: the calibration.
 
     Raises:
@@ -151,7 +162,8 @@ def track_rig(
             bar.total = total
             bar.update(step - bar.n)
 
-        solution = solve_rig(head, seen, source.cameras, report=report, where=where)
+        pictures = source.moments if pictures_too else None
+        solution = solve_rig(head, seen, source.cameras, report=report, where=where, pictures=pictures)
     error = float(np.nanmedian(solution.error))
     if not error < MAX_ERROR:
         raise UserError(

@@ -102,9 +102,11 @@ def export_autoencoder(config: ConfigDict, workdir: Path, out: Path, *, overwrit
     Returns the closing line, with what was measured on held-out captures.
     """
     _, held_out = load_clips(config)
-    mesh = parallel.make_mesh((-1, 1, 1))
+    mesh = parallel.make_mesh((-1, 1, 1), jax.local_devices())
     template, optimiser = _template(config, mesh), _optimiser(config)
-    state, _ = Checkpoints(workdir / "checkpoints", read_only=True).restore(abstract_state(template, optimiser, mesh))
+    state, _ = Checkpoints(workdir / "checkpoints", read_only=True, alone=True).restore(
+        abstract_state(template, optimiser, mesh)
+    )
     model = template.model(state.ema)
     latents = np.asarray(jnp.split(model.encode(jnp.asarray(_to_float(held_out[:, :9]))), 2, axis=-1)[0])
     scale = float(1 / latents.std())

@@ -46,9 +46,12 @@ class Checkpoints:
       keep_last: newest ones kept.
       keep_best: ones with the lowest validation loss kept beside them.
       read_only: never write or delete.
+      alone: this process reads without the others of its run.
     """
 
-    def __init__(self, folder: Path, *, keep_last: int = 3, keep_best: int = 1, read_only: bool = False):
+    def __init__(
+        self, folder: Path, *, keep_last: int = 3, keep_best: int = 1, read_only: bool = False, alone: bool = False
+    ):
         self.folder = place(folder) if is_remote(folder) else Path(folder).absolute()
         if read_only and not self.folder.is_dir():
             raise UserError(self.folder, "has no checkpoints", "check --workdir; training writes them there")
@@ -63,6 +66,8 @@ class Checkpoints:
                 ),
             ]
         )
+        mine = {jax.process_index()} if alone and jax.process_count() > 1 else None
+        processes = ocp.options.MultiprocessingOptions(primary_host=min(mine or {0}), active_processes=mine)
         options = ocp.CheckpointManagerOptions(
             create=not read_only,
             read_only=read_only,
@@ -71,11 +76,18 @@ class Checkpoints:
             best_mode="min",
             enable_async_checkpointing=True,
             cleanup_tmp_directories=not read_only,
+            multiprocessing_options=processes,
         )
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=options,
-            item_handlers={"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()},
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
+                "data": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
+            },
+        )
+        self._average = ocp.Checkpointer(
+            ocp.PyTreeCheckpointHandler(multiprocessing_options=processes), multiprocessing_options=processes
         )
         self._writing: tuple[Written, float] | None = None
 
@@ -155,8 +167,7 @@ class Checkpoints:
         step = self._existing(step)
         in_memory = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
         with self._reading(step):
-            reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-            found = reader.restore(
+            found = self._average.restore(
                 self.folder / str(step) / "state",
                 args=ocp.args.PyTreeRestore(item={"ema": like}, restore_args={"ema": in_memory}, partial_restore=True),
             )["ema"]

@@ -37,6 +37,7 @@ _SPLASH_PRODUCTS = (("dkv_fused", 5), ("fused", 5), ("dkv", 4), ("dq", 3), ("fwd
 
 _SHAPE = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\]")
 _LINE = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_ALONE = re.compile(r"replica_groups=(\{\{\d+\}|\[\d+,1\])")  # every device a group of its own: nothing moves
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 
 
@@ -147,7 +148,7 @@ class _Counter:
                 kernel += self._kernel(item, here)
                 calls += 1
             base = item.opcode.removesuffix("-start")
-            if base in COLLECTIVES and self._is_new(item):
+            if base in COLLECTIVES and not _ALONE.search(item.text) and self._is_new(item):
                 # On TPU a reduce-scatter can be a fusion of an all-reduce and a slice; its name tells.
                 base = "reduce-scatter" if name.startswith("all-reduce-scatter") else base
                 moved[base] += self._moved(base, item, here)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 
 from mvp4d.core.cameras.crops import MARGIN
@@ -49,7 +50,7 @@ def export_release(
     Raises:
       UserError: no such checkpoint, one of another model, no autoencoder, a folder in the way.
     """
-    plan, mesh = resolve(config), parallel.make_mesh((1, 1, 1))
+    plan, mesh = resolve(config), parallel.make_mesh((1, 1, 1), jax.local_devices()[:1])
     vae = autoencoder_folder(config)
     if vae is None:
         raise UserError("config.autoencoder", "names no folder", "a release holds its autoencoder, too")
@@ -57,7 +58,7 @@ def export_release(
         mark_folder(out, "release")
         overwrite = True
     check_folder(out, "release", overwrite)
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True, alone=True)
     number = {"latest": checkpoints.latest, "best": checkpoints.best}[step]() if isinstance(step, str) else step
     template = ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
     average, position = checkpoints.restore_average(template.shapes, number)

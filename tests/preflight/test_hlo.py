@@ -130,3 +130,11 @@ def test_a_program_that_cannot_be_read_back_counts_nothing():
     Unreadable.error = TypeError()
     with pytest.raises(TypeError):
         compiled_cost(Unreadable())
+
+
+def test_a_collective_of_one_device_moves_nothing():
+    line = "  ROOT %gather = f32[8,4] all-gather(%p), replica_groups={}, dimensions={{0}}"
+    text = "HloModule one\n\nENTRY %main (p: f32[8,4]) -> f32[8,4] {\n  %p = f32[8,4] parameter(0)\n" + line + "\n}\n"
+    for groups, moved in (("{{0}}", 0), ("{{0},{1}}", 0), ("[2,1]<=[2]", 0), ("{{0,1}}", 128), ("[1,2]<=[2]", 128)):
+        found = program_cost(text.replace("replica_groups={}", f"replica_groups={groups}")).collective_bytes
+        assert sum(found.values()) == moved, groups

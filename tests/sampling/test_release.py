@@ -12,7 +12,7 @@ from small_world import write_release
 
 from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
-from mvp4d_jax.models.checkpoint import load_transformer, transformer_bytes
+from mvp4d_jax.models.checkpoint import load_transformer, weight_bytes
 from mvp4d_jax.release import load_release, read_facts
 
 
@@ -55,7 +55,7 @@ def test_kernels_in_bfloat16_give_the_same_numbers_in_half_the_memory(folder):
     outputs = [np.asarray(nnx.jit(lambda model: model(latents, **given))(model)) for model in (narrow, wide)]
     np.testing.assert_array_equal(*outputs)
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(nnx.state(narrow)))
-    assert transformer_bytes(folder / "transformer", "bfloat16") == held
+    assert weight_bytes(folder / "transformer", "bfloat16") == held
 
 
 def test_weights_go_to_the_mesh_in_shards(folder):

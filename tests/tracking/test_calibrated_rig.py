@@ -276,7 +276,8 @@ def test_calibrations_that_are_none(name, content, message, tmp_path):
 @pytest.mark.timeout(1200)
 def test_with_the_detectors_own_landmarks(tmp_path, capsys):
     """Filmed at 512 pixels, landmarks by MediaPipe, calibration from COLMAP's model. Its landmarks lie 4 to 5 mm from
-    the rig's own (triangulated, jaw line aside), by another vector in every person, so that the fit is no nearer."""
+    the rig's own (triangulated, jaw line aside), by another vector in every person; the pictures take most of it away.
+    The mark of 2 mm is missed by what they do not show: the back of the head and the neck."""
     from mvp4d_jax.studio.produce import Order, make_capture
     from mvp4d_jax.tracking.detector import MEDIAPIPE
 
@@ -291,4 +292,4 @@ def test_with_the_detectors_own_landmarks(tmp_path, capsys):
     found = Capture.open(tmp_path / "found")
     vertices = np.asarray(skin(truth.head, truth.motion), np.float64)
     truth = Truth(vertices, head_vertices(truth.head), None, [])
-    truth.check(found.head, found.motion, metres=6e-3, degrees=4.0)
+    truth.check(found.head, found.motion, metres=3e-3)

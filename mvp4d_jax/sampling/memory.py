@@ -1,0 +1,125 @@
+"""Memory that a sampling run takes on each device, by arithmetic: what `--plan` tells before any weights are loaded.
+
+`mvp4d preflight --job sample` compiles instead, and tells the compiler's own number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from mvp4d_jax.devices import kind_of
+from mvp4d_jax.models.config import AutoencoderConfig
+from mvp4d_jax.models.transformer_config import TransformerConfig
+from mvp4d_jax.sampling.plan import Plan
+
+GIB = 1 << 30
+# Arrays of a token's width that are alive at once in a layer, beside the two of `mlp_ratio` widths in its MLP: the
+# tokens, their normalised copy, queries, keys, values and what attention gives.
+ALIVE = 6
+TPU_LANES = 128  # an array's last dimension is filled up to as many
+# Arrays of the decoder's widest layer at full resolution that are alive at once: two in float32 (normalisation, 4), the
+# padded input of a convolution, its result, the shortcut and the maps that scale and shift it, and the next layer's.
+ALIVE_DECODING = 11
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """Bytes on each device.
+
+    Attributes:
+      weights: of transformer and autoencoder; they stay for the whole run.
+      views: latents and maps of all views of a window, while it is denoised.
+      sequence: activations of one group's sequence on its way through the transformer.
+      chunk: activations of the largest chunk of a view on its way through the decoder.
+    """
+
+    weights: float
+    views: float
+    sequence: float
+    chunk: float
+
+    @property
+    def denoising(self) -> float:
+        return self.weights + self.views + self.sequence
+
+    @property
+    def decoding(self) -> float:
+        return self.weights + self.chunk
+
+
+def needs(
+    plan: Plan,
+    transformer: TransformerConfig,
+    autoencoder: AutoencoderConfig,
+    bytes_of: tuple[int, int],
+    mesh: tuple[int, int, int],
+    dtype: str,
+    lanes: int = 1,
+) -> Needs:
+    """What a plan needs.
+
+    Args:
+      bytes_of: the weights of transformer and autoencoder.
+      mesh: devices along data, fsdp and context.
+      dtype: what is computed in.
+      lanes: what the devices fill an array's last dimension up to.
+    """
+    _, fsdp, context = mesh
+    width = jnp.dtype(dtype).itemsize
+    whole = plan.tokens(transformer.patch_size) * transformer.width * width
+    share = ALIVE + 2 * transformer.mlp_ratio
+    gathered = 2 if context > 1 else 0  # keys and values of the whole sequence
+    return Needs(
+        weights=bytes_of[0] / (fsdp * context) + bytes_of[1],
+        views=_view_bytes(plan, transformer, lanes),
+        sequence=whole * (share / context + gathered),
+        chunk=_chunk_bytes(plan, autoencoder, width),
+    )
+
+
+def _view_bytes(plan: Plan, transformer: TransformerConfig, lanes: int) -> float:
+    """Latents and maps of one window, float32, on every device: the sampler's two sets of latents, the clean ones,
+    those predicted with conditions and without, and the maps."""
+    pixels = math.prod(plan.latent_size) * max(window.latents for window in plan.windows)
+    every = plan.views + plan.clean_views
+    kinds = 1 if plan.guidance_scale == 1 else 2
+    channels, maps = (
+        -(-count // lanes) * lanes for count in (transformer.latent_channels, transformer.conditioning_channels)
+    )
+    return 4.0 * pixels * (((2 + kinds) * plan.views + every) * channels + every * maps)
+
+
+def _chunk_bytes(plan: Plan, autoencoder: AutoencoderConfig, width: int) -> float:
+    """The first chunk of a view is the largest; its last level has full resolution and begins at the width before."""
+    latents = max(window.latents for window in plan.windows)
+    first = min(latents, autoencoder.chunk_latents + latents % autoencoder.chunk_latents)
+    pixels = math.prod(plan.latent_size) * autoencoder.spatial_compression_ratio**2
+    channels = max(autoencoder.block_out_channels[:2])
+    return float(ALIVE_DECODING * width * pixels * autoencoder.frames_of(first) * channels)
+
+
+def say_needs(found: Needs) -> str:
+    """A line for a person, and a second one where this process's first device is known and too small."""
+    parts = (
+        f"weights {_gib(found.weights)}, latents and maps of all views {_gib(found.views)}, one sequence "
+        f"{_gib(found.sequence)}"
+    )
+    lines = [
+        f"memory    about {_gib(found.denoising)} on each device while denoising ({parts}), "
+        f"{_gib(found.decoding)} while decoding"
+    ]
+    known = kind_of(jax.devices()[0].device_kind)
+    if known is not None and max(found.denoising, found.decoding) > known[1].gib * GIB:
+        lines.append(
+            f"          more than a {known[0]} has ({known[1].gib:g} GiB): more devices along context (--mesh 1,1,N) "
+            "or a smaller --group; 'mvp4d preflight --job sample' tells the compiler's own number"
+        )
+    return "\n".join(lines)
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB" if size >= 0.01 * GIB else f"{size / 2**20:.2f} MiB"

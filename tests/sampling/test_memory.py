@@ -1,0 +1,61 @@
+"""What `--plan` says of memory, against what XLA says of the compiled programs; many views fit a small card."""
+
+import jax
+import pytest
+
+from mvp4d_jax.devices import GPUS
+from mvp4d_jax.preflight.preflight import GIB, Topology, preflight
+from mvp4d_jax.sampling import memory
+from mvp4d_jax.sampling.plan import make_plan
+from mvp4d_jax.training.config import load_config
+from mvp4d_jax.training.plan import resolve
+
+VIEWS = 48  # of 49 frames, 512 x 512 pixels: 13 latent frames of 64 x 64
+WEIGHTS = (2 * 1_509_056_832, 4 * 215_583_907)  # bytes: the transformer in bfloat16, the autoencoder in float32
+
+
+@pytest.fixture(scope="module")
+def needs():
+    plan = make_plan(views=VIEWS, frames=49, latent_size=(64, 64), trained_views=8, window_frames=49)
+    model = resolve(load_config("mvp4d_2b", []))
+    return memory.needs(plan, model.transformer, model.autoencoder, WEIGHTS, (1, 1, 1), "bfloat16")
+
+
+def test_48_views_at_2b_fit_a_card_of_24_gb(needs):
+    """Nothing has to stay on the host: latents and maps of 48 views take 1.5 GiB."""
+    latent, maps = (VIEWS * 13 * 64 * 64 * channels * 4 for channels in (16, 56))
+    assert needs.views == 5 * latent + maps
+    assert needs.views < 1.5 * GIB
+    limit = GPUS["rtx4090"].gib * GIB
+    reports = preflight("mvp4d_2b", [], Topology.parse("rtx4090:1"), "sample", sampling={"views": VIEWS})
+    for report, ours in zip(reports, (needs.denoising, needs.decoding)):
+        assert report["fits"] and report["limit"] == limit
+        assert ours < limit
+    # The CPU's compiler, which stands in for the GPU's, keeps many of bfloat16's activations as float32.
+    assert needs.sequence < reports[0]["temporaries"] < 2.5 * needs.sequence
+    assert 0.7 * needs.chunk < reports[1]["temporaries"] < needs.chunk
+    # What the step is given: the transformer, the sampler's two sets of latents, the clean ones, the maps.
+    assert reports[0]["arguments"] == pytest.approx(WEIGHTS[0] + 3 * latent + maps, rel=0.002)
+    assert sum(report["resident"] for report in reports) > WEIGHTS[0]
+
+
+def test_what_each_device_holds_shrinks_with_the_mesh(needs):
+    plan = make_plan(views=VIEWS, frames=49, latent_size=(64, 64), trained_views=8, window_frames=49)
+    model = resolve(load_config("mvp4d_2b", []))
+    eight = memory.needs(plan, model.transformer, model.autoencoder, WEIGHTS, (1, 1, 8), "bfloat16")
+    assert eight.weights == WEIGHTS[0] / 8 + WEIGHTS[1]
+    assert eight.views == needs.views and eight.chunk == needs.chunk
+    # An eighth of the tokens, and the keys and values of all.
+    padded = memory.needs(plan, model.transformer, model.autoencoder, WEIGHTS, (1, 1, 8), "bfloat16", lanes=128)
+    assert padded.views == VIEWS * 13 * 64 * 64 * 128 * 6 * 4
+    assert eight.sequence == needs.sequence / 8 + 2 * 2 * 107_520 * 1920
+
+
+def test_a_device_that_is_too_small_is_named(needs, monkeypatch):
+    assert len(memory.say_needs(needs).splitlines()) == 1  # a host: its memory is not told
+
+    class Small:
+        device_kind = "TPU v5 lite"
+
+    monkeypatch.setattr(jax, "devices", lambda: [Small()])
+    assert "more than a v5e has (15.75 GiB)" in memory.say_needs(needs)

@@ -1,0 +1,72 @@
+"""A rig's fit made finer by its pictures: landmarks that are all off in their own way, colours that are right."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from mvp4d.core.cameras.camera import project
+from mvp4d.core.cameras.crops import head_vertices
+from mvp4d.core.cameras.rigs import camera_rig
+from mvp4d.core.heads import load_head
+from mvp4d_jax.geometry.rasterize import rasterize
+from mvp4d_jax.heads.skinning import landmarks, skin
+from mvp4d_jax.tracking import photometric
+from mvp4d_jax.tracking.landmarks import Landmarks
+from mvp4d_jax.tracking.rig import solve_rig
+from tests.tracking.test_solve import moving
+
+SIZE, VIEWS = (256, 256), 5
+
+
+def painted(head, vertices, camera, seed=0):
+    """A picture of the head in colours that are a smooth function of the place on it."""
+    rng = np.random.default_rng(seed)
+    waves, phases = rng.normal(0, 90, (12, 3)), rng.uniform(0, 6, 12)
+    colours = 0.5 + np.sin(np.asarray(head.template) @ waves.T + phases) @ rng.normal(0, 0.1, (12, 3))  # [n, 3]
+    seen = rasterize(camera, vertices, head.faces, SIZE)
+    face, weights = np.asarray(seen.face), np.asarray(seen.barycentric)
+    corners = colours[np.asarray(head.faces)[np.maximum(face, 0)]]  # [H, W, 3, 3]
+    picture = np.where(face[..., None] >= 0, (corners * weights[..., None]).sum(-2), 1.0)
+    return np.uint8(np.rint(255 * np.clip(picture, 0, 1)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_pictures_decide_where_landmarks_are_off():
+    head, rng = load_head("builtin"), np.random.default_rng(1)
+    shape = np.float32(rng.normal(0, 0.7, head.shape_count))
+    motion = moving(head, [[0.05, 0.1, 0.0]], {"jawOpen": 0.2})
+    motion = type(motion)(**{**vars(motion), "translation": np.zeros((1, 3), np.float32)})
+    true = np.asarray(skin(head, motion, shape), np.float64)
+    cameras = camera_rig("arc:120x5", SIZE)
+    marks = np.asarray(landmarks(head, true), np.float64) + rng.normal(0, 2.5e-3, (1, 68, 3))  # 4 mm
+    nothing = np.full((1, 2, 2), np.nan)
+    seen = [Landmarks(project(cameras[view], marks)[0], nothing, SIZE) for view in range(VIEWS)]
+    views = [painted(head.personalise(shape), true[0], cameras[view]) for view in range(VIEWS)]
+    skull = head_vertices(head)
+
+    def error(solution):
+        found = np.asarray(skin(head, solution.motion, solution.shape), np.float64)[0, skull]
+        turn, _ = Rotation.align_vectors(found - found.mean(0), true[0, skull] - true[0, skull].mean(0))
+        return 1e3 * np.linalg.norm(found - true[0, skull], axis=-1).mean(), np.degrees(turn.magnitude())
+
+    before, after = (
+        error(solve_rig(head, seen, cameras)),
+        error(solve_rig(head, seen, cameras, pictures=lambda: [views])),
+    )
+    assert after[0] < 2.0 and after[1] < 0.5
+    assert after[0] < 0.8 * before[0]
+
+
+def test_smoothing_leaves_what_is_smooth_and_what_is_sure():
+    """Straight movement stays; of a frame that the pictures know well little is taken, of another much."""
+    rng = np.random.default_rng(0)
+    straight = np.linspace(0, 1, 7)[:, None] * rng.normal(size=4)
+    blocks = np.tile(np.eye(4), (7, 1, 1))
+    np.testing.assert_allclose(photometric._smoothed(straight, blocks, np.ones(4)), straight, atol=1e-9)
+    bent = straight.copy()
+    bent[3] += 1.0
+    for trust, kept in ((1e6, 1.0), (1e-6, 0.0)):
+        blocks[3] = trust * np.eye(4)
+        found = photometric._smoothed(bent, blocks, 100 * np.ones(4) if trust < 1 else 1e-3 * np.ones(4))
+        assert np.abs(found[3] - straight[3] - kept).max() < 0.05
