@@ -17,8 +17,8 @@ from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d, normalize
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
-from mvp4d_export.hidden import NO_SKIN, OwnMouths, lid_triangles, seed_hidden
-from mvp4d_export.initialise import SH_0, STILL, moved, nearest
+from mvp4d_export.hidden import NO_SKIN, OwnMouths, in_light, lid_triangles, seed_hidden
+from mvp4d_export.initialise import SH_0, STILL, moved
 from mvp4d_export.lips import seed_lips
 from mvp4d_export.mouth_mask import grown, mouth_mask
 from mvp4d_export.photos import Photos, Picture
@@ -51,7 +51,9 @@ YIELD_FROM, YIELD_TO = 0.5, 0.95  # cosines over that of the photo that sees bes
 YIELDED = 0.1  # what the least is
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
 MOST_TINT = 0.5  # that the colours' match before the fit may change
-LIP_SEEN, LIP_SHADE = 0.2, 0.8  # how far a photo must show lips to tell their colour; light on what none shows
+LIP_SEEN, LIP_KNOWN = 0.1, 0.1  # how far a photo must show lips to tell their colour, and how much around them
+LIP_SHADE = 0.9  # light on those that none shows, beside that on the others
+LIP_COLOUR = (0.72, 0.42, 0.4)  # of lips, as the mouth's colours are meant
 BESIDE_FROM, BESIDE_TO = 0.1, 0.6  # the same: what a photo shows may look otherwise from there, as it does in the photo
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
 
@@ -106,7 +108,7 @@ class PhotoFit:
         ends = torch.arange(self.avatar.gaussian_count, 0, -1, device=face.device)  # 1 for the last one
         self.fixed = (ends > lips) & (ends <= lips + own)
         self.look()
-        self.fixed |= self._colour_lips(ends <= lips)
+        self.fixed |= self._colour_lips(ends <= lips, face)
         return added + own + lips
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -362,26 +364,27 @@ class PhotoFit:
         avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
 
     @torch.no_grad()
-    def _colour_lips(self, lips: Tensor) -> Tensor:
-        """Gives lips [G] bool the colours of the photos that show them best; returns which ones none shows, [G]."""
+    def _colour_lips(self, lips: Tensor, face: Tensor) -> Tensor:
+        """Gives lips [G] bool the colours of the photos that show them best; returns which ones none shows, [G].
+
+        Where none shows any of them, they are lips in the light of a face of this colour [3].
+        """
         avatar = self.avatar
-        colour, weight = torch.zeros_like(avatar.harmonics[:, 0]), torch.zeros_like(self.shown)
+        colour, weight = in_light(LIP_COLOUR, face).repeat(len(lips), 1), torch.zeros_like(self.shown)
         for index in range(len(self.photos)):
-            found, seen = self._photo_colours(index)
+            found, seen = self._photo_colours(index, LIP_KNOWN)
             better = seen * self.squarely[index] > weight
             colour = torch.where(better[:, None], found, colour)
             weight = torch.where(better, seen * self.squarely[index], weight)
         seen, hidden = lips & (weight > LIP_SEEN), lips & (weight <= LIP_SEEN)
-        if not seen.any():
-            return hidden
-        if hidden.any():
-            means = avatar.splats(avatar.gather(avatar.rig.template)).means
-            colour[hidden] = LIP_SHADE * colour[seen][nearest(means[hidden], means[seen])[1]]
+        if seen.any():  # not the next one's: that is a corner's shadow where few are seen
+            colour[hidden] = LIP_SHADE * colour[seen].median(0).values
         avatar.harmonics[lips, 0] = (colour[lips].clamp(0.01, 0.99) - 0.5) / SH_0
         return hidden
 
-    def _photo_colours(self, index: int) -> tuple[Tensor, Tensor]:
-        """Colours [G, 3] of the Gaussians in a photo and [G] how far it shows them."""
+    def _photo_colours(self, index: int, known: float = 0.7) -> tuple[Tensor, Tensor]:
+        """Colours [G, 3] of the Gaussians in a photo and [G] how far it shows them: not where less than a share
+        `known` of the pixels around says something."""
         avatar = self.avatar
         picture, says = self.picture(index, 0)
         pose, viewmat = self.view(index)
@@ -391,7 +394,7 @@ class PhotoFit:
         solid = picture.alpha * says
         stacked = torch.cat((picture.rgb * solid[..., None], solid[..., None]), -1).permute(2, 0, 1)[None]
         found = grid_sample(avg_pool2d(stacked, 5, 1, 2), grid, align_corners=False)[0, :, 0].T
-        return found[:, :3] / found[:, 3:].clamp(min=1e-3), self.shown * smoothstep(found[:, 3], 0.7, 1.0)
+        return found[:, :3] / found[:, 3:].clamp(min=1e-3), self.shown * smoothstep(found[:, 3], known, known + 0.3)
 
 
 def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tensor:
