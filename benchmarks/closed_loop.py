@@ -51,10 +51,10 @@ ENLARGE = 3  # as the demo shows pictures; JOD is of what a viewer sees
 Setting = tuple[float, int, int, str]  # guidance, steps, views per sequence, method
 
 
-def film(identity: int, size: int, folder: Path) -> Capture:
+def film(identity: int, size: int, folder: Path, frames: int = FRAMES) -> Capture:
     """Ground truth of one identity: 8 views all around, and the reference camera, whose last frame is the reference."""
     studio = Studio(identity)
-    motion = studio.motion(FRAMES + 1)
+    motion = studio.motion(frames + 1)
     azimuth = np.random.default_rng([identity, 77]).uniform(-REFERENCE_SPREAD, REFERENCE_SPREAD)
     target = np.asarray(HEAD_CENTRE)
     matrix = look_at(target + DISTANCE * direction(azimuth, 0.0), target)
@@ -71,7 +71,7 @@ def film(identity: int, size: int, folder: Path) -> Capture:
         names=[*rig_names(VIEWS), "reference"],
         image_size=(size, size),
         masks=True,
-        reference=("reference", FRAMES),
+        reference=("reference", frames),
         source="mvp4d studio",
     )
     with writer:
@@ -133,10 +133,10 @@ def _mvp4d(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "mvp4d.cli", *map(str, words)], check=True, capture_output=True)
 
 
-def frames_of(capture: Capture) -> np.ndarray:
+def frames_of(capture: Capture, frames: int = FRAMES) -> np.ndarray:
     """[V, F, H, W, 3] float32 in [0, 1] of the eight views."""
     return np.stack(
-        [capture.frames(capture.names.index(name), slice(0, FRAMES)) for name in rig_names(VIEWS)]
+        [capture.frames(capture.names.index(name), slice(0, frames)) for name in rig_names(VIEWS)]
     ) / np.float32(255)
 
 

@@ -328,7 +328,14 @@ class Avatar(nn.Module):
             array = getattr(mesh, name)
             if array.min() < 0 or array.max() >= limit:
                 raise UserError(where, f"tensor 'mesh.{name}' points outside of its {limit} targets")
+        for name in ("corners", "weights", "deformable", "part"):
+            if len(getattr(mesh, name)) != len(mesh.pixels):
+                raise UserError(
+                    where, f"tensor 'mesh.{name}' is of {len(getattr(mesh, name))} points, not {len(mesh.pixels)}"
+                )
         avatar = cls(config, head, gaussians, frames, mesh)
+        if avatar.net is None and any(name.startswith("net.") for name in tensors):
+            raise UserError(where, "holds a deformation net, which avatar.json does not", "distil the avatar again")
         avatar.extra = info["extra"] if isinstance(info.get("extra"), dict) else {}
         if avatar.net is not None:
             avatar.net.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})

@@ -19,6 +19,7 @@ from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.device import in_parallel
 from mvp4d_export.initialise import initialise
+from mvp4d_export.lips import around_lips
 from mvp4d_export.losses import Lpips, psnr, ssim
 from mvp4d_export.objective import Regulariser, picture_loss
 from mvp4d_export.optimiser import Adam
@@ -32,6 +33,8 @@ DIVERGED = 4.0  # times the best running loss
 WARM_UP = 60  # steps before divergence is judged
 SEEN = ("shown", "pitch", "across", "fixed", "squarely")  # what a PhotoFit keeps of each Gaussian
 SIZE_IN_PITCHES = 8.0  # longest axis of a Gaussian that photos show, in their pixels
+SURFACE_LIMIT = 0.004  # metres that Gaussians on the rig's surface may leave their place where photos are fitted
+LIP_LIMIT, LIP_SIZE = 0.001, 0.002  # the same of lips and skin beside them, and what they may measure: lips part
 RIGID_LIMIT = 0.0005  # metres that Gaussians of eyes and mouth may leave their place where photos are fitted
 
 
@@ -247,7 +250,10 @@ class Distiller:
         away = torch.full((count,), self.config.position_limit, device=device)
         if self.photos is not None:
             size = torch.minimum(size, SIZE_IN_PITCHES * self.photos.pitch)
+            away[self.photos.on_surface()] = SURFACE_LIMIT
             away[rigid_gaussians(self.avatar)] = RIGID_LIMIT
+            lips = around_lips(self.avatar)
+            away[lips], size[lips] = LIP_LIMIT, size[lips].clamp(max=LIP_SIZE)
         return size, away
 
     def regulariser(self, splats: Splats, expressive: Tensor, neutral: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ MOUTH_COLOURS = {
     "tongue": (0.66, 0.34, 0.33),
 }
 BRIGHT, COLOURED = 0.6, 0.3  # mean and saturation of a face's colours in the light that the mouth's are meant for
+FACE, TINGE = (0.78, 0.6, 0.5), 0.5  # one in white light, and how far the mouth's hue follows that of another face
 DEEP, DARKEST = 0.05, 0.2  # metres behind the teeth's front over which light fades, to this share
 SIDEWAYS = 0.55  # share of light on a surface that is seen edge-on
 SPACING = 0.0011  # metres between Gaussians of the mouth
@@ -54,10 +55,10 @@ def lid_triangles(avatar: Avatar) -> Tensor:
     if not eyes.any() or not len(rig.expression_basis):
         return torch.zeros_like(skin)
     rest = avatar.gather(rig.template)
-    areas = _areas(rest[avatar.mesh_faces])
+    areas = areas_of(rest[avatar.mesh_faces])
     grown = torch.zeros_like(areas)
     for basis in rig.expression_basis:
-        grown = torch.maximum(grown, _areas(avatar.gather(rig.template + basis)[avatar.mesh_faces]))
+        grown = torch.maximum(grown, areas_of(avatar.gather(rig.template + basis)[avatar.mesh_faces]))
     eye = rig.template[rig.faces[eyes[rig.face_parts]].flatten().unique()]
     near = nearest(rest[avatar.mesh_faces].mean(1), eye)[0] < LID_REACH
     return skin & near & (grown > UNFOLDS * areas)
@@ -140,7 +141,9 @@ class OwnMouths:
 
 def in_light(colour: tuple[float, float, float], face: Tensor) -> Tensor:
     """[3] a colour of the mouth in the light that a face of colour [3] is in; grey where the photo is grey."""
-    own = face.new_tensor(colour)
+    white = face.new_tensor(FACE)
+    hue = face / face.mean().clamp(min=1e-3) * white.mean() / white
+    own = face.new_tensor(colour) * hue**TINGE
     brightness = (face.mean() / BRIGHT).clamp(0.55, 1.1)
     saturation = ((face.amax() - face.amin()) / face.amax().clamp(min=1e-3) / COLOURED).clamp(0, 1)
     return torch.lerp(own.mean().expand(3), own, saturation) * brightness
@@ -154,9 +157,9 @@ def _mouth(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, dict[str, Tensor]
     if not len(chosen):
         return []
     corners = rig.template[rig.faces[chosen]]
-    spacing = max(SPACING, float((_areas(corners).sum() / MOUTH_SHARE).sqrt()))
+    spacing = max(SPACING, float((areas_of(corners).sum() / MOUTH_SHARE).sqrt()))
     generator = torch.Generator().manual_seed(0)
-    points, triangle, _ = _scattered(corners, spacing, generator)
+    points, triangle, _ = scattered(corners, spacing, generator)
     part = rig.face_parts[chosen[triangle]]
     teeth = parts_named(rig.part_names, ("teeth",)).to(avatar.device)[part]
     front = points[teeth if teeth.any() else slice(None), 2].quantile(0.98)
@@ -176,7 +179,9 @@ def _mouth(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, dict[str, Tensor]
         colour = next(value for word, value in MOUTH_COLOURS.items() if word in name)
         colours = in_light(colour, face) * light[at, None]
         binding = own[nearest(points[at], centre[own])[1]]
-        found.append((binding, _tensors(avatar, rig.template, binding, points[at], normal[at], colours, spacing)))
+        found.append(
+            (binding, surface_tensors(avatar, rig.template, binding, points[at], normal[at], colours, spacing))
+        )
     return found
 
 
@@ -191,9 +196,9 @@ def _lids(avatar: Avatar, colours: list[tuple[Tensor, Tensor]]) -> list[tuple[Te
     rest = rig.template[rig.faces]
     near = skin[rig.face_parts] & (nearest(rest.mean(1), eye)[0] < LID_REACH)
     chosen = near.nonzero()[:, 0]
-    areas = torch.stack([_areas((rig.template + offset)[rig.faces[chosen]]) for offset in rig.expression_basis])
+    areas = torch.stack([areas_of((rig.template + offset)[rig.faces[chosen]]) for offset in rig.expression_basis])
     most, which = areas.max(0)
-    folds = most > UNFOLDS * _areas(rest[chosen])
+    folds = most > UNFOLDS * areas_of(rest[chosen])
     own = skin[triangle_parts(avatar)].nonzero()[:, 0]
     middles = torch.stack([middle for middle, _ in colours])
     shades = torch.stack([colour for _, colour in colours]) * LID_SHADE
@@ -202,31 +207,34 @@ def _lids(avatar: Avatar, colours: list[tuple[Tensor, Tensor]]) -> list[tuple[Te
     for expression in which[folds].unique().tolist():
         faces = chosen[folds & (which == expression)]
         posed = rig.template + rig.expression_basis[expression]
-        points, triangle, inside = _scattered(posed[rig.faces[faces]], FOLD_SPACING, generator)
+        points, triangle, inside = scattered(posed[rig.faces[faces]], FOLD_SPACING, generator)
         at_rest = (inside[..., None] * rest[faces[triangle]]).sum(1)
-        binding, off = _following(avatar, posed, points, at_rest, own)
+        binding, off = followed(avatar, [posed, rig.template], [points, at_rest], own)
         kept = off < FOLD_MISS
         a, b, c = posed[rig.faces[faces]].unbind(1)
         normal = normalize(torch.linalg.cross(b - a, c - a), dim=1)[triangle]
         points = points + LID_LIFT * normal
         colour = shades[torch.cdist(points, middles).argmin(1)]
-        tensors = _tensors(avatar, posed, binding, points, normal, colour, FOLD_SPACING)
+        tensors = surface_tensors(avatar, posed, binding, points, normal, colour, FOLD_SPACING)
         found.append((binding[kept], {name: value[kept] for name, value in tensors.items()}))
     return found
 
 
-def _following(avatar: Avatar, posed: Tensor, points: Tensor, at_rest: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
-    """The triangles [M], of `among`, that carry points [M, 3] of a posed head best to where they are at rest, and the
-    metres [M] by which they miss that."""
-    rotation, scale, centre = triangle_frames(avatar.gather(posed), avatar.mesh_faces)
-    rotation0, scale0, centre0 = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)
+def followed(avatar: Avatar, heads: list[Tensor], points: list[Tensor], among: Tensor) -> tuple[Tensor, Tensor]:
+    """The triangles [M], of `among`, that carry points [M, 3] on the first of some heads [N, 3] best to where they are
+    on the others, and the metres [M] by which they miss that at most."""
+    rotation, scale, centre = triangle_frames(avatar.gather(heads[0]), avatar.mesh_faces)
     count = min(CANDIDATES, len(among))
-    _, index = cKDTree(centre[among].cpu().numpy()).query(points.cpu().numpy(), k=list(range(1, count + 1)))
+    _, index = cKDTree(centre[among].cpu().numpy()).query(points[0].cpu().numpy(), k=list(range(1, count + 1)))
     candidates = among[torch.from_numpy(index).to(among.device)]  # [M, count]
-    local = ((points[:, None] - centre[candidates])[..., None] * rotation[candidates]).sum(2)
+    local = ((points[0][:, None] - centre[candidates])[..., None] * rotation[candidates]).sum(2)
     local = local / scale[candidates][..., None]
-    carried = scale0[candidates][..., None] * (rotation0[candidates] * local[:, :, None]).sum(-1) + centre0[candidates]
-    off, best = (carried - at_rest[:, None]).norm(dim=-1).min(1)
+    off = torch.zeros_like(local[..., 0])
+    for head, there in zip(heads[1:], points[1:]):
+        rotation, scale, centre = triangle_frames(avatar.gather(head), avatar.mesh_faces)
+        carried = scale[candidates][..., None] * (rotation[candidates] * local[:, :, None]).sum(-1) + centre[candidates]
+        off = torch.maximum(off, (carried - there[:, None]).norm(dim=-1))
+    off, best = off.min(1)
     return candidates.gather(1, best[:, None])[:, 0], off
 
 
@@ -257,7 +265,7 @@ def _skin_beside_eyes(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, Tensor
     return found
 
 
-def _tensors(
+def surface_tensors(
     avatar: Avatar, head: Tensor, binding: Tensor, points: Tensor, normal: Tensor, colours: Tensor, spacing: float
 ) -> dict[str, Tensor]:
     """Opaque flat Gaussians at points [M, 3] of a head [N, 3], on triangles `binding` [M]."""
@@ -280,15 +288,15 @@ def _tensors(
     }
 
 
-def _areas(corners: Tensor) -> Tensor:
+def areas_of(corners: Tensor) -> Tensor:
     """[T] areas of triangles [T, 3, 3]."""
     return torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1) / 2
 
 
-def _scattered(corners: Tensor, spacing: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def scattered(corners: Tensor, spacing: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Points [M, 3] on triangles [T, 3, 3], about `spacing` metres apart, the triangle [M] of each, and where in it:
     barycentric [M, 3]."""
-    expected = _areas(corners) / spacing**2
+    expected = areas_of(corners) / spacing**2
     count = (expected + torch.rand(len(expected), generator=generator).to(expected)).floor().long()
     triangle = torch.arange(len(corners), device=corners.device).repeat_interleave(count)
     corner = corners[triangle]

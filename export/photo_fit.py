@@ -18,7 +18,8 @@ from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.hidden import NO_SKIN, OwnMouths, lid_triangles, seed_hidden
-from mvp4d_export.initialise import SH_0, STILL, moved
+from mvp4d_export.initialise import SH_0, STILL, moved, nearest
+from mvp4d_export.lips import seed_lips
 from mvp4d_export.mouth_mask import grown, mouth_mask
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
@@ -50,6 +51,8 @@ YIELD_FROM, YIELD_TO = 0.5, 0.95  # cosines over that of the photo that sees bes
 YIELDED = 0.1  # what the least is
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
 MOST_TINT = 0.5  # that the colours' match before the fit may change
+LIP_SEEN, LIP_SHADE = 0.2, 0.8  # how far a photo must show lips to tell their colour; light on what none shows
+BESIDE_FROM, BESIDE_TO = 0.1, 0.6  # the same: what a photo shows may look otherwise from there, as it does in the photo
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
 
 
@@ -99,9 +102,12 @@ class PhotoFit:
         lids = lid_triangles(self.avatar)
         added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed, lids)
         own = seed_hidden(self.avatar, lids, face)
-        self.fixed = torch.arange(self.avatar.gaussian_count, device=face.device) >= self.avatar.gaussian_count - own
+        lips = seed_lips(self.avatar)
+        ends = torch.arange(self.avatar.gaussian_count, 0, -1, device=face.device)  # 1 for the last one
+        self.fixed = (ends > lips) & (ends <= lips + own)
         self.look()
-        return added + own
+        self.fixed |= self._colour_lips(ends <= lips)
+        return added + own + lips
 
     def parameters(self) -> dict[str, nn.Parameter]:
         named = {f"photo.{name}": value for name, value in self.free.items()}
@@ -246,6 +252,12 @@ class PhotoFit:
         """Takes what `look` found before."""
         self.shown, self.pitch, self.across, self.fixed, self.squarely = shown, pitch, across, fixed, squarely
 
+    @torch.no_grad()
+    def on_surface(self) -> Tensor:
+        """[G] bool: Gaussians on the rig."""
+        vertices = self.avatar.gather(self.avatar.rig.template)
+        return ~self._off_surface(self.avatar.splats(vertices), vertices)
+
     def _off_surface(self, splats: Splats, vertices: Tensor) -> Tensor:
         centre = vertices[self.avatar.mesh_faces].mean(1)[self.avatar.binding]
         return (splats.means - centre).norm(dim=1) > OFF_SURFACE
@@ -264,8 +276,9 @@ class PhotoFit:
         colours = self.shown[:, None].expand(-1, 3).contiguous()
         drawn = self.avatar.render(splats, pose, viewmats, Ks, size[1], size[0], colours=colours)
         towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
-        near = smoothstep((towards @ self._directions().T).amax(1), NEAR_FROM, NEAR_TO)[:, None, None]
-        shown = drawn.rgb[..., 0] + (1 - drawn.alpha) * near
+        cosine = (towards @ self._directions().T).amax(1)[:, None, None]
+        near, beside = smoothstep(cosine, NEAR_FROM, NEAR_TO), smoothstep(cosine, BESIDE_FROM, BESIDE_TO)
+        shown = drawn.rgb[..., 0] * beside + (1 - drawn.alpha) * near
         return 1 - self.config.trust * shown.clamp(0, 1), 1 - self.config.trust * near
 
     @torch.no_grad()
@@ -347,6 +360,25 @@ class PhotoFit:
         relit = generated / (1 + self.shared)
         colour = torch.lerp(relit, photo, weight[:, None]).clamp(0.01, 0.99)
         avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
+
+    @torch.no_grad()
+    def _colour_lips(self, lips: Tensor) -> Tensor:
+        """Gives lips [G] bool the colours of the photos that show them best; returns which ones none shows, [G]."""
+        avatar = self.avatar
+        colour, weight = torch.zeros_like(avatar.harmonics[:, 0]), torch.zeros_like(self.shown)
+        for index in range(len(self.photos)):
+            found, seen = self._photo_colours(index)
+            better = seen * self.squarely[index] > weight
+            colour = torch.where(better[:, None], found, colour)
+            weight = torch.where(better, seen * self.squarely[index], weight)
+        seen, hidden = lips & (weight > LIP_SEEN), lips & (weight <= LIP_SEEN)
+        if not seen.any():
+            return hidden
+        if hidden.any():
+            means = avatar.splats(avatar.gather(avatar.rig.template)).means
+            colour[hidden] = LIP_SHADE * colour[seen][nearest(means[hidden], means[seen])[1]]
+        avatar.harmonics[lips, 0] = (colour[lips].clamp(0.01, 0.99) - 0.5) / SH_0
+        return hidden
 
     def _photo_colours(self, index: int) -> tuple[Tensor, Tensor]:
         """Colours [G, 3] of the Gaussians in a photo and [G] how far it shows them."""

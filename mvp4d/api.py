@@ -477,8 +477,8 @@ class Avatar:
         *,
         format: str | None = None,
         motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None = None,
-        audio: Sequence[Pathlike] = (),
-        frame: int = 0,
+        audio: Pathlike | Sequence[Pathlike | None] = (),
+        frame: int | None = None,
         sh: int | None = None,
         raw_axes: bool = False,
         overwrite: bool = False,
@@ -489,8 +489,8 @@ class Avatar:
           format: by default told by the name: ".ply" is "ply".
           motion: what is written of, where the format holds a motion; the avatar's own by default ("lam": none).
             "html" takes several.
-          audio: "html" only: sound files, the first for the first motion and so on.
-          frame: for formats of one frame.
+          audio: "html" only: sound files, the first for the first motion and so on; None for a motion without one.
+          frame: for formats of one frame; 0 by default.
           sh: degree of the harmonics that are written, 0 to 3; the avatar's own by default.
           raw_axes: PLY in the world's axes, not turned for viewers.
         """
@@ -498,10 +498,10 @@ class Avatar:
 
         name = check_format(format, Path(out))
         chosen = FORMATS[name]
-        given = _listed(motion)
+        given, written = _listed(motion), {"frame": frame, "sh": sh, "raw_axes": raw_axes, "overwrite": overwrite}
         if chosen.clips:
             clips = self._clips(given, audio)
-            export_avatar(self.module, Path(out), name, clips[0].motion, overwrite=overwrite, clips=clips)
+            export_avatar(self.module, Path(out), name, clips[0].motion, clips=clips, **written)
             return Path(out)
         if len(given) > 1 or audio:
             raise UserError(
@@ -510,14 +510,14 @@ class Avatar:
                 "give one, or use format html",
             )
         found = None if given[0] is None and not chosen.own_motion else self.motion(given[0])
-        export_avatar(self.module, Path(out), name, found, frame=frame, sh=sh, raw_axes=raw_axes, overwrite=overwrite)
+        export_avatar(self.module, Path(out), name, found, **written)
         return Path(out)
 
     def page(
         self,
         motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None = None,
         *,
-        audio: Sequence[Pathlike] = (),
+        audio: Pathlike | Sequence[Pathlike | None] = (),
         live: bool = False,
     ) -> str:
         """The page that format "html" writes, as text: `motion` and `audio` as in `export`.
@@ -530,22 +530,25 @@ class Avatar:
         clips = self._clips(_listed(motion), audio)
         return page(self.module, clips, title=self.path.absolute().name, live=live)[0]
 
-    def _clips(self, given: Sequence[Motion | Pathlike | None], audio: Sequence[Pathlike]) -> tuple[Clip, ...]:
+    def _clips(
+        self, given: Sequence[Motion | Pathlike | None], audio: Pathlike | Sequence[Pathlike | None]
+    ) -> tuple[Clip, ...]:
         """Motions with their names and sounds; the avatar's own motion for None."""
         from mvp4d_export.formats import Clip
 
-        if len(audio) > len(given):
-            raise UserError("`audio`", f"{len(audio)} sounds for {len(given)} motions", "give a motion for each")
+        sounds = [audio] if isinstance(audio, str | os.PathLike) else list(audio)
+        if len(sounds) > len(given):
+            raise UserError("`audio`", f"{len(sounds)} sounds for {len(given)} motions", "give a motion for each")
         return tuple(
-            Clip(_clip_name(item), self.motion(item), Path(sound) if sound else None)
-            for item, sound in itertools.zip_longest(given, audio)
+            Clip(_clip_name(item), self.motion(item), None if sound is None else Path(sound))
+            for item, sound in itertools.zip_longest(given, sounds)
         )
 
 
 def _listed(motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None) -> list[Motion | Pathlike | None]:
     if motion is None or isinstance(motion, Motion | str | os.PathLike):
         return [motion]
-    return list(motion)
+    return list(motion) or [None]
 
 
 def _clip_name(motion: Motion | Pathlike | None) -> str:

@@ -40,6 +40,7 @@ CORE_GROUND = {
     "places",
     "host",
     "environment",
+    "shares",
 }
 CORE_FLOORS = {
     "heads": set(),

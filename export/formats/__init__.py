@@ -30,6 +30,7 @@ class Format:
       folder: what is written is a folder.
       lost: what of the avatar the format does not keep, for a person.
       clips: holds several motions, each with a name and sound.
+      one_frame: holds one frame of a motion.
     """
 
     what: str
@@ -39,6 +40,7 @@ class Format:
     folder: bool = False
     lost: str = ""
     clips: bool = False
+    one_frame: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +54,16 @@ class Clip:
 
 _STILL = "motion, and how an antialiased avatar's blur grows with the picture"
 FORMATS = {
-    "ply": Format("the 3D Gaussian splatting file of one frame", ".ply", "ply:write_frame", lost=_STILL),
+    "ply": Format(
+        "the 3D Gaussian splatting file of one frame", ".ply", "ply:write_frame", lost=_STILL, one_frame=True
+    ),
     "ply-sequence": Format("a folder of numbered such files", "", "ply:write_sequence", folder=True),
-    "glb": Format("glTF with KHR_gaussian_splatting, one frame", ".glb", "glb:write", lost="motion, antialiasing"),
-    "spz": Format("Niantic's packed splats, one frame", ".spz", "spz:write", lost="motion, some precision"),
+    "glb": Format(
+        "glTF with KHR_gaussian_splatting, one frame", ".glb", "glb:write", lost="motion, antialiasing", one_frame=True
+    ),
+    "spz": Format(
+        "Niantic's packed splats, one frame", ".spz", "spz:write", lost="motion, some precision", one_frame=True
+    ),
     "lam": Format(
         "LAM's zip for its browser renderer and OpenAvatarChat",
         ".zip",
@@ -99,7 +107,7 @@ def export_avatar(
     format: str | None,
     motion: Motion | None,
     *,
-    frame: int = 0,
+    frame: int | None = None,
     sh: int | None = None,
     raw_axes: bool = False,
     overwrite: bool = False,
@@ -121,15 +129,19 @@ def export_avatar(
         check_folder(out, FRAMES, overwrite)
     else:
         check_file(out, overwrite)
-    if motion is not None and not 0 <= frame < motion.frame_count:
+    if frame is not None and not chosen.one_frame:
+        raise UserError("`frame`", f"'{name}' does not hold one frame of a motion", "leave it out")
+    if motion is not None and not 0 <= (frame or 0) < motion.frame_count:
         raise UserError("`frame`", f"{frame} is none of {motion.frame_count} frames")
+    if sh is not None and not (chosen.one_frame or chosen.folder):
+        raise UserError("`sh`", f"'{name}' has harmonics of its own", "leave it out")
     if sh is not None and sh not in range(4):
         raise UserError("`sh`", f"{sh} is no degree of harmonics", "use 0, 1, 2 or 3")
     if raw_axes and not name.startswith("ply"):
         raise UserError("`raw_axes`", f"'{name}' has axes of its own", "leave it out")
     module, _, function = chosen.writer.partition(":")
     write = getattr(importlib.import_module(f"{__name__}.{module}"), function)
-    return write(Job(avatar, motion, out, frame, sh, raw_axes, overwrite, clips))
+    return write(Job(avatar, motion, out, frame or 0, sh, raw_axes, overwrite, clips))
 
 
 def check_format(format: str | None, out: Path) -> str:

@@ -55,6 +55,7 @@ export class Sliders {
   }
 
   set(key, value) {
+    if (!this.inputs.has(key)) throw new Error(`no slider is called ${key}`);
     const { input } = this.inputs.get(key);
     input.value = value;
     input.dispatchEvent(new Event('input'));

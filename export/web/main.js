@@ -118,6 +118,7 @@ function connect() {
     bar.toggle();
   });
   canvas.addEventListener('webglcontextlost', (event) => event.preventDefault());
+  canvas.addEventListener('webglcontextlost', () => say('The browser stopped the graphics; reload the page.', true));
   canvas.addEventListener('webglcontextrestored', () => location.reload());
 }
 

@@ -28,14 +28,14 @@ const canonical = (name) => name.replace(/_L$/, 'Left').replace(/_R$/, 'Right').
 /** A Live Link Face recording as a motion; throws an Error with one line for the reader. */
 export async function readRecording(file, expressions) {
   if (file.size > BYTES) throw new Error(`is larger than ${BYTES >> 20} MB`);
-  const lines = (await file.text()).replace(/^\uFEFF/, '').split(/\r?\n/);
-  const columns = lines[0].split(',').map((name) => canonical(name.trim()));
+  const lines = (await file.text()).replace(/^\uFEFF/, '').split(/\r\n?|\n/);
+  const columns = lines[0].slice(0, 65536).split(',').map((name) => canonical(name.trim())), many = columns.length;
   const angles = ['head', 'lefteye', 'righteye'].map((part) => ['yaw', 'pitch', 'roll'].map((turn) => part + turn));
   for (const name of ['jawopen', 'eyeblinkleft', 'headyaw']) {
     if (!columns.includes(name)) throw new Error(`is no Live Link Face recording: it lacks the column ${name}`);
   }
   const jaw = columns.indexOf('jawopen');
-  const rows = lines.slice(1).map((line) => line.split(',')).filter((row) => (row[jaw] || '').trim());
+  const rows = lines.slice(1).map((line) => line.split(',', many)).filter((row) => (row[jaw] || '').trim());
   if (!rows.length || rows.length > FRAMES) throw new Error(`has ${rows.length} frames; 1 to ${FRAMES} are read`);
   const places = expressions.map((name) => columns.indexOf(canonical(name)));
   const turns = angles.map((names) => names.map((name) => columns.indexOf(name)));

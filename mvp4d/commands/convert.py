@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import read_npy
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -63,10 +64,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def _read_prompt(path: Path) -> np.ndarray:
-    try:
-        prompt = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(path, f"is no npy file ({str(error)[:120]})", "numpy.save the text encoder's output") from None
-    if not isinstance(prompt, np.ndarray) or prompt.dtype.kind != "f" or not np.isfinite(prompt).all():
+    prompt = read_npy(path)
+    if prompt.dtype.kind != "f" or not np.isfinite(prompt).all():
         raise UserError(path, "holds no array of finite numbers", "numpy.save the text encoder's output")
     return prompt[0] if prompt.ndim == 3 and len(prompt) == 1 else prompt

@@ -2,15 +2,21 @@
 
 mvp4d export CAPTURE --format gaussian-avatars|cap4d|nerfstudio --out DIR
 mvp4d export AVATAR  --format html|ply|ply-sequence|glb|spz|lam|cap4d-animation  --out PATH
+mvp4d export AVATAR  --format nersemble-benchmark --benchmark TASK/PARTICIPANT --sequence NAME --out submission.zip
 mvp4d export MOTION  --format csv --out drive.csv    Live Link, from a motion.npz, fit.npz, capture or avatar
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
+from mvp4d.commands.clips import add_clips
 from mvp4d.core.errors import UserError
 
 CAPTURES = {
@@ -30,21 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, help="where to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there, if it is of the same kind")
     avatars = parser.add_argument_group("avatars")
-    avatars.add_argument(
-        "--motion",
-        type=Path,
-        action="append",
-        help="motion.npz, fit.npz, .csv or capture (default: the avatar's own); html holds several",
-    )
-    avatars.add_argument(
-        "--audio",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="SOUND",
-        help="html: a sound file for each --motion, in their order",
-    )
-    avatars.add_argument("--frame", type=int, default=0, help="for formats of one frame: the frame of the motion")
+    add_clips(avatars, "with html ")
+    avatars.add_argument("--frame", type=int, help="for formats of one frame: the frame of the motion (default 0)")
     avatars.add_argument(
         "--sh",
         type=int,
@@ -53,8 +46,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     avatars.add_argument("--raw-axes", action="store_true", help="PLY in the world's axes, not turned for viewers")
 
+    benchmark = parser.add_argument_group("nersemble-benchmark", "a sequence's videos, added to a submission")
+    benchmark.add_argument("--benchmark", type=Path, metavar="TASK/PARTICIPANT", help="the downloaded folder")
+    benchmark.add_argument("--sequence", help="the sequence to render from the cameras that are held out")
+    benchmark.add_argument("--fit", type=Path, help="the fit that the capture was imported with, if it was (task nvs)")
+
 
 def run(args: argparse.Namespace) -> str:
+    if args.format == "nersemble-benchmark":
+        return _submission(args)
     if args.format == "csv" or (args.format is None and args.out.suffix.lower() == ".csv"):
         return _motion(args)
     if (args.path / "capture.json").exists() or args.format in CAPTURES:
@@ -82,9 +82,32 @@ def run(args: argparse.Namespace) -> str:
     return f"{args.out}: {avatar.module.gaussian_count} Gaussians" + (f" (not kept: {lost})" if lost else "")
 
 
+def _submission(args: argparse.Namespace) -> str:
+    import mvp4d
+    from mvp4d.core.capture.nersemble_benchmark import held_out_views, write_submission
+
+    for name in ("benchmark", "sequence"):
+        if getattr(args, name) is None:
+            raise UserError(f"`{name}`", "is missing", "give the downloaded TASK/PARTICIPANT and the sequence's name")
+    avatar = mvp4d.open_avatar(args.path)
+    task, serials, cameras, motion = held_out_views(args.benchmark, args.sequence, avatar.head, args.fit)
+    still = cameras[:, None]
+
+    def frames_of(view: int) -> Iterator[np.ndarray]:
+        camera = still[np.full(motion.frame_count, view), 0]
+        return iter(avatar.render(motion, cameras=camera, size=task.size))
+
+    views = ((serial, functools.partial(frames_of, view)) for view, serial in enumerate(serials))
+    name = args.benchmark.absolute().name
+    missing = write_submission(args.out, task, name, args.sequence, views, overwrite=args.overwrite)
+    whole = f"it lacks {len(missing)} of {len(task.videos)} yet, next {missing[0]}" if missing else "it is complete"
+    return f"{args.out}: {len(serials)} videos of {motion.frame_count} frames; {whole}"
+
+
 def _motion(args: argparse.Namespace) -> str:
     if args.out.suffix.lower() != ".csv":
         raise UserError("`out`", f"'{args.out.name}' is no name of a CSV", "use NAME.csv")
+    _refuse_avatars_flags(args, "a CSV holds one motion", "give that motion in the avatar's place")
     from mvp4d.core.driving import load_motion
     from mvp4d.core.heads import load_head
     from mvp4d.core.live_link import check_recording, write_live_link
@@ -97,12 +120,19 @@ def _motion(args: argparse.Namespace) -> str:
     return f"{args.out}: {motion.frame_count} frames at {motion.fps:g} a second" + (f" ({notes})" if notes else "")
 
 
+def _refuse_avatars_flags(args: argparse.Namespace, why: str, fix: str) -> None:
+    for name in ("motion", "audio", "frame", "sh", "raw_axes"):
+        if getattr(args, name) not in (None, False, []):
+            raise UserError(f"`{name}`", why, fix)
+
+
 def _capture(args: argparse.Namespace) -> str:
     from mvp4d.core.capture import Capture
 
     capture = Capture.open(args.path)
     if args.format not in CAPTURES:
         raise UserError("`format`", f"'{args.format}' is no format of captures", f"use one of {', '.join(CAPTURES)}")
+    _refuse_avatars_flags(args, "a capture is written as it is", "leave it out")
     module, function = CAPTURES[args.format]
     note = getattr(importlib.import_module(module), function)(capture, args.out, overwrite=args.overwrite)
     return f"{args.out}: {args.format}" + (f" ({note})" if note else "")

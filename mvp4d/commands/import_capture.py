@@ -2,6 +2,7 @@
 
 mvp4d import SOURCE --from cap4d|gaussian-avatars --head HEAD --out CAPTURE
 mvp4d import SOURCE --from nersemble --sequence NAME --fit fit.npz --head HEAD --out CAPTURE
+mvp4d import TASK/PARTICIPANT --from nersemble-benchmark --sequence NAME [--fit fit.npz] --head HEAD --out CAPTURE
 mvp4d import SOURCE --from videos --fit fit.npz --head HEAD --out CAPTURE
 """
 
@@ -18,6 +19,11 @@ LAYOUTS = {
     "cap4d": ("mvp4d.core.capture.cap4d", "import_cap4d", ("drop_incomplete",)),
     "gaussian-avatars": ("mvp4d.core.capture.gaussian_avatars", "import_gaussian_avatars", ("fps", "drop_incomplete")),
     "nersemble": ("mvp4d.core.capture.nersemble", "import_nersemble", ("sequence", "fit", "scale")),
+    "nersemble-benchmark": (
+        "mvp4d.core.capture.nersemble_benchmark",
+        "import_nersemble_benchmark",
+        ("sequence", "fit", "scale"),
+    ),
     "videos": ("mvp4d.core.capture.videos", "import_videos", ("fit", "scale", "drop_incomplete")),
 }
 OPTIONAL = ("fit", "fps")  # where None is the layout's own
@@ -32,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop-incomplete",
         action="store_true",
-        help="not nersemble: leave out frames that a camera lacks, instead of refusing",
+        help="not of nersemble: leave out frames that a camera lacks, instead of refusing",
     )
     parser.add_argument(
         "--overlay",
@@ -41,9 +47,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="also draw the rig over a picture of every camera: a wrong convention is seen at once",
     )
     parser.add_argument("--fps", type=float, help="gaussian-avatars: frames per second (default 25)")
-    parser.add_argument("--fit", type=Path, help="nersemble, videos: the fit.npz (videos: default SOURCE/fit.npz)")
-    parser.add_argument("--sequence", help="nersemble: the sequence")
-    parser.add_argument("--scale", type=int, default=1, help="nersemble, videos: average pictures down by this factor")
+    parser.add_argument(
+        "--fit", type=Path, help="nersemble and its benchmark, videos: the fit.npz (videos: default SOURCE/fit.npz)"
+    )
+    parser.add_argument("--sequence", help="nersemble and its benchmark: the sequence")
+    parser.add_argument(
+        "--scale", type=int, default=1, help="nersemble and its benchmark, videos: average pictures down by this factor"
+    )
 
 
 def run(args: argparse.Namespace) -> str:

@@ -1,8 +1,10 @@
 """Captures -> training shards of latents, maps and references.
 
 All devices of a host encode. Several processes share the work: the hosts of a TPU slice, GKE or SLURM job
-(`--distributed`), or any machines that see the same folders (`--process I/N`). A run that was stopped goes on where it
-was when the same command is given again. Settings are those of `config.prepare`; `--dry-run` tells what they make.
+(`--distributed`), or any machines that see the same folders (`--share I/N`: a SLURM array, an indexed job). A run that
+was stopped goes on where it was when the same command is given again. Settings are those of `config.prepare`;
+`--dry-run` tells what they make. A capture that cannot be prepared ends the run; with `--keep-going` it is left out,
+SHARDS/failed.csv says why, and the exit code is 2 when the rest is done.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.shares import SomeFailed, parse_share
 
 TAKES_OVERRIDES = True
 
@@ -20,7 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("captures", nargs="+", metavar="CAPTURE", help="capture folders, or folders that hold captures")
     parser.add_argument("--config", required=True, help="name or path; override with --config.prepare.x=y")
     parser.add_argument("--out", required=True, type=Path, help="shards folder to write")
-    parser.add_argument("--process", default="0/1", metavar="I/N", help="does every N-th shard from the I-th on")
+    parser.add_argument("--share", default="0/1", metavar="I/N", help="do every N-th shard from the I-th on")
+    parser.add_argument("--keep-going", action="store_true", help="leave out captures that cannot be prepared")
     parser.add_argument("--distributed", action="store_true", help="share with the hosts of a pod, GKE or SLURM job")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print what would be made, and stop")
 
@@ -49,24 +53,33 @@ def run(args: argparse.Namespace) -> str:
             "give --config.autoencoder=FOLDER (config.json, *.safetensors)",
         )
     options = PrepareOptions(**config.prepare.to_dict(), photo_angle=plan.sampling.reference_angle)
-    captures, process = find_captures(args.captures), _process(args.process)
+    captures, process = find_captures(args.captures), parse_share(args.share)
     if args.dry_run:
-        return describe(captures, options, read_autoencoder_config(folder), plan.conditioning, config.head)
+        return describe(
+            captures, options, read_autoencoder_config(folder), plan.conditioning, config.head, args.keep_going
+        )
     if args.distributed:
         process = _join()
-    said = prepare(
-        captures,
-        args.out,
-        options,
-        load_autoencoder(folder)[0],
-        plan.conditioning,
-        head=config.head,
-        identity=autoencoder_identity(folder),
-        seed=config.seed,
-        process=process,
-    )
+    failed = None
+    try:
+        said = prepare(
+            captures,
+            args.out,
+            options,
+            load_autoencoder(folder)[0],
+            plan.conditioning,
+            head=config.head,
+            identity=autoencoder_identity(folder),
+            seed=config.seed,
+            process=process,
+            keep_going=args.keep_going,
+        )
+    except SomeFailed as error:  # the work is done
+        failed = error
     if args.distributed:
         wait_for_all("prepared")
+    if failed is not None:
+        raise failed
     return said
 
 
@@ -87,10 +100,3 @@ def find_captures(arguments: list[str]) -> list[Path]:
         inside = [] if (argument / "capture.json").is_file() else sorted(argument.glob("*/capture.json"))
         found += [file.parent for file in inside] or [argument]
     return found
-
-
-def _process(text: str) -> tuple[int, int]:
-    index, separator, count = text.partition("/")
-    if not separator or not index.isdigit() or not count.isdigit() or int(index) >= int(count):
-        raise UserError("--process", f"'{text}' is not I/N with I < N", "for example 0/4, 1/4, 2/4 and 3/4")
-    return int(index), int(count)

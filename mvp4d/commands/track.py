@@ -4,6 +4,7 @@
   mvp4d track VIDEO --out PERSON                   the same of some of its frames: sharp ones, spread over its poses
   mvp4d track PHOTO|VIDEO --out fit.npz            every frame's fit alone, in CAP4D's fields: a driving motion
   mvp4d track FOLDER --cameras CALIBRATION --out CAPTURE    one head fitted to all views of a calibrated rig
+  mvp4d track FOLDER --share 0/1 --out CAPTURES    every clip of a folder by itself: a capture each
   mvp4d track --live CAMERA|VIDEO --out drive.csv  a motion, fitted while it is filmed; a camera's (0) until Ctrl-C
 
 `mvp4d sample --reference PERSON` goes on from a person's folder. Landmarks come from MediaPipe's face mesh, which gets
@@ -15,6 +16,10 @@ A rig's FOLDER holds synchronised videos, folders of pictures, or one picture of
 names them: a COLMAP text model (folder of cameras.txt and images.txt), a transforms.json (nerfstudio, Blender, VHAP),
 Metashape's XML, or a capture. Its unit is told by the head's size. Landmarks from files are one npz for each view that
 sees the face, named as the view. `--out NAME.npz` writes the fit alone.
+
+Of thousands of clips (--share I/N) this process does every N-th from the I-th on; clips lie in FOLDER or below it, and
+those that are done are not done again. CAPTURES/failed.csv says which failed and why; any of them is exit code 2.
+`--landmarks` is then a folder of an npz for each clip. `mvp4d prepare CAPTURES` goes on from there.
 """
 
 from __future__ import annotations
@@ -51,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="frame by frame, as `view --drive` does: to NAME.csv (Live Link) or NAME.npz",
     )
+    parser.add_argument("--share", metavar="I/N", help="a folder of clips: do every N-th from the I-th on; 0/1 is all")
     person = parser.add_argument_group("a person's folder")
     person.add_argument(
         "--mask",
@@ -65,18 +71,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     person.add_argument("--most", type=int, default=6, metavar="N", help="frames to keep of a video (default 6)")
 
 
+def shares_out(args: argparse.Namespace) -> bool:
+    """Processes share a folder of captures; each capture has a lock of its own."""
+    return args.share is not None
+
+
 def run(args: argparse.Namespace) -> str:
     from mvp4d.core.errors import UserError
 
     if args.focal is not None and not 1 <= args.focal <= 1e6:
         raise UserError("--focal", f"{args.focal} pixels", "it is at least 1")
+    if args.share is not None:
+        return _clips(args)
     if args.cameras is not None:
         if args.live:
             raise UserError("--live", "takes no `cameras`", "leave one of them out")
         return _rig(args)
     if args.fps is not None or any(source.is_dir() for source in args.sources):
         raise UserError(
-            "--cameras", "is missing: a folder is a rig's", "give its calibration, or photos or a video of one camera"
+            "--cameras",
+            "is missing: a folder is a rig's",
+            "give its calibration; --share 0/1 for a folder of clips; or photos or a video of one camera",
         )
     if args.live:
         return _live(args)
@@ -164,6 +179,25 @@ def _rig(args: argparse.Namespace) -> str:
         f"{args.out}: head '{head.name}', {len(views)} views x {fit.frame_count} frames, landmarks within "
         f"{100 * np.nanmedian(solution.error):.1f} % of the face box; look at {overlay}"
     )
+
+
+def _clips(args: argparse.Namespace) -> str:
+    from mvp4d.core.errors import UserError
+    from mvp4d.core.shares import parse_share
+    from mvp4d_jax.tracking.collection import ClipOptions, track_clips
+
+    share = parse_share(args.share)
+    given = [name for name in ("cameras", "fps", "overlay", "masks") if getattr(args, name) is not None]
+    given += [name for name in ("live", "overwrite", "same_person") if getattr(args, name)]
+    if given:
+        raise UserError("`share`", f"takes no `{given[0]}`", "leave one of them out")
+    if len(args.sources) > 1:
+        raise UserError("`share`", f"{len(args.sources)} sources are given", "give one FOLDER of clips")
+    if args.landmarks is not None and (len(args.landmarks) > 1 or not args.landmarks[0].is_dir()):
+        raise UserError("`landmarks`", "is no folder", "of clips give a folder that holds an npz of each one's name")
+    options = ClipOptions(args.head, args.matte, args.face, args.focal)
+    marks = None if args.landmarks is None else args.landmarks[0]
+    return track_clips(args.sources[0], args.out, options, share=share, landmarks=marks)
 
 
 def _live(args: argparse.Namespace) -> str:

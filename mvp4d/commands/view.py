@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mvp4d.commands.clips import add_clips
+
 if TYPE_CHECKING:
     from mvp4d.api import Avatar
     from mvp4d_export.viewer import Viewer
@@ -27,20 +29,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("avatar", type=Path, help="avatar folder")
-    parser.add_argument(
-        "--motion",
-        type=Path,
-        action="append",
-        help="motion.npz, fit.npz, .csv or capture (default: the avatar's own); may be given several times",
-    )
-    parser.add_argument(
-        "--audio",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="SOUND",
-        help="a sound file for each --motion, in their order",
-    )
+    add_clips(parser)
     parser.add_argument("--drive", metavar="CAMERA|VIDEO", help="a face to follow: a camera's number, or a video")
     parser.add_argument(
         "--head", default="builtin", help="with --drive, what the face is fitted with (default: builtin)"

@@ -10,15 +10,17 @@ import lzma
 import math
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.outputs import absolute, check_folder, hold, is_full, mark_folder, settle_modes, stamp
+from mvp4d.core.outputs import Full, absolute, check_folder, hold, is_full, mark_folder, settle_modes, stamp
 from mvp4d.core.owner import discard, sweep_once, temporary_name
 from mvp4d.core.places import is_remote, uploaded
 
@@ -117,7 +119,7 @@ def _told_when_full(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if is_full(path, error):
-            raise UserError(
+            raise Full(
                 path,
                 "cannot be written: the disk is full, or a limit on file sizes is reached",
                 "free some space; what was there before is whole",
@@ -183,11 +185,32 @@ def read_npz(path: str | os.PathLike, *, limit: int = 1 << 30) -> dict[str, np.n
                 )
             if len(entries) > 4096 or sum(entry.file_size for entry in entries) > limit:
                 raise UserError(path, f"unpacks to more than {limit >> 20} MiB", "this is not a file of this kind")
-            return {entry.filename.removesuffix(".npy"): _read_npy(archive, entry, path) for entry in entries}
+            arrays = {}
+            for entry in entries:
+                name = entry.filename.removesuffix(".npy")
+                with archive.open(entry) as stream:
+                    arrays[name] = _read_npy(stream, entry.file_size, f"array '{name}'", path)
+            return arrays
     except UserError:
         raise
     except _DAMAGE as error:
         raise UserError(path, f"not a readable npz file ({str(error)[:120] or type(error).__name__})") from None
+
+
+def read_npy(path: str | os.PathLike, *, limit: int = 1 << 30) -> np.ndarray:
+    """Reads an npy file, as `read_npz` does the arrays of an npz.
+
+    Raises:
+      UserError: missing, damaged, too large, or holding objects.
+    """
+    check_regular(path, limit)
+    try:
+        with open(path, "rb") as stream:
+            return _read_npy(stream, os.fstat(stream.fileno()).st_size, "the array", path)
+    except UserError:
+        raise
+    except _DAMAGE as error:
+        raise UserError(path, f"not a readable npy file ({str(error)[:120] or type(error).__name__})") from None
 
 
 # What zipfile, zlib and numpy's header parser raise on damaged bytes; NotImplementedError and RuntimeError are
@@ -208,27 +231,27 @@ _DAMAGE = (
     zlib.error,
     struct.error,
     lzma.LZMAError,
+    tokenize.TokenError,
 )
 
 
-def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str | os.PathLike) -> np.ndarray:
-    with archive.open(entry) as stream:
-        major, _ = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(stream)
-        name = entry.filename.removesuffix(".npy")
-        if dtype.kind not in "biufcUS":
-            raise UserError(path, f"array '{name}' holds {dtype} values", "only plain numbers and strings are read")
-        size = math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or size != entry.file_size - stream.tell():
-            raise UserError(
-                path,
-                f"array '{name}' says shape {shape} {dtype} but holds another number of bytes",
-                "the file is damaged",
-            )
-        data = stream.read(size)
-        if len(data) != size or stream.read(1):
-            raise UserError(path, f"array '{name}' is cut short", "the file is damaged")
+def _read_npy(stream: IO[bytes], length: int, what: str, path: str | os.PathLike) -> np.ndarray:
+    """The array of an npy file of `length` bytes; `what` names it."""
+    major, _ = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(stream)
+    if dtype.kind not in "biufcUS":
+        raise UserError(path, f"{what} holds {dtype} values", "only plain numbers and strings are read")
+    size = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or size != length - stream.tell():
+        raise UserError(
+            path,
+            f"{what} says shape {shape} {dtype} but holds another number of bytes",
+            "the file is damaged",
+        )
+    data = stream.read(size)
+    if len(data) != size or stream.read(1):
+        raise UserError(path, f"{what} is cut short", "the file is damaged")
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
     return array.astype(dtype.newbyteorder("="))
 

@@ -21,6 +21,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", 
 MAX_PIXELS = 170_000_000
 MIN_PHOTO_SIDE = 32  # pixels; below it no face can be seen
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_EXIF_IFD, _EXIF_WIDTH, _EXIF_HEIGHT, _EXIF_FOCAL_35MM = 0x8769, 0xA002, 0xA003, 0xA405
+_DIAGONAL_35MM, _FOCAL_35MM = 43.27, (10, 400)  # millimetres: of the picture, and focal lengths that are believed
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -202,6 +204,26 @@ def _formats(path: Path) -> tuple[str, ...]:
         ) from None
     pillow_heif.register_heif_opener()
     return (*FORMATS, "HEIF")
+
+
+def told_focal(path: str | os.PathLike) -> float | None:
+    """Focal length over the longer side, as the camera wrote it into the file; None where it did not, or where the
+    picture has other proportions than the camera made: it was cropped.
+
+    Raises:
+      UserError: as `read_picture`.
+    """
+    with _opened(Path(path)) as picture:
+        told, sides = picture.getexif().get_ifd(_EXIF_IFD), sorted(picture.size)
+    focal = told.get(_EXIF_FOCAL_35MM, 0)
+    try:
+        taken = sorted((told.get(_EXIF_WIDTH, 0), told.get(_EXIF_HEIGHT, 0)))
+        whole = abs(sides[0] / sides[1] - taken[0] / taken[1]) < 0.01
+        if not whole or not _FOCAL_35MM[0] <= focal <= _FOCAL_35MM[1]:
+            return None
+        return float(focal / _DIAGONAL_35MM * np.hypot(*taken) / taken[1])
+    except (TypeError, ZeroDivisionError):  # what a file says need not be numbers
+        return None
 
 
 def _upright_size(picture: Image.Image) -> tuple[int, int]:

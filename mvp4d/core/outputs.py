@@ -84,6 +84,10 @@ class Busy(UserError):
     """Another process writes there."""
 
 
+class Full(UserError):
+    """There is no room, or not enough."""
+
+
 # --- what may be replaced -------------------------------------------------------------------------------------------
 def check_folder(path: str | os.PathLike, kind: str, overwrite: bool) -> None:
     """Refuses a folder to write that is there, unless `overwrite` and it is one of this kind that the program made.
@@ -306,14 +310,14 @@ def require_space(path: str | os.PathLike, size: float, what: str) -> None:
     """Refuses to begin what cannot be finished: fewer than `size` bytes are free where `path` will lie.
 
     Raises:
-      UserError: says how much is needed and how much there is.
+      Full: says how much is needed and how much there is.
     """
     folder = absolute(path)
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise UserError(
+        raise Full(
             path,
             f"{what} takes about {_amount(size)}, and {_amount(free)} are free there",
             "free some space, or write to another disk",

@@ -71,6 +71,8 @@ def read_sound(path: str | os.PathLike) -> Sound:
     done = subprocess.run(command, capture_output=True)
     told = done.stderr.decode("utf-8", "replace")
     rate = re.search(r"Audio: .*?(\d+) Hz", told)
+    if "Video: " in told and "Audio: " not in told:
+        raise UserError(path, "holds pictures without sound", "give a WAV, FLAC, MP3 or M4A file")
     if done.returncode or rate is None:
         raise UserError(path, f"not a readable sound file ({_reason(told)})", "give a WAV, FLAC, MP3 or M4A file")
     samples = np.frombuffer(done.stdout, "<f4")

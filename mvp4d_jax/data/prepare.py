@@ -1,7 +1,8 @@
 """Captures -> shards: latents, maps and references of every capture, shared by several processes, restartable.
 
 A shard holds a few captures; each is written whole with a note beside it (`shard-00000.json`: what is in it, and its
-checksum). A shard whose note is there is done. Whoever finds all notes there writes the manifest.
+checksum). A shard whose note is there is done. Whoever finds all notes there writes the manifest. Where captures that
+cannot be prepared are left out, the note of their shard says why, and a table lists those of all shards.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from pathlib import Path
 from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, read_json, write_json
-from mvp4d.core.outputs import hold, require_space
+from mvp4d.core.outputs import Full, hold, require_space
 from mvp4d.core.owner import sweep
 from mvp4d.core.progress import progress
+from mvp4d.core.shares import raise_failures, write_table
 from mvp4d_jax.data.encode import Encoder, PrepareOptions, scene_name
 from mvp4d_jax.data.manifest import check_manifest
 from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, ShardWriter, checksum
@@ -25,6 +27,8 @@ from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.latent_frames import fill, latent_count
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
+
+Failure = tuple[str, str]  # a capture's name, and why it cannot be prepared
 
 
 def prepare(
@@ -38,6 +42,7 @@ def prepare(
     head: str | None = None,
     seed: int = 0,
     process: tuple[int, int] = (0, 1),
+    keep_going: bool = False,
 ) -> str:
     """Writes this process's share of the shards, and the manifest when all shares are done.
 
@@ -50,16 +55,21 @@ def prepare(
       head: name of the head that captures must have; None: any, the same for all.
       seed: of the jitter.
       process: (index, count): this process does the shards index, index + count, ...
+      keep_going: leave out captures that cannot be prepared. Which captures share a shard does not depend on it.
 
     Returns:
       One line that says what is there.
 
     Raises:
-      UserError: a capture that cannot be read or is too short, heads that differ, a folder begun otherwise.
+      UserError: a capture that cannot be read or is too short, heads that differ, a folder begun otherwise. SomeFailed:
+        this process's shards are done, without captures that failed.
     """
     stride = autoencoder.config.temporal_compression_ratio
-    opened = _open_all(captures, options, stride, head)
-    facts = _facts(opened, options, autoencoder, conditioning, identity, seed)
+    opened = _open_all(captures, options, stride, head, keep_going)
+    sound = [capture for capture in opened if isinstance(capture, Capture)]
+    if not sound:
+        raise UserError("captures", f"none of {len(opened)} can be prepared", f"the first: {opened[0][1]}")
+    facts = _facts(sound, options, autoencoder, conditioning, identity, seed)
     _claim(out, facts, [str(path) for path in captures])
     groups = [
         opened[start : start + options.captures_per_shard]
@@ -74,8 +84,8 @@ def prepare(
     with progress(total=sum(len(groups[index]) for index in todo), what="preparing", unit="capture") as bar:
         for index in todo:
             with hold(out / f"shard-{index:05d}.array_record"):
-                _write_shard(out, index, groups[index], encoder, bar)
-    return _finish(out, len(groups), facts)
+                _write_shard(out, index, groups[index], encoder, bar, keep_going)
+    return _finish(out, groups, facts, mine)
 
 
 def describe(
@@ -84,9 +94,14 @@ def describe(
     config: AutoencoderConfig,
     conditioning: ConditioningConfig,
     head: str | None,
+    keep_going: bool = False,
 ) -> str:
     """What `prepare` would do, in a few lines. Raises UserError as it would."""
-    opened = _open_all(captures, options, config.temporal_compression_ratio, head)
+    found = _open_all(captures, options, config.temporal_compression_ratio, head, keep_going)
+    opened = [capture for capture in found if isinstance(capture, Capture)]
+    failed = [f"left out: {failure[1]}" for failure in found if not isinstance(failure, Capture)]
+    if not opened:
+        raise UserError("captures", f"none of {len(found)} can be prepared", failed[0])
     size = _estimate([opened], options, config, conditioning) / 1e9
     windows = sum(_windows(capture, options) for capture in opened) * options.variants * options.colours
     return "\n".join(
@@ -94,7 +109,8 @@ def describe(
             f"captures: {len(opened)} of head '{opened[0].head.name}', {sum(one.view_count for one in opened)} views",
             f"windows: {windows:,} of {options.frames} frames at {options.image_size} pixels "
             f"({options.variants} crops, {options.colours} colours)",
-            f"shards: {-(-len(opened) // options.captures_per_shard)}, about {size:.3g} GB",
+            f"shards: {-(-len(found) // options.captures_per_shard)}, about {size:.3g} GB",
+            *failed,
             "dry run: nothing was written; leave --dry-run out to prepare",
         ]
     )
@@ -106,13 +122,17 @@ def _windows(capture: Capture, options: PrepareOptions) -> int:
 
 
 def _estimate(
-    groups: list[list[Capture]], options: PrepareOptions, config: AutoencoderConfig, conditioning: ConditioningConfig
+    groups: Sequence[Sequence[Capture | Failure]],
+    options: PrepareOptions,
+    config: AutoencoderConfig,
+    conditioning: ConditioningConfig,
 ) -> float:
     """Bytes of the windows' records, at half of what they take uncompressed."""
     side = options.image_size // config.spatial_compression_ratio
     latents = config.latents_of(options.frames)
     window = 2 * latents * side * side * (config.latent_channels + conditioning.channels)
-    windows = sum(_windows(capture, options) for group in groups for capture in group)
+    sound = (item for group in groups for item in group if isinstance(item, Capture))
+    windows = sum(_windows(capture, options) for capture in sound)
     return 0.5 * window * windows * options.variants * options.colours
 
 
@@ -125,35 +145,52 @@ def autoencoder_identity(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _open_all(captures: Sequence[Path], options: PrepareOptions, stride: int, head: str | None) -> list[Capture]:
+def _open_all(
+    captures: Sequence[Path], options: PrepareOptions, stride: int, head: str | None, keep_going: bool = False
+) -> list[Capture | Failure]:
+    """The captures; with `keep_going` a Failure in the place of each that cannot be prepared."""
     if not captures:
         raise UserError("captures", "none given", "name at least one capture folder")
     latent_count(options.frames, stride, "config.prepare.frames")
-    opened = [Capture.open(path) for path in captures]
-    for capture in opened:
-        if head is not None and capture.head.name != head:
-            raise UserError(
-                capture.path,
-                f"head is '{capture.head.name}', config.head is '{head}'",
-                f"track it with that head, or give --config.head={capture.head.name} here and in training",
-            )
-        if capture.head.name != opened[0].head.name:
-            raise UserError(
-                capture.path,
-                f"head is '{capture.head.name}', the first has '{opened[0].head.name}'",
-                "prepare one head model at a time",
-            )
-        if capture.frame_count < options.frames:
-            raise UserError(
-                capture.path,
-                f"has {capture.frame_count} frames, windows need {options.frames}",
-                f"set config.prepare.frames to {fill(capture.frame_count - stride + 1, stride)}, or leave it out",
-            )
-    names = [scene_name(capture) for capture in opened]
+    opened: list[Capture | Failure] = []
+    first: Capture | None = None
+    for path in captures:
+        try:
+            capture = Capture.open(path)
+            _check(capture, first, options, stride, head)
+        except UserError as error:
+            if not keep_going:
+                raise
+            opened.append((Path(path).name, str(error)))
+            continue
+        first = first or capture
+        opened.append(capture)
+    names = [scene_name(capture) for capture in opened if isinstance(capture, Capture)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UserError("captures", f"'{twice}' is given twice", "name each capture once")
     return opened
+
+
+def _check(capture: Capture, first: Capture | None, options: PrepareOptions, stride: int, head: str | None) -> None:
+    if head is not None and capture.head.name != head:
+        raise UserError(
+            capture.path,
+            f"head is '{capture.head.name}', config.head is '{head}'",
+            f"track it with that head, or give --config.head={capture.head.name} here and in training",
+        )
+    if first is not None and capture.head.name != first.head.name:
+        raise UserError(
+            capture.path,
+            f"head is '{capture.head.name}', the first has '{first.head.name}'",
+            "prepare one head model at a time",
+        )
+    if capture.frame_count < options.frames:
+        raise UserError(
+            capture.path,
+            f"has {capture.frame_count} frames, windows need {options.frames}",
+            f"set config.prepare.frames to {fill(capture.frame_count - stride + 1, stride)}, or leave it out",
+        )
 
 
 def _facts(opened, options, autoencoder, conditioning, identity, seed) -> dict:
@@ -191,31 +228,57 @@ def _claim(out: Path, facts: dict, captures: list[str]) -> None:
         write_json(file, plan)
 
 
-def _write_shard(out: Path, index: int, group: list[Capture], encoder: Encoder, bar) -> None:
+def _write_shard(
+    out: Path, index: int, group: Sequence[Capture | Failure], encoder: Encoder, bar, keep_going: bool
+) -> None:
+    """Writes a shard and its note. A capture that fails on the way is left out of a second try."""
     name = f"shard-{index:05d}.array_record"
-    with atomic_file(out / name) as temporary:
-        writer = ShardWriter(temporary)
+    failed = {number: list(item) for number, item in enumerate(group) if not isinstance(item, Capture)}
+    told = 0  # captures that the bar knows of
+    while True:
         scenes = []
-        for capture in group:
-            scenes += encoder.scenes(capture, name, writer)
-            bar.update()
-        writer.close()
+        with atomic_file(out / name) as temporary:
+            writer = ShardWriter(temporary)
+            broken = None
+            for number, capture in enumerate(group):
+                if isinstance(capture, Capture) and number not in failed:
+                    try:
+                        scenes += encoder.scenes(capture, name, writer)
+                    except UserError as error:
+                        if not keep_going or isinstance(error, Full):
+                            raise
+                        broken = number, [capture.path.name, str(error)]
+                        break
+                if number >= told:
+                    bar.update()
+                    told = number + 1
+            writer.close()
+        if broken is None:
+            break
+        failed[broken[0]] = broken[1]
     note = {"name": name, "bytes": (out / name).stat().st_size, "records": writer.count, "sha256": checksum(out / name)}
-    write_json(out / f"shard-{index:05d}.json", {"file": note, "scenes": [scene.as_json() for scene in scenes]})
+    found = {"file": note, "scenes": [scene.as_json() for scene in scenes]}
+    write_json(out / f"shard-{index:05d}.json", {**found, "failed": list(failed.values())} if failed else found)
 
 
-def _finish(out: Path, count: int, facts: dict) -> str:
-    notes = [out / f"shard-{index:05d}.json" for index in range(count)]
-    missing = sum(not note.is_file() for note in notes)
+def _finish(out: Path, groups: Sequence[Sequence[Capture | Failure]], facts: dict, mine: Sequence[int]) -> str:
+    notes = [out / f"shard-{index:05d}.json" for index in range(len(groups))]
+    read = {index: read_json(note, limit=1 << 30) for index, note in enumerate(notes) if note.is_file()}
+    for index, item in read.items():
+        if not isinstance(item, dict) or not isinstance(item.get("scenes"), list) or "file" not in item:
+            raise UserError(notes[index], "is damaged", "delete it and run the same command again")
+    failed = {index: [tuple(row) for row in item.get("failed", ())] for index, item in read.items()}
+    write_table(out, "capture", [row for index in sorted(failed) for row in failed[index]])
+    missing, count = len(notes) - len(read), len(notes)
+    scenes = [scene for item in read.values() for scene in item["scenes"]]
+    if not missing and scenes:
+        files = [item["file"] for item in read.values() if item["scenes"]]
+        manifest = {**facts, "scenes": scenes, "files": files}
+        check_manifest(manifest, out / MANIFEST)
+        write_json(out / MANIFEST, manifest)
+    ours = [row for index in mine for row in failed.get(index, ())]
+    raise_failures(out, "capture", sum(len(groups[index]) for index in mine), ours)
     if missing:
         return f"this process's shards are done; {missing} of {count} are with the other processes ({out})"
-    read = [read_json(note, limit=1 << 30) for note in notes]
-    for note, item in zip(notes, read):
-        if not isinstance(item, dict) or not isinstance(item.get("scenes"), list) or "file" not in item:
-            raise UserError(note, "is damaged", "delete it and run the same command again")
-    scenes = [scene for item in read for scene in item["scenes"]]
-    manifest = {**facts, "scenes": scenes, "files": [item["file"] for item in read]}
-    check_manifest(manifest, out / MANIFEST)
-    write_json(out / MANIFEST, manifest)
-    size = sum(item["file"]["bytes"] for item in read) / 1e6
+    size = sum(item["file"]["bytes"] for item in read.values()) / 1e6
     return f"{len(scenes)} scenes in {count} shards, {size:.1f} MB: {out}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +51,15 @@ class Subject:
 
 
 def cut_out(subjects: Sequence[Subject]) -> list[np.ndarray]:
-    """The person of each picture.
+    """The person of each picture, as `cut_out_each`."""
+    return list(cut_out_each(subjects, len(subjects)))
 
-    Returns:
-      [H, W, 4] uint8 each, straight alpha, the colours of the edge free of the old background.
+
+def cut_out_each(subjects: Iterable[Subject], count: int) -> Iterator[np.ndarray]:
+    """The person of each of `count` pictures, one at a time.
+
+    Yields:
+      [H, W, 4] uint8, straight alpha, the colours of the edge free of the old background.
 
     Raises:
       UserError: the environment cannot be made, or what runs in it fails.
@@ -63,10 +68,8 @@ def cut_out(subjects: Sequence[Subject]) -> list[np.ndarray]:
     with tempfile.TemporaryFile("w+") as log:
         process = MEDIAPIPE.start(script, log=log)
         try:
-            return [
-                _cut_one(process, subject)
-                for subject in progress(subjects, total=len(subjects), what="cutting out", unit="photo")
-            ]
+            for subject in progress(subjects, total=count, what="cutting out", unit="photo"):
+                yield _cut_one(process, subject)
         except (BrokenPipeError, EOFError):
             process.wait()
             log.seek(0)

@@ -82,7 +82,11 @@ def open_source(text: str | os.PathLike) -> int | Source:
       UserError: no such file, or no video.
     """
     if str(text).isdecimal():
+        if len(str(text)) > 4:
+            raise UserError(f"camera {text}", "cannot be opened", "cameras are numbered from 0")
         return int(str(text))
+    if not Path(text).exists():
+        raise UserError(text, "no such file", "give a video, or a camera's number (0)")
     source = Source.open(Path(text))
     if not source.video:
         raise UserError(source.path, "is a picture", "give a video, or a camera's number (0)")

@@ -31,7 +31,7 @@ from mvp4d_jax.tracking.choice import CLIP_PHOTOS, check_one_person, choose_fram
 from mvp4d_jax.tracking.cutout import Subject, cut_out
 from mvp4d_jax.tracking.detector import detect_faces
 from mvp4d_jax.tracking.landmarks import MESH_POINTS, Landmarks, choose_face, from_mesh, read_landmarks
-from mvp4d_jax.tracking.solve import Solution, SolveConfig, solve_photos
+from mvp4d_jax.tracking.solve import Solution, SolveConfig, solve_photos, told
 from mvp4d_jax.tracking.track import MAX_ERROR, Source, track
 
 Pathlike = str | os.PathLike
@@ -235,7 +235,8 @@ def _solve(
             bar.total = total
             bar.update(step - bar.n)
 
-        solutions = solve_photos(head, seen, SolveConfig(), focal, report)
+        config = told(SolveConfig(), [source.focal for source in sources])
+        solutions = solve_photos(head, seen, config, focal, report)
     for source, solution in zip(sources, solutions):
         if not float(solution.error[0]) < MAX_ERROR:
             raise UserError(

@@ -28,6 +28,8 @@ from mvp4d_jax.tracking.problem import (
     observations,
 )
 
+TOLD = 0.05  # standard deviation of a log focal length that a camera wrote down: whole millimetres, nearer when near
+
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
@@ -46,6 +48,15 @@ class Solution:
     camera: Camera
     projected: np.ndarray
     error: np.ndarray
+
+
+def told(config: SolveConfig, focals: Sequence[float | None]) -> SolveConfig:
+    """The config for pictures whose cameras wrote their focal lengths down, over the longer sides; None: did not."""
+    known = [focal for focal in focals if focal is not None]
+    if not known:
+        return config
+    spread = dict.fromkeys(("focal_spread", "zoom"), TOLD) if len(known) == len(focals) else {}
+    return dataclasses.replace(config, focal=float(np.exp(np.log(known).mean())), **spread)
 
 
 def solve(

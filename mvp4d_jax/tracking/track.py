@@ -20,7 +20,7 @@ from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.tracking.detector import detect_faces
 from mvp4d_jax.tracking.landmarks import Landmarks, choose_face, from_mesh, read_landmarks
 from mvp4d_jax.tracking.overlay import draw_overlay, draw_pair
-from mvp4d_jax.tracking.solve import Solution, SolveConfig, solve
+from mvp4d_jax.tracking.solve import Solution, SolveConfig, solve, told
 
 MAX_ERROR = 0.08  # of the face box: a fit worse than this is no fit
 
@@ -45,6 +45,11 @@ class Source:
     @property
     def video(self) -> bool:
         return self.chosen is not None
+
+    @property
+    def focal(self) -> float | None:
+        """Focal length over the longer side, where a photo's camera wrote it down."""
+        return None if self.video else images.told_focal(self.path)
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> Source:
@@ -129,7 +134,7 @@ def track(
             bar.total = total
             bar.update(step - bar.n)
 
-        solution = solve(head, found, config or SolveConfig(), focal, report)
+        solution = solve(head, found, told(config or SolveConfig(), [source.focal]), focal, report)
     error = float(np.nanmean(solution.error))
     if not error < MAX_ERROR:
         raise UserError(

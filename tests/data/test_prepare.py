@@ -1,5 +1,6 @@
 """Captures to shards: what a record holds, sharing and restarting the work, refusals."""
 
+import csv
 import dataclasses
 import json
 
@@ -12,6 +13,7 @@ from flax import nnx
 from mvp4d.core.cameras.camera import FIELDS, Camera
 from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d.core.errors import UserError
+from mvp4d.core.shares import SomeFailed
 from mvp4d_jax.data.encode import stable_number
 from mvp4d_jax.data.photos import degrade, disturb_head, disturb_pose
 from mvp4d_jax.data.prepare import PrepareOptions, prepare
@@ -124,6 +126,39 @@ def test_processes_share_and_a_restart_goes_on(shards, captures, autoencoder, tm
     again = Shards.open(out)
     assert (out / "shard-00000.array_record").stat().st_mtime_ns == kept, "a finished shard is not made again"
     assert again.manifest["files"] == shards.manifest["files"] and again.manifest["scenes"] == shards.manifest["scenes"]
+
+
+@pytest.mark.parametrize("captures_per_shard", [1, 4])
+def test_captures_that_fail_are_left_out_and_listed(shards, captures, autoencoder, tmp_path, captures_per_shard):
+    """One of another head, one whose picture is damaged: the others' scenes are as they are without them."""
+    bad, broken = write_toy(tmp_path / "foreign", name="other"), write_toy(tmp_path / "broken")
+    (broken / "images" / "right" / "00004.png").write_bytes(b"no picture")
+    given = [captures[0], bad, captures[1], broken, captures[2]]
+    options = dataclasses.replace(OPTIONS, captures_per_shard=captures_per_shard)
+    made = {"identity": "abc", "keep_going": True}
+    failures = {}
+    for index in (1, 0):
+        try:
+            prepare(given, tmp_path / "o", options, autoencoder, CONDITIONING, process=(index, 2), **made)
+        except SomeFailed as error:
+            failures[index] = str(error)
+    assert failures and "failed.csv: " in failures[max(failures)]
+    again = Shards.open(tmp_path / "o")
+    assert [scene.name for scene in again.scenes] == [scene.name for scene in shards.scenes]
+    for ours, theirs in zip(again.scenes, shards.scenes):
+        for record in ours.window_records.reshape(-1):
+            np.testing.assert_array_equal(
+                again.read(ours.shard, int(record))["latents"],
+                shards.read(theirs.shard, int(record - ours.window_records.min() + theirs.window_records.min()))[
+                    "latents"
+                ],
+            )
+    with open(tmp_path / "o" / "failed.csv", newline="") as handle:
+        rows = list(csv.reader(handle))
+    assert [row[0] for row in rows] == ["capture", "foreign", "broken"]
+    assert "head is 'other'" in rows[1][1] and "00004.png" in rows[2][1]
+    with pytest.raises(UserError, match="head is 'other'"):
+        prepare(given, tmp_path / "p", options, autoencoder, CONDITIONING, identity="abc")
 
 
 def test_refusals(captures, autoencoder, tmp_path):

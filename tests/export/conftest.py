@@ -79,3 +79,28 @@ def chromium():
         browser = run.chromium.launch(executable_path=program, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture()
+def visit(chromium, tmp_path):
+    """Opens a page's text from disk; whatever it complains about or asks the network for fails the test."""
+    contexts, complaints = [], []
+
+    def go(text, query="paused&background=ffffff", **options):
+        file = tmp_path / "avatar.html"
+        file.write_text(text)
+        context = chromium.new_context(**{"viewport": {"width": 256, "height": 256}, **options})
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("dialog", lambda dialog: complaints.append(dialog.message))
+        tab.on("request", lambda request: request.url.startswith(("file:", "blob:")) or complaints.append(request.url))
+        tab.goto(f"{file.as_uri()}?{query}")
+        tab.wait_for_selector("body.ready", timeout=60_000)
+        return tab
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert complaints == []

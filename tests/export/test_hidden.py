@@ -1,5 +1,6 @@
 """What lips and lids hide: there when they open and close, and out of sight when they do not."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,8 @@ from mvp4d.core.heads import load_head
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
 from mvp4d_export.hidden import MOUTH_COLOURS, OwnMouths, in_light, lid_triangles, seed_hidden
 from mvp4d_export.initialise import SH_0
+from mvp4d_export.lips import seed_lips
+from mvp4d_export.mouth_mask import grown
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
 from mvp4d_export.visibility import EYES, INTERIOR, gaussians_of, rig_surface
@@ -87,6 +90,31 @@ def test_a_closed_mouth_shows_nothing_of_it(avatar):
     assert float(other.float().mean()) < 0.02  # a line where the lips meet
 
 
+@pytest.mark.parametrize(
+    "expression", [{}, {"jawOpen": 0.8}, {"jawOpen": 0.3, "mouthSmileLeft": 0.8}, {"mouthFunnel": 0.8, "jawOpen": 0.2}]
+)
+def test_lips_stay_on_the_rigs_lips(avatar, expression):
+    """Where the rig shows lips they are, and nowhere in the open mouth, on triangles that are coarser than they."""
+    own = copy.deepcopy(avatar)
+    count = seed_lips(own)
+    assert count > 500
+    lips = torch.arange(own.gaussian_count) >= own.gaussian_count - count
+    pose = pose_of(own, **expression)
+    viewmat, K = camera(own, INTERIOR)
+    with torch.no_grad():
+        own.harmonics.zero_()
+        own.harmonics[:, 0] = (lips.float()[:, None] * torch.tensor([1.0, 0, 0]) - 0.5) / SH_0  # red on black
+        splats = own.splats(own.vertices(pose))
+        red = own.render(splats, pose, viewmat[None], K[None], SIDE, SIDE, torch.zeros(3)).rgb[0, ..., 0]
+    _, part = drawn(own, pose, INTERIOR)
+    truth, inside = of_parts(own, part, ("lips",)), of_parts(own, part, INTERIOR)
+    assert float(red[truth].mean()) > 0.9
+    if expression:
+        well = ~grown(~inside, 4)  # two millimetres from the lips' edge
+        assert well.sum() > 100
+        assert float(red[well].mean()) < 0.05
+
+
 def test_lids_close_over_the_eyes_and_leave_them_open(avatar):
     for name in ("eyeBlinkLeft", "eyeBlinkRight"):
         assert name in avatar.rig.expression_names
@@ -109,6 +137,8 @@ def test_the_mouth_takes_the_photos_light():
         np.testing.assert_allclose(lit[name], np.array(colour) * np.mean(SKIN) / 0.6, rtol=1e-5)
         np.testing.assert_allclose(dim[name] / lit[name], 0.7, rtol=1e-5)
     assert float(grey.amax() - grey.amin()) < 1e-6
+    warm = in_light(MOUTH_COLOURS["teeth"], torch.tensor(SKIN) * torch.tensor([1.0, 0.8, 0.6])) / lit["teeth"]
+    np.testing.assert_allclose(warm / warm[0], [1, 0.8**0.5, 0.6**0.5], rtol=1e-5)
 
 
 def test_generated_views_get_the_heads_own_mouth_where_it_is_open(avatar):

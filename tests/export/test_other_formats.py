@@ -14,6 +14,7 @@ import torch
 import trimesh
 from export_world import FRAME
 from plyfile import PlyData
+from safetensors.torch import load_file, save_file
 from scipy.spatial.transform import Rotation
 from test_formats import arguments, export_avatar, read_splats, render
 
@@ -298,6 +299,23 @@ def test_a_damaged_avatar_ends_in_one_line(fitted, tmp_path, capsys, format):
     told = capsys.readouterr().err.strip()
     assert told.count("\n") == 0 and "avatar.safetensors" in told
     assert not (tmp_path / "out").exists()
+
+
+def test_an_avatar_with_missing_parts_ends_in_one_line(fitted, tmp_path):
+    """A point fewer in one of the mesh's tables; a net of which the settings know nothing."""
+    for name in ("corners", "weights", "deformable", "part"):
+        folder = shutil.copytree(fitted[0], tmp_path / name)
+        tensors = load_file(folder / "avatar.safetensors")
+        tensors[f"mesh.{name}"] = tensors[f"mesh.{name}"][:-1].clone()
+        save_file(tensors, folder / "avatar.safetensors")
+        with pytest.raises(UserError, match=rf"tensor 'mesh\.{name}' is of \d+ points, not \d+"):
+            Avatar.load(folder)
+    folder = shutil.copytree(fitted[0], tmp_path / "net")
+    info = json.loads((folder / "avatar.json").read_text())
+    del info["net"]
+    (folder / "avatar.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="deformation net"):
+        Avatar.load(folder)
 
 
 def test_names_with_markup_stay_names(fitted, tmp_path):

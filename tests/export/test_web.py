@@ -164,6 +164,7 @@ def test_export_command_and_its_refusals(fitted, avatar, tmp_path, capsys):
     (tmp_path / "no.wav").write_bytes(b"RIFFnot sound at all")
     for options, field in (
         ({"audio": ["a", "b"]}, "audio"),
+        ({"audio": str(tmp_path / "none.wav"), "motion": []}, "none.wav"),
         ({"audio": [tmp_path / "no.wav"]}, "no.wav"),
         ({"audio": [tmp_path / "none.wav"]}, "none.wav"),
     ):
@@ -185,31 +186,6 @@ def _wav(path: Path, seconds: float) -> Path:
 
 
 # --- in a browser ---------------------------------------------------------------------------------------------------
-@pytest.fixture()
-def visit(chromium, tmp_path):
-    """Opens a page's text from disk; whatever it complains about or asks the network for fails the test."""
-    contexts, complaints = [], []
-
-    def go(text, query="paused&background=ffffff", **options):
-        file = tmp_path / "avatar.html"
-        file.write_text(text)
-        context = chromium.new_context(**{"viewport": {"width": SIZE, "height": SIZE}, **options})
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("dialog", lambda dialog: complaints.append(dialog.message))
-        tab.on("request", lambda request: request.url.startswith(("file:", "blob:")) or complaints.append(request.url))
-        tab.goto(f"{file.as_uri()}?{query}")
-        tab.wait_for_selector("body.ready", timeout=60_000)
-        return tab
-
-    yield go
-    for context in contexts:
-        context.close()
-    assert complaints == []
-
-
 def picture(tab):
     """The canvas as it was drawn, read before the browser takes the buffer: a screenshot may show the frame before."""
     url = tab.evaluate("() => avatar.settled().then(() => document.getElementById('stage').toDataURL())")

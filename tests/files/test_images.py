@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.images import has_alpha, image_size, read_image, read_mask, read_photo, read_picture
+from mvp4d.core.images import has_alpha, image_size, read_image, read_mask, read_photo, read_picture, told_focal
 
 HEIGHT, WIDTH = 48, 64
 
@@ -44,6 +44,22 @@ def test_grey_sixteen_bit_and_cmyk_keep_their_meaning(tmp_path):
     Image.new("CMYK", (WIDTH, HEIGHT), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
     rgb, _ = read_photo(tmp_path / "a.jpg")
     assert (rgb[..., 0] > 229).all() and (rgb[..., 1:] < 26).all()
+
+
+def test_the_focal_length_that_a_camera_wrote_down(tmp_path, gradient):
+    """48 mm before a diagonal of 43.3 is 1.109 diagonals: 1.387 times the longer side of 4 : 3."""
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update({0xA405: 48, 0xA002: 4032, 0xA003: 3024})
+    for name, picture in (("wide", gradient), ("upright", gradient.swapaxes(0, 1)), ("cropped", gradient[:, :50])):
+        Image.fromarray(picture).save(tmp_path / f"{name}.jpg", exif=exif)
+    Image.fromarray(gradient).save(tmp_path / "plain.jpg")
+    assert told_focal(tmp_path / "wide.jpg") == pytest.approx(48 / 43.27 * 5 / 4, rel=1e-3)
+    assert told_focal(tmp_path / "upright.jpg") == told_focal(tmp_path / "wide.jpg")
+    assert told_focal(tmp_path / "cropped.jpg") is None
+    assert told_focal(tmp_path / "plain.jpg") is None
+    exif.get_ifd(0x8769)[0xA405] = 0
+    Image.fromarray(gradient).save(tmp_path / "unknown.jpg", exif=exif)
+    assert told_focal(tmp_path / "unknown.jpg") is None
 
 
 def test_exif_rotation_is_applied(tmp_path, gradient):

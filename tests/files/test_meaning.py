@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from mvp4d.cli import main
 from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.fit import Fit
+from mvp4d.core.capture.motion_file import read_motion
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import read_npy, read_npz
 from mvp4d.core.live_link import read_live_link
 from tests.capture.damage import edit_json, replace_array
 from tests.capture.toy import FRAMES, SIZE, VIEWS, make_cameras, make_motion, make_rig, write_capture
@@ -102,6 +105,30 @@ def test_a_head_far_away(tmp_path):
     replace_array("translation", lambda array: array + 1500)(path / "motion.npz")
     with pytest.raises(UserError, match=r"motion\.npz.*are these millimetres"):
         Capture.open(path)
+
+
+@pytest.mark.parametrize("name", ["expression", "rotation", "neck", "jaw", "eyes"])
+def test_numbers_that_pose_nothing(tmp_path, name):
+    """Finite in the file, infinite once squared."""
+    path = write_capture(tmp_path / "c")
+    replace_array(name, lambda array: np.float32(array + 1e30))(path / "motion.npz")
+    for reader in (Capture.open, lambda path: read_motion(path / "motion.npz")):
+        with pytest.raises(UserError, match=rf"motion\.npz.*'{name}' reaches 1e\+30"):
+            reader(path)
+
+
+def test_array_files_with_damaged_headers(tmp_path):
+    """Headers that make numpy's parser stumble over itself: a bracket that is never closed."""
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (3,  "
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(24)
+    (tmp_path / "x.npy").write_bytes(data)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("x.npy", data)
+    for reader, name in ((read_npy, "x.npy"), (read_npz, "x.npz")):
+        with pytest.raises(UserError, match=rf"{name}: not a readable"):
+            reader(tmp_path / name)
+    np.save(tmp_path / "y.npy", values := np.arange(6.0).reshape(2, 3).T)
+    np.testing.assert_array_equal(read_npy(tmp_path / "y.npy"), values)
 
 
 @pytest.mark.parametrize("fps", [-25, 0, 0.01, 5000])

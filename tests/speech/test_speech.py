@@ -233,11 +233,14 @@ def test_mistakes_end_in_one_line(tmp_path):
     (tmp_path / "list.wav").write_text("#EXTM3U\n#EXTINF:1,\n/etc/passwd\n")
     write_wav(tmp_path / "short.wav", tone(0.01))
     write_wav(tmp_path / "empty.wav", np.zeros(0))
+    with VideoWriter(tmp_path / "mute.mp4", (32, 32), 25.0) as writer:
+        writer.add(np.zeros((32, 32, 3), np.uint8))
     chords = sum(tone(2.0, pitch=pitch, height=0.1) for pitch in (220, 277, 330, 440, 554))
     cases = [
         (tmp_path / "none.wav", {}, "no such sound"),
         (tmp_path / "broken.wav", {}, "not a readable sound"),
         (tmp_path / "list.wav", {}, "not a readable sound"),
+        (tmp_path / "mute.mp4", {}, "pictures without sound"),
         (tmp_path / "short.wav", {}, "0.010 s of sound"),
         (tmp_path / "empty.wav", {}, "sound"),
         (write_wav(tmp_path / "music.wav", chords), {}, "no English speech"),

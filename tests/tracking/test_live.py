@@ -246,7 +246,8 @@ def test_a_guest_that_ends_is_one_line(guest, clip, builtin, code, source, word)
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["none.mp4", "--out", "a.csv"], "no such file"),
+        (["none.mp4", "--out", "a.csv"], "no such file; give a video, or a camera's number"),
+        (["12345678901234567890", "--out", "a.csv"], "cameras are numbered from 0"),
         (["0", "--out", "a.txt"], "no motion"),
         (["0", "1", "--out", "a.csv"], "follows one source"),
         (["0", "--out", "a.csv", "--face", "2"], "takes no --face"),

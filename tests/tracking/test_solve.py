@@ -14,7 +14,7 @@ from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking import problem as problems
 from mvp4d_jax.tracking import solve as solving
 from mvp4d_jax.tracking.landmarks import Landmarks
-from mvp4d_jax.tracking.solve import UP, SolveConfig, solve
+from mvp4d_jax.tracking.solve import UP, SolveConfig, solve, told
 from tests.capture.toy import make_flame
 
 SIZE, FOCAL = (800, 600), 2100.0
@@ -31,15 +31,15 @@ def degrees_between(first, second):
     return np.degrees(relative.magnitude())
 
 
-def observe(head, motion, shape, noise=0.0, iris=False):
+def observe(head, motion, shape, noise=0.0, iris=False, camera=CAMERA):
     """What a perfect detector would see."""
     vertices = np.asarray(skin(head, motion, shape), np.float64)
-    points = project(CAMERA, np.asarray(landmarks(head, vertices), np.float64))[0]
+    points = project(camera, np.asarray(landmarks(head, vertices), np.float64))[0]
     points = points + np.random.default_rng(3).normal(0, noise, points.shape)
     centres = np.full((len(points), 2, 2), np.nan)
     if iris:
         vertex = [_iris(head, name) for name in ("left_eye", "right_eye")]
-        centres = project(CAMERA, vertices[:, vertex])[0]
+        centres = project(camera, vertices[:, vertex])[0]
     return Landmarks(points, centres, SIZE, motion.fps)
 
 
@@ -56,6 +56,20 @@ def moving(head, rotations, expressions):
         expression[:, head.expression_names.index(name)] = values
     translation = np.tile(np.float32([0.02, -0.03, -1.25]), (count, 1))
     return dataclasses.replace(still, expression=expression, rotation=np.float32(rotations), translation=translation)
+
+
+def test_a_focal_length_that_the_camera_wrote_down_is_believed(builtin):
+    """A phone held near, whose perspective landmarks hardly tell: the prior is a portrait lens's."""
+    shape = np.random.default_rng(1).normal(0, 0.8, builtin.shape_count).astype(np.float32)
+    motion = moving(builtin, [[0.05, 0.2, 0.0]], {})
+    motion = dataclasses.replace(motion, translation=np.float32([[0.02, -0.03, -0.6]]))
+    near = Camera(UP, *(np.float64(value) for value in (1110.0, 1110.0, SIZE[1] / 2, SIZE[0] / 2)))
+    seen = observe(builtin, motion, shape, camera=near)
+    unknown, known = (solve(builtin, seen, told(SolveConfig(), focals)) for focals in ([None], [1110 / SIZE[0] * 1.02]))
+    assert float(unknown.camera.fx) > 1.2 * 1110
+    assert float(known.camera.fx) == pytest.approx(1110, rel=0.05)
+    assert float(known.motion.translation[0, 2]) == pytest.approx(-0.6, rel=0.08)
+    assert float(known.error[0]) < 0.01
 
 
 def test_a_photo_of_the_builtin_head(builtin):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,21 +107,30 @@ def read_cameras(path: Path, serials: list[str], size: tuple[int, int], fitted: 
     missing = [serial for serial in serials if serial not in poses]
     if missing:
         raise UserError(path, f"field 'world_2_cam' lacks camera {missing[0]}")
-    tie = next((name for name in fitted.names if name in poses), None)
+    intrinsics = to_matrix(value.get("intrinsics"), (3, 3), path)
+    used = {serial: to_matrix(poses[serial], (4, 4), path) for serial in poses if serial in (*serials, *fitted.names)}
+    tied = tie_worlds(used, serials, fitted, path)
+    cameras = make_camera(tied[:, None], intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2])
+    return resize(cameras, CALIBRATED_SIZE, size)
+
+
+def tie_worlds(calibrated: Mapping[str, np.ndarray], serials: Sequence[str], fitted: Fit, path: Path) -> np.ndarray:
+    """World-to-camera [V, 4, 4] of `serials` in the fit's world, by the camera that calibration and fit both have.
+
+    Raises:
+      UserError: there is none, or a matrix is no rigid one.
+    """
+    tie = next((name for name in fitted.names if name in calibrated), None)
     if tie is None:
         raise UserError(
             "fit",
             f"its cameras ({', '.join(fitted.names[:4])}) are none of this calibration's",
             f"name one of them by its serial, for instance {serials[0]}",
         )
-    matrices = np.stack([_matrix(poses[serial], (4, 4), path) for serial in [*serials, tie]])
-    intrinsics = _matrix(value.get("intrinsics"), (3, 3), path)
-    raw = make_camera(matrices[:, None], intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2])
-    schema.check_cameras(raw, len(serials) + 1, 1, path)
+    matrices = np.stack([calibrated[serial] for serial in [*serials, tie]])
+    schema.check_cameras(make_camera(matrices[:, None], 1.0, 1.0, 0.0, 0.0), len(matrices), 1, path)
     anchor = np.asarray(fitted.cameras.world_to_camera)[fitted.names.index(tie), 0]
-    tied = matrices[:-1] @ np.linalg.inv(matrices[-1]) @ anchor
-    cameras = make_camera(tied[:, None], intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2])
-    return resize(cameras, CALIBRATED_SIZE, size)
+    return matrices[:-1] @ np.linalg.inv(matrices[-1]) @ anchor
 
 
 def correct_colour(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -164,11 +173,12 @@ def _read_colours(path: Path, serials: list[str]) -> dict[str, np.ndarray]:
             columns = len(rows[0]) if isinstance(rows, list) and rows and isinstance(rows[0], list) else 0
             if columns not in (3, 5, 7, 8, 10, 11):
                 raise UserError(path, f"camera {serial}: a matrix with {columns} columns is not known")
-            matrices[serial] = _matrix(rows, (3, columns), path)
+            matrices[serial] = to_matrix(rows, (3, columns), path)
     return matrices
 
 
-def _matrix(value: object, shape: tuple[int, int], path: Path) -> np.ndarray:
+def to_matrix(value: object, shape: tuple[int, int], path: Path) -> np.ndarray:
+    """A nested list of finite numbers. Raises UserError."""
     try:
         matrix = np.array(value, np.float64)
     except (TypeError, ValueError, OverflowError):

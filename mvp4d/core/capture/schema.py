@@ -18,6 +18,7 @@ from mvp4d.core.progress import say
 FORMAT, VERSION = "mvp4d-capture", 1
 MAX_SIDE = 16384
 MAX_FRAMES = 1_000_000
+MAX_ANGLE, MAX_COEFFICIENT = 1000.0, 10_000.0  # radians, as clips count them that turn on; expression coefficients
 MIN_FPS, MAX_FPS = 0.1, 1000.0
 IMAGE_KINDS = ("png", "video")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -221,7 +222,16 @@ def check_motion(motion: Motion, frames: int, expressions: int | None, where: ob
             raise UserError(where, f"'{name}' has shape {list(array.shape)}, expected {list(shapes[name])}")
         arrays[name] = array.astype(np.float32)
         _all_finite(arrays[name], name, where)
+        _check_size(arrays[name], name, where)
     return Motion(**arrays, fps=check_fps(motion.fps, where))
+
+
+def _check_size(array: np.ndarray, name: str, where: object) -> None:
+    """Refuses angles and coefficients of a size that nothing can be posed with."""
+    most, unit = (MAX_COEFFICIENT, "") if name == "expression" else (MAX_ANGLE, " radians")
+    largest = float(np.abs(array).max(initial=0))
+    if name != "translation" and largest > most:
+        raise UserError(where, f"'{name}' reaches {largest:.4g}{unit}", f"{most:g} is more than any head does")
 
 
 def check_fps(value: object, where: object, what: str = "'fps'") -> float:

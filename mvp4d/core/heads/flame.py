@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import read_npz
+from mvp4d.core.files import read_npy, read_npz
 from mvp4d.core.heads.check import check_head, check_span
 from mvp4d.core.heads.flame_pickle import read_flame_pickle
 from mvp4d.core.heads.model import HeadModel
@@ -306,10 +306,7 @@ def _optional_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """A small npy file beside the model, or none."""
     if not path.is_file():
         return None
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(path, f"not a readable npy file ({error})") from None
+    array = read_npy(path)
     if array.shape != shape or array.dtype.kind != "f":
         raise UserError(path, f"has shape {array.shape}, expected {shape}")
     return array
