@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,27 @@ from mvp4d_jax.models.autoencoder_layers import (
     Upsample,
 )
 from mvp4d_jax.models.config import AutoencoderConfig
+
+
+def _compiles_once() -> bool:
+    """Whether blocks that are alike run as a loop: the TPU compiler takes seconds for every convolution. (XLA's CPU
+    backend runs a loop's gradient many times slower.)"""
+    return parallel.platform() == "tpu"
+
+
+def _repeated(
+    blocks: Sequence[ResnetBlock], x: Array, latent: Array | None, caches: Sequence[Cache]
+) -> tuple[Array, list[Cache]]:
+    """Blocks of the same widths, one after another, as one loop."""
+    graph = nnx.split(blocks[0])[0]
+    weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(nnx.split(block)[1] for block in blocks))
+    before = None if caches[0] is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *caches)
+
+    def step(x: Array, item: tuple[Any, Cache]) -> tuple[Array, Cache]:
+        return nnx.merge(graph, item[0])(x, latent, item[1])
+
+    x, after = lax.scan(step, x, (weights, before))
+    return x, [jax.tree.map(lambda leaf, index=index: leaf[index], after) for index in range(len(blocks))]
 
 
 class Stage(nnx.Module):
@@ -66,10 +87,15 @@ class Stage(nnx.Module):
         self.resample = None if resample is None else resample(widths[-1], in_time=in_time, rngs=rngs)
 
     def __call__(self, x: Array, latent: Array | None, cache: Cache) -> tuple[Array, Cache]:
-        old, new = cache or [None] * len(self.resnets), []
-        for resnet, entry in zip(self.resnets, old):
+        blocks, old, new = list(self.resnets), cache or [None] * len(self.resnets), []
+        widens = int(blocks[0].conv_shortcut is not None)  # the others are alike
+        alone = widens if _compiles_once() and len(blocks) > widens + 1 else len(blocks)
+        for resnet, entry in zip(blocks[:alone], old):
             x, entry = resnet(x, latent, entry)
             new.append(entry)
+        if alone < len(blocks):
+            x, entries = _repeated(blocks[alone:], x, latent, old[alone:])
+            new += entries
         return (x if self.resample is None else self.resample(x)), new
 
 
