@@ -4,10 +4,10 @@
 #   benchmarks/gpu_all.sh [--cpu] [OUT]
 #
 # No GPU has run this order yet. Every part has its own limit (590 s together) and prints its numbers when it ends.
-# OUT (default out/gpu): one log for each part, and table.txt, which is also printed. --cpu runs the same parts at CPU
-# sizes, to see that the script itself works before a GPU is rented. Needs an environment with the CUDA builds of jax
-# and torch (`pip install -e '.[cuda,export,test]'`). A part that fails is marked so and the rest goes on; the script's
-# exit code is then 1.
+# OUT (default out/gpu): a log for each part, its command first, and table.txt, which is also printed. --cpu runs the
+# same parts at CPU sizes, to see that the script itself works before a GPU is rented. Needs an environment with the CUDA
+# builds of jax and torch (`pip install -e '.[cuda,export,test]'`). A part that fails is marked so and the rest goes on;
+# the script's exit code is then 1.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -24,7 +24,7 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false
 [ -n "$cpu" ] && export JAX_PLATFORMS=cpu
 
 {
-  echo "mvp4d-jax, every GPU check and benchmark, $(date -u +%Y-%m-%dT%H:%MZ)"
+  echo "mvp4d-jax on one GPU, $(date -u +%Y-%m-%dT%H:%MZ)"
   if [ -n "$cpu" ]; then echo "CPU sizes: this tries the script, it measures no GPU"
   else nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader; fi
   "$python" -c 'import jax, torch; print("jax", jax.__version__, jax.devices()[0].device_kind, "| torch", torch.__version__)'
@@ -35,15 +35,16 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false
 part() {
   local name="$1" limit="$2" pattern="$3" began=$SECONDS status
   shift 3
-  echo; echo "== $name: $*"
   [ -z "$cpu" ] || limit=3600
-  timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1
+  echo; echo "== $name, $limit s at most"
+  echo "$*" > "$out/$name.log"
+  timeout --kill-after=5 "$limit" "$@" >> "$out/$name.log" 2>&1
   status=$?
   [ $status -eq 0 ] || failed=1
   {
     echo
     echo "== $name: $([ $status -eq 0 ] && echo passed || echo "FAILED ($status)"), $((SECONDS - began)) s"
-    tr '\r' '\n' < "$out/$name.log" | grep -E "$pattern" | tail -15
+    tail -n +2 "$out/$name.log" | tr '\r' '\n' | grep -E "$pattern" | tail -15
     [ $status -eq 0 ] || tail -3 "$out/$name.log"
   } | tee -a "$table"
 }

@@ -24,7 +24,7 @@ from mvp4d_jax.data.shards import Scene, ShardWriter
 from mvp4d_jax.data.workers import Later, Record, Workers
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
 from mvp4d_jax.heads.skinning import rotation_matrix, skin
-from mvp4d_jax.models.autoencoder import VideoAutoencoder
+from mvp4d_jax.models.autoencoder import VideoAutoencoder, compiler_options
 from mvp4d_jax.small.painting import paint_video, painted_maps, vertex_colours
 from mvp4d_jax.small.recolour import Palette, draw_palettes
 
@@ -149,7 +149,9 @@ class Encoder:
     ):
         self.options, self.conditioning, self.seed = options, conditioning, seed
         graph, state = nnx.split(autoencoder)
-        self._encode = jax.jit(lambda state, video: nnx.merge(graph, state).encode_latents(video))
+        self._encode = jax.jit(
+            lambda state, video: nnx.merge(graph, state).encode_latents(video), compiler_options=compiler_options()
+        )
         self._workers = Workers(state)
         self._drawn: dict[tuple, _Cut] = {}  # of the capture at work: its scenes share them
         self._head: HeadModel | None = None  # as fitted to the capture at work

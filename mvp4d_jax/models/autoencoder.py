@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from mvp4d_jax import parallel
 from mvp4d_jax.models.autoencoder_layers import (
     Cache,
     CausalConv3d,
@@ -33,6 +35,30 @@ from mvp4d_jax.models.autoencoder_layers import (
     Upsample,
 )
 from mvp4d_jax.models.config import AutoencoderConfig
+
+
+def _compiles_once() -> bool:
+    """Whether blocks that are alike run as a loop: the TPU compiler takes seconds for every convolution. (XLA's CPU
+    backend runs a loop's gradient many times slower.)"""
+    return parallel.platform() == "tpu"
+
+
+def _repeated(
+    blocks: Sequence[ResnetBlock], x: Array, latent: Array | None, caches: Sequence[Cache]
+) -> tuple[Array, list[Cache]]:
+    """Blocks of the same widths, one after another, as one loop."""
+    graph = nnx.split(blocks[0])[0]
+    weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(nnx.split(block)[1] for block in blocks))
+    before = None if caches[0] is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *caches)
+
+    def step(x: Array, item: tuple[Any, Cache]) -> tuple[Array, Cache]:
+        return nnx.merge(graph, item[0])(x, latent, item[1])
+
+    x, after = lax.scan(step, x, (weights, before))
+    return x, [jax.tree.map(lambda leaf, index=index: leaf[index], after) for index in range(len(blocks))]
+
+
+_EFFORT_O1 = 19  # XLA's number for it
 
 
 class Stage(nnx.Module):
@@ -64,10 +90,15 @@ class Stage(nnx.Module):
         self.resample = None if resample is None else resample(widths[-1], in_time=in_time, rngs=rngs)
 
     def __call__(self, x: Array, latent: Array | None, cache: Cache) -> tuple[Array, Cache]:
-        old, new = cache or [None] * len(self.resnets), []
-        for resnet, entry in zip(self.resnets, old):
+        blocks, old, new = list(self.resnets), cache or [None] * len(self.resnets), []
+        widens = int(blocks[0].conv_shortcut is not None)  # the others are alike
+        alone = widens if _compiles_once() and len(blocks) > widens + 1 else len(blocks)
+        for resnet, entry in zip(blocks[:alone], old):
             x, entry = resnet(x, latent, entry)
             new.append(entry)
+        if alone < len(blocks):
+            x, entries = _repeated(blocks[alone:], x, latent, old[alone:])
+            new += entries
         return (x if self.resample is None else self.resample(x)), new
 
 
@@ -179,6 +210,7 @@ class VideoAutoencoder(nnx.Module):
     def decode_stream(self, latents: Array) -> Iterator[Array]:
         """`decode`, chunk by chunk: yields [B, T, r h, r w, 3] in order of time, so that no whole video need fit."""
         first, rest = _split(latents, self.config.chunk_latents)
+        decode_chunk = chunk_program()
         chunk, cache = decode_chunk(self, first, None)
         yield chunk[:, -self.config.frames_of(first.shape[1]) :]
         for piece in rest:
@@ -240,9 +272,30 @@ def _decode(model: VideoAutoencoder, latents: Array) -> Array:
     return video[:, -model.config.frames_of(latents.shape[1]) :]
 
 
-@jax.jit
-def decode_chunk(model: VideoAutoencoder, latents: Array, cache: Cache) -> tuple[Array, Cache]:
+def _decode_chunk(model: VideoAutoencoder, latents: Array, cache: Cache) -> tuple[Array, Cache]:
     """One chunk of `VideoAutoencoder.decode_stream`: latents [B, t, h, w, C] and what the last chunk left (or None) ->
     video [B, T, r h, r w, 3] and what the next one needs."""
     video, cache = model.decoder(latents.astype(model.dtype), cache)
     return video.astype(jnp.float32), cache
+
+
+def compiler_options() -> dict[str, Any] | None:
+    """What `jax.jit` is to be given for a program of this module, on the current mesh's devices.
+
+    The TPU compiler tries every tiling of a convolution that its scratch memory holds. With the 64 MiB of a launch's
+    flags, which are meant for attention, that takes eight times as long as with 16, and at effort O1, whose tilings
+    its own model finds no slower, a third of that.
+    """
+    if parallel.platform() != "tpu":
+        return None
+    return {"xla_tpu_scoped_vmem_limit_kib": "16384", "optimization_level": _EFFORT_O1}
+
+
+@functools.cache
+def _chunk_program(platform: str) -> Any:
+    return jax.jit(_decode_chunk, compiler_options=compiler_options())
+
+
+def chunk_program() -> Any:
+    """`_decode_chunk`, compiled for the current mesh's devices."""
+    return _chunk_program(parallel.platform())

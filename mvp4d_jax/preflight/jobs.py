@@ -19,7 +19,7 @@ from mvp4d_jax.diffusion.denoising import Conditions, StepShape, denoise_step
 from mvp4d_jax.diffusion.samplers import SamplerState, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.models.attention import choose_backend
-from mvp4d_jax.models.autoencoder import VideoAutoencoder, decode_chunk
+from mvp4d_jax.models.autoencoder import VideoAutoencoder, chunk_program
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.sampling.denoise import DenoiseOptions
 from mvp4d_jax.sampling.plan import Plan as SamplingPlan
@@ -150,9 +150,7 @@ def decode(job: Job, devices: list) -> tuple[Any, Mesh, dict]:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parallel.replicated(mesh)), (state, latents)
     )
     with parallel.use_mesh(mesh):
-        lowered = jax.jit(lambda state, latents: decode_chunk(nnx.merge(graph, state), latents, None)).lower(
-            state, latents
-        )
+        lowered = chunk_program().lower(nnx.merge(graph, state), latents, None)
     frames = plan.autoencoder.frames_of(job.modality.latents)
     return (
         lowered,

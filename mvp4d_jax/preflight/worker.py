@@ -115,5 +115,5 @@ if __name__ == "__main__":
     try:
         result = main(asked)
     except UserError as error:
-        result = {"error": ["preflight", str(error), ""]}
+        result = {"error": error.args}
     Path(sys.argv[2]).write_text(json.dumps(result))

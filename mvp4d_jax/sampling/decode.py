@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from mvp4d.core.files import atomic_file
 from mvp4d_jax import parallel, processes
-from mvp4d_jax.models.autoencoder import VideoAutoencoder
+from mvp4d_jax.models.autoencoder import VideoAutoencoder, compiler_options
 
 
 class Coder:
@@ -33,7 +33,9 @@ class Coder:
             spread = parallel.constrain(video, "views", None, None, None, None)
             return nnx.merge(graph, state).encode_latents(spread)
 
-        self._encode = jax.jit(encode_views, out_shardings=parallel.replicated(mesh))
+        with parallel.use_mesh(mesh):
+            options = compiler_options()
+        self._encode = jax.jit(encode_views, out_shardings=parallel.replicated(mesh), compiler_options=options)
         self._pixels = jax.jit(_pixels, out_shardings=parallel.replicated(mesh))
 
     def encode(self, video: np.ndarray) -> np.ndarray:

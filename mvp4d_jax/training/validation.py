@@ -24,6 +24,7 @@ from mvp4d_jax.diffusion.denoising import Conditions, StepShape, denoise_step
 from mvp4d_jax.diffusion.guidance import GuidanceConfig
 from mvp4d_jax.diffusion.samplers import SamplerConfig, insert_clean, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
+from mvp4d_jax.models.autoencoder import compiler_options
 from mvp4d_jax.models.checkpoint import load_autoencoder
 from mvp4d_jax.training.feed import Feed
 from mvp4d_jax.training.metrics import MetricsLog
@@ -199,6 +200,8 @@ def _decoder(folder: Path | None) -> Callable[[np.ndarray], np.ndarray] | None:
     @functools.cache
     def decode() -> Callable[[np.ndarray], jax.Array]:
         graph, state = nnx.split(load_autoencoder(folder)[0])
-        return jax.jit(lambda latents: nnx.merge(graph, state).decode_latents(latents))
+        return jax.jit(
+            lambda latents: nnx.merge(graph, state).decode_latents(latents), compiler_options=compiler_options()
+        )
 
     return lambda latents: decode()(latents)

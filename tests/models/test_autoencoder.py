@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mvp4d.core.errors import UserError
 from mvp4d_jax.latent_frames import latent_count
+from mvp4d_jax.models import autoencoder
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
 
@@ -146,6 +147,18 @@ def test_stream_is_decode(pair):
     chunks = list(pair[1].decode_stream(latents))
     assert [chunk.shape[1] for chunk in chunks] == [9, 8]
     np.testing.assert_allclose(jnp.concatenate(chunks, axis=1), pair[1].decode(latents), atol=1e-5)
+
+
+def test_blocks_in_a_loop_are_blocks_one_by_one(pair, monkeypatch):
+    """As TPUs run them: the first chunk and one with the cache it leaves."""
+    latents = jnp.asarray(random_latents(5, 2, 2))
+    results = []
+    for loop in (False, True):
+        monkeypatch.setattr(autoencoder, "_compiles_once", lambda loop=loop: loop)
+        first, cache = jax.jit(lambda model, z: model(z, None))(pair[1].decoder, latents[:, :3])
+        second, _ = jax.jit(lambda model, z, cache: model(z, cache))(pair[1].decoder, latents[:, 3:], cache)
+        results.append((first, second, cache))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), *results)
 
 
 def test_later_frames_do_not_reach_earlier_chunks(pair):

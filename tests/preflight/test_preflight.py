@@ -139,6 +139,15 @@ def test_the_validation_sample_compiles_for_tpu():
     assert report["fits"] and report["devices"] == 4 and report["total"] > 0
 
 
+@pytest.mark.slow  # the compiler takes seconds for every convolution
+def test_a_chunk_of_decoding_compiles_for_tpu():
+    """With the options of convolution programs, which only this compiler takes, and the transformer beside it."""
+    pytest.importorskip("libtpu")
+    (report,) = preflight("tiny", SMALL, Topology.parse("v5e:2x2"), "sample", parts=["decode"])
+    assert report["fits"] and report["devices"] == 1 and report["resident"] > 0
+    assert report["total"] == report["arguments"] + report["outputs"] + report["temporaries"] + report["resident"]
+
+
 @pytest.mark.parametrize(
     "said, gib",
     [
