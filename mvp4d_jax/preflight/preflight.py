@@ -28,7 +28,8 @@ GIB = 1 << 30
 MORE_DEVICES = "more devices along fsdp or context"
 # What makes a part of a job smaller.
 REMEDIES = {
-    "train": f"{MORE_DEVICES}, --config.transformer.remat=full, fewer samples, views or frames in the stage's mixture",
+    "train": f"{MORE_DEVICES}, --config.transformer.remat=full, --config.optimiser.accumulation=2 on a mesh of half as "
+    "many rows (data x fsdp), fewer samples, views or frames in the stage's mixture",
     "validation": f"{MORE_DEVICES}, or --config.validation.sample_steps=0, which draws none",
     "denoise": "more devices along context, or a smaller `group`",
     "decode": "devices with more memory: one device decodes a chunk",
