@@ -346,7 +346,7 @@ def initialise_processes(
         return 1
     given = [value is not None for value in (coordinator, count, index)]
     if any(given) and not all(given):
-        raise UserError("processes", "coordinator, count and index go together", "give all three or none")
+        raise UserError("`coordinator`, `processes`, `process`", "go together", "give all three or none")
     if all(given) and not 0 <= index < count:
         raise UserError("processes", f"index {index} is not below the count {count}", "number the processes from 0")
     began = time.monotonic()
