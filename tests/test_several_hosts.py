@@ -1,44 +1,23 @@
 """`mvp4d sample` and `train --export` on two processes, which see different folders but for what is read."""
 
-import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mvp4d.core.capture import Capture
+from tests import host_processes
+from tests.host_processes import finish
 from tests.small_world import write_release, write_scene
 from tests.training.tiny_run import overrides, run, write_autoencoder, write_shards
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def start(folder: Path, words: list[str], devices: int) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_COMP", "JAX_PERS"))}
-    return subprocess.Popen(
-        [sys.executable, "-m", "mvp4d.cli", *words],
-        cwd=folder,
-        env={
-            **kept,
-            "PYTHONPATH": f"{ROOT}:{kept.get('PYTHONPATH', '')}",
-            "XDG_CACHE_HOME": str(folder.parent / "cache"),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-        },
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def finish(*processes: subprocess.Popen) -> list[str]:
-    outputs = [process.communicate(timeout=500)[0] for process in processes]
-    for process, output in zip(processes, outputs):
-        assert process.returncode == 0, output[-3000:]
-    return outputs
+    kept_apart = "JAX_COMP", "JAX_PERS"
+    return host_processes.start(folder, words, devices, kept_apart, XDG_CACHE_HOME=folder.parent / "cache")
 
 
 def pair() -> list[list[str]]:

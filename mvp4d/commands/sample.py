@@ -112,8 +112,9 @@ def run(args: argparse.Namespace) -> str:
 
     out = Path(args.out)
     join_hosts(args)
+    from mvp4d_jax.processes import begin_together, wait_for_all
+
     if not args.plan:
-        from mvp4d_jax.processes import begin_together
         from mvp4d_jax.programs import keep_programs
         from mvp4d_jax.sampling.generate import check_targets
 
@@ -128,10 +129,7 @@ def run(args: argparse.Namespace) -> str:
         return "planned only; leave --plan out to sample"
     extra = {name: without_folders(str(getattr(args, name))) for name in ("reference", "motion", "cameras")}
     capture = model.run(job, out, overwrite=args.overwrite, extra=extra)
-    if args.distributed or args.coordinator:
-        from mvp4d_jax.processes import wait_for_all
-
-        wait_for_all("sampled")
+    wait_for_all("sampled")
     if capture is None:
         return f"process 0 wrote {out}"
     return (

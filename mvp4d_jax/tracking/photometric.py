@@ -27,7 +27,7 @@ from mvp4d.core.progress import progress
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking.banded import band
 from mvp4d_jax.tracking.overlay import vertex_normals
-from mvp4d_jax.tracking.problem import Layout, SolveConfig, frame_residuals, motion_of, robust
+from mvp4d_jax.tracking.problem import Layout, SolveConfig, linearise, motion_of, robust
 
 Array = Any
 Pictures = Callable[[], Iterable[Sequence[np.ndarray]]]  # begins the frames: V pictures uint8 [H, W, 3] of each
@@ -166,12 +166,13 @@ class Refiner:
         independent: float,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Colours' and landmarks' residuals [R], with their robust weights, and derivatives [R, S + P]."""
-        marks, *by = _landmark_rows(
-            *self.small, np.float32(shared), np.float32(frame), data, layout=self.layout, config=self.config
+        one = {name: value[None] for name, value in data.items()}
+        marks, *by = linearise(
+            *self.small, np.float32(shared), np.float32(frame)[None], one, layout=self.layout, config=self.config
         )
-        soft = robust(np.asarray(marks)[None], data["points"].shape[0], self.config.outlier)[0]
-        values = [np.asarray(marks) * soft]
-        jacobians = [np.concatenate([np.asarray(part) for part in by], 1) * soft[:, None]]
+        soft = robust(np.asarray(marks), data["points"].shape[0], self.config.outlier)[0]
+        values = [np.asarray(marks[0]) * soft]
+        jacobians = [np.concatenate([np.asarray(part[0]) for part in by], 1) * soft[:, None]]
         facing = self.facing(frame)
         views = np.flatnonzero(facing.any(1))
         if len(views):
@@ -279,25 +280,6 @@ def _linearised(
     def rows(shared: Array, frame: Array) -> tuple[Array, Array]:
         colours = _colours(shared, frame, surface, cameras, pictures, layout=layout) * gains[:, None]
         value = ((colours - _mean(colours, weights)) * scale[..., None]).reshape(-1)
-        return value, value
-
-    (by_shared, by_frame), value = jax.jacfwd(rows, argnums=(0, 1), has_aux=True)(shared, frame)
-    return value, by_shared, by_frame
-
-
-@functools.partial(jax.jit, static_argnames=("layout", "config"))
-def _landmark_rows(
-    rig: HeadModel,
-    iris: Array,
-    shared: Array,
-    frame: Array,
-    data: dict[str, Array],
-    *,
-    layout: Layout,
-    config: SolveConfig,
-) -> tuple[Array, Array, Array]:
-    def rows(shared: Array, frame: Array) -> tuple[Array, Array]:
-        value = frame_residuals(rig, iris, layout, config, shared, frame, data)
         return value, value
 
     (by_shared, by_frame), value = jax.jacfwd(rows, argnums=(0, 1), has_aux=True)(shared, frame)

@@ -3,17 +3,17 @@
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mvp4d.core.files import read_json
 from mvp4d_jax.data.shards import MANIFEST
+from tests import host_processes
+from tests.host_processes import finish
 from tests.small_world import write_scene
 from tests.training.tiny_run import write_autoencoder
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "head": "ball",
     "curriculum": "all",
@@ -40,29 +40,8 @@ def free_job_number() -> int:
 
 def start(root: Path, out: str, *extra: str, devices: int = 1, **environment: object) -> subprocess.Popen:
     words = ["prepare", "captures", "--config", "tiny", "--config.autoencoder=vae", "--out", out, *extra]
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "mvp4d.cli", *words, *(f"--config.{key}={value}" for key, value in SETTINGS.items())],
-        cwd=root,
-        env={
-            **kept,
-            "PYTHONPATH": f"{ROOT}:{kept.get('PYTHONPATH', '')}",
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": flags,
-            **{name: str(value) for name, value in environment.items()},
-        },
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def finish(*processes: subprocess.Popen) -> list[str]:
-    outputs = [process.communicate(timeout=500)[0] for process in processes]
-    for process, output in zip(processes, outputs):
-        assert process.returncode == 0, output[-3000:]
-    return outputs
+    words += [f"--config.{key}={value}" for key, value in SETTINGS.items()]
+    return host_processes.start(root, words, devices, ("SLURM_",), **environment)
 
 
 @pytest.mark.slow  # three processes that compile an autoencoder, about a minute
