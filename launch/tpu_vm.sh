@@ -21,6 +21,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 : "${NAME:?a name for the slice}" "${ZONE:?for example us-east5-a}" "${TYPE:?for example v5p-128 or v5litepod-64}"
 : "${BUCKET:?a bucket for the workdir, mounted on all hosts at /mnt/BUCKET}"
 SPOT=${SPOT:-} DRY_RUN=${DRY_RUN:-} RESTARTS=${RESTARTS:-100} POLL=${POLL:-60}
+case $TYPE in *:*) echo "TYPE is '$TYPE': that is preflight's spelling, Google's is for example v5p-128" >&2; exit 2 ;; esac
 kind=$(tpu_kind "$TYPE")
 case $kind in # the machine image of each kind
 v5e) RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite} ;;
@@ -91,6 +92,7 @@ again() { # counts new starts
 
 watch() {
   local is before='' since=$SECONDS
+  [[ -z $DRY_RUN ]] || ask # a dry run goes on as if the slice were there
   while true; do
     is=$(state)
     [[ $is == ACTIVE ]] && is=$(hosts)

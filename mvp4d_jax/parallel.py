@@ -359,6 +359,12 @@ def initialise_processes(
         )
     except (RuntimeError, ValueError) as error:  # the first line names the barrier; the rest is a stack of the runtime
         reason = str(error).strip().splitlines()[0]
+        if coordinator is None and isinstance(error, ValueError):  # before any waiting
+            raise UserError(
+                "`distributed`",
+                f"no TPU pod, GKE or SLURM job tells where the others are ({reason})",
+                "give `coordinator`, `processes` and `process`",
+            ) from error
         raise UserError(
             "processes",
             f"the run's processes did not meet within {timeout:.0f} s ({reason})",

@@ -305,6 +305,8 @@ def test_tpu_single_steps():
         printed = dry_run("tpu_vm.sh", verb, *(ARGUMENTS if verb in ("train", "start") else ()), **TPU)
         assert all(line.startswith("gcloud compute tpus ") for line in printed.splitlines())
         assert words in printed.replace("\\", "")
+        if verb == "train":
+            assert "queued-resources create run" in printed.splitlines()[0] and "--accelerator-type" in printed
 
 
 def test_tpu_hosts_share_a_preparation():
@@ -327,3 +329,5 @@ def test_unknown_kind_is_refused():
     assert done.returncode == 2 and "has no queued resources: launch/gke_jobset.sh" in done.stderr
     done = launch("tpu_vm.sh", "train", *ARGUMENTS, **{**TPU, "TYPE": "v2-8"})
     assert done.returncode == 2 and "no TPU kind is known in 'v2-8'" in done.stderr
+    done = launch("tpu_vm.sh", "train", *ARGUMENTS, **{**TPU, "TYPE": "v5p:4x4x4"})
+    assert done.returncode == 2 and "preflight's spelling, Google's is for example v5p-128" in done.stderr

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.progress import say
 from mvp4d_jax.devices import GPUS, TPUS, Kind, compiler_flags
 from mvp4d_jax.training.config import load_config
 
@@ -52,7 +53,11 @@ class Topology:
         kind = {"v7x": "tpu7x", "v5lite": "v5e"}.get(kind, kind)
         known = {**TPUS, **GPUS}
         if kind not in known:
-            raise UserError(f"--topology {text}", f"'{kind}' is not known", f"choose one of {', '.join(known)}")
+            raise UserError(
+                f"--topology {text}",
+                f"'{kind}' is not known",
+                f"choose one of {', '.join(known)}, with its shape: v5p:4x4x4",
+            )
         if not re.fullmatch(r"\d+(x\d+)*", sizes):
             example = "4x4x4" if known[kind].dims == 3 else "4x4" if known[kind].dims == 2 else "8"
             raise UserError(f"--topology {text}", "has no shape", f"for example {kind}:{example}")
@@ -154,7 +159,11 @@ def preflight(
         "sampling": sampling or {},
         "timeout": timeout,
     }
-    return [_compile({**request, "part": part}, topology, timeout) for part in parts]
+    reports = []
+    for part in parts:
+        say(f"compiling {part} for {topology.text}: some minutes of processor time")
+        reports.append(_compile({**request, "part": part}, topology, timeout))
+    return reports
 
 
 def _parts(job: str, validation: Any) -> list[str]:
