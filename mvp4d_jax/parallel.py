@@ -125,6 +125,13 @@ def _laid_out_slice(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
         return np.asarray(devices).reshape(sizes)
 
 
+def say_mesh(sizes: Sequence[int]) -> str:
+    """A mesh in words, and how many devices it leaves idle, if any."""
+    used, idle = math.prod(sizes), jax.device_count() - math.prod(sizes)
+    axes = ", ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
+    return f"{axes}: {used} device{'s' * (used > 1)}" + (f"; {idle} of {used + idle} stay idle" if idle > 0 else "")
+
+
 @contextlib.contextmanager
 def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
     """Work on `mesh`: `jax.set_mesh` and this project's logical axis rules for Flax."""

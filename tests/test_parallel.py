@@ -29,6 +29,11 @@ def test_mesh_that_does_not_fit_is_refused(shape):
         parallel.make_mesh(shape)
 
 
+def test_devices_that_a_mesh_leaves_idle_are_counted():
+    assert parallel.say_mesh((1, 1, 3)) == "data 1, fsdp 1, context 3: 3 devices; 5 of 8 stay idle"
+    assert parallel.say_mesh((2, 2, 2)) == "data 2, fsdp 2, context 2: 8 devices"
+
+
 def test_without_a_mesh_constraints_do_nothing():
     x = jnp.ones((4, 2))
     assert parallel.current_mesh() is None and parallel.axis_size("tokens") == 1

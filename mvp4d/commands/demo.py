@@ -43,6 +43,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=17, help="frames of the motion (default 17)")
 
 
+def resumes(args: argparse.Namespace) -> bool:
+    """Finished stages are kept."""
+    return True
+
+
 def run(args: argparse.Namespace) -> str:
     """Runs the stages, writes the report, says where it is."""
     from mvp4d.core.errors import UserError

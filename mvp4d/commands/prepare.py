@@ -34,6 +34,11 @@ def shares_out(args: argparse.Namespace) -> bool:
     return True
 
 
+def resumes(args: argparse.Namespace) -> bool:
+    """Shards that are written are kept."""
+    return not args.dry_run
+
+
 def run(args: argparse.Namespace) -> str:
     from mvp4d_jax.data.prepare import PrepareOptions, autoencoder_identity, describe, prepare
     from mvp4d_jax.models.checkpoint import load_autoencoder

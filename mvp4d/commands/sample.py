@@ -105,6 +105,11 @@ INPUTS = (
 )
 
 
+def resumes(args: argparse.Namespace) -> bool:
+    """Windows that are denoised are kept."""
+    return not args.plan
+
+
 def run(args: argparse.Namespace) -> str:
     """Checks every input before the weights are loaded; samples; says where to look."""
     import mvp4d

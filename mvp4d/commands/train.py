@@ -21,7 +21,7 @@ from mvp4d.core.host import has_accelerator, keep_freed_memory
 from mvp4d.core.places import place
 
 TAKES_OVERRIDES = True
-IN_BUCKETS = ("workdir", "export")
+IN_BUCKETS = ("config", "workdir", "export")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--export", type=Path, metavar="OUT", help="write a release folder from a checkpoint and stop")
     parser.add_argument("--overwrite", action="store_true", help="with --export: replace a release that is there")
     parser.add_argument("--step", default="latest", help="checkpoint to export: latest, best, or a step")
+
+
+def resumes(args: argparse.Namespace) -> bool:
+    """From the newest checkpoint; an export starts over."""
+    return not args.dry_run and args.export is None
 
 
 def run(args: argparse.Namespace) -> str:

@@ -19,7 +19,7 @@ import ml_collections
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_json
-from mvp4d.core.places import require_local
+from mvp4d.core.places import is_remote, place, require_local
 
 PACKAGE = "mvp4d_configs"
 _PREFIX = "--config."
@@ -29,14 +29,17 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
     """The config `name`, with overrides applied; locked.
 
     Args:
-      name: a packaged config ("tiny"), or the path of a .py file or of a run's saved config.json.
+      name: a packaged config ("tiny"), or the path of a .py file or of a run's saved config.json, which may lie in a
+        bucket (`gs://`).
       overrides: arguments as typed: "--config.train.lr=1e-4" or "--config.train.lr", "1e-4".
 
     Raises:
       UserError: no such config; an override that is unknown, mistyped, of the wrong type or without its dashes.
     """
     path = Path(name)
-    if path.suffix == ".json":
+    if is_remote(name):
+        config = _from_bucket(name)
+    elif path.suffix == ".json":
         config = _from_json(path)
     else:
         config = _module(name, path).get_config()
@@ -94,8 +97,21 @@ def _module(name: str, path: Path):
     return module
 
 
+def _from_bucket(name: str) -> ml_collections.ConfigDict:
+    path = place(name)
+    if path.suffix != ".json" or not path.is_file():
+        raise UserError(name, "no such config", "in a bucket lies a run's own: gs://BUCKET/WORKDIR/config.json")
+    try:
+        return _as_config(path, json.loads(path.read_text()))
+    except ValueError as error:
+        raise UserError(name, f"not readable JSON ({str(error)[:120]})") from None
+
+
 def _from_json(path: Path) -> ml_collections.ConfigDict:
-    value = read_json(path)
+    return _as_config(path, read_json(path))
+
+
+def _as_config(path: Any, value: object) -> ml_collections.ConfigDict:
     if not isinstance(value, dict):
         raise UserError(path, "is not an object", "a config is an object of settings")
     return ml_collections.ConfigDict(value)
