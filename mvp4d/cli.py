@@ -135,7 +135,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _resumes(module: ModuleType | None, args: argparse.Namespace | None) -> bool:
     """Whether the verb goes on where it was when it is given again; those that do say so (`resumes(args)`)."""
-    return args is not None and hasattr(module, "resumes") and module.resumes(args)
+    return args is not None and module is not None and hasattr(module, "resumes") and module.resumes(args)
 
 
 def _held(module: ModuleType, args: argparse.Namespace) -> contextlib.AbstractContextManager:

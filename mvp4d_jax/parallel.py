@@ -64,7 +64,7 @@ def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[jax.Dev
       UserError: the shape does not fit the devices.
     """
     pool = list(jax.devices() if devices is None else devices)
-    sizes = _mesh_sizes(shape, len(pool))
+    sizes = mesh_sizes(shape, len(pool))
     needed = math.prod(sizes)
     if needed < len(pool) and devices is None and jax.process_count() > 1:
         raise UserError(
@@ -77,7 +77,7 @@ def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[jax.Dev
     return Mesh(order, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _mesh_sizes(shape: Sequence[int], count: int) -> list[int]:
+def mesh_sizes(shape: Sequence[int], count: int) -> list[int]:
     """The shape with its -1 filled in. Raises UserError where it does not fit `count` devices."""
     sizes = list(shape)
     if len(sizes) != len(AXES) or sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
@@ -331,7 +331,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def initialise_processes(
-    coordinator: str | None = None, count: int | None = None, index: int | None = None, timeout: float = 120.0
+    coordinator: str | None = None,
+    count: int | None = None,
+    index: int | None = None,
+    timeout: float = 120.0,
+    otherwise: str = "give `coordinator`, `processes` and `process`",
 ) -> int:
     """Join the other processes of this run. Call it before anything touches a device.
 
@@ -342,6 +346,7 @@ def initialise_processes(
       count: how many processes there are. 1: nothing to join.
       index: which of them this is.
       timeout: seconds to wait for the others before giving up.
+      otherwise: what helps where nothing tells of the others.
 
     Returns:
       The number of processes.
@@ -370,7 +375,7 @@ def initialise_processes(
             raise UserError(
                 "`distributed`",
                 f"no TPU pod, GKE or SLURM job tells where the others are ({reason})",
-                "give `coordinator`, `processes` and `process`",
+                otherwise,
             ) from error
         raise UserError(
             "processes",

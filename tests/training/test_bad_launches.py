@@ -107,6 +107,17 @@ def test_captures_of_another_head_or_size_are_not_prepared(tmp_path, capsys):
     assert not (tmp_path / "shards").exists()
 
 
+def test_a_preparation_is_dealt_out_in_one_way(tmp_path, monkeypatch, capsys):
+    for name in ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    scene = write_scene(tmp_path / "scene", head="builtin")
+    common = ["prepare", str(scene), "--config", "tiny", "--out", str(tmp_path / "shards"), "--distributed"]
+    assert cli.main([*common, "--share", "0/4"]) == 2
+    assert "--share: and --distributed both deal out the work" in capsys.readouterr().err
+    assert cli.main(common) == 2
+    assert "tells where the others are" in (said := capsys.readouterr().err) and "; give --share I/N" in said
+
+
 def test_too_many_slices_for_the_data_axis():
     """Beside `tests/preflight`, where libtpu's own slices are used: without libtpu, too."""
 
