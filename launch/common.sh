@@ -60,11 +60,12 @@ check_arguments() {
 # kind_of_slice TYPE: v5e, v5p, v6e or tpu7x, from what Google calls a slice.
 kind_of_slice() {
   case $1 in
-  v5litepod-[1-9]*) echo v5e ;;
-  v5p-[1-9]*) echo v5p ;;
-  v6e-[1-9]*) echo v6e ;;
-  tpu7x-[1-9]*) echo tpu7x ;;
   *:*) refuse "TYPE is '$1': that is preflight's spelling, Google's is for example v5p-128" ;;
+  *-*[!0-9]* | *-0* | *-) refuse "TYPE is '$1': a kind and a number, for example v5p-128" ;;
+  v5litepod-*) echo v5e ;;
+  v5p-*) echo v5p ;;
+  v6e-*) echo v6e ;;
+  tpu7x-*) echo tpu7x ;;
   v5e-*) refuse "TYPE is '$1': Google's name is v5litepod-${1#v5e-}" ;;
   *) refuse "TYPE is '$1': no TPU kind is known by that; v5litepod-N, v5p-N, v6e-N or tpu7x-N" ;;
   esac

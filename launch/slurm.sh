@@ -13,7 +13,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 need NODES="how many" GPUS="of each node" WORKDIR="a folder that all nodes see"
 whole NODES GPUS
-[[ $WORKDIR == /* ]] || refuse "WORKDIR is '$WORKDIR': a folder that all nodes see, from the root on"
+[[ $WORKDIR =~ ^/[^\"\$\`\\]*$ ]] || refuse "WORKDIR is '$WORKDIR': a folder that all nodes see, from the root on"
 [[ $# -gt 0 ]] || { usage "$0"; exit 2; }
 check_arguments train "$@"
 VENV=${VENV:-$repository/.venv}

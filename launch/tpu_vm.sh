@@ -24,6 +24,7 @@ need NAME="a name for the slice" ZONE="for example us-east5-a" TYPE="for example
 SPOT=${SPOT:-} DRY_RUN=${DRY_RUN:-} RESTARTS=${RESTARTS:-100} POLL=${POLL:-60}
 check_names
 [[ $RESTARTS =~ ^[0-9]{1,6}$ ]] || refuse "RESTARTS is '$RESTARTS': a whole number"
+[[ $POLL =~ ^[0-9]{1,6}(\.[0-9]+)?$ ]] || refuse "POLL is '$POLL': seconds"
 kind=$(kind_of_slice "$TYPE")
 case $kind in # the machine image of each kind
 v5e) RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite} ;;

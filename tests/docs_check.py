@@ -3,8 +3,8 @@
 A fenced block marked ```bash run``` is executed, line by line, in one scratch folder, in the order of the files. Lines
 of other ```bash``` blocks need weights, data or machines that are not here: their flags are parsed, and the files they
 name must exist. Of these, `convert`, and `train`, `prepare`, `preflight` and `sample` are run, too: small, on a random
-CogVideoX, captures and shards of noise (`small_inputs`), as far as `--dry-run` or `--plan` go, on eight host devices
-or as many as they say; launch scripts with DRY_RUN=1, then what they start on every host. `--dry` leaves the blocks marked
+CogVideoX, captures and shards of noise (`small_inputs`), as far as `--dry-run` or `--plan` go, on eight host devices or
+as many as they say; launch scripts with DRY_RUN=1, then what they start on every host. `--dry` leaves blocks marked
 `run` out; files that are named are checked alone.
 """
 

@@ -82,6 +82,10 @@ def test_gke_settings_that_contradict_each_other(changes, said):
     "type_, said",
     [
         ("v2-8", "no TPU kind is known by that"),
+        ("v5p", "no TPU kind is known by that"),
+        ("v5p-abc", "a kind and a number, for example v5p-128"),
+        ("v5p-0", "a kind and a number"),
+        ("v5p-1x", "a kind and a number"),
         ("v5p:4x4x4", "that is preflight's spelling, Google's is for example v5p-128"),
         ("v5e-16", "Google's name is v5litepod-16"),
     ],
@@ -91,6 +95,21 @@ def test_types_that_google_does_not_know(script, type_, said):
     assert said in refused(script, *verb, *ARGUMENTS, **{**settings, "TYPE": type_})
 
 
+def test_numbers_of_the_watcher():
+    assert "RESTARTS is 'foo'" in refused("tpu_vm.sh", "train", *ARGUMENTS, **{**TPU, "RESTARTS": "foo"})
+    assert "POLL is 'foo'" in refused("tpu_vm.sh", "train", *ARGUMENTS, **{**TPU, "POLL": "foo"})
+
+
+def test_an_image_has_a_name():
+    assert "the image's name is empty" in refused("image.sh", "cpu", "")
+
+
+def test_nothing_is_stopped_where_nothing_was_installed(tmp_path):
+    settings = {**os.environ, "MVP4D_HOME": str(tmp_path / "nothing")}
+    done = subprocess.run([LAUNCH / "on_host.sh", "stop"], env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout == "absent\n" and not done.stderr
+
+
 def test_a_kind_without_queued_resources():
     assert "has no queued resources: launch/gke_jobset.sh" in refused(
         "tpu_vm.sh", "train", *ARGUMENTS, **{**TPU, "TYPE": "tpu7x-128"}
@@ -98,7 +117,8 @@ def test_a_kind_without_queued_resources():
 
 
 def test_slurm_settings():
-    assert "WORKDIR is 'run'" in refused("slurm.sh", *ARGUMENTS, **{**SLURM, "WORKDIR": "run"})
+    for workdir in ("run", "gs://bucket/run", '/scratch/"x"', "/scratch/$x"):
+        assert f"WORKDIR is '{workdir}'" in refused("slurm.sh", *ARGUMENTS, **{**SLURM, "WORKDIR": workdir})
     assert "NODES is 'all'" in refused("slurm.sh", *ARGUMENTS, **{**SLURM, "NODES": "all"})
     done = launch("slurm.sh", *ARGUMENTS, **SLURM, VENV="/nowhere")
     assert done.returncode == 2 and "no mvp4d in it; an environment that all nodes see" in done.stderr

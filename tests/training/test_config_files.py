@@ -96,6 +96,8 @@ transformer.qk_norm_eps=0.0 transformer.spatial_scale=True transformer.temporal_
 transformer.pad_patches_to=1e400 checkpoint.every=0 checkpoint.keep_last=-1 checkpoint.keep_best=-1 metrics.every=0
 profile.steps=-1 validation.every=0 validation.batches=-1 validation.sample_steps=1001 validation.guidance=-1
 seed=-1 seed=4294967296 loss.snr_shift=0 sampling.clean_views=1.5 sampling.condition_dropout=-5 distill.substeps=0
+prepare.jitter_scale=-1 prepare.jitter_scale=1e400 prepare.jitter_shift=1e30 prepare.images=1000000
+prepare.photos=1000 sampling.reference_angle=-1
 """
 
 
