@@ -14,6 +14,7 @@ import contextlib
 import functools
 import logging
 import math
+import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -359,6 +360,10 @@ def initialise_processes(
     given = [value is not None for value in (coordinator, count, index)]
     if any(given) and not all(given):
         raise UserError("`coordinator`, `processes`, `process`", "go together", "give all three or none")
+    if not 0 < timeout <= 86_400:
+        raise UserError("`join_timeout`", f"is {timeout:g}", "give seconds, more than 0 and at most 86,400")
+    if all(given) and count < 1:
+        raise UserError("`processes`", f"is {count}", "it is a whole number from 1 on")
     if all(given) and not 0 <= index < count:
         raise UserError("processes", f"index {index} is not below the count {count}", "number the processes from 0")
     began = time.monotonic()
@@ -391,8 +396,10 @@ def initialise_processes(
 def _meet(coordinator: str, count: int, index: int, timeout: float) -> None:
     """Wait until every process is there. The runtime's own wait ends the process with a stack trace and no name."""
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError("processes", f"coordinator {coordinator!r} is not host:port", "for example 10.0.0.2:8476")
+    sound = re.fullmatch(r"[!-~]{1,253}", host) and re.fullmatch(r"[0-9]{1,5}", port) and 1 <= int(port) <= 65535
+    if not sound:
+        shown = ascii(coordinator) if len(coordinator) < 80 else f"{coordinator[:60]!a} ..."
+        raise UserError("`coordinator`", f"{shown} is not host:port", "for example 10.0.0.2:8476")
     address, deadline = (host.strip("[]"), int(port)), time.monotonic() + timeout
     try:
         if index == 0:

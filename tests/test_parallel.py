@@ -132,5 +132,16 @@ def test_half_an_address_is_refused():
         parallel.initialise_processes("127.0.0.1:1")
     with pytest.raises(UserError, match="not below"):
         parallel.initialise_processes("127.0.0.1:1", 2, 2)
-    with pytest.raises(UserError, match="host:port"):
-        parallel.initialise_processes("nowhere", 2, 1)
+    with pytest.raises(UserError, match="`processes`: is 0"):
+        parallel.initialise_processes("127.0.0.1:1", 0, 0)
+    with pytest.raises(UserError, match="`join_timeout`: is -3"):
+        parallel.initialise_processes("127.0.0.1:1", 2, 1, timeout=-3)
+
+
+@pytest.mark.parametrize(
+    "address", ["nowhere", "localhost:99999", "localhost:0", "localhost:\u00b2", "\u00fc" * 80 + ":1", ":1", "a b:1"]
+)
+def test_what_is_no_address_is_refused_at_once(address):
+    for index in (0, 1):
+        with pytest.raises(UserError, match="is not host:port; for example"):
+            parallel.initialise_processes(address, 2, index)

@@ -20,7 +20,7 @@ from mvp4d.commands.hosts import add_host_flags, join_hosts
 from mvp4d.core.errors import UserError
 from mvp4d.core.host import has_accelerator, keep_freed_memory
 from mvp4d.core.outputs import check_workdir
-from mvp4d.core.places import place
+from mvp4d.core.places import place, reach
 
 TAKES_OVERRIDES = True
 IN_BUCKETS = ("config", "workdir", "export")
@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> str:
     _refuse_mixed(args)
     workdir = place(args.workdir)
     check_workdir(workdir)
+    reach(args.workdir)
     if not has_accelerator():
         keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")

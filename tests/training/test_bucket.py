@@ -15,7 +15,7 @@ import pytest
 from mvp4d import cli
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_folder, write_json
-from mvp4d.core.places import is_remote, place, require_local
+from mvp4d.core.places import is_remote, place, reach, require_local
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.metrics import MetricsLog, read_metrics
 from tests.training.tiny_run import final_state, overrides, run, write_autoencoder
@@ -137,7 +137,20 @@ def test_what_is_a_bucket(path, remote):
     assert is_remote(path) == remote
 
 
+def test_a_bucket_that_does_not_answer(monkeypatch):
+    class Silent:
+        def exists(self):
+            raise OSError("Cannot connect to host storage.googleapis.com")
+
+    monkeypatch.setattr("mvp4d.core.places.place", lambda _: Silent())
+    with pytest.raises(UserError, match=r"^gs://b/run: cannot be reached \(Cannot connect.*check the network"):
+        reach("gs://b/run")
+    reach("/a/local/folder")
+
+
 def test_other_stores_are_refused():
+    with pytest.raises(UserError, match="gs://: names no bucket"):
+        place("gs://")
     with pytest.raises(UserError, match="only gs:// buckets are read and written; mount the bucket"):
         place("s3://bucket/x")
     with pytest.raises(UserError, match=r"^--out: 'gs://bucket/x' lies in a bucket, which nobody reads; mount"):
