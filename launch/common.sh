@@ -57,6 +57,25 @@ check_arguments() {
   [[ $verb != train || $1 == -* ]] || refuse "'$1': give the arguments of \`mvp4d train\` alone, --config first"
 }
 
+# check_paths ARGUMENTS...: weights, shards, captures and outputs lie where the hosts see them: in the bucket's mount, or among
+# the tracked files that every host gets.
+check_paths() {
+  local word last='captures' path paths
+  for word; do
+    case $word in
+    --config.initial=* | --config.autoencoder=* | --config.data.shards=* | --config.stages.*.shards=* | --out=*) last=${word%%=*} ;;
+    -*) last=$word; continue ;;
+    *) case $last in captures | --out) ;; *) continue ;; esac ;;
+    esac
+    IFS=, read -ra paths <<<"${word#"$last"=}"
+    for path in "${paths[@]}"; do
+      case $path in /* | gs:* | builtin:*) continue ;; */*) ;; *) [[ $last == captures || $last == --out ]] || continue ;; esac
+      git -C "$repository" ls-files --error-unmatch "$path" >/dev/null 2>&1 ||
+        refuse "$last: '$path' is on no host: the bucket is mounted there as /mnt/$BUCKET"
+    done
+  done
+}
+
 # kind_of_slice TYPE: v5e, v5p, v6e or tpu7x, from what Google calls a slice.
 kind_of_slice() {
   case $1 in

@@ -20,6 +20,7 @@ check_names
 whole HOSTS CHIPS_PER_HOST SLICES
 [[ $# -gt 0 ]] || { usage "$0"; exit 2; }
 check_arguments train "$@"
+check_paths "$@"
 kind=$(kind_of_accelerator "$ACCELERATOR")
 case $kind in v5e | v6e) sides=2 ;; *) sides=3 ;; esac
 [[ $TOPOLOGY =~ ^[1-9][0-9]*(x[1-9][0-9]*){$((sides - 1))}$ ]] ||

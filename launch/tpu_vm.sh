@@ -110,7 +110,7 @@ watch() {
     crashed) again "starts again on all hosts"; log_tail; start "$@" || note "the start failed" ;;
     mixed) # the others end within two minutes of the first; a host that hangs is not waited for
       if ((SECONDS - since > 180)); then again "ends what hangs and starts again"; start "$@" || note "the start failed"; fi ;;
-    mistake) log_tail; note "a mistake in the arguments, the config or the data: the last lines above say which"; return 2 ;;
+    mistake) log_tail; note "a mistake in the arguments, the config or the data: the last lines above say which; the slice is kept: '$0 down' gives it back"; return 2 ;;
     stopped) note "stopped with its state saved"; return 0 ;;
     done) note "done"; return 0 ;;
     esac
@@ -127,7 +127,8 @@ start:prepare | watch:prepare) job=prepare; shift ;;
 esac
 case $verb in start | watch | train | prepare)
   [[ $# -gt 0 ]] || { usage "$0"; exit 2; }
-  check_arguments "$job" "$@" ;;
+  check_arguments "$job" "$@"
+  check_paths "$@" ;;
 esac
 case $verb in
 up)

@@ -21,6 +21,7 @@ check_names
 whole SLICES
 [[ $# -gt 0 ]] || { usage "$0"; exit 2; }
 check_arguments train "$@"
+check_paths "$@"
 kind=$(kind_of_slice "$TYPE")
 flags=$(compiler_flags "$kind" LIBTPU_INIT_ARGS)
 command=(xpk workload create --workload "$NAME" --cluster "$CLUSTER" --zone "$ZONE" --tpu-type "$TYPE" --num-slices "$SLICES"

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.test_launch import ARGUMENTS, GKE, LAUNCH, TPU, XPK, launch
+from tests.test_launch import ARGUMENTS, GKE, LAUNCH, TPU, XPK, dry_run, launch
 
 SLURM = {"NODES": "2", "GPUS": "8", "WORKDIR": "/scratch/run"}
 SCRIPTS = {"tpu_vm.sh": (TPU, ["train"]), "gke_jobset.sh": (GKE, []), "xpk.sh": (XPK, []), "slurm.sh": (SLURM, [])}
@@ -43,6 +43,25 @@ def test_arguments_that_every_host_would_refuse(script):
         assert "sets --workdir itself" in refused(script, *verb, *ARGUMENTS, *workdir, **settings)
     assert "name no --config" in refused(script, *verb, "--config.mesh=1,8,8", **settings)
     assert "give the arguments of `mvp4d train` alone" in refused(script, *verb, "train", *ARGUMENTS, **settings)
+
+
+@pytest.mark.parametrize("script", ["tpu_vm.sh", "gke_jobset.sh", "xpk.sh"])
+def test_paths_that_are_on_no_host(script):
+    settings, verb = SCRIPTS[script]
+    for word in ("initial=weights/2b", "data.shards=/mnt/bucket/a,shards/512", "stages.images.shards=shards/256"):
+        line = refused(script, *verb, *ARGUMENTS, f"--config.{word}", **settings)
+        assert f"--config.{word.partition('=')[0]}: '" in line and "on no host" in line
+    tracked = "--config.initial=mvp4d_jax/weights/tiny_128/transformer"
+    for word in (tracked, "--config.initial=random", "--config.autoencoder=builtin:tiny_128", "--config.mesh=1,8,8"):
+        dry_run(script, *verb, *ARGUMENTS, word, **settings)
+
+
+def test_a_preparations_paths_are_in_the_bucket():
+    whole = ["prepare", "/mnt/bucket/captures", *ARGUMENTS, "--out", "/mnt/bucket/shards"]
+    dry_run("tpu_vm.sh", *whole, **TPU)
+    assert "captures: 'captures'" in refused("tpu_vm.sh", "prepare", "captures", *whole[2:], **TPU)
+    assert "--out: 'shards'" in refused("tpu_vm.sh", *whole[:-1], "shards", **TPU)
+    assert "--out: 'shards'" in refused("tpu_vm.sh", *whole[:-2], "--out=shards", **TPU)
 
 
 def test_a_preparation_names_its_output():

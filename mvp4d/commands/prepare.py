@@ -57,14 +57,21 @@ def run(args: argparse.Namespace) -> str:
             f"is '{config.autoencoder}'",
             "give --config.autoencoder=FOLDER (config.json, *.safetensors)",
         )
+    coder = read_autoencoder_config(folder)
+    for name in ("latent_channels", "spatial_compression_ratio", "temporal_compression_ratio"):
+        theirs, ours = getattr(coder, name), getattr(plan.autoencoder, name)
+        if theirs != ours:
+            raise UserError(
+                "config.autoencoder",
+                f"{folder}: its {name} is {theirs}, that of config.autoencoder_size '{config.autoencoder_size}' {ours}",
+                "give an autoencoder of that size, or another config.autoencoder_size here and in training",
+            )
     options = PrepareOptions(**config.prepare.to_dict(), photo_angle=plan.sampling.reference_angle)
     if args.distributed and args.share is not None:
         raise UserError("`share`", "and --distributed both deal out the work", "leave one of them out")
     captures, process = find_captures(args.captures), parse_share(args.share or "0/1")
     if args.dry_run:
-        return describe(
-            captures, options, read_autoencoder_config(folder), plan.conditioning, config.head, args.keep_going
-        )
+        return describe(captures, options, coder, plan.conditioning, config.head, args.keep_going)
     if args.distributed:
         process = _join()
     failed = None

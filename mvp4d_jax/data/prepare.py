@@ -24,7 +24,7 @@ from mvp4d_jax.data.encode import Encoder, PrepareOptions, scene_name
 from mvp4d_jax.data.manifest import check_manifest
 from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, ShardWriter, checksum
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
-from mvp4d_jax.latent_frames import fill, latent_count
+from mvp4d_jax.latent_frames import latent_count
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
 
@@ -189,7 +189,7 @@ def _check(capture: Capture, first: Capture | None, options: PrepareOptions, str
         raise UserError(
             capture.path,
             f"has {capture.frame_count} frames, windows need {options.frames}",
-            f"set config.prepare.frames to {fill(capture.frame_count - stride + 1, stride)}, or leave it out",
+            "leave it out (--keep-going leaves all such captures out), or prepare for a config of shorter windows",
         )
 
 

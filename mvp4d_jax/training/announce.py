@@ -126,6 +126,8 @@ def _local(mesh: jax.sharding.Mesh) -> jax.Device:
 
 def _time(launch: Launch, start: int) -> str:
     mesh = launch.mesh
+    if parallel.platform() == "cpu" and mesh.size > 1:
+        return "host devices do not tell it; 'mvp4d preflight' says the least that a step takes"
     work = sum(_work(launch, stage) * max(0, stage.stop - max(start, stage.start)) for stage in launch.plan.stages)
     seconds = work / (UTILISATION * mesh.size * peak_flops(mesh.devices.flat[0]))
     return (

@@ -65,7 +65,7 @@ def test_the_plan_of_a_launch(world, monkeypatch):
     # 3 views x 9 frames (3 latent frames) at 64 pixels: 8 x 8 latents, 4 x 4 patches, and those of the reference.
     tokens = (3 * 3 + 1) * 16
     assert f"70 % multiview: 8 x 3 views x 9 frames = 8 x {tokens} tokens, {tokens} a device" in said
-    assert "steps: 12 to go from 0" in said and "at 40 % of the peak" in said
+    assert "steps: 12 to go from 0" in said and "host devices do not tell it" in said
     assert said.endswith("leave --dry-run out to train")
 
 
