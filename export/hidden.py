@@ -43,6 +43,7 @@ RING = (0.010, 0.020)  # metres from an eye's middle sideways of it in which ski
 FOLD_MISS, CANDIDATES = 0.0008, 16  # metres by which they may miss the rig's lid at rest; triangles they may follow
 LID_LIFT = 0.0006  # metres that they lie before it: eyes have thickness
 SOCKET = (0.008, 0.014)  # the same above it, where a deep-set eye is in shadow
+SKIN_QUANTILE = 0.7  # of the colours there, which is skin's
 FEW = 8  # Gaussians that tell no colour
 LID_SHADE = 0.9  # of a lid's light beside that skin's
 FLAT = 0.3  # thickness of a Gaussian over its width
@@ -284,9 +285,10 @@ def _skin_beside_eyes(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, Tensor
         near = skin & (offset[:, 2].abs() < 0.04)
         below = near & (away > RING[0]) & (away < RING[1]) & (offset[:, 1] < 0)
         above = near & (away > SOCKET[0]) & (away < SOCKET[1]) & (offset[:, 1] > 0)
-        colour = rgb[below].median(0).values if below.sum() > FEW else face
-        if above.sum() > FEW:  # the upper quantile: lashes and brows are darker
-            colour = (colour + rgb[above].quantile(0.7, 0)) / 2
+        # The upper quantile: lashes, brows and creases are darker.
+        colour = rgb[below].quantile(SKIN_QUANTILE, 0) if below.sum() > FEW else face
+        if above.sum() > FEW:
+            colour = (colour + rgb[above].quantile(SKIN_QUANTILE, 0)) / 2
         found.append((middle, colour))
     return found
 
