@@ -37,6 +37,7 @@ from mvp4d_jax.tracking.track import MAX_ERROR, Source, track
 Pathlike = str | os.PathLike
 PHOTO_SIDE = 1024  # pixels of the longer side of a kept photo, at most
 AT_REST = ("noseSneer",)  # expressions that landmarks show of everybody's face at rest: who they are, not what they do
+RARELY = 0.07  # standard deviation in several photos of expressions that one of them cannot tell from the identity
 PHOTO_MARGIN = 1.3 * MARGIN  # half side of a kept photo over the larger half extent of the head: hair and shoulders
 
 
@@ -254,7 +255,8 @@ def _solve(
             bar.total = total
             bar.update(step - bar.n)
 
-        config = told(SolveConfig(), [source.focal for source in sources])
+        config = SolveConfig() if len(sources) == 1 else SolveConfig(rare=RARELY)
+        config = told(config, [source.focal for source in sources])
         solutions = solve_photos(head, seen, config, focal, report)
     for source, solution in zip(sources, solutions):
         if not float(solution.error[0]) < MAX_ERROR:
