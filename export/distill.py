@@ -31,7 +31,7 @@ from mvp4d_export.rasterize import Rendering
 MIN_SIDE = 16  # pictures are not halved below this
 DIVERGED = 4.0  # times the best running loss
 WARM_UP = 60  # steps before divergence is judged
-SEEN = ("shown", "pitch", "across", "fixed", "squarely")  # what a PhotoFit keeps of each Gaussian
+SEEN = ("shown", "pitch", "across", "fixed", "claims")  # what a PhotoFit keeps of each Gaussian
 SIZE_IN_PITCHES = 8.0  # longest axis of a Gaussian that photos show, in their pixels
 SURFACE_LIMIT = 0.004  # metres that Gaussians on the rig's surface may leave their place where photos are fitted
 LIP_LIMIT, LIP_SIZE = 0.001, 0.002  # the same of lips and skin beside them, and what they may measure: lips part

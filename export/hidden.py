@@ -16,7 +16,7 @@ from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.initialise import SH_0, nearest
 from mvp4d_export.triangles import triangle_frames
-from mvp4d_export.visibility import EYES, INTERIOR, gaussians_of, parts_named, shows_mouth, triangle_parts
+from mvp4d_export.visibility import EYES, INTERIOR, TEETH, gaussians_of, parts_named, shows_parts, triangle_parts
 
 # Straight colours of the mouth at its lips, in the light of a face as bright as `BRIGHT`.
 MOUTH_COLOURS = {
@@ -29,8 +29,12 @@ BRIGHT, COLOURED = 0.6, 0.3  # mean and saturation of a face's colours in the li
 FACE, TINGE = (0.78, 0.6, 0.5), 0.5  # one in white light, and how far the mouth's hue follows that of another face
 DEEP, DARKEST = 0.05, 0.2  # metres behind the teeth's front over which light fades, to this share
 SIDEWAYS = 0.55  # share of light on a surface that is seen edge-on
-SPACING = 0.0011  # metres between Gaussians of the mouth
-MOUTH_SHARE = 5000  # of them at most
+GLOSS = 0.5  # exponent of that light on teeth, which shine: they stay bright further back
+TEETH_PIXELS = 50  # of a photo that tell their colour
+TEETH_QUANTILE = 0.75  # of their brightness, which tells it: lips and gaps are darker
+TEETH_DIMMEST = 0.85  # brightness over a face's below which it is none of teeth
+SPACING = 0.0011  # metres between Gaussians of the teeth, and of the rest of the mouth ...
+MOUTH_SHARE = 4000  # ... of which there are so many at most
 NO_SKIN = ("lash", "lining", "nostril")
 UNFOLDS = 1.5  # growth of an area from which it counts as a fold
 LID_REACH = 0.012  # metres from the eyes within which folds are lids
@@ -39,6 +43,7 @@ RING = (0.010, 0.020)  # metres from an eye's middle sideways of it in which ski
 FOLD_MISS, CANDIDATES = 0.0008, 16  # metres by which they may miss the rig's lid at rest; triangles they may follow
 LID_LIFT = 0.0006  # metres that they lie before it: eyes have thickness
 SOCKET = (0.008, 0.014)  # the same above it, where a deep-set eye is in shadow
+SKIN_QUANTILE = 0.7  # of the colours there, which is skin's
 FEW = 8  # Gaussians that tell no colour
 LID_SHADE = 0.9  # of a lid's light beside that skin's
 FLAT = 0.3  # thickness of a Gaussian over its width
@@ -65,17 +70,18 @@ def lid_triangles(avatar: Avatar) -> Tensor:
 
 
 @torch.no_grad()
-def seed_hidden(avatar: Avatar, lids: Tensor, face: Tensor) -> int:
+def seed_hidden(avatar: Avatar, lids: Tensor, face: Tensor, teeth: Tensor | None = None) -> int:
     """Puts the head's own Gaussians in the place of those of mouth and lids.
 
     Args:
       lids: [T] bool, `lid_triangles`. face: [3] the skin's colour in the photo, which tells its light.
+      teeth: [3] their colour where a photo shows them.
 
     Returns:
       how many there are: the last ones.
     """
     colours = _skin_beside_eyes(avatar, face)
-    parts = [*_mouth(avatar, face), *_lids(avatar, colours)]
+    parts = [*_mouth(avatar, face, teeth), *_lids(avatar, colours)]
     keep = ~(gaussians_of(avatar, INTERIOR) | lids[avatar.binding])
     binding = torch.cat([avatar.binding[keep], *(binding for binding, _ in parts)])
     tensors = {
@@ -126,7 +132,7 @@ class OwnMouths:
         """Where a view has the inside of the mouth, [h, w] 1 there, and [h, w, 3] how the head has it, 0 beside it."""
         (height, width), data, avatar = self.data.size, self.data, self.avatar
         pose, viewmat, K = data.pose[moment : moment + 1], data.viewmats[view, moment], data.Ks[view, moment]
-        inside = shows_mouth(avatar, pose, viewmat, K, max(height, width))[:height, :width].float()
+        inside = shows_parts(avatar, pose, viewmat, K, max(height, width), INTERIOR)[:height, :width].float()
         places = inside.nonzero()
         if not len(places):
             return None
@@ -145,11 +151,27 @@ def in_light(colour: tuple[float, float, float], face: Tensor) -> Tensor:
     hue = face / face.mean().clamp(min=1e-3) * white.mean() / white
     own = face.new_tensor(colour) * hue**TINGE
     brightness = (face.mean() / BRIGHT).clamp(0.55, 1.1)
-    saturation = ((face.amax() - face.amin()) / face.amax().clamp(min=1e-3) / COLOURED).clamp(0, 1)
+    saturation = (_saturation(face) / COLOURED).clamp(0, 1)
     return torch.lerp(own.mean().expand(3), own, saturation) * brightness
 
 
-def _mouth(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, dict[str, Tensor]]]:
+def teeth_colour(rgb: Tensor, teeth: Tensor, face: Tensor) -> Tensor | None:
+    """[3] the colour of teeth in a photo [S, S, 3] where it shows them, [S, S] bool; None where it shows too few or
+    what is there is darker or more colourful than they are beside a face of colour [3]."""
+    pixels = rgb[teeth]
+    if len(pixels) < TEETH_PIXELS:
+        return None
+    brightness = pixels.mean(1)
+    colour = pixels[brightness >= brightness.quantile(TEETH_QUANTILE)].median(0).values
+    dim = colour.mean() < TEETH_DIMMEST * face.mean()
+    return None if dim or _saturation(colour) > _saturation(face) else colour
+
+
+def _saturation(colour: Tensor) -> Tensor:
+    return (colour.amax() - colour.amin()) / colour.amax().clamp(min=1e-3)
+
+
+def _mouth(avatar: Avatar, face: Tensor, teeth_seen: Tensor | None) -> list[tuple[Tensor, dict[str, Tensor]]]:
     """Binding and tensors of the mouth's Gaussians, a part at a time, lit from before the lips."""
     rig = avatar.rig
     hidden = parts_named(rig.part_names, INTERIOR).to(avatar.device)
@@ -157,16 +179,18 @@ def _mouth(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, dict[str, Tensor]
     if not len(chosen):
         return []
     corners = rig.template[rig.faces[chosen]]
-    spacing = max(SPACING, float((areas_of(corners).sum() / MOUTH_SHARE).sqrt()))
+    teeth = parts_named(rig.part_names, TEETH).to(avatar.device)[rig.face_parts[chosen]]
+    coarse = max(SPACING, float((areas_of(corners[~teeth]).sum() / MOUTH_SHARE).sqrt()))
+    spacing = torch.where(teeth, SPACING, coarse)
     generator = torch.Generator().manual_seed(0)
     points, triangle, _ = scattered(corners, spacing, generator)
-    part = rig.face_parts[chosen[triangle]]
-    teeth = parts_named(rig.part_names, ("teeth",)).to(avatar.device)[part]
+    part, teeth, spacing = rig.face_parts[chosen[triangle]], teeth[triangle], spacing[triangle]
     front = points[teeth if teeth.any() else slice(None), 2].quantile(0.98)
     fade = (1 - (front - points[:, 2]) / DEEP).clamp(0, 1)
     a, b, c = corners.unbind(1)
     normal = normalize(torch.linalg.cross(b - a, c - a), dim=1)[triangle]
     light = (DARKEST + (1 - DARKEST) * fade) * (SIDEWAYS + (1 - SIDEWAYS) * normal[:, 2].clamp(min=0))
+    light = torch.where(teeth, light**GLOSS, light)
     mesh_part = triangle_parts(avatar)
     centre = triangle_frames(avatar.gather(rig.template), avatar.mesh_faces)[2]
     found = []
@@ -176,11 +200,14 @@ def _mouth(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, dict[str, Tensor]
             continue
         at = part == index
         name = rig.part_names[index].lower()
-        colour = next(value for word, value in MOUTH_COLOURS.items() if word in name)
-        colours = in_light(colour, face) * light[at, None]
+        word = next(word for word in MOUTH_COLOURS if word in name)
+        own_colour = in_light(MOUTH_COLOURS[word], face)
+        if word == "teeth" and teeth_seen is not None:
+            own_colour = teeth_seen
+        colours = own_colour * light[at, None]
         binding = own[nearest(points[at], centre[own])[1]]
         found.append(
-            (binding, surface_tensors(avatar, rig.template, binding, points[at], normal[at], colours, spacing))
+            (binding, surface_tensors(avatar, rig.template, binding, points[at], normal[at], colours, spacing[at]))
         )
     return found
 
@@ -258,21 +285,29 @@ def _skin_beside_eyes(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, Tensor
         near = skin & (offset[:, 2].abs() < 0.04)
         below = near & (away > RING[0]) & (away < RING[1]) & (offset[:, 1] < 0)
         above = near & (away > SOCKET[0]) & (away < SOCKET[1]) & (offset[:, 1] > 0)
-        colour = rgb[below].median(0).values if below.sum() > FEW else face
-        if above.sum() > FEW:  # the upper quantile: lashes and brows are darker
-            colour = (colour + rgb[above].quantile(0.7, 0)) / 2
+        # The upper quantile: lashes, brows and creases are darker.
+        colour = rgb[below].quantile(SKIN_QUANTILE, 0) if below.sum() > FEW else face
+        if above.sum() > FEW:
+            colour = (colour + rgb[above].quantile(SKIN_QUANTILE, 0)) / 2
         found.append((middle, colour))
     return found
 
 
 def surface_tensors(
-    avatar: Avatar, head: Tensor, binding: Tensor, points: Tensor, normal: Tensor, colours: Tensor, spacing: float
+    avatar: Avatar,
+    head: Tensor,
+    binding: Tensor,
+    points: Tensor,
+    normal: Tensor,
+    colours: Tensor,
+    spacing: float | Tensor,
 ) -> dict[str, Tensor]:
-    """Opaque flat Gaussians at points [M, 3] of a head [N, 3], on triangles `binding` [M]."""
+    """Opaque flat Gaussians at points [M, 3] of a head [N, 3], `spacing` metres apart (of each: [M]), on triangles
+    `binding` [M]."""
     rotation, scale, centre = triangle_frames(avatar.gather(head), avatar.mesh_faces)
     local = ((points - centre[binding])[:, :, None] * rotation[binding]).sum(1) / scale[binding, None]
     count, device = len(points), avatar.device
-    size = torch.full((count, 3), WIDTH * spacing, device=device)
+    size = WIDTH * points.new_tensor(1.0).mul(spacing).expand(count)[:, None].repeat(1, 3)
     across = (rotation[binding][:, :, 1] * normal).sum(1).abs() > 0.8  # the triangle lies as the surface does there
     size[across, 1] *= FLAT
     harmonics = torch.zeros(count, avatar.config.harmonic_count, 3, device=device)
@@ -293,9 +328,9 @@ def areas_of(corners: Tensor) -> Tensor:
     return torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1) / 2
 
 
-def scattered(corners: Tensor, spacing: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Points [M, 3] on triangles [T, 3, 3], about `spacing` metres apart, the triangle [M] of each, and where in it:
-    barycentric [M, 3]."""
+def scattered(corners: Tensor, spacing: float | Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Points [M, 3] on triangles [T, 3, 3], about `spacing` metres apart (of each triangle: [T]), the triangle [M] of
+    each, and where in it: barycentric [M, 3]."""
     expected = areas_of(corners) / spacing**2
     count = (expected + torch.rand(len(expected), generator=generator).to(expected)).floor().long()
     triangle = torch.arange(len(corners), device=corners.device).repeat_interleave(count)

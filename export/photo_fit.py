@@ -17,7 +17,7 @@ from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d, normalize
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
-from mvp4d_export.hidden import NO_SKIN, OwnMouths, in_light, lid_triangles, seed_hidden
+from mvp4d_export.hidden import NO_SKIN, OwnMouths, in_light, lid_triangles, seed_hidden, teeth_colour
 from mvp4d_export.initialise import SH_0, STILL, moved
 from mvp4d_export.lips import seed_lips
 from mvp4d_export.mouth_mask import grown, mouth_mask
@@ -32,11 +32,13 @@ from mvp4d_export.visibility import (
     FACING_FROM,
     FACING_TO,
     INTERIOR,
+    TEETH,
+    claims,
     excess_variance,
     facing,
     gaussians_of,
     light,
-    shows_mouth,
+    shows_parts,
     smoothed,
     smoothstep,
 )
@@ -47,7 +49,7 @@ LIMITS = {"turn": 0.03, "shift": 0.012, "expression": 0.2, "neck": 0.08, "jaw": 
 OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no use for the triangle's normal
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
 FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
-YIELD_FROM, YIELD_TO = 0.5, 0.95  # cosines over that of the photo that sees best: this one counts least, fully
+YIELD_FROM, YIELD_TO = 0.5, 0.95  # claims over the largest: a photo counts least, fully
 YIELDED = 0.1  # what the least is
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
 MOST_TINT = 0.5  # that the colours' match before the fit may change
@@ -64,7 +66,7 @@ class PhotoFit:
     Attributes:
       shown: [G] 0 where no photo sees a Gaussian, 1 where one does squarely.
       pitch: [G] metres: the finest pixel that saw it.
-      squarely: [N, G] how squarely each photo sees them: the cosine of its line of sight, 0 where hidden.
+      claims: [N, G] what each photo's claim to tell their colours weighs: how squarely it sees them, 0 where hidden.
       fixed: [G] bool: the head's own, which learn nothing.
       across: [G, 3, 3] in the frame of its triangle: the sum over the photos that see it of 1 / pitch^2 across their
         lines of sight.
@@ -91,7 +93,7 @@ class PhotoFit:
         self.mouths = [self._mouth(index) for index in range(count)]
         self.shown = self.pitch = torch.zeros(0, device=device)
         self.across = torch.zeros(0, 3, 3, device=device)
-        self.squarely = torch.zeros(count, 0, device=device)
+        self.claims = torch.zeros(count, 0, device=device)
         self.fixed = torch.zeros(0, dtype=torch.bool, device=device)
 
     def begin(self, on_hull: int, budget: int, seed: int) -> int:
@@ -103,7 +105,7 @@ class PhotoFit:
         face = self._face_colour()
         lids = lid_triangles(self.avatar)
         added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed, lids)
-        own = seed_hidden(self.avatar, lids, face)
+        own = seed_hidden(self.avatar, lids, face, self._teeth_colour(face))
         lips = seed_lips(self.avatar)
         ends = torch.arange(self.avatar.gaussian_count, 0, -1, device=face.device)  # 1 for the last one
         self.fixed = (ends > lips) & (ends <= lips + own)
@@ -207,10 +209,11 @@ class PhotoFit:
         avatar = self.avatar
         count = avatar.gaussian_count
         self.shown = torch.zeros(count, device=avatar.device)
-        self.squarely = torch.zeros(len(self.photos), count, device=avatar.device)
+        self.claims = torch.zeros(len(self.photos), count, device=avatar.device)
         self.pitch = torch.full((count,), self.data.pixel_pitch, device=avatar.device)
         self.across = torch.zeros(count, 3, 3, device=avatar.device)
-        interior = gaussians_of(avatar, INTERIOR)
+        interior, reference = gaussians_of(avatar, INTERIOR), self.photos.reference
+        places = avatar.splats(avatar.gather(avatar.rig.template)).means
         for index in range(len(self.photos)):
             level = min(1, self.level(index, 0.0))
             picture, says = self.picture(index, level)
@@ -237,7 +240,9 @@ class PhotoFit:
             cosine = torch.where(self._off_surface(splats, vertices), cosine.clamp(min=0.5), cosine)
             seen_well = (share > SEEN_FROM) & (seen > 0) & ~self.fixed & (cosine > 0)
             visible = smoothstep(share, SEEN_FROM, SEEN_TO)
-            self.squarely[index] = visible * cosine.clamp(min=0)
+            self.claims[index] = claims(
+                avatar, avatar.binding, places, visible * cosine.clamp(min=0), index == reference
+            )
             square = visible * smoothstep(cosine, FACING_FROM, FACING_TO)
             self.shown = torch.maximum(self.shown, torch.where(interior, torch.zeros_like(square), square))
             pitch = self.photos.pitch[index]
@@ -250,9 +255,9 @@ class PhotoFit:
         self.pitch[self.fixed] = finest
         self.across[known] = torch.eye(3, device=avatar.device) / finest**2
 
-    def recall(self, shown: Tensor, pitch: Tensor, across: Tensor, fixed: Tensor, squarely: Tensor) -> None:
+    def recall(self, shown: Tensor, pitch: Tensor, across: Tensor, fixed: Tensor, claims: Tensor) -> None:
         """Takes what `look` found before."""
-        self.shown, self.pitch, self.across, self.fixed, self.squarely = shown, pitch, across, fixed, squarely
+        self.shown, self.pitch, self.across, self.fixed, self.claims = shown, pitch, across, fixed, claims
 
     @torch.no_grad()
     def on_surface(self) -> Tensor:
@@ -285,14 +290,14 @@ class PhotoFit:
 
     @torch.no_grad()
     def own_share(self, index: int, splats: Splats, pose: Pose, viewmat: Tensor, picture: Picture) -> Tensor:
-        """[S, S] how much the colours of a photo's pixels count: little where another one sees the place more squarely.
+        """[S, S] how much the colours of a photo's pixels count: little where another one's claim weighs more.
 
         Photos never agree to the pixel on a surface that is known to millimetres.
         """
         if len(self.photos) == 1:
             return torch.ones_like(picture.alpha)
-        best = self.squarely.amax(0)
-        ahead = torch.where(best > 0, self.squarely[index] / best.clamp(min=1e-6), 1.0)
+        best = self.claims.amax(0)
+        ahead = torch.where(best > 0, self.claims[index] / best.clamp(min=1e-6), 1.0)
         weight = YIELDED + (1 - YIELDED) * smoothstep(ahead, YIELD_FROM, YIELD_TO)
         colours = weight[:, None].expand(-1, 3).contiguous()
         side = picture.side
@@ -313,7 +318,7 @@ class PhotoFit:
         """[S, S] 1 where a photo shows the inside of the mouth."""
         picture = self.photos.pictures[index]
         pose = self.photos.pose[index : index + 1]
-        inside = shows_mouth(self.avatar, pose, self.photos.viewmats[index], picture.K, picture.side)
+        inside = shows_parts(self.avatar, pose, self.photos.viewmats[index], picture.K, picture.side, INTERIOR)
         return mouth_mask(picture, inside)
 
     @torch.no_grad()
@@ -345,6 +350,17 @@ class PhotoFit:
         return (self.avatar.harmonics[chosen, 0] * SH_0 + 0.5).median(0).values
 
     @torch.no_grad()
+    def _teeth_colour(self, face: Tensor) -> Tensor | None:
+        """[3] colour of the teeth in the first photo that shows them, the reference before others; None: none does."""
+        for index in [self.photos.reference, *range(len(self.photos))]:
+            picture, pose = self.photos.pictures[index], self.photos.pose[index : index + 1]
+            teeth = shows_parts(self.avatar, pose, self.photos.viewmats[index], picture.K, picture.side, TEETH)
+            found = teeth_colour(picture.rgb, teeth & (self.mouths[index] > 0), face)
+            if found is not None:
+                return found
+        return None
+
+    @torch.no_grad()
     def _match_colours(self) -> None:
         """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them."""
         avatar = self.avatar
@@ -373,9 +389,9 @@ class PhotoFit:
         colour, weight = in_light(LIP_COLOUR, face).repeat(len(lips), 1), torch.zeros_like(self.shown)
         for index in range(len(self.photos)):
             found, seen = self._photo_colours(index, LIP_KNOWN)
-            better = seen * self.squarely[index] > weight
+            better = seen * self.claims[index] > weight
             colour = torch.where(better[:, None], found, colour)
-            weight = torch.where(better, seen * self.squarely[index], weight)
+            weight = torch.where(better, seen * self.claims[index], weight)
         seen, hidden = lips & (weight > LIP_SEEN), lips & (weight <= LIP_SEEN)
         if seen.any():  # not the next one's: that is a corner's shadow where few are seen
             colour[hidden] = LIP_SHADE * colour[seen].median(0).values

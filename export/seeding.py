@@ -19,6 +19,7 @@ from mvp4d_export.visibility import (
     EYES,
     INTERIOR,
     Surface,
+    claims,
     parts_named,
     rig_surface,
     triangle_parts,
@@ -73,7 +74,7 @@ def seed_from_photos(
 
     The last `on_hull` present Gaussians lie off the rig.
 
-    Where several photos show a place, the one that sees it most squarely gives its Gaussians.
+    Where several photos show a place, the one whose claim weighs most gives its Gaussians.
 
     Returns:
       how many were added.
@@ -88,7 +89,7 @@ def seed_from_photos(
         )
         found.append((pose, seeds))
     bound = [_bound(avatar, pose, seeds) for pose, seeds in found]
-    stay = _best_view(avatar, bound, [seeds.quality for _, seeds in found])
+    stay = _best_view(avatar, bound, [seeds.quality for _, seeds in found], photos.reference)
     stay = [kept & ~avoid[part["binding"]] for part, kept in zip(bound, stay)]
     binding = torch.cat([part["binding"][kept] for part, kept in zip(bound, stay)])
     new = {name: torch.cat([part[name][kept] for part, kept in zip(bound, stay)]) for name in GAUSSIAN_TENSORS}
@@ -272,8 +273,8 @@ def _bound(avatar: Avatar, pose: Pose, seeds: Seeds) -> dict[str, Tensor]:
     }
 
 
-def _best_view(avatar: Avatar, bound: list[dict[str, Tensor]], qualities: list[Tensor]) -> list[Tensor]:
-    """Which seeds [M] of each photo stay: those with no seed of a photo that sees the place more squarely beside them.
+def _best_view(avatar: Avatar, bound: list[dict[str, Tensor]], qualities: list[Tensor], reference: int) -> list[Tensor]:
+    """Which seeds [M] of each photo stay: those with no seed of a photo beside them whose claim weighs more.
 
     Places are compared in the rest pose, where all photos agree.
     """
@@ -282,6 +283,10 @@ def _best_view(avatar: Avatar, bound: list[dict[str, Tensor]], qualities: list[T
     for part in bound:
         at = part["binding"]
         rest.append(scale[at, None] * (rotation[at] * part["position"][:, None]).sum(-1) + centre[at])
+    qualities = [
+        claims(avatar, part["binding"], places, quality, index == reference)
+        for index, (part, places, quality) in enumerate(zip(bound, rest, qualities))
+    ]
     stay = [torch.ones_like(quality, dtype=torch.bool) for quality in qualities]
     for this in range(len(bound)):
         for other in range(len(bound)):

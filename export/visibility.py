@@ -16,7 +16,9 @@ from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
 
 INTERIOR = ("inside", "gum", "teeth", "tongue")  # parts of the mouth that lips cover and uncover
+TEETH = ("teeth",)
 EYES = ("eye", "sclera", "iris", "pupil", "cornea")
+OTHERS = 0.7  # of how squarely photos see a place, what counts of all but the reference: fewer borders, off the nose
 FACING_FROM, FACING_TO = 0.1, 0.45  # cosines between which a surface passes from unseen to fully shown
 
 
@@ -63,11 +65,11 @@ def rig_surface(avatar: Avatar, pose: Pose, viewmat: Tensor, K: Tensor, side: in
     return Surface(face.reshape(shape), depth.reshape(shape), point.reshape(*shape, 3), facing.reshape(shape))
 
 
-def shows_mouth(avatar: Avatar, pose: Pose, viewmat: Tensor, K: Tensor, side: int) -> Tensor:
-    """[S, S] bool: where the rig shows the inside of the mouth."""
+def shows_parts(avatar: Avatar, pose: Pose, viewmat: Tensor, K: Tensor, side: int, words: tuple[str, ...]) -> Tensor:
+    """[S, S] bool: where the rig shows parts whose names hold one of the words."""
     face = rig_surface(avatar, pose, viewmat, K, side).face
-    hidden = parts_named(avatar.rig.part_names, INTERIOR).to(avatar.device)
-    return (face >= 0) & hidden[avatar.rig.face_parts[face.clamp(min=0)]]
+    chosen = parts_named(avatar.rig.part_names, words).to(avatar.device)
+    return (face >= 0) & chosen[avatar.rig.face_parts[face.clamp(min=0)]]
 
 
 def parts_named(names: tuple[str, ...], words: tuple[str, ...]) -> Tensor:
@@ -91,6 +93,18 @@ def facing(avatar: Avatar, vertices: Tensor, eye: Tensor) -> Tensor:
     """[T] cosine between each triangle's normal and the direction to `eye` [3] in head space; negative from behind."""
     rotation, _, centre = triangle_frames(vertices, avatar.mesh_faces)
     return (rotation[:, :, 1] * normalize(eye - centre, dim=-1)).sum(-1)
+
+
+def claims(avatar: Avatar, binding: Tensor, places: Tensor, squarely: Tensor, reference: bool) -> Tensor:
+    """[M] what a photo's claim to tell colours of `places` [M, 3] of the head at rest weighs, on triangles `binding`
+    [M], that it sees so `squarely` [M]. An eye is one place: two photos' irises never meet."""
+    claim = squarely if reference else OTHERS * squarely
+    eyes = parts_named(avatar.rig.part_names, EYES).to(avatar.device)[triangle_parts(avatar)[binding]]
+    for side in (places[:, 0] < 0, places[:, 0] >= 0):
+        eye = eyes & side
+        if eye.any():
+            claim = torch.where(eye, claim[eye].mean(), claim)
+    return claim
 
 
 def light(avatar: Avatar, splats: Splats, pose: Pose, viewmat: Tensor, K: Tensor, alpha: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ from mvp4d_jax.tracking.track import MAX_ERROR, Source, track
 
 Pathlike = str | os.PathLike
 PHOTO_SIDE = 1024  # pixels of the longer side of a kept photo, at most
+AT_REST = ("noseSneer",)  # expressions that landmarks show of everybody's face at rest: who they are, not what they do
+RARELY = 0.07  # standard deviation in several photos of expressions that one of them cannot tell from the identity
 PHOTO_MARGIN = 1.3 * MARGIN  # half side of a kept photo over the larger half extent of the head: hair and shoulders
 
 
@@ -97,7 +99,8 @@ def track_portrait(
         shots, shape = _from_clip(sources[0], model, None if landmarks is None else landmarks[0], face, focal, most)
     else:
         shots, shape = _from_photos(sources, model, masks, landmarks, face, focal, same_person)
-    return assemble(shots, model.personalise(shape), cut=matte == "auto" and (masks is None or landmarks is None))
+    shots, rig = settle(shots, model.personalise(shape))
+    return assemble(shots, rig, cut=matte == "auto" and (masks is None or landmarks is None))
 
 
 def _from_photos(
@@ -148,6 +151,23 @@ def _from_clip(
                 )
             )
     return shots, fit.shape
+
+
+def settle(shots: Sequence[Shot], rig: HeadModel) -> tuple[list[Shot], HeadModel]:
+    """The same faces with what the pictures have of `AT_REST`, on the mean, in the head instead of the expressions.
+
+    As expressions these would go when the head moves, and the person would look like someone else.
+    """
+    resting = np.array([name.startswith(AT_REST) for name in rig.expression_names])
+    mean = np.mean([np.asarray(shot.motion.expression[0]) for shot in shots], axis=0)
+    held = np.where(resting, mean, 0).astype(np.float32)
+    settled = dataclasses.replace(
+        rig,
+        template=np.asarray(rig.template) + np.tensordot(held, rig.expression_basis, 1).astype(np.float32),
+        joints=np.asarray(rig.joints) + np.tensordot(held, rig.joint_expression_basis, 1).astype(np.float32),
+    )
+    motions = [dataclasses.replace(shot.motion, expression=shot.motion.expression - held) for shot in shots]
+    return [dataclasses.replace(shot, motion=motion) for shot, motion in zip(shots, motions)], settled
 
 
 def assemble(shots: Sequence[Shot], rig: HeadModel, *, cut: bool) -> Portrait:
@@ -235,7 +255,8 @@ def _solve(
             bar.total = total
             bar.update(step - bar.n)
 
-        config = told(SolveConfig(), [source.focal for source in sources])
+        config = SolveConfig() if len(sources) == 1 else SolveConfig(rare=RARELY)
+        config = told(config, [source.focal for source in sources])
         solutions = solve_photos(head, seen, config, focal, report)
     for source, solution in zip(sources, solutions):
         if not float(solution.error[0]) < MAX_ERROR:

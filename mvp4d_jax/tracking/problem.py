@@ -44,6 +44,7 @@ class SolveConfig:
       zoom: standard deviation of a photo's log focal length from that of the photos together.
       shape, expression, jaw, eyes, vergence: of coefficients and, in radians, joint angles; `vergence` is the
         difference between the eyes.
+      rare: of expressions that hardly anybody makes for a photo (`RARE`).
       bound: how hard ARKit expressions are held in [0, 1]; they are clipped there in the end.
       accelerations: per frame squared at 25 frames a second, of rotation (radians), translation (metres), expression,
         jaw and eyes (radians).
@@ -58,6 +59,7 @@ class SolveConfig:
     zoom: float = 0.15
     shape: float = 1.0
     expression: float = 0.35
+    rare: float = 0.35
     jaw: float = 0.15
     eyes: float = 0.25
     vergence: float = 0.05
@@ -70,6 +72,8 @@ class SolveConfig:
 
 # How far each landmark may be trusted: the contour of the jaw is not a fixed place on the skin.
 WEIGHTS = np.concatenate([np.full(17, 0.3), np.full(10, 0.7), np.full(9, 1.0), np.full(12, 1.3), np.full(20, 1.0)])
+# Told from a few landmarks these and the identity look alike.
+RARE = ("cheekPuff", "noseSneer", "jawForward", "jawLeft", "jawRight", "mouthLeft", "mouthRight", "tongueOut")
 EYES = np.array([[42, 43, 44, 45, 46, 47], [36, 37, 38, 39, 40, 41]])  # of the person's left eye and of the right
 
 
@@ -291,7 +295,7 @@ def frame_residuals(
     rows = [
         ((points - data["points"]) * data["weights"][..., None] / spread).reshape(-1),
         ((centres - data["iris"]) * data["iris_weights"][..., None] / spread).reshape(-1),
-        part["expression"] / config.expression,
+        part["expression"] / expression_spread(rig.expression_names, config),
     ]
     if layout.bounded:
         outside = jnp.minimum(part["expression"], 0) + jnp.maximum(part["expression"] - 1, 0)
@@ -305,6 +309,12 @@ def frame_residuals(
     eyes = part["eyes"].reshape(2, 2)
     rows += [part["eyes"] / config.eyes, (eyes[0] - eyes[1]) / config.vergence, part["zoom"] / config.zoom]
     return jnp.concatenate(rows)
+
+
+def expression_spread(names: Sequence[str], config: SolveConfig) -> np.ndarray:
+    """[E] standard deviations of the expressions of these names."""
+    rare = [name.startswith(RARE) for name in names]
+    return np.where(rare, config.rare, config.expression).astype(np.float32)
 
 
 def _project(

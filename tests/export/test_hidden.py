@@ -9,13 +9,13 @@ import torch
 
 from mvp4d.core.heads import load_head
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
-from mvp4d_export.hidden import MOUTH_COLOURS, OwnMouths, in_light, lid_triangles, seed_hidden
+from mvp4d_export.hidden import MOUTH_COLOURS, OwnMouths, in_light, lid_triangles, seed_hidden, teeth_colour
 from mvp4d_export.initialise import SH_0
 from mvp4d_export.lips import seed_lips
 from mvp4d_export.mouth_mask import grown
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
-from mvp4d_export.visibility import EYES, INTERIOR, gaussians_of, rig_surface
+from mvp4d_export.visibility import EYES, INTERIOR, OTHERS, TEETH, claims, gaussians_of, rig_surface
 
 SKIN, BLUE = (0.78, 0.6, 0.5), (0.0, 0.0, 1.0)
 SIDE = 160
@@ -139,6 +139,35 @@ def test_the_mouth_takes_the_photos_light():
     assert float(grey.amax() - grey.amin()) < 1e-6
     warm = in_light(MOUTH_COLOURS["teeth"], torch.tensor(SKIN) * torch.tensor([1.0, 0.8, 0.6])) / lit["teeth"]
     np.testing.assert_allclose(warm / warm[0], [1, 0.8**0.5, 0.6**0.5], rtol=1e-5)
+
+
+def test_teeth_have_the_colour_that_a_photo_shows(avatar):
+    face, white, lip = torch.tensor(SKIN), torch.tensor([0.9, 0.82, 0.7]), torch.tensor([0.6, 0.3, 0.28])
+    rgb, where = face.repeat(20, 20, 1), torch.zeros(20, 20, dtype=torch.bool)
+    where[5:15, 5:15] = True
+    rgb[5:15, 5:12], rgb[5:15, 12:15] = white, lip  # the fitted mouth reaches onto a lip
+    np.testing.assert_allclose(teeth_colour(rgb, where, face), white, atol=1e-6)
+    assert teeth_colour(rgb, where & (torch.arange(20) < 9), face) is None  # too few
+    assert teeth_colour(torch.where(where[..., None], lip, rgb), where, face) is None  # lips that are closed
+    seen = copy.deepcopy(avatar)
+    seed_hidden(seen, lid_triangles(seen), face, white)
+    colours = (seen.harmonics[:, 0] * SH_0 + 0.5)[gaussians_of(seen, TEETH)]
+    brightest = colours[colours.mean(1).argsort(descending=True)[:50]].mean(0)
+    np.testing.assert_allclose(brightest.detach(), white, atol=0.02)
+
+
+def test_one_photo_claims_an_eye_and_the_reference_claims_more(avatar):
+    places = avatar.splats(avatar.gather(avatar.rig.template)).means.detach()
+    squarely = (0.5 + 4 * places[:, 0]).clamp(0, 1)  # more on the head's left
+    eyes, left = gaussians_of(avatar, EYES), places[:, 0] >= 0
+    reference = claims(avatar, avatar.binding, places, squarely, True)
+    other = claims(avatar, avatar.binding, places, squarely, False)
+    np.testing.assert_allclose(reference[~eyes], squarely[~eyes])
+    np.testing.assert_allclose(other, OTHERS * reference, rtol=1e-6)
+    for side in (eyes & left, eyes & ~left):
+        assert int(side.sum()) > 20 and float(squarely[side].std()) > 0.01
+        np.testing.assert_allclose(reference[side], squarely[side].mean().expand(int(side.sum())), rtol=1e-5)
+    assert float(reference[eyes & left].mean()) > float(reference[eyes & ~left].mean()) + 0.1
 
 
 def test_generated_views_get_the_heads_own_mouth_where_it_is_open(avatar):

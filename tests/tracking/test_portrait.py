@@ -8,8 +8,8 @@ from mvp4d.core.cameras.camera import project
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d_jax.heads.skinning import landmarks, skin
-from mvp4d_jax.tracking.portrait import draw_faces, frontal_angle, track_portrait
-from tests.tracking.test_solve import SIZE, moving, observe
+from mvp4d_jax.tracking.portrait import Shot, draw_faces, frontal_angle, settle, track_portrait
+from tests.tracking.test_solve import CAMERA, SIZE, moving, observe
 
 ROTATIONS = ([0.05, 0.5, 0.0], [0.0, 0.1, 0.0])
 
@@ -112,3 +112,25 @@ def test_inputs_that_do_not_fit(photos, builtin, options, message):
 def test_no_photo():
     with pytest.raises(UserError, match="no photo"):
         track_portrait([])
+
+
+def test_a_face_at_rest_sneers_for_no_photo(builtin):
+    """What photos have of a sneer on the mean becomes the head's; every photo's face stays what it was."""
+    shots = [
+        Shot(
+            "a.png",
+            np.zeros((8, 8, 3), np.uint8),
+            np.zeros((8, 8), np.uint8),
+            CAMERA,
+            moving(builtin, [[0.0, 0.1, 0.0]], {"noseSneerLeft": left, "noseSneerRight": 0.2, "jawOpen": 0.5}),
+        )
+        for left in (0.4, 0.1)
+    ]
+    settled, rig = settle(shots, builtin)
+    sneer, jaw = (builtin.expression_names.index(name) for name in ("noseSneerLeft", "jawOpen"))
+    np.testing.assert_allclose([shot.motion.expression[0, sneer] for shot in settled], [0.15, -0.15], atol=1e-6)
+    assert all(shot.motion.expression[0, jaw] == 0.5 for shot in settled)
+    for before, after in zip(shots, settled):
+        np.testing.assert_allclose(skin(rig, after.motion), skin(builtin, before.motion), atol=1e-6)
+    moved = np.abs(np.asarray(rig.template) - np.asarray(builtin.template)).max(-1)
+    assert moved.max() > 5e-4 and np.median(moved) < 1e-5  # the nose, not the head

@@ -14,6 +14,7 @@ from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking import problem as problems
 from mvp4d_jax.tracking import solve as solving
 from mvp4d_jax.tracking.landmarks import Landmarks
+from mvp4d_jax.tracking.portrait import RARELY
 from mvp4d_jax.tracking.solve import UP, SolveConfig, solve, told
 from tests.capture.toy import make_flame
 
@@ -219,6 +220,27 @@ def test_derivatives_against_finite_differences():
         ) / 2e-3
         np.testing.assert_allclose(by_frame[0, :, index], numeric[0], atol=0.02 * np.abs(numeric).max() + 1e-2)
     assert jax.tree.all(jax.tree.map(np.isfinite, [by_shared.sum(), by_frame.sum()]))
+
+
+def test_what_hardly_anybody_does_for_a_photo_is_who_they_are(builtin):
+    """A face that looks as if it sneered and puffed its cheeks: with photos' prior its identity does, and it smiles."""
+    shape = np.random.default_rng(5).normal(0, 0.5, builtin.shape_count).astype(np.float32)
+    looks = {
+        "noseSneerLeft": 0.3,
+        "noseSneerRight": 0.3,
+        "cheekPuff": 0.4,
+        "mouthSmileLeft": 0.5,
+        "mouthSmileRight": 0.5,
+    }
+    seen = observe(builtin, moving(builtin, [[0.05, 0.1, 0.0]], looks), shape)
+    sneers, smiles = (
+        [builtin.expression_names.index(name) for name in looks if name.startswith("mouth") == mouth]
+        for mouth in (False, True)
+    )
+    found = [solving.solve_photos(builtin, [seen], SolveConfig(rare=rare), FOCAL)[0] for rare in (0.35, RARELY)]
+    sneer, smile = ([float(one.motion.expression[0, chosen].mean()) for one in found] for chosen in (sneers, smiles))
+    assert sneer[1] < 0.02 and sneer[0] > 0.1 and min(smile) > 0.3, (sneer, smile)
+    assert max(float(one.error[0]) for one in found) < 0.01
 
 
 def test_photos_of_one_person_share_an_identity(builtin):
