@@ -194,6 +194,25 @@ def test_triangulation_of_exact_points(truth):
     assert error[0] < 1e-2  # one view in eight
 
 
+def test_faces_that_are_none_are_left_out(truth):
+    """A face in the hair of the back of the head, and a profile found beside the face."""
+    seen = list(truth.seen)
+    seen[4] = dataclasses.replace(seen[1], points=seen[1].points[:, ::-1])
+    wrong = seen[2].points.copy()
+    wrong[1] += 90.0
+    seen[2] = dataclasses.replace(seen[2], points=wrong)
+    found = np.stack([view.found for view in rig.agreeing(seen, truth.cameras)], 1)  # [F, V]
+    wanted = np.isin(np.arange(8), FACING) & (np.arange(8) != [[8], [2]])
+    np.testing.assert_array_equal(found, wanted)
+    points, error = rig.triangulate(rig.agreeing(seen, truth.cameras), truth.cameras)
+    clean, _ = rig.triangulate(truth.seen, truth.cameras)
+    assert np.linalg.norm(points - clean, axis=-1).mean() < 1e-3 and error.max() < rig.OUTLIER
+    # Where most views contradict each other the calibration is wrong, and nothing is left out to hide it.
+    order = np.array([2, 1, 6, 3, 4, 5, 0, 7])
+    swapped = rig.agreeing(truth.seen, truth.cameras[order])
+    assert all((a.found == b.found).all() for a, b in zip(swapped, truth.seen))
+
+
 def test_a_calibration_of_another_rig_is_refused(truth, folder, tmp_path, capsys):
     shutil.copytree(MODELS / "metres", tmp_path / "model")
     text = (tmp_path / "model" / "images.txt").read_text()
