@@ -293,10 +293,11 @@ def test_calibrations_that_are_none(name, content, message, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_with_the_detectors_own_landmarks(tmp_path, capsys):
-    """Filmed at 512 pixels, landmarks by MediaPipe, calibration from COLMAP's model. Its landmarks lie 4 to 5 mm from
-    the rig's own (triangulated, jaw line aside), by another vector in every person; the pictures take most of it away.
-    The mark of 2 mm is missed by what they do not show: the back of the head and the neck."""
+@pytest.mark.parametrize("person, metres", [(11_000, 2.3e-3), (11_003, 2e-3)])
+def test_with_the_detectors_own_landmarks(person, metres, tmp_path):
+    """Filmed at 512 pixels, landmarks by MediaPipe, calibration from COLMAP's model. Its landmarks lie 2 to 3 mm from
+    the rig's own, by another vector in every person; the pictures take part of it away. The mark of 2 mm is met where
+    the face has texture; what shines, and what hair covers, misses it by up to a millimetre."""
     from mvp4d_jax.studio.produce import Order, make_capture
     from mvp4d_jax.tracking.detector import MEDIAPIPE
 
@@ -304,11 +305,11 @@ def test_with_the_detectors_own_landmarks(tmp_path, capsys):
         MEDIAPIPE.python()
     except UserError as error:
         pytest.skip(f"MediaPipe cannot be had here: {error}")
-    truth = Capture.open(make_capture(tmp_path / "truth", 11_000, Order("orbit:360x8@5", 2, 512, motion="speech")))
+    truth = Capture.open(make_capture(tmp_path / "truth", person, Order("orbit:360x8@5", 2, 512, motion="speech")))
     shutil.copytree(tmp_path / "truth" / "images", tmp_path / "views")
     words = ["--cameras", str(MODELS / "metres"), "--out", str(tmp_path / "found")]
     assert main(["track", str(tmp_path / "views"), *words]) == 0
     found = Capture.open(tmp_path / "found")
     vertices = np.asarray(skin(truth.head, truth.motion), np.float64)
     truth = Truth(vertices, head_vertices(truth.head), None, [])
-    truth.check(found.head, found.motion, metres=3e-3)
+    truth.check(found.head, found.motion, metres=metres)
