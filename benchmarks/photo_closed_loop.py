@@ -88,7 +88,7 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="tiny_128")
+    parser.add_argument("--weights", default="tiny_128_turbo")
     parser.add_argument("--identities", type=int, nargs="+", default=list(PEOPLE))
     parser.add_argument("--steps", type=int, help="of the fits (default: the preset's)")
     parser.add_argument("--json", help="also write every view's numbers here")

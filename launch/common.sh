@@ -12,14 +12,73 @@ print(" ".join(json.load(open(path)).get(kind, {}).get(variable, [])))
 PY
 }
 
-# tpu_kind NAME: v5e, v5p, v6e or tpu7x, from what Google calls a slice (v5litepod-64, v5p-128, tpu-v5-lite-podslice, tpu7x).
-tpu_kind() {
+# refuse WORDS...: one line, exit code 2.
+refuse() { echo "${0##*/}: $*" >&2; exit 2; }
+
+# need VARIABLE=WHAT...: refuses where one of the environment's variables is not set; the line names all that are missing.
+need() {
+  local pair name missing=() said
+  for pair; do
+    name=${pair%%=*}
+    [[ -n ${!name:-} ]] || missing+=("$name (${pair#*=})")
+  done
+  [[ ${#missing[@]} -gt 0 ]] || return 0
+  printf -v said ', %s' "${missing[@]}"
+  refuse "set ${said:2}"
+}
+
+# whole VARIABLE...: refuses a value that is no whole number from 1 on.
+whole() {
+  local name
+  for name; do [[ ${!name} =~ ^[1-9][0-9]{0,6}$ ]] || refuse "$name is '${!name}': a whole number from 1 on"; done
+}
+
+# check_names: NAME is a name in a cloud, BUCKET a bucket's.
+# shellcheck disable=SC2153
+check_names() {
+  [[ $NAME =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
+    refuse "NAME is '$NAME': at most 40 lowercase letters, digits and hyphens, a letter first"
+  [[ $BUCKET =~ ^[a-z0-9][-_.a-z0-9]+$ ]] || refuse "BUCKET is '$BUCKET': the name alone, without gs:// and folders"
+}
+
+# check_arguments VERB ARGUMENTS...: what `mvp4d VERB` would refuse on every host, refused before a host is asked for.
+check_arguments() {
+  local verb=$1 word config='' out=''
+  shift
+  for word; do
+    case ${word%%=*} in
+    --config) config=1 ;;
+    --out) out=1 ;;
+    --w*) refuse "$word: this script sets --workdir itself (see its header); leave it out" ;;
+    esac
+  done
+  [[ -n $config ]] || refuse "the arguments of \`mvp4d $verb\` name no --config"
+  [[ $verb != prepare || -n $out ]] || refuse "the arguments of \`mvp4d prepare\` name no --out"
+  [[ $verb != train || $1 == -* ]] || refuse "'$1': give the arguments of \`mvp4d train\` alone, --config first"
+}
+
+# kind_of_slice TYPE: v5e, v5p, v6e or tpu7x, from what Google calls a slice.
+kind_of_slice() {
   case $1 in
-  *v5litepod* | *v5-lite* | *v5e*) echo v5e ;;
-  *v5p*) echo v5p ;;
-  *v6e*) echo v6e ;;
-  *7x*) echo tpu7x ;;
-  *) echo "no TPU kind is known in '$1': v5litepod-N, v5p-N, v6e-N or tpu7x-N" >&2; return 2 ;;
+  *:*) refuse "TYPE is '$1': that is preflight's spelling, Google's is for example v5p-128" ;;
+  *-*[!0-9]* | *-0* | *-) refuse "TYPE is '$1': a kind and a number, for example v5p-128" ;;
+  v5litepod-*) echo v5e ;;
+  v5p-*) echo v5p ;;
+  v6e-*) echo v6e ;;
+  tpu7x-*) echo tpu7x ;;
+  v5e-*) refuse "TYPE is '$1': Google's name is v5litepod-${1#v5e-}" ;;
+  *) refuse "TYPE is '$1': no TPU kind is known by that; v5litepod-N, v5p-N, v6e-N or tpu7x-N" ;;
+  esac
+}
+
+# kind_of_accelerator ACCELERATOR: the same, from GKE's label of a node.
+kind_of_accelerator() {
+  case $1 in
+  tpu-v5-lite-podslice | tpu-v5-lite-device) echo v5e ;;
+  tpu-v5p-slice) echo v5p ;;
+  tpu-v6e-slice) echo v6e ;;
+  tpu7x) echo tpu7x ;;
+  *) refuse "ACCELERATOR is '$1': tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice or tpu7x" ;;
   esac
 }
 
@@ -41,3 +100,4 @@ quoted() { printf '%q ' "$@"; }
 
 # usage SCRIPT: its header.
 usage() { sed -n '2,/^set /p' "$1" | sed '$d' | sed 's/^# \{0,1\}//'; }
+case ${1:-} in -h | --help) usage "$0"; exit 0 ;; esac

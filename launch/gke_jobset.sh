@@ -13,11 +13,21 @@
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-: "${NAME:?a name for the job}" "${IMAGE:?what launch/image.sh tpu pushed}" "${ACCELERATOR:?for example tpu-v5p-slice}"
-: "${TOPOLOGY:?for example 4x4x4}" "${HOSTS:?hosts of a slice}" "${CHIPS_PER_HOST:?4 on v5p, v6e}"
-: "${BUCKET:?for the workdir, mounted at /mnt/BUCKET}"
+need NAME="a name for the job" IMAGE="what launch/image.sh tpu pushed" ACCELERATOR="for example tpu-v5p-slice" \
+  TOPOLOGY="for example 4x4x4" HOSTS="hosts of a slice" CHIPS_PER_HOST="4 on v5p, v6e" BUCKET="of the workdir, mounted at /mnt/BUCKET"
+SLICES=${SLICES:-1}
+check_names
+whole HOSTS CHIPS_PER_HOST SLICES
 [[ $# -gt 0 ]] || { usage "$0"; exit 2; }
-flags=$(compiler_flags "$(tpu_kind "$ACCELERATOR")" LIBTPU_INIT_ARGS)
+check_arguments train "$@"
+kind=$(kind_of_accelerator "$ACCELERATOR")
+case $kind in v5e | v6e) sides=2 ;; *) sides=3 ;; esac
+[[ $TOPOLOGY =~ ^[1-9][0-9]*(x[1-9][0-9]*){$((sides - 1))}$ ]] ||
+  refuse "TOPOLOGY is '$TOPOLOGY': $ACCELERATOR has $sides sides, for example $([[ $sides == 3 ]] && echo 4x4x4 || echo 4x4)"
+chips=$((${TOPOLOGY//x/*}))
+[[ $chips -eq $((HOSTS * CHIPS_PER_HOST)) ]] ||
+  refuse "TOPOLOGY $TOPOLOGY has $chips chips, HOSTS x CHIPS_PER_HOST asks for $HOSTS x $CHIPS_PER_HOST = $((HOSTS * CHIPS_PER_HOST))"
+flags=$(compiler_flags "$kind" LIBTPU_INIT_ARGS)
 arguments=$(python3 -c 'import json, sys; print(json.dumps(sys.argv[1:]))' --workdir "gs://$BUCKET/$NAME" "$@")
 
 manifest=$(cat <<YAML
@@ -35,7 +45,7 @@ spec:
       onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
   - name: slice
-    replicas: ${SLICES:-1}
+    replicas: $SLICES
     template:
       spec:
         parallelism: $HOSTS

@@ -9,6 +9,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [[ $# -ge 2 && -f $repository/launch/Dockerfile.$1 ]] || { usage "$0"; exit 2; }
+[[ -n $2 ]] || refuse "the image's name is empty"
 [[ $# -eq 2 || $3 == --push ]] || { usage "$0"; exit 2; }
 run() { if [[ -n ${DRY_RUN:-} ]]; then quoted "$@"; echo; else "$@"; fi; }
 

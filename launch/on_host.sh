@@ -75,6 +75,7 @@ status)
   elif [[ -f $home/installed ]]; then echo idle
   else echo absent; fi ;;
 stop)
+  [[ -d $home ]] || { echo absent; exit 0; }
   touch "$home/stopped"
   alive && kill -TERM "$(cat "$home/pid")"
   echo stopping ;;

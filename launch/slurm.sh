@@ -5,15 +5,19 @@
 #     --config.initial=/scratch/cogvideox-2b/transformer --config.autoencoder=/scratch/cogvideox-2b/vae \
 #     --config.data.shards=/scratch/shards/512 --config.stages.images.shards=/scratch/shards/256
 #
-# PARTITION, ACCOUNT, TIME (24:00:00) and VENV (.venv of this checkout) may be set. The job is sent a signal five minutes before
-# its time is up, saves, and puts itself back into the queue; it goes on from its newest checkpoint. So it does when it is
-# preempted (--requeue). DRY_RUN=1 prints the batch script.
+# PARTITION, ACCOUNT, TIME (24:00:00) and VENV (.venv of this checkout, on a file system that all nodes share) may be set. The
+# job is sent a signal five minutes before its time is up, saves, and puts itself back into the queue; it goes on from its
+# newest checkpoint. So it does when it is preempted (--requeue). DRY_RUN=1 prints the batch script.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-: "${NODES:?}" "${GPUS:?per node}" "${WORKDIR:?seen by all nodes}"
+need NODES="how many" GPUS="of each node" WORKDIR="a folder that all nodes see"
+whole NODES GPUS
+[[ $WORKDIR =~ ^/[^\"\$\`\\]*$ ]] || refuse "WORKDIR is '$WORKDIR': a folder that all nodes see, from the root on"
 [[ $# -gt 0 ]] || { usage "$0"; exit 2; }
+check_arguments train "$@"
 VENV=${VENV:-$repository/.venv}
+[[ -n ${DRY_RUN:-} || -x $VENV/bin/mvp4d ]] || refuse "VENV is '$VENV': no mvp4d in it; an environment that all nodes see"
 
 script=$(cat <<BATCH
 #!/usr/bin/env bash

@@ -10,24 +10,27 @@
 #   train   everything: asks for the slice where there is none, installs, starts, and watches until the run is done;
 #           asks again after a preemption (SPOT=1) and starts again after a crash. Workdir: gs://BUCKET/NAME
 #   prepare the same for `mvp4d prepare`: all hosts share the captures
-#   watch   what `train` does after the start, for a run that goes on while this machine was away; same arguments
-#   up, install, start ARGUMENTS, status, log, stop, down    single steps
+#   watch   what `train` does after the start, for a run that goes on while this machine was away; same arguments.
+#           `watch prepare ARGUMENTS` for a preparation
+#   up, install, start ARGUMENTS, start prepare ARGUMENTS, status, log, stop, down    single steps
 #
 # DRY_RUN=1 prints the commands. SPOT=1 asks for spot capacity; RUNTIME names another machine image; RESTARTS (100) bounds
 # new starts; POLL (60) is the pause between looks in seconds.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-: "${NAME:?a name for the slice}" "${ZONE:?for example us-east5-a}" "${TYPE:?for example v5p-128 or v5litepod-64}"
-: "${BUCKET:?a bucket for the workdir, mounted on all hosts at /mnt/BUCKET}"
+need NAME="a name for the slice" ZONE="for example us-east5-a" TYPE="for example v5p-128 or v5litepod-64" \
+  BUCKET="of the workdir, mounted on all hosts at /mnt/BUCKET"
 SPOT=${SPOT:-} DRY_RUN=${DRY_RUN:-} RESTARTS=${RESTARTS:-100} POLL=${POLL:-60}
-case $TYPE in *:*) echo "TYPE is '$TYPE': that is preflight's spelling, Google's is for example v5p-128" >&2; exit 2 ;; esac
-kind=$(tpu_kind "$TYPE")
+check_names
+[[ $RESTARTS =~ ^[0-9]{1,6}$ ]] || refuse "RESTARTS is '$RESTARTS': a whole number"
+[[ $POLL =~ ^[0-9]{1,6}(\.[0-9]+)?$ ]] || refuse "POLL is '$POLL': seconds"
+kind=$(kind_of_slice "$TYPE")
 case $kind in # the machine image of each kind
 v5e) RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite} ;;
 v5p) RUNTIME=${RUNTIME:-v2-alpha-tpuv5} ;;
 v6e) RUNTIME=${RUNTIME:-v2-alpha-tpuv6e} ;;
-*) echo "$TYPE has no queued resources: launch/gke_jobset.sh" >&2; exit 2 ;;
+*) refuse "$TYPE has no queued resources: launch/gke_jobset.sh" ;;
 esac
 
 note() { echo "$(date +%H:%M:%S) $*" >&2; }
@@ -118,7 +121,14 @@ watch() {
 
 verb=${1:-} job=train
 shift || true
-[[ $verb != prepare ]] || job=prepare
+case $verb:${1:-} in
+prepare:*) job=prepare ;;
+start:prepare | watch:prepare) job=prepare; shift ;;
+esac
+case $verb in start | watch | train | prepare)
+  [[ $# -gt 0 ]] || { usage "$0"; exit 2; }
+  check_arguments "$job" "$@" ;;
+esac
 case $verb in
 up)
   ask
@@ -126,7 +136,6 @@ up)
 install) install ;;
 start) start "$@" ;;
 train | prepare)
-  [[ $# -gt 0 ]] || { usage "$0"; exit 2; }
   case $(hosts) in stopped | done | mistake) start "$@" ;; esac # hosts that had a run before
   watch "$@" ;;
 watch) watch "$@" ;;

@@ -14,10 +14,16 @@
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-: "${NAME:?a name for the workload}" "${CLUSTER:?}" "${ZONE:?for example us-east5-a}" "${TYPE:?for example v5p-128}"
-: "${IMAGE:?what launch/image.sh tpu pushed}" "${BUCKET:?for the workdir}"
+need NAME="a name for the workload" CLUSTER="a cluster that xpk made" ZONE="for example us-east5-a" TYPE="for example v5p-128" \
+  IMAGE="what launch/image.sh tpu pushed" BUCKET="of the workdir, attached at /mnt/BUCKET"
+SLICES=${SLICES:-1}
+check_names
+whole SLICES
 [[ $# -gt 0 ]] || { usage "$0"; exit 2; }
-command=(xpk workload create --workload "$NAME" --cluster "$CLUSTER" --zone "$ZONE" --tpu-type "$TYPE" --num-slices "${SLICES:-1}"
-  --docker-image "$IMAGE" --max-restarts 100 --env "LIBTPU_INIT_ARGS=$(compiler_flags "$(tpu_kind "$TYPE")" LIBTPU_INIT_ARGS)"
+check_arguments train "$@"
+kind=$(kind_of_slice "$TYPE")
+flags=$(compiler_flags "$kind" LIBTPU_INIT_ARGS)
+command=(xpk workload create --workload "$NAME" --cluster "$CLUSTER" --zone "$ZONE" --tpu-type "$TYPE" --num-slices "$SLICES"
+  --docker-image "$IMAGE" --max-restarts 100 --env "LIBTPU_INIT_ARGS=$flags"
   --command "mvp4d train --distributed --workdir $(quoted "gs://$BUCKET/$NAME" "$@")")
 if [[ -n ${DRY_RUN:-} ]]; then quoted "${command[@]}"; echo; else "${command[@]}"; fi

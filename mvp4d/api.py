@@ -119,7 +119,8 @@ def load(weights: Pathlike, *, mesh: tuple[int, int, int] = (1, 1, 1), dtype: st
     """Opens a release of multi-view diffusion weights; they are read at the first sample.
 
     Args:
-      weights: the name of weights that come with the project ("tiny", "tiny_128"), or a release folder.
+      weights: the name of weights that come with the project ("tiny_128_turbo", "tiny_128", "tiny"), or a release
+        folder.
       mesh: devices along data, fsdp and context; -1 takes what is left.
       dtype: "float32" or "bfloat16", what is computed in; by default what the weights were trained in.
 

@@ -90,7 +90,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"mvp4d: no such command '{verb}'{hint}", file=sys.stderr)
         return 2
     module_name, summary = VERBS[verb]
-    parser = None
+    module = parser = parsed = None
     _choose_platform()
     # ffmpeg is started by fork and exec; JAX warns of forks that go on running Python.
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
@@ -117,7 +117,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     except KeyboardInterrupt as stop:
         how = f"stopped by {stop}" if isinstance(stop, Stopped) else "interrupted"
-        print(f"mvp4d {verb}: {how}; run the same command again to go on", file=sys.stderr)
+        again = "run the same command again to go on" if _resumes(module, parsed) else "the same command starts over"
+        print(f"mvp4d {verb}: {how}; {again}", file=sys.stderr)
         return getattr(stop, "exit_code", 130)
     except BrokenPipeError:
         raise
@@ -130,6 +131,11 @@ def _dispatch(arguments: list[str]) -> int:
             raise
         print(f"mvp4d {verb}: {as_flags(str(error), parser)}", file=sys.stderr)
         return code
+
+
+def _resumes(module: ModuleType | None, args: argparse.Namespace | None) -> bool:
+    """Whether the verb goes on where it was when it is given again; those that do say so (`resumes(args)`)."""
+    return args is not None and module is not None and hasattr(module, "resumes") and module.resumes(args)
 
 
 def _held(module: ModuleType, args: argparse.Namespace) -> contextlib.AbstractContextManager:

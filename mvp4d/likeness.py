@@ -1,4 +1,7 @@
-"""An avatar measured against the photos of the person: at the photos' own views, and by angle while it speaks."""
+"""An avatar or generated views measured against the photos of the person.
+
+An avatar at the photos' own views and by angle while it speaks; views each for itself.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from mvp4d.api import Avatar, Pathlike
 from mvp4d.core.capture import Capture
@@ -15,7 +19,8 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import Motion
 
 ANGLES = (-60, -40, -20, 0, 20, 40, 60)  # degrees to the side that faces are looked for at
-FRAMES = 5  # of the motion, at each angle
+FRAMES = 5  # of the motion, at each angle or in each view
+WIDEST = 75.0  # degrees from the reference up to which views are described: the detector wants a face
 SIZE = 512  # pixels of the pictures that are described
 
 
@@ -90,3 +95,32 @@ def measure_avatar(
         )
         pairs.append((theirs, ours))
     return Likeness({**scores, "photos": rows}, pairs)
+
+
+def measure_views(capture: Capture, against: Portrait | Capture | Pathlike) -> Likeness:
+    """Compares the views of a capture, as far as they may show a face, with the photos of the person.
+
+    Returns:
+      Likeness whose "photos" is empty and whose pairs are, for each view in the order of "views", the reference photo
+      (shrunk to the view's height) and the view's first frame.
+
+    Raises:
+      UserError: no portrait; no view within 75 degrees of the reference; or the descriptors cannot be had.
+    """
+    from mvp4d_jax.evaluation.evaluate import reference_angles
+    from mvp4d_jax.evaluation.likeness import score_likeness
+
+    portrait = find_portrait(against)
+    angles = reference_angles(capture, capture)
+    names = sorted((name for name in angles if angles[name] <= WIDEST), key=lambda name: angles[name])
+    if not names:
+        raise UserError(
+            capture.path, f"has no view within {WIDEST:g} degrees of its reference", "sample some from the front"
+        )
+    moments = np.unique(np.linspace(0, capture.frame_count - 1, FRAMES).round().astype(int))
+    views = [np.stack([capture.frame(capture.names.index(name), int(frame)) for frame in moments]) for name in names]
+    scores = {"likeness": score_likeness(portrait, [(angles[name], view) for name, view in zip(names, views)])}
+    photo = Image.fromarray(np.uint8(np.rint(255 * portrait.on_background(portrait.reference))))
+    height = views[0].shape[1]
+    photo = np.asarray(photo.resize((round(photo.width * height / photo.height), height), Image.Resampling.LANCZOS))
+    return Likeness({**scores, "photos": [], "left_out": {}}, [(photo, view[0]) for view in views])

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import logging
 import math
+import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -64,7 +65,7 @@ def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[jax.Dev
       UserError: the shape does not fit the devices.
     """
     pool = list(jax.devices() if devices is None else devices)
-    sizes = _mesh_sizes(shape, len(pool))
+    sizes = mesh_sizes(shape, len(pool))
     needed = math.prod(sizes)
     if needed < len(pool) and devices is None and jax.process_count() > 1:
         raise UserError(
@@ -77,7 +78,7 @@ def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[jax.Dev
     return Mesh(order, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _mesh_sizes(shape: Sequence[int], count: int) -> list[int]:
+def mesh_sizes(shape: Sequence[int], count: int) -> list[int]:
     """The shape with its -1 filled in. Raises UserError where it does not fit `count` devices."""
     sizes = list(shape)
     if len(sizes) != len(AXES) or sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
@@ -123,6 +124,13 @@ def _laid_out_slice(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
     except (ValueError, NotImplementedError, AssertionError) as error:  # some sides, 20 for one, it cannot cut
         log.info("mesh %s does not follow the torus, devices are taken in their order (%s)", tuple(sizes), error)
         return np.asarray(devices).reshape(sizes)
+
+
+def say_mesh(sizes: Sequence[int]) -> str:
+    """A mesh in words, and how many devices it leaves idle, if any."""
+    used, idle = math.prod(sizes), jax.device_count() - math.prod(sizes)
+    axes = ", ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
+    return f"{axes}: {used} device{'s' * (used > 1)}" + (f"; {idle} of {used + idle} stay idle" if idle > 0 else "")
 
 
 @contextlib.contextmanager
@@ -324,7 +332,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def initialise_processes(
-    coordinator: str | None = None, count: int | None = None, index: int | None = None, timeout: float = 120.0
+    coordinator: str | None = None,
+    count: int | None = None,
+    index: int | None = None,
+    timeout: float = 120.0,
+    otherwise: str = "give `coordinator`, `processes` and `process`",
 ) -> int:
     """Join the other processes of this run. Call it before anything touches a device.
 
@@ -335,6 +347,7 @@ def initialise_processes(
       count: how many processes there are. 1: nothing to join.
       index: which of them this is.
       timeout: seconds to wait for the others before giving up.
+      otherwise: what helps where nothing tells of the others.
 
     Returns:
       The number of processes.
@@ -347,6 +360,10 @@ def initialise_processes(
     given = [value is not None for value in (coordinator, count, index)]
     if any(given) and not all(given):
         raise UserError("`coordinator`, `processes`, `process`", "go together", "give all three or none")
+    if not 0 < timeout <= 86_400:
+        raise UserError("`join_timeout`", f"is {timeout:g}", "give seconds, more than 0 and at most 86,400")
+    if all(given) and count < 1:
+        raise UserError("`processes`", f"is {count}", "it is a whole number from 1 on")
     if all(given) and not 0 <= index < count:
         raise UserError("processes", f"index {index} is not below the count {count}", "number the processes from 0")
     began = time.monotonic()
@@ -363,7 +380,7 @@ def initialise_processes(
             raise UserError(
                 "`distributed`",
                 f"no TPU pod, GKE or SLURM job tells where the others are ({reason})",
-                "give `coordinator`, `processes` and `process`",
+                otherwise,
             ) from error
         raise UserError(
             "processes",
@@ -379,8 +396,10 @@ def initialise_processes(
 def _meet(coordinator: str, count: int, index: int, timeout: float) -> None:
     """Wait until every process is there. The runtime's own wait ends the process with a stack trace and no name."""
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError("processes", f"coordinator {coordinator!r} is not host:port", "for example 10.0.0.2:8476")
+    sound = re.fullmatch(r"[!-~]{1,253}", host) and re.fullmatch(r"[0-9]{1,5}", port) and 1 <= int(port) <= 65535
+    if not sound:
+        shown = ascii(coordinator) if len(coordinator) < 80 else f"{coordinator[:60]!a} ..."
+        raise UserError("`coordinator`", f"{shown} is not host:port", "for example 10.0.0.2:8476")
     address, deadline = (host.strip("[]"), int(port)), time.monotonic() + timeout
     try:
         if index == 0:

@@ -5,7 +5,9 @@ With a single process all of it is plain Python.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.outputs import hold
 
 
 def is_first() -> bool:
@@ -42,6 +45,14 @@ def begin_together(begin: Callable[[], None]) -> None:
         raise error
     if not begun:
         raise UserError("process 0", "did not begin", "its own message says why")
+
+
+@contextlib.contextmanager
+def hold_together(path: str | os.PathLike) -> Iterator[None]:
+    """Keeps an output for the processes of this run while the block runs (`outputs.hold`), by a lock of the first."""
+    with contextlib.ExitStack() as held:
+        begin_together(lambda: held.enter_context(hold(path)))
+        yield
 
 
 def wait_for_all(name: str, hours: int = 168) -> None:

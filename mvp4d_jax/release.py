@@ -86,7 +86,8 @@ class Release:
 
 
 def resolve_weights(name: str | os.PathLike) -> Path:
-    """The folder of weights that come with the project (`tiny`: 64 x 64, `tiny_128`: 128 x 128), or of a path.
+    """The folder of weights that come with the project (`tiny_128_turbo`, `tiny_128`: 128 x 128; `tiny`: 64 x 64), or
+    of a path.
 
     Raises:
       UserError: nothing is there.
@@ -220,7 +221,7 @@ def _sampler(path: Path, value: dict[str, Any]) -> ReleaseSampler:
 
 
 def load_release(name: str | os.PathLike, *, mesh: Mesh | None = None, dtype: str | None = None) -> Release:
-    """Loads a release: 'tiny', 'tiny_128' or a folder.
+    """Loads a release: 'tiny_128_turbo', 'tiny_128', 'tiny' or a folder.
 
     Args:
       mesh: where the weights go, every device its part of the transformer's; None: one device.

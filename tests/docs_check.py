@@ -3,8 +3,9 @@
 A fenced block marked ```bash run``` is executed, line by line, in one scratch folder, in the order of the files. Lines
 of other ```bash``` blocks need weights, data or machines that are not here: their flags are parsed, and the files they
 name must exist. Of these, `convert`, and `train`, `prepare`, `preflight` and `sample` are run, too: small, on a random
-CogVideoX, captures and shards of noise (`small_inputs`), as far as `--dry-run` or `--plan` go, on eight host devices;
-launch scripts with DRY_RUN=1, then what they start on every host. `--dry` leaves the blocks marked `run` out.
+CogVideoX, captures and shards of noise (`small_inputs`), as far as `--dry-run` or `--plan` go, on eight host devices or
+as many as they say; launch scripts with DRY_RUN=1, then what they start on every host. `--dry` leaves blocks marked
+`run` out; files that are named are checked alone.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def dry_run(line: str, scratch: Path, environment: dict[str, str]) -> str | None
         problem = _outcome([ROOT / words[0], *words[1:]], scratch, own)
         return problem or ("--config" in words and _dry_verb(started(words[1:]), scratch, environment)) or None
     elif words[:1] == ["mvp4d"] and words[1] in DRY and not {"--export", "tiny_autoencoder"} & set(words):
-        return _dry_verb(words[1:], scratch, environment)
+        own = dict(word.split("=", 1) for word in settings)
+        return _dry_verb(words[1:], scratch, {**environment, **own})
     return None
 
 
@@ -93,9 +95,10 @@ def _dry_verb(words: list[str], scratch: Path, environment: dict[str, str]) -> s
     small = small_inputs.shrink(words)
     small_inputs.furnish(scratch, small)
     dry = [word for word in DRY[words[0]] if word not in small]
-    flags = environment.get("XLA_FLAGS", "")
-    # These programs are compiled and not run: without LLVM's optimisations, and once.
-    flags += " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    # The command's own number of devices comes last and counts. These programs are compiled and not run: without LLVM's
+    # optimisations, and once.
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    flags += environment.get("XLA_FLAGS", "")
     own = {"JAX_COMPILATION_CACHE_DIR": str(scratch / ".programs"), **environment, "XLA_FLAGS": flags}
     alone = _without(small, "--coordinator", "--processes", "--process") if words[0] == "train" else small
     return _outcome(["mvp4d", *alone, *dry], scratch, own)
@@ -142,7 +145,10 @@ def main() -> int:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     scripts = {path: header(path) for path in sorted((ROOT / "launch").glob("*.sh"))}
     pages = {path: blocks(path) for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+    named = {Path(word).resolve() for word in sys.argv[1:] if not word.startswith("--")}
     for path, found in {**pages, **scripts}.items():
+        if named and path not in named:  # but for the weights that all pages begin with
+            found = [(False, [line for _, lines in found for line in lines if line.startswith("mvp4d convert ")])]
         for run, lines in found:
             if run and "--dry" in sys.argv:
                 continue

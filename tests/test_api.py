@@ -124,6 +124,8 @@ def test_a_plan_costs_no_weights(world):
     release, scene = world
     job = mvp4d.load(release).plan(scene, motion=scene, cameras=scene, steps=3)
     assert "tokens" in job.describe()
+    with pytest.raises(mvp4d.UserError, match="`head`: is for a photo; what is given as `reference` brings its own"):
+        mvp4d.load(release).plan(scene, motion=scene, cameras=scene, head="flame:/nowhere")
 
 
 def test_the_fingerprint_is_of_everything_the_pictures_depend_on(world, tmp_path):

@@ -29,6 +29,11 @@ def test_mesh_that_does_not_fit_is_refused(shape):
         parallel.make_mesh(shape)
 
 
+def test_devices_that_a_mesh_leaves_idle_are_counted():
+    assert parallel.say_mesh((1, 1, 3)) == "data 1, fsdp 1, context 3: 3 devices; 5 of 8 stay idle"
+    assert parallel.say_mesh((2, 2, 2)) == "data 2, fsdp 2, context 2: 8 devices"
+
+
 def test_without_a_mesh_constraints_do_nothing():
     x = jnp.ones((4, 2))
     assert parallel.current_mesh() is None and parallel.axis_size("tokens") == 1
@@ -127,5 +132,16 @@ def test_half_an_address_is_refused():
         parallel.initialise_processes("127.0.0.1:1")
     with pytest.raises(UserError, match="not below"):
         parallel.initialise_processes("127.0.0.1:1", 2, 2)
-    with pytest.raises(UserError, match="host:port"):
-        parallel.initialise_processes("nowhere", 2, 1)
+    with pytest.raises(UserError, match="`processes`: is 0"):
+        parallel.initialise_processes("127.0.0.1:1", 0, 0)
+    with pytest.raises(UserError, match="`join_timeout`: is -3"):
+        parallel.initialise_processes("127.0.0.1:1", 2, 1, timeout=-3)
+
+
+@pytest.mark.parametrize(
+    "address", ["nowhere", "localhost:99999", "localhost:0", "localhost:\u00b2", "\u00fc" * 80 + ":1", ":1", "a b:1"]
+)
+def test_what_is_no_address_is_refused_at_once(address):
+    for index in (0, 1):
+        with pytest.raises(UserError, match="is not host:port; for example"):
+            parallel.initialise_processes(address, 2, index)

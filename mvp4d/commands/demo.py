@@ -33,14 +33,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="out/demo", metavar="DIR", help="where everything goes (default out/demo)")
     parser.add_argument(
         "--weights",
-        default="tiny_128",
-        help="weights that come along, tiny_128 (128 x 128 pixels, the default) or tiny (64 x 64; "
-        "faster), or a release folder",
+        default="tiny_128_turbo",
+        help="weights that come along, tiny_128_turbo (128 x 128 pixels, the default), its teacher tiny_128 or "
+        "tiny (64 x 64; faster), or a release folder",
     )
     parser.add_argument(
         "--identity", type=int, default=TEST_IDENTITY, help=f"whom the studio films (default {TEST_IDENTITY})"
     )
     parser.add_argument("--frames", type=int, default=17, help="frames of the motion (default 17)")
+
+
+def resumes(args: argparse.Namespace) -> bool:
+    """Finished stages are kept."""
+    return True
 
 
 def run(args: argparse.Namespace) -> str:

@@ -42,6 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an avatar that is already there")
 
 
+def resumes(args: argparse.Namespace) -> bool:
+    """A fit that is stopped leaves a checkpoint."""
+    return True
+
+
 def run(args: argparse.Namespace) -> str:
     import mvp4d
 

@@ -1,7 +1,8 @@
-"""Measures a capture against another: PSNR, SSIM, by angle from the reference, consistency across views, flicker; or an
-avatar against the photos of its person: likeness by angle, and the photos' own views.
+"""Measures a capture against another: PSNR, SSIM, by angle from the reference, consistency across views, flicker; or a
+capture or an avatar against the photos of its person: likeness by angle, of an avatar at the photos' own views, too.
 
   mvp4d evaluate CAPTURE --against CAPTURE
+  mvp4d evaluate CAPTURE --against PERSON
   mvp4d evaluate AVATAR --against PERSON --motion drive.npz
 
 Writes evaluation.json and evaluation.html beside each other and says which measures were left out, and why.
@@ -21,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--against",
         required=True,
         metavar="CAPTURE|PERSON",
-        help="the ground truth; of an avatar, the person's folder or a capture that keeps the photos",
+        help="the ground truth; or the person's folder (of an avatar, also a capture that keeps the photos)",
     )
     parser.add_argument("--out", metavar="DIR", help="where to write the report (default: the capture's own folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
@@ -34,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--likeness",
         action="store_true",
-        help="CSIM of faces (of an avatar, always): fetches dlib's descriptors on first use, 240 MB",
+        help="CSIM of faces (against a person, always): fetches dlib's descriptors on first use, 240 MB",
     )
     parser.add_argument(
         "--jod",
@@ -45,12 +46,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
+    from mvp4d.core.capture.portrait import is_person
+    from mvp4d.core.errors import UserError
     from mvp4d.core.outputs import check_file
 
+    avatar = (Path(args.capture) / "avatar.json").is_file()
+    kind = "an avatar" if avatar else "views against photos" if is_person(args.against) else "a capture"
+    measure, *foreign = KINDS[kind]
+    for name in foreign:
+        if getattr(args, name):
+            raise UserError(f"--{name}", f"is not for measuring {kind}", "leave it out")
     folder = Path(args.out or args.capture)
     for name in REPORT:
         check_file(folder / name, args.overwrite)
-    return _avatar(args, folder) if (Path(args.capture) / "avatar.json").is_file() else _capture(args, folder)
+    return measure(args, folder)
 
 
 def _capture(args: argparse.Namespace, folder: Path) -> str:
@@ -71,6 +80,18 @@ def _capture(args: argparse.Namespace, folder: Path) -> str:
     )
 
 
+def _views(args: argparse.Namespace, folder: Path) -> str:
+    import mvp4d
+    from mvp4d.likeness import measure_views
+    from mvp4d_jax.evaluation.likeness_report import write_likeness
+
+    found = measure_views(mvp4d.open_capture(args.capture), args.against)
+    _keep(folder, found.scores)
+    write_likeness(folder / REPORT[1], found.scores, found.pairs)
+    _finish(folder)
+    return _distances(found.scores["likeness"], folder)
+
+
 def _avatar(args: argparse.Namespace, folder: Path) -> str:
     import mvp4d
     from mvp4d.likeness import measure_avatar
@@ -83,11 +104,15 @@ def _avatar(args: argparse.Namespace, folder: Path) -> str:
     _finish(folder, *(path.name for path in folder.glob("photo_*.png")))
     if "likeness" not in found.scores:
         return f"CSIM left out: {found.scores['left_out']['CSIM']}; see {folder / 'evaluation.html'}"
-    rows = [row for row in found.scores["likeness"]["views"] if row["distance"] is not None]
-    front = ", ".join(f"{row['angle']:+.0f}: {row['distance']:.2f}" for row in rows)
+    return _distances(found.scores["likeness"], folder)
+
+
+def _distances(likeness: dict, folder: Path) -> str:
+    rows = [row for row in likeness["views"] if row["distance"] is not None]
+    by_angle = ", ".join(f"{row['angle']:+.0f}: {row['distance']:.2f}" for row in rows)
     return (
-        f"distance of face descriptors to {found.scores['likeness']['reference']} by degrees to the side: "
-        f"{front or 'no face found'} (0.6 is the limit of the same person); see {folder / 'evaluation.html'}"
+        f"distance of face descriptors to {likeness['reference']} by degrees to the side: "
+        f"{by_angle or 'no face found'} (0.6 is the limit of the same person); see {folder / 'evaluation.html'}"
     )
 
 
@@ -102,3 +127,11 @@ def _finish(folder: Path, *more: str) -> None:
     from mvp4d.core.outputs import add_to_marker
 
     add_to_marker(folder, *REPORT, *more)
+
+
+# What is measured -> how, and the flags that are not for it.
+KINDS = {
+    "an avatar": (_avatar, "lpips", "baselines", "jod"),
+    "views against photos": (_views, "lpips", "baselines", "jod", "motion"),
+    "a capture": (_capture, "motion"),
+}

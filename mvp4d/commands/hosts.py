@@ -17,5 +17,5 @@ def join_hosts(args: argparse.Namespace) -> None:
     """Meets the other processes, where there are any; before anything touches a device."""
     from mvp4d_jax import parallel
 
-    if args.distributed or args.coordinator:
+    if args.distributed or any(value is not None for value in (args.coordinator, args.processes, args.process)):
         parallel.initialise_processes(args.coordinator, args.processes, args.process, timeout=args.join_timeout)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import argparse
 
+from mvp4d.core.errors import UserError
+
 TAKES_OVERRIDES = True
+SAMPLING = ("mesh", "views", "group", "guidance")  # flags of --job sample
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stage", default="", help="of the curriculum; default the one with the most tokens")
     parser.add_argument("--kind", default="", help="monocular, static or multiview; default the largest")
     sample = parser.add_argument_group("what 'mvp4d sample' will be given (--job sample)")
-    sample.add_argument("--mesh", default="1,1,-1", help="devices as data,fsdp,context (default: all to context)")
+    sample.add_argument("--mesh", help="devices as data,fsdp,context (default: all to context)")
     sample.add_argument("--views", type=int, help="to make (default: as trained)")
     sample.add_argument("--group", type=int, help="views per sequence (default: as trained)")
-    sample.add_argument("--guidance", type=float, default=1.5, help="default 1.5; 1 is off")
+    sample.add_argument("--guidance", type=float, help="default 1.5; 1 is off")
     parser.add_argument("--json", action="store_true", help="print the reports as JSON")
 
 
@@ -32,14 +35,17 @@ def run(args: argparse.Namespace) -> str:
 
     from mvp4d.commands.sample import parse_mesh
     from mvp4d_jax.preflight.preflight import DoesNotFit, Topology, preflight, table
-    from mvp4d_jax.training.config import load_config
-    from mvp4d_jax.training.plan import resolve
 
     topology = Topology.parse(args.topology, args.slices)
-    resolve(load_config(args.config, args.overrides))
-    sampling = {"mesh": parse_mesh(args.mesh), "views": args.views, "group": args.group, "guidance": args.guidance}
+    given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
+    if given and args.job == "train":
+        name = next(iter(given))
+        fix = "training's is --config.mesh" if name == "mesh" else f"training's {name} stands in the config"
+        raise UserError(f"`{name}`", "belongs to --job sample", fix)
+    if "mesh" in given:
+        given["mesh"] = parse_mesh(args.mesh)
     reports = preflight(
-        args.config, args.overrides, topology, args.job, stage=args.stage, kind=args.kind, sampling=sampling
+        args.config, args.overrides, topology, args.job, stage=args.stage, kind=args.kind, sampling=given
     )
     print(json.dumps(reports, indent=2) if args.json else table(reports, topology))
     if not all(report["fits"] for report in reports):

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("captures", nargs="+", metavar="CAPTURE", help="capture folders, or folders that hold captures")
     parser.add_argument("--config", required=True, help="name or path; override with --config.prepare.x=y")
     parser.add_argument("--out", required=True, type=Path, help="shards folder to write")
-    parser.add_argument("--share", default="0/1", metavar="I/N", help="do every N-th shard from the I-th on")
+    parser.add_argument("--share", metavar="I/N", help="do every N-th shard from the I-th on")
     parser.add_argument("--keep-going", action="store_true", help="leave out captures that cannot be prepared")
     parser.add_argument("--distributed", action="store_true", help="share with the hosts of a pod, GKE or SLURM job")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print what would be made, and stop")
@@ -32,6 +32,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def shares_out(args: argparse.Namespace) -> bool:
     """Processes share the folder; each shard has a lock of its own."""
     return True
+
+
+def resumes(args: argparse.Namespace) -> bool:
+    """Shards that are written are kept."""
+    return not args.dry_run
 
 
 def run(args: argparse.Namespace) -> str:
@@ -53,7 +58,9 @@ def run(args: argparse.Namespace) -> str:
             "give --config.autoencoder=FOLDER (config.json, *.safetensors)",
         )
     options = PrepareOptions(**config.prepare.to_dict(), photo_angle=plan.sampling.reference_angle)
-    captures, process = find_captures(args.captures), parse_share(args.share)
+    if args.distributed and args.share is not None:
+        raise UserError("`share`", "and --distributed both deal out the work", "leave one of them out")
+    captures, process = find_captures(args.captures), parse_share(args.share or "0/1")
     if args.dry_run:
         return describe(
             captures, options, read_autoencoder_config(folder), plan.conditioning, config.head, args.keep_going
@@ -89,7 +96,7 @@ def _join() -> tuple[int, int]:
 
     from mvp4d_jax import parallel
 
-    parallel.initialise_processes()
+    parallel.initialise_processes(otherwise="give `share` I/N")
     return jax.process_index(), jax.process_count()
 
 

@@ -21,7 +21,10 @@ from mvp4d.core.errors import UserError
 def configure(parser: argparse.ArgumentParser) -> None:
     need = parser.add_argument_group("inputs")
     need.add_argument(
-        "--weights", required=True, help="a release folder, or weights that come along: tiny (64 x 64 pixels), tiny_128"
+        "--weights",
+        required=True,
+        help="a release folder, or weights that come along: tiny_128_turbo (128 x 128 pixels), its teacher tiny_128, "
+        "tiny (64 x 64)",
     )
     need.add_argument(
         "--reference",
@@ -103,6 +106,11 @@ INPUTS = (
     "eta",
     "seed",
 )
+
+
+def resumes(args: argparse.Namespace) -> bool:
+    """Windows that are denoised are kept."""
+    return not args.plan
 
 
 def run(args: argparse.Namespace) -> str:

@@ -51,6 +51,11 @@ def shares_out(args: argparse.Namespace) -> bool:
     return args.identities is not None
 
 
+def resumes(args: argparse.Namespace) -> bool:
+    """A capture that is there is not rendered again; one alone starts over."""
+    return args.identities is not None
+
+
 def run(args: argparse.Namespace) -> str:
     # JAX is loaded only once the flags are known to make sense.
     if args.sheet:

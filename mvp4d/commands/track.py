@@ -77,6 +77,11 @@ def shares_out(args: argparse.Namespace) -> bool:
     return args.share is not None
 
 
+def resumes(args: argparse.Namespace) -> bool:
+    """Clips that are done are not done again; a person or a clip alone starts over."""
+    return args.share is not None
+
+
 def run(args: argparse.Namespace) -> str:
     from mvp4d.core.errors import UserError
 

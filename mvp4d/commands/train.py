@@ -9,6 +9,7 @@ instead of training.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 import warnings
@@ -18,10 +19,11 @@ from typing import Any
 from mvp4d.commands.hosts import add_host_flags, join_hosts
 from mvp4d.core.errors import UserError
 from mvp4d.core.host import has_accelerator, keep_freed_memory
-from mvp4d.core.places import place
+from mvp4d.core.outputs import check_workdir
+from mvp4d.core.places import place, reach
 
 TAKES_OVERRIDES = True
-IN_BUCKETS = ("workdir", "export")
+IN_BUCKETS = ("config", "workdir", "export")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +40,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check everything, print what would be done, and stop")
     parser.add_argument("--export", type=Path, metavar="OUT", help="write a release folder from a checkpoint and stop")
     parser.add_argument("--overwrite", action="store_true", help="with --export: replace a release that is there")
-    parser.add_argument("--step", default="latest", help="checkpoint to export: latest, best, or a step")
+    parser.add_argument("--step", help="with --export: latest (default), best, or a step")
+
+
+def resumes(args: argparse.Namespace) -> bool:
+    """From the newest checkpoint; an export starts over."""
+    return not args.dry_run and args.export is None
 
 
 def run(args: argparse.Namespace) -> str:
+    _refuse_mixed(args)
     workdir = place(args.workdir)
+    check_workdir(workdir)
+    reach(args.workdir)
     if not has_accelerator():
         keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
@@ -53,6 +63,7 @@ def run(args: argparse.Namespace) -> str:
         return _export(args, workdir)
     join_hosts(args)
 
+    from mvp4d_jax.processes import hold_together
     from mvp4d_jax.programs import keep_programs
     from mvp4d_jax.training.config import load_config
 
@@ -64,10 +75,21 @@ def run(args: argparse.Namespace) -> str:
 
         if args.dry_run:
             raise UserError("--dry-run", "is of no use to the autoencoder's training", "leave it out")
-        return train_autoencoder(config, workdir)
+        with hold_together(workdir):
+            return train_autoencoder(config, workdir)
     from mvp4d_jax.training.loop import train
 
-    return train(config, workdir, check_memory=not args.no_memory_check, dry_run=args.dry_run)
+    with contextlib.nullcontext() if args.dry_run else hold_together(workdir):
+        return train(config, workdir, check_memory=not args.no_memory_check, dry_run=args.dry_run)
+
+
+def _refuse_mixed(args: argparse.Namespace) -> None:
+    """Refuses flags of training with --export, and flags of an export without."""
+    if args.export is not None and args.dry_run:
+        raise UserError("--dry-run", "is of no use to an export", "leave one of them out")
+    given = "--step" if args.step is not None else "--overwrite" if args.overwrite else None
+    if args.export is None and given:
+        raise UserError(given, "belongs to --export", "leave it out, or give --export OUT")
 
 
 def _export(args: argparse.Namespace, workdir: Any) -> str:
@@ -87,7 +109,7 @@ def _export(args: argparse.Namespace, workdir: Any) -> str:
     if is_first() and config.get("job") == "autoencoder":
         said = export_autoencoder(config, workdir, args.export, overwrite=args.overwrite)
     elif is_first():
-        said = export_release(config, workdir, args.export, _step(args.step), overwrite=args.overwrite)
+        said = export_release(config, workdir, args.export, _step(args.step or "latest"), overwrite=args.overwrite)
     wait_for_all("exported")
     return said
 
@@ -110,6 +132,6 @@ def _quiet_orbax() -> None:
 def _step(text: str) -> str | int:
     if text in ("latest", "best"):
         return text
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit() and len(text) < 13):
         raise UserError("--step", f"'{text}' is no step", "give latest, best or a number")
     return int(text)

@@ -53,7 +53,7 @@ def checked(function: F) -> F:
 
 
 def _check(name: str, value: object, wanted: str) -> None:
-    if not _fits(value, wanted):
+    if not fits(value, wanted):
         shown = " ".join(repr(value).split())
         raise UserError(f"`{name}`", f"{shown[:60]} ({type(value).__name__}) is not of type {wanted}")
     if name == "seed" and isinstance(value, numbers.Integral) and not 0 <= int(value) < 2**32:
@@ -62,7 +62,8 @@ def _check(name: str, value: object, wanted: str) -> None:
         raise UserError(f"`{name}`", f"{value} is no number that can be meant")
 
 
-def _fits(value: object, wanted: str) -> bool:
+def fits(value: object, wanted: str) -> bool:
+    """Whether a value is of a type that is written as `checked` reads it."""
     return any(_fits_one(value, word) for word in _split(wanted, "|"))
 
 
@@ -82,8 +83,8 @@ def _fits_one(value: object, word: str) -> bool:
         return False
     items, words = list(value), _split(outer[2], ",")
     if outer[1] == "Sequence":
-        return all(_fits(item, outer[2]) for item in items)
-    return len(items) == len(words) and all(map(_fits, items, words))
+        return all(fits(item, outer[2]) for item in items)
+    return len(items) == len(words) and all(map(fits, items, words))
 
 
 def _split(text: str, separator: str) -> list[str]:

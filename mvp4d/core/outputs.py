@@ -128,6 +128,28 @@ def check_folder(path: str | os.PathLike, kind: str, overwrite: bool) -> None:
         )
 
 
+def check_workdir(path: str | os.PathLike) -> None:
+    """Refuses a run's workdir that is a file, or a folder that this program made for something else.
+
+    Raises:
+      UserError: names what is there.
+    """
+    if is_remote(path):
+        return
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(path, "is a file", "a workdir is a folder: choose another name")
+    names = {
+        "capture.json": "a capture",
+        "avatar.json": "an avatar",
+        "mvp4d.json": "a release",
+        "manifest.json": "shards",
+    }
+    found = next((kind for name, kind in names.items() if (folder / name).is_file()), None)
+    if found is not None:
+        raise UserError(path, f"holds {found}", "give the run a folder of its own")
+
+
 def check_file(path: str | os.PathLike, overwrite: bool) -> None:
     """Refuses a file to write that is there, unless `overwrite` and this program made it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import re
 import shutil
@@ -35,6 +36,8 @@ def place(path: str | os.PathLike) -> Any:
     scheme, rest = found.groups()
     if scheme != "gs":
         raise UserError(f"{scheme}://{rest}", "only gs:// buckets are read and written", MOUNT)
+    if not rest.strip("/"):
+        raise UserError("gs://", "names no bucket", "give gs://BUCKET/PATH")
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"gs://{rest}", "needs the package gcsfs", "in the checkout: pip install '.[gcs]', or " + MOUNT)
     from etils import epath
@@ -42,6 +45,26 @@ def place(path: str | os.PathLike) -> Any:
 
     config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)  # other hosts write there, too
     return epath.Path(f"gs://{rest}")
+
+
+def reach(path: Any) -> None:
+    """Asks once for a place in a bucket, so that a network, a name or credentials at fault are told in one line.
+
+    Raises:
+      UserError: nobody answers, or refuses.
+    """
+    if not is_remote(path):
+        return
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback of every try
+    try:
+        place(path).exists()
+    except Exception as error:  # of gcsfs, aiohttp, google.auth: many kinds, one meaning
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(
+            _shown(path),
+            f"cannot be reached ({reason})",
+            "check the network, the bucket's name and your rights (gcloud auth application-default login)",
+        ) from None
 
 
 def require_local(path: str | os.PathLike, where: str, why: str) -> None:

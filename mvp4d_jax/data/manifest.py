@@ -66,6 +66,8 @@ def check_manifest(manifest: dict, where: Path) -> None:
         records[name] = item["records"]
     for number, scene in enumerate(scenes):
         _check_scene(scene, f"scenes[{number}]", records, where)
+        shown = scene["painted"] or not manifest["conditioning"].get("painted")
+        _require(bool(shown), where, f"scenes[{number}].painted", "is empty, but the maps hold painted photos")
 
 
 def _check_scene(scene: dict, label: str, records: dict[str, int], where: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mvp4d.core.files import atomic_file
 from mvp4d.core.images import write_png
-from mvp4d_jax.evaluation.report import picture, table, write_page
+from mvp4d_jax.evaluation.report import figure, picture, table, write_page
 
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -25,14 +25,23 @@ def save_pairs(folder: Path, pairs: Pairs) -> None:
 
 
 def write_likeness(path: str | os.PathLike, scores: dict[str, Any], pairs: Pairs) -> None:
-    """Writes the page for what `mvp4d.likeness.measure_avatar` found."""
+    """Writes the page for what `mvp4d.likeness` found."""
     both = [np.concatenate(pair, axis=1) for pair in pairs]
-    body = [
-        "<h2>Photos, and the avatar at their cameras</h2>",
-        pictures_beside(scores["photos"], both),
-        "<h2>Likeness by angle</h2>",
-        likeness_table(scores),
-    ]
+    if scores["photos"]:
+        body = [
+            "<h2>Photos, and the avatar at their cameras</h2>",
+            pictures_beside(scores["photos"], both),
+            "<h2>Likeness by angle</h2>",
+            likeness_table(scores),
+        ]
+    else:
+        rows = zip(scores["likeness"]["views"], both)
+        body = [
+            "<h2>The reference photo beside each view</h2>",
+            *(figure(pair, f"{row['angle']:.0f}°", 2 * pair.shape[1]) for row, pair in rows),
+            "<h2>Likeness by angle to the reference</h2>",
+            likeness_table(scores, "view"),
+        ]
     with atomic_file(path) as temporary:
         write_page(temporary, "Likeness", "".join(body))
 
@@ -47,13 +56,13 @@ def pictures_beside(rows: Sequence[dict[str, Any]], pictures: Sequence[np.ndarra
     )
 
 
-def likeness_table(scores: dict[str, Any]) -> str:
-    """Distances and CSIM by angle, beside those of the person's own photos; or why there are none."""
+def likeness_table(scores: dict[str, Any], what: str = "avatar") -> str:
+    """Distances and CSIM of `what` by angle, beside those of the person's own photos; or why there are none."""
     if "CSIM" in scores["left_out"]:
         return f"<p>Left out: CSIM ({html.escape(scores['left_out']['CSIM'])}).</p>"
     scores = scores["likeness"]
-    rows = [{"view": f"avatar, {row['angle']:+.0f}°", **_columns(row)} for row in scores["views"]]
-    rows.append({"view": "avatar, all", **_columns(scores["all"])})
+    rows = [{"view": f"{what}, {row['angle']:+.0f}°", **_columns(row)} for row in scores["views"]]
+    rows.append({"view": f"{what}, all", **_columns(scores["all"])})
     rows += [{"view": f"photo {row['name']}", **_columns(row)} for row in scores["photos"]]
     return (
         table(rows, ["view", "distance", "CSIM", "faces found"])

@@ -27,9 +27,11 @@ from mvp4d_jax.sampling.plan import deal_groups, make_plan
 from mvp4d_jax.training.distill import make_step
 from mvp4d_jax.training.feed import Feed
 from mvp4d_jax.training.metrics import tokens_of
-from mvp4d_jax.training.plan import Plan, Stage, batch_shapes, check_batches
+from mvp4d_jax.training.plan import Plan, Stage, batch_shapes, check_batches, resolve
 from mvp4d_jax.training.state import ModelTemplate, abstract_state, make_optimiser
 from mvp4d_jax.training.validation import make_sample
+
+SAMPLING = {"mesh": (1, 1, -1), "views": None, "group": None, "guidance": 1.5}  # of a job that says nothing else
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,20 +63,25 @@ class Job:
         }
 
 
+def make_job(config: Any, stage: str, kind: str, sampling: dict[str, Any]) -> Job:
+    """A config's job; `stage`, `kind` and `sampling` as `preflight` has them."""
+    plan = resolve(config)
+    one, modality = heaviest(plan, stage, kind)
+    settings = {**SAMPLING, **sampling, "validation": config.validation.to_dict()}
+    return Job(plan.for_stage(one), one, modality, bool(stage or kind), settings)
+
+
 def heaviest(plan: Plan, stage: str = "", kind: str = "") -> tuple[Stage, Modality]:
     """The stage and kind of data with the most tokens a sample, among those asked for."""
-    choices = [
-        (one, modality)
-        for one in plan.stages
-        for modality in one.used
-        if stage in ("", one.name) and kind in ("", modality.kind)
-    ]
-    if not choices:
+    stages = [one for one in plan.stages if stage in ("", one.name)]
+    if not stages:
         raise UserError(
-            "--stage/--kind",
-            f"no stage '{stage}' with '{kind}'",
-            f"stages are {', '.join(one.name for one in plan.stages)}",
+            "`stage`", f"there is no '{stage}'", f"the config has {', '.join(one.name for one in plan.stages)}"
         )
+    choices = [(one, modality) for one in stages for modality in one.used if kind in ("", modality.kind)]
+    if not choices:
+        known = sorted({modality.kind for one in stages for modality in one.used})
+        raise UserError("`kind`", f"there is no '{kind}'", f"the stage has {', '.join(known)}")
     return max(
         choices,
         key=lambda pair: (
@@ -111,7 +118,7 @@ def validation(job: Job, devices: list) -> tuple[Any, Mesh, dict]:
 def denoise(job: Job, devices: list) -> tuple[Any, Mesh, dict]:
     """A guided denoising step of `mvp4d sample`: all groups of all views, weights as sampling keeps them."""
     mesh, template = _sampling(job, devices)
-    plan, options = _sampling_plan(job), DenoiseOptions(snr_shift=job.plan.loss.snr_shift)
+    plan, options = sampling_plan(job), DenoiseOptions(snr_shift=job.plan.loss.snr_shift)
     sampler = make_sampler(options.sampler(plan), NoiseSchedule.cogvideox(options.snr_shift))
     guidance, mask = options.guidance(plan), job.plan.conditioning.parts["reference"]
     shape = StepShape(plan.views, parallel.batch_rows(mesh), (mask.start, mask.stop), guidance.scale != 1)
@@ -196,8 +203,22 @@ def _laid_out(template: ModelTemplate, kernels: str = "float32") -> Any:
     return jax.tree_util.tree_map_with_path(one, template.shapes, template.shardings)
 
 
-def _sampling_plan(job: Job) -> SamplingPlan:
-    views = job.sampling["views"] or job.modality.views
+def check(job: Job, part: str, devices: int) -> None:
+    """What can be wrong with a part of a job, found before anything is lowered. Raises UserError."""
+    sampled = part in ("denoise", "decode")
+    shape = tuple(job.sampling["mesh"]) if sampled else job.plan.mesh
+    given = math.prod(size for size in shape if size != -1)
+    if given > devices:
+        raise UserError("`mesh`" if sampled else "config.mesh", f"{shape} needs {given} devices, there are {devices}")
+    parallel.mesh_sizes(shape, devices)
+    if sampled:
+        sampling_plan(job)
+
+
+def sampling_plan(job: Job) -> SamplingPlan:
+    views = job.modality.views if job.sampling["views"] is None else job.sampling["views"]
+    if views < 1:
+        raise UserError("`views`", f"is {views}", "it is a whole number from 1 on")
     size = job.plan.latent_size(job.stage)
     return make_plan(
         views=views,

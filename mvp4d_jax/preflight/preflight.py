@@ -26,6 +26,7 @@ from mvp4d_jax.devices import GPUS, TPUS, Kind, compiler_flags
 from mvp4d_jax.training.config import load_config
 
 GIB = 1 << 30
+MOST_CHIPS = 9216
 MORE_DEVICES = "more devices along fsdp or context"
 # What makes a part of a job smaller.
 REMEDIES = {
@@ -58,14 +59,20 @@ class Topology:
                 f"'{kind}' is not known",
                 f"choose one of {', '.join(known)}, with its shape: v5p:4x4x4",
             )
-        if not re.fullmatch(r"\d+(x\d+)*", sizes):
+        if not re.fullmatch(r"[1-9][0-9]*(x[1-9][0-9]*)*", sizes):
             example = "4x4x4" if known[kind].dims == 3 else "4x4" if known[kind].dims == 2 else "8"
-            raise UserError(f"--topology {text}", "has no shape", f"for example {kind}:{example}")
+            raise UserError(f"--topology {text}", f"'{sizes}' is no shape", f"for example {kind}:{example}")
         shape = tuple(int(size) for size in sizes.split("x"))
-        if len(shape) != known[kind].dims or min(shape) < 1:
+        if len(shape) != known[kind].dims:
             raise UserError(f"--topology {text}", f"has {len(shape)} dimensions", f"{kind} has {known[kind].dims}")
         if slices < 1 or (slices > 1 and kind not in TPUS):
             raise UserError("--slices", f"is {slices}", "give 1 or more; only TPUs come in slices")
+        if math.prod(shape) * slices > MOST_CHIPS:
+            raise UserError(
+                f"--topology {text}",
+                f"{slices} x {sizes} is {math.prod(shape) * slices:,} devices",
+                f"at most {MOST_CHIPS:,}, as the largest pod has",
+            )
         return cls(f"{kind}:{sizes}", kind, shape, slices)
 
     @property
@@ -147,8 +154,16 @@ def preflight(
     Raises:
       UserError: a bad config, no libtpu, or a part that does not compile.
     """
+    from mvp4d_jax.preflight.jobs import check, make_job
+
+    loaded = load_config(config, overrides)
+    if loaded.get("job"):
+        raise UserError(f"--config {config}", "trains an autoencoder, which is not preflighted", "choose another")
     if parts is None:
-        parts = _parts(job, load_config(config, overrides).validation)
+        parts = _parts(job, loaded.validation)
+    asked = make_job(loaded, stage, kind, sampling or {})
+    for part in parts:
+        check(asked, part, topology.chips * topology.slices * topology.device.devices)
     request = {
         "config": config,
         "overrides": list(overrides),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
@@ -15,35 +16,24 @@ import jax
 from jax.experimental import topologies
 
 from mvp4d.core.errors import UserError
-from mvp4d_jax.preflight.jobs import PARTS, Job, heaviest
+from mvp4d_jax.preflight.jobs import PARTS, make_job
 from mvp4d_jax.preflight.preflight import GIB, Topology
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.hlo import compiled_cost
-from mvp4d_jax.training.plan import resolve
 
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
     """The report of one part."""
     topology = Topology.parse(request["topology"], request.get("slices", 1))
     config = load_config(request["config"], request["overrides"])
-    plan = resolve(config)
-    stage, modality = heaviest(plan, request["stage"], request["kind"])
-    sampling = {
-        "mesh": (1, 1, -1),
-        "views": None,
-        "group": None,
-        "guidance": 1.5,
-        **request.get("sampling", {}),
-        "validation": config.validation.to_dict(),
-    }
-    job = Job(plan.for_stage(stage), stage, modality, bool(request["stage"] or request["kind"]), sampling)
+    job = make_job(config, request["stage"], request["kind"], request.get("sampling", {}))
     began = time.monotonic()
     lowered, mesh, facts = PARTS[request["part"]](job, _devices(topology))
     report = {
         "part": request["part"],
         "devices": mesh.size,
         "mesh": str(tuple(mesh.shape.values())),
-        "head_dim": plan.transformer.head_dim,
+        "head_dim": job.plan.transformer.head_dim,
         "resident": 0.0,
         **facts,
     }
@@ -81,10 +71,11 @@ def _devices(topology: Topology) -> list:
         several = {"num_slices": topology.slices} if topology.slices > 1 else {}
         return list(topologies.get_topology_desc(topology.text, platform="tpu", **several).devices)
     except Exception as error:  # libtpu raises many kinds; a user needs the reason, not the trace
+        missing = importlib.util.find_spec("libtpu") is None
         raise UserError(
             f"--topology {topology.text}",
             str(error).splitlines()[0][:300],
-            "install libtpu (in the checkout: pip install '.[tpu]'), or choose a shape that exists",
+            "install libtpu (in the checkout: pip install '.[tpu]')" if missing else "choose a shape that exists",
         ) from None
 
 

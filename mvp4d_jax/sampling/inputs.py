@@ -54,7 +54,8 @@ def open_portrait(
     if matte not in MATTES:
         raise UserError("`matte`", f"'{matte}' is none of {', '.join(MATTES)}")
     if isinstance(reference, Portrait | Capture) or Path(reference).is_dir():
-        for name, value in (("fit", fit), ("mask", mask)):
+        other = None if isinstance(head, str) and head == "builtin" else head
+        for name, value in (("fit", fit), ("mask", mask), ("head", other)):
             if value is not None:
                 raise UserError(
                     f"`{name}`", "is for a photo; what is given as `reference` brings its own", "leave it out"

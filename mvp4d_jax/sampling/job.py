@@ -20,6 +20,7 @@ from mvp4d.core.heads.motion import ARRAYS, Motion
 from mvp4d_jax.models.checkpoint import weight_bytes
 from mvp4d_jax.models.checkpoint_config import read_config
 from mvp4d_jax.models.transformer_config import forward_flops
+from mvp4d_jax.parallel import say_mesh
 from mvp4d_jax.release import Facts
 from mvp4d_jax.sampling.denoise import DenoiseOptions
 from mvp4d_jax.sampling.generate import CleanViews, Generator, PhotoViews, Shot
@@ -97,9 +98,8 @@ class Job:
             patch=config.patch_size,
             flops_per_forward=flops,
             dtype=self.dtype,
-            parameter_bytes=weight_bytes(self.folder / "transformer", self.dtype),
         )
-        return f"{shown}\n{say_needs(self.needs())}"
+        return f"{shown}\nmesh      {say_mesh(self.mesh)}\n{say_needs(self.needs(), self.mesh)}"
 
     def needs(self) -> Needs:
         """Memory on each device."""

@@ -31,12 +31,15 @@ class Needs:
     """Bytes on each device.
 
     Attributes:
-      weights: of transformer and autoencoder; they stay for the whole run.
+      transformer, autoencoder: their weights in all, wherever they lie.
+      weights: of both on one device; they stay for the whole run.
       views: latents and maps of all views of a window, while it is denoised.
       sequence: activations of one group's sequence on its way through the transformer.
       chunk: activations of the largest chunk of a view on its way through the decoder.
     """
 
+    transformer: float
+    autoencoder: float
     weights: float
     views: float
     sequence: float
@@ -74,6 +77,7 @@ def needs(
     share = ALIVE + 2 * transformer.mlp_ratio
     gathered = 2 if context > 1 else 0  # keys and values of the whole sequence
     return Needs(
+        *bytes_of,
         weights=bytes_of[0] / (fsdp * context) + bytes_of[1],
         views=_view_bytes(plan, transformer, lanes),
         sequence=whole * (share / context + gathered),
@@ -102,16 +106,23 @@ def _chunk_bytes(plan: Plan, autoencoder: AutoencoderConfig, width: int) -> floa
     return float(ALIVE_DECODING * width * pixels * autoencoder.frames_of(first) * channels)
 
 
-def say_needs(found: Needs) -> str:
-    """A line for a person, and a second one where this process's first device is known and too small."""
-    parts = (
-        f"weights {_gib(found.weights)}, latents and maps of all views {_gib(found.views)}, one sequence "
-        f"{_gib(found.sequence)}"
+def say_needs(found: Needs, mesh: tuple[int, int, int]) -> str:
+    """A table for a person, all of it in one unit, and a line more where this process's first device is known and too
+    small."""
+    unit, name = (GIB, "GiB") if max(found.denoising, found.decoding) >= GIB else (1 << 20, "MiB")
+    split = mesh[1] * mesh[2]
+    parts = f"transformer {found.transformer / unit:,.2f}"
+    parts += f" over fsdp x context = {split} devices" if split > 1 else ""
+    parts += f", autoencoder {found.autoencoder / unit:,.2f}" + (" on every one" if split > 1 else "")
+    rows = (
+        (found.weights, f"weights: {(found.transformer + found.autoencoder) / unit:,.2f} in all ({parts})"),
+        (found.views, "latents and maps of all views"),
+        (found.sequence, "activations of one sequence"),
+        (found.chunk, "activations of decoding a chunk"),
+        (found.denoising, "in all while denoising: weights, latents and maps, a sequence"),
+        (found.decoding, "in all while decoding: weights, a chunk"),
     )
-    lines = [
-        f"memory    about {_gib(found.denoising)} on each device while denoising ({parts}), "
-        f"{_gib(found.decoding)} while decoding"
-    ]
+    lines = [f"memory    on each device, about, in {name}", *(f"{size / unit:>18,.2f}  {what}" for size, what in rows)]
     known = kind_of(jax.devices()[0].device_kind)
     if known is not None and max(found.denoising, found.decoding) > known[1].gib * GIB:
         lines.append(
@@ -119,7 +130,3 @@ def say_needs(found: Needs) -> str:
             "or a smaller --group; 'mvp4d preflight --job sample' tells the compiler's own number"
         )
     return "\n".join(lines)
-
-
-def _gib(size: float) -> str:
-    return f"{size / GIB:.2f} GiB" if size >= 0.01 * GIB else f"{size / 2**20:.2f} MiB"

@@ -214,7 +214,6 @@ def describe(
     *,
     patch: int,
     flops_per_forward: float,
-    parameter_bytes: float,
     dtype: str,
     peak_flops: float | None = None,
 ) -> str:
@@ -222,7 +221,7 @@ def describe(
 
     Args:
       flops_per_forward: of one sequence of `plan.tokens(patch)` tokens.
-      parameter_bytes: of the weights in memory, over all devices that share them; dtype: what is computed in.
+      dtype: what is computed in.
       peak_flops: FLOP/s the devices are expected to sustain; None leaves the time out.
     """
     total = plan.forwards() * flops_per_forward
@@ -236,8 +235,7 @@ def describe(
         f"views     {plan.views} {grouping}" + (f", beside {plan.clean_views} clean views" if plan.clean_views else ""),
         f"frames    {plan.frames} in {len(plan.windows)} window(s): {windows}",
         f"tokens    {plan.tokens(patch):,} in the longest sequence",
-        f"work      {plan.forwards():,} forward passes, {total / 1e12:,.2f} TFLOP",
-        f"weights   {parameter_bytes / 2**20:,.0f} MiB in memory, computed in {dtype}",
+        f"work      {plan.forwards():,} forward passes, {total / 1e12:,.2f} TFLOP in {dtype}",
     ]
     if peak_flops:
         lines.append(f"time      about {_duration(total / peak_flops)} at {peak_flops / 1e12:.2f} TFLOP/s")

@@ -40,8 +40,8 @@ def announce(launch: Launch, template: Any, state: Any, start: int) -> list[str]
         f"parameters: {sum(leaf.size for leaf in shapes):,}; {_amount(held)} a device with moments and moving average"
         + (f" of {_amount(have)}" if have else "")
         + _replicated(template, mesh),
-        f"mesh: data {mesh.shape['data']}, fsdp {mesh.shape['fsdp']}, context {mesh.shape['context']}: {mesh.size} x "
-        f"{device.device_kind}, {jax.process_count()} process{'es' if jax.process_count() > 1 else ''}",
+        f"mesh: {parallel.say_mesh(mesh.devices.shape)}; {device.device_kind}, {jax.process_count()} "
+        f"process{'es' if jax.process_count() > 1 else ''}",
     ]
     for stage in plan.stages:
         lines.append(

@@ -126,8 +126,10 @@ def export_autoencoder(config: ConfigDict, workdir: Path, out: Path, *, overwrit
 
 def load_clips(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     """Every view of every capture of the folder: uint8 [N, F, H, W, 3] to train on, and the same held out."""
+    if not config.data.captures:
+        raise UserError("config.data.captures", "names no folder", "give --config.data.captures=FOLDER")
     folder = Path(config.data.captures)
-    paths = sorted(path.parent for path in folder.glob("*/capture.json")) if config.data.captures else []
+    paths = sorted(path.parent for path in folder.glob("*/capture.json"))
     if len(paths) <= config.data.held_out:
         raise UserError(
             "config.data.captures",

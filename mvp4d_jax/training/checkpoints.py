@@ -16,7 +16,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.places import is_remote, place
-from mvp4d_jax.training.state import TrainState
+from mvp4d_jax.training.state import TrainState, path_name
 
 METRIC = "validation_loss"
 
@@ -100,6 +100,11 @@ class Checkpoints:
         best = self._manager.best_step()
         return self.latest() if best is None else best
 
+    @property
+    def measured(self) -> bool:
+        """Whether a validation loss was measured at any of the steps."""
+        return self._manager.best_step() is not None
+
     def steps(self) -> list[int]:
         """Every finished step."""
         return sorted(self._manager.all_steps())
@@ -153,6 +158,33 @@ class Checkpoints:
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_tree(like)), data=ocp.args.JsonRestore())
             )
         return TrainState(**restored["state"]), restored["data"]
+
+    def check_fits(self, like: Any) -> dict[str, Any]:
+        """Holds the newest checkpoint's parameters to a model's, by what is noted beside them: no array is read.
+
+        Args:
+          like: shapes, nested as `TrainState.params`.
+
+        Returns:
+          The position saved with it.
+
+        Raises:
+          UserError: none is there, or one of another model.
+        """
+        step = self._existing(None)
+        with self._reading(step):
+            found = self._average.metadata(self.folder / str(step) / "state").item_metadata.tree
+            data = self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
+        theirs, ours = _shapes(found.get("params", {})), _shapes(like)
+        differs = next((name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)), None)
+        if differs is not None:
+            there, here = (str(shapes.get(differs, "not")) for shapes in (theirs, ours))
+            raise UserError(
+                self.folder / str(step),
+                f"does not fit the model: {differs} is {there} there and {here} in the model",
+                "use the config it was trained with (config.json in the workdir), or another workdir",
+            )
+        return data
 
     def restore_average(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
         """The moving average of the weights, in the memory of the host, and the position saved with it.
@@ -226,6 +258,12 @@ class Checkpoints:
                 f"a checkpoint could not be written ({reason})",
                 "free disk space and run the same command again; earlier checkpoints are intact",
             ) from error
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every array of a nested dict."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
+    return {path_name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

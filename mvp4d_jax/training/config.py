@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import ast
 import difflib
-import importlib
-import importlib.util
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ml_collections
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import read_json
 from mvp4d.core.places import require_local
+from mvp4d_jax.training.config_file import read_config_file
+from mvp4d_jax.training.config_values import check_values
 
-PACKAGE = "mvp4d_configs"
 _PREFIX = "--config."
 
 
@@ -29,21 +26,20 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
     """The config `name`, with overrides applied; locked.
 
     Args:
-      name: a packaged config ("tiny"), or the path of a .py file or of a run's saved config.json.
+      name: a packaged config ("tiny"), or the path of a .py file or of a run's saved config.json, which may lie in a
+        bucket (`gs://`).
       overrides: arguments as typed: "--config.train.lr=1e-4" or "--config.train.lr", "1e-4".
 
     Raises:
-      UserError: no such config; an override that is unknown, mistyped, of the wrong type or without its dashes.
+      UserError: no such config; one that does not run, or lacks a setting; an override that is unknown, mistyped, of
+        the wrong type or without its dashes.
     """
-    path = Path(name)
-    if path.suffix == ".json":
-        config = _from_json(path)
-    else:
-        config = _module(name, path).get_config()
+    config = read_config_file(name)
     config.lock()
     for key, text in _pairs(overrides):
         _override(config, key, text)
     _refuse_buckets(config, "config")
+    check_values(config)
     return config
 
 
@@ -62,43 +58,6 @@ def _refuse_buckets(value: Any, where: str) -> None:
 def save_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The resolved config as plain JSON values; `load_config` reads it back from a file."""
     return json.loads(config.to_json_best_effort())
-
-
-def packaged() -> list[str]:
-    """Names of the configs that come with the project."""
-    folder = Path(importlib.import_module(PACKAGE).__file__).parent
-    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
-
-
-def _module(name: str, path: Path):
-    if path.suffix == ".py":
-        if not path.is_file():
-            raise UserError(name, "no such config file", f"packaged configs are {', '.join(packaged())}")
-        spec = importlib.util.spec_from_file_location(f"mvp4d_config_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except SyntaxError as error:
-            raise UserError(name, f"is not valid Python (line {error.lineno}: {error.msg})") from None
-    elif name in packaged():
-        module = importlib.import_module(f"{PACKAGE}.{name}")
-    else:
-        close = difflib.get_close_matches(name, packaged(), n=1)
-        raise UserError(
-            f"--config {name}",
-            "no such config",
-            f"did you mean '{close[0]}'?" if close else f"packaged configs are {', '.join(packaged())}",
-        )
-    if not hasattr(module, "get_config"):
-        raise UserError(name, "has no function get_config()", "a config file defines get_config() -> ConfigDict")
-    return module
-
-
-def _from_json(path: Path) -> ml_collections.ConfigDict:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UserError(path, "is not an object", "a config is an object of settings")
-    return ml_collections.ConfigDict(value)
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:

@@ -63,6 +63,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
     launch = check_launch(config, workdir)
     plan, start = launch.plan, newest_step(workdir)
     ground = Ground.of(plan, plan.stage_at(start), launch.mesh)
+    if start:
+        _check_resumed(launch, ground, workdir)
     if dry_run:
         return _describe(launch, ground, start, check_memory)
     for line in announce(launch, ground.template, ground.abstract_state(), start):
@@ -111,17 +113,25 @@ def _save_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
         write_json(workdir / ("config.json" if not saved else f"config-{len(saved)}.json"), value)
 
 
+def _check_resumed(launch: Launch, ground: Ground, workdir: Path) -> None:
+    """Raises UserError where the workdir's newest checkpoint is of another model or seed."""
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True, alone=True)
+    if checkpoints.latest() is None:  # one that was being written in a bucket, and not finished
+        return
+    position = checkpoints.check_fits(ground.template.shapes)
+    if position["seed"] != launch.config.seed:
+        raise UserError(
+            "config.seed",
+            f"is {launch.config.seed}, the checkpoint was trained with {position['seed']}",
+            "resume with the same seed, or choose another workdir",
+        )
+
+
 def _start(launch: Launch, ground: Ground, checkpoints: Checkpoints) -> tuple[TrainState, float]:
     """The state to go on from, and the seconds trained so far."""
     config = launch.config
     if checkpoints.latest() is not None:
         state, position = checkpoints.restore(ground.abstract_state())
-        if position["seed"] != config.seed:
-            raise UserError(
-                "config.seed",
-                f"is {config.seed}, the checkpoint was trained with {position['seed']}",
-                "resume with the same seed, or choose another workdir",
-            )
         return state, float(position["seconds"])
     state = initial_state(ground.template, ground.optimiser, ground.mesh, config.seed)
     if launch.initial is not None:

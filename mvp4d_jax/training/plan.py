@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 
 import mvp4d_jax
+from mvp4d.core.arguments import fits
 from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Modality, SamplingOptions
@@ -219,10 +220,12 @@ def _stage(name: str, start: int, settings: ml_collections.ConfigDict, stride: i
     for kind, mix in settings.mixture.items():
         latents = latent_count(mix.frames, stride, f"config.stages.{name}.mixture.{kind}.frames")
         modalities.append(Modality(kind, mix.weight, mix.views, latents, mix.batch))
+    if not any(modality.weight for modality in modalities):
+        raise UserError(f"config.stages.{name}.mixture", "has no kind of data of weight above 0", "give one a weight")
     mesh, remat, shift = (settings.get(field) for field in ("mesh", "remat", "snr_shift"))
     if remat not in (None, *REMAT_POLICIES):
         raise UserError(f"config.stages.{name}.remat", f"is '{remat}'", f"choose from {', '.join(REMAT_POLICIES)}")
-    if shift not in (None, BY_TOKENS) and not (isinstance(shift, int | float) and shift > 0):
+    if shift not in (None, BY_TOKENS) and not (fits(shift, "float") and shift > 0):
         raise UserError(f"config.stages.{name}.snr_shift", f"is '{shift}'", f"give a positive number, or '{BY_TOKENS}'")
     return Stage(
         name,
@@ -242,9 +245,11 @@ def _stage(name: str, start: int, settings: ml_collections.ConfigDict, stride: i
 
 def _mesh(value: Any, stage: str) -> tuple[int, int, int] | None:
     """A stage's mesh; from the command line it may come as the text of three numbers."""
+    if value is not None and not isinstance(value, str | list | tuple):
+        value = (value,)
     if isinstance(value, str):
         value = tuple(int(part) if part.strip().lstrip("-").isdigit() else part for part in value.split(","))
-    if value is not None and (len(value) != 3 or not all(isinstance(size, int) for size in value)):
+    if value is not None and (len(value) != 3 or not all(fits(size, "int") for size in value)):
         raise UserError(f"config.stages.{stage}.mesh", f"is {value}", "give data,fsdp,context, as 1,8,8")
     return None if value is None else tuple(value)
 

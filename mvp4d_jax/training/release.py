@@ -88,7 +88,8 @@ def export_release(
         save_transformer(temporary / "transformer", template.model(average), plan.transformer, dtype=dtype)
         write_json(temporary / FACTS, facts)
         size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()) / 1e6
-    return f"step {position['step']} ({facts['training']['hours']} h), {size:.1f} MB: {out}"
+    why = ", the newest: no validation loss was measured" if step == "best" and not checkpoints.measured else ""
+    return f"step {position['step']}{why} ({facts['training']['hours']} h), {size:.1f} MB: {out}"
 
 
 def _without_folders(value: Any) -> Any:

@@ -1,16 +1,20 @@
 """Likeness: medians by hand on descriptors that are made up; real faces where dlib's network can be had."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from mvp4d.cli import main
 from mvp4d.core.cameras.camera import Camera, stack
-from mvp4d.core.capture.portrait import Portrait
+from mvp4d.core.capture import Capture
+from mvp4d.core.capture.portrait import Portrait, save_person
 from mvp4d.core.errors import UserError
 from mvp4d_jax.evaluation import likeness
 from mvp4d_jax.evaluation.likeness_report import likeness_table
 from mvp4d_jax.tracking.likeness import DLIB, cosines, describe_faces, distances
-from tests.small_world import ball, motion
+from tests.small_world import ball, motion, write_scene
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 
@@ -76,3 +80,24 @@ def test_real_faces(shared_data):
     apart = distances(found, found)
     assert apart[0, 1] < 0.35 and apart[0, 2] > 0.7 and np.isnan(found[3]).all()
     assert cosines(found, found)[0, 1] == pytest.approx(1 - apart[0, 1] ** 2 / 2, abs=0.05)
+
+
+def test_views_are_measured_against_photos(monkeypatch, tmp_path):
+    """Views within 75 degrees of the reference, nearest first; flags that are not for it are refused."""
+    capture = Capture.open(write_scene(tmp_path / "views", views=8, frames=2))
+    save_person(tmp_path / "person", portrait(2))
+    given = []
+
+    def describe(pictures, count):
+        given.extend(pictures)
+        return np.array([at(0)] * 2 + [at(30)] * (count - 2))
+
+    monkeypatch.setattr(likeness, "describe_faces", describe)
+    words = ["evaluate", str(capture.path), "--against", str(tmp_path / "person"), "--out", str(tmp_path / "found")]
+    assert main(words) == 0
+    scores = json.loads((tmp_path / "found" / "evaluation.json").read_text())["likeness"]
+    assert [round(row["angle"]) for row in scores["views"]] == [0, 45, 45]
+    expected = [capture.frame(view, frame) for view in (0, 1, 7) for frame in range(2)]
+    assert np.array_equal(given[2:], expected)  # after the photos
+    assert all(row["distance"] == pytest.approx(2 * np.sin(np.radians(15))) for row in scores["views"])
+    assert main([*words, "--overwrite", "--motion", "x.npz"]) == 2

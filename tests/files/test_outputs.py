@@ -1,6 +1,7 @@
 """What may be written over, temporaries and their owners, locks, signals, the disk that fills."""
 
 import gzip
+import importlib
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvp4d.cli import main
+from mvp4d.cli import VERBS, main
 from mvp4d.core import outputs, owner
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.fit import Fit
@@ -309,6 +310,34 @@ def test_signals_clean_up(tmp_path, number):
         time.sleep(5)
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize(
+    "words, goes_on",
+    [
+        ("preflight --config tiny --topology h100:1", False),
+        ("validate x", False),
+        ("studio --out x", False),
+        ("studio --out x --identities 0:2", True),
+        ("track clips --out x --share 0/1", True),
+        ("track photo.jpg --out x", False),
+        ("train --config tiny --workdir x", True),
+        ("train --config tiny --workdir x --dry-run", False),
+        ("train --config tiny --workdir x --export y", False),
+        ("prepare x --config tiny --out y", True),
+        ("sample --weights tiny --reference x --motion x --cameras x --out y", True),
+        ("sample --weights tiny --reference x --motion x --cameras x --out y --plan", False),
+        ("distill x --out y", True),
+        ("demo --out x", True),
+    ],
+)
+def test_a_stopped_command_says_whether_it_goes_on(words, goes_on, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(VERBS[words.split()[0]][0])
+    monkeypatch.setattr(module, "run", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(words.split()) == 128 + signal.SIGTERM
+    said = "run the same command again to go on" if goes_on else "the same command starts over"
+    assert f"stopped by SIGTERM; {said}" in capsys.readouterr().err
 
 
 def test_further_signals_do_not_interrupt_the_clean_up():

@@ -1,6 +1,7 @@
 """Ahead-of-time compilation: topologies by name, and small jobs compiled for devices that are not there."""
 
 import json
+import re
 
 import jax
 import pytest
@@ -50,10 +51,52 @@ def test_gpu_topologies_are_host_devices():
     assert topology.environment()["XLA_FLAGS"].endswith("device_count=8")
 
 
-@pytest.mark.parametrize("text", ["v9:2x2", "v5p", "v5p:4x4", "v6e:2x2x2", "h100:2x4", "v5e:0x4"])
-def test_unknown_topologies_are_refused(text):
-    with pytest.raises(UserError, match="--topology"):
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("v9:2x2", "'v9' is not known"),
+        ("v5p", "'' is no shape; for example v5p:4x4x4"),
+        ("v5p:4x4", "has 2 dimensions; v5p has 3"),
+        ("v6e:2x2x2", "has 3 dimensions; v6e has 2"),
+        ("h100:2x4", "has 2 dimensions"),
+        ("v5e:0x4", "'0x4' is no shape; for example v5e:4x4"),
+        ("h100:0", "'0' is no shape; for example h100:8"),
+        ("v5p:\uff14x4x4", "is no shape"),
+        ("h100:1000000", "is 1,000,000 devices; at most 9,216"),
+    ],
+)
+def test_unknown_topologies_are_refused(text, said):
+    with pytest.raises(UserError, match="--topology.*" + re.escape(said)):
         Topology.parse(text)
+    with pytest.raises(UserError, match="is 4,000,000 devices"):
+        Topology.parse("v5e:2x2", slices=1_000_000)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--job sample --views 0", "--views: is 0; it is a whole number from 1 on"),
+        ("--job sample --views -4", "--views: is -4"),
+        ("--job sample --group 0", "--group: is 0"),
+        ("--job sample --guidance=-3", "--guidance: is -3.0"),
+        ("--job sample --mesh=1,1,0", "--mesh: (1, 1, 0) is not a mesh shape"),
+        ("--job sample --mesh=1,1,8", "--mesh: (1, 1, 8) needs 8 devices, there are 4"),
+        ("--config.mesh=1,1,8", "config.mesh: (1, 1, 8) needs 8 devices, there are 4"),
+        ("--mesh 1,1,4", "--mesh: belongs to --job sample; training's is --config.mesh"),
+        ("--views 4", "--views: belongs to --job sample"),
+        ("--stage foo", "--stage: there is no 'foo'; the config has all, settle"),
+        ("--kind foo", "--kind: there is no 'foo'; the stage has monocular, multiview, static"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_compiles(words, said, capsys):
+    assert cli.main(["preflight", "--config", "tiny", "--topology", "v5e:2x2", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"mvp4d preflight: {said}") and "compiling" not in error
+
+
+def test_an_autoencoders_training_has_no_preflight(capsys):
+    assert cli.main(["preflight", "--config", "tiny_autoencoder", "--topology", "v5e:2x2"]) == 2
+    assert "trains an autoencoder, which is not preflighted" in capsys.readouterr().err
 
 
 def test_a_small_train_step_compiles_for_tpu():

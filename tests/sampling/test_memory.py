@@ -1,5 +1,7 @@
 """What `--plan` says of memory, against what XLA says of the compiled programs; many views fit a small card."""
 
+import dataclasses
+
 import jax
 import pytest
 
@@ -51,11 +53,27 @@ def test_what_each_device_holds_shrinks_with_the_mesh(needs):
     assert eight.sequence == needs.sequence / 8 + 2 * 2 * 107_520 * 1920
 
 
+def test_the_table_adds_up_in_one_unit(needs):
+    """Every row's number against the others' and against the weights' sizes."""
+    plan = make_plan(views=VIEWS, frames=49, latent_size=(64, 64), trained_views=8, window_frames=49)
+    model = resolve(load_config("mvp4d_2b", []))
+    for weights, unit, name in ((WEIGHTS, GIB, "GiB"), ((2**24, 2**23), 2**20, "MiB")):
+        small = plan if name == "GiB" else dataclasses.replace(plan, views=1, group_size=1, latent_size=(8, 8))
+        found = memory.needs(small, model.transformer, model.autoencoder, weights, (2, 2, 4), "bfloat16")
+        head, *rows = memory.say_needs(found, (2, 2, 4)).splitlines()
+        assert head.endswith(name)
+        held, views, sequence, chunk, denoising, decoding = (float(row.split()[0].replace(",", "")) for row in rows)
+        assert held == pytest.approx((weights[0] / 8 + weights[1]) / unit, abs=0.006)
+        assert f"weights: {sum(weights) / unit:.2f} in all" in rows[0] and "fsdp x context = 8 devices" in rows[0]
+        assert denoising == pytest.approx(held + views + sequence, abs=0.03)
+        assert decoding == pytest.approx(held + chunk, abs=0.02)
+
+
 def test_a_device_that_is_too_small_is_named(needs, monkeypatch):
-    assert len(memory.say_needs(needs).splitlines()) == 1  # a host: its memory is not told
+    assert "more than" not in memory.say_needs(needs, (1, 1, 1))  # a host: its memory is not told
 
     class Small:
         device_kind = "TPU v5 lite"
 
     monkeypatch.setattr(jax, "devices", lambda: [Small()])
-    assert "more than a v5e has (15.75 GiB)" in memory.say_needs(needs)
+    assert "more than a v5e has (15.75 GiB)" in memory.say_needs(needs, (1, 1, 1))

@@ -52,9 +52,7 @@ def test_paper_scale_token_count():
     plan = make_plan(views=8, frames=49, latent_size=(64, 64), trained_views=8, window_frames=49)
     assert plan.tokens(patch=2) == 107_520
     assert plan.forwards() == 100
-    assert "107,520 in the longest sequence" in describe(
-        plan, patch=2, flops_per_forward=1e15, parameter_bytes=4e9, dtype="bfloat16"
-    )
+    assert "107,520 in the longest sequence" in describe(plan, patch=2, flops_per_forward=1e15, dtype="bfloat16")
 
 
 def test_fingerprint_tells_plans_apart():

@@ -74,7 +74,7 @@ def test_a_damaged_sampler_is_named(planned, sampler):
         planned(sampler)
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny_128"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_128", "tiny_128_turbo"])
 def test_the_weights_that_ship_name_theirs(name):
     folder = resolve_weights(name)
     assert read_facts(folder).sampler == ReleaseSampler(**json.loads((folder / "mvp4d.json").read_text())["sampler"])

@@ -1,8 +1,10 @@
 """Launches that cannot work end in one line that says what to do, before a model is built or anything compiled."""
 
+import fcntl
 import json
 from pathlib import Path
 
+import jax
 import pytest
 from flax import nnx
 
@@ -105,6 +107,67 @@ def test_captures_of_another_head_or_size_are_not_prepared(tmp_path, capsys):
     assert cli.main([*common, "--config.prepare.frames=5"]) == 2
     assert "config.prepare.frames: is 5, a stage takes windows of 9" in capsys.readouterr().err
     assert not (tmp_path / "shards").exists()
+
+
+def test_a_preparation_is_dealt_out_in_one_way(tmp_path, monkeypatch, capsys):
+    scene = write_scene(tmp_path / "scene", head="builtin")
+    common = ["prepare", str(scene), "--config", "tiny", "--out", str(tmp_path / "shards"), "--distributed"]
+    assert cli.main([*common, "--share", "0/4"]) == 2
+    assert "--share: and --distributed both deal out the work" in capsys.readouterr().err
+
+    def nobody(*_, **__):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", nobody)
+    assert cli.main(common) == 2
+    assert "tells where the others are" in (said := capsys.readouterr().err) and "; give --share I/N" in said
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--export x --dry-run", "--dry-run: is of no use to an export"),
+        ("--step best", "--step: belongs to --export"),
+        ("--overwrite", "--overwrite: belongs to --export"),
+        ("--export x --step \u00b2", "--step: '\u00b2' is no step"),
+        ("--processes 2 --process 1", "--coordinator, --processes, --process: go together"),
+        ("--process 0", "--coordinator, --processes, --process: go together"),
+    ],
+)
+def test_flags_that_mean_nothing_together(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--config", "tiny", "--workdir", "run", *words.split()]) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_workdir_that_is_something_else(data, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for workdir, said in ((data, "holds shards; give the run a folder of its own"), (tmp_path / "file", "is a file")):
+        assert cli.main(["train", "--config", "tiny", "--workdir", str(workdir)]) == 2
+        assert f"{workdir}: {said}" in capsys.readouterr().err
+    assert cli.main(["train", "--config", "tiny_autoencoder", "--workdir", str(tmp_path / "run")]) == 2
+    assert "config.data.captures: names no folder" in capsys.readouterr().err
+
+
+def test_a_workdir_is_one_runs_alone(data, tmp_path, capsys):
+    with open(tmp_path / ".run.mvp4d-lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        common = ["train", "--config", "tiny", "--workdir", str(tmp_path / "run"), *overrides(data, mesh=(1, 3, 1))]
+        assert cli.main(common) == 2
+        assert "run: is being written by another process" in capsys.readouterr().err
+        assert cli.main([*common, "--dry-run"]) == 2  # it looks, and finds what is wrong with the batch
+        assert "do not divide over 3 rows" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_shards_whose_painted_photos_are_not_listed(data, tmp_path):
+    other = write_shards(tmp_path / "other")
+    manifest = json.loads((other / MANIFEST).read_text())
+    manifest["conditioning"]["painted"], manifest["scenes"][0]["painted"] = 24, []
+    (other / MANIFEST).write_text(json.dumps(manifest))
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    assert "'scenes[0].painted' is empty, but the maps hold painted photos" in refused(workdir, overrides(other))
 
 
 def test_too_many_slices_for_the_data_axis():

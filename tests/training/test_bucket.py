@@ -12,12 +12,13 @@ import jax
 import numpy as np
 import pytest
 
+from mvp4d import cli
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_folder, write_json
-from mvp4d.core.places import is_remote, place, require_local
+from mvp4d.core.places import is_remote, place, reach, require_local
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.metrics import MetricsLog, read_metrics
-from tests.training.tiny_run import final_state, overrides, run
+from tests.training.tiny_run import final_state, overrides, run, write_autoencoder
 
 MISSING = [name for name in ("gcsfs", "gcp_storage_emulator") if importlib.util.find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
@@ -106,6 +107,20 @@ def test_training_in_a_bucket(bucket, shards, undisturbed):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_export_of_a_run_in_a_bucket(bucket, shards, tmp_path, capsys):
+    """Config, checkpoint and release in the bucket: the same bytes as an export to a folder."""
+    workdir = f"{bucket}/exported"
+    run(workdir, overrides(shards, steps=2))
+    write_autoencoder(tmp_path / "vae")
+    command = ["train", "--config", f"{workdir}/config.json", f"--config.autoencoder={tmp_path / 'vae'}"]
+    for out in (f"{bucket}/weights", str(tmp_path / "weights")):
+        assert cli.main([*command, "--workdir", workdir, "--export", out]) == 0, capsys.readouterr().err
+    for file in ("mvp4d.json", "transformer/config.json", "transformer/diffusion_pytorch_model.safetensors"):
+        assert place(f"{bucket}/weights/{file}").read_bytes() == (tmp_path / "weights" / file).read_bytes()
+    assert cli.main(["train", "--config", f"{workdir}/none.json", "--workdir", workdir, "--export", "x"]) == 2
+    assert "gs://bucket/exported/none.json: no such config" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "path, remote",
     [
@@ -122,7 +137,20 @@ def test_what_is_a_bucket(path, remote):
     assert is_remote(path) == remote
 
 
+def test_a_bucket_that_does_not_answer(monkeypatch):
+    class Silent:
+        def exists(self):
+            raise OSError("Cannot connect to host storage.googleapis.com")
+
+    monkeypatch.setattr("mvp4d.core.places.place", lambda _: Silent())
+    with pytest.raises(UserError, match=r"^gs://b/run: cannot be reached \(Cannot connect.*check the network"):
+        reach("gs://b/run")
+    reach("/a/local/folder")
+
+
 def test_other_stores_are_refused():
+    with pytest.raises(UserError, match="gs://: names no bucket"):
+        place("gs://")
     with pytest.raises(UserError, match="only gs:// buckets are read and written; mount the bucket"):
         place("s3://bucket/x")
     with pytest.raises(UserError, match=r"^--out: 'gs://bucket/x' lies in a bucket, which nobody reads; mount"):

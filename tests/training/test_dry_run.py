@@ -61,7 +61,7 @@ def test_the_plan_of_a_launch(world, monkeypatch):
     assert f"new, from zero: conditioning, {4 * maps * width + width:,}" in said  # patches of 2 x 2, and a bias
     parameters = count["all"] - count["text"] + 4 * maps * width + width
     assert f"parameters: {parameters:,};" in said
-    assert "mesh: data 1, fsdp 8, context 1: 8 x" in said
+    assert "mesh: data 1, fsdp 8, context 1: 8 devices; cpu, 1 process" in said
     # 3 views x 9 frames (3 latent frames) at 64 pixels: 8 x 8 latents, 4 x 4 patches, and those of the reference.
     tokens = (3 * 3 + 1) * 16
     assert f"70 % multiview: 8 x 3 views x 9 frames = 8 x {tokens} tokens, {tokens} a device" in said

@@ -143,6 +143,25 @@ def test_other_model_or_seed_than_the_checkpoint(shards, workdir):
     assert_intact(workdir, shards, [10])
 
 
+def test_another_model_is_told_before_any_array_is_read(shards, workdir, monkeypatch):
+    """A dry run, too, holds the checkpoint to the config: kernels of four heads of 16 channels, not of two."""
+    monkeypatch.setattr(Checkpoints, "restore", lambda *_: pytest.fail("a state was read"))
+    for dry in (True, False):
+        with pytest.raises(UserError, match=r"10: does not fit the model: \S+ is \(.*32.*\) there and \(.*64.*\) in"):
+            train(load_config("tiny", overrides(shards, transformer__num_heads=4)), workdir, dry_run=dry)
+        with pytest.raises(UserError, match=r"is \(1, .*\) there and \(2, .*\) in the model"):
+            train(load_config("tiny", overrides(shards, transformer__num_layers=2)), workdir, dry_run=dry)
+        with pytest.raises(UserError, match=r"config\.seed: is 5"):
+            train(load_config("tiny", overrides(shards, seed=5)), workdir, dry_run=dry)
+
+
+def test_the_best_of_what_was_never_measured(shards, autoencoder, workdir, tmp_path):
+    said = export_release(
+        load_config("tiny", overrides(shards, autoencoder=autoencoder)), workdir, tmp_path / "o", "best"
+    )
+    assert said.startswith("step 10, the newest: no validation loss was measured")
+
+
 def test_export_of_what_is_not_there(shards, autoencoder, workdir, tmp_path):
     config = load_config("tiny", overrides(shards, autoencoder=autoencoder))
     with pytest.raises(UserError, match="no checkpoint of step 77; there are: 10"):

@@ -162,8 +162,8 @@ def test_starts_from_given_weights(clips, tmp_path, monkeypatch):
 
 
 def test_no_captures_is_the_users_mistake(tmp_path):
-    for folder in ("", str(tmp_path)):
-        with pytest.raises(UserError, match="holds 0 captures"):
+    for folder, said in (("", "names no folder"), (str(tmp_path), "holds 0 captures")):
+        with pytest.raises(UserError, match=said):
             autoencoder.train_autoencoder(settings(f"--config.data.captures={folder}"), tmp_path / "run")
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mvp4d.core.errors import UserError
-from mvp4d_jax.training.config import load_config, packaged, save_config
+from mvp4d_jax.training.config import load_config, save_config
+from mvp4d_jax.training.config_file import packaged
 from mvp4d_jax.training.plan import resolve
 
 
