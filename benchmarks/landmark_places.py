@@ -71,7 +71,9 @@ def main() -> None:
     before = np.asarray(head.landmark_faces), np.asarray(head.landmark_barycentric)
     for name, sights in (("fitted", train), ("held out", test)):
         old, new = (medians(head, sights, *item) for item in (before, (faces, shares)))
-        words = (f"{group} {old[a:b].mean():.2f} -> {new[a:b].mean():.2f} mm" for group, (a, b) in GROUPS.items())
+        words = (
+            f"{group} {np.nanmean(old[a:b]):.2f} -> {np.nanmean(new[a:b]):.2f} mm" for group, (a, b) in GROUPS.items()
+        )
         print(f"{name}: {', '.join(words)}")
 
 
@@ -132,7 +134,7 @@ def fit(head, sights: list[Sight]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def medians(head, sights: list[Sight], faces: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """[68] millimetres."""
+    """[68] millimetres; NaN for a landmark that no view faces."""
     corners = np.asarray(head.faces)[faces]
     away = np.array(
         [
@@ -143,7 +145,8 @@ def medians(head, sights: list[Sight], faces: np.ndarray, shares: np.ndarray) ->
             for sight in sights
         ]
     )
-    return np.nanmedian(away, axis=0)
+    away[0] = np.where(np.isfinite(away).any(0), away[0], np.inf)
+    return np.where(np.isfinite(found := np.nanmedian(away, axis=0)), found, np.nan)
 
 
 if __name__ == "__main__":
