@@ -1,9 +1,9 @@
 """A rig's fit made finer by the pictures: where the head lies right, all views see one colour at each point of it.
 
 Detectors put landmarks some millimetres beside where the head has them, by another vector for every person. The face's
-points are projected into all views that they face; what their colours differ from each other's mean is minimised by
-Gauss-Newton over identity, pose and expression, from blurred pictures to sharp ones, with the landmarks held loosely.
-Points that hair covers, or that shine, lose their weight (Geman-McClure).
+points are projected into all views that they face and in which nothing of the head hides them; what their colours
+differ from each other's mean is minimised by Gauss-Newton over identity, pose and expression, from blurred pictures to
+sharp ones, with the landmarks held loosely. Points that hair covers, or that shine, lose their weight (Geman-McClure).
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from scipy import ndimage
 from scipy.linalg import cho_solve_banded, cholesky_banded
 from scipy.spatial.transform import Rotation
 
-from mvp4d.core.cameras.camera import FIELDS, Camera, centre, project
+from mvp4d.core.cameras.camera import Camera, centre, project, resize, to_camera
 from mvp4d.core.cameras.crops import head_vertices
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.progress import progress
+from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking.banded import band
 from mvp4d_jax.tracking.overlay import vertex_normals
@@ -34,8 +35,9 @@ Pictures = Callable[[], Iterable[Sequence[np.ndarray]]]  # begins the frames: V 
 POINTS = 2000  # of the face, at most
 MATCHED = 0.05  # cameras whose exposures differ by less are taken as they are
 KEYFRAMES = 4  # that the identity is fitted on
-FRONT = 0.3  # the face is what lies further in front than this, from the ears (0) to the tip of the nose (1)
+FRONT = 0.25  # the face is what lies further in front than this, from the ears (0) to the tip of the nose (1)
 FACING = 0.3, 0.7  # cosine between skin and camera from which a point counts, and counts in full
+DEPTH_SIDE, DEPTH_SLACK = 192, 0.003  # pixels of the depth maps that tell what is hidden; metres
 NOISE, OUTLIER = 0.02, 0.04  # of colours in [0, 1]: standard deviation, and what counts a quarter
 LOOSE = 5.0  # how much wider than in a fit by landmarks alone their standard deviation is
 # Blur over the face box, iterations, and how many points of a view count as measured by themselves.
@@ -50,6 +52,7 @@ AFTER = (
 class Refiner:
     """What does not change from frame to frame. V views, N points."""
 
+    head: HeadModel
     surface: HeadModel
     normals: np.ndarray  # [N, 3] at rest
     small: tuple  # what `landmark_rig` gives
@@ -64,7 +67,7 @@ class Refiner:
     ) -> Refiner:
         template, faces = np.asarray(head.template, np.float64), np.asarray(head.faces)
         marks = np.asarray(landmarks(head, np.asarray(head.template)))
-        ears = marks[[0, 16], 2].mean()
+        ears = marks[[1, 15], 2].mean()
         skin_only = np.asarray(head.face_parts) == 0
         inside = np.isin(np.arange(len(template)), faces[skin_only]) & ~np.isin(
             np.arange(len(template)), faces[~skin_only]
@@ -86,37 +89,42 @@ class Refiner:
             face_parts=np.zeros(1, np.uint8),
             face_uvs=np.zeros((1, 3), np.int32),
         )
-        return cls(surface, vertex_normals(template, faces)[keep], small, layout, config, cameras, boxes)
+        return cls(head, surface, vertex_normals(template, faces)[keep], small, layout, config, cameras, boxes)
 
-    def facing(self, frame: np.ndarray) -> np.ndarray:
+    def seen(self, shared: np.ndarray, frame: np.ndarray, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """[V, N] how far each point counts in each view, 0 to 1; nothing where fewer than two views see it."""
-        part = self.layout.slices
-        turn = Rotation.from_rotvec(frame[part["rotation"]]).as_matrix()
-        places = np.asarray(self.surface.template, np.float64) @ turn.T + frame[part["translation"]]
+        places = np.asarray(_places(np.float32(shared), np.float32(frame), self.surface, layout=self.layout)[0])
+        turn = Rotation.from_rotvec(frame[self.layout.slices["rotation"]]).as_matrix()
         towards = centre(self.cameras)[:, None] - places
         cosine = (towards * (self.normals @ turn.T)).sum(-1) / np.linalg.norm(towards, axis=-1)
         weights = np.clip((cosine - FACING[0]) / (FACING[1] - FACING[0]), 0, 1)
+        motion = jax.tree.map(np.asarray, motion_of(self.layout, np.float32(frame)[None]))
+        vertices = np.asarray(skin(self.head, motion, np.float32(shared[:-1])))[0]
+        for view in np.flatnonzero(weights.any(1)):
+            weights[view] *= self._in_front(vertices, places, self.cameras[view], pictures[view].shape[:2])
         return weights * ((weights > 0.05).sum(0) >= 2)
+
+    def _in_front(self, vertices: np.ndarray, places: np.ndarray, camera: Camera, size: tuple[int, int]) -> np.ndarray:
+        """[N] whether nothing of the head lies between a place [N, 3] and the camera."""
+        camera = resize(camera, (max(size), max(size)), (DEPTH_SIDE, DEPTH_SIDE))
+        depth = np.asarray(rasterize(camera, vertices, self.head.faces, (DEPTH_SIDE, DEPTH_SIDE)).depth)
+        depth = ndimage.maximum_filter(np.where(np.isfinite(depth), depth, 0.0), 3)
+        pixels, own = project(camera, places)
+        x, y = np.clip(np.int64(np.floor(pixels)), 0, DEPTH_SIDE - 1).T
+        return own < depth[y, x] + DEPTH_SLACK
 
     def gains(self, pictures: Sequence[Sequence[np.ndarray]], shared: np.ndarray, frames: np.ndarray) -> np.ndarray:
         """[V, 3] what each view's colours are to be multiplied by, so that all views have the same on the mean."""
-        facing = np.stack([self.facing(frame) for frame in frames])[..., None]  # [F, V, N, 1]
-        soft = [
-            [_blurred(picture, LEVELS[0][0] * box) for picture, box in zip(views, self.boxes)] for views in pictures
-        ]
-        colours = np.stack(
-            [
-                np.asarray(
-                    _colours(
-                        np.float32(shared), np.float32(frame), self.surface, self.cameras, seen, layout=self.layout
-                    )
-                )
-                for frame, seen in zip(frames, soft)
-            ]
-        )  # [F, V, N, 3]
-        means = np.stack([_mean(values, weights[..., 0]) for values, weights in zip(colours, facing)])[:, None]
-        found = (facing * means).sum((0, 2)) / np.maximum((facing * colours).sum((0, 2)), 1e-6)
-        return np.where((np.abs(found - 1) < MATCHED) | (facing.sum((0, 2)) == 0), 1.0, found)
+        own, common = np.zeros((2, len(self.boxes), 3))
+        for frame, views in zip(frames, pictures):
+            weights = self.seen(shared, frame, views)  # [V, N]
+            soft = [_blurred(picture, LEVELS[0][0] * box) for picture, box in zip(views, self.boxes)]
+            places = _places(np.float32(shared), np.float32(frame), self.surface, layout=self.layout)[0]
+            colours = np.stack([_sampled(*one)[0] for one in zip(soft, project(self.cameras, np.asarray(places))[0])])
+            own += (weights[..., None] * colours).sum(1)
+            common += (weights[..., None] * _mean(colours, weights)).sum(1)
+        found = common / np.maximum(own, 1e-6)
+        return np.where((np.abs(found - 1) < MATCHED) | (own == 0), 1.0, found)
 
     def descend(
         self,
@@ -125,30 +133,32 @@ class Refiner:
         shared: np.ndarray,
         frames: np.ndarray,
         gains: np.ndarray,
-        levels: Sequence[tuple[float, int, float]] = LEVELS,
+        identity: bool = True,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Unknowns at the minimum of a few frames, and each frame's normal matrix [F, P, P].
 
         Args:
-          gains: what `gains` gives; levels: LEVELS, or AFTER where the identity is known and stays.
+          gains: what `gains` gives; identity: whether it is an unknown; where not, the pose is known nearly.
         """
         shapes, size, count = self.layout.shapes, self.layout.frame_size, len(frames)
         blocks = np.zeros((count, size, size))
-        for blur, iterations, independent in levels:
+        for blur, iterations, independent in LEVELS if identity else AFTER:
             soft = [[_blurred(picture, blur * box) for picture, box in zip(views, self.boxes)] for views in pictures]
+            seen = [self.seen(shared, frame, views) for frame, views in zip(frames, pictures)]
             for _ in range(iterations):
                 normal, gradient = np.zeros((shapes + count * size,) * 2), np.zeros(shapes + count * size)
                 for index in range(count):
                     rows = {name: value[index] for name, value in data.items()}
-                    value, jacobian = self._residuals(soft[index], rows, shared, frames[index], gains, independent)
+                    squared, slope = self._by_marks(rows, shared, frames[index])
+                    more = self._by_colours(soft[index], seen[index], shared, frames[index], gains, independent)
+                    squared, slope = squared + more[0], slope + more[1]
                     where = np.r_[:shapes, shapes + index * size : shapes + (index + 1) * size]
-                    squared = jacobian.T @ jacobian
                     normal[np.ix_(where, where)] += squared
-                    gradient[where] += jacobian.T @ value
+                    gradient[where] += slope
                     blocks[index] = squared[shapes:, shapes:]
                 normal[:shapes, :shapes] += np.eye(shapes) / self.config.shape**2
                 gradient[:shapes] += shared[:shapes] / self.config.shape**2
-                free = np.arange(0 if levels is LEVELS else shapes, len(gradient))
+                free = np.arange(0 if identity else shapes, len(gradient))
                 normal = normal[np.ix_(free, free)]
                 change = np.zeros(len(gradient))
                 change[free] = -np.linalg.solve(normal + 1e-4 * np.diag(np.diag(normal) + 1), gradient[free])
@@ -156,38 +166,53 @@ class Refiner:
                 frames = frames + change[shapes:].reshape(count, size)
         return shared, frames, blocks
 
-    def _residuals(
+    def _by_marks(
+        self, data: dict[str, np.ndarray], shared: np.ndarray, frame: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Normal matrix [S + P, S + P] and gradient of the landmarks and of the frame's priors."""
+        one = {name: value[None] for name, value in data.items()}
+        value, *by = linearise(
+            *self.small, np.float32(shared), np.float32(frame)[None], one, layout=self.layout, config=self.config
+        )
+        soft = robust(np.asarray(value), data["points"].shape[0], self.config.outlier)[0]
+        jacobian = np.concatenate([np.asarray(part[0]) for part in by], 1) * soft[:, None]
+        jacobian = np.delete(jacobian, self.layout.shapes, axis=1).astype(np.float64)  # the focal length is known
+        return jacobian.T @ jacobian, jacobian.T @ (np.asarray(value[0]) * soft)
+
+    def _by_colours(
         self,
         pictures: Sequence[np.ndarray],
-        data: dict[str, np.ndarray],
+        seen: np.ndarray,
         shared: np.ndarray,
         frame: np.ndarray,
         gains: np.ndarray,
         independent: float,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Colours' and landmarks' residuals [R], with their robust weights, and derivatives [R, S + P]."""
-        one = {name: value[None] for name, value in data.items()}
-        marks, *by = linearise(
-            *self.small, np.float32(shared), np.float32(frame)[None], one, layout=self.layout, config=self.config
+        """Normal matrix and gradient of what colours differ from their mean; robust weights are held."""
+        places, jacobian = (
+            np.asarray(part)
+            for part in _places(np.float32(shared), np.float32(frame), self.surface, layout=self.layout)
         )
-        soft = robust(np.asarray(marks), data["points"].shape[0], self.config.outlier)[0]
-        values = [np.asarray(marks[0]) * soft]
-        jacobians = [np.concatenate([np.asarray(part[0]) for part in by], 1) * soft[:, None]]
-        facing = self.facing(frame)
-        views = np.flatnonzero(facing.any(1))
-        if len(views):
-            seen, weights, gain = [pictures[view] for view in views], facing[views], gains[views]
-            arguments = np.float32(shared), np.float32(frame), self.surface, self.cameras[views], seen
-            colours = np.asarray(_colours(*arguments, layout=self.layout)) * gain[:, None]  # [v, N, 3]
-            off = ((colours - _mean(colours, weights)) ** 2).sum(-1)
-            weights = weights / (1 + off / OUTLIER**2) ** 2
-            scale = np.sqrt(weights * independent / len(self.normals)) / NOISE
-            more = np.float32(weights), np.float32(gain), np.float32(scale)
-            value, *by = _linearised(*arguments, *more, layout=self.layout)
-            values.append(np.asarray(value))
-            jacobians.append(np.concatenate([np.asarray(part) for part in by], 1))
-        jacobian = np.delete(np.concatenate(jacobians), self.layout.shapes, axis=1)  # the focal length, which is known
-        return np.concatenate(values).astype(np.float64), jacobian.astype(np.float64)
+        views = np.flatnonzero(seen.any(1))
+        if not len(views):
+            return np.zeros((jacobian.shape[-1],) * 2), np.zeros(jacobian.shape[-1])
+        colours, slopes, weights = [], [], seen[views]
+        for view in views:
+            pixels, by_place = _projected(self.cameras[view], places)
+            colour, by_pixel = _sampled(pictures[view], pixels)
+            colours.append(colour * gains[view])
+            slopes.append(by_pixel @ by_place * gains[view][:, None])
+        colours, slopes = np.stack(colours), np.stack(slopes)  # [v, N, 3], [v, N, 3, 3]
+        off = ((colours - _mean(colours, weights)) ** 2).sum(-1)
+        weights = weights / (1 + off / OUTLIER**2) ** 2
+        differences, slopes = colours - _mean(colours, weights), slopes - _mean(slopes, weights)
+        weights = weights * independent / len(self.normals) / NOISE**2
+        # Every point by itself meets the unknowns only through its place: 3 x 3 blocks.
+        squared = np.einsum("vn,vnci,vncj->nij", weights, slopes, slopes, optimize=True)
+        slope = np.einsum("vn,vnci,vnc->ni", weights, slopes, differences, optimize=True)
+        flat = jacobian.reshape(-1, jacobian.shape[-1])  # [N 3, S + P]
+        normal = flat.T @ (np.float32(squared) @ jacobian).reshape(flat.shape)
+        return normal.astype(np.float64), (slope.reshape(-1) @ flat).astype(np.float64)
 
 
 def refine(
@@ -220,7 +245,7 @@ def refine(
         for index, views in enumerate(progress(pictures(), total=len(frames), what="refining", unit="frame")):
             one = slice(index, index + 1)
             rows = {name: value[one] for name, value in data.items()}
-            _, found[one], blocks[one] = refiner.descend([views], rows, shared, found[one], gains, AFTER)
+            _, found[one], blocks[one] = refiner.descend([views], rows, shared, found[one], gains, identity=False)
         frames = found
     return shared, frames if smooth is None else _smoothed(frames, blocks, smooth)
 
@@ -237,50 +262,41 @@ def _blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
     return ndimage.gaussian_filter(picture.astype(np.float32) / 255, (sigma, sigma, 0))
 
 
-def _mean(colours: Array, weights: Array) -> Array:
-    """[N, 3] of the views."""
-    return (colours * weights[..., None]).sum(0) / (weights.sum(0) + 1e-6)[:, None]
+def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """[N, ...] of the views' values [V, N, ...], weighted [V, N]."""
+    weights = weights.reshape(*weights.shape, *(1,) * (values.ndim - 2))
+    return (values * weights).sum(0) / (weights.sum(0) + 1e-6)
 
 
 @functools.partial(jax.jit, static_argnames="layout")
-def _colours(
-    shared: Array, frame: Array, surface: HeadModel, cameras: Camera, pictures: Sequence[Array], *, layout: Layout
-) -> Array:
-    """[V, N, 3] in [0, 1] of the points in each picture, bilinear."""
-    places = skin(surface, motion_of(layout, frame[None]), shared[:-1])[0]
-    cameras = Camera(*(jnp.asarray(getattr(cameras, name), jnp.float32) for name in FIELDS))
-    pixels = project(cameras, places)[0]  # [V, N, 2]
-    return jnp.stack([_sampled(picture, where) for picture, where in zip(pictures, pixels)])
+def _places(shared: Array, frame: Array, surface: HeadModel, *, layout: Layout) -> tuple[Array, Array]:
+    """The points in the world [N, 3] and their derivatives by identity and frame [N, 3, S + P]."""
+
+    def places(unknowns: Array) -> tuple[Array, Array]:
+        shape, frame = unknowns[: layout.shapes], unknowns[layout.shapes :]
+        found = skin(surface, motion_of(layout, frame[None]), shape)[0]
+        return found, found
+
+    jacobian, found = jax.jacfwd(places, has_aux=True)(jnp.concatenate([shared[:-1], frame]))
+    return found, jacobian
 
 
-def _sampled(picture: Array, pixels: Array) -> Array:
-    limit = jnp.array([picture.shape[1], picture.shape[0]]) - 1.001
-    place = jnp.clip(pixels - 0.5, 0, limit)
-    corner = jnp.floor(place).astype(int)
+def _projected(camera: Camera, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [N, 2] of places [N, 3], and their derivatives [N, 2, 3]."""
+    x, y, z = to_camera(camera, places).T[..., None]
+    right, down, forward = np.asarray(camera.world_to_camera)[:3, :3]
+    along = [camera.fx * (right - x / z * forward) / z, camera.fy * (down - y / z * forward) / z]
+    return project(camera, places)[0], np.stack(along, 1)
+
+
+def _sampled(picture: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colours [N, 3] at pixels [N, 2], bilinear, and their derivatives [N, 3, 2]; those of the border beyond it."""
+    limit = np.array([picture.shape[1], picture.shape[0]]) - 1.001
+    place = np.clip(pixels - 0.5, 0, limit)
+    corner = np.floor(place).astype(int)
     (a, b), (x, y) = (place - corner).T[..., None], corner.T
-    top = (1 - a) * picture[y, x] + a * picture[y, x + 1]
-    return (1 - b) * top + b * ((1 - a) * picture[y + 1, x] + a * picture[y + 1, x + 1])
-
-
-@functools.partial(jax.jit, static_argnames="layout")
-def _linearised(
-    shared: Array,
-    frame: Array,
-    surface: HeadModel,
-    cameras: Camera,
-    pictures: Sequence[Array],
-    weights: Array,
-    gains: Array,
-    scale: Array,
-    *,
-    layout: Layout,
-) -> tuple[Array, Array, Array]:
-    """Differences [V N 3] of the colours from their mean, and their derivatives."""
-
-    def rows(shared: Array, frame: Array) -> tuple[Array, Array]:
-        colours = _colours(shared, frame, surface, cameras, pictures, layout=layout) * gains[:, None]
-        value = ((colours - _mean(colours, weights)) * scale[..., None]).reshape(-1)
-        return value, value
-
-    (by_shared, by_frame), value = jax.jacfwd(rows, argnums=(0, 1), has_aux=True)(shared, frame)
-    return value, by_shared, by_frame
+    first, second = picture[y, x], picture[y, x + 1]
+    third, fourth = picture[y + 1, x], picture[y + 1, x + 1]
+    top, bottom = (1 - a) * first + a * second, (1 - a) * third + a * fourth
+    across = (1 - b) * (second - first) + b * (fourth - third)
+    return (1 - b) * top + b * bottom, np.stack([across, bottom - top], -1)

@@ -9,6 +9,7 @@ it is turned and moved so that the head of the first frame looks along +z from t
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -41,6 +42,8 @@ UNIT_MARGIN = 1.25  # how far an adult's head may be from the mean one
 UPRIGHT = np.cos(np.radians(45))  # of the angle between the head's up and the world's
 START_ERROR = 0.06  # of the face box: views whose landmarks triangulate worse do not belong together
 OUTLIER = 0.03  # of the face box, from which on a view counts less for a triangulated point
+PAIRS = 300  # of views that are tried for those that agree
+MOST = 0.7  # share of a frame's faces that agree, at least, in a rig whose calibration is right
 _FIXED = slice(17, POINTS)  # the contour of the jaw is no fixed place on the skin
 
 
@@ -86,6 +89,9 @@ def solve_rig(
     """
     config = config or SolveConfig()
     layout, small = Layout.of(head, config), landmark_rig(head)
+    every = seen
+    if pictures is not None:
+        seen = agreeing(every, cameras)
     points, error = triangulate(seen, cameras)  # [F, 68, 3], [F]
     whole = np.isfinite(points).all((1, 2))
     if not whole.any():
@@ -113,7 +119,8 @@ def solve_rig(
         sides = np.array([view.box_size if view.found.any() else np.median(boxes) for view in seen])
         refiner = Refiner.of(head, small, layout, config, cameras, sides)
         shared, frames = refine(refiner, data, smooth, shared, frames, pictures)
-    return _solution(head, small, layout, seen, cameras, data, shared, frames)
+    data = observations_of_rig(every, cameras, visible, config.landmark)  # what was left out is judged too
+    return _solution(head, small, layout, every, cameras, data, shared, frames)
 
 
 def triangulate(seen: Sequence[Landmarks], cameras: Camera, rounds: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -123,40 +130,87 @@ def triangulate(seen: Sequence[Landmarks], cameras: Camera, rounds: int = 8) -> 
     Each point is the null vector of its views' equations u P3 - P1, v P3 - P2 (Hartley and Zisserman, section 12.2),
     scaled to pixels over the face box and reweighted by its reprojection error (Geman-McClure).
     """
-    views = len(seen)
     pixels = np.stack([view.points for view in seen], 1)  # [F, V, 68, 2]
     found = np.stack([view.found for view in seen], 1)  # [F, V]
     boxes = np.array([view.box_size if view.found.any() else 1.0 for view in seen])
-    intrinsics = np.zeros((views, 3, 3))
+    projection, size, middle = _normalised(cameras)
+    points = np.full((len(pixels), POINTS, 3), np.nan)
+    error = np.full(len(pixels), np.nan)
+    for frame in np.flatnonzero(found.sum(1) >= 2):
+        use = np.flatnonzero(found[frame])
+        world, away = _intersect(pixels[frame, use], projection[use], boxes[use], rounds)
+        points[frame] = world * size + middle
+        error[frame] = np.quantile(away, 0.75)
+    return points, error
+
+
+def _normalised(cameras: Camera) -> tuple[np.ndarray, float, np.ndarray]:
+    """Projections [V, 3, 4] of a world around the origin and of size one, so that equations are well scaled whatever
+    the unit; and the size and the middle [3] that the world has."""
+    intrinsics = np.zeros((len(cameras.fx), 3, 3))
     intrinsics[:, 0, 0], intrinsics[:, 1, 1], intrinsics[:, 2, 2] = cameras.fx, cameras.fy, 1
     intrinsics[:, 0, 2], intrinsics[:, 1, 2] = cameras.cx, cameras.cy
-    matrices = np.asarray(cameras.world_to_camera, np.float64)
-    # Near the origin and of size one, so that the equations are well scaled whatever the unit.
     middle = np.mean(centre(cameras), axis=0)
     size = max(float(np.linalg.norm(centre(cameras) - middle, axis=-1).max()), 1e-12)
     placed = np.eye(4)
     placed[:3, :3] *= size
     placed[:3, 3] = middle
-    projection = intrinsics @ (matrices @ placed)[:, :3]  # [V, 3, 4]
-    points = np.full((len(pixels), POINTS, 3), np.nan)
-    error = np.full(len(pixels), np.nan)
+    return intrinsics @ (np.asarray(cameras.world_to_camera, np.float64) @ placed)[:, :3], size, middle
+
+
+def _intersect(seen: np.ndarray, projection: np.ndarray, boxes: np.ndarray, rounds: int) -> tuple[np.ndarray, ...]:
+    """Points [K, 3] that views [v, 3, 4] see at pixels [v, K, 2], and [v, K] how far each is from there, over the
+    views' face boxes [v]; 1000 where it lies behind the camera."""
+    equations = seen[..., None] * projection[:, None, 2:3] - projection[:, None, :2]  # [v, K, 2, 4]
+    weights, depth = np.ones(seen.shape[:2]), np.ones(seen.shape[:2])
+    for _ in range(rounds):
+        rows = equations * (weights / depth / boxes[:, None])[..., None, None]
+        solved = np.linalg.svd(rows.transpose(1, 0, 2, 3).reshape(seen.shape[1], -1, 4))[2][:, -1]  # [K, 4]
+        world = solved[:, :3] / np.where(np.abs(solved[:, 3:]) < 1e-12, 1e-12, solved[:, 3:])
+        away, front = _away(world, seen, projection, boxes)
+        depth = np.abs(front)
+        weights = 1 / (1 + (away / OUTLIER) ** 2)
+    return world, np.where(front > 0, away, 1e3)
+
+
+def _away(
+    world: np.ndarray, seen: np.ndarray, projection: np.ndarray, boxes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far points [K, 3] project from where views see them, over the face boxes, and their depths; [v, K] each."""
+    local = world @ projection[:, :, :3].transpose(0, 2, 1) + projection[:, None, :, 3]  # [v, K, 3]
+    depth = np.where(np.abs(local[..., 2]) < 1e-9, 1e-9, local[..., 2])
+    return np.linalg.norm(local[..., :2] / depth[..., None] - seen, axis=-1) / boxes[:, None], depth
+
+
+def agreeing(seen: Sequence[Landmarks], cameras: Camera) -> list[Landmarks]:
+    """The landmarks without those of views that contradict the most others of their frame: a detector sees faces in
+    hair, and profiles where none are. Each pair of views is intersected, and the pair wins with which the most views
+    agree; a frame in which no two agree has no face. All landmarks, where most of a rig's views do not agree."""
+    pixels = np.stack([view.points for view in seen], 1)[:, :, _FIXED]  # [F, V, 51, 2]
+    found = np.stack([view.found for view in seen], 1)
+    boxes = np.array([view.box_size if view.found.any() else 1.0 for view in seen])
+    projection, _, _ = _normalised(cameras)
+    keep = np.zeros_like(found)
     for frame in np.flatnonzero(found.sum(1) >= 2):
         use = np.flatnonzero(found[frame])
-        seen_at, matrix = pixels[frame, use], projection[use]  # [v, 68, 2], [v, 3, 4]
-        equations = seen_at[..., None] * matrix[:, None, 2:3] - matrix[:, None, :2]  # [v, 68, 2, 4]
-        weights, depth = np.ones(seen_at.shape[:2]), np.ones(seen_at.shape[:2])
-        for _ in range(rounds):
-            rows = equations * (weights / depth / boxes[use, None])[..., None, None]
-            solved = np.linalg.svd(rows.transpose(1, 0, 2, 3).reshape(POINTS, -1, 4))[2][:, -1]  # [68, 4]
-            world = solved[:, :3] / np.where(np.abs(solved[:, 3:]) < 1e-12, 1e-12, solved[:, 3:])
-            local = world @ matrix[:, :, :3].transpose(0, 2, 1) + matrix[:, None, :, 3]  # [v, 68, 3]
-            depth = np.where(np.abs(local[..., 2]) < 1e-9, 1e-9, local[..., 2])
-            away = np.linalg.norm(local[..., :2] / depth[..., None] - seen_at, axis=-1) / boxes[use, None]
-            weights = 1 / (1 + (away / OUTLIER) ** 2)
-            depth = np.abs(depth)
-        points[frame] = world * size + middle
-        error[frame] = np.quantile(np.where(local[..., 2] > 0, away, 1e3), 0.75)
-    return points, error
+        arguments = pixels[frame, use], projection[use], boxes[use]
+        best = (0, 0.0)
+        for pair in itertools.islice(itertools.combinations(range(len(use)), 2), PAIRS):
+            world, _ = _intersect(*(item[list(pair)] for item in arguments), rounds=2)
+            away, depth = _away(world, *arguments)
+            away = np.median(np.where(depth > 0, away, 1e3), axis=1)  # [v]
+            agree = away < START_ERROR
+            score = (int(agree.sum()), -float(away[agree].sum()))
+            if agree[list(pair)].all() and score > best:
+                best, keep[frame] = score, False
+                keep[frame, use[agree]] = True
+    share = keep.sum(1)[found.sum(1) >= 2] / found.sum(1)[found.sum(1) >= 2]
+    if not (share.size and np.median(share) > MOST):
+        return list(seen)
+    return [
+        dataclasses.replace(view, points=np.where(keep[:, index, None, None], view.points, np.nan))
+        for index, view in enumerate(seen)
+    ]
 
 
 def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:

@@ -56,7 +56,7 @@ class RigSource:
 
         Args:
           calibration: what `read_calibration` reads; its names are those of the views.
-          fps: frames per second; by default the first video's, 25 for pictures.
+          fps: frames per second; by default the capture's or the first video's, 25 for pictures.
 
         Raises:
           UserError: views that do not cover the same frames, or that the calibration does not know.
@@ -72,7 +72,8 @@ class RigSource:
             fps = facts.fps if fps is None else fps
             count = len(facts.resampled(fps))
         else:
-            fps = 25.0 if fps is None else fps
+            taken = Capture.open(folder).info.fps if (folder / "capture.json").is_file() else 25.0
+            fps = taken if fps is None else fps
             count = len(convert.list_pictures(paths[0])) if paths[0].is_dir() else 1
         fps = schema.check_fps(fps, "`fps`")
         files, chosen = _line_up(paths, fps, count)

@@ -194,6 +194,25 @@ def test_triangulation_of_exact_points(truth):
     assert error[0] < 1e-2  # one view in eight
 
 
+def test_faces_that_are_none_are_left_out(truth):
+    """A face in the hair of the back of the head, and a profile found beside the face."""
+    seen = list(truth.seen)
+    seen[4] = dataclasses.replace(seen[1], points=seen[1].points[:, ::-1])
+    wrong = seen[2].points.copy()
+    wrong[1] += 90.0
+    seen[2] = dataclasses.replace(seen[2], points=wrong)
+    found = np.stack([view.found for view in rig.agreeing(seen, truth.cameras)], 1)  # [F, V]
+    wanted = np.isin(np.arange(8), FACING) & (np.arange(8) != [[8], [2]])
+    np.testing.assert_array_equal(found, wanted)
+    points, error = rig.triangulate(rig.agreeing(seen, truth.cameras), truth.cameras)
+    clean, _ = rig.triangulate(truth.seen, truth.cameras)
+    assert np.linalg.norm(points - clean, axis=-1).mean() < 1e-3 and error.max() < rig.OUTLIER
+    # Where most views contradict each other the calibration is wrong, and nothing is left out to hide it.
+    order = np.array([2, 1, 6, 3, 4, 5, 0, 7])
+    swapped = rig.agreeing(truth.seen, truth.cameras[order])
+    assert all((a.found == b.found).all() for a, b in zip(swapped, truth.seen))
+
+
 def test_a_calibration_of_another_rig_is_refused(truth, folder, tmp_path, capsys):
     shutil.copytree(MODELS / "metres", tmp_path / "model")
     text = (tmp_path / "model" / "images.txt").read_text()
@@ -274,10 +293,11 @@ def test_calibrations_that_are_none(name, content, message, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_with_the_detectors_own_landmarks(tmp_path, capsys):
-    """Filmed at 512 pixels, landmarks by MediaPipe, calibration from COLMAP's model. Its landmarks lie 4 to 5 mm from
-    the rig's own (triangulated, jaw line aside), by another vector in every person; the pictures take most of it away.
-    The mark of 2 mm is missed by what they do not show: the back of the head and the neck."""
+@pytest.mark.parametrize("person, metres", [(11_000, 2.3e-3), (11_003, 2e-3)])
+def test_with_the_detectors_own_landmarks(person, metres, tmp_path):
+    """Filmed at 512 pixels, landmarks by MediaPipe, calibration from COLMAP's model. Its landmarks lie 2 to 3 mm from
+    the rig's own, by another vector in every person; the pictures take part of it away. The mark of 2 mm is met where
+    the face has texture; what shines, and what hair covers, misses it by up to a millimetre."""
     from mvp4d_jax.studio.produce import Order, make_capture
     from mvp4d_jax.tracking.detector import MEDIAPIPE
 
@@ -285,11 +305,11 @@ def test_with_the_detectors_own_landmarks(tmp_path, capsys):
         MEDIAPIPE.python()
     except UserError as error:
         pytest.skip(f"MediaPipe cannot be had here: {error}")
-    truth = Capture.open(make_capture(tmp_path / "truth", 11_000, Order("orbit:360x8@5", 2, 512, motion="speech")))
+    truth = Capture.open(make_capture(tmp_path / "truth", person, Order("orbit:360x8@5", 2, 512, motion="speech")))
     shutil.copytree(tmp_path / "truth" / "images", tmp_path / "views")
     words = ["--cameras", str(MODELS / "metres"), "--out", str(tmp_path / "found")]
     assert main(["track", str(tmp_path / "views"), *words]) == 0
     found = Capture.open(tmp_path / "found")
     vertices = np.asarray(skin(truth.head, truth.motion), np.float64)
     truth = Truth(vertices, head_vertices(truth.head), None, [])
-    truth.check(found.head, found.motion, metres=3e-3)
+    truth.check(found.head, found.motion, metres=metres)

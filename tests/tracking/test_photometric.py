@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mvp4d.core.cameras.camera import project
+from mvp4d.core.cameras.camera import project, resize
 from mvp4d.core.cameras.crops import head_vertices
 from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d.core.heads import load_head
@@ -12,6 +12,7 @@ from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking import photometric
 from mvp4d_jax.tracking.landmarks import Landmarks
+from mvp4d_jax.tracking.problem import Layout, SolveConfig, landmark_rig
 from mvp4d_jax.tracking.rig import solve_rig
 from tests.tracking.test_solve import moving
 
@@ -56,6 +57,50 @@ def test_pictures_decide_where_landmarks_are_off():
     )
     assert after[0] < 2.0 and after[1] < 0.5
     assert after[0] < 0.8 * before[0]
+
+
+def refiner_of(head, cameras):
+    config = SolveConfig()
+    layout = Layout.of(head, config)
+    boxes = np.full(len(cameras.fx), 100.0)
+    return photometric.Refiner.of(head, landmark_rig(head), layout, config, cameras, boxes), layout
+
+
+def test_points_that_the_nose_hides_do_not_count():
+    """Depth maps of 512 pixels, against those of 192 that the fit draws."""
+    head, cameras = load_head("builtin"), camera_rig("arc:120x3", SIZE)
+    refiner, layout = refiner_of(head, cameras)
+    shared, frame = np.zeros(layout.shapes + 1), np.zeros(layout.frame_size)
+    seen = refiner.seen(shared, frame, [np.zeros((*SIZE, 3), np.uint8)] * 3)
+    places = np.asarray(refiner.surface.template, np.float64)
+    hidden = []
+    for view in range(3):
+        camera = resize(cameras[view], SIZE, (512, 512))
+        depth = np.asarray(rasterize(camera, np.asarray(head.template), head.faces, (512, 512)).depth)
+        pixels, own = project(camera, places)
+        x, y = np.int64(pixels).T
+        hidden.append(own > depth[y, x] + 0.01)
+    towards = photometric.centre(cameras)[:, None] - places
+    facing = (towards * refiner.normals).sum(-1) / np.linalg.norm(towards, axis=-1) > photometric.FACING[0]
+    alone = np.array(hidden) & facing  # what only the depth maps tell
+    assert alone.sum() > 50 and (alone & (seen > 0)).sum() < 0.25 * alone.sum()  # a pixel of depth around the edges
+    assert (seen > 0).sum() > 0.8 * (facing & ~np.array(hidden)).sum()
+
+
+def test_derivatives_of_pixels_and_colours():
+    camera, rng = camera_rig("arc:120x3", SIZE)[0], np.random.default_rng(0)
+    places = rng.uniform(-0.05, 0.05, (20, 3))
+    picture = rng.uniform(0, 1, (*SIZE, 3)).astype(np.float64)
+    pixels, by_place = photometric._projected(camera, places)
+    _, by_pixel = photometric._sampled(picture, pixels)
+    for axis in range(3):
+        step = 1e-7 * np.eye(3)[axis]
+        moved = project(camera, places + step)[0] - project(camera, places - step)[0]
+        np.testing.assert_allclose(by_place[..., axis], moved / 2e-7, rtol=1e-5, atol=1e-3)
+    for axis in range(2):
+        step = 1e-6 * np.eye(2)[axis]
+        moved = photometric._sampled(picture, pixels + step)[0] - photometric._sampled(picture, pixels - step)[0]
+        np.testing.assert_allclose(by_pixel[..., axis], moved / 2e-6, rtol=1e-5, atol=1e-6)
 
 
 def test_smoothing_leaves_what_is_smooth_and_what_is_sure():
