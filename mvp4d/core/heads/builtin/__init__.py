@@ -17,7 +17,8 @@ from mvp4d.core.heads.builtin.measures import JAW_OPEN_ANGLE
 from mvp4d.core.heads.builtin.rig import (
     JOINT_NAMES,
     JOINT_PARENTS,
-    landmarks,
+    as_barycentric,
+    landmark_vertices,
     rest_joints,
     skin_weights,
 )
@@ -31,7 +32,7 @@ def build_builtin_head() -> HeadModel:
     head = assemble()
     shapes, joint_shapes = shape_basis(head)
     expressions = expression_basis(head)
-    landmark_faces, landmark_barycentric = landmarks(head)
+    landmark_faces, landmark_barycentric = as_barycentric(head.faces, landmark_vertices(head))
     template = head.vertices.astype(np.float32)
     return HeadModel(
         name="builtin",

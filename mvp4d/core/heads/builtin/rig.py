@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvp4d.core.heads.builtin.assembly import PART_NAMES, Assembly
+from mvp4d.core.heads.builtin.assembly import Assembly
 from mvp4d.core.heads.builtin.measures import (
     EYE_CENTRE,
     JAW_JOINT,
@@ -13,7 +13,7 @@ from mvp4d.core.heads.builtin.measures import (
     NECK_JOINT,
     smoothstep,
 )
-from mvp4d.core.heads.builtin.skin_mesh import LIP_POINTS
+from mvp4d.core.heads.builtin.skin_mesh import EYE_POINTS, LIP_POINTS
 
 JOINT_NAMES = ("root", "neck", "jaw", "left_eye", "right_eye")
 JOINT_PARENTS = (-1, 0, 1, 1, 1)
@@ -85,77 +85,93 @@ def skin_weights(head: Assembly) -> np.ndarray:
     return weights
 
 
-# Where the head has the Multi-PIE landmarks as detectors place them: (number, x, y, z in mm at rest), those of its
-# right side and of the midline. Fitted to the face mesh that `tracking.landmarks` reads by
-# benchmarks/landmark_places.py, but for the lower inner lip, which stays where the lips meet.
-# fmt: off
-_PLACES = (
-    (0, -73.8, 11.3, 34.8), (1, -72.7, -21.7, 26.7), (2, -70.8, -36.8, 23.0), (3, -63.4, -72.4, 32.2),
-    (4, -56.4, -84.0, 48.0), (5, -48.7, -91.6, 62.0), (6, -31.4, -102.8, 82.6), (7, -12.9, -107.3, 101.0),
-    (8, 0.0, -107.6, 106.1), (17, -56.1, 14.4, 76.3), (18, -49.8, 20.5, 85.5), (19, -40.5, 23.2, 92.4),
-    (20, -28.4, 22.5, 97.3), (21, -13.5, 18.6, 99.0), (27, 0.0, 3.6, 104.5), (28, 0.0, -12.3, 113.0),
-    (29, 0.0, -26.0, 121.9), (30, 0.0, -33.4, 125.1), (31, -16.5, -45.8, 102.5), (32, -7.1, -47.2, 110.5),
-    (33, 0.0, -48.3, 114.5), (36, -45.3, -1.3, 81.9), (37, -38.5, 3.5, 88.7), (38, -28.0, 4.3, 89.9),
-    (39, -16.6, -3.2, 87.6), (40, -26.6, -5.4, 89.7), (41, -37.4, -5.4, 88.5), (48, -26.1, -69.7, 98.5),
-    (49, -15.8, -63.0, 105.9), (50, -8.2, -61.3, 109.1), (51, 0.0, -62.6, 110.4), (57, 0.0, -77.1, 109.1),
-    (58, -7.7, -77.1, 107.8), (59, -14.4, -76.2, 105.5), (60, -24.7, -69.4, 98.2), (61, -6.9, -68.8, 106.8),
-    (62, 0.0, -69.4, 107.5), (66, 0.0, -69.0, 107.5), (67, -6.9, -68.7, 106.8),
+# Landmarks of the midline and of one side, as (x, y) seen from the front; the jaw line as (x, y, z).
+_JAW_LINE = (
+    (0.0745, 0.0000, 0.0200),
+    (0.0740, -0.0210, 0.0240),
+    (0.0715, -0.0410, 0.0280),
+    (0.0670, -0.0600, 0.0340),
+    (0.0585, -0.0800, 0.0490),
+    (0.0450, -0.0960, 0.0680),
+    (0.0305, -0.1060, 0.0820),
+    (0.0155, -0.1115, 0.0930),
 )
-# fmt: on
-# The number that each landmark has in a mirrored face.
-_MIRRORED = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1)]
-    + [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40, *range(54, 47, -1), *range(59, 54, -1)]
-    + [*range(64, 59, -1), 67, 66, 65]
-)
-_LOWER_LIP = (*range(55, 60), *range(65, 68))
-_UPPER_LIP = (*range(49, 54), *range(61, 64))
+_BROW = ((0.0575, 0.0150), (0.0490, 0.0220), (0.0375, 0.0245), (0.0240, 0.0230), (0.0120, 0.0190))
+_NOSE = ((0.0, 0.0030), (0.0, -0.0100), (0.0, -0.0220), (0.0, -0.0350))
+_NOSE_BASE = ((0.0125, -0.0462), (0.0062, -0.0480), (0.0, -0.0490))
 
 
-def landmarks(head: Assembly) -> tuple[np.ndarray, np.ndarray]:
-    """The 68 Multi-PIE landmarks, 0..16 from the head's right (picture's left) to its left, as (face [68] int32,
-    barycentric [68, 3]): the points of skin, lips and lids nearest to where they are listed."""
-    corners = head.vertices[head.faces]  # [T, 3, 3]
-    outside = np.isin(head.face_parts, [PART_NAMES.index(name) for name in ("skin", "lips", "lid_lining")])
-    upper = upper_share(head)[head.faces].mean(1)
-    index = {tuple(sorted(face)): number for number, face in enumerate(head.faces.tolist())}
-    chosen, weights = np.zeros(68, np.int32), np.zeros((68, 3), np.float32)
-    for number, *place in _PLACES:
-        side = upper > 0.5 if number in _UPPER_LIP else upper < 0.5 if number in _LOWER_LIP else True
-        middle = _MIRRORED[number] == number
-        near = np.flatnonzero(outside & side & (np.abs(corners.mean(1) - np.array(place) / 1000).max(1) < 0.01))
-        if middle:  # exactly: on edges of the midline
-            near = near[(corners[near][..., 0] == 0).sum(1) == 2]
-        shares = _nearest_shares(corners[near], np.array(place) / 1000)
-        if middle:
-            shares = shares * (corners[near][..., 0] == 0)
-            shares /= shares.sum(1, keepdims=True)
-        gap = np.linalg.norm(np.einsum("tc,tcd->td", shares, corners[near]) - np.array(place) / 1000, axis=-1)
-        best = int(np.argmin(gap))
-        face, share = head.faces[near[best]], shares[best]
-        other = head.mirror[face]
-        twin = index[tuple(sorted(other.tolist()))]
-        chosen[number], weights[number] = near[best], share
-        if not middle:
-            order = [int(np.flatnonzero(other == corner)[0]) for corner in head.faces[twin]]
-            chosen[_MIRRORED[number]], weights[_MIRRORED[number]] = twin, share[order]
-    return chosen, weights
+def landmark_vertices(head: Assembly) -> np.ndarray:
+    """[68] vertices of the Multi-PIE landmarks; 0..16 run from the head's right (picture's left) to its left."""
+    skin = np.where(head.of("skin") & (head.vertices[:, 0] >= 0) & (head.vertices[:, 2] > 0))[0]
+
+    def nearest(place: tuple, middle: bool = False) -> int:
+        chosen = skin[head.vertices[skin, 0] == 0.0] if middle else skin
+        gap = head.vertices[chosen][:, : len(place)] - np.asarray(place)
+        return int(chosen[np.argmin(np.sum(gap * gap, 1))])
+
+    def both(points: list[int]) -> list[int]:
+        """The given vertices of the left side, outermost last to first on the right, then on the left."""
+        return [int(head.mirror[p]) for p in points] + points[::-1]
+
+    jaw = [nearest(p) for p in _JAW_LINE]
+    chin = nearest((0.0, -0.1145, 0.0930), middle=True)
+    brow = [nearest(p) for p in _BROW]
+    nose = [nearest(p, middle=True) for p in _NOSE]
+    base = [nearest(p, middle=p[0] == 0) for p in _NOSE_BASE]
+    margin, half = head.rings["eye"][2], EYE_POINTS // 2
+    # Left eye: inner corner, upper inner, upper outer, outer corner, lower outer, lower inner.
+    left_eye = [int(margin[k]) for k in (half, half - 6, 6, 0, EYE_POINTS - 6, half + 6)]
+    right_eye = [int(head.mirror[left_eye[k]]) for k in (3, 2, 1, 0, 5, 4)]
+    border, contact, m = head.rings["lips"][4], head.rings["lips"][0], LIP_POINTS
+
+    def at(ring: np.ndarray, x: float, upper: bool) -> int:
+        side = ring[: m + 1] if upper else ring[m:]
+        return int(side[np.argmin(np.abs(head.vertices[side, 0] - x))])
+
+    def right(vertex: int) -> int:
+        return int(head.mirror[vertex])
+
+    peak, shoulder = at(border, 0.0066, True), at(border, 0.0160, True)
+    low, low_side = at(border, 0.0095, False), at(border, 0.0175, False)
+    corner, inner_corner = int(border[m]), at(contact, 0.0225, True)
+    inner_up, inner_low = at(contact, 0.0095, True), at(contact, 0.0095, False)
+    outer = [
+        right(corner),
+        right(shoulder),
+        right(peak),
+        int(border[0]),
+        peak,
+        shoulder,
+        corner,
+        low_side,
+        low,
+        int(border[-1]),
+        right(low),
+        right(low_side),
+    ]
+    inner = [
+        right(inner_corner),
+        right(inner_up),
+        int(contact[0]),
+        inner_up,
+        inner_corner,
+        inner_low,
+        int(contact[-1]),
+        right(inner_low),
+    ]
+    brows = [right(p) for p in brow] + brow[::-1]
+    bases = [right(p) for p in base[:2]] + [base[2]] + base[:2][::-1]
+    return np.array(
+        [right(p) for p in jaw] + [chin] + jaw[::-1] + brows + nose + bases + right_eye + left_eye + outer + inner
+    )
 
 
-def _nearest_shares(corners: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Barycentric coordinates [T, 3] of the points of triangles [T, 3, 3] that lie nearest to a place [3]: on the plane
-    where they are inside, else on the nearest edge."""
-    edges = corners[:, 1:] - corners[:, :1]  # [T, 2, 3]
-    flat = np.linalg.solve(edges @ edges.transpose(0, 2, 1), (edges @ (place - corners[:, 0])[..., None]))[..., 0]
-    options = [np.concatenate([1 - flat.sum(1, keepdims=True), flat], 1)]
-    options[0] = np.where((options[0] >= 0).all(1, keepdims=True), options[0], np.nan)
-    for first, second in ((0, 1), (1, 2), (2, 0)):
-        edge = corners[:, second] - corners[:, first]
-        along = ((place - corners[:, first]) * edge).sum(1) / (edge * edge).sum(1)
-        share = np.zeros((len(corners), 3))
-        share[:, second] = np.clip(along, 0, 1)
-        share[:, first] = 1 - share[:, second]
-        options.append(share)
-    stacked = np.stack(options, 1)  # [T, 4, 3]
-    gap = np.linalg.norm(np.einsum("toc,tcd->tod", stacked, corners) - place, axis=-1)
-    return stacked[np.arange(len(corners)), np.nanargmin(gap, 1)]
+def as_barycentric(faces: np.ndarray, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices [K] as (face [K] int32, barycentric [K, 3]): the first face that holds each."""
+    chosen, weights = [], []
+    for vertex in vertices:
+        face, corner = np.argwhere(faces == vertex)[0]
+        chosen.append(face)
+        weights.append(np.eye(3)[corner])
+    return np.array(chosen, np.int32), np.array(weights, np.float32)
