@@ -12,7 +12,7 @@ from mvp4d_jax.training.plan import check_batches, resolve
 
 PYTHON = {
     "def get_config(:": r"is not valid Python \(line 1",
-    "\0": "is not valid Python .*null bytes",
+    "\0": "null bytes",
     "raise ValueError('one\\ntwo')": "raises ValueError in line 1: one two$",
     "import nothing_of_that_name": "raises ModuleNotFoundError in line 1",
     "import sys\nsys.exit(0)": "raises SystemExit in line 2: 0",
