@@ -16,11 +16,26 @@ from ml_collections import ConfigDict
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_json
 from mvp4d.core.places import is_remote, place
+from mvp4d_jax.data.encode import PrepareOptions
+from mvp4d_jax.data.pipeline import SamplingOptions
+from mvp4d_jax.diffusion.distillation import DistillOptions
+from mvp4d_jax.geometry.conditioning import ConditioningConfig
+from mvp4d_jax.models.transformer_config import TransformerConfig
+from mvp4d_jax.training.state import OptimiserOptions
+from mvp4d_jax.training.step import LossOptions
 
 PACKAGE = "mvp4d_configs"
-# Sections that fill a dataclass, which has defaults and refuses what it does not know; those of a run of an earlier
-# version lack what is newer.
-FILLED = {"transformer", "conditioning", "prepare", "optimiser", "loss", "distill", "sampling"}
+# Section -> the dataclass that it fills, which has defaults and refuses what it does not know; sections of a run of an
+# earlier version lack what is newer.
+CLASSES = {
+    "transformer": TransformerConfig,
+    "conditioning": ConditioningConfig,
+    "prepare": PrepareOptions,
+    "optimiser": OptimiserOptions,
+    "loss": LossOptions,
+    "distill": DistillOptions,
+    "sampling": SamplingOptions,
+}
 
 
 def read_config_file(name: str) -> ConfigDict:
@@ -137,7 +152,7 @@ def _check_settings(config: ConfigDict, name: str, stored: bool) -> None:
 def _compare(given: Any, reference: ConfigDict, where: str, name: str, stored: bool) -> None:
     if not isinstance(given, ConfigDict):
         raise UserError(name, f"{where} is {given!r:.60}, not a group of settings", f"it has {', '.join(reference)}")
-    filled = where.removeprefix("config.") in FILLED
+    filled = where.removeprefix("config.") in CLASSES
     unknown = set() if stored or filled or where == "config.stages" else set(given) - set(reference) - {"job"}
     if unknown and reference:
         meant = difflib.get_close_matches(min(unknown), list(reference), n=1)

@@ -16,24 +16,8 @@ from ml_collections import ConfigDict
 
 from mvp4d.core.arguments import fits
 from mvp4d.core.errors import UserError
-from mvp4d_jax.data.encode import PrepareOptions
-from mvp4d_jax.data.pipeline import SamplingOptions
-from mvp4d_jax.diffusion.distillation import DistillOptions
-from mvp4d_jax.geometry.conditioning import ConditioningConfig
-from mvp4d_jax.models.transformer_config import TransformerConfig
-from mvp4d_jax.training.config_file import reference, stage_reference
-from mvp4d_jax.training.state import OptimiserOptions
-from mvp4d_jax.training.step import LossOptions
+from mvp4d_jax.training.config_file import CLASSES, reference, stage_reference
 
-CLASSES = {  # section -> the dataclass that it fills
-    "transformer": TransformerConfig,
-    "conditioning": ConditioningConfig,
-    "prepare": PrepareOptions,
-    "optimiser": OptimiserOptions,
-    "loss": LossOptions,
-    "distill": DistillOptions,
-    "sampling": SamplingOptions,
-}
 LARGEST = 10**12  # of a whole number
 ABOVE_0, BELOW_1 = math.ulp(0.0), math.nextafter(1.0, 0.0)
 # Setting -> lowest and highest value. Sizes of the model and of the data have rules of their own where they are used.
