@@ -1,9 +1,11 @@
 """A rig's fit made finer by the pictures: where the head lies right, all views see one colour at each point of it.
 
-Detectors put landmarks some millimetres beside where the head has them, by another vector for every person. The face's
-points are projected into all views that they face and in which nothing of the head hides them; what their colours
-differ from each other's mean is minimised by Gauss-Newton over identity, pose and expression, from blurred pictures to
-sharp ones, with the landmarks held loosely. Points that hair covers, or that shine, lose their weight (Geman-McClure).
+Detectors put landmarks some millimetres beside where the head has them, by another vector for every person. The points
+of face, ears and neck are projected into all views that they face and in which nothing of the head hides them; what
+their colours differ from each other's mean is minimised by Gauss-Newton over identity, pose and expression. Colours are
+blurred along the surface, first widely: so blurred, two views of a place see the same, however they look at it, and
+nothing of what lies beside it. Only skin counts, but on brows, eyes, nose and lips; and where skin ends before a plain
+background, the head's outline is held to that line (`outline`). What shines loses its weight (Geman-McClure).
 """
 
 from __future__ import annotations
@@ -16,36 +18,78 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
 from scipy.linalg import cho_solve_banded, cholesky_banded
-from scipy.spatial.transform import Rotation
+from scipy.spatial import cKDTree
 
-from mvp4d.core.cameras.camera import Camera, centre, project, resize, to_camera
-from mvp4d.core.cameras.crops import head_vertices
+from mvp4d.core.cameras.camera import Camera, centre, project, resize
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.progress import progress
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking.banded import band
+from mvp4d_jax.tracking.outline import Contour, Person, Skin, beyond, contour, projected, sampled, trust
 from mvp4d_jax.tracking.overlay import vertex_normals
 from mvp4d_jax.tracking.problem import Layout, SolveConfig, linearise, motion_of, robust
 
 Array = Any
 Pictures = Callable[[], Iterable[Sequence[np.ndarray]]]  # begins the frames: V pictures uint8 [H, W, 3] of each
-POINTS = 2000  # of the face, at most
-MATCHED = 0.05  # cameras whose exposures differ by less are taken as they are
+MATCHED, LITTLE = 0.05, 0.25  # exposures that differ by less are taken as they are; so are those of views that see less
+EXPOSED, STRANGE = 0.02, 0.1  # blur for exposures over the face box; colours that differ by this count a quarter
+FEWEST = 30  # colours of cheeks and nose that tell a person's skin
 KEYFRAMES = 4  # that the identity is fitted on
-FRONT = 0.25  # the face is what lies further in front than this, from the ears (0) to the tip of the nose (1)
-FACING = 0.3, 0.7  # cosine between skin and camera from which a point counts, and counts in full
+FRONT = 0.0  # the face is what lies further in front than this, from the ears (0) to the tip of the nose (1)
+ABOVE, BELOW = 0.8, 0.5  # how far it reaches over the nose's root and under the chin, over the length from one to other
+DRAWN, CHEEKS = 0.014, 0.02  # metres around brows, eyes and nose that are drawn on; around the nose that are but skin
+FACING = 0.1, 0.4  # cosine between skin and camera from which a point counts, and counts in full
 DEPTH_SIDE, DEPTH_SLACK = 192, 0.003  # pixels of the depth maps that tell what is hidden; metres
+BLUR = 0.006  # of pictures, over the face box: no finer than the points lie
 NOISE, OUTLIER = 0.02, 0.04  # of colours in [0, 1]: standard deviation, and what counts a quarter
+LINE = 0.008  # standard deviation of the person's line over the face box
 LOOSE = 5.0  # how much wider than in a fit by landmarks alone their standard deviation is
-# Blur over the face box, iterations, and how many points of a view count as measured by themselves.
-LEVELS = ((0.028, 5, 50.0), (0.014, 6, 67.0), (0.007, 12, 100.0))
-AFTER = (
-    (0.014, 3, 67.0),
-    (0.007, 6, 100.0),
-)  # of the other frames, which begin where the first ones' mean change leads
+HELD = 3  # iterations through which visibility, derivatives and the outline's points are held
+# Blur along the surface in metres, iterations, how many points of a view count as measured by themselves, and the
+# distance over the face box at which the person's line counts a quarter.
+LEVELS = ((0.012, 6, 100.0, 0.08), (0.006, 6, 150.0, 0.04), (0.003, 6, 200.0, 0.025))
+AFTER = LEVELS[1:]  # of the other frames, which begin where the first ones' mean change leads
+
+
+_INNER = (
+    "mouth_inside",
+    "gums",
+    "upper_teeth",
+    "lower_teeth",
+    "tongue",
+    "sclera",
+    "iris",
+    "pupil",
+    "lashes",
+    "lid_lining",
+)
+Level = tuple[float, int, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A picture in colours [0, 1], softened [H, W, 3], and who is in it; None where their skin is not known."""
+
+    soft: np.ndarray
+    person: Person | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What does not change through a few iterations of a frame.
+
+    Attributes:
+      weights: [V, N] how far each point counts.
+      jacobian: [N, 3, S + P] of the points by the unknowns.
+      lines: of views with a line, the head's outline and how far its points count.
+    """
+
+    weights: np.ndarray
+    jacobian: np.ndarray
+    lines: dict[int, tuple[Contour, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +98,11 @@ class Refiner:
 
     head: HeadModel
     surface: HeadModel
-    normals: np.ndarray  # [N, 3] at rest
+    triangles: np.ndarray  # [t, 3] of the points
+    edges: np.ndarray  # [e, 2] of the points
+    drawn: np.ndarray  # [N] bool: brows, eyes, nose and lips
+    cheeks: np.ndarray  # [N] bool: nothing but skin, on everybody
+    kernels: dict[float, sparse.csr_matrix]  # [N, N] of each blur of LEVELS
     small: tuple  # what `landmark_rig` gives
     layout: Layout
     config: SolveConfig
@@ -66,16 +114,16 @@ class Refiner:
         cls, head: HeadModel, small: tuple, layout: Layout, config: SolveConfig, cameras: Camera, boxes: np.ndarray
     ) -> Refiner:
         template, faces = np.asarray(head.template, np.float64), np.asarray(head.faces)
-        marks = np.asarray(landmarks(head, np.asarray(head.template)))
-        ears = marks[[1, 15], 2].mean()
-        skin_only = np.asarray(head.face_parts) == 0
-        inside = np.isin(np.arange(len(template)), faces[skin_only]) & ~np.isin(
-            np.arange(len(template)), faces[~skin_only]
-        )
-        front = template[:, 2] > ears + FRONT * (marks[30, 2] - ears)
-        keep = np.flatnonzero(inside & head_vertices(head) & front)
-        if len(keep) > POINTS:
-            keep = np.sort(np.random.default_rng(0).choice(keep, POINTS, replace=False))
+        marks = np.asarray(landmarks(head, np.asarray(head.template)), np.float64)
+        outside = np.isin(np.asarray(head.face_parts), [0, *_parts(head, "lips", "ears")])
+        ears = np.isin(np.arange(len(template)), faces[np.isin(head.face_parts, _parts(head, "ears"))])
+        lips = np.isin(np.arange(len(template)), faces[np.isin(head.face_parts, _parts(head, "lips"))])
+        whole = np.isin(np.arange(len(template)), faces[outside])
+        whole &= ~np.isin(np.arange(len(template)), faces[np.isin(head.face_parts, _parts(head, *_INNER))])
+        root, chin, tip, side = marks[27, 1], marks[8, 1], marks[30, 2], marks[[1, 15], 2].mean()
+        face = (template[:, 2] > side + FRONT * (tip - side)) & (template[:, 1] < root + ABOVE * (root - chin))
+        keep = np.flatnonzero(whole & (ears | face) & (template[:, 1] > chin - BELOW * (root - chin)))
+        normals = vertex_normals(template, faces)[keep]
         surface = dataclasses.replace(
             head,
             canonical=np.asarray(head.canonical)[keep],
@@ -89,42 +137,95 @@ class Refiner:
             face_parts=np.zeros(1, np.uint8),
             face_uvs=np.zeros((1, 3), np.int32),
         )
-        return cls(head, surface, vertex_normals(template, faces)[keep], small, layout, config, cameras, boxes)
+        number = np.full(len(template), -1)
+        number[keep] = np.arange(len(keep))
+        triangles = number[faces]
+        triangles = triangles[(triangles >= 0).all(1)]
+        edges = np.unique(np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
+        drawn = (cKDTree(marks[17:48]).query(template[keep])[0] < DRAWN) | lips[keep]
+        beside = np.concatenate([marks[27:36], (marks[[2, 14]] + 2 * marks[[31, 35]]) / 3])
+        cheeks = cKDTree(beside).query(template[keep])[0] < CHEEKS
+        kernels = {blur: _kernel(template[keep], normals, blur) for blur, *_ in LEVELS}
+        return cls(head, surface, triangles, edges, drawn, cheeks, kernels, small, layout, config, cameras, boxes)
 
-    def seen(self, shared: np.ndarray, frame: np.ndarray, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """[V, N] how far each point counts in each view, 0 to 1; nothing where fewer than two views see it."""
-        places = np.asarray(_places(np.float32(shared), np.float32(frame), self.surface, layout=self.layout)[0])
-        turn = Rotation.from_rotvec(frame[self.layout.slices["rotation"]]).as_matrix()
+    def seen(
+        self, shared: np.ndarray, frame: np.ndarray, sizes: Sequence[tuple[int, int]]
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """[V, N] how far each point counts in each view, 0 to 1, nothing where fewer than two views see it; and depth
+        maps [n, n] of the views, whose pictures are of `sizes` (H, W), 0 where the head is not."""
+        places = self.places(shared, frame)
+        normals = vertex_normals(places, self.triangles)
         towards = centre(self.cameras)[:, None] - places
-        cosine = (towards * (self.normals @ turn.T)).sum(-1) / np.linalg.norm(towards, axis=-1)
+        cosine = (towards * normals).sum(-1) / np.linalg.norm(towards, axis=-1)
         weights = np.clip((cosine - FACING[0]) / (FACING[1] - FACING[0]), 0, 1)
         motion = jax.tree.map(np.asarray, motion_of(self.layout, np.float32(frame)[None]))
         vertices = np.asarray(skin(self.head, motion, np.float32(shared[:-1])))[0]
-        for view in np.flatnonzero(weights.any(1)):
-            weights[view] *= self._in_front(vertices, places, self.cameras[view], pictures[view].shape[:2])
-        return weights * ((weights > 0.05).sum(0) >= 2)
+        depths = []
+        for view, size in enumerate(sizes):
+            camera = resize(self.cameras[view], (max(size), max(size)), (DEPTH_SIDE, DEPTH_SIDE))
+            depth = np.asarray(rasterize(camera, vertices, self.head.faces, (DEPTH_SIDE, DEPTH_SIDE)).depth)
+            depth = np.where(np.isfinite(depth), depth, 0.0)
+            pixels, own = project(camera, places)
+            x, y = np.clip(np.int64(np.floor(pixels)), 0, DEPTH_SIDE - 1).T
+            weights[view] *= own < ndimage.maximum_filter(depth, 3)[y, x] + DEPTH_SLACK
+            depths.append(depth)
+        return weights * ((weights > 0.05).sum(0) >= 2), depths
 
-    def _in_front(self, vertices: np.ndarray, places: np.ndarray, camera: Camera, size: tuple[int, int]) -> np.ndarray:
-        """[N] whether nothing of the head lies between a place [N, 3] and the camera."""
-        camera = resize(camera, (max(size), max(size)), (DEPTH_SIDE, DEPTH_SIDE))
-        depth = np.asarray(rasterize(camera, vertices, self.head.faces, (DEPTH_SIDE, DEPTH_SIDE)).depth)
-        depth = ndimage.maximum_filter(np.where(np.isfinite(depth), depth, 0.0), 3)
-        pixels, own = project(camera, places)
-        x, y = np.clip(np.int64(np.floor(pixels)), 0, DEPTH_SIDE - 1).T
-        return own < depth[y, x] + DEPTH_SLACK
+    def places(self, shared: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """[N, 3] in the world."""
+        found = _places(np.float32(shared), np.float32(frame), self.surface, layout=self.layout)
+        return np.asarray(found, np.float64)
 
     def gains(self, pictures: Sequence[Sequence[np.ndarray]], shared: np.ndarray, frames: np.ndarray) -> np.ndarray:
         """[V, 3] what each view's colours are to be multiplied by, so that all views have the same on the mean."""
-        own, common = np.zeros((2, len(self.boxes), 3))
+        own, common, total = *np.zeros((2, len(self.boxes), 3)), np.zeros(len(self.boxes))
         for frame, views in zip(frames, pictures):
-            weights = self.seen(shared, frame, views)  # [V, N]
-            soft = [_blurred(picture, LEVELS[0][0] * box) for picture, box in zip(views, self.boxes)]
-            places = _places(np.float32(shared), np.float32(frame), self.surface, layout=self.layout)[0]
-            colours = np.stack([_sampled(*one)[0] for one in zip(soft, project(self.cameras, np.asarray(places))[0])])
+            weights = self.seen(shared, frame, [view.shape[:2] for view in views])[0] * (self.cheeks | self.drawn)
+            soft = [_blurred(*one) for one in zip(views, EXPOSED * self.boxes)]
+            colours = np.stack(self._colours(soft, shared, frame))
+            off = ((colours - _mean(colours, weights)) ** 2).sum(-1)
+            weights = weights / (1 + off / STRANGE**2) ** 2
             own += (weights[..., None] * colours).sum(1)
             common += (weights[..., None] * _mean(colours, weights)).sum(1)
+            total += weights.sum(1)
         found = common / np.maximum(own, 1e-6)
-        return np.where((np.abs(found - 1) < MATCHED) | (own == 0), 1.0, found)
+        return np.where((np.abs(found - 1) < MATCHED) | (total < LITTLE * total.max())[:, None], 1.0, found)
+
+    def _colours(self, soft: Sequence[np.ndarray], shared: np.ndarray, frame: np.ndarray) -> list[np.ndarray]:
+        """[N, 3] of each view."""
+        pixels = project(self.cameras, self.places(shared, frame))[0]
+        return [sampled(*one)[0] for one in zip(soft, pixels)]
+
+    def views(
+        self, pictures: Sequence[np.ndarray], shared: np.ndarray, frame: np.ndarray, gains: np.ndarray
+    ) -> list[View]:
+        """A frame's pictures, prepared."""
+        soft = [_blurred(*one) * gain.astype(np.float32) for *one, gain in zip(pictures, BLUR * self.boxes, gains)]
+        weights = self.seen(shared, frame, [picture.shape[:2] for picture in pictures])[0]
+        colours = np.stack(self._colours(soft, shared, frame))[(weights > 0.5) & self.cheeks]
+        if len(colours) < FEWEST:
+            return [View(picture, None) for picture in soft]
+        known = Skin.of(colours)
+        return [
+            View(*one)
+            for one in zip(soft, (Person.of(np.float32(p) / 255 * g, known) for p, g in zip(pictures, gains)))
+        ]
+
+    def look(self, views: Sequence[View], shared: np.ndarray, frame: np.ndarray) -> Look:
+        """What a few iterations of a frame hold."""
+        weights, depths = self.seen(shared, frame, [view.soft.shape[:2] for view in views])
+        jacobian = _derivatives(np.float32(shared), np.float32(frame), self.surface, layout=self.layout)
+        places = self.places(shared, frame)
+        normals, lines = vertex_normals(places, self.triangles), {}
+        for index, view in enumerate(views):
+            camera, person = self.cameras[index], view.person
+            if person is not None:
+                likeness = sampled(person.skin, project(camera, places)[0])[0][:, 0]
+                weights[index] *= np.where(self.drawn, 1.0, likeness)
+            if person is not None and person.distance is not None:
+                line = contour(places, normals, self.edges, camera, depths[index], max(view.soft.shape[:2]))
+                lines[index] = line, trust(line, places, camera, person)
+        return Look(np.float32(weights), np.asarray(jacobian), lines)
 
     def descend(
         self,
@@ -142,16 +243,21 @@ class Refiner:
         """
         shapes, size, count = self.layout.shapes, self.layout.frame_size, len(frames)
         blocks = np.zeros((count, size, size))
-        for blur, iterations, independent in LEVELS if identity else AFTER:
-            soft = [[_blurred(picture, blur * box) for picture, box in zip(views, self.boxes)] for views in pictures]
-            seen = [self.seen(shared, frame, views) for frame, views in zip(frames, pictures)]
-            for _ in range(iterations):
+        prepared = [self.views(views, shared, frame, gains) for views, frame in zip(pictures, frames)]
+        for level in LEVELS if identity else AFTER:
+            for iteration in range(level[1]):
+                if iteration % HELD == 0:
+                    looks = [self.look(views, shared, frame) for views, frame in zip(prepared, frames)]
                 normal, gradient = np.zeros((shapes + count * size,) * 2), np.zeros(shapes + count * size)
                 for index in range(count):
                     rows = {name: value[index] for name, value in data.items()}
-                    squared, slope = self._by_marks(rows, shared, frames[index])
-                    more = self._by_colours(soft[index], seen[index], shared, frames[index], gains, independent)
-                    squared, slope = squared + more[0], slope + more[1]
+                    one = prepared[index], looks[index], self.places(shared, frames[index]), level
+                    parts = (
+                        self._by_marks(rows, shared, frames[index]),
+                        self._by_colours(*one),
+                        self._by_lines(*one),
+                    )
+                    squared, slope = (sum(part[kind] for part in parts) for kind in range(2))
                     where = np.r_[:shapes, shapes + index * size : shapes + (index + 1) * size]
                     normal[np.ix_(where, where)] += squared
                     gradient[where] += slope
@@ -180,39 +286,47 @@ class Refiner:
         return jacobian.T @ jacobian, jacobian.T @ (np.asarray(value[0]) * soft)
 
     def _by_colours(
-        self,
-        pictures: Sequence[np.ndarray],
-        seen: np.ndarray,
-        shared: np.ndarray,
-        frame: np.ndarray,
-        gains: np.ndarray,
-        independent: float,
+        self, views: Sequence[View], look: Look, places: np.ndarray, level: Level
     ) -> tuple[np.ndarray, np.ndarray]:
         """Normal matrix and gradient of what colours differ from their mean; robust weights are held."""
-        places, jacobian = (
-            np.asarray(part)
-            for part in _places(np.float32(shared), np.float32(frame), self.surface, layout=self.layout)
-        )
-        views = np.flatnonzero(seen.any(1))
-        if not len(views):
-            return np.zeros((jacobian.shape[-1],) * 2), np.zeros(jacobian.shape[-1])
-        colours, slopes, weights = [], [], seen[views]
-        for view in views:
-            pixels, by_place = _projected(self.cameras[view], places)
-            colour, by_pixel = _sampled(pictures[view], pixels)
-            colours.append(colour * gains[view])
-            slopes.append(by_pixel @ by_place * gains[view][:, None])
-        colours, slopes = np.stack(colours), np.stack(slopes)  # [v, N, 3], [v, N, 3, 3]
+        blur, _, independent, _ = level
+        use = np.flatnonzero((look.weights > 0.05).any(1))
+        if not len(use):
+            return np.zeros((look.jacobian.shape[-1],) * 2), np.zeros(look.jacobian.shape[-1])
+        weights = look.weights[use]
+        rows = []
+        for view in use:
+            pixels, by_place = projected(self.cameras[view], places)
+            colours, by_pixel = sampled(views[view].soft, pixels)
+            rows.append(np.concatenate([colours, (by_pixel @ by_place).reshape(-1, 9)], 1))
+        rows = _along(self.kernels[blur], np.float32(rows), weights)  # [v, N, 12]
+        colours, slopes = rows[..., :3], rows[..., 3:].reshape(*rows.shape[:2], 3, 3)
+        weights = weights * ((weights > 0.05).sum(0) >= 2)
         off = ((colours - _mean(colours, weights)) ** 2).sum(-1)
         weights = weights / (1 + off / OUTLIER**2) ** 2
         differences, slopes = colours - _mean(colours, weights), slopes - _mean(slopes, weights)
-        weights = weights * independent / len(self.normals) / NOISE**2
+        weights = weights * independent / len(places) / NOISE**2
         # Every point by itself meets the unknowns only through its place: 3 x 3 blocks.
         squared = np.einsum("vn,vnci,vncj->nij", weights, slopes, slopes, optimize=True)
         slope = np.einsum("vn,vnci,vnc->ni", weights, slopes, differences, optimize=True)
-        flat = jacobian.reshape(-1, jacobian.shape[-1])  # [N 3, S + P]
-        normal = flat.T @ (np.float32(squared) @ jacobian).reshape(flat.shape)
+        flat = look.jacobian.reshape(-1, look.jacobian.shape[-1])  # [N 3, S + P]
+        normal = flat.T @ (np.float32(squared) @ look.jacobian).reshape(flat.shape)
         return normal.astype(np.float64), (slope.reshape(-1) @ flat).astype(np.float64)
+
+    def _by_lines(
+        self, views: Sequence[View], look: Look, places: np.ndarray, level: Level
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Normal matrix and gradient of how far the head's outline lies from the person's line."""
+        unknowns = look.jacobian.shape[-1]
+        normal, gradient = np.zeros((unknowns, unknowns)), np.zeros(unknowns)
+        for view, (line, weights) in look.lines.items():
+            box = self.boxes[view]
+            off, by_place = beyond(line, places, self.cameras[view], views[view].person)
+            weights = weights / (1 + (off / box / level[3]) ** 2) ** 2 / (LINE * box) ** 2
+            rows = np.einsum("kc,kcj->kj", np.float32(by_place), line.between(look.jacobian))
+            normal += (rows * weights[:, None]).T @ rows
+            gradient += (weights * off) @ rows
+        return normal, gradient
 
 
 def refine(
@@ -258,6 +372,27 @@ def _smoothed(frames: np.ndarray, blocks: np.ndarray, smooth: np.ndarray) -> np.
     return cho_solve_banded((factor, True), right).reshape(frames.shape)
 
 
+def _parts(head: HeadModel, *names: str) -> list[int]:
+    return [index for index, name in enumerate(head.part_names) if name in names]
+
+
+def _kernel(places: np.ndarray, normals: np.ndarray, blur: float) -> sparse.csr_matrix:
+    """[N, N] Gaussian over the distances between points that face the same way."""
+    pairs = cKDTree(places).query_pairs(2.5 * blur, output_type="ndarray")
+    pairs = pairs[(normals[pairs[:, 0]] * normals[pairs[:, 1]]).sum(-1) > 0.2]
+    values = np.exp(-((places[pairs[:, 0]] - places[pairs[:, 1]]) ** 2).sum(-1) / 2 / blur**2)
+    half = sparse.csr_matrix((values, pairs.T), (len(places),) * 2, dtype=np.float32)
+    return (half + half.T + sparse.identity(len(places), dtype=np.float32)).tocsr()
+
+
+def _along(kernel: sparse.csr_matrix, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Values [V, N, C] blurred along the surface, each point as its view weights it [V, N]."""
+    count = values.shape[1]
+    flat = (values * weights[..., None]).transpose(1, 0, 2).reshape(count, -1)
+    total = kernel @ weights.T + 1e-3  # [N, V]
+    return ((kernel @ flat).reshape(count, len(values), -1) / total[..., None]).transpose(1, 0, 2)
+
+
 def _blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
     return ndimage.gaussian_filter(picture.astype(np.float32) / 255, (sigma, sigma, 0))
 
@@ -269,34 +404,16 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames="layout")
-def _places(shared: Array, frame: Array, surface: HeadModel, *, layout: Layout) -> tuple[Array, Array]:
-    """The points in the world [N, 3] and their derivatives by identity and frame [N, 3, S + P]."""
-
-    def places(unknowns: Array) -> tuple[Array, Array]:
-        shape, frame = unknowns[: layout.shapes], unknowns[layout.shapes :]
-        found = skin(surface, motion_of(layout, frame[None]), shape)[0]
-        return found, found
-
-    jacobian, found = jax.jacfwd(places, has_aux=True)(jnp.concatenate([shared[:-1], frame]))
-    return found, jacobian
+def _places(shared: Array, frame: Array, surface: HeadModel, *, layout: Layout) -> Array:
+    """The points in the world [N, 3]."""
+    return skin(surface, motion_of(layout, frame[None]), shared[:-1])[0]
 
 
-def _projected(camera: Camera, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels [N, 2] of places [N, 3], and their derivatives [N, 2, 3]."""
-    x, y, z = to_camera(camera, places).T[..., None]
-    right, down, forward = np.asarray(camera.world_to_camera)[:3, :3]
-    along = [camera.fx * (right - x / z * forward) / z, camera.fy * (down - y / z * forward) / z]
-    return project(camera, places)[0], np.stack(along, 1)
+@functools.partial(jax.jit, static_argnames="layout")
+def _derivatives(shared: Array, frame: Array, surface: HeadModel, *, layout: Layout) -> Array:
+    """Derivatives of the points in the world by identity and frame [N, 3, S + P]."""
 
+    def places(unknowns: Array) -> Array:
+        return skin(surface, motion_of(layout, unknowns[None, layout.shapes :]), unknowns[: layout.shapes])[0]
 
-def _sampled(picture: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Colours [N, 3] at pixels [N, 2], bilinear, and their derivatives [N, 3, 2]; those of the border beyond it."""
-    limit = np.array([picture.shape[1], picture.shape[0]]) - 1.001
-    place = np.clip(pixels - 0.5, 0, limit)
-    corner = np.floor(place).astype(int)
-    (a, b), (x, y) = (place - corner).T[..., None], corner.T
-    first, second = picture[y, x], picture[y, x + 1]
-    third, fourth = picture[y + 1, x], picture[y + 1, x + 1]
-    top, bottom = (1 - a) * first + a * second, (1 - a) * third + a * fourth
-    across = (1 - b) * (second - first) + b * (fourth - third)
-    return (1 - b) * top + b * bottom, np.stack([across, bottom - top], -1)
+    return jax.jacfwd(places)(jnp.concatenate([shared[:-1], frame]))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import trimesh
 from scipy.spatial.transform import Rotation
 
 from mvp4d.core.cameras.camera import project, resize
@@ -10,8 +11,9 @@ from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d.core.heads import load_head
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import landmarks, skin
-from mvp4d_jax.tracking import photometric
+from mvp4d_jax.tracking import outline, photometric
 from mvp4d_jax.tracking.landmarks import Landmarks
+from mvp4d_jax.tracking.overlay import vertex_normals
 from mvp4d_jax.tracking.problem import Layout, SolveConfig, landmark_rig
 from mvp4d_jax.tracking.rig import solve_rig
 from tests.tracking.test_solve import moving
@@ -71,7 +73,7 @@ def test_points_that_the_nose_hides_do_not_count():
     head, cameras = load_head("builtin"), camera_rig("arc:120x3", SIZE)
     refiner, layout = refiner_of(head, cameras)
     shared, frame = np.zeros(layout.shapes + 1), np.zeros(layout.frame_size)
-    seen = refiner.seen(shared, frame, [np.zeros((*SIZE, 3), np.uint8)] * 3)
+    seen, _ = refiner.seen(shared, frame, [SIZE] * 3)
     places = np.asarray(refiner.surface.template, np.float64)
     hidden = []
     for view in range(3):
@@ -81,7 +83,9 @@ def test_points_that_the_nose_hides_do_not_count():
         x, y = np.int64(pixels).T
         hidden.append(own > depth[y, x] + 0.01)
     towards = photometric.centre(cameras)[:, None] - places
-    facing = (towards * refiner.normals).sum(-1) / np.linalg.norm(towards, axis=-1) > photometric.FACING[0]
+    facing = (towards * vertex_normals(places, refiner.triangles)).sum(-1) / np.linalg.norm(
+        towards, axis=-1
+    ) > photometric.FACING[0]
     alone = np.array(hidden) & facing  # what only the depth maps tell
     assert alone.sum() > 50 and (alone & (seen > 0)).sum() < 0.25 * alone.sum()  # a pixel of depth around the edges
     assert (seen > 0).sum() > 0.8 * (facing & ~np.array(hidden)).sum()
@@ -91,15 +95,15 @@ def test_derivatives_of_pixels_and_colours():
     camera, rng = camera_rig("arc:120x3", SIZE)[0], np.random.default_rng(0)
     places = rng.uniform(-0.05, 0.05, (20, 3))
     picture = rng.uniform(0, 1, (*SIZE, 3)).astype(np.float64)
-    pixels, by_place = photometric._projected(camera, places)
-    _, by_pixel = photometric._sampled(picture, pixels)
+    pixels, by_place = outline.projected(camera, places)
+    _, by_pixel = outline.sampled(picture, pixels)
     for axis in range(3):
         step = 1e-7 * np.eye(3)[axis]
         moved = project(camera, places + step)[0] - project(camera, places - step)[0]
         np.testing.assert_allclose(by_place[..., axis], moved / 2e-7, rtol=1e-5, atol=1e-3)
     for axis in range(2):
         step = 1e-6 * np.eye(2)[axis]
-        moved = photometric._sampled(picture, pixels + step)[0] - photometric._sampled(picture, pixels - step)[0]
+        moved = outline.sampled(picture, pixels + step)[0] - outline.sampled(picture, pixels - step)[0]
         np.testing.assert_allclose(by_pixel[..., axis], moved / 2e-6, rtol=1e-5, atol=1e-6)
 
 
@@ -115,3 +119,55 @@ def test_smoothing_leaves_what_is_smooth_and_what_is_sure():
         blocks[3] = trust * np.eye(4)
         found = photometric._smoothed(bent, blocks, 100 * np.ones(4) if trust < 1 else 1e-3 * np.ones(4))
         assert np.abs(found[3] - straight[3] - kept).max() < 0.05
+
+
+SKIN, HAIR = np.array([0.8, 0.55, 0.42]), np.array([0.1, 0.09, 0.085])
+
+
+def test_skin_is_told_from_hair_in_light_and_in_shade():
+    rng = np.random.default_rng(0)
+    lit = rng.uniform(0.6, 1.1, (300, 1))
+    known = outline.Skin.of(np.concatenate([SKIN * lit, np.tile(HAIR, (30, 1))]))  # a tenth is something else
+    assert known.likeness(SKIN * lit).min() > 0.8
+    assert known.likeness(HAIR * lit).max() < 0.1 and known.likeness(np.ones(3)) < 0.1
+
+
+@pytest.mark.parametrize("background", [(1.0, 1.0, 1.0), (0.1, 0.3, 0.2)])
+def test_the_line_of_a_disc_is_the_heads_outline(background):
+    """A sphere before a plain background: its mesh, 3 pixels too small, is told so all around; none where hair is."""
+    sphere = trimesh.creation.icosphere(subdivisions=4, radius=0.1)
+    camera = camera_rig("arc:120x3", SIZE)[1]
+    middle = np.linalg.inv(camera.world_to_camera) @ [0, 0, np.linalg.norm(photometric.centre(camera)), 1]
+    place = middle[:3]
+    depth = np.linalg.norm(photometric.centre(camera) - place)
+    pixels, _ = project(camera, place[None])
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+    radius = float(camera.fx) * 0.1 / np.sqrt(depth**2 - 0.1**2)
+    away = np.hypot(x - pixels[0, 0], y - pixels[0, 1])[..., None]
+    cover = np.clip(radius - away + 0.5, 0, 1)
+    colour = np.where((y < pixels[0, 1])[..., None], HAIR, SKIN)
+    person = outline.Person.of(
+        np.float32(cover * colour + (1 - cover) * background), outline.Skin.of(np.tile(SKIN, (50, 1)))
+    )
+    places = place + np.asarray(sphere.vertices) * (radius - 3) / radius
+    faces = np.asarray(sphere.faces)
+    small = resize(camera, SIZE, (192, 192))
+    found = np.asarray(rasterize(small, places, faces, (192, 192)).depth)
+    edges = np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
+    line = outline.contour(
+        places, np.asarray(sphere.vertices), edges, camera, np.where(np.isfinite(found), found, 0), SIZE[0]
+    )
+    off, slope = outline.beyond(line, places, camera, person)
+    weights = outline.trust(line, places, camera, person)
+    low = line.between(places)[:, 1] < place[1] - 0.02
+    high = line.between(places)[:, 1] > place[1] + 0.02
+    assert len(off) > 50 and np.abs(off[low | high] + 3).max() < 0.6 and abs(np.median(off) + 3) < 0.2
+    assert weights[low].min() > 0.6 and weights[high].max() < 0.1
+    moved = places + 1e-4 * np.array([0.3, -0.5, 0.2])
+    change = outline.beyond(line, moved, camera, person)[0] - off
+    np.testing.assert_allclose(change, slope @ (1e-4 * np.array([0.3, -0.5, 0.2])), atol=0.02)
+
+
+def test_a_background_of_many_colours_has_no_line():
+    picture = np.random.default_rng(0).uniform(0, 1, (*SIZE, 3)).astype(np.float32)
+    assert outline.Person.of(picture, outline.Skin.of(np.tile(SKIN, (50, 1)))).distance is None
