@@ -45,8 +45,8 @@ FACING = 0.1, 0.4  # cosine between skin and camera from which a point counts, a
 DEPTH_SIDE, DEPTH_SLACK = 192, 0.003  # pixels of the depth maps that tell what is hidden; metres
 BLUR = 0.006  # of pictures, over the face box: no finer than the points lie
 NOISE, OUTLIER = 0.02, 0.04  # of colours in [0, 1]: standard deviation, and what counts a quarter
-LINE = 0.008  # standard deviation of the person's line over the face box
-LOOSE = 5.0  # how much wider than in a fit by landmarks alone their standard deviation is
+LINE = 0.015  # standard deviation of the person's line over the face box; neighbouring points of it err alike
+LOOSE = 3.0  # how much wider than in a fit by landmarks alone their standard deviation is
 HELD = 3  # iterations through which visibility, derivatives and the outline's points are held
 # Blur along the surface in metres, iterations, how many points of a view count as measured by themselves, and the
 # distance over the face box at which the person's line counts a quarter.
