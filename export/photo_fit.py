@@ -27,6 +27,7 @@ from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
 from mvp4d_export.rig import Pose, rotation_matrix
 from mvp4d_export.seeding import project_points, seed_from_photos
 from mvp4d_export.triangles import matrix_to_quaternion, triangle_frames
+from mvp4d_export.turned import TURNS, turned_picture, turned_view
 from mvp4d_export.visibility import (
     EYES,
     FACING_FROM,
@@ -55,6 +56,7 @@ HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden f
 MOST_TINT = 0.5  # that the colours' match before the fit may change
 LIP_SEEN, LIP_KNOWN = 0.1, 0.1  # how far a photo must show lips to tell their colour, and how much around them
 LIP_SHADE = 0.9  # light on those that none shows, beside that on the others
+LIP_NEAR, LIP_FEW = 0.004, 10.0  # metres around a place over which lips tell its colour; how many tell little
 LIP_COLOUR = (0.72, 0.42, 0.4)  # of lips, as the mouth's colours are meant
 BESIDE_FROM, BESIDE_TO = 0.1, 0.6  # the same: what a photo shows may look otherwise from there, as it does in the photo
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
@@ -91,6 +93,7 @@ class PhotoFit:
         self.shared = nn.Parameter(torch.zeros(3, device=device))
         self._mouths_of_views = OwnMouths(avatar, data)
         self.mouths = [self._mouth(index) for index in range(count)]
+        self._turned: dict[tuple[int, int], tuple[Picture, Tensor]] = {}
         self.shown = self.pitch = torch.zeros(0, device=device)
         self.across = torch.zeros(0, 3, 3, device=device)
         self.claims = torch.zeros(count, 0, device=device)
@@ -152,6 +155,19 @@ class PhotoFit:
             mouth = max_pool2d(mouth[None, None], 1 << level)[0, 0]
         return picture, picture.known * (1 - mouth)
 
+    @torch.no_grad()
+    def turned(self, index: int, which: int, level: int) -> tuple[Picture, Tensor]:
+        """A photo as the rig carries it into the view of `TURNS[which]`, known as far as its alpha says, and the camera
+        [4, 4] of that view."""
+        if (index, which) not in self._turned:
+            pose, viewmat = self.view(index)
+            camera = turned_view(viewmat, pose, TURNS[which])
+            picture, says = self.picture(index, 0)
+            says = says * (self._surface_share(pose, viewmat, picture) > 0.5)
+            self._turned[index, which] = turned_picture(self.avatar, picture, says, pose, viewmat, camera), camera
+        picture, camera = self._turned[index, which]
+        return picture.at(level), camera
+
     def pull(self) -> Tensor:
         """What holds the corrections to nothing: a penalty."""
         loss = sum(value.square().mean() for value in self.free.values())
@@ -208,6 +224,7 @@ class PhotoFit:
         """Measures anew what the photos show of the Gaussians there are now."""
         avatar = self.avatar
         count = avatar.gaussian_count
+        self._turned = {}  # of photos where they were thought to be
         self.shown = torch.zeros(count, device=avatar.device)
         self.claims = torch.zeros(len(self.photos), count, device=avatar.device)
         self.pitch = torch.full((count,), self.data.pixel_pitch, device=avatar.device)
@@ -237,7 +254,8 @@ class PhotoFit:
             spread = (conic[:, 0] * conic[:, 2] - conic[:, 1].square()).clamp(min=1e-12).rsqrt()
             share = seen / (2 * math.pi * spread * flat.opacities[0]).clamp(min=1e-6)
             cosine = facing(avatar, vertices, -matrix[:3, :3].T @ matrix[:3, 3])[avatar.binding]
-            cosine = torch.where(self._off_surface(splats, vertices), cosine.clamp(min=0.5), cosine)
+            off = self._off_surface(splats, vertices)
+            cosine = torch.where(off, cosine.clamp(min=0.5), cosine)
             seen_well = (share > SEEN_FROM) & (seen > 0) & ~self.fixed & (cosine > 0)
             visible = smoothstep(share, SEEN_FROM, SEEN_TO)
             self.claims[index] = claims(
@@ -249,6 +267,7 @@ class PhotoFit:
             self.pitch = torch.where(seen_well, self.pitch.clamp(max=pitch), self.pitch)
             ray = _along(avatar, vertices, normalize(splats.means + matrix[:3, :3].T @ matrix[:3, 3], dim=1))
             across = torch.eye(3, device=avatar.device) - ray[:, :, None] * ray[:, None, :]
+            across[~off, 1, 1] += 1  # the rig tells how far off its surface they lie
             self.across += seen_well[:, None, None] * across / pitch**2
         known = self.fixed | (gaussians_of(avatar, EYES) & (self.pitch < self.data.pixel_pitch))
         finest = avatar.config.pitch  # they are where the head has them
@@ -264,6 +283,13 @@ class PhotoFit:
         """[G] bool: Gaussians on the rig."""
         vertices = self.avatar.gather(self.avatar.rig.template)
         return ~self._off_surface(self.avatar.splats(vertices), vertices)
+
+    def _surface_share(self, pose: Pose, viewmat: Tensor, picture: Picture) -> Tensor:
+        """[S, S] how much of a photo's pixels Gaussians on the rig make up: hair before a forehead is none of it."""
+        splats, side = self.avatar.splats(self.avatar.vertices(pose)), picture.side
+        colours = self.on_surface().float()[:, None].expand(-1, 3).contiguous()
+        drawn = self.avatar.render(splats, pose, viewmat[None], picture.K[None], side, side, colours=colours)
+        return drawn.rgb[0, ..., 0]
 
     def _off_surface(self, splats: Splats, vertices: Tensor) -> Tensor:
         centre = vertices[self.avatar.mesh_faces].mean(1)[self.avatar.binding]
@@ -393,8 +419,12 @@ class PhotoFit:
             colour = torch.where(better[:, None], found, colour)
             weight = torch.where(better, seen * self.claims[index], weight)
         seen, hidden = lips & (weight > LIP_SEEN), lips & (weight <= LIP_SEEN)
-        if seen.any():  # not the next one's: that is a corner's shadow where few are seen
-            colour[hidden] = LIP_SHADE * colour[seen].median(0).values
+        if seen.any():  # those about as far from the middle, on either side; not the next one's, a corner's shadow
+            places = avatar.splats(avatar.gather(avatar.rig.template)).means
+            places = torch.cat((places[:, :1].abs(), places[:, 1:]), 1) / LIP_NEAR
+            near = (-torch.cdist(places[hidden], places[seen]).square() / 2).exp() * weight[seen]
+            median = LIP_SHADE * colour[seen].median(0).values
+            colour[hidden] = (near @ colour[seen] + LIP_FEW * median) / (near.sum(1, keepdim=True) + LIP_FEW)
         avatar.harmonics[lips, 0] = (colour[lips].clamp(0.01, 0.99) - 0.5) / SH_0
         return hidden
 
