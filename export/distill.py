@@ -23,7 +23,7 @@ from mvp4d_export.lips import around_lips
 from mvp4d_export.losses import Lpips, psnr, ssim
 from mvp4d_export.objective import Regulariser, picture_loss
 from mvp4d_export.optimiser import Adam
-from mvp4d_export.photo_fit import PhotoFit, rigid_gaussians, tinted
+from mvp4d_export.photo_fit import SEEN, PhotoFit, rigid_gaussians, tinted
 from mvp4d_export.photos import Photos
 from mvp4d_export.presets import DistillConfig
 from mvp4d_export.rasterize import Rendering
@@ -32,7 +32,6 @@ from mvp4d_export.turned import TURNS
 MIN_SIDE = 16  # pictures are not halved below this
 DIVERGED = 4.0  # times the best running loss
 WARM_UP = 60  # steps before divergence is judged
-SEEN = ("shown", "pitch", "across", "fixed", "claims")  # what a PhotoFit keeps of each Gaussian
 SIZE_IN_PITCHES = 8.0  # longest axis of a Gaussian that photos show, in their pixels
 SURFACE_LIMIT = 0.004  # metres that Gaussians on the rig's surface may leave their place where photos are fitted
 SHOWN_LIMIT = 0.001  # the same of those that a photo shows squarely: it cannot tell how deep they lie
@@ -383,7 +382,7 @@ class Distiller:
         )
         self.start = tensors["start"]
         if self.photos is not None:
-            self.photos.recall(*(tensors[f"photos.{name}"] for name in SEEN))
+            self.photos.recall({name: tensors[f"photos.{name}"] for name in SEEN})
         self.limits = self._limits()
         self.statistics.gradient, self.statistics.seen = tensors["statistics.gradient"], tensors["statistics.seen"]
         self.step_done, self.best = int(metadata["step"]), float(metadata["best"])

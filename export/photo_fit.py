@@ -18,9 +18,10 @@ from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.hidden import NO_SKIN, OwnMouths, in_light, lid_triangles, seed_hidden, teeth_colour
-from mvp4d_export.initialise import SH_0, STILL, moved
+from mvp4d_export.initialise import SH_0, STILL, moved, recolour
 from mvp4d_export.lips import seed_lips
 from mvp4d_export.mouth_mask import grown, mouth_mask
+from mvp4d_export.photo_depth import PhotoDepth, Sights, photo_depth
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
@@ -39,17 +40,21 @@ from mvp4d_export.visibility import (
     facing,
     gaussians_of,
     light,
+    rig_surface,
     shows_parts,
     smoothed,
     smoothstep,
 )
 
 TINTS = ("tint", "view_tint", "shared")
+SEEN = ("shown", "pitch", "across", "fixed", "claims", "looked")  # what `PhotoFit.look` measures
 # How far a photo's own fit may be wrong: radians and metres of its camera, weights, radians of neck, jaw and eyes.
 LIMITS = {"turn": 0.03, "shift": 0.012, "expression": 0.2, "neck": 0.08, "jaw": 0.06, "eyes": 0.15}
 OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no use for the triangle's normal
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
 FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
+THROUGH = 0.012  # metres before hair in a photo from which a Gaussian is in its way
+THROUGH_RIG = 0.003  # the same before the rig
 YIELD_FROM, YIELD_TO = 0.5, 0.95  # claims over the largest: a photo counts least, fully
 YIELDED = 0.1  # what the least is
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
@@ -70,6 +75,7 @@ class PhotoFit:
       pitch: [G] metres: the finest pixel that saw it.
       claims: [N, G] what each photo's claim to tell their colours weighs: how squarely it sees them, 0 where hidden.
       fixed: [G] bool: the head's own, which learn nothing.
+      looked: [N, P] the photos' corrections when all this was measured.
       across: [G, 3, 3] in the frame of its triangle: the sum over the photos that see it of 1 / pitch^2 across their
         lines of sight.
       tint, view_tint, shared: gains less one, [N, 3] of each photo but the reference, [V, 3] of each generated view
@@ -93,7 +99,9 @@ class PhotoFit:
         self.shared = nn.Parameter(torch.zeros(3, device=device))
         self._mouths_of_views = OwnMouths(avatar, data)
         self.mouths = [self._mouth(index) for index in range(count)]
+        self.depths: list[PhotoDepth] = []
         self._turned: dict[tuple[int, int], tuple[Picture, Tensor]] = {}
+        self.looked = self._corrections()
         self.shown = self.pitch = torch.zeros(0, device=device)
         self.across = torch.zeros(0, 3, 3, device=device)
         self.claims = torch.zeros(count, 0, device=device)
@@ -104,10 +112,15 @@ class PhotoFit:
         on_hull = self._carve(on_hull)
         self.fixed = torch.zeros(self.avatar.gaussian_count, dtype=torch.bool, device=self.avatar.device)
         self.look()
+        self._match_light()
+        self.depths = self._depths()
+        recolour(self.avatar, self.data, self._clear(on_hull))
+        self.look()
+        self._match_light()  # again, now that skin is told from hair before it
         self._match_colours()
         face = self._face_colour()
         lids = lid_triangles(self.avatar)
-        added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed, lids)
+        added = seed_from_photos(self.avatar, self.photos, self.depths, self.mouths, budget, seed, lids)
         own = seed_hidden(self.avatar, lids, face, self._teeth_colour(face))
         lips = seed_lips(self.avatar)
         ends = torch.arange(self.avatar.gaussian_count, 0, -1, device=face.device)  # 1 for the last one
@@ -126,7 +139,15 @@ class PhotoFit:
 
     def view(self, index: int) -> tuple[Pose, Tensor]:
         """Pose and camera [4, 4] of a photo with its corrections."""
-        moved = {name: LIMITS[name] * torch.tanh(value[index : index + 1]) for name, value in self.free.items()}
+        return self._placed(index, {name: value[index : index + 1] for name, value in self.free.items()})
+
+    def _corrections(self) -> Tensor:
+        """[N, P] of all photos, in one."""
+        return torch.cat([value.detach().flatten(1) for value in self.free.values()], 1)
+
+    def _placed(self, index: int, free: dict[str, Tensor]) -> tuple[Pose, Tensor]:
+        """Pose and camera [4, 4] of a photo with corrections [1, ...]."""
+        moved = {name: LIMITS[name] * torch.tanh(value) for name, value in free.items()}
         pose = self.photos.pose[index : index + 1]
         pose = dataclasses.replace(
             pose, **{name: getattr(pose, name) + moved[name] for name in ("expression", "neck", "jaw", "eyes")}
@@ -158,12 +179,14 @@ class PhotoFit:
     @torch.no_grad()
     def turned(self, index: int, which: int, level: int) -> tuple[Picture, Tensor]:
         """A photo as the rig carries it into the view of `TURNS[which]`, known as far as its alpha says, and the camera
-        [4, 4] of that view."""
+        [4, 4] of that view. Its corrections are those of the last look, so that a run that was stopped has the same."""
         if (index, which) not in self._turned:
-            pose, viewmat = self.view(index)
+            parts = self.looked[index].split([value[0].numel() for value in self.free.values()])
+            free = {name: part.view_as(value[:1]) for (name, value), part in zip(self.free.items(), parts)}
+            pose, viewmat = self._placed(index, free)
             camera = turned_view(viewmat, pose, TURNS[which])
             picture, says = self.picture(index, 0)
-            says = says * (self._surface_share(pose, viewmat, picture) > 0.5)
+            says = says * ~self.depths[index].off  # hair before a forehead is none of it
             self._turned[index, which] = turned_picture(self.avatar, picture, says, pose, viewmat, camera), camera
         picture, camera = self._turned[index, which]
         return picture.at(level), camera
@@ -224,7 +247,7 @@ class PhotoFit:
         """Measures anew what the photos show of the Gaussians there are now."""
         avatar = self.avatar
         count = avatar.gaussian_count
-        self._turned = {}  # of photos where they were thought to be
+        self._turned, self.looked = {}, self._corrections()
         self.shown = torch.zeros(count, device=avatar.device)
         self.claims = torch.zeros(len(self.photos), count, device=avatar.device)
         self.pitch = torch.full((count,), self.data.pixel_pitch, device=avatar.device)
@@ -274,22 +297,17 @@ class PhotoFit:
         self.pitch[self.fixed] = finest
         self.across[known] = torch.eye(3, device=avatar.device) / finest**2
 
-    def recall(self, shown: Tensor, pitch: Tensor, across: Tensor, fixed: Tensor, claims: Tensor) -> None:
-        """Takes what `look` found before."""
-        self.shown, self.pitch, self.across, self.fixed, self.claims = shown, pitch, across, fixed, claims
+    def recall(self, found: dict[str, Tensor]) -> None:
+        """Takes what `look` found before, by the names of `SEEN`."""
+        self._turned = {}
+        for name in SEEN:
+            setattr(self, name, found[name])
 
     @torch.no_grad()
     def on_surface(self) -> Tensor:
         """[G] bool: Gaussians on the rig."""
         vertices = self.avatar.gather(self.avatar.rig.template)
         return ~self._off_surface(self.avatar.splats(vertices), vertices)
-
-    def _surface_share(self, pose: Pose, viewmat: Tensor, picture: Picture) -> Tensor:
-        """[S, S] how much of a photo's pixels Gaussians on the rig make up: hair before a forehead is none of it."""
-        splats, side = self.avatar.splats(self.avatar.vertices(pose)), picture.side
-        colours = self.on_surface().float()[:, None].expand(-1, 3).contiguous()
-        drawn = self.avatar.render(splats, pose, viewmat[None], picture.K[None], side, side, colours=colours)
-        return drawn.rgb[0, ..., 0]
 
     def _off_surface(self, splats: Splats, vertices: Tensor) -> Tensor:
         centre = vertices[self.avatar.mesh_faces].mean(1)[self.avatar.binding]
@@ -350,20 +368,49 @@ class PhotoFit:
     @torch.no_grad()
     def _carve(self, on_hull: int) -> int:
         """Drops those of the last `on_hull` Gaussians that a photo has its background behind; returns how many stay."""
+        clear = [
+            torch.where((picture.known > 0) & ~grown(picture.alpha > FAINT, round(CARVE_MARGIN * picture.side)), 1e3, 0)
+            for picture in self.photos.pictures
+        ]
+        return self._drop(on_hull, clear)
+
+    @torch.no_grad()
+    def _clear(self, on_hull: int) -> int:
+        """Drops those of the last `on_hull` Gaussians that a photo looks through at what is behind; returns how many
+        stay."""
+        through = [torch.where(shown.off, THROUGH, THROUGH_RIG) for shown in self.depths]
+        free = [shown.depth - slack for shown, slack in zip(self.depths, through)]
+        stay = self._drop(on_hull, [torch.where(torch.isfinite(depth), depth, 0) for depth in free])
+        self.fixed = torch.zeros(self.avatar.gaussian_count, dtype=torch.bool, device=self.avatar.device)
+        return stay
+
+    def _drop(self, on_hull: int, free: list[Tensor]) -> int:
+        """Drops those of the last `on_hull` Gaussians that are nearer to photos than `free` [S, S], metres; returns how
+        many stay."""
         avatar = self.avatar
         keep = torch.ones(avatar.gaussian_count, dtype=torch.bool, device=avatar.device)
         for index, picture in enumerate(self.photos.pictures):
             pose, viewmat = self.view(index)
             means = avatar.splats(avatar.vertices(pose)).means
-            pixels, _ = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
-            clear = (picture.known > 0) & ~grown(picture.alpha > FAINT, round(CARVE_MARGIN * picture.side))
+            pixels, depth = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
             column, row = pixels.floor().long().unbind(1)
             inside = (column >= 0) & (row >= 0) & (column < picture.side) & (row < picture.side)
             place = row.clamp(0, picture.side - 1), column.clamp(0, picture.side - 1)
-            keep &= ~(inside & clear[place])
+            keep &= ~(inside & (depth < free[index][place]))
         keep[: avatar.gaussian_count - on_hull] = True
         avatar.set_gaussians(avatar.binding[keep], {name: getattr(avatar, name)[keep] for name in GAUSSIAN_TENSORS})
         return int(keep[len(keep) - on_hull :].sum())
+
+    @torch.no_grad()
+    def _depths(self) -> list[PhotoDepth]:
+        """How far off each photo's pixels are."""
+        sights = Sights(self.avatar, self.data, 1 + self.shared)
+        found = []
+        for index, picture in enumerate(self.photos.pictures):
+            pose, viewmat = self.view(index)
+            surface = rig_surface(self.avatar, pose, viewmat, picture.K, picture.side)
+            found.append(photo_depth(sights, pose, viewmat, picture, surface))
+        return found
 
     @torch.no_grad()
     def _face_colour(self) -> Tensor:
@@ -387,23 +434,33 @@ class PhotoFit:
         return None
 
     @torch.no_grad()
+    def _match_light(self) -> None:
+        """Sets what generated views' light is beside the photos'."""
+        generated = self.avatar.harmonics[:, 0] * SH_0 + 0.5
+        photo, weight = self._colours_shown()
+        if (weight > 0).any():
+            mean = (weight[:, None] * torch.stack((photo, generated))).sum(1)
+            self.shared.copy_((mean[1] / mean[0].clamp(min=1e-6) - 1).clamp(-MOST_TINT, MOST_TINT))
+
+    @torch.no_grad()
     def _match_colours(self) -> None:
         """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them."""
+        generated = self.avatar.harmonics[:, 0] * SH_0 + 0.5
+        photo, weight = self._colours_shown()
+        colour = torch.lerp(generated / (1 + self.shared), photo, weight[:, None]).clamp(0.01, 0.99)
+        self.avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
+
+    def _colours_shown(self) -> tuple[Tensor, Tensor]:
+        """Colours [G, 3] of the Gaussians in the first photo that shows them, the reference before others, and how far
+        it does [G]."""
         avatar = self.avatar
-        generated = avatar.harmonics[:, 0] * SH_0 + 0.5
-        photo, weight = torch.zeros_like(generated), torch.zeros_like(generated[:, 0])
+        photo, weight = torch.zeros_like(avatar.harmonics[:, 0]), torch.zeros_like(self.shown)
         for index in [self.photos.reference, *range(len(self.photos))]:
             colour, seen = self._photo_colours(index)
             better = (weight == 0) & (seen > 0)
             photo = torch.where(better[:, None], colour, photo)
             weight = torch.where(better, seen, weight)
-        if not (weight > 0).any():
-            return
-        mean = (weight[:, None] * torch.stack((photo, generated))).sum(1)
-        self.shared.copy_((mean[1] / mean[0].clamp(min=1e-6) - 1).clamp(-MOST_TINT, MOST_TINT))
-        relit = generated / (1 + self.shared)
-        colour = torch.lerp(relit, photo, weight[:, None]).clamp(0.01, 0.99)
-        avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
+        return photo, weight
 
     @torch.no_grad()
     def _colour_lips(self, lips: Tensor, face: Tensor) -> Tensor:
@@ -435,12 +492,17 @@ class PhotoFit:
         picture, says = self.picture(index, 0)
         pose, viewmat = self.view(index)
         means = avatar.splats(avatar.vertices(pose)).means
-        pixels, _ = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
+        pixels, depth = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
         grid = (pixels / (picture.side / 2) - 1)[None, None]
         solid = picture.alpha * says
         stacked = torch.cat((picture.rgb * solid[..., None], solid[..., None]), -1).permute(2, 0, 1)[None]
         found = grid_sample(avg_pool2d(stacked, 5, 1, 2), grid, align_corners=False)[0, :, 0].T
-        return found[:, :3] / found[:, 3:].clamp(min=1e-3), self.shown * smoothstep(found[:, 3], known, known + 0.3)
+        seen = self.shown * smoothstep(found[:, 3], known, known + 0.3)
+        if self.depths:  # not what lies behind hair
+            shown = self.depths[index].depth.clamp(max=1e3)[None, None]
+            front = grid_sample(-max_pool2d(-shown, 9, 1, 4), grid, mode="nearest", align_corners=False)[0, 0, 0]
+            seen = seen * (depth < front + THROUGH)
+        return found[:, :3] / found[:, 3:].clamp(min=1e-3), seen
 
 
 def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tensor:
