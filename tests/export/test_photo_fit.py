@@ -367,3 +367,24 @@ def test_of_two_photos_the_one_that_sees_a_place_squarely_tells_its_colour(egg, 
     pose, viewmat = alone.photos.view(0)
     splats = alone.avatar.splats(alone.avatar.vertices(pose))
     assert float(alone.photos.own_share(0, splats, pose, viewmat, alone.photos.photos.pictures[0]).min()) == 1
+
+
+def test_what_a_photo_shows_stays_on_the_rig(egg, sharp):
+    fit = photo_fit(egg, portrait_of(sharp, [0]))
+    surface, shown = fit.photos.on_surface(), fit.photos.shown
+    away = fit.limits[1]
+    assert (surface & (shown == 1)).sum() > 30 and (surface & (shown == 0)).sum() > 100
+    torch.testing.assert_close(away[surface & (shown == 1)].unique(), torch.tensor([0.001]))
+    torch.testing.assert_close(away[surface & (shown == 0)].unique(), torch.tensor([0.004]))
+    assert float(away[~surface].min()) > 0.01
+
+
+def test_every_other_sample_of_a_photo_is_a_turned_view(egg, sharp, monkeypatch):
+    """Of two photos each in turn, first as it is, then from one of four sides."""
+    fit = photo_fit(egg, portrait_of(sharp, [0, 1]))
+    drawn = []
+    monkeypatch.setattr(fit, "photo_sample", lambda index, *rest: drawn.append((index, rest[-1])))
+    monkeypatch.setattr(fit, "sample", lambda *_: None)
+    for index in range(3 * 16):
+        fit.draw(index, 0.5, False)
+    assert drawn == [(photo, turn) for which in range(4) for turn in (None, which) for photo in (0, 1)]
