@@ -25,6 +25,7 @@ from mvp4d_export.photo_depth import PhotoDepth, Sights, photo_depth
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
+from mvp4d_export.relight import local_gains, relight
 from mvp4d_export.rig import Pose, rotation_matrix
 from mvp4d_export.seeding import project_points, seed_from_photos
 from mvp4d_export.triangles import matrix_to_quaternion, triangle_frames
@@ -117,7 +118,7 @@ class PhotoFit:
         recolour(self.avatar, self.data, self._clear(on_hull))
         self.look()
         self._match_light()  # again, now that skin is told from hair before it
-        self._match_colours()
+        self._relight()
         face = self._face_colour()
         lids = lid_triangles(self.avatar)
         added = seed_from_photos(self.avatar, self.photos, self.depths, self.mouths, budget, seed, lids)
@@ -443,12 +444,17 @@ class PhotoFit:
             self.shared.copy_((mean[1] / mean[0].clamp(min=1e-6) - 1).clamp(-MOST_TINT, MOST_TINT))
 
     @torch.no_grad()
-    def _match_colours(self) -> None:
-        """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them."""
-        generated = self.avatar.harmonics[:, 0] * SH_0 + 0.5
-        photo, weight = self._colours_shown()
-        colour = torch.lerp(generated / (1 + self.shared), photo, weight[:, None]).clamp(0.01, 0.99)
-        self.avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
+    def _relight(self) -> None:
+        """Puts generated views and colours into the photos' light; shown Gaussians get the photos' colours."""
+        avatar = self.avatar
+        generated = avatar.harmonics[:, 0] * SH_0 + 0.5
+        photo, shown = self._colours_shown()
+        places = avatar.splats(avatar.gather(avatar.rig.template)).means
+        gains = local_gains(places, generated, photo, shown, 1 / (1 + self.shared))
+        relight(avatar, self.data, gains)
+        self.shared.zero_()
+        colour = torch.lerp(generated * gains, photo, shown[:, None]).clamp(0.01, 0.99)
+        avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
 
     def _colours_shown(self) -> tuple[Tensor, Tensor]:
         """Colours [G, 3] of the Gaussians in the first photo that shows them, the reference before others, and how far
