@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate, normalize, pad
 
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
@@ -33,6 +33,8 @@ RIG_AHEAD = 0.06  # how much more unlike than a point before it the rig may be a
 AS_GOOD = 0.04  # how much more unlike than the best a nearer point may be and still be what is shown
 BEHIND = 0.01  # metres behind the rig's surface from which a view does not see a point
 SOLID = 0.5  # alpha from which a line of sight meets the person
+SKIN_HUE = 0.985  # least cosine between a colour of skin and the face's
+SKIN_LIGHT = (0.4, 1.8)  # how dark and bright it may be beside the face's
 COMPANY = 3  # of nine neighbours off the rig, without which one is an error
 
 
@@ -127,8 +129,13 @@ class Sights:
 
 
 @torch.no_grad()
-def photo_depth(sights: Sights, pose: Pose, viewmat: Tensor, picture: Picture, surface: Surface) -> PhotoDepth:
-    """Depth of the pixels of a photo, in which the rig's `surface` is known."""
+def photo_depth(
+    sights: Sights, pose: Pose, viewmat: Tensor, picture: Picture, surface: Surface, skin: Tensor
+) -> PhotoDepth:
+    """Depth of the pixels of a photo, in which the rig's `surface` is known and skin has the colour `skin` [3].
+
+    What looks like skin is on the rig or unknown: any point before a cheek shows the views skin.
+    """
     size = max(1, picture.side // CELLS)
     colour, alpha = _cells(picture, size)
     middle = (torch.arange(len(alpha), device=alpha.device) * size + size // 2).clamp(max=picture.side - 1)
@@ -138,7 +145,7 @@ def photo_depth(sights: Sights, pose: Pose, viewmat: Tensor, picture: Picture, s
     around = torch.arange(-AROUND, AROUND, STEP, device=rig.device)
     depth, off = torch.full_like(rig, math.inf), torch.zeros_like(rig, dtype=torch.bool)
     for on_rig in (True, False):
-        at = (alpha > SOLID) & (torch.isfinite(rig) == on_rig)
+        at = (alpha > SOLID) & (torch.isfinite(rig) == on_rig) & ~_like_skin(colour, skin)
         if not at.any():
             continue
         start, steps = (rig[at], before) if on_rig else (matrix[2, 3].expand(int(at.sum())), around)
@@ -160,6 +167,13 @@ def photo_depth(sights: Sights, pose: Pose, viewmat: Tensor, picture: Picture, s
         depth[at] = torch.where(known, depths.gather(1, index[:, None])[:, 0], math.inf)
         off[at] = known & ((index > 0) | (not on_rig))
     return _to_pixels(depth, off, surface, size)
+
+
+def _like_skin(colours: Tensor, skin: Tensor) -> Tensor:
+    """Which colours [..., 3] may be skin of the colour `skin` [3] in some other light."""
+    hue = normalize(colours, dim=-1) @ normalize(skin, dim=0)
+    light = colours.mean(-1) / skin.mean().clamp(min=1e-3)
+    return (hue > SKIN_HUE) & (light > SKIN_LIGHT[0]) & (light < SKIN_LIGHT[1])
 
 
 def _cells(picture: Picture, size: int) -> tuple[Tensor, Tensor]:

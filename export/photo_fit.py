@@ -406,11 +406,12 @@ class PhotoFit:
     def _depths(self) -> list[PhotoDepth]:
         """How far off each photo's pixels are."""
         sights = Sights(self.avatar, self.data, 1 + self.shared)
+        skin = self._face_colour() / (1 + self.shared)
         found = []
         for index, picture in enumerate(self.photos.pictures):
             pose, viewmat = self.view(index)
             surface = rig_surface(self.avatar, pose, viewmat, picture.K, picture.side)
-            found.append(photo_depth(sights, pose, viewmat, picture, surface))
+            found.append(photo_depth(sights, pose, viewmat, picture, surface, skin))
         return found
 
     @torch.no_grad()
