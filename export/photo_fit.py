@@ -25,7 +25,7 @@ from mvp4d_export.photo_depth import PhotoDepth, Sights, photo_depth
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
-from mvp4d_export.relight import local_gains, relight
+from mvp4d_export.relight import local_gains, mean_gain, relight
 from mvp4d_export.rig import Pose, rotation_matrix
 from mvp4d_export.seeding import project_points, seed_from_photos
 from mvp4d_export.triangles import matrix_to_quaternion, triangle_frames
@@ -441,8 +441,7 @@ class PhotoFit:
         generated = self.avatar.harmonics[:, 0] * SH_0 + 0.5
         photo, weight = self._colours_shown()
         if (weight > 0).any():
-            mean = (weight[:, None] * torch.stack((photo, generated))).sum(1)
-            self.shared.copy_((mean[1] / mean[0].clamp(min=1e-6) - 1).clamp(-MOST_TINT, MOST_TINT))
+            self.shared.copy_((1 / mean_gain(generated, photo, weight) - 1).clamp(-MOST_TINT, MOST_TINT))
 
     @torch.no_grad()
     def _relight(self) -> None:

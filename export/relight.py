@@ -15,10 +15,21 @@ from mvp4d_export.dataset import Dataset
 NEAR = 0.03  # metres over which a gain holds
 LIKE = 0.12  # difference of colours over which a gain holds
 ANYWHERE = 0.02  # what a like colour far away counts beside one here
+FITTING = 0.35  # logarithm of a gain over the mean one beyond which two colours are hardly of the same thing
+DARKEST = 0.03  # colour below which ratios mean nothing
 MEAN = 3.0  # Gaussians that the mean gain counts for
 SEEN = 0.5  # how far photos must show a Gaussian to tell its gain
 SAMPLES = 2000  # Gaussians that tell gains, at most
 MOST = 2.0  # gain, and least one over it
+
+
+@torch.no_grad()
+def mean_gain(generated: Tensor, photo: Tensor, shown: Tensor) -> Tensor:
+    """[3] median gain from generated colours [G, 3] to those of a photo, weighed by how far it shows them [G]."""
+    ratio, order = (photo.clamp(min=DARKEST) / generated.clamp(min=DARKEST)).sort(dim=0)
+    below = shown[order].cumsum(0)
+    half = (below < below[-1:] / 2).sum(0, keepdim=True)
+    return ratio.gather(0, half.clamp(max=len(ratio) - 1))[0]
 
 
 @torch.no_grad()
@@ -36,11 +47,13 @@ def local_gains(places: Tensor, generated: Tensor, photo: Tensor, shown: Tensor,
     if not len(known):
         return mean.expand_as(generated).clone()
     known = known[torch.linspace(0, len(known) - 1, min(SAMPLES, len(known)), device=known.device).long()]
+    off = (photo[known].clamp(min=DARKEST) / generated[known].clamp(min=DARKEST) / mean).log()
+    trust = shown[known] * torch.exp(-off.square().mean(1) / (2 * FITTING**2))
     found = torch.empty_like(generated)
     for part in torch.arange(len(places), device=places.device).split(4096):
         near = torch.exp(-torch.cdist(places[part], places[known]).square() / (2 * NEAR**2))
         like = torch.exp(-torch.cdist(generated[part], generated[known]).square() / (2 * LIKE**2))
-        weight = (near + ANYWHERE) * like * shown[known]
+        weight = (near + ANYWHERE) * like * trust
         own = MEAN * generated[part]
         found[part] = (weight @ photo[known] + own * mean) / (weight @ generated[known] + own).clamp(min=1e-6)
     return found.clamp(1 / MOST, MOST)
