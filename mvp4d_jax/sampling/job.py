@@ -116,16 +116,17 @@ class Job:
     ) -> Capture | None:
         """Samples into the capture `out`; a run of the same inputs that was stopped goes on where it was. None in a
         process that is not the first."""
-        shot = Shot(
-            generator.reference(self.portrait),
-            self.portrait.head,
-            self.motion,
-            self.cameras,
-            self.names,
-            self.clean,
-            self.portrait,
-        )
-        return generator.run(self.plan, shot, self.options, out, self.fingerprint(), extra, overwrite=overwrite)
+        with generator.compiling(self.plan, self.options):
+            shot = Shot(
+                generator.reference(self.portrait),
+                self.portrait.head,
+                self.motion,
+                self.cameras,
+                self.names,
+                self.clean,
+                self.portrait,
+            )
+            return generator.run(self.plan, shot, self.options, out, self.fingerprint(), extra, overwrite=overwrite)
 
     def fingerprint(self) -> str:
         """A hash of everything that the pictures depend on."""
