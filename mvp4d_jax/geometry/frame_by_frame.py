@@ -32,14 +32,11 @@ def draw_apart(draw: Callable[[Any], Any], items: Any) -> Any:
     Returns:
       The trees of arrays that `draw` returns, as numpy, stacked along a new leading axis.
     """
-    items = list(items)
-
-    def drawn(item: Any) -> Any:
-        return jax.tree.map(np.asarray, draw(item))
-
-    if len(items) == 1:
-        results = [drawn(items[0])]
-    else:
-        with ThreadPoolExecutor(cpu_count()) as pool:
-            results = list(pool.map(drawn, items))
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
+    items, out = list(items), None
+    with ThreadPoolExecutor(min(len(items), cpu_count())) as pool:
+        for place, drawn in enumerate(pool.map(lambda item: jax.tree.map(np.asarray, draw(item)), items)):
+            if out is None:
+                out = jax.tree.map(lambda leaf: np.empty((len(items), *leaf.shape), leaf.dtype), drawn)
+            for into, leaf in zip(jax.tree.leaves(out), jax.tree.leaves(drawn), strict=True):
+                into[place] = leaf
+    return out
