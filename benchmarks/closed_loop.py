@@ -10,9 +10,9 @@ front, at another moment. "repeat" shows the reference everywhere; "project" pai
 one), mirrored where unseen. Rings of angle are measured from the reference, in the head's axes. An avatar is fitted to
 the generated views (`mvp4d distill --preset cpu`) and rendered through their cameras. The first of several settings is
 the one on the contact sheet and in the avatars. "detail" is the amplitude at 0.18 to 0.48 cycles a pixel over truth's,
-JOD (of what the model made) FovVideoVDP's of the five front views at three times their size on a display of its "standard_fhd" (10 is equal).
-Settings that are not given are the weights' own. With --json a run that was stopped goes on at the first person that
-its file lacks; the contact sheet then shows the people of the last run.
+JOD FovVideoVDP's of the five front views at three times their size on a display of its "standard_fhd" (10 is equal;
+not measured of the baselines). Settings that are not given are the weights' own. With --json a run that was stopped
+goes on at the first person that its file lacks; the contact sheet then shows the people of the last run.
 """
 
 from __future__ import annotations
@@ -271,7 +271,8 @@ def main() -> None:
             outputs = {name: frames_of(capture) for name, capture in captures.items()}
             if count < args.avatars:
                 outputs["avatar"] = avatar_pictures(first, folder / f"{identity}-avatar")
-            outputs |= baseline_pictures(truth, rig_names(VIEWS), FRAMES)
+            baselines = baseline_pictures(truth, rig_names(VIEWS), FRAMES)
+            outputs |= baselines
             angles, expected = reference_angles(first, truth), frames_of(truth)
             for method, pictures in outputs.items():
                 for view, camera in enumerate(rig_names(VIEWS)):
@@ -289,7 +290,7 @@ def main() -> None:
                 of_all = {"identity": identity, "method": method, "detail": detail_ratio(pictures, expected)}
                 if method in seconds:
                     of_all["seconds"] = seconds[method]
-                if args.jod and method in captures:
+                if args.jod and method not in baselines:
                     of_all["jod"] = jod(pictures, expected, float(truth.motion.fps))
                 scores.append(of_all)
             if args.json:
