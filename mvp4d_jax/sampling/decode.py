@@ -79,13 +79,10 @@ class Coder:
             cache = None
             for piece in (first, *rest[:1]):
                 lowered = program.lower(self.autoencoder, placed(piece.shape, np.float32, self._layout(piece)), cache)
-                compiled = lowered.compile()
-                video, cache = jax.tree.map(
-                    lambda info, layout: placed(info.shape, info.dtype, layout),
-                    lowered.out_info,
-                    compiled.output_shardings,
+                layouts = lowered.compile().output_shardings
+                _, cache = jax.tree.map(
+                    lambda info, layout: placed(info.shape, info.dtype, layout), lowered.out_info, layouts
                 )
-                self._pixels.lower(video).compile()
 
     def _layout(self, latents: np.ndarray) -> NamedSharding:
         return NamedSharding(self.mesh, parallel.fit_spec(latents.shape, ("views", None, None, None, None)))

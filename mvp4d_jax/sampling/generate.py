@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.processes import begin_together, from_first, is_first
 from mvp4d_jax.release import Release
-from mvp4d_jax.sampling.ahead import compiled_ahead
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions, compile_denoising, denoise
 from mvp4d_jax.sampling.matte import matte
@@ -207,8 +207,8 @@ class Generator:
         )
         return make_reference(crop, camera, motion, portrait.head, self.coder.encode, facts.conditioning, inside)
 
-    def compiling(self, plan: Plan, options: DenoiseOptions) -> contextlib.AbstractContextManager[None]:
-        """What `run` will need is compiled beside the block (`sampling.ahead`)."""
+    def compilations(self, plan: Plan, options: DenoiseOptions) -> list[Callable[[], None]]:
+        """Tasks that compile what `run` will need beyond its reference, in the order in which it needs that."""
         facts, channels = self.release.facts, self.coder.autoencoder.config.latent_channels
         size, maps = (facts.image_size, facts.image_size), facts.conditioning
         tasks = []
@@ -229,7 +229,7 @@ class Generator:
                 tasks.append(functools.partial(self.coder.compile_encoding, frames, size))
             tasks.append(functools.partial(compile_denoising, self.predictor, conditions, plan, options))
             tasks.append(functools.partial(self.coder.compile_decoding, latents, plan.latent_size))
-        return compiled_ahead(tasks)
+        return tasks
 
     def run(
         self,
