@@ -394,6 +394,8 @@ def hold(path: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
     lock = path.with_name(f".{path.name[:100]}.mvp4d-lock")
     try:
         try:
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(path)  # a name that the file system does not take is told before the work, not after it
             made = _make_parents(path.parent)
             handle = _lock(lock, shown, wait)
         except OSError as error:  # of the lock or a parent: the user has named neither
