@@ -70,7 +70,8 @@ def evaluate(
       `baselines` "baselines": {name: {"mean", "by_angle"}}.
 
     Raises:
-      UserError: no common camera, picture sizes differ or are too small for SSIM, or baselines of a truth that names no reference.
+      UserError: no common camera, picture sizes differ or are too small for SSIM, or baselines of a truth that names no
+        reference.
     """
     names = [name for name in capture.names if name in truth.names]
     if not names:
