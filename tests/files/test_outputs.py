@@ -23,6 +23,7 @@ from mvp4d.core.capture.nerfstudio import export_nerfstudio
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, atomic_folder
 from mvp4d.core.images import write_png
+from mvp4d.core.outputs import check_workdir
 from mvp4d.core.stopping import Stopped, stoppable, tied, unbroken
 from mvp4d.core.video import VideoWriter, count_frames, read_video
 from tests.capture.toy import make_cameras, make_motion, write_capture
@@ -192,6 +193,19 @@ def test_work_folders(tmp_path):
     assert made.exists()
     outputs.drop_work_folder(made, "distill run")
     assert not made.exists()
+
+
+def test_a_workdir_full_of_something_else(tmp_path):
+    for name in ("train.log", "my_config.py", ".hidden", "submit.sh"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "compilation_cache").mkdir()
+    check_workdir(tmp_path)
+    check_workdir(tmp_path / "new")
+    (tmp_path / "holiday.jpg").write_text("x")
+    with pytest.raises(UserError, match=r"holds 'holiday\.jpg', and no run was there"):
+        check_workdir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    check_workdir(tmp_path)
 
 
 def test_modes_are_those_of_the_umask(tmp_path):
