@@ -119,19 +119,26 @@ def _dispatch(arguments: list[str]) -> int:
     except KeyboardInterrupt as stop:
         how = f"stopped by {stop}" if isinstance(stop, Stopped) else "interrupted"
         again = "run the same command again to go on" if _resumes(module, parsed) else "the same command starts over"
-        print(f"mvp4d {verb}: {how}; {again}", file=sys.stderr)
+        _tell(f"mvp4d {verb}: {how}; {again}")
         return getattr(stop, "exit_code", 130)
     except BrokenPipeError:
         raise
     except OSError as error:
-        print(f"mvp4d {verb}: {as_flags(str(system_error(error)), parser)}", file=sys.stderr)
+        _tell(f"mvp4d {verb}: {as_flags(str(system_error(error)), parser)}")
         return 2
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if code is None:
             raise
-        print(f"mvp4d {verb}: {as_flags(str(error), parser)}", file=sys.stderr)
+        _tell(f"mvp4d {verb}: {as_flags(str(error), parser)}")
         return code
+
+
+def _tell(line: str) -> None:
+    """Prints a line on standard error, below what progress bars have shown."""
+    if progress := sys.modules.get("mvp4d.core.progress"):  # without it there are none
+        progress.end_bars()
+    print(line, file=sys.stderr)
 
 
 def _resumes(module: ModuleType | None, args: argparse.Namespace | None) -> bool:

@@ -6,6 +6,8 @@ import pytest
 from mvp4d.cli import main
 from mvp4d.core.errors import UserError, printable
 from mvp4d.core.live_link import read_live_link
+from mvp4d.core.progress import progress
+from mvp4d.core.shares import write_table
 from tests.files.test_meaning import recording
 
 
@@ -71,3 +73,23 @@ def test_pictures_smaller_than_the_window_of_ssim(tmp_path):
     assert min(capture.image_size) == 10 and np.prod(capture.image_size) == 120
     with pytest.raises(UserError, match="smaller than SSIM's window"):
         evaluate(capture, capture)
+
+
+@pytest.mark.parametrize(
+    "stop", [UserError("x", "is wrong"), KeyboardInterrupt(), OSError(28, "No space left on device")]
+)
+def test_the_line_stands_below_a_bar_that_was_left_open(monkeypatch, capsys, stop):
+    def run(args):
+        bar = progress(total=3, what="working")  # the frame keeps it for as long as the error is at hand
+        bar.refresh()
+        raise stop
+
+    monkeypatch.setattr("mvp4d.commands.validate.run", run)
+    assert main(["validate", "x"]) in (2, 130)
+    *_, above, line = capsys.readouterr().err.splitlines()
+    assert above.startswith("working:") and line.startswith("mvp4d validate: ")
+
+
+def test_the_table_of_failures_holds_any_name(tmp_path):
+    write_table(tmp_path, "clip", [("\udcff.mp4", "is wrong")])
+    assert (tmp_path / "failed.csv").read_text(encoding="utf-8").splitlines() == ["clip,why", r"\udcff.mp4,is wrong"]
