@@ -354,6 +354,23 @@ def test_a_stopped_command_says_whether_it_goes_on(words, goes_on, tmp_path, mon
     assert f"stopped by SIGTERM; {said}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_python_swallows_comes_again(number, capsys):
+    """Exceptions in finalisers, and in callbacks of the garbage collector, are printed and lost."""
+
+    class Dropped:
+        def __del__(self):
+            signal.raise_signal(number)
+            time.sleep(0)
+
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        del (dropped := [Dropped()])[0]
+        time.sleep(5)
+        pytest.fail(f"the signal was lost; {dropped}")
+    assert capsys.readouterr().err == ""
+    assert sys.unraisablehook is not None
+
+
 def test_further_signals_do_not_interrupt_the_clean_up():
     done = []
     with pytest.raises(Stopped, match="SIGHUP"), stoppable():
