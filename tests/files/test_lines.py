@@ -53,6 +53,25 @@ def test_a_name_that_no_disk_takes_is_told_before_the_work(tmp_path, capsys, mon
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("out", [".", "..", "/"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["track", "x.png"],
+        ["track", "x", "--cameras", "y"],
+        ["render", "x", "--each-view"],
+        ["distill", "x"],
+        ["studio"],
+        ["export", "x", "--format", "ply-sequence"],
+    ],
+)
+def test_folders_that_nothing_can_be_written_beside(tmp_path, monkeypatch, capsys, words, out):
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--out", out, "--overwrite"]) == 2
+    assert capsys.readouterr().err.startswith(f"mvp4d {words[0]}: ")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("value", ["1e308", "1e39", "inf", "nan"])
 def test_a_number_beyond_float32_in_a_recording(tmp_path, value, recwarn):
     path = tmp_path / "a.csv"
