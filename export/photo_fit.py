@@ -18,9 +18,10 @@ from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.hidden import NO_SKIN, OwnMouths, in_light, lid_triangles, seed_hidden, teeth_colour
-from mvp4d_export.initialise import SH_0, STILL, moved
+from mvp4d_export.initialise import SH_0, STILL, moved, recolour
 from mvp4d_export.lips import seed_lips
 from mvp4d_export.mouth_mask import grown, mouth_mask
+from mvp4d_export.photo_depth import PhotoDepth, Sights, photo_depth
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
@@ -38,6 +39,7 @@ from mvp4d_export.visibility import (
     facing,
     gaussians_of,
     light,
+    rig_surface,
     shows_parts,
     smoothed,
     smoothstep,
@@ -49,6 +51,8 @@ LIMITS = {"turn": 0.03, "shift": 0.012, "expression": 0.2, "neck": 0.08, "jaw": 
 OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no use for the triangle's normal
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
 FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
+THROUGH = 0.012  # metres before hair in a photo from which a Gaussian is in its way
+THROUGH_RIG = 0.003  # the same before the rig
 YIELD_FROM, YIELD_TO = 0.5, 0.95  # claims over the largest: a photo counts least, fully
 YIELDED = 0.1  # what the least is
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
@@ -91,6 +95,7 @@ class PhotoFit:
         self.shared = nn.Parameter(torch.zeros(3, device=device))
         self._mouths_of_views = OwnMouths(avatar, data)
         self.mouths = [self._mouth(index) for index in range(count)]
+        self.depths: list[PhotoDepth] = []
         self.shown = self.pitch = torch.zeros(0, device=device)
         self.across = torch.zeros(0, 3, 3, device=device)
         self.claims = torch.zeros(count, 0, device=device)
@@ -101,10 +106,15 @@ class PhotoFit:
         on_hull = self._carve(on_hull)
         self.fixed = torch.zeros(self.avatar.gaussian_count, dtype=torch.bool, device=self.avatar.device)
         self.look()
+        self._match_light()
+        self.depths = self._depths()
+        recolour(self.avatar, self.data, self._clear(on_hull))
+        self.look()
+        self._match_light()  # again, now that skin is told from hair before it
         self._match_colours()
         face = self._face_colour()
         lids = lid_triangles(self.avatar)
-        added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed, lids)
+        added = seed_from_photos(self.avatar, self.photos, self.depths, self.mouths, budget, seed, lids)
         own = seed_hidden(self.avatar, lids, face, self._teeth_colour(face))
         lips = seed_lips(self.avatar)
         ends = torch.arange(self.avatar.gaussian_count, 0, -1, device=face.device)  # 1 for the last one
@@ -324,20 +334,49 @@ class PhotoFit:
     @torch.no_grad()
     def _carve(self, on_hull: int) -> int:
         """Drops those of the last `on_hull` Gaussians that a photo has its background behind; returns how many stay."""
+        clear = [
+            torch.where((picture.known > 0) & ~grown(picture.alpha > FAINT, round(CARVE_MARGIN * picture.side)), 1e3, 0)
+            for picture in self.photos.pictures
+        ]
+        return self._drop(on_hull, clear)
+
+    @torch.no_grad()
+    def _clear(self, on_hull: int) -> int:
+        """Drops those of the last `on_hull` Gaussians that a photo looks through at what is behind; returns how many
+        stay."""
+        through = [torch.where(shown.off, THROUGH, THROUGH_RIG) for shown in self.depths]
+        free = [shown.depth - slack for shown, slack in zip(self.depths, through)]
+        stay = self._drop(on_hull, [torch.where(torch.isfinite(depth), depth, 0) for depth in free])
+        self.fixed = torch.zeros(self.avatar.gaussian_count, dtype=torch.bool, device=self.avatar.device)
+        return stay
+
+    def _drop(self, on_hull: int, free: list[Tensor]) -> int:
+        """Drops those of the last `on_hull` Gaussians that are nearer to photos than `free` [S, S], metres; returns how
+        many stay."""
         avatar = self.avatar
         keep = torch.ones(avatar.gaussian_count, dtype=torch.bool, device=avatar.device)
         for index, picture in enumerate(self.photos.pictures):
             pose, viewmat = self.view(index)
             means = avatar.splats(avatar.vertices(pose)).means
-            pixels, _ = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
-            clear = (picture.known > 0) & ~grown(picture.alpha > FAINT, round(CARVE_MARGIN * picture.side))
+            pixels, depth = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
             column, row = pixels.floor().long().unbind(1)
             inside = (column >= 0) & (row >= 0) & (column < picture.side) & (row < picture.side)
             place = row.clamp(0, picture.side - 1), column.clamp(0, picture.side - 1)
-            keep &= ~(inside & clear[place])
+            keep &= ~(inside & (depth < free[index][place]))
         keep[: avatar.gaussian_count - on_hull] = True
         avatar.set_gaussians(avatar.binding[keep], {name: getattr(avatar, name)[keep] for name in GAUSSIAN_TENSORS})
         return int(keep[len(keep) - on_hull :].sum())
+
+    @torch.no_grad()
+    def _depths(self) -> list[PhotoDepth]:
+        """How far off each photo's pixels are."""
+        sights = Sights(self.avatar, self.data, 1 + self.shared)
+        found = []
+        for index, picture in enumerate(self.photos.pictures):
+            pose, viewmat = self.view(index)
+            surface = rig_surface(self.avatar, pose, viewmat, picture.K, picture.side)
+            found.append(photo_depth(sights, pose, viewmat, picture, surface))
+        return found
 
     @torch.no_grad()
     def _face_colour(self) -> Tensor:
@@ -361,23 +400,33 @@ class PhotoFit:
         return None
 
     @torch.no_grad()
+    def _match_light(self) -> None:
+        """Sets what generated views' light is beside the photos'."""
+        generated = self.avatar.harmonics[:, 0] * SH_0 + 0.5
+        photo, weight = self._colours_shown()
+        if (weight > 0).any():
+            mean = (weight[:, None] * torch.stack((photo, generated))).sum(1)
+            self.shared.copy_((mean[1] / mean[0].clamp(min=1e-6) - 1).clamp(-MOST_TINT, MOST_TINT))
+
+    @torch.no_grad()
     def _match_colours(self) -> None:
         """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them."""
+        generated = self.avatar.harmonics[:, 0] * SH_0 + 0.5
+        photo, weight = self._colours_shown()
+        colour = torch.lerp(generated / (1 + self.shared), photo, weight[:, None]).clamp(0.01, 0.99)
+        self.avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
+
+    def _colours_shown(self) -> tuple[Tensor, Tensor]:
+        """Colours [G, 3] of the Gaussians in the first photo that shows them, the reference before others, and how far
+        it does [G]."""
         avatar = self.avatar
-        generated = avatar.harmonics[:, 0] * SH_0 + 0.5
-        photo, weight = torch.zeros_like(generated), torch.zeros_like(generated[:, 0])
+        photo, weight = torch.zeros_like(avatar.harmonics[:, 0]), torch.zeros_like(self.shown)
         for index in [self.photos.reference, *range(len(self.photos))]:
             colour, seen = self._photo_colours(index)
             better = (weight == 0) & (seen > 0)
             photo = torch.where(better[:, None], colour, photo)
             weight = torch.where(better, seen, weight)
-        if not (weight > 0).any():
-            return
-        mean = (weight[:, None] * torch.stack((photo, generated))).sum(1)
-        self.shared.copy_((mean[1] / mean[0].clamp(min=1e-6) - 1).clamp(-MOST_TINT, MOST_TINT))
-        relit = generated / (1 + self.shared)
-        colour = torch.lerp(relit, photo, weight[:, None]).clamp(0.01, 0.99)
-        avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
+        return photo, weight
 
     @torch.no_grad()
     def _colour_lips(self, lips: Tensor, face: Tensor) -> Tensor:
@@ -405,12 +454,17 @@ class PhotoFit:
         picture, says = self.picture(index, 0)
         pose, viewmat = self.view(index)
         means = avatar.splats(avatar.vertices(pose)).means
-        pixels, _ = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
+        pixels, depth = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
         grid = (pixels / (picture.side / 2) - 1)[None, None]
         solid = picture.alpha * says
         stacked = torch.cat((picture.rgb * solid[..., None], solid[..., None]), -1).permute(2, 0, 1)[None]
         found = grid_sample(avg_pool2d(stacked, 5, 1, 2), grid, align_corners=False)[0, :, 0].T
-        return found[:, :3] / found[:, 3:].clamp(min=1e-3), self.shown * smoothstep(found[:, 3], known, known + 0.3)
+        seen = self.shown * smoothstep(found[:, 3], known, known + 0.3)
+        if self.depths:  # not what lies behind hair
+            shown = self.depths[index].depth.clamp(max=1e3)[None, None]
+            front = grid_sample(-max_pool2d(-shown, 9, 1, 4), grid, mode="nearest", align_corners=False)[0, 0, 0]
+            seen = seen * (depth < front + THROUGH)
+        return found[:, :3] / found[:, 3:].clamp(min=1e-3), seen
 
 
 def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tensor:
