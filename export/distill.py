@@ -24,6 +24,7 @@ from mvp4d_export.losses import Lpips, psnr, ssim
 from mvp4d_export.objective import Regulariser, picture_loss
 from mvp4d_export.optimiser import Adam
 from mvp4d_export.photo_fit import SEEN, PhotoFit, rigid_gaussians, tinted
+from mvp4d_export.photo_start import PhotoStart
 from mvp4d_export.photos import Photos
 from mvp4d_export.presets import DistillConfig
 from mvp4d_export.rasterize import Rendering
@@ -76,7 +77,7 @@ class Distiller:
         self.photos = None
         if photos is not None:
             self.photos = PhotoFit(self.avatar, data, photos, config.photos)
-            self.photos.begin(self.on_hull, config.photos.start_gaussians, seed)
+            PhotoStart(self.photos).begin(self.on_hull, config.photos.start_gaussians, seed)
         self.limits = self._limits()
         self.start = self.avatar.position.detach().clone()
         self.colour = nn.Parameter(torch.zeros(len(data.capture.names), 3, 4, device=self.device))
