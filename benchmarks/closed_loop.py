@@ -10,8 +10,9 @@ front, at another moment. "repeat" shows the reference everywhere; "project" pai
 one), mirrored where unseen. Rings of angle are measured from the reference, in the head's axes. An avatar is fitted to
 the generated views (`mvp4d distill --preset cpu`) and rendered through their cameras. The first of several settings is
 the one on the contact sheet and in the avatars. "detail" is the amplitude at 0.18 to 0.48 cycles a pixel over truth's,
-JOD FovVideoVDP's of the five front views at three times their size on a display of its "standard_fhd" (10 is equal).
-Settings that are not given are the weights' own.
+JOD FovVideoVDP's of the five front views at three times their size on a display of its "standard_fhd" (10 is equal;
+not measured of the baselines). Settings that are not given are the weights' own. With --json a run that was stopped
+goes on at the first person that its file lacks; the contact sheet then shows the people of the last run.
 """
 
 from __future__ import annotations
@@ -220,6 +221,17 @@ def sheet(rows: list[tuple[np.ndarray, dict[str, np.ndarray]]], path: Path, enla
     image.save(path, quality=88)
 
 
+def read_earlier(path: Path, weights: str, methods: list[str]) -> tuple[list[dict], list[dict]]:
+    """Rows of the views and of the people that an earlier run of the same weights and settings left in its file."""
+    if not path.exists():
+        return [], []
+    rows = json.loads(path.read_text())
+    measured = {row["method"] for row in rows["people"]} - {"avatar", "repeat", "project"}
+    if rows["weights"] != weights or measured - set(methods) or set(methods) - measured:
+        sys.exit(f"{path}: of {rows['weights']}, {', '.join(sorted(measured))}; move it away to measure others")
+    return rows["views"], rows["people"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="tiny")
@@ -231,7 +243,7 @@ def main() -> None:
     parser.add_argument("--avatars", type=int, default=0, help="identities whose avatar is fitted and measured too")
     parser.add_argument("--jod", action="store_true", help="measure FovVideoVDP's JOD, too")
     parser.add_argument("--sheet", default="docs/images/closed_loop.jpg")
-    parser.add_argument("--json", help="also write every view's numbers here")
+    parser.add_argument("--json", type=Path, help="also write every view's numbers here, person by person")
     args = parser.parse_args()
     generator = Generator(load_release(args.weights), make_mesh((1, 1, 1)))
     facts = generator.release.facts
@@ -241,11 +253,14 @@ def main() -> None:
             args.guidance or [own.guidance], args.steps or [own.steps], args.group, args.method or [own.method]
         )
     )
-    records, scores, rows, began = [], [], [], time.monotonic()
+    records, scores = read_earlier(args.json, args.weights, [*map(label, settings)]) if args.json else ([], [])
+    done, rows, began = {row["identity"] for row in scores}, [], time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for count in range(args.identities):
             started, identity = time.monotonic(), FIRST_TEST_IDENTITY + count
+            if identity in done:
+                continue
             truth = film(identity, size, folder)
             captures, seconds = {}, {}
             for index, setting in enumerate(settings):
@@ -256,7 +271,8 @@ def main() -> None:
             outputs = {name: frames_of(capture) for name, capture in captures.items()}
             if count < args.avatars:
                 outputs["avatar"] = avatar_pictures(first, folder / f"{identity}-avatar")
-            outputs |= baseline_pictures(truth, rig_names(VIEWS), FRAMES)
+            baselines = baseline_pictures(truth, rig_names(VIEWS), FRAMES)
+            outputs |= baselines
             angles, expected = reference_angles(first, truth), frames_of(truth)
             for method, pictures in outputs.items():
                 for view, camera in enumerate(rig_names(VIEWS)):
@@ -274,11 +290,11 @@ def main() -> None:
                 of_all = {"identity": identity, "method": method, "detail": detail_ratio(pictures, expected)}
                 if method in seconds:
                     of_all["seconds"] = seconds[method]
-                if args.jod:
+                if args.jod and method not in baselines:
                     of_all["jod"] = jod(pictures, expected, float(truth.motion.fps))
                 scores.append(of_all)
             if args.json:
-                Path(args.json).write_text(json.dumps({"views": records, "people": scores}))
+                args.json.write_text(json.dumps({"weights": args.weights, "views": records, "people": scores}))
             if len(rows) < SHOWN:
                 shown = {"truth": expected, "model": outputs[label(settings[0])]}
                 shown |= {method: outputs[method] for method in ("avatar", "project") if method in outputs}
@@ -299,7 +315,8 @@ def main() -> None:
                 [label(settings[0]), "avatar", "repeat", "project"],
             )
         )
-    sheet(rows, Path(args.sheet))
+    if rows:
+        sheet(rows, Path(args.sheet))
 
 
 if __name__ == "__main__":

@@ -23,17 +23,19 @@ from mvp4d_export.lips import around_lips
 from mvp4d_export.losses import Lpips, psnr, ssim
 from mvp4d_export.objective import Regulariser, picture_loss
 from mvp4d_export.optimiser import Adam
-from mvp4d_export.photo_fit import PhotoFit, rigid_gaussians, tinted
+from mvp4d_export.photo_fit import SEEN, PhotoFit, rigid_gaussians, tinted
+from mvp4d_export.photo_start import PhotoStart
 from mvp4d_export.photos import Photos
 from mvp4d_export.presets import DistillConfig
 from mvp4d_export.rasterize import Rendering
+from mvp4d_export.turned import TURNS
 
 MIN_SIDE = 16  # pictures are not halved below this
 DIVERGED = 4.0  # times the best running loss
 WARM_UP = 60  # steps before divergence is judged
-SEEN = ("shown", "pitch", "across", "fixed", "claims")  # what a PhotoFit keeps of each Gaussian
 SIZE_IN_PITCHES = 8.0  # longest axis of a Gaussian that photos show, in their pixels
 SURFACE_LIMIT = 0.004  # metres that Gaussians on the rig's surface may leave their place where photos are fitted
+SHOWN_LIMIT = 0.001  # the same of those that a photo shows squarely: it cannot tell how deep they lie
 LIP_LIMIT, LIP_SIZE = 0.001, 0.002  # the same of lips and skin beside them, and what they may measure: lips part
 RIGID_LIMIT = 0.0005  # metres that Gaussians of eyes and mouth may leave their place where photos are fitted
 
@@ -75,7 +77,7 @@ class Distiller:
         self.photos = None
         if photos is not None:
             self.photos = PhotoFit(self.avatar, data, photos, config.photos)
-            self.photos.begin(self.on_hull, config.photos.start_gaussians, seed)
+            PhotoStart(self.photos).begin(self.on_hull, config.photos.start_gaussians, seed)
         self.limits = self._limits()
         self.start = self.avatar.position.detach().clone()
         self.colour = nn.Parameter(torch.zeros(len(data.capture.names), 3, 4, device=self.device))
@@ -165,7 +167,9 @@ class Distiller:
             return self.sample(*self.choose(index), self.backdrop(index), share, track)
         turn, place = divmod(index, self.config.photos.every)
         if place == self.config.photos.every - 1:
-            return self.photo_sample(turn % len(self.photos.photos), self.backdrop(index, always=True), share, track)
+            again, photo = divmod(turn, len(self.photos.photos))
+            which = again // 2 % len(TURNS) if again % 2 else None
+            return self.photo_sample(photo, self.backdrop(index, always=True), share, track, which)
         return self.sample(*self.choose(index - turn), self.backdrop(index), share, track)
 
     def sample(self, moment: int, views: list[int], background: Tensor | None, share: float, track: bool) -> Sample:
@@ -199,11 +203,18 @@ class Distiller:
             loss = loss + self.config.weights.alpha * (alpha - masks).abs().mean()
         return self._gradients(loss, rendering, splats, seen, pictures, track)
 
-    def photo_sample(self, index: int, background: Tensor, share: float, track: bool) -> Sample:
-        """The same of a photo: what it says nothing about is left out."""
+    def photo_sample(
+        self, index: int, background: Tensor, share: float, track: bool, turned: int | None = None
+    ) -> Sample:
+        """The same of a photo, or of what it says of a turned view: what it says nothing about is left out."""
         photos = self.photos
-        picture, says = photos.picture(index, photos.level(index, share))
+        level = photos.level(index, share)
+        picture, says = photos.picture(index, level)
         pose, viewmat = photos.view(index)
+        if turned is not None:
+            picture, viewmat = photos.turned(index, turned, level)
+            says, pose = picture.alpha, pose.map(Tensor.detach)
+            picture = dataclasses.replace(picture, alpha=torch.ones_like(says))
         expressive, neutral = self.avatar.deformation(pose)
         splats = self.avatar.splats(self.avatar.vertices(pose, expressive))
         viewmats, Ks = viewmat[None], picture.K[None]
@@ -250,7 +261,8 @@ class Distiller:
         away = torch.full((count,), self.config.position_limit, device=device)
         if self.photos is not None:
             size = torch.minimum(size, SIZE_IN_PITCHES * self.photos.pitch)
-            away[self.photos.on_surface()] = SURFACE_LIMIT
+            surface = self.photos.on_surface()
+            away[surface] = SURFACE_LIMIT + (SHOWN_LIMIT - SURFACE_LIMIT) * self.photos.shown[surface]
             away[rigid_gaussians(self.avatar)] = RIGID_LIMIT
             lips = around_lips(self.avatar)
             away[lips], size[lips] = LIP_LIMIT, size[lips].clamp(max=LIP_SIZE)
@@ -371,7 +383,7 @@ class Distiller:
         )
         self.start = tensors["start"]
         if self.photos is not None:
-            self.photos.recall(*(tensors[f"photos.{name}"] for name in SEEN))
+            self.photos.recall({name: tensors[f"photos.{name}"] for name in SEEN})
         self.limits = self._limits()
         self.statistics.gradient, self.statistics.seen = tensors["statistics.gradient"], tensors["statistics.seen"]
         self.step_done, self.best = int(metadata["step"]), float(metadata["best"])

@@ -37,8 +37,9 @@ SPACING = 0.0011  # metres between Gaussians of the teeth, and of the rest of th
 MOUTH_SHARE = 4000  # ... of which there are so many at most
 NO_SKIN = ("lash", "lining", "nostril")
 UNFOLDS = 1.5  # growth of an area from which it counts as a fold
-LID_REACH = 0.012  # metres from the eyes within which folds are lids
-FOLD_SPACING = 0.0009  # metres between Gaussians on unfolded lids
+LID_REACH = 0.012  # metres from the eyes within which folds may be lids ...
+LID_COVER = 0.004  # ... which lie so near to them where they unfold: a brow that is raised does not
+FOLD_SPACING, FOLD_SIZE = 0.0006, 0.0009  # metres between Gaussians on unfolded lids, and those they are as large for
 RING = (0.010, 0.020)  # metres from an eye's middle sideways of it in which skin below it tells a lid's colour
 FOLD_MISS, CANDIDATES = 0.0008, 16  # metres by which they may miss the rig's lid at rest; triangles they may follow
 LID_LIFT = 0.0006  # metres that they lie before it: eyes have thickness
@@ -61,12 +62,17 @@ def lid_triangles(avatar: Avatar) -> Tensor:
         return torch.zeros_like(skin)
     rest = avatar.gather(rig.template)
     areas = areas_of(rest[avatar.mesh_faces])
-    grown = torch.zeros_like(areas)
-    for basis in rig.expression_basis:
-        grown = torch.maximum(grown, areas_of(avatar.gather(rig.template + basis)[avatar.mesh_faces]))
     eye = rig.template[rig.faces[eyes[rig.face_parts]].flatten().unique()]
-    near = nearest(rest[avatar.mesh_faces].mean(1), eye)[0] < LID_REACH
-    return skin & near & (grown > UNFOLDS * areas)
+    most = torch.zeros_like(areas)
+    unfolded = corners = rest[avatar.mesh_faces]
+    near = nearest(corners.mean(1), eye)[0] < LID_REACH
+    for basis in rig.expression_basis:
+        posed = avatar.gather(rig.template + basis)[avatar.mesh_faces]
+        grown = areas_of(posed)
+        unfolded = torch.where((grown > most)[:, None, None], posed, unfolded)
+        most = torch.maximum(most, grown)
+    over = nearest(unfolded.mean(1), eye)[0] < LID_COVER
+    return skin & near & over & (most > UNFOLDS * areas)
 
 
 @torch.no_grad()
@@ -237,12 +243,12 @@ def _lids(avatar: Avatar, colours: list[tuple[Tensor, Tensor]]) -> list[tuple[Te
         points, triangle, inside = scattered(posed[rig.faces[faces]], FOLD_SPACING, generator)
         at_rest = (inside[..., None] * rest[faces[triangle]]).sum(1)
         binding, off = followed(avatar, [posed, rig.template], [points, at_rest], own)
-        kept = off < FOLD_MISS
+        kept = (off < FOLD_MISS) & (nearest(points, eye)[0] < LID_COVER)
         a, b, c = posed[rig.faces[faces]].unbind(1)
         normal = normalize(torch.linalg.cross(b - a, c - a), dim=1)[triangle]
         points = points + LID_LIFT * normal
         colour = shades[torch.cdist(points, middles).argmin(1)]
-        tensors = surface_tensors(avatar, posed, binding, points, normal, colour, FOLD_SPACING)
+        tensors = surface_tensors(avatar, posed, binding, points, normal, colour, FOLD_SIZE)
         found.append((binding[kept], {name: value[kept] for name, value in tensors.items()}))
     return found
 

@@ -7,7 +7,7 @@ import math
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, max_pool3d
+from torch.nn.functional import avg_pool2d, grid_sample, max_pool3d, normalize
 
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
@@ -22,6 +22,7 @@ SURFACE_SHARE = 0.2  # of all Gaussians, at most, close the seams of the UV char
 HIDDEN_PARTS = ("inside", "socket", "nostril", "gum", "tongue")
 COARSE_STEP = 0.012  # metres between hull points of the first try
 TOLERANCE = 0.06  # share of the pictures in which a hull point may fall outside of the mask
+ASKANCE = 0.05  # least cosine by which a view counts for the colours of a surface
 DEPTH_SLACK = 0.012  # metres behind the nearest point at which a point still counts as visible
 JAW_OPEN = 0.35  # radians
 STILL = 0.003  # metres that expressions may move skin on which hair and clothes hang
@@ -41,13 +42,14 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
     centres = frames[0][2]
     binding = torch.arange(len(centres), device=device)
     if len(binding) > TRIANGLE_SHARE * limit:
-        chosen = torch.randperm(len(binding), generator=torch.Generator().manual_seed(seed))
-        binding = chosen[: int(TRIANGLE_SHARE * limit)].sort().values.to(device)
+        spacing = float(frames[0][1].median())
+        binding = _thin(centres, TRIANGLE_SHARE * limit, spacing).sort().values
     points = centres[binding]
 
     spacing = frames[0][1].median() * (len(centres) / len(binding)) ** 0.5
     extra = _surface_samples(avatar, data, times[0], seed)
-    extra = _thin(extra[nearest(extra, points)[0] > 0.8 * spacing], SURFACE_SHARE * limit, float(0.8 * spacing))
+    extra = extra[nearest(extra, points)[0] > 0.8 * spacing]
+    extra = extra[_thin(extra, SURFACE_SHARE * limit, float(0.8 * spacing))]
     points = torch.cat((points, extra))
     on_rig = len(points)
     if data.masks is not None and limit > on_rig:
@@ -65,8 +67,11 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
     local = ((points - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
     size = _neighbour_distance(points).clamp(0.0008, 0.012)
     flat = size[:, None].repeat(1, 3) * 0.65
+    flat[:on_rig] *= 1.3
     flat[:on_rig, 1] *= 0.35  # thin along the triangle's normal
-    colour = _colours(avatar, data, times[0], points)
+    normals = frames[0][0][binding, :, 1]
+    normals[on_rig:] = 0
+    colour = _colours(avatar, data, times[0], points, normals)
     harmonics = torch.zeros(len(points), avatar.config.harmonic_count, 3, device=device)
     harmonics[:, 0] = (colour - 0.5) / SH_0
     rotations = torch.zeros(len(points), 4, device=device)
@@ -83,6 +88,16 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
         },
     )
     return len(points) - on_rig
+
+
+@torch.no_grad()
+def recolour(avatar: Avatar, data: Dataset, on_hull: int) -> None:
+    """Gives Gaussians the views' colours anew, of which the last `on_hull` lie off the rig."""
+    time = data.train_times[0]
+    vertices = avatar.vertices(data.pose[time : time + 1])
+    normals = triangle_frames(vertices, avatar.mesh_faces)[0][avatar.binding, :, 1]
+    normals[len(normals) - on_hull :] = 0
+    avatar.harmonics[:, 0] = (_colours(avatar, data, time, avatar.splats(vertices).means, normals) - 0.5) / SH_0
 
 
 def nearest(points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +161,7 @@ def _surface_samples(avatar: Avatar, data: Dataset, time: int, seed: int) -> Ten
 
 
 def _thin(points: Tensor, limit: float, spacing: float) -> Tensor:
-    """One point per cell of a grid of at least this spacing, coarser where more than `limit` would be left."""
+    """Indices of one point per cell of a grid of at least this spacing, coarser where more than `limit` are left."""
     while len(points):
         cells = (points / spacing).floor().long()
         cells = cells - cells.amin(0)
@@ -156,9 +171,9 @@ def _thin(points: Tensor, limit: float, spacing: float) -> Tensor:
         first = torch.ones(len(order), dtype=torch.bool, device=points.device)
         first[1:] = keys[order][1:] != keys[order][:-1]
         if int(first.sum()) <= limit:
-            return points[order[first]]
-        spacing *= 1.2
-    return points
+            return order[first]
+        spacing *= 1.1
+    return torch.zeros(0, dtype=torch.int64, device=points.device)
 
 
 def _hull(
@@ -228,8 +243,9 @@ def _inside(data: Dataset, time: int, points: Tensor) -> Tensor:
     return torch.where(total >= 2, (value & seen).sum(0) / total.clamp(min=1), torch.zeros_like(depth[0]))
 
 
-def _colours(avatar: Avatar, data: Dataset, time: int, points: Tensor) -> Tensor:
-    """Mean colour [M, 3] over the views in which a point is not hidden behind another."""
+def _colours(avatar: Avatar, data: Dataset, time: int, points: Tensor, normals: Tensor) -> Tensor:
+    """Mean colour [M, 3] over the views in which a point is not hidden behind another, which count by how squarely they
+    see the surface; its normals [M, 3] are 0 for points off it."""
     height, width = data.size
     pictures = data.pictures[data.train_views, time].float() / 255
     pixels, depth = _project(data, time, points)
@@ -238,17 +254,29 @@ def _colours(avatar: Avatar, data: Dataset, time: int, points: Tensor) -> Tensor
     cell = (pixels / coarse).floor().long()
     inside = (cell >= 0).all(-1) & (cell[..., 0] < columns) & (cell[..., 1] < rows) & (depth > 0.01)
     index = (cell[..., 1] * columns + cell[..., 0]).clamp(0, rows * columns - 1)
-    nearest_depth = torch.full((len(depth), rows * columns), math.inf, device=depth.device)
-    nearest_depth.scatter_reduce_(1, index, torch.where(inside, depth, torch.full_like(depth, math.inf)), "amin")
-    visible = inside & (depth < nearest_depth.gather(1, index) + DEPTH_SLACK)
+    surface = normals.norm(dim=1) > 0
+    visible = inside
+    for hides, hidden in ((surface, surface), (torch.ones_like(surface), ~surface)):
+        # Hair over skin lends it its colour: the hull is too large to tell where it ends.
+        first = torch.full((len(depth), rows * columns), math.inf, device=depth.device)
+        first.scatter_reduce_(1, index, torch.where(inside & hides, depth, torch.full_like(depth, math.inf)), "amin")
+        visible = visible & (~hidden | (depth < first.gather(1, index) + DEPTH_SLACK))
     smooth = avg_pool2d(pictures.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False)
     colour = grid_sample(smooth, _grid(pixels, height, width), align_corners=False)[:, :, 0].transpose(
         1, 2
     )  # [V, M, 3]
     weight = visible.float()[..., None]
+    if data.masks is not None:  # the background is nobody's colour
+        masks = data.masks[data.train_views, time].float() / 255
+        solid = grid_sample(masks[:, None], _grid(pixels, height, width), align_corners=False)[:, 0, 0]
+        weight = weight * solid[..., None].square()
+    matrices = data.viewmats[data.train_views, time] @ data.pose[time : time + 1].head_matrix()
+    eyes = -(matrices[:, :3, :3].mT @ matrices[:, :3, 3:])[..., 0]
+    cosine = (normalize(eyes[:, None] - points, dim=-1) * normals).sum(-1).clamp(min=ASKANCE)
+    weight = weight * torch.where(surface, cosine, 1.0)[..., None].square()
     total = weight.sum(0)
-    mean = (weight * colour).sum(0) / total.clamp(min=1)
-    known = total[:, 0] > 0
+    mean = (weight * colour).sum(0) / total.clamp(min=1e-6)
+    known = total[:, 0] > 1e-3
     if known.any() and not known.all():
         mean[~known] = mean[known][nearest(points[~known], points[known])[1]]
     return mean.clamp(0.01, 0.99)

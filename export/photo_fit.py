@@ -12,27 +12,25 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d, normalize
+from torch.nn.functional import max_pool2d, normalize
 
-from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
+from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
-from mvp4d_export.hidden import NO_SKIN, OwnMouths, in_light, lid_triangles, seed_hidden, teeth_colour
-from mvp4d_export.initialise import SH_0, STILL, moved
-from mvp4d_export.lips import seed_lips
-from mvp4d_export.mouth_mask import grown, mouth_mask
+from mvp4d_export.hidden import OwnMouths
+from mvp4d_export.mouth_mask import mouth_mask
+from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
 from mvp4d_export.rig import Pose, rotation_matrix
-from mvp4d_export.seeding import project_points, seed_from_photos
 from mvp4d_export.triangles import matrix_to_quaternion, triangle_frames
+from mvp4d_export.turned import TURNS, turned_picture, turned_view
 from mvp4d_export.visibility import (
     EYES,
     FACING_FROM,
     FACING_TO,
     INTERIOR,
-    TEETH,
     claims,
     excess_variance,
     facing,
@@ -44,18 +42,14 @@ from mvp4d_export.visibility import (
 )
 
 TINTS = ("tint", "view_tint", "shared")
+SEEN = ("shown", "pitch", "across", "fixed", "claims", "looked")  # what `PhotoFit.look` measures
 # How far a photo's own fit may be wrong: radians and metres of its camera, weights, radians of neck, jaw and eyes.
 LIMITS = {"turn": 0.03, "shift": 0.012, "expression": 0.2, "neck": 0.08, "jaw": 0.06, "eyes": 0.15}
 OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no use for the triangle's normal
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
-FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
 YIELD_FROM, YIELD_TO = 0.5, 0.95  # claims over the largest: a photo counts least, fully
 YIELDED = 0.1  # what the least is
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
-MOST_TINT = 0.5  # that the colours' match before the fit may change
-LIP_SEEN, LIP_KNOWN = 0.1, 0.1  # how far a photo must show lips to tell their colour, and how much around them
-LIP_SHADE = 0.9  # light on those that none shows, beside that on the others
-LIP_COLOUR = (0.72, 0.42, 0.4)  # of lips, as the mouth's colours are meant
 BESIDE_FROM, BESIDE_TO = 0.1, 0.6  # the same: what a photo shows may look otherwise from there, as it does in the photo
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
 
@@ -68,6 +62,7 @@ class PhotoFit:
       pitch: [G] metres: the finest pixel that saw it.
       claims: [N, G] what each photo's claim to tell their colours weighs: how squarely it sees them, 0 where hidden.
       fixed: [G] bool: the head's own, which learn nothing.
+      looked: [N, P] the photos' corrections when all this was measured.
       across: [G, 3, 3] in the frame of its triangle: the sum over the photos that see it of 1 / pitch^2 across their
         lines of sight.
       tint, view_tint, shared: gains less one, [N, 3] of each photo but the reference, [V, 3] of each generated view
@@ -91,27 +86,13 @@ class PhotoFit:
         self.shared = nn.Parameter(torch.zeros(3, device=device))
         self._mouths_of_views = OwnMouths(avatar, data)
         self.mouths = [self._mouth(index) for index in range(count)]
+        self.depths: list[PhotoDepth] = []  # of each photo, once the fit has begun
+        self._turned: dict[tuple[int, int], tuple[Picture, Tensor]] = {}
+        self.looked = self._corrections()
         self.shown = self.pitch = torch.zeros(0, device=device)
         self.across = torch.zeros(0, 3, 3, device=device)
         self.claims = torch.zeros(count, 0, device=device)
         self.fixed = torch.zeros(0, dtype=torch.bool, device=device)
-
-    def begin(self, on_hull: int, budget: int, seed: int) -> int:
-        """Colours of what is there, then Gaussians from the photos. Returns how many were added."""
-        on_hull = self._carve(on_hull)
-        self.fixed = torch.zeros(self.avatar.gaussian_count, dtype=torch.bool, device=self.avatar.device)
-        self.look()
-        self._match_colours()
-        face = self._face_colour()
-        lids = lid_triangles(self.avatar)
-        added = seed_from_photos(self.avatar, self.photos, self.mouths, on_hull, budget, seed, lids)
-        own = seed_hidden(self.avatar, lids, face, self._teeth_colour(face))
-        lips = seed_lips(self.avatar)
-        ends = torch.arange(self.avatar.gaussian_count, 0, -1, device=face.device)  # 1 for the last one
-        self.fixed = (ends > lips) & (ends <= lips + own)
-        self.look()
-        self.fixed |= self._colour_lips(ends <= lips, face)
-        return added + own + lips
 
     def parameters(self) -> dict[str, nn.Parameter]:
         named = {f"photo.{name}": value for name, value in self.free.items()}
@@ -123,7 +104,15 @@ class PhotoFit:
 
     def view(self, index: int) -> tuple[Pose, Tensor]:
         """Pose and camera [4, 4] of a photo with its corrections."""
-        moved = {name: LIMITS[name] * torch.tanh(value[index : index + 1]) for name, value in self.free.items()}
+        return self._placed(index, {name: value[index : index + 1] for name, value in self.free.items()})
+
+    def _corrections(self) -> Tensor:
+        """[N, P] of all photos, in one."""
+        return torch.cat([value.detach().flatten(1) for value in self.free.values()], 1)
+
+    def _placed(self, index: int, free: dict[str, Tensor]) -> tuple[Pose, Tensor]:
+        """Pose and camera [4, 4] of a photo with corrections [1, ...]."""
+        moved = {name: LIMITS[name] * torch.tanh(value) for name, value in free.items()}
         pose = self.photos.pose[index : index + 1]
         pose = dataclasses.replace(
             pose, **{name: getattr(pose, name) + moved[name] for name in ("expression", "neck", "jaw", "eyes")}
@@ -151,6 +140,21 @@ class PhotoFit:
         if level:
             mouth = max_pool2d(mouth[None, None], 1 << level)[0, 0]
         return picture, picture.known * (1 - mouth)
+
+    @torch.no_grad()
+    def turned(self, index: int, which: int, level: int) -> tuple[Picture, Tensor]:
+        """A photo as the rig carries it into the view of `TURNS[which]`, known as far as its alpha says, and the camera
+        [4, 4] of that view. Its corrections are those of the last look, so that a run that was stopped has the same."""
+        if (index, which) not in self._turned:
+            parts = self.looked[index].split([value[0].numel() for value in self.free.values()])
+            free = {name: part.view_as(value[:1]) for (name, value), part in zip(self.free.items(), parts)}
+            pose, viewmat = self._placed(index, free)
+            camera = turned_view(viewmat, pose, TURNS[which])
+            picture, says = self.picture(index, 0)
+            says = says * ~self.depths[index].off  # hair before a forehead is none of it
+            self._turned[index, which] = turned_picture(self.avatar, picture, says, pose, viewmat, camera), camera
+        picture, camera = self._turned[index, which]
+        return picture.at(level), camera
 
     def pull(self) -> Tensor:
         """What holds the corrections to nothing: a penalty."""
@@ -208,6 +212,7 @@ class PhotoFit:
         """Measures anew what the photos show of the Gaussians there are now."""
         avatar = self.avatar
         count = avatar.gaussian_count
+        self._turned, self.looked = {}, self._corrections()
         self.shown = torch.zeros(count, device=avatar.device)
         self.claims = torch.zeros(len(self.photos), count, device=avatar.device)
         self.pitch = torch.full((count,), self.data.pixel_pitch, device=avatar.device)
@@ -237,7 +242,8 @@ class PhotoFit:
             spread = (conic[:, 0] * conic[:, 2] - conic[:, 1].square()).clamp(min=1e-12).rsqrt()
             share = seen / (2 * math.pi * spread * flat.opacities[0]).clamp(min=1e-6)
             cosine = facing(avatar, vertices, -matrix[:3, :3].T @ matrix[:3, 3])[avatar.binding]
-            cosine = torch.where(self._off_surface(splats, vertices), cosine.clamp(min=0.5), cosine)
+            off = self._off_surface(splats, vertices)
+            cosine = torch.where(off, cosine.clamp(min=0.5), cosine)
             seen_well = (share > SEEN_FROM) & (seen > 0) & ~self.fixed & (cosine > 0)
             visible = smoothstep(share, SEEN_FROM, SEEN_TO)
             self.claims[index] = claims(
@@ -249,15 +255,18 @@ class PhotoFit:
             self.pitch = torch.where(seen_well, self.pitch.clamp(max=pitch), self.pitch)
             ray = _along(avatar, vertices, normalize(splats.means + matrix[:3, :3].T @ matrix[:3, 3], dim=1))
             across = torch.eye(3, device=avatar.device) - ray[:, :, None] * ray[:, None, :]
+            across[~off, 1, 1] += 1  # the rig tells how far off its surface they lie
             self.across += seen_well[:, None, None] * across / pitch**2
         known = self.fixed | (gaussians_of(avatar, EYES) & (self.pitch < self.data.pixel_pitch))
         finest = avatar.config.pitch  # they are where the head has them
         self.pitch[self.fixed] = finest
         self.across[known] = torch.eye(3, device=avatar.device) / finest**2
 
-    def recall(self, shown: Tensor, pitch: Tensor, across: Tensor, fixed: Tensor, claims: Tensor) -> None:
-        """Takes what `look` found before."""
-        self.shown, self.pitch, self.across, self.fixed, self.claims = shown, pitch, across, fixed, claims
+    def recall(self, found: dict[str, Tensor]) -> None:
+        """Takes what `look` found before, by the names of `SEEN`."""
+        self._turned = {}
+        for name in SEEN:
+            setattr(self, name, found[name])
 
     @torch.no_grad()
     def on_surface(self) -> Tensor:
@@ -320,97 +329,6 @@ class PhotoFit:
         pose = self.photos.pose[index : index + 1]
         inside = shows_parts(self.avatar, pose, self.photos.viewmats[index], picture.K, picture.side, INTERIOR)
         return mouth_mask(picture, inside)
-
-    @torch.no_grad()
-    def _carve(self, on_hull: int) -> int:
-        """Drops those of the last `on_hull` Gaussians that a photo has its background behind; returns how many stay."""
-        avatar = self.avatar
-        keep = torch.ones(avatar.gaussian_count, dtype=torch.bool, device=avatar.device)
-        for index, picture in enumerate(self.photos.pictures):
-            pose, viewmat = self.view(index)
-            means = avatar.splats(avatar.vertices(pose)).means
-            pixels, _ = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
-            clear = (picture.known > 0) & ~grown(picture.alpha > FAINT, round(CARVE_MARGIN * picture.side))
-            column, row = pixels.floor().long().unbind(1)
-            inside = (column >= 0) & (row >= 0) & (column < picture.side) & (row < picture.side)
-            place = row.clamp(0, picture.side - 1), column.clamp(0, picture.side - 1)
-            keep &= ~(inside & clear[place])
-        keep[: avatar.gaussian_count - on_hull] = True
-        avatar.set_gaussians(avatar.binding[keep], {name: getattr(avatar, name)[keep] for name in GAUSSIAN_TENSORS})
-        return int(keep[len(keep) - on_hull :].sum())
-
-    @torch.no_grad()
-    def _face_colour(self) -> Tensor:
-        """[3] median colour of the skin that photos show squarely; of all skin where they show none."""
-        skin = ~gaussians_of(self.avatar, (*INTERIOR, *EYES, *NO_SKIN))
-        means = self.avatar.splats(self.avatar.gather(self.avatar.rig.template)).means
-        near = (moved(self.avatar) > STILL)[self.avatar.binding]  # hair and clothes hardly follow the face
-        chosen = skin & near & (self.shown > 0.5) & (means[:, 2] > 0)
-        chosen = chosen if chosen.any() else skin
-        return (self.avatar.harmonics[chosen, 0] * SH_0 + 0.5).median(0).values
-
-    @torch.no_grad()
-    def _teeth_colour(self, face: Tensor) -> Tensor | None:
-        """[3] colour of the teeth in the first photo that shows them, the reference before others; None: none does."""
-        for index in [self.photos.reference, *range(len(self.photos))]:
-            picture, pose = self.photos.pictures[index], self.photos.pose[index : index + 1]
-            teeth = shows_parts(self.avatar, pose, self.photos.viewmats[index], picture.K, picture.side, TEETH)
-            found = teeth_colour(picture.rgb, teeth & (self.mouths[index] > 0), face)
-            if found is not None:
-                return found
-        return None
-
-    @torch.no_grad()
-    def _match_colours(self) -> None:
-        """Gives shown Gaussians the photo's colours, the others the generated ones as the photo's light has them."""
-        avatar = self.avatar
-        generated = avatar.harmonics[:, 0] * SH_0 + 0.5
-        photo, weight = torch.zeros_like(generated), torch.zeros_like(generated[:, 0])
-        for index in [self.photos.reference, *range(len(self.photos))]:
-            colour, seen = self._photo_colours(index)
-            better = (weight == 0) & (seen > 0)
-            photo = torch.where(better[:, None], colour, photo)
-            weight = torch.where(better, seen, weight)
-        if not (weight > 0).any():
-            return
-        mean = (weight[:, None] * torch.stack((photo, generated))).sum(1)
-        self.shared.copy_((mean[1] / mean[0].clamp(min=1e-6) - 1).clamp(-MOST_TINT, MOST_TINT))
-        relit = generated / (1 + self.shared)
-        colour = torch.lerp(relit, photo, weight[:, None]).clamp(0.01, 0.99)
-        avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
-
-    @torch.no_grad()
-    def _colour_lips(self, lips: Tensor, face: Tensor) -> Tensor:
-        """Gives lips [G] bool the colours of the photos that show them best; returns which ones none shows, [G].
-
-        Where none shows any of them, they are lips in the light of a face of this colour [3].
-        """
-        avatar = self.avatar
-        colour, weight = in_light(LIP_COLOUR, face).repeat(len(lips), 1), torch.zeros_like(self.shown)
-        for index in range(len(self.photos)):
-            found, seen = self._photo_colours(index, LIP_KNOWN)
-            better = seen * self.claims[index] > weight
-            colour = torch.where(better[:, None], found, colour)
-            weight = torch.where(better, seen * self.claims[index], weight)
-        seen, hidden = lips & (weight > LIP_SEEN), lips & (weight <= LIP_SEEN)
-        if seen.any():  # not the next one's: that is a corner's shadow where few are seen
-            colour[hidden] = LIP_SHADE * colour[seen].median(0).values
-        avatar.harmonics[lips, 0] = (colour[lips].clamp(0.01, 0.99) - 0.5) / SH_0
-        return hidden
-
-    def _photo_colours(self, index: int, known: float = 0.7) -> tuple[Tensor, Tensor]:
-        """Colours [G, 3] of the Gaussians in a photo and [G] how far it shows them: not where less than a share
-        `known` of the pixels around says something."""
-        avatar = self.avatar
-        picture, says = self.picture(index, 0)
-        pose, viewmat = self.view(index)
-        means = avatar.splats(avatar.vertices(pose)).means
-        pixels, _ = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
-        grid = (pixels / (picture.side / 2) - 1)[None, None]
-        solid = picture.alpha * says
-        stacked = torch.cat((picture.rgb * solid[..., None], solid[..., None]), -1).permute(2, 0, 1)[None]
-        found = grid_sample(avg_pool2d(stacked, 5, 1, 2), grid, align_corners=False)[0, :, 0].T
-        return found[:, :3] / found[:, 3:].clamp(min=1e-3), self.shown * smoothstep(found[:, 3], known, known + 0.3)
 
 
 def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Gaussians that start from photos: pixels are laid on what they show of the rig, or of the hull before it."""
+"""Gaussians that start from photos: pixels are laid on what they show of the rig, or of hair and clothes off it."""
 
 from __future__ import annotations
 
@@ -6,29 +6,25 @@ import dataclasses
 import math
 
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.functional import avg_pool2d
 
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
-from mvp4d_export.initialise import DEPTH_SLACK, OPACITY, SH_0, hang, nearest
+from mvp4d_export.initialise import OPACITY, SH_0, hang, nearest
+from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
 from mvp4d_export.visibility import (
     EYES,
     INTERIOR,
-    Surface,
     claims,
     parts_named,
-    rig_surface,
     triangle_parts,
 )
 
 CELL = 6  # pixels a side of the squares that a photo is cut into: one Gaussian each where it is plain, four where not
-HULL_LEAD = 0.006  # metres that the hull must lie before the rig to be what a pixel shows
-HULL_SMOOTH = 0.012  # of a picture's side over which the hull's depth is averaged to tell its slope
-HULL_REACH = 0.008  # metres around a point of the hull that it stands for
+SMOOTH = 0.012  # of a picture's side over which depth off the rig is averaged to tell its slope
 SAME_PLACE = 0.004  # metres between seeds of two photos that show the same
 SOLID = 0.9  # alpha of a pixel that gets a Gaussian
 GRAZING = 0.3  # cosine below which a surface gets none: seen from elsewhere, its Gaussians would part
@@ -63,16 +59,14 @@ def _append(avatar: Avatar, binding: Tensor, tensors: dict[str, Tensor]) -> None
 def seed_from_photos(
     avatar: Avatar,
     photos: Photos,
+    depths: list[PhotoDepth],
     mouths: list[Tensor],
-    on_hull: int,
     budget: int,
     seed: int,
     avoid: Tensor,
 ) -> int:
     """Adds up to `budget` Gaussians where photos show the person, but for their `mouths` [S, S] and triangles to
     `avoid` [T].
-
-    The last `on_hull` present Gaussians lie off the rig.
 
     Where several photos show a place, the one whose claim weighs most gives its Gaussians.
 
@@ -82,11 +76,8 @@ def seed_from_photos(
     found = []
     for index, picture in enumerate(photos.pictures):
         pose = photos.pose[index : index + 1]
-        surface = rig_surface(avatar, pose, photos.viewmats[index], picture.K, picture.side)
         generator = torch.Generator().manual_seed(seed * 1000 + index)
-        seeds = _seeds(
-            avatar, pose, photos.viewmats[index], picture, surface, mouths[index], on_hull, budget, generator
-        )
+        seeds = _seeds(avatar, pose, photos.viewmats[index], picture, depths[index], mouths[index], budget, generator)
         found.append((pose, seeds))
     bound = [_bound(avatar, pose, seeds) for pose, seeds in found]
     stay = _best_view(avatar, bound, [seeds.quality for _, seeds in found], photos.reference)
@@ -105,17 +96,16 @@ def _seeds(
     pose: Pose,
     viewmat: Tensor,
     picture: Picture,
-    surface: Surface,
+    shown: PhotoDepth,
     mouth: Tensor,
-    on_hull: int,
     budget: int,
     generator: torch.Generator,
 ) -> Seeds:
     """One point per cell of a photo, four where it shows detail, as the budget allows."""
-    depth, hull = _with_hull(avatar, pose, viewmat, picture, surface, on_hull)
-    facing = torch.where(hull, _slope(depth, picture), surface.facing)
+    surface, depth = shown.surface, shown.depth
+    facing = torch.where(shown.off, _slope(torch.where(shown.off, depth, torch.inf), picture), surface.facing)
     part = torch.where(surface.face >= 0, avatar.rig.face_parts[surface.face.clamp(min=0)], -1)
-    part[hull] = -1
+    part[shown.off] = -1
     hidden = parts_named(avatar.rig.part_names, INTERIOR).to(viewmat.device)
     interior = (part >= 0) & hidden[part.clamp(min=0)]
     usable = (picture.alpha > SOLID) & (picture.known > 0) & torch.isfinite(depth) & ~interior & ~mouth.bool()
@@ -142,7 +132,7 @@ def _seeds(
 def _slope(depth: Tensor, picture: Picture) -> Tensor:
     """[S, S] cosine between the line of sight and the normal of a smoothed depth [S, S]; 0 where it ends."""
     finite = torch.isfinite(depth)
-    reach = max(1, round(HULL_SMOOTH * picture.side))
+    reach = max(1, round(SMOOTH * picture.side))
     stacked = torch.stack((torch.where(finite, depth, 0), finite.float()))[:, None]
     mean, share = avg_pool2d(stacked, 2 * reach + 1, 1, reach)[:, 0]
     smooth = mean / share.clamp(min=1e-6)
@@ -172,58 +162,6 @@ def _choose(picture: Picture, usable: Tensor, budget: int, generator: torch.Gene
         chosen.append(torch.cat((pixels, torch.full_like(pixels[:, :1], step)), 1))
     rows, columns, spacing = torch.cat(chosen).unbind(1)
     return rows, columns, spacing.float()
-
-
-def _with_hull(
-    avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture, surface: Surface, on_hull: int
-) -> tuple[Tensor, Tensor]:
-    """Depth [S, S] of the nearest of rig and hull, and where it is the hull's.
-
-    Where the person reaches beyond both, the depth is that of their nearest points in the picture.
-    """
-    depth, hull = surface.depth.clone(), torch.zeros_like(surface.face, dtype=torch.bool)
-    finite = torch.isfinite(depth)
-    border = (finite & (max_pool2d((~finite).float()[None, None], 3, 1, 1)[0, 0] > 0)).nonzero()
-    pixels, z = _front_of_hull(avatar, pose, viewmat, picture, on_hull)
-    support = torch.cat((pixels, border.flip(1) + 0.5))
-    support_depth = torch.cat((z, depth[border[:, 0], border[:, 1]]))
-    if not len(support):
-        return depth, hull
-    rows, columns = ((picture.alpha > 0.5) & (picture.known > 0)).nonzero().unbind(1)
-    query = torch.stack((columns, rows), 1) + 0.5
-    guess = _interpolated(query, support, support_depth)
-    before = ~finite[rows, columns]
-    if len(pixels):
-        radius = HULL_REACH * float(picture.K[0, 0] / z.median())
-        before |= (nearest(query, pixels)[0] < radius) & (guess < depth[rows, columns] - HULL_LEAD)
-    depth[rows[before], columns[before]] = guess[before]
-    hull[rows[before], columns[before]] = True
-    return depth, hull
-
-
-def _front_of_hull(
-    avatar: Avatar, pose: Pose, viewmat: Tensor, picture: Picture, on_hull: int
-) -> tuple[Tensor, Tensor]:
-    """Pixels [M, 2] and depth [M] of the hull's Gaussians that no other one of it hides."""
-    means = avatar.splats(avatar.vertices(pose)).means[avatar.gaussian_count - on_hull :]
-    pixels, depth = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
-    cell = max(1.0, picture.side / 40)
-    columns, rows = (pixels / cell).floor().long().unbind(1)
-    across = math.ceil(picture.side / cell)
-    inside = (columns >= 0) & (rows >= 0) & (columns < across) & (rows < across)
-    index = (rows * across + columns).clamp(0, across * across - 1)
-    first = torch.full((across * across,), math.inf, device=depth.device)
-    first.scatter_reduce_(0, index, torch.where(inside, depth, torch.full_like(depth, math.inf)), "amin")
-    front = inside & (depth < first[index] + DEPTH_SLACK)
-    return pixels[front], depth[front]
-
-
-def _interpolated(query: Tensor, support: Tensor, values: Tensor, count: int = 4) -> Tensor:
-    """Mean value [M] of the nearest of `support` [P, 2] to `query` [M, 2], by inverse distance."""
-    count = min(count, len(support))
-    distance, index = cKDTree(support.cpu().numpy()).query(query.cpu().numpy(), k=range(1, count + 1))
-    weight = torch.from_numpy(1 / (distance + 1.0)).to(values)
-    return (weight * values[torch.from_numpy(index).to(values.device)]).sum(1) / weight.sum(1)
 
 
 def project_points(points: Tensor, matrix: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:

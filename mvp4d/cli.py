@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from mvp4d.core.errors import UserError, system_error
+from mvp4d.core.errors import UserError, printable, system_error
 from mvp4d.core.host import has_accelerator
 from mvp4d.core.outputs import hold
 from mvp4d.core.places import is_remote, require_local
@@ -70,7 +70,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the flags in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+        line = UserError(self.prog, message, f"see '{self.prog} --help'")
+        self.exit(2, f"{line}\n")
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -78,7 +79,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(_overview())
         return 0
     if arguments[0] == "--version" and arguments[1:]:
-        print(f"mvp4d: --version takes nothing: {arguments[1]}", file=sys.stderr)
+        print(f"mvp4d: --version takes nothing: {printable(arguments[1])}", file=sys.stderr)
         return 2
     if arguments[0] == "--version":
         print(f"mvp4d {importlib.metadata.version('mvp4d-jax')}")
@@ -87,7 +88,7 @@ def _dispatch(arguments: list[str]) -> int:
     if verb not in VERBS:
         close = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else "; see 'mvp4d --help'"
-        print(f"mvp4d: no such command '{verb}'{hint}", file=sys.stderr)
+        print(f"mvp4d: no such command '{printable(' '.join(verb.split()))}'{hint}", file=sys.stderr)
         return 2
     module_name, summary = VERBS[verb]
     module = parser = parsed = None
@@ -113,24 +114,31 @@ def _dispatch(arguments: list[str]) -> int:
         with _held(module, parsed):
             message = module.run(parsed)
         if message:
-            print(message)
+            print(printable(message))
         return 0
     except KeyboardInterrupt as stop:
         how = f"stopped by {stop}" if isinstance(stop, Stopped) else "interrupted"
         again = "run the same command again to go on" if _resumes(module, parsed) else "the same command starts over"
-        print(f"mvp4d {verb}: {how}; {again}", file=sys.stderr)
+        _tell(f"mvp4d {verb}: {how}; {again}")
         return getattr(stop, "exit_code", 130)
     except BrokenPipeError:
         raise
     except OSError as error:
-        print(f"mvp4d {verb}: {as_flags(str(system_error(error)), parser)}", file=sys.stderr)
+        _tell(f"mvp4d {verb}: {as_flags(str(system_error(error)), parser)}")
         return 2
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if code is None:
             raise
-        print(f"mvp4d {verb}: {as_flags(str(error), parser)}", file=sys.stderr)
+        _tell(f"mvp4d {verb}: {as_flags(str(error), parser)}")
         return code
+
+
+def _tell(line: str) -> None:
+    """Prints a line on standard error, below what progress bars have shown."""
+    if progress := sys.modules.get("mvp4d.core.progress"):  # without it there are none
+        progress.end_bars()
+    print(line, file=sys.stderr)
 
 
 def _resumes(module: ModuleType | None, args: argparse.Namespace | None) -> bool:

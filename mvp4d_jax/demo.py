@@ -311,8 +311,3 @@ def _read_record(path: Path) -> dict[str, dict]:
     ):
         raise UserError(path, "is no record of a demo's stages", "delete it, or choose another `out`")
     return record
-
-
-def cpu_count() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -51,7 +51,8 @@ def resumes(args: argparse.Namespace) -> bool:
 def run(args: argparse.Namespace) -> str:
     """Runs the stages, writes the report, says where it is."""
     from mvp4d.core.errors import UserError
-    from mvp4d_jax.demo import cpu_count, plan_stages, run_stages
+    from mvp4d.core.host import cpu_count
+    from mvp4d_jax.demo import plan_stages, run_stages
     from mvp4d_jax.evaluation.demo_report import write_demo_report
     from mvp4d_jax.release import read_facts, resolve_weights
 

@@ -9,10 +9,16 @@ mvp4d import SOURCE --from videos --fit fit.npz --head HEAD --out CAPTURE
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mvp4d.core.errors import UserError
+
+if TYPE_CHECKING:
+    from mvp4d.core.capture import Capture
 
 # layout -> module, function, the flags that it takes beside --head and --overwrite
 LAYOUTS = {
@@ -70,12 +76,27 @@ def run(args: argparse.Namespace) -> str:
         if args.overlay.suffix != ".png":
             raise UserError("`overlay`", f"'{args.overlay}' is no PNG file", "give a name that ends in .png")
         check_file(args.overlay, args.overwrite)
-    reader = getattr(importlib.import_module(module), function)
-    capture = reader(args.path, args.out, head=load_head(args.head), overwrite=args.overwrite, **options)
-    said = f"{args.out}: capture, {capture.view_count} views x {capture.frame_count} frames"
+    reader = functools.partial(
+        getattr(importlib.import_module(module), function), args.path, head=load_head(args.head), **options
+    )
     if args.overlay is None:
-        return said
+        capture = reader(args.out, overwrite=args.overwrite)
+    else:
+        capture = _with_overlay(reader, args.out, args.overlay, args.overwrite)
+    said = f"{args.out}: capture, {capture.view_count} views x {capture.frame_count} frames"
+    return said if args.overlay is None else f"{said}; look at {args.overlay}"
+
+
+def _with_overlay(reader: Callable[[Path], Capture], out: Path, overlay: Path, overwrite: bool) -> Capture:
+    """Reads a capture and draws its overlay; both are put in place when both are made, so that a run that is stopped
+    can be started over."""
+    from mvp4d.core.files import atomic_file, atomic_folder
     from mvp4d_jax.tracking.sheet import write_rig_sheet
 
-    write_rig_sheet(args.overlay, capture)
-    return f"{said}; look at {args.overlay}"
+    with atomic_file(overlay) as sheet, atomic_folder(out, overwrite=overwrite, kind="capture") as folder:
+        try:
+            capture = reader(folder)
+            write_rig_sheet(sheet, capture)
+        except UserError as error:  # what it says of the temporary folder is meant for the user's
+            raise type(error)(*(str(part).replace(str(folder), str(out)) for part in error.args)) from None
+    return capture

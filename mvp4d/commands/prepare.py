@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> str:
         raise UserError("`share`", "and --distributed both deal out the work", "leave one of them out")
     captures, process = find_captures(args.captures), parse_share(args.share or "0/1")
     if args.dry_run:
-        return describe(captures, options, coder, plan.conditioning, config.head, args.keep_going)
+        return describe(captures, options, coder, plan.conditioning, config.head, process, args.keep_going)
     if args.distributed:
         process = _join()
     failed = None

@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d import open_avatar
     from mvp4d_export.render import check_target
 
+    if args.each_view and args.out.name in ("", ".."):  # of which the views' names are made
+        raise UserError("`out`", f"'{args.out}' is no name", "use NAME.mp4, or NAME for folders of PNG frames")
     if not args.each_view:
         check_target(args.out, args.alpha, args.overwrite)
     avatar = open_avatar(args.avatar, device=args.device)

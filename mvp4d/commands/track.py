@@ -117,10 +117,10 @@ def _person(args: argparse.Namespace) -> str:
     from mvp4d.core.outputs import check_file, check_folder
     from mvp4d_jax.tracking.overlay import draw_portrait
 
+    check_folder(args.out, KIND, args.overwrite)  # a folder such as "." has no place beside it
     overlay = args.overlay or args.out.with_name(f"{args.out.name}_overlay.png")
     if overlay.suffix != ".png":
         raise UserError("--overlay", f"'{overlay}'", "a person's overlay is a .png")
-    check_folder(args.out, KIND, args.overwrite)
     check_file(overlay, args.overwrite)
     portrait = mvp4d.track(
         *args.sources,
@@ -159,10 +159,10 @@ def _rig(args: argparse.Namespace) -> str:
     alone = args.out.suffix == ".npz"
     if args.out.suffix and not alone:
         raise UserError("--out", f"'{args.out}' is neither an npz file nor a folder", "give CAPTURE or NAME.npz")
+    check_file(args.out, args.overwrite) if alone else check_folder(args.out, "capture", args.overwrite)
     overlay = args.overlay or args.out.with_name(f"{args.out.stem if alone else args.out.name}_overlay.png")
     if overlay.suffix != ".png":
         raise UserError("--overlay", f"'{overlay}'", "a rig's overlay is a .png")
-    check_file(args.out, args.overwrite) if alone else check_folder(args.out, "capture", args.overwrite)
     check_file(overlay, args.overwrite)
     source, head = RigSource.open(args.sources[0], args.cameras, args.fps), load_head(args.head)
     if alone and any(lens is not None for lens in source.lenses):

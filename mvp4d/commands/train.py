@@ -122,9 +122,11 @@ def _quiet_orbax() -> None:
     logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
 
+    report = sys.unraisablehook
+
     def hook(unraisable: Any) -> None:  # tasks of a write that was given up, coming back to a loop that is gone
         if "Event loop is closed" not in str(unraisable.exc_value):
-            sys.__unraisablehook__(unraisable)
+            report(unraisable)
 
     sys.unraisablehook = hook
 

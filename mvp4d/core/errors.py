@@ -22,7 +22,15 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         where, what, fix = (_clipped(part) for part in self.args)
-        return " ".join((f"{where}: {what}" + (f"; {fix}" if fix else "")).split())
+        return printable(" ".join((f"{where}: {what}" + (f"; {fix}" if fix else "")).split()))
+
+
+def printable(text: str) -> str:
+    """Text that a terminal shows and does not obey: what damaged files and foreign names hold of control characters,
+    escape sequences, marks that turn the writing direction, and bytes that are no UTF-8, stands escaped."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def _clipped(text: str, most: int = 400) -> str:

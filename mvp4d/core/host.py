@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 
 # mallopt's parameters (glibc, malloc.h).
@@ -15,6 +16,11 @@ def has_accelerator() -> bool:
         any(Path(folder).glob(pattern))
         for folder, pattern in (("/dev", "accel*"), ("/dev/vfio", "[0-9]*"), ("/dev", "nvidia[0-9]*"))
     )
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:

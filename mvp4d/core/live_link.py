@@ -159,12 +159,13 @@ def _column(rows: list[dict[str, str]], field: str, path: str | os.PathLike) -> 
     out = np.empty(len(rows), np.float32)
     for index, row in enumerate(rows):
         try:
-            out[index] = float(row[field])
+            value = float(row[field])
         except (TypeError, ValueError):
             found = str(row[field])[:40]
             raise UserError(path, f"row {index + 2}, column '{field}': '{found}' is not a number") from None
-        if not np.isfinite(out[index]):
-            raise UserError(path, f"row {index + 2}, column '{field}' is not finite")
+        if not abs(value) < 1e30:
+            raise UserError(path, f"row {index + 2}, column '{field}' is not finite, or too large")
+        out[index] = value
     return out
 
 

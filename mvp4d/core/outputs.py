@@ -60,6 +60,8 @@ _KNOWN = {
     ),
     "release": ("mvp4d.json", None, {"mvp4d.json", "vae", "transformer"}),
 }
+_RUN_ENTRIES = {"compilation_cache", "tensorboard", "samples", "profile", "lost+found"}
+_RUN_SUFFIXES = {".log", ".out", ".err", ".txt", ".md", ".py", ".sh", ".yaml", ".yml", ".json"}
 
 
 def absolute(path: str | os.PathLike) -> Path:
@@ -129,7 +131,8 @@ def check_folder(path: str | os.PathLike, kind: str, overwrite: bool) -> None:
 
 
 def check_workdir(path: str | os.PathLike) -> None:
-    """Refuses a run's workdir that is a file, or a folder that this program made for something else.
+    """Refuses a run's workdir that is a file, a folder that this program made for something else, or one that holds
+    files and was never a run's: settings and logs may lie there before.
 
     Raises:
       UserError: names what is there.
@@ -148,6 +151,16 @@ def check_workdir(path: str | os.PathLike) -> None:
     found = next((kind for name, kind in names.items() if (folder / name).is_file()), None)
     if found is not None:
         raise UserError(path, f"holds {found}", "give the run a folder of its own")
+    if not folder.is_dir() or (folder / "config.json").is_file() or (folder / "checkpoints").is_dir():
+        return
+    foreign = next((entry.name for entry in sorted(folder.iterdir()) if not _may_lie_in_workdir(entry)), None)
+    if foreign is not None:
+        raise UserError(path, f"holds '{foreign}', and no run was there", "give the run a folder of its own")
+
+
+def _may_lie_in_workdir(path: Path) -> bool:
+    """Before the first run: what its launch puts there, and what a run that was stopped at once has left."""
+    return path.name.startswith(".") or path.name in _RUN_ENTRIES or path.suffix in _RUN_SUFFIXES
 
 
 def check_file(path: str | os.PathLike, overwrite: bool) -> None:
@@ -394,6 +407,8 @@ def hold(path: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
     lock = path.with_name(f".{path.name[:100]}.mvp4d-lock")
     try:
         try:
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(path)  # a name that the file system does not take is told before the work, not after it
             made = _make_parents(path.parent)
             handle = _lock(lock, shown, wait)
         except OSError as error:  # of the lock or a parent: the user has named neither

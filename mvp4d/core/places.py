@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from mvp4d.core.errors import UserError
 
 _BUCKET = re.compile(r"(gs|s3|az):/+(.*)", re.DOTALL)
+FAILED_TRIES = 6  # of gcsfs, which asks twice side by side, until a bucket that does not answer is told
 MOUNT = "mount the bucket (docs/launch.md) and give its folder"
 
 
@@ -51,20 +53,51 @@ def reach(path: Any) -> None:
     """Asks once for a place in a bucket, so that a network, a name or credentials at fault are told in one line.
 
     Raises:
-      UserError: nobody answers, or refuses.
+      UserError: nobody answers in time, or refuses.
     """
     if not is_remote(path):
         return
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback of every try
-    try:
-        place(path).exists()
-    except Exception as error:  # of gcsfs, aiohttp, google.auth: many kinds, one meaning
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(
-            _shown(path),
-            f"cannot be reached ({reason})",
-            "check the network, the bucket's name and your rights (gcloud auth application-default login)",
-        ) from None
+    place(path)  # what is wrong with the name is told as it is
+    tries = _Tries()
+    logger = logging.getLogger("gcsfs")
+    logger.propagate = False  # it logs a traceback of every try
+    logger.addHandler(tries)
+    logger.setLevel(logging.DEBUG)
+    failed: list[BaseException | None] = []
+
+    def ask() -> None:
+        try:
+            place(path).exists()
+            failed.append(None)
+        except Exception as error:  # of gcsfs, aiohttp, google.auth: many kinds, one meaning
+            failed.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)  # gcsfs itself goes on for half a minute
+    asking.start()
+    while asking.is_alive() and tries.count < FAILED_TRIES:
+        asking.join(0.05)
+    logger.removeHandler(tries)
+    logger.setLevel(logging.CRITICAL)
+    if failed == [None]:
+        return
+    error = failed[0] if failed else tries.error
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    raise UserError(
+        _shown(path),
+        f"cannot be reached ({reason})",
+        "check the network, the bucket's name and your rights (gcloud auth application-default login)",
+    )
+
+
+class _Tries(logging.Handler):
+    """Counts the tries that gcsfs logs as failed, and keeps the error of the newest."""
+
+    count, error = 0, ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _, found, error = record.getMessage().partition("exception: ")
+        if found:
+            self.count, self.error = self.count + 1, error
 
 
 def require_local(path: str | os.PathLike, where: str, why: str) -> None:

@@ -40,6 +40,12 @@ def progress(iterable: Iterable | None = None, *, total: int | None = None, what
     )
 
 
+def end_bars() -> None:
+    """Ends bars that an error left open, so that what is said next has a line of its own."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+
+
 def say(note: str) -> None:
     """Prints one line on standard error: what a person should know and a program need not."""
     if not _silent:

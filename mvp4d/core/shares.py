@@ -134,7 +134,10 @@ def write_table(folder: Path, kind: str, failures: Sequence[tuple[str, str]]) ->
     if not failures:
         (folder / TABLE).unlink(missing_ok=True)
         return
-    with atomic_file(folder / TABLE) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
+    with (
+        atomic_file(folder / TABLE) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as handle,
+    ):
         rows = csv.writer(handle)
         rows.writerow((kind, "why"))
         rows.writerows(failures)

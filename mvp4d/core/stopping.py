@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 
 class Stopped(KeyboardInterrupt):
@@ -16,7 +17,7 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
-        self.exit_code = 128 + number
+        self.number, self.exit_code = number, 128 + number
 
 
 @contextlib.contextmanager
@@ -24,7 +25,9 @@ def stoppable() -> Iterator[None]:
     """While the block runs, the first SIGTERM, SIGHUP or SIGINT raises in the main thread (`Stopped` or
     KeyboardInterrupt); until it has unwound, others are ignored, but for SIGINT, which raises again.
 
-    A SIGHUP that was ignored before (`nohup`) stays ignored. Does nothing outside of the main thread.
+    A SIGHUP that was ignored before (`nohup`) stays ignored. What Python swallows, because the signal came in a
+    finaliser or a callback of the garbage collector, is raised again a moment later. Does nothing outside of the main
+    thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -32,6 +35,8 @@ def stoppable() -> Iterator[None]:
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
     owner, stopping = os.getpid(), False
+    report, main_thread = sys.unraisablehook, threading.main_thread().ident
+    assert main_thread is not None  # it runs this
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal stopping
@@ -44,12 +49,27 @@ def stoppable() -> Iterator[None]:
         stopping = True
         raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
 
+    def swallowed(unraisable: Any) -> None:
+        nonlocal stopping
+        lost = unraisable.exc_value
+        if not isinstance(lost, KeyboardInterrupt):
+            report(unraisable)
+            return
+        stopping = False
+        number = lost.number if isinstance(lost, Stopped) else signal.SIGINT
+        again = threading.Timer(0.01, signal.pthread_kill, (main_thread, number))
+        again.daemon = True
+        again.start()
+
     for number in numbers:
         if before[number] is not signal.SIG_IGN and before[number] is not None:
             signal.signal(number, stop)
+    sys.unraisablehook = swallowed
     try:
         yield
     finally:
+        if sys.unraisablehook is swallowed:
+            sys.unraisablehook = report
         for number, handler in before.items():
             if handler is not None and signal.getsignal(number) is stop:
                 signal.signal(number, handler)

@@ -8,7 +8,7 @@ the step, on any number of processes, and each sample is read once an epoch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import grain
@@ -287,8 +287,8 @@ def _maps(record: dict[str, np.ndarray], part: slice, photo: int) -> np.ndarray:
     return maps if photo < 0 else np.concatenate([maps, record["painted"][photo, part]], axis=-1)
 
 
-def iterate(batches: Any, start: int, *, threads: int = 2, buffer: int = 4, workers: int = 0) -> Iterator[Any]:
-    """Batches from step `start` on, made ahead by Grain.
+def iterate(batches: Any, start: int, *, threads: int = 2, buffer: int = 4, workers: int = 0) -> Generator[Any]:
+    """Batches from step `start` on, made ahead by Grain; `close()` ends what reads ahead.
 
     Args:
       batches: `Batches`, or anything else with a length and items.
@@ -303,4 +303,8 @@ def iterate(batches: Any, start: int, *, threads: int = 2, buffer: int = 4, work
         if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which this command line does not use
             flags.FLAGS.mark_as_parsed()
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=buffer))
-    return iter(stream)
+    following = iter(stream)
+    try:
+        yield from following
+    finally:
+        following.close()

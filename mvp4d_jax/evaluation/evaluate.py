@@ -18,7 +18,7 @@ from mvp4d.core.progress import progress
 from mvp4d_jax.evaluation.baselines import project_reference, repeat_reference
 from mvp4d_jax.evaluation.likeness import csim_of_views
 from mvp4d_jax.evaluation.lpips import load_weights, lpips
-from mvp4d_jax.evaluation.metrics import flicker, psnr, ssim
+from mvp4d_jax.evaluation.metrics import SSIM_RADIUS, flicker, psnr, ssim
 from mvp4d_jax.evaluation.reprojection import consistency
 
 ANGLE_EDGES = (0, 30, 60, 90, 120, 150, 180)
@@ -70,7 +70,8 @@ def evaluate(
       `baselines` "baselines": {name: {"mean", "by_angle"}}.
 
     Raises:
-      UserError: no common camera, picture sizes differ, or baselines of a truth that names no reference.
+      UserError: no common camera, picture sizes differ or are too small for SSIM, or baselines of a truth that names no
+        reference.
     """
     names = [name for name in capture.names if name in truth.names]
     if not names:
@@ -85,6 +86,8 @@ def evaluate(
             f"pictures are {capture.image_size}, those of {truth.path} {truth.image_size}",
             "sample or render both at one size",
         )
+    if min(truth.image_size) <= 2 * SSIM_RADIUS:
+        raise UserError(truth.path, f"pictures of {truth.image_size} are smaller than SSIM's window of 11 pixels")
     frames = min(capture.frame_count, truth.frame_count)
     weights = None if lpips_weights is None else load_weights(lpips_weights)
     angles = reference_angles(capture, truth)

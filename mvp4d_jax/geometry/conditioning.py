@@ -23,8 +23,9 @@ from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
-from mvp4d.core.rotation import rotate
-from mvp4d_jax.geometry.rasterize import Raster, interpolate, rasterize_screen
+from mvp4d.core.rotation import array_namespace, rotate
+from mvp4d_jax.geometry.frame_by_frame import apart, draw_apart
+from mvp4d_jax.geometry.rasterize import Raster, interpolate, on_screen, rasterize_screen
 from mvp4d_jax.heads.skinning import neutral, place_in_world, skin_in_head_space
 from mvp4d_jax.latent_frames import frame_groups
 
@@ -130,11 +131,13 @@ def draw_conditioning(
     latent_size = (image_size[0] // step, image_size[1] // step)
     shape = (views, len(groups), *latent_size)
     maps = _draw_maps(head, motion, cameras, reference_camera, image_size, latent_size, config)
-    reference = jnp.zeros(shape[:2]) if reference_mask is None else jnp.asarray(reference_mask, jnp.float32)
-    reference = jnp.broadcast_to(reference[..., None, None], shape)
-    crop = jnp.zeros(shape) if outside is None else jnp.broadcast_to(_shrink_mask(outside, groups, step), shape)
+    xp = array_namespace(maps, reference_mask, outside)
+    reference = xp.zeros(shape[:2], np.float32) if reference_mask is None else _float32(reference_mask)
+    reference = xp.broadcast_to(reference[..., None, None], shape)
+    crop = xp.zeros(shape, np.float32) if outside is None else _shrink_mask(outside, groups, step)
+    crop = xp.broadcast_to(crop, shape)
     motion_start = config.parts["rays"].stop
-    return jnp.concatenate(
+    return xp.concatenate(
         [maps[..., :motion_start], reference[..., None], crop[..., None], maps[..., motion_start:]], axis=-1
     )
 
@@ -142,7 +145,7 @@ def draw_conditioning(
 def normalised_template(head: HeadModel) -> Array:
     """[N, 3] canonical vertices, mean removed, divided by their largest absolute value: what the pose map encodes."""
     centred = head.canonical - head.canonical.mean(axis=0, keepdims=True)
-    return jnp.asarray(centred / abs(centred).max(), jnp.float32)
+    return _float32(centred / abs(centred).max())
 
 
 def encode_positions(positions: Array, frequencies: int) -> Array:
@@ -151,16 +154,23 @@ def encode_positions(positions: Array, frequencies: int) -> Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*positions.shape[:-1], -1)
 
 
+def _float32(array: Array) -> Array:
+    return array_namespace(array).asarray(array, dtype=np.float32)
+
+
+def _int32(array: Array) -> Array:
+    return array_namespace(array).asarray(array, dtype=np.int32)
+
+
 def _shrink_mask(outside: Array, groups: np.ndarray, step: int) -> Array:
     """[V, F, H, W] -> [V, L, h, w]: area-averaged at the drawn frames."""
-    outside = jnp.asarray(outside, jnp.float32)
+    outside = _float32(outside)
     if outside.shape[1] > 1:
         outside = outside[:, groups[:, -1]]
     views, frames, height, width = outside.shape
     return outside.reshape(views, frames, height // step, step, width // step, step).mean(axis=(3, 5))
 
 
-@functools.partial(jax.jit, static_argnames=("image_size", "latent_size", "config"))
 def _draw_maps(
     head: HeadModel,
     motion: Motion,
@@ -171,41 +181,67 @@ def _draw_maps(
     config: ConditioningConfig,
 ) -> Array:
     """[V, L, h, w, pose + expression + rays + motion]."""
-    frames = motion.frame_count
-    groups = frame_groups(frames, config.temporal_stride)
+    given = (head, motion, cameras, reference_camera)
+    draw_all = _draw_all if apart(*given) else _draw_together
+    return draw_all(*given, image_size, latent_size, config)
+
+
+def _draw_all(
+    head: HeadModel,
+    motion: Motion,
+    cameras: Camera,
+    reference_camera: Camera,
+    image_size: tuple[int, int],
+    latent_size: tuple[int, int],
+    config: ConditioningConfig,
+) -> Array:
+    """As `_draw_maps`, a picture at a time."""
+    groups = frame_groups(motion.frame_count, config.temporal_stride)
     factor = config.supersampling
     fine_size = (latent_size[0] * factor, latent_size[1] * factor)
-    cameras, reference_camera = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (cameras, reference_camera))
+    cameras, reference_camera = jax.tree.map(_float32, (cameras, reference_camera))
     cameras = camera_functions.resize(cameras, image_size, fine_size)
     expressive = skin_in_head_space(head, motion)  # [F, N, 3]
     world = place_in_world(motion, expressive)
-    offsets = (expressive - neutral(head)) / config.expression_scale
+    offsets = (expressive - neutral(head)) / np.float32(config.expression_scale)
     template = normalised_template(head)
-    faces = jnp.asarray(head.faces, jnp.int32)
+    faces = _int32(head.faces)
     still = cameras.batch_shape[1] == 1
 
     def draw(index: Array) -> Array:
         """[h, w, maps] of one view and latent frame; one at a time, so that memory does not grow with V and L."""
         view, group = index[0], index[1:]  # group: [s] frames, the drawn one last
-        camera = cameras[view, jnp.zeros_like(group) if still else group]  # [s]
+        camera = cameras[view, group * 0 if still else group]  # [s]
         pixels, depth = camera_functions.project(camera, world[group])  # [s, N, 2], [s, N]
+        raster = rasterize_screen(on_screen(pixels[-1], depth[-1]), faces, fine_size, cull_backfaces=True)
+        return _paint_maps(raster, faces, template, offsets[group[-1]], pixels, camera[-1], reference_camera, config)
 
-        points = jnp.concatenate([pixels[-1], depth[-1][:, None]], axis=-1)
-        raster = rasterize_screen(points, faces, fine_size, cull_backfaces=True)
-        # In latent pixels; the limit is for vertices that pass behind the camera.
-        moved = jnp.clip((pixels[:-1] - pixels[-1:]) / config.supersampling, -1e3, 1e3)  # [s - 1, N, 2]
-        painted = interpolate(raster, faces, jnp.concatenate([template, offsets[group[-1]], *moved], axis=-1))
-        return _assemble(painted, raster, camera[-1], reference_camera, config)
+    views = cameras.batch_shape[0]
+    indices = np.concatenate([np.repeat(np.arange(views), len(groups))[:, None], np.tile(groups, (views, 1))], axis=1)
+    maps = draw_apart(draw, indices) if apart(world, cameras) else jax.lax.map(draw, jnp.asarray(indices))
+    return maps.reshape(views, len(groups), *maps.shape[1:])
 
-    indices = np.concatenate(
-        [
-            np.repeat(np.arange(cameras.batch_shape[0]), len(groups))[:, None],
-            np.tile(groups, (cameras.batch_shape[0], 1)),
-        ],
-        axis=1,
-    )  # [V * L, 1 + s]
-    maps = jax.lax.map(draw, jnp.asarray(indices))
-    return maps.reshape(cameras.batch_shape[0], len(groups), *maps.shape[1:])
+
+_draw_together = jax.jit(_draw_all, static_argnames=("image_size", "latent_size", "config"))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _paint_maps(
+    raster: Raster,
+    faces: Array,
+    template: Array,
+    offsets: Array,
+    pixels: Array,
+    camera: Camera,
+    reference_camera: Camera,
+    config: ConditioningConfig,
+) -> Array:
+    """[h, w, maps] of one picture: template and offsets [N, 3] of the drawn frame, pixels [s, N, 2] of the frames of
+    the latent frame, the drawn one last, its camera."""
+    # In latent pixels; the limit is for vertices that pass behind the camera.
+    moved = jnp.clip((pixels[:-1] - pixels[-1:]) / config.supersampling, -1e3, 1e3)  # [s - 1, N, 2]
+    painted = interpolate(raster, faces, jnp.concatenate([template, offsets, *moved], axis=-1))
+    return _assemble(painted, raster, camera, reference_camera, config)
 
 
 def _assemble(

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvp4d.core.cameras.camera import Camera, project
+from mvp4d.core.rotation import array_namespace
+from mvp4d_jax.geometry.frame_by_frame import apart, draw_apart
 
 Array = Any
 BLOCK_WIDTH, BLOCK_HEIGHT = 3, 2  # pixels of the unit of work; measured best for heads at 128 to 256 pixels
@@ -69,7 +71,7 @@ def rasterize(
     """
     pixels, depth = project(jax.tree.map(_float32, camera), _float32(vertices))  # [..., N, 2], [..., N]
     return rasterize_screen(
-        jnp.concatenate([pixels, depth[..., None]], axis=-1),
+        on_screen(pixels, depth),
         faces,
         image_size,
         cull_backfaces=cull_backfaces,
@@ -77,11 +79,40 @@ def rasterize(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("image_size", "cull_backfaces"))
+def on_screen(pixels: Array, depth: Array) -> Array:
+    """[..., N, 3] points on screen from what `cameras.camera.project` gives."""
+    return array_namespace(pixels, depth).concatenate([pixels, depth[..., None]], axis=-1)
+
+
 def rasterize_screen(
     points: Array, faces: Array, image_size: tuple[int, int], *, cull_backfaces: bool = False, near: float = 0.01
 ) -> Raster:
     """As `rasterize`, from projected points [..., N, 3] = (u, v in pixels, depth in metres)."""
+    if not apart(points, faces):
+        return _rasterize_together(points, faces, image_size, cull_backfaces, near)
+    points = np.asarray(points, np.float32)
+    faces, batch = np.asarray(faces, np.int32), points.shape[:-2]
+    flat = points.reshape(-1, *points.shape[-2:])
+    if not len(flat):
+        return _rasterize_together(points, faces, image_size, cull_backfaces, near)
+    raster = draw_apart(lambda frame: _rasterize_one(frame, faces, image_size, cull_backfaces, near), flat)
+    return jax.tree.map(lambda array: array.reshape(*batch, *array.shape[1:]), raster)
+
+
+@functools.partial(jax.jit, static_argnames="image_size")
+def _rasterize_one(
+    points: Array, faces: Array, image_size: tuple[int, int], cull_backfaces: Array, near: Array
+) -> Raster:
+    """The raster of one frame, points [N, 3]."""
+    face = _visible_faces(points, faces, image_size, cull_backfaces, near)
+    return Raster(face, *_attributes_of(points, faces, face))
+
+
+@functools.partial(jax.jit, static_argnames="image_size")
+def _rasterize_together(
+    points: Array, faces: Array, image_size: tuple[int, int], cull_backfaces: bool, near: float
+) -> Raster:
+    """The rasters of frames [..., N, 3], in one program."""
     points = _float32(points)
     faces = jnp.asarray(faces, jnp.int32)
     batch = points.shape[:-2]
@@ -92,8 +123,7 @@ def rasterize_screen(
     flat = points.reshape(-1, *points.shape[-2:])
     # Frame by frame: a while loop over a batch would run every frame for as long as the slowest, with copies.
     face = jax.lax.map(visible, jax.lax.stop_gradient(flat)).reshape(*batch, *image_size)
-    barycentric, depth = _attributes_of(points, faces, face)
-    return Raster(face, barycentric, depth)
+    return Raster(face, *_attributes_of(points, faces, face))
 
 
 def interpolate(raster: Raster, faces: Array, values: Array, background: float = 0.0) -> Array:
@@ -117,11 +147,11 @@ def _flatten(raster: Raster, values: Array, corners: Array) -> tuple[Array, Arra
 
 
 def _float32(array: Array) -> Array:
-    return jnp.asarray(array, jnp.float32)
+    return array_namespace(array).asarray(array, dtype=np.float32)
 
 
 def _visible_faces(
-    points: Array, faces: Array, image_size: tuple[int, int], cull_backfaces: bool, near: float
+    points: Array, faces: Array, image_size: tuple[int, int], cull_backfaces: Array, near: Array
 ) -> Array:
     """[H, W] int32 ids of the nearest faces, -1 where there is none, of one frame's screen points [N, 3]."""
     height, width = image_size
@@ -159,7 +189,7 @@ def _visible_faces(
 
 
 def _setup_triangles(
-    points: Array, faces: Array, image_size: tuple[int, int], cull_backfaces: bool, near: float
+    points: Array, faces: Array, image_size: tuple[int, int], cull_backfaces: Array, near: Array
 ) -> tuple[list[Array], Array]:
     """Per triangle: edge functions, the 1/depth plane and the pixel box, relative to the box's first pixel centre.
 
@@ -188,7 +218,7 @@ def _setup_triangles(
         m, n = (k + 1) % 3, (k + 2) % 3
         planes.append((vs[m] - vs[n], us[n] - us[m], us[m] * vs[n] - vs[m] * us[n]))
     area = planes[0][2] + planes[1][2] + planes[2][2]  # twice the signed area; negative for a front face, as y is down
-    seen = area < 0 if cull_backfaces else area != 0
+    seen = jnp.where(cull_backfaces, area < 0, area != 0)
     seen &= jnp.isfinite(area) & (lowest(depths) > near) & (x1 >= x0) & (y1 >= y0)
     scale = jnp.where(seen, 1.0 / jnp.where(area == 0, 1.0, area), 0.0)
     planes = [tuple(item * scale for item in plane) for plane in planes]

@@ -12,11 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
-from mvp4d.core.rotation import compose, rotate, rotation_matrix
+from mvp4d.core.rotation import array_namespace, compose, rotate, rotation_matrix
 
 Array = Any
 __all__ = [
@@ -33,7 +34,7 @@ __all__ = [
 
 
 def skin(head: HeadModel, motion: Motion, shape: Array | None = None) -> Array:
-    """World vertices of a moving head; jitted and differentiable in everything.
+    """World vertices of a moving head: numpy of numpy arrays, else compiled and differentiable in everything.
 
     Args:
       head: any HeadModel.
@@ -49,21 +50,20 @@ def skin(head: HeadModel, motion: Motion, shape: Array | None = None) -> Array:
 def skin_in_head_space(head: HeadModel, motion: Motion, shape: Array | None = None) -> Array:
     """[F, N, 3] as `skin`, before the head's own rotation and translation."""
     _check(head, motion, shape)
-    return _skin(head, _arrays(motion), shape)
+    given = (head, _arrays(motion), shape)
+    return _skin(*given) if array_namespace(*jax.tree.leaves(given)) is np else _compiled_skin(*given)
 
 
 def place_in_world(motion: Motion, vertices: Array) -> Array:
     """[F, N, 3] world vertices from head-space vertices [F, N, 3]: R(rotation) x + translation."""
-    return _place(jnp.asarray(motion.rotation), jnp.asarray(motion.translation), vertices)
+    given = (motion.rotation, motion.translation, vertices)
+    return _place(*given) if array_namespace(*given) is np else _compiled_place(*map(jnp.asarray, given))
 
 
 def neutral(head: HeadModel, shape: Array | None = None) -> Array:
     """[N, 3] vertices at rest, in head space: template plus identity. Pose correctives vanish there."""
-    template = jnp.asarray(head.template, jnp.float32)
-    if shape is None:
-        return template
-    count = jnp.shape(shape)[0]
-    return template + jnp.tensordot(jnp.asarray(shape, jnp.float32), jnp.asarray(head.shape_basis)[:count], 1)
+    template = _float32(head.template)
+    return template if shape is None else template + _of_shape(shape, head.shape_basis)
 
 
 def expression_offsets(head: HeadModel, motion: Motion, shape: Array | None = None) -> Array:
@@ -97,15 +97,17 @@ def joint_transforms(head: HeadModel, joints: Array, rotations: Array) -> tuple[
         offset = joints[:, index] - joints[:, parent]
         chained_rotations.append(compose(chained_rotations[parent], rotations[:, index]))
         positions.append(rotate(chained_rotations[parent], offset) + positions[parent])
-    chained = jnp.stack(chained_rotations, axis=1)
-    return chained, jnp.stack(positions, axis=1) - rotate(chained, joints)
+    xp = array_namespace(joints, rotations)
+    chained = xp.stack(chained_rotations, axis=1)
+    return chained, xp.stack(positions, axis=1) - rotate(chained, joints)
 
 
 def joint_rotations(head: HeadModel, motion_arrays: dict[str, Array]) -> Array:
     """[F, J, 3, 3] rotation of every joint by its role; the root stays at rest: the head rotation acts on the world."""
-    neck, jaw, eyes = (jnp.asarray(motion_arrays[key], jnp.float32) for key in ("neck", "jaw", "eyes"))
-    by_role = {"root": jnp.zeros_like(neck), "neck": neck, "jaw": jaw, "left_eye": eyes[:, 0], "right_eye": eyes[:, 1]}
-    return rotation_matrix(jnp.stack([by_role[name] for name in head.joint_names], axis=1))
+    neck, jaw, eyes = (_float32(motion_arrays[key]) for key in ("neck", "jaw", "eyes"))
+    xp = array_namespace(neck, jaw, eyes)
+    by_role = {"root": xp.zeros_like(neck), "neck": neck, "jaw": jaw, "left_eye": eyes[:, 0], "right_eye": eyes[:, 1]}
+    return rotation_matrix(xp.stack([by_role[name] for name in head.joint_names], axis=1))
 
 
 def _arrays(motion: Motion) -> dict[str, Array]:
@@ -124,37 +126,52 @@ def _check(head: HeadModel, motion: Motion, shape: Array | None) -> None:
         raise UserError("shape", f"{jnp.shape(shape)[-1]} coefficients, head '{head.name}' has {head.shape_count}")
 
 
-@jax.jit
 def _place(rotation: Array, translation: Array, vertices: Array) -> Array:
-    matrices = rotation_matrix(rotation.astype(jnp.float32))[:, None]
-    return rotate(matrices, vertices) + translation.astype(jnp.float32)[:, None]
+    return rotate(rotation_matrix(_float32(rotation))[:, None], vertices) + _float32(translation)[:, None]
 
 
-@jax.jit
 def _skin(head: HeadModel, motion: dict[str, Array], shape: Array | None) -> Array:
-    expression = jnp.asarray(motion["expression"], jnp.float32)  # [F, E]
+    expression = _float32(motion["expression"])  # [F, E]
     frames, count = expression.shape
-    vertices = neutral(head, shape) + _blend(expression, jnp.asarray(head.expression_basis)[:count])  # [F, N, 3]
-    joints = jnp.asarray(head.joints, jnp.float32)
+    vertices = neutral(head, shape) + _blend(expression, head.expression_basis[:count])  # [F, N, 3]
+    joints = _float32(head.joints)
     if shape is not None:
-        joint_basis = jnp.asarray(head.joint_shape_basis)[: jnp.shape(shape)[0]]
-        joints = joints + jnp.tensordot(jnp.asarray(shape, jnp.float32), joint_basis, 1)
-    joints = joints + _blend(expression, jnp.asarray(head.joint_expression_basis)[:count])  # [F, J, 3]
+        joints = joints + _of_shape(shape, head.joint_shape_basis)
+    joints = joints + _blend(expression, head.joint_expression_basis[:count])  # [F, J, 3]
 
     rotations = joint_rotations(head, motion)  # [F, J, 3, 3]
     if head.pose_basis.shape[0]:
-        features = (rotations[:, 1:] - jnp.eye(3)).reshape(frames, -1)  # [F, (J-1)*9]
-        vertices = vertices + _blend(features, jnp.asarray(head.pose_basis))
+        features = (rotations[:, 1:] - np.eye(3, dtype=np.float32)).reshape(frames, -1)  # [F, (J-1)*9]
+        vertices = vertices + _blend(features, head.pose_basis)
 
     matrices, offsets = joint_transforms(head, joints, rotations)
-    transforms = jnp.concatenate([matrices, offsets[..., None]], axis=-1).reshape(frames, -1, 12)  # [F, J, 12]
-    weights = jnp.asarray(head.skin_weights, jnp.float32)
-    blended = jnp.einsum("nj,fjk->fnk", weights, transforms, precision="highest")  # [F, N, 12]
+    xp = array_namespace(matrices, offsets)
+    transforms = xp.concatenate([matrices, offsets[..., None]], axis=-1).reshape(frames, -1, 12)  # [F, J, 12]
+    blended = _einsum("nj,fjk->fnk", _float32(head.skin_weights), transforms)  # [F, N, 12]
     blended = blended.reshape(*blended.shape[:2], 3, 4)
     return rotate(blended[..., :3], vertices) + blended[..., 3]
 
 
+_compiled_place, _compiled_skin = jax.jit(_place), jax.jit(_skin)
+
+
+def _of_shape(shape: Array, basis: Array) -> Array:
+    """Identity coefficients [S'] by the first S' of a basis [S, N, 3] -> [N, 3]."""
+    shape = _float32(shape)
+    return array_namespace(shape, basis).tensordot(shape, _float32(basis[: shape.shape[0]]), 1)
+
+
 def _blend(coefficients: Array, basis: Array) -> Array:
     """[F, K] x [K, N, 3] -> [F, N, 3] in full float32 on every device."""
-    flat = basis.astype(jnp.float32).reshape(basis.shape[0], -1)
-    return jnp.matmul(coefficients, flat, precision="highest").reshape(-1, *basis.shape[1:])
+    flat = _float32(basis).reshape(basis.shape[0], -1)
+    return _einsum("fk,kn->fn", coefficients, flat).reshape(-1, *basis.shape[1:])
+
+
+def _einsum(subscripts: str, first: Array, second: Array) -> Array:
+    if array_namespace(first, second) is np:
+        return np.einsum(subscripts, first, second, optimize=True)
+    return jnp.einsum(subscripts, first, second, precision="highest")
+
+
+def _float32(array: Array) -> Array:
+    return array_namespace(array).asarray(array, dtype=np.float32)

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from mvp4d_jax import parallel
-from mvp4d_jax.models.attention_splash import splash_attention
 from mvp4d_jax.models.attention_xla import xla_attention
 
 log = logging.getLogger(__name__)
@@ -88,7 +87,14 @@ def _cudnn_attention(q: jax.Array, k: jax.Array, v: jax.Array, key_length: int) 
     return jax.nn.dot_product_attention(q, k[:, :key_length], v[:, :key_length], implementation="cudnn")
 
 
-_BACKENDS = {"xla": xla_attention, "cudnn": _cudnn_attention, "splash": splash_attention}
+def _splash_attention(q: jax.Array, k: jax.Array, v: jax.Array, key_length: int) -> jax.Array:
+    """The TPU's kernel; its modules are read where it runs."""
+    from mvp4d_jax.models.attention_splash import splash_attention
+
+    return splash_attention(q, k, v, key_length)
+
+
+_BACKENDS = {"xla": xla_attention, "cudnn": _cudnn_attention, "splash": _splash_attention}
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -207,14 +207,18 @@ class VideoAutoencoder(nnx.Module):
         """
         return _decode(self, latents)
 
-    def decode_stream(self, latents: Array) -> Iterator[Array]:
-        """`decode`, chunk by chunk: yields [B, T, r h, r w, 3] in order of time, so that no whole video need fit."""
-        first, rest = _split(latents, self.config.chunk_latents)
+    def decode_stream(self, latents: Array, place: Callable[[Array], Array] = lambda piece: piece) -> Iterator[Array]:
+        """`decode`, chunk by chunk: yields [B, T, r h, r w, 3] in order of time, so that no whole video need fit.
+
+        `place` brings the latents [B, t, h, w, C] of a chunk to the devices.
+        """
+        first, rest = split_chunks(latents, self.config.chunk_latents)
         decode_chunk = chunk_program()
-        chunk, cache = decode_chunk(self, first, None)
-        yield chunk[:, -self.config.frames_of(first.shape[1]) :]
+        chunk, cache = decode_chunk(self, place(first), None)
+        frames = self.config.frames_of(first.shape[1])
+        yield chunk if chunk.shape[1] == frames else chunk[:, -frames:]
         for piece in rest:
-            chunk, cache = decode_chunk(self, piece, cache)
+            chunk, cache = decode_chunk(self, place(piece), cache)
             yield chunk
 
     def encode_latents(self, video: Array, *, key: Array | None = None) -> Array:
@@ -233,11 +237,11 @@ class VideoAutoencoder(nnx.Module):
         return self.decode(latents / self.config.scaling_factor)
 
 
-def _split(x: Array, size: int) -> tuple[Array, Array]:
+def split_chunks(x: Array, size: int) -> tuple[Array, Array]:
     """x [B, T, ...] -> first chunk [B, size + T % size, ...] (all of it when T < size), the rest [n, B, size, ...]."""
     first = min(x.shape[1], size + x.shape[1] % size)
     rest = x[:, first:].reshape(x.shape[0], -1, size, *x.shape[2:])
-    return x[:, :first], jnp.moveaxis(rest, 1, 0)
+    return x[:, :first], rest.swapaxes(0, 1)
 
 
 def _join(first: Array, rest: Array) -> Array:
@@ -246,7 +250,7 @@ def _join(first: Array, rest: Array) -> Array:
 
 
 def _in_chunks(coder: Encoder | Decoder, x: Array, size: int, dtype: DTypeLike) -> Array:
-    first, rest = _split(x.astype(dtype), size)
+    first, rest = split_chunks(x.astype(dtype), size)
     first, cache = coder(first, None)
     if rest.shape[0] == 0:
         return first.astype(jnp.float32)

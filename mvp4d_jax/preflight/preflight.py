@@ -16,16 +16,19 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.progress import say
+from mvp4d.core.stopping import tied
 from mvp4d_jax.devices import GPUS, TPUS, Kind, compiler_flags
 from mvp4d_jax.training.config import load_config
 
 GIB = 1 << 30
+TOLD_EVERY = 10.0  # seconds, on a terminal
 MOST_CHIPS = 9216
 MORE_DEVICES = "more devices along fsdp or context"
 # What makes a part of a job smaller.
@@ -192,20 +195,37 @@ def _compile(request: dict[str, Any], topology: Topology, timeout: float) -> dic
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "report.json"
         command = [sys.executable, "-m", "mvp4d_jax.preflight.worker", json.dumps(request), str(answer)]
-        done = subprocess.run(command, env=topology.environment(), capture_output=True, text=True)
-        if done.returncode == -signal.SIGXCPU:
+        code, said = _patiently(command, topology.environment(), part)
+        if code == -signal.SIGXCPU:
             raise UserError(f"{part} on {topology.text}", f"did not compile within {timeout:.0f} s of processor time")
         if not answer.is_file():
-            named = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+(Error|Exception)\b", line)]
-            lines = named or done.stderr.split("\n")[-2:] or ["no message"]
-            raise UserError(
-                f"{part} on {topology.text}", f"the compiler ended with {done.returncode}: {lines[-1][:400]}"
-            )
+            named = [line for line in said.splitlines() if re.match(r"[\w.]+(Error|Exception)\b", line)]
+            lines = named or said.split("\n")[-2:] or ["no message"]
+            raise UserError(f"{part} on {topology.text}", f"the compiler ended with {code}: {lines[-1][:400]}")
         report = json.loads(answer.read_text())
     if "error" in report:
         raise UserError(*report["error"])
     limit = topology.device.gib * GIB
     return {**report, "limit": limit, "fits": report["total"] <= limit}
+
+
+def _patiently(command: list[str], environment: dict[str, str], part: str) -> tuple[int, str]:
+    """Runs a command to its end, on a terminal with a line of the seconds that have passed now and then; returns its
+    exit code and what it wrote on standard error. It ends with this process."""
+    began = time.monotonic()
+    with subprocess.Popen(
+        tied(command), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            while True:
+                try:
+                    said = process.communicate(timeout=TOLD_EVERY)[1]
+                    return process.returncode, said
+                except subprocess.TimeoutExpired:
+                    if sys.stderr.isatty():
+                        say(f"{part}: compiling for {time.monotonic() - began:.0f} s")
+        finally:
+            process.kill()
 
 
 def table(reports: list[dict[str, Any]], topology: Topology) -> str:

@@ -13,7 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from mvp4d.core.files import atomic_file
 from mvp4d_jax import parallel, processes
-from mvp4d_jax.models.autoencoder import VideoAutoencoder, compiler_options
+from mvp4d_jax.models.autoencoder import VideoAutoencoder, chunk_program, compiler_options, split_chunks
+from mvp4d_jax.sampling.ahead import placed
 
 
 class Coder:
@@ -56,13 +57,38 @@ class Coder:
             for start in range(0, len(scaled), at_once):
                 count = min(at_once, len(scaled) - start)
                 part = _fill(scaled[start : start + at_once], at_once)
-                layout = NamedSharding(self.mesh, parallel.fit_spec(part.shape, ("views", None, None, None, None)))
                 first = 0
-                for chunk in self.autoencoder.decode_stream(processes.place(part, layout)):
+                for chunk in self.autoencoder.decode_stream(part, self._place):
                     pixels = np.asarray(self._pixels(chunk))
                     for offset in range(count):
                         yield start + offset, first, pixels[offset]
                     first += pixels.shape[1]
+
+    def compile_encoding(self, frames: int, size: tuple[int, int]) -> None:
+        """Compiles what `encode` runs for videos of so many frames of (H, W) `size`."""
+        with parallel.use_mesh(self.mesh):
+            video = jax.ShapeDtypeStruct((self.mesh.size, frames, *size, 3), np.float32)
+            self._encode.lower(self._state, video).compile()
+
+    def compile_decoding(self, latents: int, size: tuple[int, int]) -> None:
+        """Compiles what `decode` runs for so many latent frames of (h, w) `size`."""
+        config, program = self.autoencoder.config, chunk_program()
+        shape = (self.mesh.size, latents, *size, config.latent_channels)
+        with parallel.use_mesh(self.mesh):
+            first, rest = split_chunks(np.broadcast_to(np.float32(0), shape), config.chunk_latents)
+            cache = None
+            for piece in (first, *rest[:1]):
+                lowered = program.lower(self.autoencoder, placed(piece.shape, np.float32, self._layout(piece)), cache)
+                layouts = lowered.compile().output_shardings
+                _, cache = jax.tree.map(
+                    lambda info, layout: placed(info.shape, info.dtype, layout), lowered.out_info, layouts
+                )
+
+    def _layout(self, latents: np.ndarray) -> NamedSharding:
+        return NamedSharding(self.mesh, parallel.fit_spec(latents.shape, ("views", None, None, None, None)))
+
+    def _place(self, latents: np.ndarray) -> jax.Array:
+        return processes.place(latents, self._layout(latents))
 
 
 def _pixels(video: jax.Array) -> jax.Array:

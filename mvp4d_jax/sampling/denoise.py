@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvp4d_jax.diffusion.guidance import GuidanceConfig
-from mvp4d_jax.diffusion.samplers import Sampler, SamplerConfig, insert_clean, make_sampler
+from mvp4d_jax.diffusion.samplers import Sampler, SamplerConfig, SamplerState, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.sampling.plan import Plan, deal_groups
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
@@ -65,13 +65,14 @@ def denoise(
     Returns:
       [V, L, h, w, C] float32; latent frames that were given clean come out bit-identical.
     """
-    sampler = _sampler(options.sampler(plan), options.snr_shift)
+    sampler = sampler_of(plan, options)
     guidance = options.guidance(plan)
     clean, given = np.asarray(conditions.clean), np.asarray(conditions.clean_latents, np.float32)
     noise_key, step_key = jax.random.split(key)
     step_key = predictor.place(jax.random.fold_in(step_key, window_index))
-    start = insert_clean(window_noise(noise_key, plan, window_index, given.shape), given, clean)
-    state = predictor.place(sampler.start(start[: plan.views]))
+    noise = window_noise(noise_key, plan, window_index, given.shape)
+    start = np.where(clean[..., None, None, None], given, noise)[: plan.views]
+    state = predictor.place(SamplerState(start, np.zeros_like(start)))
     conditions = predictor.place(conditions)
     for index in range(plan.steps):
         groups = deal_groups(plan, window_index * plan.steps + index)
@@ -81,16 +82,31 @@ def denoise(
     return state.sample
 
 
-def window_noise(key: Array, plan: Plan, window_index: int, shape: tuple[int, ...]) -> Array:
+def window_noise(key: Array, plan: Plan, window_index: int, shape: tuple[int, ...]) -> np.ndarray:
     """The noise a window starts from, [V, L, h, w, C] float32: that of its neighbours, mirrored in time.
 
     The last latent frame of a window and the first new one of the next are thereby drawn from the same noise, so that
     what neither the photo nor the maps decide comes out alike on both sides of a seam. Within a window every number
     is drawn on its own, as in training.
     """
-    noise = jax.random.normal(key, shape, jnp.float32)
-    new = plan.windows[window_index].clean_latents  # the first latent frame that this window makes
-    return noise.at[:, new:].set(noise[:, new:][:, ::-1]) if window_index % 2 else noise
+    noise = np.array(jax.random.normal(key, shape, jnp.float32))
+    if window_index % 2:
+        new = plan.windows[window_index].clean_latents  # the first latent frame that this window makes
+        noise[:, new:] = noise[:, new:][:, ::-1].copy()
+    return noise
+
+
+def compile_denoising(predictor: Predictor, conditions: Conditions, plan: Plan, options: DenoiseOptions) -> None:
+    """Compiles what `denoise` runs for conditions of such shapes and dtypes."""
+    jax.random.normal(jax.random.key(0), conditions.clean_latents.shape, jnp.float32)
+    predictor.compile_step(
+        sampler_of(plan, options), options.guidance(plan), conditions, deal_groups(plan, 0).shape, plan.views
+    )
+
+
+def sampler_of(plan: Plan, options: DenoiseOptions) -> Sampler:
+    """The one object of these settings."""
+    return _sampler(options.sampler(plan), options.snr_shift)
 
 
 @functools.lru_cache(maxsize=8)

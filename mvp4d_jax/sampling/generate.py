@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.processes import begin_together, from_first, is_first
 from mvp4d_jax.release import Release
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
-from mvp4d_jax.sampling.denoise import DenoiseOptions, denoise
+from mvp4d_jax.sampling.denoise import DenoiseOptions, compile_denoising, denoise
 from mvp4d_jax.sampling.matte import matte
 from mvp4d_jax.sampling.plan import Plan, Window
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
@@ -204,6 +206,30 @@ class Generator:
             facts.crop_margin,
         )
         return make_reference(crop, camera, motion, portrait.head, self.coder.encode, facts.conditioning, inside)
+
+    def compilations(self, plan: Plan, options: DenoiseOptions) -> list[Callable[[], None]]:
+        """Tasks that compile what `run` will need beyond its reference, in the order in which it needs that."""
+        facts, channels = self.release.facts, self.coder.autoencoder.config.latent_channels
+        size, maps = (facts.image_size, facts.image_size), facts.conditioning
+        tasks = []
+        for frames, latents in sorted({(window.frames, window.latents) for window in plan.windows}, reverse=True):
+            lead = (plan.views + plan.clean_views, latents)
+
+            def array(*shape: int, dtype: Any = np.float32) -> jax.ShapeDtypeStruct:
+                return jax.ShapeDtypeStruct(shape, dtype)
+
+            conditions = Conditions(
+                array(*lead, *plan.latent_size, maps.channels),
+                array(*lead, dtype=bool),
+                array(*lead, *plan.latent_size, channels),
+                array(*plan.latent_size, channels),
+                array(*plan.latent_size, maps.channels),
+            )
+            if maps.painted:
+                tasks.append(functools.partial(self.coder.compile_encoding, frames, size))
+            tasks.append(functools.partial(compile_denoising, self.predictor, conditions, plan, options))
+            tasks.append(functools.partial(self.coder.compile_decoding, latents, plan.latent_size))
+        return tasks
 
     def run(
         self,

@@ -22,6 +22,7 @@ from mvp4d_jax.models.checkpoint_config import read_config
 from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.parallel import say_mesh
 from mvp4d_jax.release import Facts
+from mvp4d_jax.sampling.ahead import compiled_ahead
 from mvp4d_jax.sampling.denoise import DenoiseOptions
 from mvp4d_jax.sampling.generate import CleanViews, Generator, PhotoViews, Shot
 from mvp4d_jax.sampling.inputs import (
@@ -116,16 +117,17 @@ class Job:
     ) -> Capture | None:
         """Samples into the capture `out`; a run of the same inputs that was stopped goes on where it was. None in a
         process that is not the first."""
-        shot = Shot(
-            generator.reference(self.portrait),
-            self.portrait.head,
-            self.motion,
-            self.cameras,
-            self.names,
-            self.clean,
-            self.portrait,
-        )
-        return generator.run(self.plan, shot, self.options, out, self.fingerprint(), extra, overwrite=overwrite)
+        with compiled_ahead(generator.compilations(self.plan, self.options)):
+            shot = Shot(
+                generator.reference(self.portrait),
+                self.portrait.head,
+                self.motion,
+                self.cameras,
+                self.names,
+                self.clean,
+                self.portrait,
+            )
+            return generator.run(self.plan, shot, self.options, out, self.fingerprint(), extra, overwrite=overwrite)
 
     def fingerprint(self) -> str:
         """A hash of everything that the pictures depend on."""

@@ -15,6 +15,7 @@ from mvp4d_jax.diffusion.guidance import GuidanceConfig
 from mvp4d_jax.diffusion.samplers import Sampler, SamplerState
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.sampling.ahead import placed
 
 __all__ = ["Conditions", "Predictor"]
 
@@ -75,6 +76,30 @@ class Predictor:
         number, groups = self.place((np.int32(index), np.asarray(groups, np.int32)))
         with parallel.use_mesh(self.mesh):
             return self._step(self._state, sampler, guidance, state, number, key, conditions, groups, shape)
+
+    def compile_step(
+        self, sampler: Sampler, guidance: GuidanceConfig, conditions: Conditions, groups: tuple[int, int], views: int
+    ) -> None:
+        """Compiles what `step` runs.
+
+        Args:
+          conditions: with the shapes and dtypes of the arrays.
+          groups: (G, g) of the groups; views: V of them are noisy.
+        """
+
+        def laid(array: Any) -> jax.ShapeDtypeStruct:
+            return placed(array.shape, array.dtype, self.everywhere)
+
+        latents = conditions.clean_latents
+        sample = placed((views, *latents.shape[1:]), np.float32, self.everywhere)
+        key = laid(jax.eval_shape(lambda: jax.random.key(0)))
+        number, dealt = (placed(shape, np.int32, self.everywhere) for shape in ((), groups))
+        conditions = jax.tree.map(laid, conditions)
+        with parallel.use_mesh(self.mesh):
+            for guided in {guidance.active(timestep) for timestep in sampler.timesteps}:
+                shape = StepShape(views, self.rows, self._mask, guided)
+                state = SamplerState(sample, sample)
+                self._step.lower(self._state, sampler, guidance, state, number, key, conditions, dealt, shape).compile()
 
     def _forward(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +16,10 @@ from mvp4d.core.cameras.camera import Camera, project
 from mvp4d.core.heads.mesh import neighbour_mean
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.rotation import array_namespace
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
-from mvp4d_jax.geometry.rasterize import interpolate, rasterize, rasterize_screen
+from mvp4d_jax.geometry.frame_by_frame import apart, draw_apart
+from mvp4d_jax.geometry.rasterize import Raster, interpolate, on_screen, rasterize, rasterize_screen
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.latent_frames import frame_groups
 
@@ -86,7 +87,7 @@ def paint_video(
     """
     count = len(colours)
     values = np.moveaxis(np.asarray(colours, np.float32), 0, 1).reshape(head.vertex_count, 4 * count)
-    painted = np.asarray(_paint(head, motion, cameras, jnp.asarray(values), image_size))
+    painted = np.asarray(_paint(head, motion, cameras, values, image_size))
     return np.moveaxis(painted.reshape(*painted.shape[:-1], count, 4), -2, 0)
 
 
@@ -111,26 +112,41 @@ def painted_maps(
     return np.concatenate([latents, trust[..., None]], axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames="image_size")
 def _paint(head: HeadModel, motion: Motion, cameras: Camera, values: Array, image_size: tuple[int, int]) -> Array:
     """Vertex values [N, A] as seen: [V, F, H, W, A], area-averaged; off the head white, and no trust."""
-    height, width = image_size
-    fine = (SUPERSAMPLING * height, SUPERSAMPLING * width)
-    cameras = camera_functions.resize(jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), cameras), image_size, fine)
-    vertices, faces = skin(head, motion), jnp.asarray(head.faces, jnp.int32)
+    given = (head, motion, cameras, values)
+    return (_paint_all if apart(*given) else _paint_together)(*given, image_size)
+
+
+def _paint_all(head: HeadModel, motion: Motion, cameras: Camera, values: Array, image_size: tuple[int, int]) -> Array:
+    """As `_paint`, a picture at a time."""
+    fine = (SUPERSAMPLING * image_size[0], SUPERSAMPLING * image_size[1])
+    cameras = jax.tree.map(lambda a: array_namespace(a).asarray(a, dtype=np.float32), cameras)
+    cameras = camera_functions.resize(cameras, image_size, fine)
+    vertices, faces = skin(head, motion), array_namespace(head.faces).asarray(head.faces, dtype=np.int32)
     views, times = cameras.batch_shape
-    background = jnp.tile(jnp.array([1.0, 1.0, 1.0, 0.0]), values.shape[-1] // 4)
 
     def draw(index: Array) -> Array:
         view, frame = index
-        pixels, depth = project(cameras[view, jnp.minimum(frame, times - 1)], vertices[frame])
-        raster = rasterize_screen(jnp.concatenate([pixels, depth[:, None]], axis=-1), faces, fine)
-        picture = jnp.where((raster.face >= 0)[..., None], interpolate(raster, faces, values), background)
-        return picture.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, -1).mean((1, 3))
+        pixels, depth = project(cameras[view, frame * int(times > 1)], vertices[frame])
+        return _picture(rasterize_screen(on_screen(pixels, depth), faces, fine), faces, values)
 
     frames = len(vertices)
     indices = np.stack([np.repeat(np.arange(views), frames), np.tile(np.arange(frames), views)], axis=1)
-    return jax.lax.map(draw, jnp.asarray(indices)).reshape(views, frames, height, width, -1)
+    pictures = draw_apart(draw, indices) if apart(vertices, values) else jax.lax.map(draw, jnp.asarray(indices))
+    return pictures.reshape(views, frames, *pictures.shape[1:])
+
+
+_paint_together = jax.jit(_paint_all, static_argnames="image_size")
+
+
+@jax.jit
+def _picture(raster: Raster, faces: Array, values: Array) -> Array:
+    """[H, W, A] of a raster of SUPERSAMPLING times as many pixels a side."""
+    height, width = (side // SUPERSAMPLING for side in raster.face.shape)
+    background = jnp.tile(jnp.array([1.0, 1.0, 1.0, 0.0]), values.shape[-1] // 4)
+    picture = jnp.where((raster.face >= 0)[..., None], interpolate(raster, faces, values), background)
+    return picture.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, -1).mean((1, 3))
 
 
 def _trust(vertices: np.ndarray, camera: Camera, head: HeadModel, size: tuple[int, int]) -> np.ndarray:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
-from mvp4d.core.cameras.camera import Camera, crop, resize, stack
+from mvp4d.core.cameras.camera import Camera, crop, project, resize, stack
 from mvp4d.core.cameras.crops import MARGIN, head_vertices
 from mvp4d.core.capture.portrait import MAX_PHOTOS, Portrait
 from mvp4d.core.errors import UserError
@@ -176,8 +176,13 @@ def assemble(shots: Sequence[Shot], rig: HeadModel, *, cut: bool) -> Portrait:
     Args:
       rig: the personalised head.
       cut: whether to cut the person out.
+
+    Raises:
+      UserError: a mask, or a picture's transparency, that leaves out the head.
     """
     crops = [_crop(shot, rig) for shot in shots]
+    for (rgba, camera, _), shot in zip(crops, shots):
+        _check_alpha(rgba, camera, shot, rig)
     photos, cameras = [rgba for rgba, *_ in crops], [camera for _, camera, _ in crops]
     if cut:
         photos = cut_out(
@@ -279,6 +284,21 @@ def _crop(shot: Shot, rig: HeadModel) -> tuple[np.ndarray, Camera, np.ndarray]:
     small, camera = shrink(rgba, crop(shot.camera, left, top))
     faces = np.zeros((0, MESH_POINTS, 2)) if shot.faces is None else shot.faces
     return small, camera, (faces - [left, top]) * (small.shape[0] / rgba.shape[0])
+
+
+def _check_alpha(rgba: np.ndarray, camera: Camera, shot: Shot, rig: HeadModel) -> None:
+    """Refuses a picture [H, W, 4] of which most of the head is transparent: a mask with black and white exchanged."""
+    vertices = np.asarray(skin(rig, shot.motion))[0][head_vertices(rig)]
+    columns, rows = np.floor(np.asarray(project(camera, vertices)[0])).astype(int).T
+    height, width = rgba.shape[:2]
+    seen = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    share = np.mean(rgba[rows[seen], columns[seen], 3] > 127) if seen.any() else 1.0
+    if share < 0.5:
+        raise UserError(
+            shot.name,
+            f"its mask, or its own transparency, keeps {share:.0%} of the head",
+            "white, or opaque, is where the person is",
+        )
 
 
 def subject(rgba: np.ndarray, camera: Camera, motion: Motion, rig: HeadModel, faces: np.ndarray) -> Subject:

@@ -68,13 +68,14 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
     )
     first = int(state.step)
     metrics, stop = MetricsLog(workdir, first), StopSignal(first)
+    stream = iterate(ClipBatches(clips, config), first, threads=config.data.threads, buffer=config.data.buffer)
     with (
+        contextlib.closing(stream),
         contextlib.closing(metrics),
         contextlib.closing(stop),
         parallel.use_mesh(mesh),
         progress(total=config.steps - first, what="training", unit="step") as bar,
     ):
-        stream = iterate(ClipBatches(clips, config), first, threads=config.data.threads, buffer=config.data.buffer)
         for done, video in enumerate(stream, first + 1):
             state, values = step(state, video)
             if done % config.every.metrics == 0:

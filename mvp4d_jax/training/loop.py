@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +205,7 @@ class _Run:
 
     def _stage(self, stage: Stage, state: TrainState, step: int, shards: list[Shards], bar) -> tuple[TrainState, int]:
         """Runs one stage from `step` to its end."""
-        mesh = self.ground.mesh
-        feeds = {modality.kind: Feed.onto(mesh, modality.batch) for modality in stage.used}
+        feeds = {modality.kind: Feed.onto(self.ground.mesh, modality.batch) for modality in stage.used}
         batches = Batches(
             shards,
             stage.modalities,
@@ -216,7 +216,23 @@ class _Run:
             rows={kind: feed.rows for kind, feed in feeds.items()},
         )
         data = self.config.data
-        stream = iterate(batches, step - stage.start, threads=data.threads, buffer=data.buffer, workers=data.workers)
+        with contextlib.closing(
+            iterate(batches, step - stage.start, threads=data.threads, buffer=data.buffer, workers=data.workers)
+        ) as stream:  # reading processes end, and give back the memory of what nobody asked for
+            return self._steps(stage, state, step, batches, feeds, stream, bar)
+
+    def _steps(
+        self,
+        stage: Stage,
+        state: TrainState,
+        step: int,
+        batches: Batches,
+        feeds: dict[str, Feed],
+        stream: Generator[Any],
+        bar,
+    ) -> tuple[TrainState, int]:
+        """Runs a stage's steps from `step` on, with the batches of `stream`."""
+        mesh = self.ground.mesh
         log.info("stage '%s': steps %d to %d at %d pixels", stage.name, step, stage.stop, stage.image_size)
         steps, work = self._compile(state, stage, feeds)
         self._wait_for_all(stage)

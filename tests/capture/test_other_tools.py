@@ -11,6 +11,7 @@ from PIL import Image
 from scipy.optimize import fsolve
 
 from mvp4d.cli import main
+from mvp4d.commands.import_capture import _with_overlay
 from mvp4d.core.cameras.distortion import Distortion, read_distortion, undistort
 from mvp4d.core.capture import Capture, schema
 from mvp4d.core.capture.cap4d import export_cap4d, import_cap4d
@@ -311,6 +312,35 @@ def test_a_trackers_pickle_is_told_from_a_fit(tmp_path, capsys):
         archive.writestr("00000/data.pkl", b"\x80\x02}q\x00.")
     assert main(["validate", str(tmp_path / "00000.npz")]) == 2
     assert "is a PyTorch file" in capsys.readouterr().err
+
+
+def _read_toy(folder: Path) -> Capture:
+    write_capture(folder)
+    return Capture.open(folder)
+
+
+@pytest.mark.parametrize("why", [UserError("cameras.npz", "is wrong"), KeyboardInterrupt()])
+def test_a_capture_and_its_overlay_come_together_or_not_at_all(tmp_path, monkeypatch, why):
+    """Stopped while the overlay is drawn, the same command starts over: no capture is in its way."""
+    out, overlay = tmp_path / "out", tmp_path / "rig.png"
+
+    def draw(path, capture):
+        assert not out.exists()
+        if isinstance(why, UserError):
+            raise UserError(capture.path / "cameras.npz", "is wrong")
+        raise why
+
+    monkeypatch.setattr("mvp4d_jax.tracking.sheet.write_rig_sheet", draw)
+    with pytest.raises(type(why)) as told:
+        _with_overlay(_read_toy, out, overlay, False)
+    assert not list(tmp_path.iterdir())
+    assert isinstance(why, KeyboardInterrupt) or str(told.value) == f"{out}/cameras.npz: is wrong"
+    monkeypatch.setattr(
+        "mvp4d_jax.tracking.sheet.write_rig_sheet", lambda path, _: write_png(path, np.zeros((4, 4, 3), np.uint8))
+    )
+    _with_overlay(_read_toy, out, overlay, False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rig.png"]
+    same(Capture.open(out), _read_toy(tmp_path / "other"))
 
 
 @pytest.mark.slow

@@ -2,6 +2,10 @@
 
 import collections
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from mvp4d_jax.data.pipeline import Batches, Modality, SamplingOptions, iterate,
 from mvp4d_jax.data.shards import Shards
 from tests.data.synthetic import CONDITIONING, write_shards
 
+ROOT = Path(__file__).resolve().parents[2]
 MIXTURE = (Modality("monocular", 1, 1, 3, 6), Modality("static", 1, 4, 1, 4), Modality("multiview", 2, 3, 3, 2))
 PLAIN = SamplingOptions(condition_dropout=0, clean_prefix=0, clean_views=0)
 
@@ -180,6 +185,31 @@ def test_worker_processes_give_the_same_batches(shards):
         np.testing.assert_array_equal(ours["latents"], theirs["latents"])
         if ours["sample"][0] > 4:
             break
+
+
+READS_AHEAD = """
+import numpy as np
+from mvp4d_jax.data.pipeline import iterate
+class Source:
+    def __len__(self): return 50
+    def __getitem__(self, number): return {"x": np.full(100_000, number)}
+if __name__ == "__main__":
+    stream = iterate(Source(), 3, workers=2)
+    print([int(next(stream)["x"][0]) for _ in range(2)])
+    stream.close()
+"""
+
+
+def test_worker_processes_leave_nothing_behind(tmp_path):
+    """Batches that were read ahead and never asked for lie in shared memory; Python tells of what is left of it."""
+    (tmp_path / "reads_ahead.py").write_text(READS_AHEAD)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "reads_ahead.py"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[3, 4]\n", "")
 
 
 def test_mixtures_that_cannot_be(shards):

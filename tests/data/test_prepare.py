@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.shares import SomeFailed
 from mvp4d_jax.data.encode import stable_number
 from mvp4d_jax.data.photos import degrade, disturb_head, disturb_pose
-from mvp4d_jax.data.prepare import PrepareOptions, prepare
+from mvp4d_jax.data.prepare import PrepareOptions, describe, prepare
 from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
@@ -126,6 +127,25 @@ def test_processes_share_and_a_restart_goes_on(shards, captures, autoencoder, tm
     again = Shards.open(out)
     assert (out / "shard-00000.array_record").stat().st_mtime_ns == kept, "a finished shard is not made again"
     assert again.manifest["files"] == shards.manifest["files"] and again.manifest["scenes"] == shards.manifest["scenes"]
+
+
+@pytest.mark.parametrize("crop", ["none", "reference"])
+def test_a_dry_run_tells_the_size_of_this_processs_share(captures, autoencoder, tmp_path, crop):
+    """Of all arrays of all records, at the compression that it takes for given."""
+    options, arguments = dataclasses.replace(OPTIONS, crop=crop), (autoencoder.config, CONDITIONING, None)
+    sizes, windows = [], []
+    for share in ((0, 1), (0, 2), (1, 2)):
+        said = describe(captures, options, *arguments, share)
+        sizes.append(float(re.search(r"about (\S+) GB", said)[1]))
+        windows.append(int(re.search(r"windows: (\d+)", said)[1]))
+    assert windows == [12, 8, 4]
+    np.testing.assert_allclose(sizes[1:], [sizes[0] * 2 / 3, sizes[0] / 3], rtol=0.01)
+    prepare(captures, tmp_path / "out", options, autoencoder, CONDITIONING, identity="abc")
+    shards = Shards.open(tmp_path / "out")
+    arrays = [
+        shards.read(file["name"], record) for file in shards.manifest["files"] for record in range(file["records"])
+    ]
+    assert sizes[0] * 1e9 == pytest.approx(0.6 * sum(a.nbytes for record in arrays for a in record.values()), rel=0.01)
 
 
 @pytest.mark.parametrize("captures_per_shard", [1, 4])

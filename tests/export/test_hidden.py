@@ -129,6 +129,27 @@ def test_lids_close_over_the_eyes_and_leave_them_open(avatar):
     assert blue[1] < 0.02 * blue[0]
 
 
+def test_lids_lie_on_the_eyes_and_leave_no_holes(avatar):
+    """Where they unfold, and nowhere else; they alone hide the middle of an eye."""
+    rig, lids = avatar.rig, lid_triangles(avatar)
+    pose = pose_of(avatar, eyeBlinkLeft=1.0, eyeBlinkRight=1.0)
+    middles = avatar.vertices(pose)[avatar.mesh_faces[lids]].mean(1).detach()
+    eye = torch.tensor([any(word in name for word in EYES) for name in rig.part_names])[rig.face_parts]
+    away = torch.cdist(middles, rig.template[rig.faces[eye].flatten().unique()]).amin(1)
+    assert len(away) > 50 and float(away.max()) < 0.007  # a brow is 15 mm above
+
+    alone = copy.deepcopy(avatar)
+    kept = lids[alone.binding] | gaussians_of(alone, EYES)
+    with torch.no_grad():
+        alone.logit_opacity[~kept] = -9
+    rgb, _ = drawn(alone, pose, EYES)
+    _, part = drawn(avatar, pose_of(avatar), EYES)
+    middle = ~grown(~of_parts(avatar, part, EYES), 4)  # two millimetres from the open lids
+    assert middle.sum() > 100
+    holes = rgb[..., 2] - rgb[..., 0] > 0.1
+    assert float(holes[middle].float().mean()) < 0.01
+
+
 def test_the_mouth_takes_the_photos_light():
     lit = {name: in_light(colour, torch.tensor(SKIN)) for name, colour in MOUTH_COLOURS.items()}
     dim = {name: in_light(colour, torch.tensor(SKIN) * 0.7) for name, colour in MOUTH_COLOURS.items()}

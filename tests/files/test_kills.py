@@ -38,6 +38,7 @@ def world(tmp_path_factory) -> Path:
     assert (
         main(["distill", str(root / "capture"), "--out", str(root / "avatar"), "--preset", "cpu", "--steps", "5"]) == 0
     )
+    assert main(["export", str(root / "capture"), "--format", "cap4d", "--out", str(root / "cap4d")]) == 0
     from mvp4d.core.heads import load_head
     from tests.tracking.test_solve import SIZE, moving, observe
 
@@ -67,6 +68,18 @@ COMMANDS: dict[str, Callable[[Path, Path], list[str]]] = {
         str(world / "landmarks.npz"),
         "--out",
         str(out / "fit.npz"),
+    ],
+    "import": lambda world, out: [
+        "import",
+        str(world / "cap4d"),
+        "--from",
+        "cap4d",
+        "--head",
+        "builtin",
+        "--out",
+        str(out / "i"),
+        "--overlay",
+        str(out / "i.png"),
     ],
     "render": lambda world, out: [
         "render",

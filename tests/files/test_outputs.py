@@ -23,6 +23,7 @@ from mvp4d.core.capture.nerfstudio import export_nerfstudio
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, atomic_folder
 from mvp4d.core.images import write_png
+from mvp4d.core.outputs import check_workdir
 from mvp4d.core.stopping import Stopped, stoppable, tied, unbroken
 from mvp4d.core.video import VideoWriter, count_frames, read_video
 from tests.capture.toy import make_cameras, make_motion, write_capture
@@ -194,6 +195,19 @@ def test_work_folders(tmp_path):
     assert not made.exists()
 
 
+def test_a_workdir_full_of_something_else(tmp_path):
+    for name in ("train.log", "my_config.py", ".hidden", "submit.sh"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "compilation_cache").mkdir()
+    check_workdir(tmp_path)
+    check_workdir(tmp_path / "new")
+    (tmp_path / "holiday.jpg").write_text("x")
+    with pytest.raises(UserError, match=r"holds 'holiday\.jpg', and no run was there"):
+        check_workdir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    check_workdir(tmp_path)
+
+
 def test_modes_are_those_of_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
@@ -338,6 +352,23 @@ def test_a_stopped_command_says_whether_it_goes_on(words, goes_on, tmp_path, mon
     assert main(words.split()) == 128 + signal.SIGTERM
     said = "run the same command again to go on" if goes_on else "the same command starts over"
     assert f"stopped by SIGTERM; {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_python_swallows_comes_again(number, capsys):
+    """Exceptions in finalisers, and in callbacks of the garbage collector, are printed and lost."""
+
+    class Dropped:
+        def __del__(self):
+            signal.raise_signal(number)
+            time.sleep(0)
+
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        del (dropped := [Dropped()])[0]
+        time.sleep(5)
+        pytest.fail(f"the signal was lost; {dropped}")
+    assert capsys.readouterr().err == ""
+    assert sys.unraisablehook is not None
 
 
 def test_further_signals_do_not_interrupt_the_clean_up():

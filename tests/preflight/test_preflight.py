@@ -1,7 +1,9 @@
 """Ahead-of-time compilation: topologies by name, and small jobs compiled for devices that are not there."""
 
 import json
+import os
 import re
+import sys
 
 import jax
 import pytest
@@ -11,6 +13,7 @@ from mvp4d import cli
 from mvp4d.core.errors import UserError
 from mvp4d_jax.models.attention_splash import padded_length
 from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.preflight import preflight as preflight_module
 from mvp4d_jax.preflight.preflight import GIB, Topology, preflight
 from mvp4d_jax.preflight.worker import _out_of_memory
 from mvp4d_jax.training.config import load_config
@@ -152,6 +155,16 @@ def test_a_gpu_shaped_sample_job(capsys, monkeypatch):
         needed = reports[1]["total"] / GIB
         said = f"decode on l4:2: does not fit: {needed:.2f} GiB on each device, which has 22.00; what helps: devices"
         assert (said in shown.err) == (not fits)
+
+
+def test_a_terminal_is_told_that_the_compiler_is_at_work(monkeypatch, capsys):
+    monkeypatch.setattr(preflight_module, "TOLD_EVERY", 0.2)
+    program = [sys.executable, "-c", "import sys, time; time.sleep(1); sys.exit('RuntimeError: no')"]
+    assert preflight_module._patiently(program, dict(os.environ), "train") == (1, "RuntimeError: no\n")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert preflight_module._patiently(program, dict(os.environ), "train") == (1, "RuntimeError: no\n")
+    assert re.fullmatch(r"(train: compiling for [0-3] s\n)+", capsys.readouterr().err)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """From photos to a Portrait, with landmarks from files: no detector runs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,7 +10,7 @@ from mvp4d.core.cameras.camera import project
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d_jax.heads.skinning import landmarks, skin
-from mvp4d_jax.tracking.portrait import Shot, draw_faces, frontal_angle, settle, track_portrait
+from mvp4d_jax.tracking.portrait import Shot, assemble, draw_faces, frontal_angle, settle, track_portrait
 from tests.tracking.test_solve import CAMERA, SIZE, moving, observe
 
 ROTATIONS = ([0.05, 0.5, 0.0], [0.0, 0.1, 0.0])
@@ -107,6 +109,16 @@ def test_inputs_that_do_not_fit(photos, builtin, options, message):
     }
     with pytest.raises(UserError, match=message):
         track_portrait([folder / "0.png", folder / "1.png"], builtin, **options)
+
+
+@pytest.mark.parametrize("alpha", [0, "exchanged"])
+def test_a_mask_that_leaves_out_the_head(portrait, alpha):
+    photo = portrait.photos[0]
+    alpha = np.zeros_like(photo[..., 3]) if alpha == 0 else 255 - photo[..., 3]
+    shot = Shot("0.png", photo[..., :3], alpha, portrait.camera[0], portrait.motion[:1])
+    with pytest.raises(UserError, match=r"0\.png: its mask, or its own transparency, keeps \d+% of the head; white"):
+        assemble([shot], portrait.head, cut=False)
+    assemble([dataclasses.replace(shot, alpha=photo[..., 3])], portrait.head, cut=False)
 
 
 def test_no_photo():

@@ -1,10 +1,12 @@
 """A run whose workdir lies in a bucket: an emulator of Google Cloud Storage stands in for the real one."""
 
 import importlib.util
+import logging
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -146,6 +148,21 @@ def test_a_bucket_that_does_not_answer(monkeypatch):
     with pytest.raises(UserError, match=r"^gs://b/run: cannot be reached \(Cannot connect.*check the network"):
         reach("gs://b/run")
     reach("/a/local/folder")
+
+
+def test_a_bucket_is_not_waited_for_until_its_client_gives_up(monkeypatch):
+    """The client logs every try, and would go on for half a minute; it ends with the test at the latest."""
+    done = threading.Event()
+
+    class Slow:
+        def exists(self):
+            while not done.wait(0.01):
+                logging.getLogger("gcsfs").debug("_request retrying after exception: Name or service not known")
+
+    monkeypatch.setattr("mvp4d.core.places.place", lambda _: Slow())
+    with pytest.raises(UserError, match=r"gs://b/run: cannot be reached \(Name or service not known\)"):
+        reach("gs://b/run")
+    done.set()
 
 
 def test_other_stores_are_refused():

@@ -1,0 +1,198 @@
+"""How far off the pixels of a photo are: at the rig, or at hair and clothes off it, where generated views look alike.
+
+The hull of the masks is far larger than hair is: it fills the eyes' sockets and lies before the cheeks and every
+outline. So points along a line of sight are compared with what generated views show there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate, normalize, pad
+
+from mvp4d_export.avatar import Avatar
+from mvp4d_export.dataset import Dataset
+from mvp4d_export.initialise import TOLERANCE, hang
+from mvp4d_export.photos import Picture
+from mvp4d_export.rig import Pose
+from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.visibility import EYES, INTERIOR, Surface, parts_named, rig_surface, triangle_parts
+
+TIMES = 3  # moments of the generated views that are looked at
+CELLS = 64  # lines of sight along a picture's side
+STEP = 0.006  # metres between points of a line of sight
+BEFORE_RIG = 0.06  # metres before the rig in which hair may be
+AROUND = 0.14  # metres before and behind the head's middle in which anything beside the rig may be
+UNLIKE = 0.3  # difference of colours, of 1, from which they are as unlike as can be
+UNSEEN = 0.2  # how unlike a point is that no view sees
+RIG_AHEAD = 0.06  # how much more unlike than a point before it the rig may be and still be what is shown
+AS_GOOD = 0.04  # how much more unlike than the best a nearer point may be and still be what is shown
+BEHIND = 0.01  # metres behind the rig's surface from which a view does not see a point
+SOLID = 0.5  # alpha from which a line of sight meets the person
+SKIN_HUE = 0.985  # least cosine between a colour of skin and the face's
+SKIN_LIGHT = (0.4, 1.8)  # how dark and bright it may be beside the face's
+COMPANY = 3  # of nine neighbours off the rig, without which one is an error
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotoDepth:
+    """What a picture of S pixels a side shows.
+
+    Attributes:
+      surface: the rig in it.
+      depth: [S, S] metres, infinite where there is nothing or nothing is known. off: [S, S] bool: it is not the rig.
+    """
+
+    surface: Surface
+    depth: Tensor
+    off: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Sight:
+    """A generated view of one moment: picture [3, h, w] in the photo's light, mask [h, w], depth of the rig [h, w]."""
+
+    picture: Tensor
+    mask: Tensor
+    rig: Tensor
+    matrix: Tensor
+    K: Tensor
+
+    def look(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of points [M, 3] in head space: colours [M, 3]; [M] bool: in the picture, on the mask, not behind the rig."""
+        camera = points @ self.matrix[:3, :3].T + self.matrix[:3, 3]
+        pixels = camera @ self.K.T
+        height, width = self.mask.shape
+        at = pixels[:, :2] / pixels[:, 2:].clamp(min=1e-6) / pixels.new_tensor([width / 2, height / 2]) - 1
+        inside = (at.abs() < 1).all(1) & (camera[:, 2] > 0.01)
+        stacked = torch.cat((self.picture, self.mask[None]))[None]
+        smooth = grid_sample(stacked, at[None, None], align_corners=False)[0, :, 0].T
+        rig = grid_sample(self.rig[None, None], at[None, None], mode="nearest", align_corners=False)[0, 0, 0]
+        return smooth[:, :3], inside, inside & (smooth[:, 3] > 0.5), camera[:, 2] < rig + BEHIND
+
+
+class Sights:
+    """Generated views at some moments, and how the points of another pose come there."""
+
+    @torch.no_grad()
+    def __init__(self, avatar: Avatar, data: Dataset, gain: Tensor):
+        """`gain` [3] is the views' colours over the photos'."""
+        self.avatar = avatar
+        outer = ~parts_named(avatar.rig.part_names, (*INTERIOR, *EYES)).to(avatar.device)
+        self.outside = outer[triangle_parts(avatar)]
+        last = len(data.train_times) - 1
+        times = sorted({data.train_times[int(i)] for i in torch.linspace(0, last, TIMES)})
+        self.moments = [(data.pose[time : time + 1], self._sights(data, time, gain)) for time in times]
+
+    def _sights(self, data: Dataset, time: int, gain: Tensor) -> list[Sight]:
+        pose, found = data.pose[time : time + 1], []
+        height, width = data.size
+        for view in data.train_views:
+            if not data.usable[view, time]:
+                continue
+            pictures, masks, viewmats, Ks = data.batch([view], time)
+            rig = rig_surface(self.avatar, pose, viewmats[0], Ks[0], max(height, width)).depth[:height, :width]
+            smooth = avg_pool2d(pictures.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False)[0]
+            mask = torch.ones_like(rig) if masks is None else masks[0]
+            matrix = viewmats[0] @ pose.head_matrix()[0]
+            found.append(Sight(smooth / gain[:, None, None], mask, rig.clamp(max=1e3), matrix, Ks[0]))
+        return found
+
+    def unlike(self, pose: Pose, points: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
+        """[M] bool: whether points [M, 3] in a pose lie in the masks' hull; [M] how unlike the views there are to
+        `colours` [M, 3]."""
+        seen, within, total, weight = points.new_zeros(4, len(points))
+        for shown, inside, masked, before in self._looks(pose, points):
+            counts = masked & before
+            seen += inside
+            within += masked
+            weight += counts
+            total += counts * (shown - colours).abs().mean(1).clamp(max=UNLIKE)
+        hull = (seen >= 2) & (within >= (1 - 2 * TOLERANCE) * seen)
+        return hull, torch.where(weight > 0, total / weight.clamp(min=1), UNSEEN)
+
+    def _looks(self, pose: Pose, points: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """What every view shows (`Sight.look`) of points [M, 3] in a pose."""
+        avatar = self.avatar
+        rotation, scale, centre = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
+        bound = hang(avatar, points, centre, self.outside)
+        local = ((points - centre[bound])[:, :, None] * rotation[bound]).sum(1) / scale[bound, None]
+        for moment, sights in self.moments:
+            rotation, scale, centre = triangle_frames(avatar.vertices(moment), avatar.mesh_faces)
+            there = scale[bound, None] * (rotation[bound] * local[:, None]).sum(-1) + centre[bound]
+            for sight in sights:
+                yield sight.look(there)
+
+
+@torch.no_grad()
+def photo_depth(
+    sights: Sights, pose: Pose, viewmat: Tensor, picture: Picture, surface: Surface, skin: Tensor
+) -> PhotoDepth:
+    """Depth of the pixels of a photo, in which the rig's `surface` is known and skin has the colour `skin` [3].
+
+    What looks like skin is on the rig or unknown: any point before a cheek shows the views skin.
+    """
+    size = max(1, picture.side // CELLS)
+    colour, alpha = _cells(picture, size)
+    middle = (torch.arange(len(alpha), device=alpha.device) * size + size // 2).clamp(max=picture.side - 1)
+    rig = surface.depth[middle][:, middle]
+    matrix = viewmat @ pose.head_matrix()[0]
+    before = torch.arange(0, BEFORE_RIG, STEP, device=rig.device)  # the rig first
+    around = torch.arange(-AROUND, AROUND, STEP, device=rig.device)
+    depth, off = torch.full_like(rig, math.inf), torch.zeros_like(rig, dtype=torch.bool)
+    for on_rig in (True, False):
+        at = (alpha > SOLID) & (torch.isfinite(rig) == on_rig) & ~_like_skin(colour, skin)
+        if not at.any():
+            continue
+        start, steps = (rig[at], before) if on_rig else (matrix[2, 3].expand(int(at.sum())), around)
+        depths = start[:, None] - steps  # [M, P], far to near
+        rows, columns = at.nonzero().unbind(1)
+        pixels = torch.stack((columns, rows), 1) * size + size / 2
+        rays = pad(pixels, (0, 1), value=1.0) @ torch.linalg.inv(picture.K).T
+        points = ((rays[:, None] * depths[..., None]).reshape(-1, 3) - matrix[:3, 3]) @ matrix[:3, :3]
+        hull, cost = sights.unlike(pose, points, colour[at].repeat_interleave(len(steps), 0))
+        hull, cost = hull.reshape(depths.shape), cost.reshape(depths.shape)
+        if on_rig:
+            hull[:, 0] = True
+            cost[:, 0] -= RIG_AHEAD
+        cost = torch.where(hull, cost, torch.inf)
+        least, index = cost.min(1)
+        nearest = len(steps) - 1 - (cost <= least[:, None] + AS_GOOD).flip(1).float().argmax(1)
+        index = torch.where((index == 0) & on_rig, index, nearest)
+        known = torch.isfinite(least)
+        depth[at] = torch.where(known, depths.gather(1, index[:, None])[:, 0], math.inf)
+        off[at] = known & ((index > 0) | (not on_rig))
+    return _to_pixels(depth, off, surface, size)
+
+
+def _like_skin(colours: Tensor, skin: Tensor) -> Tensor:
+    """Which colours [..., 3] may be skin of the colour `skin` [3] in some other light."""
+    hue = normalize(colours, dim=-1) @ normalize(skin, dim=0)
+    light = colours.mean(-1) / skin.mean().clamp(min=1e-3)
+    return (hue > SKIN_HUE) & (light > SKIN_LIGHT[0]) & (light < SKIN_LIGHT[1])
+
+
+def _cells(picture: Picture, size: int) -> tuple[Tensor, Tensor]:
+    """Mean colours [C, C, 3] and alpha [C, C] of squares of `size` pixels a side."""
+    solid = (picture.alpha * picture.known)[..., None]
+    pooled = avg_pool2d(torch.cat((picture.rgb * solid, solid), -1).permute(2, 0, 1)[None], size, ceil_mode=True)
+    pooled = pooled[0].permute(1, 2, 0)
+    return pooled[..., :3] / pooled[..., 3:].clamp(min=1e-3), pooled[..., 3]
+
+
+def _to_pixels(depth: Tensor, off: Tensor, surface: Surface, size: int) -> PhotoDepth:
+    """Depth and `off` [C, C] of squares of `size` pixels as pixels: medians of neighbours, and smooth between them."""
+    side = len(surface.depth)
+    values = pad(torch.where(off, depth, torch.nan)[None, None], (1, 1, 1, 1), value=math.nan)[0, 0]
+    around = values.unfold(0, 3, 1).unfold(1, 3, 1).flatten(2)
+    off = off & ((~around.isnan()).sum(-1) >= COMPANY)
+    stacked = torch.stack((torch.where(off, around.nanmedian(-1).values, 0), off.float()))[None]
+    smooth, share = interpolate(stacked, scale_factor=size, mode="bilinear", align_corners=False)[0, :, :side, :side]
+    found = smooth / share.clamp(min=1e-6)
+    shown = interpolate(off[None, None].float(), scale_factor=size, mode="nearest")[0, 0, :side, :side] > 0
+    shown &= found < surface.depth  # also where the rig is not
+    return PhotoDepth(surface, torch.where(shown, found, surface.depth), shown)
