@@ -35,7 +35,7 @@ BEHIND = 0.01  # metres behind the rig's surface from which a view does not see 
 SOLID = 0.5  # alpha from which a line of sight meets the person
 SKIN_HUE = 0.985  # least cosine between a colour of skin and the face's
 SKIN_LIGHT = (0.4, 1.8)  # how dark and bright it may be beside the face's
-COMPANY = 3  # of nine neighbours off the rig, without which one is an error
+COMPANY = 6  # of nine neighbours off the rig, without which one is an error
 
 
 @dataclasses.dataclass(frozen=True)
