@@ -197,12 +197,13 @@ def test_larger_pictures_show_what_the_fit_saw(egg):
     assert avatar.config.pitch == pytest.approx(0.6 / float(data.Ks[0, 0, 0, 0]), rel=0.2)  # at 0.6 m
 
     @torch.no_grad()
-    def alpha(pitch: float, factor: int) -> torch.Tensor:
+    def alpha(pitch: float, factor: int, thin: float = 1.0) -> torch.Tensor:
         avatar.config = dataclasses.replace(avatar.config, pitch=pitch)
         K = data.Ks[:1, 0].clone()
         K[:, :2] *= factor
         splats = avatar.splats(avatar.vertices(pose))
         splats.opacities = torch.full_like(splats.opacities, 0.98)
+        splats.scales = thin * splats.scales
         rendered = avatar.render(splats, pose, data.viewmats[:1, 0], K, width * factor, height * factor)
         return rendered.alpha[0].reshape(height, factor, width, factor).permute(0, 2, 1, 3).flatten(2)
 
@@ -210,6 +211,8 @@ def test_larger_pictures_show_what_the_fit_saw(egg):
     own = alpha(pitch, 1)[..., 0]
     covered = own > 0.97
     assert covered.sum() > 300 and torch.equal(own, alpha(0.0, 1)[..., 0])
-    grown, specks = alpha(pitch, 4), alpha(0.0, 4)
-    assert grown.amin(2)[covered].min() > 0.7 > 0.5 > specks.amin(2)[covered].min()
-    assert (grown.mean(2) - own)[covered].abs().mean() < 2e-3
+    assert (alpha(pitch, 4).mean(2) - own)[covered].abs().mean() < 2e-3
+    covered = alpha(pitch, 1, 0.45)[..., 0] > 0.9
+    grown, specks = alpha(pitch, 4, 0.45), alpha(0.0, 4, 0.45)
+    assert covered.sum() > 300
+    assert grown.amin(2)[covered].min() > 0.6 > 0.4 > specks.amin(2)[covered].min()
