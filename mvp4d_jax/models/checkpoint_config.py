@@ -6,6 +6,7 @@ the original can be configured to do and our models do not is refused by name ra
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ _TRANSFORMER = {
     "skip_width": ("skip_width", 0),
     "detail_width": ("detail_width", 0),
 }
+_MAY_BE_NONE = {"text_embed_dim", "prompt_tokens", "conditioning_channels", "skip_width", "detail_width"}  # 0: without
 # Fields that must have the value our models are built for (their default), where a config states them.
 _FIXED = {
     AUTOENCODER_CLASS: {
@@ -131,13 +133,19 @@ def _fields(table: dict[str, tuple[str, Any]], value: dict[str, Any]) -> dict[st
     for theirs, (ours, default) in table.items():
         given = value.get(theirs, default)
         if isinstance(default, tuple):
-            given = tuple(int(item) for item in given)
-        elif isinstance(given, bool) or not isinstance(given, int | float):
-            raise TypeError(f"{theirs} is {given!r}, not a number")
+            fields[ours] = tuple(_number(theirs, item, default[0]) for item in given)
         else:
-            given = type(default)(given)
-        fields[ours] = given
+            fields[ours] = _number(theirs, given, default)
     return fields
+
+
+def _number(field: str, given: Any, default: float) -> float:
+    """A value of a field whose `default` tells its type."""
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError(f"{field} is {given!r}, not a number")
+    if not math.isfinite(given) or given < 0 or (given == 0 and field not in _MAY_BE_NONE):
+        raise ValueError(f"{field} is {given!r}, which no model has")
+    return type(default)(given)
 
 
 def _autoencoder(value: dict[str, Any]) -> AutoencoderConfig:

@@ -23,6 +23,7 @@ from mvp4d import cli
 from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
 from mvp4d_jax.models import checkpoint
+from mvp4d_jax.models.checkpoint_config import read_config, to_json
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
@@ -398,3 +399,13 @@ def test_memory_of_conversion(tmp_path):
     largest = max(4 * int(np.prod(shape)) for shape in shapes.values())
     resident, allocated = map(int, out.split())
     assert largest < allocated < 1.3 * 2 * shard and resident < 1.3 * 2 * shard
+
+
+@pytest.mark.parametrize(
+    "change", [{"block_out_channels": [16, False, 64]}, {"layers_per_block": 0}, {"scaling_factor": -1.0}]
+)
+def test_a_config_of_nothing_is_refused_by_field(tmp_path, change):
+    value = to_json(AutoencoderConfig.named("tiny")) | change
+    (tmp_path / "config.json").write_text(json.dumps(value))
+    with pytest.raises(UserError, match=next(iter(change))):
+        read_config(tmp_path)
