@@ -22,6 +22,7 @@ SURFACE_SHARE = 0.2  # of all Gaussians, at most, close the seams of the UV char
 HIDDEN_PARTS = ("inside", "socket", "nostril", "gum", "tongue")
 COARSE_STEP = 0.012  # metres between hull points of the first try
 TOLERANCE = 0.06  # share of the pictures in which a hull point may fall outside of the mask
+CLOSED = 1.3  # how much larger Gaussians on the rig are than those off it: nothing shines through a face
 ASKANCE = 0.05  # least cosine by which a view counts for the colours of a surface
 DEPTH_SLACK = 0.012  # metres behind the nearest point at which a point still counts as visible
 JAW_OPEN = 0.35  # radians
@@ -67,7 +68,7 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
     local = ((points - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
     size = _neighbour_distance(points).clamp(0.0008, 0.012)
     flat = size[:, None].repeat(1, 3) * 0.65
-    flat[:on_rig] *= 1.3
+    flat[:on_rig] *= CLOSED
     flat[:on_rig, 1] *= 0.35  # thin along the triangle's normal
     normals = frames[0][0][binding, :, 1]
     normals[on_rig:] = 0

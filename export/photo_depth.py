@@ -54,7 +54,12 @@ class PhotoDepth:
 
 @dataclasses.dataclass(frozen=True)
 class Sight:
-    """A generated view of one moment: picture [3, h, w] in the photo's light, mask [h, w], depth of the rig [h, w]."""
+    """A generated view of one moment.
+
+    Attributes:
+      picture: [3, h, w] in the photo's light. mask: [h, w]. rig: [h, w] metres, the rig's depth, 1,000 where it is not.
+      matrix: [4, 4] head space to camera. K: [3, 3] intrinsics.
+    """
 
     picture: Tensor
     mask: Tensor

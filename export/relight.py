@@ -61,7 +61,11 @@ def local_gains(places: Tensor, generated: Tensor, photo: Tensor, shown: Tensor,
 
 @torch.no_grad()
 def relight(avatar: Avatar, data: Dataset, gains: Tensor) -> None:
-    """Multiplies the pictures of `data`, before their background, by the avatar drawn in gains [G, 3]."""
+    """Multiplies the pictures of `data`, before their background, by the avatar drawn in gains [G, 3].
+
+    Changes `data`: what a fit learns from and is scored by are its pictures in this light.
+    """
+    _ = data.digest  # told once, of the capture's own pictures: drawing may round otherwise where a run goes on
     height, width = data.size
     views = list(range(len(data.viewmats)))
     for moment in range(data.pictures.shape[1]):

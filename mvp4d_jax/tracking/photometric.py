@@ -23,6 +23,7 @@ from scipy.linalg import cho_solve_banded, cholesky_banded
 from scipy.spatial import cKDTree
 
 from mvp4d.core.cameras.camera import Camera, centre, project, resize
+from mvp4d.core.heads.builtin.assembly import INNER_PARTS
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.progress import progress
 from mvp4d_jax.geometry.rasterize import rasterize
@@ -52,20 +53,6 @@ HELD = 3  # iterations through which visibility, derivatives and the outline's p
 # distance over the face box at which the person's line counts a quarter.
 LEVELS = ((0.012, 6, 100.0, 0.08), (0.006, 6, 150.0, 0.04), (0.003, 6, 200.0, 0.025))
 AFTER = LEVELS[1:]  # of the other frames, which begin where the first ones' mean change leads
-
-
-_INNER = (
-    "mouth_inside",
-    "gums",
-    "upper_teeth",
-    "lower_teeth",
-    "tongue",
-    "sclera",
-    "iris",
-    "pupil",
-    "lashes",
-    "lid_lining",
-)
 Level = tuple[float, int, float, float]
 
 
@@ -119,7 +106,7 @@ class Refiner:
         ears = np.isin(np.arange(len(template)), faces[np.isin(head.face_parts, _parts(head, "ears"))])
         lips = np.isin(np.arange(len(template)), faces[np.isin(head.face_parts, _parts(head, "lips"))])
         whole = np.isin(np.arange(len(template)), faces[outside])
-        whole &= ~np.isin(np.arange(len(template)), faces[np.isin(head.face_parts, _parts(head, *_INNER))])
+        whole &= ~np.isin(np.arange(len(template)), faces[np.isin(head.face_parts, _parts(head, *INNER_PARTS))])
         root, chin, tip, side = marks[27, 1], marks[8, 1], marks[30, 2], marks[[1, 15], 2].mean()
         face = (template[:, 2] > side + FRONT * (tip - side)) & (template[:, 1] < root + ABOVE * (root - chin))
         keep = np.flatnonzero(whole & (ears | face) & (template[:, 1] > chin - BELOW * (root - chin)))

@@ -10,11 +10,7 @@ import numpy as np
 from mvp4d.core.heads.builtin import parts
 from mvp4d.core.heads.builtin.skin_mesh import WRAP_RADIUS, Patch, build_half
 
-PART_NAMES = (
-    "skin",
-    "lips",
-    "nostrils",
-    "ears",
+INNER_PARTS = (  # what lies behind lips and lids, and what rims the eyes
     "mouth_inside",
     "gums",
     "upper_teeth",
@@ -26,6 +22,7 @@ PART_NAMES = (
     "lashes",
     "lid_lining",
 )
+PART_NAMES = ("skin", "lips", "nostrils", "ears", *INNER_PARTS)
 
 
 @dataclasses.dataclass(frozen=True)
