@@ -197,15 +197,25 @@ class Generator:
         """The portrait's reference photo, cropped to the model's size, encoded, with its maps."""
         facts, index = self.release.facts, portrait.reference
         motion = portrait.motion[slice(index, index + 1)]
+        alpha = portrait.photos[index][..., 3:].astype(np.float32) / 255
         crop, camera, inside = crop_reference(
-            portrait.on_background(index),
+            np.dstack([portrait.on_background(index), alpha]),
             portrait.camera[index],
             motion,
             portrait.head,
             facts.image_size,
             facts.crop_margin,
         )
-        return make_reference(crop, camera, motion, portrait.head, self.coder.encode, facts.conditioning, inside)
+        return make_reference(
+            crop[..., :3],
+            camera,
+            motion,
+            portrait.head,
+            self.coder.encode,
+            facts.conditioning,
+            inside,
+            crop[..., 3],
+        )
 
     def compilations(self, plan: Plan, options: DenoiseOptions) -> list[Callable[[], None]]:
         """Tasks that compile what `run` will need beyond its reference, in the order in which it needs that."""
