@@ -97,7 +97,14 @@ def generate(generator: Generator, truth: Capture, identity: int, setting: Setti
         seed=identity,
         stride=facts.conditioning.temporal_stride,
     )
-    shot = Shot(reference, truth.head, truth.motion[slice(0, FRAMES)], truth.cameras[:VIEWS], tuple(rig_names(VIEWS)))
+    shot = Shot(
+        reference,
+        truth.head,
+        truth.motion[slice(0, FRAMES)],
+        truth.cameras[:VIEWS],
+        tuple(rig_names(VIEWS)),
+        photo_detail=generator.photo_detail(source) if facts.sampler.photo_detail else None,
+    )
     return generator.run(plan, shot, DenoiseOptions(method, snr_shift=facts.snr_shift), out, f"{identity} {setting}")
 
 

@@ -59,7 +59,14 @@ def sample(
     )
     source = portrait_of_capture(truth)
     reference = generator.reference(source)
-    shot = Shot(reference, truth.head, truth.motion, truth.cameras, tuple(truth.names))
+    shot = Shot(
+        reference,
+        truth.head,
+        truth.motion,
+        truth.cameras,
+        tuple(truth.names),
+        photo_detail=generator.photo_detail(source) if facts.sampler.photo_detail else None,
+    )
     capture = generator.run(plan, shot, DenoiseOptions(snr_shift=facts.snr_shift), out, f"{seed} {changes}")
     return capture, plan
 
