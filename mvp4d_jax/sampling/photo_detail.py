@@ -36,12 +36,13 @@ EYES = ("eye", "sclera", "iris", "pupil", "cornea")
 FINER = 2  # pixels of the photo kept for one of a view, at most
 IN_PHOTO = (0.25, 0.6)  # cosines between which the photo passes from nothing to all of a surface's detail
 IN_VIEW = (0.15, 0.45)  # likewise of a view, which may be turned further: it shrinks what the photo has
-STEP = 0.012  # metres between the depths of neighbouring pixels from which one of them hides the other
-BESIDE = (0.5, 2.0)  # pixels of a view from outlines and such steps, between which trust grows
+STEP = 0.02  # metres between the depths of neighbouring pixels from which one of them hides the other
+BESIDE = (0.0, 0.75)  # pixels of a view from outlines and such steps, between which trust grows
 BEHIND = (0.003, 0.009)  # metres behind what the photo shows, between which trust ends
 STRETCH = (1.35, 1.8)  # how many times longer or shorter skin is than in the photo, between which trust ends
-AROUND = 2.5 / 128  # standard deviation of the mean that is the model's, over a view's side
-UNLIKE = (0.06, 0.14)  # difference of mean colours between which trust ends
+MEAN = 6 / 128  # standard deviation of the mean that stays the model's, over a view's side
+AROUND = 2.5 / 128  # likewise of the colours that are compared
+UNLIKE = (0.1, 0.2)  # difference of such colours between which trust ends
 LEAST = 1e-3  # trust that is none
 
 
@@ -166,14 +167,18 @@ def _detailed(detail: PhotoDetail, raster: Raster, trust: np.ndarray, frame: np.
     if weight.max() < LEAST:
         return frame
     picture = frame / np.float32(255)
-    sigma = AROUND * len(frame)
     weight = weight[..., None]
     off = weight * (photo - picture)
-    around = gaussian_filter(np.concatenate([off, weight], axis=-1), (sigma, sigma, 0), mode="constant", truncate=3)
-    mean = around[..., :3] / np.maximum(around[..., 3:], LEAST)
-    alike = 1 - smoothstep(np.abs(mean).max(-1, keepdims=True), *UNLIKE)
-    mixed = picture + alike * (off - weight * mean)
+    alike = 1 - smoothstep(np.abs(_mean(off, weight, AROUND * len(frame))).max(-1, keepdims=True), *UNLIKE)
+    off, weight = alike * off, alike * weight
+    mixed = picture + off - weight * _mean(off, weight, MEAN * len(frame))
     return (255 * mixed + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def _mean(values: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
+    """[H, W, C] mean around each pixel of what is weighed by `weight` [H, W, 1]: `values` are the products."""
+    around = gaussian_filter(np.concatenate([values, weight], axis=-1), (sigma, sigma, 0), mode="constant", truncate=3)
+    return around[..., :-1] / np.maximum(around[..., -1:], LEAST)
 
 
 def _look_up(detail: PhotoDetail, raster: Raster, trust: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

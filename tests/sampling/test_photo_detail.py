@@ -13,12 +13,12 @@ from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
-from mvp4d_jax.sampling.photo_detail import AROUND, add_detail, read_photo, read_poses, smoothstep
+from mvp4d_jax.sampling.photo_detail import MEAN, add_detail, read_photo, read_poses, smoothstep
 
 SIZE, HALF, DISTANCE = 64, 0.1, 1.0  # pixels; metres
 FOCAL = 280.0  # the plate spans 56 of the 64 pixels, so that a crop with this margin is the photo itself:
 MARGIN = (SIZE / 2) / (FOCAL * HALF / DISTANCE)
-SIGMA = AROUND * SIZE
+SIGMA = MEAN * SIZE
 
 
 def plate(half, depth, centre=(0.0, 0.0), count=9):
