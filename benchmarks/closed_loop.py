@@ -103,7 +103,8 @@ def generate(generator: Generator, truth: Capture, identity: int, setting: Setti
         truth.motion[slice(0, FRAMES)],
         truth.cameras[:VIEWS],
         tuple(rig_names(VIEWS)),
-        photo_detail=generator.photo_detail(source) if facts.sampler.photo_detail else None,
+        portrait=source,
+        photo_detail=facts.sampler.photo_detail,
     )
     return generator.run(plan, shot, DenoiseOptions(method, snr_shift=facts.snr_shift), out, f"{identity} {setting}")
 

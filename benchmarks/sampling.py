@@ -65,7 +65,8 @@ def sample(
         truth.motion,
         truth.cameras,
         tuple(truth.names),
-        photo_detail=generator.photo_detail(source) if facts.sampler.photo_detail else None,
+        portrait=source,
+        photo_detail=facts.sampler.photo_detail,
     )
     capture = generator.run(plan, shot, DenoiseOptions(snr_shift=facts.snr_shift), out, f"{seed} {changes}")
     return capture, plan

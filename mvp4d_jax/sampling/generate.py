@@ -42,7 +42,7 @@ from mvp4d_jax.release import Release
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions, compile_denoising, denoise
 from mvp4d_jax.sampling.matte import matte
-from mvp4d_jax.sampling.photo_detail import PhotoDetail, add_detail, read_photo, read_poses
+from mvp4d_jax.sampling.photo_detail import add_detail, read_photo, read_poses
 from mvp4d_jax.sampling.plan import Plan, Window
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
 from mvp4d_jax.sampling.preview import write_preview
@@ -170,7 +170,7 @@ class Shot:
       cameras: [V, F'] of the views to make; names: theirs.
       clean_views: existing views, or None.
       portrait: the person's photos, which the capture keeps; or None.
-      photo_detail: the photo whose detail the views take; or None.
+      photo_detail: whether the views take the detail of the portrait's reference photo.
     """
 
     reference: Reference
@@ -180,7 +180,7 @@ class Shot:
     names: tuple[str, ...]
     clean_views: CleanViews | PhotoViews | None = None
     portrait: Portrait | None = None
-    photo_detail: PhotoDetail | None = None
+    photo_detail: bool = False
 
 
 class Generator:
@@ -209,10 +209,6 @@ class Generator:
             facts.crop_margin,
         )
         return make_reference(crop, camera, motion, portrait.head, self.coder.encode, facts.conditioning, inside)
-
-    def photo_detail(self, portrait: Portrait) -> PhotoDetail:
-        """The portrait's reference photo, ready to give its detail to views."""
-        return read_photo(portrait, self.release.facts.image_size, self.release.facts.crop_margin)
 
     def compilations(self, plan: Plan, options: DenoiseOptions) -> list[Callable[[], None]]:
         """Tasks that compile what `run` will need beyond its reference, in the order in which it needs that."""
@@ -408,7 +404,10 @@ class _Run:
             overwrite=self.overwrite,
         )
         vertices = np.asarray(skin(shot.head, motion))
-        poses = read_poses(shot.photo_detail, motion, vertices) if shot.photo_detail else None
+        poses = None
+        if shot.photo_detail and shot.portrait is not None:
+            photo = read_photo(shot.portrait, self.facts.image_size, self.facts.crop_margin)
+            poses = read_poses(photo, motion, vertices)
         with writer, progress(total=plan.views * plan.frames, what="writing", unit="frame") as bar:
             for view in range(plan.views):
                 frames = np.concatenate(
@@ -420,7 +419,7 @@ class _Run:
                     raster = self._raster(cameras, vertices[part])
                     pictures = frames[part]
                     if poses is not None:
-                        pictures = add_detail(shot.photo_detail, poses[part], cameras, raster, pictures)
+                        pictures = add_detail(poses[part], cameras, raster, pictures)
                     for frame, picture, face in zip(range(start, part.stop), pictures, np.asarray(raster.face)):
                         writer.add(view, frame, picture, matte(picture / 255.0, face >= 0))
                         bar.update()

@@ -129,7 +129,7 @@ class Job:
                 self.names,
                 self.clean,
                 self.portrait,
-                generator.photo_detail(self.portrait) if self.photo_detail else None,
+                self.photo_detail,
             )
             return generator.run(self.plan, shot, self.options, out, self.fingerprint(), extra, overwrite=overwrite)
 

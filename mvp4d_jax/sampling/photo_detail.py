@@ -47,7 +47,7 @@ LEAST = 1e-3  # trust that is none
 
 
 @dataclasses.dataclass(frozen=True)
-class PhotoDetail:
+class Photo:
     """A photo ready to be looked up from the rig's surface.
 
     Attributes:
@@ -70,18 +70,24 @@ class PhotoDetail:
 
 @dataclasses.dataclass(frozen=True)
 class Poses:
-    """What F frames of the rig are in all views: vertices and unit normals [F, N, 3] in world axes, trust [F, N] in
-    [0, 1] that its skin is as the photo shows it."""
+    """F frames of the rig in all views.
 
+    Attributes:
+      photo: what they take detail from.
+      vertices: [F, N, 3] in world axes; normals: [F, N, 3] of unit length, likewise.
+      trust: [F, N] in [0, 1], how far skin is as it is in the photo.
+    """
+
+    photo: Photo
     vertices: np.ndarray
     normals: np.ndarray
     trust: np.ndarray
 
     def __getitem__(self, part: slice) -> Poses:
-        return Poses(self.vertices[part], self.normals[part], self.trust[part])
+        return Poses(self.photo, self.vertices[part], self.normals[part], self.trust[part])
 
 
-def read_photo(portrait: Portrait, size: int, margin: float = MARGIN) -> PhotoDetail:
+def read_photo(portrait: Portrait, size: int, margin: float = MARGIN) -> Photo:
     """The reference photo of a portrait, for views of `size` pixels a side.
 
     Args:
@@ -93,10 +99,10 @@ def read_photo(portrait: Portrait, size: int, margin: float = MARGIN) -> PhotoDe
     index, head = portrait.reference, portrait.head
     motion = portrait.motion[slice(index, index + 1)]
     alpha = portrait.photos[index][..., 3:] / np.float32(255)
-    photo = np.concatenate([portrait.on_background(index), alpha], axis=-1)
-    box = crop_box(photo.shape[:2], portrait.camera[index], motion, head, margin)
+    picture = np.concatenate([portrait.on_background(index), alpha], axis=-1)
+    box = crop_box(picture.shape[:2], portrait.camera[index], motion, head, margin)
     side = max(1, min(round(box[2] - box[0]), FINER * size))
-    crop, _ = crop_image(photo, box, side, background=0.0)
+    crop, _ = crop_image(picture, box, side, background=0.0)
     camera, finer = crop_camera(portrait.camera[index], box, side), side / size
     vertices = np.asarray(skin(head, motion))[0]
     raster = rasterize(camera, vertices, head.faces, (side, side))
@@ -109,7 +115,7 @@ def read_photo(portrait: Portrait, size: int, margin: float = MARGIN) -> PhotoDe
     trust = smoothstep(values[..., 0], *IN_PHOTO) * smoothstep(bare / finer, *BESIDE) * (values[..., 1] < 0.5)
     blur = 0.5 * np.sqrt(max(0.0, finer**2 - 1)) * 0.58  # to a box of a view's pixel, roughly
     splines = [spline_filter(gaussian_filter(crop[..., channel], blur), order=3) for channel in range(3)]
-    return PhotoDetail(
+    return Photo(
         head,
         np.stack(splines).astype(np.float32),
         trust.astype(np.float32),
@@ -120,20 +126,20 @@ def read_photo(portrait: Portrait, size: int, margin: float = MARGIN) -> PhotoDe
     )
 
 
-def read_poses(detail: PhotoDetail, motion: Motion, vertices: np.ndarray) -> Poses:
+def read_poses(photo: Photo, motion: Motion, vertices: np.ndarray) -> Poses:
     """F frames of the rig, whose vertices [F, N, 3] lie in world axes, once for all views."""
-    head = detail.head
+    head = photo.head
     spread = _to_vertices(head)
     trust = [
-        1 - smoothstep(spread @ _stretch(detail.edges, _edges(head, frame)), *STRETCH)
+        1 - smoothstep(spread @ _stretch(photo.edges, _edges(head, frame)), *STRETCH)
         for frame in np.asarray(skin_in_head_space(head, motion))
     ]
     outside = 1 - _vertices_of(head, INTERIOR)
     normals = [_normals(head, frame) for frame in vertices]
-    return Poses(vertices, np.stack(normals), np.stack(trust).astype(np.float32) * outside)
+    return Poses(photo, vertices, np.stack(normals), np.stack(trust).astype(np.float32) * outside)
 
 
-def add_detail(detail: PhotoDetail, poses: Poses, cameras: Camera, raster: Raster, frames: np.ndarray) -> np.ndarray:
+def add_detail(poses: Poses, cameras: Camera, raster: Raster, frames: np.ndarray) -> np.ndarray:
     """Frames of one view with the photo's detail.
 
     Args:
@@ -150,7 +156,7 @@ def add_detail(detail: PhotoDetail, poses: Poses, cameras: Camera, raster: Raste
         part = Raster(*(np.asarray(array)[frame] for array in (raster.face, raster.barycentric, raster.depth)))
         facing = _facing(camera, poses.vertices[frame], poses.normals[frame])
         trust = smoothstep(facing, *IN_VIEW) * poses.trust[frame]
-        return _detailed(detail, part, trust, frames[frame])
+        return _detailed(poses.photo, part, trust, frames[frame])
 
     return draw_apart(one, range(len(frames)))
 
@@ -161,14 +167,14 @@ def smoothstep(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return share * share * (3 - 2 * share)
 
 
-def _detailed(detail: PhotoDetail, raster: Raster, trust: np.ndarray, frame: np.ndarray) -> np.ndarray:
+def _detailed(photo: Photo, raster: Raster, trust: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """[H, W, 3] uint8 of one frame, whose view trusts vertices by `trust` [N]."""
-    photo, weight = _look_up(detail, raster, trust)
+    shown, weight = _look_up(photo, raster, trust)
     if weight.max() < LEAST:
         return frame
     picture = frame / np.float32(255)
     weight = weight[..., None]
-    off = weight * (photo - picture)
+    off = weight * (shown - picture)
     alike = 1 - smoothstep(np.abs(_mean(off, weight, AROUND * len(frame))).max(-1, keepdims=True), *UNLIKE)
     off, weight = alike * off, alike * weight
     mixed = picture + off - weight * _mean(off, weight, MEAN * len(frame))
@@ -181,19 +187,19 @@ def _mean(values: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
     return around[..., :-1] / np.maximum(around[..., -1:], LEAST)
 
 
-def _look_up(detail: PhotoDetail, raster: Raster, trust: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _look_up(photo: Photo, raster: Raster, trust: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the photo shows of each pixel's surface, [H, W, 3], and how far that is it, [H, W] in [0, 1]."""
     shape = raster.face.shape
-    values = np.column_stack([detail.places, trust, _vertices_of(detail.head, EYES)])
+    values = np.column_stack([photo.places, trust, _vertices_of(photo.head, EYES)])
     hit = raster.face >= 0
-    hit[hit] = _mix(detail.head, raster, trust[:, None], hit)[:, 0] > LEAST
-    photo, weight = np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
+    hit[hit] = _mix(photo.head, raster, trust[:, None], hit)[:, 0] > LEAST
+    colours, weight = np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
     if not hit.any():
-        return photo, weight
-    column, row, depth, trusted, eye = _mix(detail.head, raster, values.astype(np.float32), hit).T
+        return colours, weight
+    column, row, depth, trusted, eye = _mix(photo.head, raster, values.astype(np.float32), hit).T
     at = np.stack([row, column])
     shown, eyes, surface = (
-        map_coordinates(array, at, order=1, mode="constant") for array in (detail.trust, detail.eye, detail.depth)
+        map_coordinates(array, at, order=1, mode="constant") for array in (photo.trust, photo.eye, photo.depth)
     )
     beside = smoothstep(_distance(_outline(raster.face, raster.depth))[hit], *BESIDE)
     weight[hit] = (
@@ -203,9 +209,9 @@ def _look_up(detail: PhotoDetail, raster: Raster, trust: np.ndarray) -> tuple[np
         * (1 - smoothstep(depth - surface, *BEHIND))
         * (1 - smoothstep(np.abs(eyes - (eye > 0.5)), 0.25, 0.75))
     )
-    for channel, spline in enumerate(detail.splines):
-        photo[hit, channel] = map_coordinates(spline, at, order=3, mode="nearest", prefilter=False)
-    return photo, weight
+    for channel, spline in enumerate(photo.splines):
+        colours[hit, channel] = map_coordinates(spline, at, order=3, mode="nearest", prefilter=False)
+    return colours, weight
 
 
 def _outline(face: np.ndarray, depth: np.ndarray) -> np.ndarray:

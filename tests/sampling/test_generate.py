@@ -72,13 +72,13 @@ def test_with_photo_detail_the_same_views_take_it(release, scene, sampled, tmp_p
     assert main(_arguments(release, scene, out, "--photo-detail")) == 0
     capture, plain = Capture.open(out), Capture.open(sampled)
     assert capture.info.extra["photo_detail"] and not plain.info.extra["photo_detail"]
-    detail = photo_detail.read_photo(read_portrait(out, capture.head), SIZE)
+    photo = photo_detail.read_photo(read_portrait(out, capture.head), SIZE)
     vertices = np.asarray(skin(capture.head, capture.motion))
-    poses = photo_detail.read_poses(detail, capture.motion, vertices)
+    poses = photo_detail.read_poses(photo, capture.motion, vertices)
     for view in range(2):
         camera = capture.cameras[view]
         raster = rasterize(camera, vertices, capture.head.faces, (SIZE, SIZE))
-        expected = photo_detail.add_detail(detail, poses, camera, raster, plain.frames(view))
+        expected = photo_detail.add_detail(poses, camera, raster, plain.frames(view))
         np.testing.assert_allclose(capture.frames(view).astype(int), expected.astype(int), atol=1)
         assert (np.abs(expected.astype(int) - plain.frames(view)).max() > 0) == (view == 0)  # the other sees the back
 

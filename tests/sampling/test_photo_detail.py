@@ -82,12 +82,12 @@ def picture(seed=0):
 def detailed(head, photo, model, shown, seen, shift=0.0):
     """Frames [F, S, S, 3] in [0, 1] with the detail of a photo in pose `shown`, the view in pose `seen`."""
     rgba = np.dstack([np.rint(255 * photo).astype(np.uint8), np.full((SIZE, SIZE), 255, np.uint8)])
-    detail = read_photo(Portrait((rgba,), camera(), shown, head), SIZE, MARGIN)
+    source = read_photo(Portrait((rgba,), camera(), shown, head), SIZE, MARGIN)
     vertices = np.asarray(skin(head, seen))
     view = jax.tree.map(lambda array: np.asarray(array, np.float32), camera(shift))
     raster = rasterize(view, vertices, head.faces, (SIZE, SIZE))
     frames = np.rint(255 * model)[None].astype(np.uint8).repeat(seen.frame_count, 0)
-    return add_detail(detail, read_poses(detail, seen, vertices), camera(shift), raster, frames) / 255
+    return add_detail(read_poses(source, seen, vertices), camera(shift), raster, frames) / 255
 
 
 FLAT = np.full((SIZE, SIZE, 3), 0.5)
