@@ -43,6 +43,7 @@ STRETCH = (1.35, 1.8)  # how many times longer or shorter skin is than in the ph
 MEAN = 6 / 128  # standard deviation of the mean that stays the model's, over a view's side
 AROUND = 2.5 / 128  # likewise of the colours that are compared
 UNLIKE = (0.1, 0.2)  # difference of such colours between which trust ends
+SOLID = 0.9  # alpha from which a photo shows the person alone
 LEAST = 1e-3  # trust that is none
 
 
@@ -53,9 +54,9 @@ class Photo:
     Attributes:
       head: personalised rig.
       splines: [3, S, S] cubic B-spline coefficients of its colours, blurred to a view's pixels.
-      trust: [S, S] in [0, 1], how squarely it shows the rig; depth: [S, S] metres, of the rig.
-      eye: [S, S] 1 where it shows an eye, else 0.
-      places: [N, 3] column, row (pixel centres at whole numbers) and depth of the rig's vertices in it.
+      trust: [M, M] in [0, 1], how squarely it shows the rig; depth: [M, M] metres, of the rig.
+      eye: [M, M] 1 where it shows an eye, else 0.
+      places: [N, 3] column and row, as shares of its side, and depth of the rig's vertices in it.
       edges: [T, 3] edge frame of each triangle in it (`_edges`).
     """
 
@@ -97,31 +98,30 @@ def read_photo(portrait: Portrait, size: int, margin: float = MARGIN) -> Photo:
       UserError: the fitted head does not lie in the photo.
     """
     index, head = portrait.reference, portrait.head
-    motion = portrait.motion[slice(index, index + 1)]
-    alpha = portrait.photos[index][..., 3:] / np.float32(255)
-    picture = np.concatenate([portrait.on_background(index), alpha], axis=-1)
-    box = crop_box(picture.shape[:2], portrait.camera[index], motion, head, margin)
-    side = max(1, min(round(box[2] - box[0]), FINER * size))
-    crop, _ = crop_image(picture, box, side, background=0.0)
-    camera, finer = crop_camera(portrait.camera[index], box, side), side / size
-    vertices = np.asarray(skin(head, motion))[0]
-    raster = rasterize(camera, vertices, head.faces, (side, side))
+    motion, camera = portrait.motion[slice(index, index + 1)], portrait.camera[index]
+    picture, alpha = portrait.on_background(index), portrait.photos[index][..., 3] / np.float32(255)
+    box = crop_box(alpha.shape, camera, motion, head, margin)
+    # Colours as fine as the photo has them; the rig at one size, for which the reference's maps were drawn, too.
+    side, fine = max(1, min(round(box[2] - box[0]), FINER * size)), FINER * size
+    colours, solid = crop_image(picture, box, side, background=1.0)[0], crop_image(alpha, box, fine, background=0.0)[0]
+    blur = np.sqrt(max(0.0, (side / size) ** 2 - 1) / 12)  # a pixel of a view has this much more variance
+    splines = [spline_filter(gaussian_filter(colours[..., channel], blur), order=3) for channel in range(3)]
+    camera, vertices = crop_camera(camera, box, fine), np.asarray(skin(head, motion))[0]
+    raster = rasterize(camera, vertices, head.faces, (fine, fine))
     pixels, depth = (np.asarray(array) for array in project(camera, vertices))
     facing = _facing(camera, vertices, _normals(head, vertices))
-    interior = _vertices_of(head, INTERIOR)
-    face, surface = np.asarray(raster.face), np.asarray(raster.depth)
-    values = _paint(head, raster, np.stack([facing, interior, _vertices_of(head, EYES)], axis=-1))
-    bare = np.minimum(_distance(crop[..., 3] < 0.9), _distance(_outline(face, surface)))
-    trust = smoothstep(values[..., 0], *IN_PHOTO) * smoothstep(bare / finer, *BESIDE) * (values[..., 1] < 0.5)
-    blur = 0.5 * np.sqrt(max(0.0, finer**2 - 1)) * 0.58  # to a box of a view's pixel, roughly
-    splines = [spline_filter(gaussian_filter(crop[..., channel], blur), order=3) for channel in range(3)]
+    values = np.stack([facing, _vertices_of(head, INTERIOR), _vertices_of(head, EYES)], axis=-1)
+    facing, interior, eye = np.moveaxis(_paint(head, raster, values), -1, 0)
+    surface = np.asarray(raster.depth)
+    bare = np.minimum(_distance(solid < SOLID), _distance(_outline(np.asarray(raster.face), surface)))
+    trust = smoothstep(facing, *IN_PHOTO) * smoothstep(bare / FINER, *BESIDE) * (interior < 0.5)
     return Photo(
         head,
         np.stack(splines).astype(np.float32),
         trust.astype(np.float32),
         np.where(np.isfinite(surface), surface, 0).astype(np.float32),
-        (values[..., 2] > 0.5).astype(np.float32),
-        np.column_stack([pixels[:, 0] - 0.5, pixels[:, 1] - 0.5, depth]).astype(np.float32),
+        (eye > 0.5).astype(np.float32),
+        np.column_stack([pixels / fine, depth]).astype(np.float32),
         _edges(head, np.asarray(skin_in_head_space(head, motion))[0]),
     )
 
@@ -197,9 +197,10 @@ def _look_up(photo: Photo, raster: Raster, trust: np.ndarray) -> tuple[np.ndarra
     if not hit.any():
         return colours, weight
     column, row, depth, trusted, eye = _mix(photo.head, raster, values.astype(np.float32), hit).T
-    at = np.stack([row, column])
+    place = np.stack([row, column])
     shown, eyes, surface = (
-        map_coordinates(array, at, order=1, mode="constant") for array in (photo.trust, photo.eye, photo.depth)
+        map_coordinates(array, place * len(array) - 0.5, order=1, mode="constant")
+        for array in (photo.trust, photo.eye, photo.depth)
     )
     beside = smoothstep(_distance(_outline(raster.face, raster.depth))[hit], *BESIDE)
     weight[hit] = (
@@ -210,6 +211,7 @@ def _look_up(photo: Photo, raster: Raster, trust: np.ndarray) -> tuple[np.ndarra
         * (1 - smoothstep(np.abs(eyes - (eye > 0.5)), 0.25, 0.75))
     )
     for channel, spline in enumerate(photo.splines):
+        at = place * len(spline) - 0.5
         colours[hit, channel] = map_coordinates(spline, at, order=3, mode="nearest", prefilter=False)
     return colours, weight
 
