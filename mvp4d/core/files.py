@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import lzma
 import math
@@ -125,6 +126,12 @@ def _told_when_full(path: Path) -> Iterator[None]:
                 "free some space; what was there before is whole",
             ) from error
         raise
+
+
+def checksum(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:
