@@ -121,6 +121,9 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"mvp4d {importlib.metadata.version('mvp4d-jax')}")
         return 0
     verb, rest = arguments[0], arguments[1:]
+    if not _inside_a_folder():
+        _tell(f"mvp4d {printable(verb)}: the folder that you are in does not exist any more; go to another (cd)")
+        return 2
     if verb not in VERBS:
         close = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else "; see 'mvp4d --help'"
@@ -168,6 +171,16 @@ def _dispatch(arguments: list[str]) -> int:
     if message:
         print(printable(message))
     return 0
+
+
+def _inside_a_folder() -> bool:
+    """Whether relative paths mean anything: the working directory may have been removed under its shell, and numeric
+    libraries then end the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _tell(line: str) -> None:
