@@ -257,7 +257,7 @@ class Avatar(nn.Module):
             "head": {name: getattr(self.head, name) for name in _HEAD_TEXT},
             "extra": extra or {},
         }
-        (folder / "avatar.json").write_text(json.dumps(info, indent=2) + "\n")
+        (folder / "avatar.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu") -> Avatar:

@@ -137,7 +137,7 @@ def checksum(path: str | os.PathLike) -> str:
 def write_json(path: str | os.PathLike, value: object) -> None:
     """Writes `value` as indented JSON, atomically."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | os.PathLike, *, limit: int = 64 << 20) -> object:

@@ -312,7 +312,7 @@ class _Run:
     def _claim(self, fingerprint: str) -> None:
         """Opens the work folder; one that belongs to other inputs is emptied."""
         note = self.work / "run.json"
-        if note.is_file() and fingerprint not in note.read_text():
+        if note.is_file() and fingerprint.encode() not in note.read_bytes():
             drop_work_folder(self.work, WORK)
         work_folder(self.work, WORK)
         sweep(self.work)

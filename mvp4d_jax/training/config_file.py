@@ -75,7 +75,7 @@ def _from_bucket(name: str) -> object:
     if path.suffix != ".json" or not path.is_file():
         raise UserError(name, "no such config", "in a bucket lies a run's own: gs://BUCKET/WORKDIR/config.json")
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(name, f"not readable JSON ({str(error)[:120]})") from None
 

@@ -62,3 +62,31 @@ def test_a_name_that_the_terminal_cannot_show(tmp_path):
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     done = _shell(f"validate '{path}'", **plain)
     assert done.returncode == 0 and "camera path, 5 frames" in done.stdout, done.stderr
+
+
+def test_a_page_is_the_same_on_a_machine_of_another_encoding(tmp_path):
+    """Its text was read and written as the locale says: in ASCII a traceback, in Latin-1 other letters."""
+    program = (
+        "import sys; from pathlib import Path; from mvp4d_export.formats.html import assemble; "
+        "Path(sys.argv[1]).write_bytes(assemble('Gr\\xfc\\xdfe', '').encode())"
+    )
+    pages = []
+    for locale in ("C", "C.UTF-8"):
+        out = tmp_path / locale
+        plain = {"LC_ALL": locale, "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+        subprocess.run([sys.executable, "-c", program, out], env={**os.environ, **plain}, check=True)
+        pages.append(out.read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_a_working_directory_that_is_gone(tmp_path):
+    """Relative paths mean nothing there, and a numeric library that looks for its parts by them ends the process."""
+    done = subprocess.run(
+        ["bash", "-c", f"mkdir gone; cd gone; rmdir ../gone; '{sys.executable}' -m mvp4d.cli validate x"],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "mvp4d validate: the folder that you are in does not exist any more; go to another (cd)\n"
