@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import atomic_folder, check_regular, read_json
+from mvp4d.core.files import atomic_folder, check_kind, check_regular, read_json
 from mvp4d.core.heads.model import RIG_FIELDS, HeadModel
 from mvp4d_export.deformation import EXPRESSION_UNIT, DeformationNet, NetConfig, position_features
 from mvp4d_export.projection import EPS_2D, NEAR
@@ -268,8 +268,7 @@ class Avatar(nn.Module):
         """
         path = Path(path)
         where, weights = path / "avatar.json", path / "avatar.safetensors"
-        if not path.is_dir():
-            raise UserError(path, "no such folder" if not path.exists() else "not a folder", "an avatar is a folder")
+        check_kind(path, "avatar.json")
         info = read_json(where)
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             raise UserError(where, f"field 'format' is not '{FORMAT}'", "this is not an avatar")

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from mvp4d.core.errors import UserError, printable, system_error
+from mvp4d.core.errors import UserError, memory_error, printable, system_error
 from mvp4d.core.host import has_accelerator
 from mvp4d.core.outputs import hold
 from mvp4d.core.places import is_remote, require_local
@@ -163,11 +163,11 @@ def _dispatch(arguments: list[str]) -> int:
         _tell(f"mvp4d {verb}: {as_flags(str(system_error(error)), parser)}")
         return 2
     except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is None:
+        told = error if hasattr(error, "exit_code") else memory_error(error)
+        if told is None:
             raise
-        _tell(f"mvp4d {verb}: {as_flags(str(error), parser)}")
-        return code
+        _tell(f"mvp4d {verb}: {as_flags(str(told), parser)}")
+        return getattr(told, "exit_code", 2)
     if message:
         print(printable(message))
     return 0

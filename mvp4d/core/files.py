@@ -263,6 +263,32 @@ def _read_npy(stream: IO[bytes], length: int, what: str, path: str | os.PathLike
     return array.astype(dtype.newbyteorder("="))
 
 
+# The file that tells each kind of folder, what such a folder is called, and what makes one.
+_FOLDERS = {
+    "capture.json": ("a capture", "mvp4d sample, studio or import"),
+    "portrait/portrait.json": ("a person's folder", "mvp4d track PHOTO --out PERSON"),
+    "avatar.json": ("an avatar", "mvp4d distill"),
+    "manifest.json": ("a shards folder", "mvp4d prepare"),
+    "mvp4d.json": ("a release", "mvp4d train --export"),
+}
+
+
+def check_kind(path: Path, marker: str) -> None:
+    """Refuses what is no folder, or a folder of another kind than `marker` (a key of `_FOLDERS`) tells.
+
+    Raises:
+      UserError: says what it is instead, and what makes the kind that is needed.
+    """
+    wanted, maker = _FOLDERS[marker]
+    if not path.is_dir():
+        raise UserError(path, "no such folder" if not path.exists() else "not a folder", f"{wanted} is a folder")
+    if (path / marker).exists():
+        return
+    found = next((what for name, (what, _) in _FOLDERS.items() if (path / name).is_file()), None)
+    what = f"is {found}, not {wanted}" if found else f"is not {wanted} ({marker} is missing)"
+    raise UserError(path, what, f"{wanted} is made by {maker}")
+
+
 def check_regular(path: str | os.PathLike, limit: int) -> None:
     """Refuses what is missing, no ordinary file (a named pipe would be waited for), or larger than `limit` bytes."""
     path = Path(path)
