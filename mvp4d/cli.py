@@ -15,6 +15,7 @@ import importlib.util
 import io
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from mvp4d.core.errors import UserError, memory_error, printable, system_error
 from mvp4d.core.host import has_accelerator
 from mvp4d.core.outputs import hold
 from mvp4d.core.places import is_remote, require_local
-from mvp4d.core.stopping import Stopped, stoppable
+from mvp4d.core.stopping import Stopped, last_stop, stoppable
 
 # verb -> (module, one line for --help)
 VERBS: dict[str, tuple[str, str]] = {
@@ -63,6 +64,10 @@ def main(argv: list[str] | None = None) -> int:
             with stoppable():
                 code = _dispatch(arguments)
         finally:
+            if (
+                argv is None
+            ):  # all is put away: what Ctrl-C ends now is the interpreter, at once and without a traceback
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
             sys.stdout.flush()  # also what --help prints before its SystemExit
     except KeyboardInterrupt as stop:  # while the closing line was printed
         return getattr(stop, "exit_code", 130)
@@ -153,10 +158,7 @@ def _dispatch(arguments: list[str]) -> int:
         with _held(module, parsed):
             message = module.run(parsed)
     except KeyboardInterrupt as stop:
-        how = f"stopped by {stop}" if isinstance(stop, Stopped) else "interrupted"
-        again = "run the same command again to go on" if _resumes(module, parsed) else "the same command starts over"
-        _tell(f"mvp4d {verb}: {how}; {again}")
-        return getattr(stop, "exit_code", 130)
+        return _stopped(stop, verb, _resumes(module, parsed))
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -164,6 +166,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 2
     except Exception as error:
         told = error if hasattr(error, "exit_code") else memory_error(error)
+        if told is None and (stop := last_stop()) is not None:
+            return _stopped(stop, verb, _resumes(module, parsed))
         if told is None:
             raise
         _tell(f"mvp4d {verb}: {as_flags(str(told), parser)}")
@@ -171,6 +175,14 @@ def _dispatch(arguments: list[str]) -> int:
     if message:
         print(printable(message))
     return 0
+
+
+def _stopped(stop: KeyboardInterrupt, verb: str, resumes: bool) -> int:
+    """Says that a signal ended the verb; returns the exit code."""
+    how = f"stopped by {stop}" if isinstance(stop, Stopped) else "interrupted"
+    again = "run the same command again to go on" if resumes else "the same command starts over"
+    _tell(f"mvp4d {verb}: {how}; {again}")
+    return getattr(stop, "exit_code", 130)
 
 
 def _inside_a_folder() -> bool:

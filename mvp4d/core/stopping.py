@@ -29,9 +29,11 @@ def stoppable() -> Iterator[None]:
     finaliser or a callback of the garbage collector, is raised again a moment later. Does nothing outside of the main
     thread.
     """
+    global _last
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _last = None
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
     owner, stopping = os.getpid(), False
@@ -39,6 +41,7 @@ def stoppable() -> Iterator[None]:
     assert main_thread is not None  # it runs this
 
     def stop(number: int, frame: FrameType | None) -> None:
+        global _last
         nonlocal stopping
         if os.getpid() != owner:  # a child made by fork: what it would do without us
             signal.signal(number, signal.SIG_DFL)
@@ -47,7 +50,8 @@ def stoppable() -> Iterator[None]:
         if stopping and number != signal.SIGINT:
             return
         stopping = True
-        raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
+        _last = KeyboardInterrupt() if number == signal.SIGINT else Stopped(number)
+        raise _last
 
     def swallowed(unraisable: Any) -> None:
         nonlocal stopping
@@ -73,6 +77,15 @@ def stoppable() -> Iterator[None]:
         for number, handler in before.items():
             if handler is not None and signal.getsignal(number) is stop:
                 signal.signal(number, handler)
+
+
+_last: KeyboardInterrupt | None = None
+
+
+def last_stop() -> KeyboardInterrupt | None:
+    """What a signal last raised in the newest `stoppable`. Compiled modules that are stopped while they are imported
+    raise an ImportError in its place."""
+    return _last
 
 
 @contextlib.contextmanager

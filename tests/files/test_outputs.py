@@ -524,3 +524,24 @@ def test_png_of_every_shape(tmp_path):
         write_png(tmp_path / "x.png", np.zeros(shape, np.uint8))
         with Image.open(tmp_path / "x.png") as picture:
             assert picture.size == (7, 5)
+
+
+def test_a_stop_that_an_import_takes_for_its_own_failure(monkeypatch, capsys):
+    """Compiled modules raise ImportError where a signal comes while they are initialised."""
+
+    def run(args):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("Encountered an error while initializing the extension.") from None
+
+    monkeypatch.setattr("mvp4d.commands.validate.run", run)
+    assert main(["validate", "x"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "mvp4d validate: stopped by SIGTERM; the same command starts over\n"
+
+    def fails(args):
+        raise ImportError("no such module")
+
+    monkeypatch.setattr("mvp4d.commands.validate.run", fails)
+    with pytest.raises(ImportError, match="no such module"):
+        main(["validate", "x"])
