@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -291,11 +292,16 @@ def run_command(words: list[str]) -> int:
 
     Returns its exit code.
     """
-    with subprocess.Popen(tied([sys.executable, "-m", "mvp4d.cli", *words])) as process:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which it inherits: Ctrl-C is this process's, which ends it
+    try:
+        process = subprocess.Popen(tied([sys.executable, "-m", "mvp4d.cli", *words]))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            process.terminate()  # it may have had Ctrl-C from the terminal already, and then takes no notice
+            process.terminate()
             try:
                 process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:

@@ -384,6 +384,41 @@ def test_further_signals_do_not_interrupt_the_clean_up():
     assert done
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_for_the_end_of_an_import(tmp_path, monkeypatch, number):
+    """Compiled modules (jaxlib, numpy) crash, or print tracebacks, where it raises while they are initialised."""
+    (tmp_path / "slow_module.py").write_text(
+        f"import signal, time\nsignal.raise_signal({int(number)})\ntime.sleep(0.2)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        importlib.import_module("slow_module")
+        time.sleep(5)
+        pytest.fail("the signal was lost")
+    assert sys.modules.pop("slow_module").whole
+
+
+def test_an_import_that_does_not_end_is_stopped_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("mvp4d.core.stopping.IMPORT_SECONDS", 0.2)
+    (tmp_path / "endless_module.py").write_text("import signal\nsignal.raise_signal(15)\nwhile True: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(Stopped), stoppable():
+        importlib.import_module("endless_module")
+    assert time.monotonic() - began < 5
+
+
+def test_a_second_ctrl_c_at_once_is_the_same_one():
+    done = []
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            done.append("cleaned up")
+    assert done
+
+
 @pytest.mark.parametrize("name, kind", [("SIGTERM", Stopped), ("SIGHUP", Stopped), ("SIGINT", KeyboardInterrupt)])
 def test_a_signal_waits_for_the_end_of_what_must_be_whole(name, kind):
     done = []
