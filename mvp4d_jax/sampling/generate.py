@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from mvp4d.core.cameras.camera import FIELDS, Camera, make_camera, rigid
 from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d.core.capture.portrait import Portrait
+from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, read_npz, write_json
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
@@ -332,7 +333,7 @@ class _Run:
         """The latents of a window that an earlier run denoised."""
         channels = self.shot.reference.latents.shape[-1]
         shape = (self.plan.views, self.plan.windows[index].latents, *self.plan.latent_size, channels)
-        return from_first(lambda: read_npz(self._latents_path(index))["latents"], shape, np.float32)
+        return from_first(lambda: _read_kept(self._latents_path(index), "latents", shape), shape, np.float32)
 
     def _conditions(self, index: int) -> Conditions:
         """Maps, clean frames and reference of one window; noisy views first, then the clean views."""
@@ -380,7 +381,8 @@ class _Run:
         return self.work / f"frames_{index:03d}_{view:04d}.npz"
 
     def _frames(self, index: int, view: int) -> np.ndarray:
-        return read_npz(self._frames_path(index, view))["frames"]
+        shape = (self.plan.windows[index].frames, *self.size, 3)
+        return _read_kept(self._frames_path(index, view), "frames", shape)
 
     def _assemble(self, extra: dict[str, Any]) -> Capture:
         """Writes the capture: frames without the windows' clean prefixes, estimated mattes, cameras, motion, rig."""
@@ -420,3 +422,11 @@ class _Run:
             camera = jax.tree.map(lambda array: np.asarray(array, np.float32)[view], cameras)
             out.append(np.asarray(rasterize(camera, part, self.shot.head.faces, self.size).face >= 0))
         return np.concatenate(out)
+
+
+def _read_kept(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What an earlier run kept. Raises UserError where it is damaged."""
+    array = read_npz(path).get(name)
+    if array is None or array.shape != shape or array.dtype.kind not in "uf" or not np.isfinite(array).all():
+        raise UserError(path, f"holds no finite '{name}' of shape {shape}", "delete it and run the same command again")
+    return array
