@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from mvp4d_export.avatar import Avatar
+from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.initialise import SH_0, nearest
 from mvp4d_export.photos import Picture
 from mvp4d_export.projection import shade
@@ -19,9 +19,12 @@ from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import SOLID, project_points
 from mvp4d_export.visibility import EYES, INTERIOR, gaussians_of, light, parts_named, rig_surface
 
-AROUND = 0.006  # metres from closed lids within which skin tells their colours
-BESIDE = 0.001  # metres from them, and from what shows of the eyes, in which it does not: edges are blurred
+AROUND = 0.008  # metres from closed lids within which skin tells their colours
+BESIDE = 0.0007  # metres from them, and from what shows of the eyes, in which it does not: edges are blurred
 LOCAL = 0.002  # metres around a pixel within which lashes and creases, darker than the mean, are told from skin
+TONES = (0.8, 0.9)  # quantiles of brightness: skin's is at least `DARKER` times the first, and below the second ...
+DARKER = 0.7  # ... which leaves out lashes and brows, and what shines
+DENSE = 1500  # pixels a metre, at least, of the picture that is looked at
 NEAREST = 0.001  # metres within which distances count alike
 EDGE, LASH_WIDTH, LASH_SHADE = ("lash", "lining"), 0.0012, 0.5  # parts; metres beside them that lashes shade; how far
 NO_SKIN = (*EDGE, "nostril")
@@ -53,47 +56,60 @@ def shade_lids(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, viewm
 
 def _shade(avatar: Avatar, own: Tensor, picture: Picture, pose: Pose, viewmat: Tensor) -> None:
     """Colours the Gaussians of one eye's lids, [G] bool."""
-    rig, side = avatar.rig, picture.side
-    shut = _shutting(avatar, own)
+    rig, shut = avatar.rig, _shutting(avatar, own)
     pose = dataclasses.replace(pose, expression=torch.zeros_like(pose.expression))
     pose.expression[:, shut] = 1
-    splats = avatar.splats(avatar.vertices(pose))
-    matrix = viewmat @ pose.head_matrix()[0]
-    pixels, depth = project_points(splats.means[own], matrix, picture.K)
-    metre = float(picture.K[0, 0] / depth.mean())  # pixels
-    dark, camera = torch.zeros(3, device=avatar.device), (viewmat[None], picture.K[None], side, side)
-    shown = avatar.render(splats, pose, *camera, dark)
-    marks = torch.stack((own, gaussians_of(avatar, EYES), own & False), 1).float()
-    share, white, _ = avatar.render(splats, pose, *camera, dark, colours=marks).rgb[0].unbind(-1)
-    surface = rig_surface(avatar, pose, viewmat, picture.K, side)
-    other = parts_named(rig.part_names, (*INTERIOR, *EYES, *NO_SKIN)).to(avatar.device)
-    skin = (surface.face >= 0) & ~other[rig.face_parts[surface.face.clamp(min=0)]] & (shown.alpha[0] > SOLID)
-    around = _grown(share > 0.5, AROUND * metre) & ~_grown(share + white > 0.05, BESIDE * metre) & skin
-    rgb = shown.rgb[0]
-    reach = max(1, round(LOCAL * metre))
-    sums = avg_pool2d((rgb.mean(-1) * around)[None], 2 * reach + 1, 1, reach)[0]
-    mean = sums / avg_pool2d(around.float()[None], 2 * reach + 1, 1, reach)[0].clamp(min=1e-6)
-    brightness = rgb.mean(-1)
-    places = (around & (brightness >= mean) & (brightness >= brightness[around].median())).nonzero()
+    splats, matrix = avatar.splats(avatar.vertices(pose)), viewmat @ pose.head_matrix()[0]
+    depth = float(project_points(splats.means[own], matrix, picture.K)[1].mean())
+    scale = max(1.0, DENSE * depth / float(picture.K[0, 0]))
+    K, side = torch.cat((scale * picture.K[:2], picture.K[2:])), round(scale * picture.side)
+    metre = float(K[0, 0]) / depth  # in pixels
+    rgb, around = _skin_around(avatar, own, splats, pose, (viewmat, K, side), metre)
+    places = _skin_toned(rgb.mean(-1), around, metre).nonzero()
     if len(places) < FEW:
         return
-    colours = rgb[places[:, 0], places[:, 1]]
-    distance = torch.cdist(pixels, places.flip(1) + 0.5) / metre
-    weight = 1 / (distance.square() + NEAREST**2).square()
-    colour = weight @ colours / weight.sum(1, keepdim=True)
+    pixels = project_points(splats.means[own], matrix, K)[0]
+    weight = 1 / ((torch.cdist(pixels, places.flip(1) + 0.5) / metre).square() + NEAREST**2).square()
+    colour = weight @ rgb[places[:, 0], places[:, 1]] / weight.sum(1, keepdim=True)
     edge = parts_named(rig.part_names, EDGE).to(avatar.device)[rig.face_parts]
     if edge.any():
         corners = (rig.template + rig.expression_basis[shut])[rig.faces[edge]]
         sides = [torch.lerp(corners, corners.roll(1, 1), share).flatten(0, 1) for share in (0.0, 0.25, 0.5, 0.75)]
-        line = project_points(torch.cat(sides), matrix, picture.K)[0]
-        away = torch.cdist(pixels, line).amin(1) / metre
+        away = torch.cdist(pixels, project_points(torch.cat(sides), matrix, K)[0]).amin(1) / metre
         colour = colour * (LASH_SHADE + (1 - LASH_SHADE) * (away / LASH_WIDTH).clamp(max=1).square())[:, None]
-    seen = light(avatar, splats, pose, viewmat, picture.K, around.float())
+    seen = light(avatar, splats, pose, viewmat, K, around.float())
     change = (seen[:, None, None] * avatar.harmonics[:, 1:]).sum(0) / seen.sum()  # from side to side, as around them
     harmonics = torch.cat((change.new_zeros(1, 3), change)).expand(len(colour), -1, -1).clone()
     aside = shade(harmonics, splats.means[own], matrix[None], avatar.config.sh_degree)[0] - 0.5
     harmonics[:, 0] = (colour.clamp(0.01, 0.99) - 0.5 - aside) / SH_0
     avatar.harmonics[own] = harmonics
+
+
+def _skin_around(
+    avatar: Avatar, own: Tensor, splats: Splats, pose: Pose, camera: tuple[Tensor, Tensor, int], metre: float
+) -> tuple[Tensor, Tensor]:
+    """A picture [S, S, 3] from a camera (viewmat, K, S), and [S, S] bool the skin around the Gaussians `own` in it."""
+    viewmat, K, side = camera
+    dark, views = torch.zeros(3, device=avatar.device), (viewmat[None], K[None], side, side)
+    shown = avatar.render(splats, pose, *views, dark)
+    marks = torch.stack((own, gaussians_of(avatar, EYES), own & False), 1).float()
+    share, white, _ = avatar.render(splats, pose, *views, dark, colours=marks).rgb[0].unbind(-1)
+    surface = rig_surface(avatar, pose, viewmat, K, side)
+    other = parts_named(avatar.rig.part_names, (*INTERIOR, *EYES, *NO_SKIN)).to(avatar.device)
+    skin = (surface.face >= 0) & ~other[avatar.rig.face_parts[surface.face.clamp(min=0)]] & (shown.alpha[0] > SOLID)
+    near = _grown(share > 0.5, AROUND * metre) & ~_grown(share + white > 0.2, BESIDE * metre)
+    return shown.rgb[0], near & skin
+
+
+def _skin_toned(brightness: Tensor, around: Tensor, metre: float) -> Tensor:
+    """[S, S] bool: the pixels among those `around` that are as bright, [S, S], as skin is."""
+    if not around.any():
+        return around
+    reach = max(1, round(LOCAL * metre))
+    sums = avg_pool2d(torch.stack((brightness * around, around.float()))[:, None], 2 * reach + 1, 1, reach)[:, 0]
+    bright, most = brightness[around].quantile(brightness.new_tensor(TONES))
+    local = brightness >= sums[0] / sums[1].clamp(min=1e-6)
+    return around & local & (brightness >= DARKER * bright) & (brightness <= most)
 
 
 def _shutting(avatar: Avatar, lids: Tensor) -> int:
