@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mvp4d.core.errors import UserError
@@ -20,6 +20,7 @@ from mvp4d_export.projection import EPS_2D, NEAR
 from mvp4d_export.rasterize import Rendering, rasterize
 from mvp4d_export.remesh import UVMesh, remesh
 from mvp4d_export.rig import Pose, Rig
+from mvp4d_export.tensors import read_tensors
 from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions, triangle_frames
 
 FORMAT, VERSION = "mvp4d-avatar", 2
@@ -280,7 +281,7 @@ class Avatar(nn.Module):
             )
         check_regular(weights, 1 << 36)
         try:
-            tensors = load_file(weights)
+            tensors = read_tensors(weights)
         except (OSError, SafetensorError, ValueError) as error:
             raise UserError(
                 weights, f"not a readable safetensors file ({str(error)[:120]})", "distil the avatar again"

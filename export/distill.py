@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mvp4d.core.errors import UserError
@@ -28,6 +28,7 @@ from mvp4d_export.photo_start import PhotoStart
 from mvp4d_export.photos import Photos
 from mvp4d_export.presets import DistillConfig
 from mvp4d_export.rasterize import Rendering
+from mvp4d_export.tensors import read_tensors
 from mvp4d_export.turned import TURNS
 
 MIN_SIDE = 16  # pictures are not halved below this
@@ -366,7 +367,7 @@ class Distiller:
         try:
             with safe_open(path, "pt") as opened:
                 metadata = opened.metadata() or {}
-            tensors = {name: value.to(self.device) for name, value in load_file(path).items()}
+            tensors = {name: value.to(self.device) for name, value in read_tensors(path).items()}
         except (OSError, SafetensorError) as error:
             raise UserError(path, f"not a readable checkpoint ({error})", "delete it to start over") from None
         if metadata.get("fingerprint") != self.fingerprint():

@@ -7,12 +7,12 @@ import os
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, max_pool2d, normalize
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import check_regular
+from mvp4d_export.tensors import read_tensors
 
 WINDOW, SIGMA = 11, 1.5  # Wang et al. 2004
 C1, C2 = 0.01**2, 0.03**2
@@ -84,7 +84,7 @@ class Lpips(nn.Module):
         super().__init__()
         check_regular(path, 1 << 32)
         try:
-            source = load_file(path)
+            source = read_tensors(path)
         except (OSError, SafetensorError) as error:
             raise UserError(path, f"not a readable safetensors file ({error})") from None
         names = [f"features.{index}.{part}" for stage in VGG_STAGES for index in stage for part in ("weight", "bias")]

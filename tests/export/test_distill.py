@@ -454,3 +454,16 @@ def test_presets_shrink_for_small_pictures():
     assert adapted(preset("default"), (64, 64)) == preset("default")
     with pytest.raises(UserError, match="turbo"):
         preset("turbo")
+
+
+def test_an_avatar_whose_file_is_cut_short_while_it_is_used(fitted, tmp_path):
+    """A mapped file would end the process with SIGBUS."""
+    shutil.copytree(fitted[0], tmp_path / "avatar")
+    program = (
+        "import os, sys; from pathlib import Path; from mvp4d_export.avatar import Avatar; path = Path(sys.argv[1]); "
+        "avatar = Avatar.load(path); os.truncate(path / 'avatar.safetensors', 0); "
+        "print(sum(float(value.double().sum()) for value in avatar.buffers()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "avatar"], capture_output=True, text=True)
+    whole = sum(float(value.double().sum()) for value in Avatar.load(fitted[0]).buffers())
+    assert done.returncode == 0 and float(done.stdout) == whole, done.stderr
