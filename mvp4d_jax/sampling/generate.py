@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from mvp4d.core.cameras.camera import FIELDS, Camera, make_camera, rigid
+from mvp4d.core.cameras.camera import FIELDS, Camera, make_camera, resize, rigid
 from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.files import atomic_file, read_npz, write_json
@@ -171,6 +171,7 @@ class Shot:
       clean_views: existing views, or None.
       portrait: the person's photos, which the capture keeps; or None.
       photo_detail: whether the views take the detail of the portrait's reference photo.
+      enlarge: how many times the model's size the capture's pictures are.
     """
 
     reference: Reference
@@ -181,6 +182,7 @@ class Shot:
     clean_views: CleanViews | PhotoViews | None = None
     portrait: Portrait | None = None
     photo_detail: bool = False
+    enlarge: int = 1
 
 
 class Generator:
@@ -287,7 +289,8 @@ class _Run:
         self.overwrite = overwrite or was_finishing(self.work, WORK) == fingerprint
         check_targets(self.out, self.overwrite)
         pixels = self.plan.views * self.plan.frames * self.size[0] * self.size[1]
-        require_space(self.out, 6 * pixels, "sampling")  # frames kept whole, and the capture's pictures
+        shares = 3 + 3 * self.shot.enlarge**2  # frames kept whole, and the capture's pictures
+        require_space(self.out, shares * pixels, "sampling")
         self._claim(fingerprint)
 
     def _windows(self) -> None:
@@ -386,17 +389,18 @@ class _Run:
         return read_npz(self._frames_path(index, view))["frames"]
 
     def _assemble(self, extra: dict[str, Any]) -> Capture:
-        """Writes the capture: frames without the windows' clean prefixes, with the photo's detail, estimated mattes,
-        cameras, motion, rig."""
+        """Writes the capture: frames without the windows' clean prefixes, enlarged, with the photo's detail; estimated
+        mattes, cameras, motion, rig."""
         plan, shot = self.plan, self.shot
-        motion = pad_motion(shot.motion, plan.frames)
+        motion, side = pad_motion(shot.motion, plan.frames), self.facts.image_size * shot.enlarge
+        cameras = camera_window(resize(shot.cameras, self.size, (side, side)), 0, plan.frames)
         writer = CaptureWriter(
             self.out,
             head=shot.head,
             motion=motion,
-            cameras=camera_window(shot.cameras, 0, plan.frames),
+            cameras=cameras,
             names=shot.names,
-            image_size=self.size,
+            image_size=(side, side),
             masks=True,
             source="mvp4d sample",
             extra={**extra, "reference_axis": shot.reference.axis_in_head().tolist()},
@@ -406,7 +410,7 @@ class _Run:
         vertices = np.asarray(skin(shot.head, motion))
         poses = None
         if shot.photo_detail and shot.portrait is not None:
-            photo = read_photo(shot.portrait, self.facts.image_size, self.facts.crop_margin)
+            photo = read_photo(shot.portrait, side, self.facts.crop_margin)
             poses = read_poses(photo, motion, vertices)
         with writer, progress(total=plan.views * plan.frames, what="writing", unit="frame") as bar:
             for view in range(plan.views):
@@ -415,17 +419,25 @@ class _Run:
                 )[: plan.frames]
                 for start in range(0, plan.frames, CHUNK):
                     part = slice(start, min(start + CHUNK, plan.frames))
-                    cameras = camera_window(shot.cameras, part.start, part.stop)[view]
-                    raster = self._raster(cameras, vertices[part])
-                    pictures = frames[part]
+                    own = camera_window(cameras, part.start, part.stop)[view]
+                    raster = self._raster(own, vertices[part], side)
+                    pictures = enlarged(frames[part], side)
                     if poses is not None:
-                        pictures = add_detail(poses[part], cameras, raster, pictures)
+                        pictures = add_detail(poses[part], own, raster, pictures)
                     for frame, picture, face in zip(range(start, part.stop), pictures, np.asarray(raster.face)):
                         writer.add(view, frame, picture, matte(picture / 255.0, face >= 0))
                         bar.update()
         return Capture.open(self.out)
 
-    def _raster(self, cameras: Camera, vertices: np.ndarray) -> Raster:
+    def _raster(self, cameras: Camera, vertices: np.ndarray, side: int) -> Raster:
         """The head mesh [F, N, 3] as cameras [F or 1] of a view show it."""
         cameras = jax.tree.map(lambda array: np.asarray(array, np.float32), cameras)
-        return rasterize(cameras, vertices, self.shot.head.faces, self.size)
+        return rasterize(cameras, vertices, self.shot.head.faces, (side, side))
+
+
+def enlarged(frames: np.ndarray, side: int) -> np.ndarray:
+    """Frames [F, H, W, 3] uint8 at `side` pixels a side, bicubic; as they are where that is their own."""
+    if frames.shape[1:3] == (side, side):
+        return frames
+    size = (side, side)
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])
