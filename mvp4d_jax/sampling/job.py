@@ -23,8 +23,9 @@ from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.parallel import say_mesh
 from mvp4d_jax.release import Facts
 from mvp4d_jax.sampling.ahead import compiled_ahead
+from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
 from mvp4d_jax.sampling.denoise import DenoiseOptions
-from mvp4d_jax.sampling.generate import CleanViews, Generator, PhotoViews, Shot
+from mvp4d_jax.sampling.generate import Generator, Shot
 from mvp4d_jax.sampling.inputs import (
     PHOTOS,
     check_portrait,

@@ -10,7 +10,7 @@ from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d.core.capture.portrait import Portrait
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.heads.skinning import skin
-from mvp4d_jax.sampling.generate import PhotoViews
+from mvp4d_jax.sampling.clean_views import PhotoViews
 from mvp4d_jax.sampling.plan import Window
 from mvp4d_jax.sampling.shot import crop_reference, draw_window, make_reference
 from tests.small_world import SIZE, ball, motion
