@@ -190,8 +190,12 @@ def plan_job(
       UserError: the first thing that is missing, damaged or does not fit.
     """
     settings = _complete(settings or Settings(), facts)
-    if not 1 <= settings.enlarge <= MOST_ENLARGED:
-        raise UserError("`enlarge`", f"is {settings.enlarge}", f"give 1 to {MOST_ENLARGED}")
+    if settings.enlarge not in range(1, MOST_ENLARGED + 1):
+        raise UserError("`enlarge`", f"is {settings.enlarge}", f"give a whole number, 1 to {MOST_ENLARGED}")
+    if settings.photo_detail not in (True, False):
+        raise UserError(
+            "`photo_detail`", f"is {settings.photo_detail}", "give True, False, or None for the weights' own"
+        )
     check_portrait(portrait, facts)
     head, size = portrait.head, (facts.image_size, facts.image_size)
     motion, notice = pick_motion(motion, head, settings.frames)
@@ -234,7 +238,7 @@ def plan_job(
         notice,
         mesh,
         bool(settings.photo_detail),
-        settings.enlarge,
+        int(settings.enlarge),
     )
 
 
