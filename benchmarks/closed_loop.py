@@ -81,7 +81,9 @@ def film(identity: int, size: int, folder: Path, frames: int = FRAMES) -> Captur
     return Capture.open(folder / f"{identity}")
 
 
-def generate(generator: Generator, truth: Capture, identity: int, setting: Setting, out: Path) -> Capture:
+def generate(
+    generator: Generator, truth: Capture, identity: int, setting: Setting, out: Path, photo_detail: bool
+) -> Capture:
     """The model's capture for one identity."""
     facts, (guidance, steps, group, method) = generator.release.facts, setting
     source = portrait_of_capture(truth)
@@ -104,7 +106,7 @@ def generate(generator: Generator, truth: Capture, identity: int, setting: Setti
         truth.cameras[:VIEWS],
         tuple(rig_names(VIEWS)),
         portrait=source,
-        photo_detail=facts.sampler.photo_detail,
+        photo_detail=photo_detail,
     )
     return generator.run(plan, shot, DenoiseOptions(method, snr_shift=facts.snr_shift), out, f"{identity} {setting}")
 
@@ -248,6 +250,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+")
     parser.add_argument("--method", nargs="+", help="dpm, ddim")
     parser.add_argument("--group", type=int, nargs="+", default=[VIEWS], help="views per sequence")
+    parser.add_argument("--photo-detail", action=argparse.BooleanOptionalAction, help="default: the weights' own")
     parser.add_argument("--avatars", type=int, default=0, help="identities whose avatar is fitted and measured too")
     parser.add_argument("--jod", action="store_true", help="measure FovVideoVDP's JOD, too")
     parser.add_argument("--sheet", default="docs/images/closed_loop.jpg")
@@ -256,12 +259,14 @@ def main() -> None:
     generator = Generator(load_release(args.weights), make_mesh((1, 1, 1)))
     facts = generator.release.facts
     size, own = facts.image_size, facts.sampler
+    photo_detail = own.photo_detail if args.photo_detail is None else args.photo_detail
+    weights = f"{args.weights}, {'with' if photo_detail else 'without'} the photo's detail"
     settings = list(
         itertools.product(
             args.guidance or [own.guidance], args.steps or [own.steps], args.group, args.method or [own.method]
         )
     )
-    records, scores = read_earlier(args.json, args.weights, [*map(label, settings)]) if args.json else ([], [])
+    records, scores = read_earlier(args.json, weights, [*map(label, settings)]) if args.json else ([], [])
     done, rows, began = {row["identity"] for row in scores}, [], time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -273,7 +278,9 @@ def main() -> None:
             captures, seconds = {}, {}
             for index, setting in enumerate(settings):
                 since = time.monotonic()
-                captures[label(setting)] = generate(generator, truth, identity, setting, folder / f"{identity}-{index}")
+                captures[label(setting)] = generate(
+                    generator, truth, identity, setting, folder / f"{identity}-{index}", photo_detail
+                )
                 seconds[label(setting)] = time.monotonic() - since
             first = captures[label(settings[0])]
             outputs = {name: frames_of(capture) for name, capture in captures.items()}
@@ -302,14 +309,14 @@ def main() -> None:
                     of_all["jod"] = jod(pictures, expected, float(truth.motion.fps))
                 scores.append(of_all)
             if args.json:
-                args.json.write_text(json.dumps({"weights": args.weights, "views": records, "people": scores}))
+                args.json.write_text(json.dumps({"weights": weights, "views": records, "people": scores}))
             if len(rows) < SHOWN:
                 shown = {"truth": expected, "model": outputs[label(settings[0])]}
                 shown |= {method: outputs[method] for method in ("avatar", "project") if method in outputs}
                 rows.append((truth.frame(*truth.reference) / 255, shown))
             print(f"identity {identity}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
     print(
-        f"weights {args.weights}, {args.identities} identities, {VIEWS} views x {FRAMES} frames, {size} pixels, "
+        f"weights {weights}, {args.identities} identities, {VIEWS} views x {FRAMES} frames, {size} pixels, "
         f"{time.monotonic() - began:.0f} s\n"
     )
     print(measures(records, scores, [*map(label, settings), "repeat", "project"]), end="\n\n")

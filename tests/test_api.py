@@ -152,6 +152,8 @@ def test_the_fingerprint_is_of_everything_the_pictures_depend_on(world, tmp_path
         {"clean_views": f"{scene}:cam01"},
         {"clean_views": f"{other}:cam01"},
         {"guidance_interval": (0.1, 0.9)},
+        {"photo_detail": True},
+        {"enlarge": 2},
     ]
     seen = [fingerprint(**change) for change in changes]
     assert len({first, *seen}) == 1 + len(changes)

@@ -14,9 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
-from scipy.spatial.transform import Rotation
 
-from mvp4d.core.cameras.camera import FIELDS, Camera, make_camera, rigid
+from mvp4d.core.cameras.camera import Camera, resize
 from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.errors import UserError
@@ -40,11 +39,12 @@ from mvp4d_jax.geometry.rasterize import Raster, rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.processes import begin_together, from_first, is_first
 from mvp4d_jax.release import Release
+from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions, compile_denoising, denoise
 from mvp4d_jax.sampling.matte import matte
 from mvp4d_jax.sampling.photo_detail import add_detail, read_photo, read_poses
-from mvp4d_jax.sampling.plan import Plan, Window
+from mvp4d_jax.sampling.plan import Plan
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
 from mvp4d_jax.sampling.preview import write_preview
 from mvp4d_jax.sampling.shot import (
@@ -72,95 +72,6 @@ def check_targets(out: str | os.PathLike, overwrite: bool) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class CleanViews:
-    """Views that exist already and take part as clean reference views: frames of a capture, at the model's size.
-
-    Attributes:
-      capture: where the frames are read.
-      views: indices of its cameras.
-    """
-
-    capture: Capture
-    views: tuple[int, ...]
-
-    def cameras(self) -> Camera:
-        """[V, F'] of the chosen views."""
-        index = list(self.views)
-        return jax.tree.map(lambda array: np.asarray(array)[index], self.capture.cameras)
-
-    def frames(self, window: Window) -> np.ndarray:
-        """[V, F, H, W, 3] in [-1, 1]; the last frame is held where the capture is shorter than the window."""
-        last = self.capture.frame_count - 1
-        index = np.minimum(np.arange(window.start, window.stop), last)
-        return np.stack([[self.capture.frame(view, int(frame)) for frame in index] for view in self.views]) / 127.5 - 1
-
-    def shown(self, motion: Motion) -> list[tuple[Motion, Camera]]:
-        """What the views show of F driving frames: motion [F] and cameras [V, F'] of sets of views, in order."""
-        return [(motion, self.cameras())]
-
-
-@dataclasses.dataclass(frozen=True)
-class PhotoViews:
-    """The photos of a person beside the reference as clean reference views: stills, each seen from where it was taken
-    while the head moves.
-
-    Attributes:
-      portrait: the person.
-      size: pixels a side of the model's pictures; margin: of its crops.
-    """
-
-    portrait: Portrait
-    size: int
-    margin: float
-
-    @property
-    def views(self) -> tuple[int, ...]:
-        return tuple(index for index in range(len(self.portrait.photos)) if index != self.portrait.reference)
-
-    def frames(self, window: Window) -> np.ndarray:
-        """[V, F, H, W, 3] in [-1, 1]."""
-        pictures = np.stack([self._crop(index)[0] for index in self.views])
-        return np.repeat(2 * pictures[:, None] - 1, window.stop - window.start, axis=1)
-
-    def shown(self, motion: Motion) -> list[tuple[Motion, Camera]]:
-        """Each photo's expression on the driving head's place, and the camera that keeps its place to the head."""
-        sets = []
-        for index in self.views:
-            own = self.portrait.motion[np.full(motion.frame_count, index)]
-            camera = self._crop(index)[1]
-            moved = (
-                np.asarray(camera.world_to_camera, np.float64)
-                @ head_to_world(own)
-                @ np.linalg.inv(head_to_world(motion))
-            )  # [F, 4, 4]
-            cameras = make_camera(moved[None], *(np.asarray(getattr(camera, name)) for name in FIELDS[1:]))
-            sets.append(
-                (
-                    dataclasses.replace(own, rotation=motion.rotation, translation=motion.translation, fps=motion.fps),
-                    cameras,
-                )
-            )
-        return sets
-
-    def _crop(self, index: int) -> tuple[np.ndarray, Camera]:
-        portrait = self.portrait
-        return crop_reference(
-            portrait.on_background(index),
-            portrait.camera[index],
-            portrait.motion[slice(index, index + 1)],
-            portrait.head,
-            self.size,
-            self.margin,
-        )[:2]
-
-
-def head_to_world(motion: Motion) -> np.ndarray:
-    """[F, 4, 4] float64, where the head's own axes lie in the world."""
-    rotation = Rotation.from_rotvec(np.asarray(motion.rotation, np.float64)).as_matrix()
-    return rigid(rotation, np.asarray(motion.translation, np.float64))
-
-
-@dataclasses.dataclass(frozen=True)
 class Shot:
     """All a run is given beside the weights.
 
@@ -172,6 +83,7 @@ class Shot:
       clean_views: existing views, or None.
       portrait: the person's photos, which the capture keeps; or None.
       photo_detail: whether the views take the detail of the portrait's reference photo.
+      enlarge: how many times the model's size the capture's pictures are.
     """
 
     reference: Reference
@@ -182,6 +94,7 @@ class Shot:
     clean_views: CleanViews | PhotoViews | None = None
     portrait: Portrait | None = None
     photo_detail: bool = False
+    enlarge: int = 1
 
 
 class Generator:
@@ -298,7 +211,8 @@ class _Run:
         self.overwrite = overwrite or was_finishing(self.work, WORK) == fingerprint
         check_targets(self.out, self.overwrite)
         pixels = self.plan.views * self.plan.frames * self.size[0] * self.size[1]
-        require_space(self.out, 6 * pixels, "sampling")  # frames kept whole, and the capture's pictures
+        shares = 3 + 3 * self.shot.enlarge**2  # frames kept whole, and the capture's pictures
+        require_space(self.out, shares * pixels, "sampling")
         self._claim(fingerprint)
 
     def _windows(self) -> None:
@@ -398,17 +312,18 @@ class _Run:
         return _read_kept(self._frames_path(index, view), "frames", shape)
 
     def _assemble(self, extra: dict[str, Any]) -> Capture:
-        """Writes the capture: frames without the windows' clean prefixes, with the photo's detail, estimated mattes,
-        cameras, motion, rig."""
+        """Writes the capture: frames without the windows' clean prefixes, enlarged, with the photo's detail; estimated
+        mattes, cameras, motion, rig."""
         plan, shot = self.plan, self.shot
-        motion = pad_motion(shot.motion, plan.frames)
+        motion, side = pad_motion(shot.motion, plan.frames), self.facts.image_size * shot.enlarge
+        cameras = camera_window(resize(shot.cameras, self.size, (side, side)), 0, plan.frames)
         writer = CaptureWriter(
             self.out,
             head=shot.head,
             motion=motion,
-            cameras=camera_window(shot.cameras, 0, plan.frames),
+            cameras=cameras,
             names=shot.names,
-            image_size=self.size,
+            image_size=(side, side),
             masks=True,
             source="mvp4d sample",
             extra={**extra, "reference_axis": shot.reference.axis_in_head().tolist()},
@@ -418,7 +333,7 @@ class _Run:
         vertices = np.asarray(skin(shot.head, motion))
         poses = None
         if shot.photo_detail and shot.portrait is not None:
-            photo = read_photo(shot.portrait, self.facts.image_size, self.facts.crop_margin)
+            photo = read_photo(shot.portrait, side, self.facts.crop_margin)
             poses = read_poses(photo, motion, vertices)
         with writer, progress(total=plan.views * plan.frames, what="writing", unit="frame") as bar:
             for view in range(plan.views):
@@ -427,20 +342,28 @@ class _Run:
                 )[: plan.frames]
                 for start in range(0, plan.frames, CHUNK):
                     part = slice(start, min(start + CHUNK, plan.frames))
-                    cameras = camera_window(shot.cameras, part.start, part.stop)[view]
-                    raster = self._raster(cameras, vertices[part])
-                    pictures = frames[part]
+                    own = camera_window(cameras, part.start, part.stop)[view]
+                    raster = self._raster(own, vertices[part], side)
+                    pictures = enlarged(frames[part], side)
                     if poses is not None:
-                        pictures = add_detail(poses[part], cameras, raster, pictures)
+                        pictures = add_detail(poses[part], own, raster, pictures)
                     for frame, picture, face in zip(range(start, part.stop), pictures, np.asarray(raster.face)):
                         writer.add(view, frame, picture, matte(picture / 255.0, face >= 0))
                         bar.update()
         return Capture.open(self.out)
 
-    def _raster(self, cameras: Camera, vertices: np.ndarray) -> Raster:
+    def _raster(self, cameras: Camera, vertices: np.ndarray, side: int) -> Raster:
         """The head mesh [F, N, 3] as cameras [F or 1] of a view show it."""
         cameras = jax.tree.map(lambda array: np.asarray(array, np.float32), cameras)
-        return rasterize(cameras, vertices, self.shot.head.faces, self.size)
+        return rasterize(cameras, vertices, self.shot.head.faces, (side, side))
+
+
+def enlarged(frames: np.ndarray, side: int) -> np.ndarray:
+    """Frames [F, H, W, 3] uint8 at `side` pixels a side, bicubic; as they are where that is their own."""
+    if frames.shape[1:3] == (side, side):
+        return frames
+    size = (side, side)
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])
 
 
 def _read_kept(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -21,7 +21,7 @@ from mvp4d.core.heads.motion import Motion
 from mvp4d.core.images import read_photo
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.release import Facts
-from mvp4d_jax.sampling.generate import CleanViews, PhotoViews
+from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
 from mvp4d_jax.tracking.portrait import Shot, assemble
 
 MATTES = ("none", "auto")

@@ -23,8 +23,9 @@ from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.parallel import say_mesh
 from mvp4d_jax.release import Facts
 from mvp4d_jax.sampling.ahead import compiled_ahead
+from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
 from mvp4d_jax.sampling.denoise import DenoiseOptions
-from mvp4d_jax.sampling.generate import CleanViews, Generator, PhotoViews, Shot
+from mvp4d_jax.sampling.generate import Generator, Shot
 from mvp4d_jax.sampling.inputs import (
     PHOTOS,
     check_portrait,
@@ -36,6 +37,8 @@ from mvp4d_jax.sampling.inputs import (
 from mvp4d_jax.sampling.memory import TPU_LANES, Needs, needs, say_needs
 from mvp4d_jax.sampling.plan import Plan, describe, make_plan
 from mvp4d_jax.sampling.shot import check_cameras
+
+MOST_ENLARGED = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Settings:
       eta: noise added back at every step, 0 to 1.
       seed: of all noise and routing.
       photo_detail: whether views take the photo's detail (`sampling.photo_detail`).
+      enlarge: how many times the model's size the pictures are, 1 to 8; with the photo's detail faces gain by it.
     """
 
     frames: int | None = None
@@ -73,12 +77,14 @@ class Settings:
     eta: float = 0.0
     seed: int = 0
     photo_detail: bool | None = None
+    enlarge: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A planned run. `motion` F frames, `cameras` [V, F']; `notice` says what could not be carried over; `mesh` has
-    so many devices along data, fsdp and context; `photo_detail` whether views take the photo's detail."""
+    so many devices along data, fsdp and context; `photo_detail` whether views take the photo's detail,
+    `enlarge` how many times the model's size they are."""
 
     folder: Path
     portrait: Portrait
@@ -92,6 +98,7 @@ class Job:
     notice: str = ""
     mesh: tuple[int, int, int] = (1, 1, 1)
     photo_detail: bool = False
+    enlarge: int = 1
 
     def describe(self) -> str:
         """The plan and its cost, read off the weights' config.json and headers."""
@@ -130,13 +137,16 @@ class Job:
                 self.clean,
                 self.portrait,
                 self.photo_detail,
+                self.enlarge,
             )
             return generator.run(self.plan, shot, self.options, out, self.fingerprint(), extra, overwrite=overwrite)
 
     def fingerprint(self) -> str:
         """A hash of everything that the pictures depend on."""
         digest = hashlib.sha256(f"{self.plan.fingerprint()} {self.dtype}".encode())
-        digest.update(json.dumps([dataclasses.asdict(self.options), self.names, self.photo_detail]).encode())
+        digest.update(
+            json.dumps([dataclasses.asdict(self.options), self.names, self.photo_detail, self.enlarge]).encode()
+        )
         digest.update((self.folder / "mvp4d.json").read_bytes())
         for file in sorted(self.folder.rglob("*.safetensors")):
             digest.update(f"{file.relative_to(self.folder)} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
@@ -180,6 +190,12 @@ def plan_job(
       UserError: the first thing that is missing, damaged or does not fit.
     """
     settings = _complete(settings or Settings(), facts)
+    if settings.enlarge not in range(1, MOST_ENLARGED + 1):
+        raise UserError("`enlarge`", f"is {settings.enlarge}", f"give a whole number, 1 to {MOST_ENLARGED}")
+    if settings.photo_detail not in (True, False):
+        raise UserError(
+            "`photo_detail`", f"is {settings.photo_detail}", "give True, False, or None for the weights' own"
+        )
     check_portrait(portrait, facts)
     head, size = portrait.head, (facts.image_size, facts.image_size)
     motion, notice = pick_motion(motion, head, settings.frames)
@@ -222,6 +238,7 @@ def plan_job(
         notice,
         mesh,
         bool(settings.photo_detail),
+        int(settings.enlarge),
     )
 
 

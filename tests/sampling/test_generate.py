@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_world import FRAMES, SIZE, ball, motion, write_release, write_scene
 
 from mvp4d.cli import main
@@ -81,6 +82,19 @@ def test_with_photo_detail_the_same_views_take_it(release, scene, sampled, tmp_p
         expected = photo_detail.add_detail(poses, camera, raster, plain.frames(view))
         np.testing.assert_allclose(capture.frames(view).astype(int), expected.astype(int), atol=1)
         assert (np.abs(expected.astype(int) - plain.frames(view)).max() > 0) == (view == 0)  # the other sees the back
+
+
+def test_enlarged_views_are_the_same_ones_larger(release, scene, sampled, tmp_path):
+    out = tmp_path / "sampled"
+    assert main(_arguments(release, scene, out, "--enlarge", "2")) == 0
+    capture, plain = Capture.open(out), Capture.open(sampled)
+    validate(out)
+    assert capture.image_size == (2 * SIZE, 2 * SIZE) and capture.mask(0, 0).shape == (2 * SIZE, 2 * SIZE)
+    for name in ("fx", "fy", "cx", "cy"):
+        np.testing.assert_allclose(getattr(capture.cameras, name), 2 * getattr(plain.cameras, name))
+    larger = Image.fromarray(plain.frame(1, 3)).resize((2 * SIZE, 2 * SIZE), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(capture.frame(1, 3), np.asarray(larger))
+    assert main(_arguments(release, scene, tmp_path / "none", "--enlarge", "0")) == 2
 
 
 def _pixels(path):

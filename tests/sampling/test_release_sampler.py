@@ -78,6 +78,14 @@ def test_photo_detail_is_as_the_release_says_and_the_flag_overrides(planned):
 
 
 @pytest.mark.parametrize(
+    "settings", [{"enlarge": 0}, {"enlarge": 9}, {"enlarge": 2.5}, {"enlarge": "2"}, {"photo_detail": "no"}]
+)
+def test_what_is_no_size_and_no_choice_is_refused(planned, settings):
+    with pytest.raises(UserError, match=f"`{next(iter(settings))}`"):
+        planned(OWN, **settings)
+
+
+@pytest.mark.parametrize(
     "sampler", [{"method": "euler"}, {"steps": 0}, {"step": 4}, {"guidance": "much"}, {"photo_detail": 1}, 4]
 )
 def test_a_damaged_sampler_is_named(planned, sampler):

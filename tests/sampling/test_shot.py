@@ -11,7 +11,7 @@ from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.heads.skinning import skin
-from mvp4d_jax.sampling.generate import PhotoViews
+from mvp4d_jax.sampling.clean_views import PhotoViews
 from mvp4d_jax.sampling.plan import Window
 from mvp4d_jax.sampling.shot import crop_reference, draw_window, make_reference
 from tests.geometry.test_conditioning import ball_head
