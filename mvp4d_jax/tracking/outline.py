@@ -15,6 +15,8 @@ from scipy import ndimage
 from mvp4d.core.cameras.camera import Camera, centre, project, to_camera
 
 RATIO, BRIGHTNESS = 0.05, 0.25  # what the logarithms of skin's colour ratios and of its brightness vary by, at least
+MARGIN = 0.01  # over the face box, beside what is no skin
+SURE = 0.5, 0.8  # likeness from which a place counts as skin, and counts in full
 DARK = 0.03  # of colours in [0, 1]: added before logarithms
 PLAIN = 0.05, 0.8  # this share of a picture's border differs by less from a plain background
 CONTRAST = 0.06  # colours that differ by less from the background are it
@@ -68,7 +70,7 @@ class Person:
     """A picture as a fit sees it.
 
     Attributes:
-      skin: [H, W, 1] 0 to 1.
+      skin: [H, W, 1] 0 to 1, nothing within a margin of what is no skin.
       inner: [H, W, 1] the least of `skin` in 3 x 3 pixels.
       distance: [H, W, 1] pixels to the line at which the person ends, negative inside; None before a background that is
         not of one colour.
@@ -79,12 +81,14 @@ class Person:
     distance: np.ndarray | None
 
     @classmethod
-    def of(cls, picture: np.ndarray, skin: Skin) -> Person:
-        """From a picture [H, W, 3] in [0, 1]."""
+    def of(cls, picture: np.ndarray, skin: Skin, box: float) -> Person:
+        """From a picture [H, W, 3] in [0, 1] and the side of the face box in pixels."""
         found = skin.likeness(ndimage.gaussian_filter(picture, (0.7, 0.7, 0)))
         distance = _distance(picture, skin.middle)
         inner = ndimage.minimum_filter(found, 3)[..., None]
-        return cls(found[..., None], inner, None if distance is None else distance[..., None])
+        clean = ndimage.minimum_filter(found, 2 * round(MARGIN * box) + 1)
+        clean = np.clip((clean - SURE[0]) / (SURE[1] - SURE[0]), 0, 1)
+        return cls(clean[..., None], inner, None if distance is None else distance[..., None])
 
 
 def _distance(picture: np.ndarray, skin: np.ndarray) -> np.ndarray | None:

@@ -4,8 +4,10 @@ Detectors put landmarks some millimetres beside where the head has them, by anot
 of face, ears and neck are projected into all views that they face and in which nothing of the head hides them; what
 their colours differ from each other's mean is minimised by Gauss-Newton over identity, pose and expression. Colours are
 blurred along the surface, first widely: so blurred, two views of a place see the same, however they look at it, and
-nothing of what lies beside it. Only skin counts, but on brows, eyes, nose and lips; and where skin ends before a plain
-background, the head's outline is held to that line (`outline`). What shines loses its weight (Geman-McClure).
+nothing of what lies beside it; at last hardly, because clean skin agrees to half a per cent. Only skin and lips count,
+away from what moves before them as a camera moves: hair (brows' too), lashes, eyes, teeth and nearer parts of the head.
+Where skin ends before a plain background, the head's outline is held to that line (`outline`). What shines loses its
+weight (Geman-McClure).
 """
 
 from __future__ import annotations
@@ -41,19 +43,27 @@ FEWEST = 30  # colours of cheeks and nose that tell a person's skin
 KEYFRAMES = 4  # that the identity is fitted on
 FRONT = 0.0  # the face is what lies further in front than this, from the ears (0) to the tip of the nose (1)
 ABOVE, BELOW = 0.8, 0.5  # how far it reaches over the nose's root and under the chin, over the length from one to other
-DRAWN, CHEEKS = 0.014, 0.02  # metres around brows, eyes and nose that are drawn on; around the nose that are but skin
+CHEEKS = 0.02  # metres around the nose that are but skin
+RIMMED = "lashes", "lid_lining", "sclera", "mouth_inside", "nostrils"
+RIMS = 0.002, 0.006  # metres from these parts from which a point counts, and counts in full
 FACING = 0.1, 0.4  # cosine between skin and camera from which a point counts, and counts in full
 DEPTH_SIDE, DEPTH_SLACK = 192, 0.003  # pixels of the depth maps that tell what is hidden; metres
-BLUR = 0.006  # of pictures, over the face box: no finer than the points lie
-NOISE, OUTLIER = 0.02, 0.04  # of colours in [0, 1]: standard deviation, and what counts a quarter
+EDGE = 0.006, 0.015  # metres by which what lies beside a point in a picture may be nearer, and further
+BLUR = 0.003  # of pictures, over the face box
+NOISE = 0.02  # standard deviation of colours in [0, 1]
 LINE = 0.015  # standard deviation of the person's line over the face box; neighbouring points of it err alike
 LOOSE = 3.0  # how much wider than in a fit by landmarks alone their standard deviation is
 HELD = 3  # iterations through which visibility, derivatives and the outline's points are held
-# Blur along the surface in metres, iterations, how many points of a view count as measured by themselves, and the
-# distance over the face box at which the person's line counts a quarter.
-LEVELS = ((0.012, 6, 100.0, 0.08), (0.006, 6, 150.0, 0.04), (0.003, 6, 200.0, 0.025))
-AFTER = LEVELS[1:]  # of the other frames, which begin where the first ones' mean change leads
-Level = tuple[float, int, float, float]
+# Blur along the surface in metres; iterations; how many points of a view count as measured by themselves; and what
+# counts a quarter, of colours and as distance of the person's line over the face box.
+LEVELS = (
+    (0.012, 6, 100.0, 0.04, 0.08),
+    (0.006, 6, 150.0, 0.04, 0.04),
+    (0.003, 6, 1000.0, 0.02, 0.025),
+    (0.001, 12, 3000.0, 0.02, 0.025),
+)
+AFTER = tuple((blur, 6, *rest) for blur, _, *rest in LEVELS[1:])  # of the other frames, which begin near
+Level = tuple[float, int, float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +97,8 @@ class Refiner:
     surface: HeadModel
     triangles: np.ndarray  # [t, 3] of the points
     edges: np.ndarray  # [e, 2] of the points
-    drawn: np.ndarray  # [N] bool: brows, eyes, nose and lips
+    lips: np.ndarray  # [N] bool
+    clear: np.ndarray  # [N] 0 to 1, how far from rims
     cheeks: np.ndarray  # [N] bool: nothing but skin, on everybody
     kernels: dict[float, sparse.csr_matrix]  # [N, N] of each blur of LEVELS
     small: tuple  # what `landmark_rig` gives
@@ -129,11 +140,15 @@ class Refiner:
         triangles = number[faces]
         triangles = triangles[(triangles >= 0).all(1)]
         edges = np.unique(np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
-        drawn = (cKDTree(marks[17:48]).query(template[keep])[0] < DRAWN) | lips[keep]
+        inner = template[faces[np.isin(head.face_parts, _parts(head, *RIMMED))].ravel()]
+        gap = cKDTree(inner).query(template[keep])[0] if len(inner) else np.full(len(keep), np.inf)
+        clear = np.clip((gap - RIMS[0]) / (RIMS[1] - RIMS[0]), 0, 1)
         beside = np.concatenate([marks[27:36], (marks[[2, 14]] + 2 * marks[[31, 35]]) / 3])
         cheeks = cKDTree(beside).query(template[keep])[0] < CHEEKS
         kernels = {blur: _kernel(template[keep], normals, blur) for blur, *_ in LEVELS}
-        return cls(head, surface, triangles, edges, drawn, cheeks, kernels, small, layout, config, cameras, boxes)
+        return cls(
+            head, surface, triangles, edges, lips[keep], clear, cheeks, kernels, small, layout, config, cameras, boxes
+        )
 
     def seen(
         self, shared: np.ndarray, frame: np.ndarray, sizes: Sequence[tuple[int, int]]
@@ -156,6 +171,9 @@ class Refiner:
             x, y = np.clip(np.int64(np.floor(pixels)), 0, DEPTH_SIDE - 1).T
             weights[view] *= own < ndimage.maximum_filter(depth, 3)[y, x] + DEPTH_SLACK
             depths.append(depth)
+            filled = np.where(depth > 0, depth, np.inf)
+            weights[view] *= own < ndimage.minimum_filter(filled, 3)[y, x] + EDGE[0]
+            weights[view] *= own > ndimage.maximum_filter(filled, 3)[y, x] - EDGE[1]
         return weights * ((weights > 0.05).sum(0) >= 2), depths
 
     def places(self, shared: np.ndarray, frame: np.ndarray) -> np.ndarray:
@@ -167,7 +185,7 @@ class Refiner:
         """[V, 3] what each view's colours are to be multiplied by, so that all views have the same on the mean."""
         own, common, total = *np.zeros((2, len(self.boxes), 3)), np.zeros(len(self.boxes))
         for frame, views in zip(frames, pictures):
-            weights = self.seen(shared, frame, [view.shape[:2] for view in views])[0] * (self.cheeks | self.drawn)
+            weights = self.seen(shared, frame, [view.shape[:2] for view in views])[0] * self.cheeks
             soft = [_blurred(*one) for one in zip(views, EXPOSED * self.boxes)]
             colours = np.stack(self._colours(soft, shared, frame))
             off = ((colours - _mean(colours, weights)) ** 2).sum(-1)
@@ -195,7 +213,10 @@ class Refiner:
         known = Skin.of(colours)
         return [
             View(*one)
-            for one in zip(soft, (Person.of(np.float32(p) / 255 * g, known) for p, g in zip(pictures, gains)))
+            for one in zip(
+                soft,
+                (Person.of(np.float32(p) / 255 * g, known, b) for p, g, b in zip(pictures, gains, self.boxes)),
+            )
         ]
 
     def look(self, views: Sequence[View], shared: np.ndarray, frame: np.ndarray) -> Look:
@@ -203,12 +224,12 @@ class Refiner:
         weights, depths = self.seen(shared, frame, [view.soft.shape[:2] for view in views])
         jacobian = _derivatives(np.float32(shared), np.float32(frame), self.surface, layout=self.layout)
         places = self.places(shared, frame)
-        normals, lines = vertex_normals(places, self.triangles), {}
+        weights, normals, lines = weights * self.clear, vertex_normals(places, self.triangles), {}
         for index, view in enumerate(views):
             camera, person = self.cameras[index], view.person
             if person is not None:
                 likeness = sampled(person.skin, project(camera, places)[0])[0][:, 0]
-                weights[index] *= np.where(self.drawn, 1.0, likeness)
+                weights[index] *= np.where(self.lips, 1.0, likeness)
             if person is not None and person.distance is not None:
                 line = contour(places, normals, self.edges, camera, depths[index], max(view.soft.shape[:2]))
                 lines[index] = line, trust(line, places, camera, person)
@@ -276,7 +297,7 @@ class Refiner:
         self, views: Sequence[View], look: Look, places: np.ndarray, level: Level
     ) -> tuple[np.ndarray, np.ndarray]:
         """Normal matrix and gradient of what colours differ from their mean; robust weights are held."""
-        blur, _, independent, _ = level
+        blur, _, independent, outlier, _ = level
         use = np.flatnonzero((look.weights > 0.05).any(1))
         if not len(use):
             return np.zeros((look.jacobian.shape[-1],) * 2), np.zeros(look.jacobian.shape[-1])
@@ -290,7 +311,7 @@ class Refiner:
         colours, slopes = rows[..., :3], rows[..., 3:].reshape(*rows.shape[:2], 3, 3)
         weights = weights * ((weights > 0.05).sum(0) >= 2)
         off = ((colours - _mean(colours, weights)) ** 2).sum(-1)
-        weights = weights / (1 + off / OUTLIER**2) ** 2
+        weights = weights / (1 + off / outlier**2) ** 2
         differences, slopes = colours - _mean(colours, weights), slopes - _mean(slopes, weights)
         weights = weights * independent / len(places) / NOISE**2
         # Every point by itself meets the unknowns only through its place: 3 x 3 blocks.
@@ -309,7 +330,7 @@ class Refiner:
         for view, (line, weights) in look.lines.items():
             box = self.boxes[view]
             off, by_place = beyond(line, places, self.cameras[view], views[view].person)
-            weights = weights / (1 + (off / box / level[3]) ** 2) ** 2 / (LINE * box) ** 2
+            weights = weights / (1 + (off / box / level[4]) ** 2) ** 2 / (LINE * box) ** 2
             rows = np.einsum("kc,kcj->kj", np.float32(by_place), line.between(look.jacobian))
             normal += (rows * weights[:, None]).T @ rows
             gradient += (weights * off) @ rows
