@@ -12,13 +12,14 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate, normalize, pad
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.initialise import TOLERANCE, hang
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
+from mvp4d_export.thickness import Thickness, centres, like_skin
 from mvp4d_export.triangles import triangle_frames
 from mvp4d_export.visibility import EYES, INTERIOR, Surface, parts_named, rig_surface, triangle_parts
 
@@ -33,8 +34,8 @@ RIG_AHEAD = 0.06  # how much more unlike than a point before it the rig may be a
 AS_GOOD = 0.04  # how much more unlike than the best a nearer point may be and still be what is shown
 BEHIND = 0.01  # metres behind the rig's surface from which a view does not see a point
 SOLID = 0.5  # alpha from which a line of sight meets the person
-SKIN_HUE = 0.985  # least cosine between a colour of skin and the face's
-SKIN_LIGHT = (0.4, 1.8)  # how dark and bright it may be beside the face's
+THICK = 0.003  # metres on the rig from which hair and clothes lie before it
+ASKANCE = 0.5  # cosine at which the rig is taken to be seen where it is seen at a smaller one
 COMPANY = 6  # of nine neighbours off the rig, without which one is an error
 
 
@@ -58,12 +59,14 @@ class Sight:
 
     Attributes:
       picture: [3, h, w] in the photo's light. mask: [h, w]. rig: [h, w] metres, the rig's depth, 1,000 where it is not.
+      face: [h, w] its triangles, -1 where there is none.
       matrix: [4, 4] head space to camera. K: [3, 3] intrinsics.
     """
 
     picture: Tensor
     mask: Tensor
     rig: Tensor
+    face: Tensor
     matrix: Tensor
     K: Tensor
 
@@ -89,6 +92,7 @@ class Sights:
         self.avatar = avatar
         outer = ~parts_named(avatar.rig.part_names, (*INTERIOR, *EYES)).to(avatar.device)
         self.outside = outer[triangle_parts(avatar)]
+        self.covered = outer[avatar.rig.face_parts]  # which of the rig's triangles hair and clothes may cover
         last = len(data.train_times) - 1
         times = sorted({data.train_times[int(i)] for i in torch.linspace(0, last, TIMES)})
         self.moments = [(data.pose[time : time + 1], self._sights(data, time, gain)) for time in times]
@@ -100,12 +104,23 @@ class Sights:
             if not data.usable[view, time]:
                 continue
             pictures, masks, viewmats, Ks = data.batch([view], time)
-            rig = rig_surface(self.avatar, pose, viewmats[0], Ks[0], max(height, width)).depth[:height, :width]
+            surface = rig_surface(self.avatar, pose, viewmats[0], Ks[0], max(height, width))
+            rig, face = (value[:height, :width] for value in (surface.depth, surface.face))
             smooth = avg_pool2d(pictures.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False)[0]
             mask = torch.ones_like(rig) if masks is None else masks[0]
             matrix = viewmats[0] @ pose.head_matrix()[0]
-            found.append(Sight(smooth / gain[:, None, None], mask, rig.clamp(max=1e3), matrix, Ks[0]))
+            found.append(Sight(smooth / gain[:, None, None], mask, rig.clamp(max=1e3), face, matrix, Ks[0]))
         return found
+
+    def outlines(self, skin: Tensor) -> list[Thickness]:
+        """What the views' outlines say of hair and clothes on the rig, where skin has the colour `skin` [3]."""
+        return [
+            Thickness.of_outline(
+                self.avatar, sight.face, sight.rig, sight.mask, sight.picture.permute(1, 2, 0), sight.K[0, 0], skin
+            )
+            for _, sights in self.moments
+            for sight in sights
+        ]
 
     def unlike(self, pose: Pose, points: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
         """[M] bool: whether points [M, 3] in a pose lie in the masks' hull; [M] how unlike the views there are to
@@ -139,7 +154,8 @@ def photo_depth(
 ) -> PhotoDepth:
     """Depth of the pixels of a photo, in which the rig's `surface` is known and skin has the colour `skin` [3].
 
-    What looks like skin is on the rig or unknown: any point before a cheek shows the views skin.
+    What looks like skin is on the rig or unknown: any point before a cheek shows the views skin. What does not, and
+    has no better place before the rig, lies as far before it as outlines tell of hair and clothes there.
     """
     size = max(1, picture.side // CELLS)
     colour, alpha = _cells(picture, size)
@@ -150,7 +166,7 @@ def photo_depth(
     around = torch.arange(-AROUND, AROUND, STEP, device=rig.device)
     depth, off = torch.full_like(rig, math.inf), torch.zeros_like(rig, dtype=torch.bool)
     for on_rig in (True, False):
-        at = (alpha > SOLID) & (torch.isfinite(rig) == on_rig) & ~_like_skin(colour, skin)
+        at = (alpha > SOLID) & (torch.isfinite(rig) == on_rig) & ~like_skin(colour, skin)
         if not at.any():
             continue
         start, steps = (rig[at], before) if on_rig else (matrix[2, 3].expand(int(at.sum())), around)
@@ -171,14 +187,27 @@ def photo_depth(
         known = torch.isfinite(least)
         depth[at] = torch.where(known, depths.gather(1, index[:, None])[:, 0], math.inf)
         off[at] = known & ((index > 0) | (not on_rig))
+    faces, facing = (values[middle][:, middle] for values in (surface.face, surface.facing))
+    at = (alpha > SOLID) & torch.isfinite(rig) & ~off & ~like_skin(colour, skin) & sights.covered[faces.clamp(min=0)]
+    thick = _thickness(sights, picture, surface, skin).at(centres(sights.avatar)[faces[at]])
+    depth[at] = rig[at] - thick / facing[at].clamp(min=ASKANCE)
+    off[at] = thick > THICK
     return _to_pixels(depth, off, surface, size)
 
 
-def _like_skin(colours: Tensor, skin: Tensor) -> Tensor:
-    """Which colours [..., 3] may be skin of the colour `skin` [3] in some other light."""
-    hue = normalize(colours, dim=-1) @ normalize(skin, dim=0)
-    light = colours.mean(-1) / skin.mean().clamp(min=1e-3)
-    return (hue > SKIN_HUE) & (light > SKIN_LIGHT[0]) & (light < SKIN_LIGHT[1])
+def _thickness(sights: Sights, picture: Picture, surface: Surface, skin: Tensor) -> Thickness:
+    """What the outlines of all generated views and of the photo say."""
+    own = Thickness.of_outline(
+        sights.avatar,
+        surface.face,
+        surface.depth,
+        picture.alpha,
+        picture.rgb,
+        picture.K[0, 0],
+        skin,
+        picture.known,
+    )
+    return Thickness.of_all([*sights.outlines(skin), own])
 
 
 def _cells(picture: Picture, size: int) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,7 @@
 """Where a photo's pixels lie: on the rig's face, or on the wig that only generated views know."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,14 @@ from scipy import ndimage
 from test_photo_fit import photo_fit, portrait_of
 
 from mvp4d.core.capture import Capture
+from mvp4d_export.photo_depth import Sights
 from mvp4d_export.seeding import project_points
+from mvp4d_export.thickness import PLACES, Thickness, centres
 
 WIG = 0.02  # metres from the rig to the wig's visible strands, which are up to 0.03 long
+
+LONGEST = 0.03
+SKIN = (0.8, 0.6, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +78,49 @@ def test_nothing_floats_before_the_face(looked):
     skin = torch.isfinite(shown.surface.depth) & ~shown.off & (shown.surface.facing > 0.5)
     before = skin[rows, columns] & (depth < shown.depth[rows, columns] - 0.006)
     assert int(before.sum()) == 0
+
+
+def test_outlines_tell_how_thick_hair_is_and_that_skin_is_bare(looked):
+    fit, _, _, _, _ = looked
+    sights = Sights(fit.avatar, fit.data, torch.ones(3))
+    skin = torch.tensor(SKIN)
+    thickness = Thickness.of_all(sights.outlines(skin))
+    places = centres(fit.avatar)
+    _, y, z = (places / torch.from_numpy(RADII).float()).unbind(1)
+    found = thickness.at(places)
+    crown, face = (y > 0.6) & (z < 0.5), (y < 0) & (z > 0.6)
+    assert found[crown].median() == pytest.approx(LONGEST, abs=0.006)  # its outline is where the longest strands end
+    assert float(found[face].median()) < 0.001
+
+
+def test_hair_over_the_rig_lies_before_it(looked):
+    _, shown, rays, eye, _ = looked
+    depth, points = first_hit(rays, eye, RADII + WIG)
+    _, y, z = np.moveaxis(points[..., 0, :] / (RADII + WIG), -1, 0)
+    over = (shown.surface.facing.numpy() > 0.5) & ((y > 0.45) | ((z < 0.05) & (y > 0)))
+    rig, found = (np.abs(value.numpy() - depth[..., 0])[over] for value in (shown.surface.depth, shown.depth))
+    assert over.sum() > 100
+    assert np.median(found) < 0.015 < 0.025 < np.median(rig)
+
+
+def test_outlines_of_a_known_shape():
+    """A disk of the rig in a larger disk of hair: the ring's width, everywhere; none where its colour is skin's."""
+    avatar = SimpleNamespace(rig=SimpleNamespace(template=torch.eye(3), faces=torch.tensor([[0, 1, 2]])))
+    away = np.hypot(*(np.mgrid[:80, :80] - 39.5))
+    face = torch.from_numpy(np.where(away < 20, 0, -1))
+    depth, mask = torch.where(face >= 0, 2.0, torch.inf), torch.from_numpy(away < 28).float()
+    colours = torch.zeros(80, 80, 3).index_fill_(1, torch.arange(40, 80), 0.6)
+    told = Thickness.of_outline(avatar, face, depth, mask, colours, torch.tensor(1000.0), torch.full((3,), 0.6))
+    hairy = told.beyond > 0
+    torch.testing.assert_close(told.beyond[hairy], torch.full_like(told.beyond[hairy], 0.016), atol=0.0015, rtol=0)
+    assert 0.4 < float(hairy.float().mean()) < 0.6
+    far = told.at(torch.tensor([[1 / 3, 1 / 3, 1 / 3 + 0.5], [1 / 3] * 3]))
+    assert float(far[0]) == 0 and 0.4 * 0.016 < float(far[1]) < 0.6 * 0.016
+    half = torch.ones(80, 80).index_fill_(0, torch.arange(40), 0)  # a photo that ends in the middle
+    cut = Thickness.of_outline(avatar, face, depth, mask * half, colours, *map(torch.tensor, (1000.0, SKIN)), half)
+    assert len(cut.beyond) == pytest.approx(len(told.beyond) / 2, abs=4) and float(cut.beyond.max()) < 0.018
+    nothing = Thickness.of_outline(avatar, face * 0 - 1, depth, mask, colours, torch.tensor(1000.0), torch.ones(3))
+    assert Thickness.of_all([nothing]).at(torch.zeros(2, 3)).tolist() == [0, 0]
+    many = Thickness.of_all([told] * 500)  # more than are kept
+    assert len(many.beyond) <= PLACES
+    assert float(many.length.sum()) == pytest.approx(500 * float(told.length.sum()), rel=0.02)
