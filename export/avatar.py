@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import atomic_folder, check_regular, read_json
+from mvp4d.core.files import atomic_folder, check_kind, check_regular, read_json
 from mvp4d.core.heads.model import RIG_FIELDS, HeadModel
 from mvp4d_export.deformation import EXPRESSION_UNIT, DeformationNet, NetConfig, position_features
 from mvp4d_export.projection import EPS_2D, NEAR
@@ -257,7 +257,7 @@ class Avatar(nn.Module):
             "head": {name: getattr(self.head, name) for name in _HEAD_TEXT},
             "extra": extra or {},
         }
-        (folder / "avatar.json").write_text(json.dumps(info, indent=2) + "\n")
+        (folder / "avatar.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu") -> Avatar:
@@ -268,8 +268,7 @@ class Avatar(nn.Module):
         """
         path = Path(path)
         where, weights = path / "avatar.json", path / "avatar.safetensors"
-        if not path.is_dir():
-            raise UserError(path, "no such folder" if not path.exists() else "not a folder", "an avatar is a folder")
+        check_kind(path, "avatar.json")
         info = read_json(where)
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             raise UserError(where, f"field 'format' is not '{FORMAT}'", "this is not an avatar")

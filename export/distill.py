@@ -371,6 +371,19 @@ class Distiller:
             raise UserError(path, f"not a readable checkpoint ({error})", "delete it to start over") from None
         if metadata.get("fingerprint") != self.fingerprint():
             return False
+        try:
+            self._recall(tensors, metadata)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, ValueError, RuntimeError, IndexError) as error:  # a name that lacks, a shape that differs
+            raise UserError(path, f"is damaged ({str(error)[:100]})", "delete it to start over") from None
+        return True
+
+    def _recall(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        """Takes up the state of a checkpoint."""
+        per_gaussian = ["binding", "start", *(f"parameters.{name}" for name in GAUSSIAN_TENSORS)]
+        if len({len(tensors[name]) for name in per_gaussian}) > 1:
+            raise ValueError("its tensors hold different numbers of Gaussians")
         self.avatar.set_gaussians(
             tensors["binding"], {name: tensors[f"parameters.{name}"] for name in GAUSSIAN_TENSORS}
         )
@@ -389,7 +402,6 @@ class Distiller:
         self.step_done, self.best = int(metadata["step"]), float(metadata["best"])
         self.finished = metadata["finished"] == "1"
         self.average = None if metadata["average"] == "None" else float(metadata["average"])
-        return True
 
     def finish(self) -> None:
         """Makes the avatar what one pitch describes, after the last step; once."""

@@ -17,7 +17,7 @@ import torch
 def main() -> None:
     from pyfvvdp import fvvdp
 
-    out = os.fdopen(os.dup(1), "w")
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     measure = fvvdp(display_name="standard_4k", heatmap=None, device=torch.device("cpu"))
     while line := sys.stdin.buffer.readline():

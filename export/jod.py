@@ -38,7 +38,7 @@ def jod_of_views(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], fps: 
     """
     packages = next((FVVDP.python().parent.parent / "lib").glob("python*/site-packages"))
     values = []
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("fvvdp.py"))],
             stdin=subprocess.PIPE,

@@ -12,19 +12,21 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import io
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from mvp4d.core.errors import UserError, printable, system_error
+from mvp4d.core.errors import UserError, memory_error, printable, system_error
 from mvp4d.core.host import has_accelerator
 from mvp4d.core.outputs import hold
 from mvp4d.core.places import is_remote, require_local
-from mvp4d.core.stopping import Stopped, stoppable
+from mvp4d.core.stopping import Stopped, last_stop, stoppable
 
 # verb -> (module, one line for --help)
 VERBS: dict[str, tuple[str, str]] = {
@@ -54,16 +56,55 @@ def main(argv: list[str] | None = None) -> int:
       0 when done, 2 for a user's mistake or the system's refusal (one line on standard error), 128 + N when stopped by
       signal N (130 for Ctrl-C), 141 when whoever read the output went away.
     """
+    _open_standard_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    code = 0
     try:
-        with stoppable():
-            code = _dispatch(arguments)
-        sys.stdout.flush()
-        return code
+        try:
+            with stoppable():
+                code = _dispatch(arguments)
+        finally:
+            if (
+                argv is None
+            ):  # all is put away: what Ctrl-C ends now is the interpreter, at once and without a traceback
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+            sys.stdout.flush()  # also what --help prints before its SystemExit
+    except KeyboardInterrupt as stop:  # while the closing line was printed
+        return getattr(stop, "exit_code", 130)
     except BrokenPipeError:
-        with contextlib.suppress(OSError, ValueError):  # so that the interpreter does not try again at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
+    except OSError as error:
+        _drop_output()
+        if code == 0:
+            _tell(f"mvp4d: {system_error(error, 'standard output')}")
+        return 2
+    return code
+
+
+def _open_standard_streams() -> None:
+    """Makes standard input, output and error what all code takes them for.
+
+    One that is closed becomes the null device: its number would otherwise go to the first file that is opened, and what
+    libraries log would go into that. A character that the terminal's encoding lacks is shown escaped.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            stream = open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Sends what is left of standard output nowhere, so that the interpreter does not try again at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,16 +120,19 @@ def _dispatch(arguments: list[str]) -> int:
         print(_overview())
         return 0
     if arguments[0] == "--version" and arguments[1:]:
-        print(f"mvp4d: --version takes nothing: {printable(arguments[1])}", file=sys.stderr)
+        _tell(f"mvp4d: --version takes nothing: {printable(arguments[1])}")
         return 2
     if arguments[0] == "--version":
         print(f"mvp4d {importlib.metadata.version('mvp4d-jax')}")
         return 0
     verb, rest = arguments[0], arguments[1:]
+    if not _inside_a_folder():
+        _tell(f"mvp4d {printable(verb)}: the folder that you are in does not exist any more; go to another (cd)")
+        return 2
     if verb not in VERBS:
         close = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else "; see 'mvp4d --help'"
-        print(f"mvp4d: no such command '{printable(' '.join(verb.split()))}'{hint}", file=sys.stderr)
+        _tell(f"mvp4d: no such command '{printable(' '.join(verb.split()))}'{hint}")
         return 2
     module_name, summary = VERBS[verb]
     module = parser = parsed = None
@@ -113,32 +157,50 @@ def _dispatch(arguments: list[str]) -> int:
         _refuse_buckets(module, parsed)
         with _held(module, parsed):
             message = module.run(parsed)
-        if message:
-            print(printable(message))
-        return 0
     except KeyboardInterrupt as stop:
-        how = f"stopped by {stop}" if isinstance(stop, Stopped) else "interrupted"
-        again = "run the same command again to go on" if _resumes(module, parsed) else "the same command starts over"
-        _tell(f"mvp4d {verb}: {how}; {again}")
-        return getattr(stop, "exit_code", 130)
+        return _stopped(stop, verb, _resumes(module, parsed))
     except BrokenPipeError:
         raise
     except OSError as error:
         _tell(f"mvp4d {verb}: {as_flags(str(system_error(error)), parser)}")
         return 2
     except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is None:
+        told = error if hasattr(error, "exit_code") else memory_error(error)
+        if told is None and (stop := last_stop()) is not None:
+            return _stopped(stop, verb, _resumes(module, parsed))
+        if told is None:
             raise
-        _tell(f"mvp4d {verb}: {as_flags(str(error), parser)}")
-        return code
+        _tell(f"mvp4d {verb}: {as_flags(str(told), parser)}")
+        return getattr(told, "exit_code", 2)
+    if message:
+        print(printable(message))
+    return 0
+
+
+def _stopped(stop: KeyboardInterrupt, verb: str, resumes: bool) -> int:
+    """Says that a signal ended the verb; returns the exit code."""
+    how = f"stopped by {stop}" if isinstance(stop, Stopped) else "interrupted"
+    again = "run the same command again to go on" if resumes else "the same command starts over"
+    _tell(f"mvp4d {verb}: {how}; {again}")
+    return getattr(stop, "exit_code", 130)
+
+
+def _inside_a_folder() -> bool:
+    """Whether relative paths mean anything: the working directory may have been removed under its shell, and numeric
+    libraries then end the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _tell(line: str) -> None:
     """Prints a line on standard error, below what progress bars have shown."""
     if progress := sys.modules.get("mvp4d.core.progress"):  # without it there are none
         progress.end_bars()
-    print(line, file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it: the exit code still tells
+        print(line, file=sys.stderr, flush=True)
 
 
 def _resumes(module: ModuleType | None, args: argparse.Namespace | None) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_npz
+from mvp4d.core.images import SUFFIXES
 from mvp4d.core.live_link import read_live_link
 
 # What marks each kind of folder, in order, with the module and function that check it. They are imported when they are
@@ -43,17 +44,22 @@ def detect(path: Path) -> tuple[str, str, Path]:
         raise UserError(
             path,
             "is no capture, portrait, shards, weights or avatar",
-            f"such a folder holds one of {', '.join(marker for marker, *_ in _FOLDERS)}",
+            f"such a folder holds one of {', '.join(marker for marker, *_ in _FOLDERS)}, or a fit.npz",
         )
     if path.is_file() and path.suffix == ".npz":
         names = set(read_npz(path))
         if "expr" in names:
             return "mvp4d.core.capture.fit", "validate_fit", path
-        if "expression" in names:
+        if "expression" in names and names & {"rotation", "translation", "neck", "jaw", "eyes"}:
             return "mvp4d.core.capture.motion_file", "validate_motion", path
-        return "mvp4d.core.cameras.path", "validate_path", path
+        if names & {"extr", "fx", "fy", "cx", "cy"}:
+            return "mvp4d.core.cameras.path", "validate_path", path
+        held = ", ".join(sorted(names)[:12]) or "nothing"
+        raise UserError(path, "is no fit, motion or camera path", f"it holds {held}")
     if path.is_file() and path.suffix.lower() == ".csv":
         return "mvp4d.validation", "_recording", path
+    if path.suffix.lower() in SUFFIXES:
+        raise UserError(path, "is a picture", "mvp4d track fits a head to it")
     raise UserError(
         path, "is no folder, npz or csv file", "give a capture, fit, motion, camera path, shards, weights or avatar"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import read_json, write_json
+from mvp4d.core.files import checksum, read_json, write_json
 from mvp4d.core.owner import sweep
 from mvp4d.core.stopping import tied
 
@@ -37,13 +38,15 @@ class Stage:
     Attributes:
       name, what: short name; one line on what is being done.
       command: the verb and its arguments.
-      output: what it makes; the stage is done when this exists and the command is the one recorded.
+      output: what it makes; the stage is done when this exists and command and inputs are those recorded.
+      inputs: the user's own files that it reads.
     """
 
     name: str
     what: str
     command: tuple[str, ...]
     output: Path
+    inputs: tuple[Path, ...] = ()
 
 
 def plan_stages(
@@ -88,6 +91,7 @@ def plan_stages(
                 f"fitting the built-in head to {', '.join(photo.name for photo in photos)}",
                 ("track", *(str(photo) for photo in photos), "--head", "builtin", *given, "--out", str(person)),
                 person,
+                (*photos, *masks),
             )
         )
     stages.append(
@@ -127,6 +131,7 @@ def plan_stages(
                 str(generated),
             ),
             generated,
+            (facts,) if (facts := Path(weights) / "mvp4d.json").is_file() else (),
         )
     )
     if not photos:
@@ -258,12 +263,15 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
         label = f"[{number}/{len(stages)}] {stage.what}"
         known = record.get(stage.name)
         command = [word.replace(str(out), "OUT") for word in stage.command]  # the same from wherever it is named
-        done = known and not known.get("begun") and known["command"] == command
+        inputs = [checksum(path) for path in stage.inputs]
+        same = known and known["command"] == command and known.get("inputs", inputs) == inputs
+        done = same and not known.get("begun")
         if not stale and done and stage.output.exists():
             print(f"{label}: already done", flush=True)
             continue
         stale = True
-        record[stage.name] = {"command": command, "seconds": 0.0, "begun": True}  # what it leaves is the demo's own
+        entry = {"command": command, **({"inputs": inputs} if inputs else {})}
+        record[stage.name] = {**entry, "seconds": 0.0, "begun": True}  # what it leaves is the demo's own
         write_json(record_path, record)
         print(f"{label}\n      $ mvp4d {shlex.join(stage.command)}", flush=True)
         began = time.monotonic()
@@ -274,7 +282,7 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
                 f"stopped with status {status} (its own message is above)",
                 "run the same command again to go on from here",
             )
-        record[stage.name] = {"command": command, "seconds": round(time.monotonic() - began, 1)}
+        record[stage.name] = {**entry, "seconds": round(time.monotonic() - began, 1)}
         write_json(record_path, record)
     return {stage.name: record[stage.name]["seconds"] for stage in stages}
 
@@ -284,11 +292,16 @@ def run_command(words: list[str]) -> int:
 
     Returns its exit code.
     """
-    with subprocess.Popen(tied([sys.executable, "-m", "mvp4d.cli", *words])) as process:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which it inherits: Ctrl-C is this process's, which ends it
+    try:
+        process = subprocess.Popen(tied([sys.executable, "-m", "mvp4d.cli", *words]))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            process.terminate()  # it may have had Ctrl-C from the terminal already, and then takes no notice
+            process.terminate()
             try:
                 process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:

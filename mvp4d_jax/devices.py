@@ -81,6 +81,6 @@ def compiler_flags(name: str) -> dict[str, str]:
 
     TPU flags belong in LIBTPU_INIT_ARGS: in XLA_FLAGS they stop every process that runs on CPU.
     """
-    table = json.loads(FLAGS.read_text())
+    table = json.loads(FLAGS.read_text(encoding="utf-8"))
     chosen = table[name] if name in table else table["gpu"] if name in GPUS else {}
     return {variable: " ".join(flags) for variable, flags in chosen.items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mvp4d.cli import main
 from mvp4d.core.capture import Capture, validate
 from mvp4d.core.errors import UserError
 from mvp4d_jax import demo
@@ -47,8 +48,11 @@ def _stages(out, **changes):
     return demo.plan_stages(out, **{"weights": "tiny", "size": 64, "identity": 11_004, **changes})
 
 
-@pytest.mark.parametrize("photos", [(), (Path("me.jpg"), Path("side.jpg"))])
-def test_a_stopped_demo_goes_on_with_the_stage_it_was_in(programs, tmp_path, photos):
+@pytest.mark.parametrize("photos", [(), ("me.jpg", "side.jpg")])
+def test_a_stopped_demo_goes_on_with_the_stage_it_was_in(programs, tmp_path, tmp_path_factory, photos):
+    photos = tuple(tmp_path_factory.mktemp("photos") / name for name in photos)
+    for path in photos:
+        path.touch()
     stages = _stages(tmp_path, photos=photos)
     verbs = [stage.command[0] for stage in stages]
     for stage in stages:
@@ -86,6 +90,29 @@ def test_what_follows_a_changed_stage_is_made_anew(programs, tmp_path):
     first = [stage.name for stage in stages].index("sample")
     assert [words[0] for words in programs.ran] == [stage.command[0] for stage in stages[first:]]
     assert all("--overwrite" in words for words in programs.ran)
+
+
+def test_a_photo_that_was_replaced_is_tracked_anew(programs, tmp_path):
+    photo, out = tmp_path / "me.jpg", tmp_path / "me"
+    photo.write_bytes(b"a photo")
+    out.mkdir()
+    stages = _stages(out, photos=[photo])
+    demo.run_stages(stages, out)
+    programs.ran = []
+    photo.write_bytes(b"another")
+    demo.run_stages(stages, out)
+    assert [words[0] for words in programs.ran] == [stage.command[0] for stage in stages[1:]]
+
+
+@pytest.mark.parametrize(("names", "told"), [(["voice.wav"], "neither a picture"), (["a.png"], "png")])
+def test_what_is_no_photo_is_told_before_the_first_stage(programs, tmp_path, capsys, names, told):
+    for name in names:
+        (tmp_path / name).write_bytes(b"RIFF")
+    words = ["demo", "--photo", *(str(tmp_path / name) for name in names), "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and told in said
+    assert not programs.ran and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

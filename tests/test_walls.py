@@ -126,6 +126,30 @@ def test_floors_have_no_circles(floors):
         done |= ready
 
 
+def _speaks_text(call: ast.Call) -> bool:
+    """Whether a call reads or writes text: its encoding would be the machine's, where none is named."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name in ("read_text", "write_text") and isinstance(call.func, ast.Attribute):
+        return True
+    if name in ("run", "Popen", "check_output"):
+        return any(word.arg in ("text", "universal_newlines") for word in call.keywords)
+    modes = [item.value for item in call.args[:2] if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+    modes = [mode for mode in modes if 0 < len(mode) <= 3 and set(mode) <= set("rwaxt+")]
+    if name in ("fdopen", "TemporaryFile", "NamedTemporaryFile"):
+        return bool(modes)
+    return isinstance(call.func, ast.Name) and name == "open" and (len(call.args) == 1 or bool(modes))
+
+
+@pytest.mark.parametrize("folder", ["mvp4d", "mvp4d_jax", "export", "configs"])
+def test_text_has_an_encoding(folder):
+    """Files of the project and of others are UTF-8 on a machine whose locale is another one, too."""
+    for path in _sources(folder):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and _speaks_text(node):
+                named = {word.arg for word in node.keywords}
+                assert "encoding" in named, f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
 BLOCK = """
 import importlib.abc, sys
 class Wall(importlib.abc.MetaPathFinder):

@@ -187,7 +187,7 @@ def pack(header: dict[str, Any], arrays: dict[str, tuple[str, np.ndarray]]) -> s
 
 def assemble(title: str, payload: str, live: bool = False) -> str:
     """The page around a payload."""
-    style, script = (WEB / "style.css").read_text(), join(PAGE)
+    style, script = (WEB / "style.css").read_text(encoding="utf-8"), join(PAGE)
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; worker-src blob:; "
         "media-src blob:; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if live else "")
@@ -200,13 +200,13 @@ def assemble(title: str, payload: str, live: bool = False) -> str:
         "worker": join(WORKER),
         "script": script,
     }
-    template = (WEB / "page.html").read_text()
+    template = (WEB / "page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
 
 
 def join(modules: tuple[str, ...]) -> str:
     """Modules of `export/web/` as one: their imports of each other go, their exports become plain."""
-    texts = [(WEB / f"{name}.js").read_text() for name in modules]
+    texts = [(WEB / f"{name}.js").read_text(encoding="utf-8") for name in modules]
     return "\n".join(
         re.sub(r"^export ", "", re.sub(r"^import .*;\n", "", text, flags=re.M), flags=re.M) for text in texts
     )

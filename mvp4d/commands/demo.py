@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     given.add_argument("--video", metavar="FILE", help="a clip of a person instead")
     parser.add_argument(
         "--mask",
+        dest="masks",
         metavar="IMAGE",
         nargs="+",
         help="white where the person is, for each photo (default: cut out automatically)",
@@ -55,14 +56,14 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d_jax.demo import plan_stages, run_stages
     from mvp4d_jax.evaluation.demo_report import write_demo_report
     from mvp4d_jax.release import read_facts, resolve_weights
+    from mvp4d_jax.tracking.portrait import check_photos
 
     photos = [Path(path) for path in args.photo or ([args.video] if args.video else [])]
-    masks = [Path(path) for path in args.mask or []]
-    for path in (*photos, *masks):
-        if not path.is_file():
-            raise UserError(path, "no such file")
-    if masks and len(masks) != len(photos):
-        raise UserError("--mask", f"{len(masks)} for {len(photos)} photos", "give one for each photo")
+    masks = [Path(path) for path in args.masks or []]
+    if masks and not photos:
+        raise UserError("`masks`", "is for photos", "give `photo`, too")
+    if photos:  # before the first stage spends time
+        check_photos(photos, masks or None)
     facts = read_facts(resolve_weights(args.weights))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,7 @@ class Environment:
                 )
                 self._run([str(fresh / "bin" / "python"), "-c", f"import {', '.join(self.imports)}"])
                 bar.update(bar.total - bar.n)
-            (fresh / _STAMP).write_text("\n".join(self.packages) + "\n")
+            (fresh / _STAMP).write_text("\n".join(self.packages) + "\n", encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             fresh.rename(folder)
         finally:
@@ -125,7 +125,8 @@ class Environment:
             tied(command),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env={**os.environ, "PYTHONPATH": ""},
         ) as process:
             for line in process.stdout or ():

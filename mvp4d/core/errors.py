@@ -56,3 +56,20 @@ def system_error(error: OSError, where: object = None) -> UserError:
     return UserError(
         " -> ".join(names) or where or "the system", reason[:1].lower() + reason[1:], _FIXES.get(error.errno or 0, "")
     )
+
+
+_NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "not enough memory", "std::bad_alloc")
+
+
+def memory_error(error: Exception) -> UserError | None:
+    """The machine's or the device's memory ran out, as one line; None where an error means something else. JAX, XLA and
+    torch say it in words."""
+    said = " ".join(str(error).split())
+    if not isinstance(error, MemoryError) and not any(words in said for words in _NO_MEMORY):
+        return None
+    how = f" ({said[-200:].strip()})" if said else ""
+    return UserError(
+        "memory",
+        f"ran out{how}",
+        "make less at once (fewer views or frames, smaller pictures), or use a larger machine",
+    )

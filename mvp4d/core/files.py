@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import lzma
 import math
@@ -127,10 +128,16 @@ def _told_when_full(path: Path) -> Iterator[None]:
         raise
 
 
+def checksum(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def write_json(path: str | os.PathLike, value: object) -> None:
     """Writes `value` as indented JSON, atomically."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | os.PathLike, *, limit: int = 64 << 20) -> object:
@@ -254,6 +261,32 @@ def _read_npy(stream: IO[bytes], length: int, what: str, path: str | os.PathLike
         raise UserError(path, f"{what} is cut short", "the file is damaged")
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
     return array.astype(dtype.newbyteorder("="))
+
+
+# The file that tells each kind of folder, what such a folder is called, and what makes one.
+_FOLDERS = {
+    "capture.json": ("a capture", "mvp4d sample, studio or import"),
+    "portrait/portrait.json": ("a person's folder", "mvp4d track PHOTO --out PERSON"),
+    "avatar.json": ("an avatar", "mvp4d distill"),
+    "manifest.json": ("a shards folder", "mvp4d prepare"),
+    "mvp4d.json": ("a release", "mvp4d train --export"),
+}
+
+
+def check_kind(path: Path, marker: str) -> None:
+    """Refuses what is no folder, or a folder of another kind than `marker` (a key of `_FOLDERS`) tells.
+
+    Raises:
+      UserError: says what it is instead, and what makes the kind that is needed.
+    """
+    wanted, maker = _FOLDERS[marker]
+    if not path.is_dir():
+        raise UserError(path, "no such folder" if not path.exists() else "not a folder", f"{wanted} is a folder")
+    if (path / marker).exists():
+        return
+    found = next((what for name, (what, _) in _FOLDERS.items() if (path / name).is_file()), None)
+    what = f"is {found}, not {wanted}" if found else f"is not {wanted} ({marker} is missing)"
+    raise UserError(path, what, f"{wanted} is made by {maker}")
 
 
 def check_regular(path: str | os.PathLike, limit: int) -> None:

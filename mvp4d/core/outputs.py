@@ -188,23 +188,25 @@ def check_file(path: str | os.PathLike, overwrite: bool) -> None:
 
 def mark_folder(folder: Path, kind: str) -> None:
     """Writes the marker: last, when everything else is in the folder."""
-    (folder / MARKER).write_text(json.dumps({"format": FORMAT, "kind": kind, "files": _count(folder)}) + "\n")
+    (folder / MARKER).write_text(
+        json.dumps({"format": FORMAT, "kind": kind, "files": _count(folder)}) + "\n", encoding="utf-8"
+    )
 
 
 def add_to_marker(folder: Path, *names: str) -> None:
     """Takes up entries that a command added to a folder that another made."""
     try:
-        info = json.loads((folder / MARKER).read_text())
+        info = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         info["files"] = dict(info["files"]) | {name: count for name, count in _count(folder).items() if name in names}
     except (OSError, ValueError, KeyError, TypeError):
         return  # no marker: nothing to keep in step
-    (folder / MARKER).write_text(json.dumps(info) + "\n")
+    (folder / MARKER).write_text(json.dumps(info) + "\n", encoding="utf-8")
 
 
 def _made(path: Path, kind: str) -> dict[str, int] | None:
     """How many files below each entry of a folder are this program's; None where it is not of that kind."""
     try:
-        info = json.loads((path / MARKER).read_text())
+        info = json.loads((path / MARKER).read_text(encoding="utf-8"))
         if info["format"] == FORMAT and info["kind"] == kind:
             return {str(name): int(count) for name, count in info["files"].items()}
         return None
@@ -216,7 +218,7 @@ def _made(path: Path, kind: str) -> dict[str, int] | None:
         return None
     name, wanted, entries = _KNOWN[kind]
     try:
-        info = json.loads((path / name).read_text())
+        info = json.loads((path / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(info, dict) or (wanted is not None and info.get("format") != wanted):
@@ -248,14 +250,16 @@ def work_folder(path: Path, kind: str) -> Path:
         raise UserError(path, "is in the way and was not made by this command", "move it away")
     path.mkdir(parents=True, exist_ok=True)
     if not (path / MARKER).exists():
-        (path / MARKER).write_text(json.dumps({"format": FORMAT, "kind": kind, "files": {}}) + "\n")
+        (path / MARKER).write_text(json.dumps({"format": FORMAT, "kind": kind, "files": {}}) + "\n", encoding="utf-8")
     return path
 
 
 def mark_finishing(path: Path, kind: str, fingerprint: str) -> None:
     """Says in a work folder that the output of the run with this fingerprint is about to be put in place: should it be
     stopped between that and `drop_work_folder`, the same run may put it there again, unasked."""
-    (path / MARKER).write_text(json.dumps({"format": FORMAT, "kind": kind, "files": {}, "finishing": fingerprint}))
+    (path / MARKER).write_text(
+        json.dumps({"format": FORMAT, "kind": kind, "files": {}, "finishing": fingerprint}), encoding="utf-8"
+    )
 
 
 def was_finishing(path: Path, kind: str) -> str | None:
@@ -263,7 +267,7 @@ def was_finishing(path: Path, kind: str) -> str | None:
     if _made(path, kind) is None:
         return None
     try:
-        fingerprint = json.loads((path / MARKER).read_text()).get("finishing")
+        fingerprint = json.loads((path / MARKER).read_text(encoding="utf-8")).get("finishing")
     except (OSError, ValueError):
         return None
     return fingerprint if isinstance(fingerprint, str) else None
@@ -338,7 +342,7 @@ def settle_modes(path: Path) -> None:
 
 def _umask() -> int:
     try:
-        with open("/proc/self/status") as handle:
+        with open("/proc/self/status", encoding="utf-8") as handle:
             return next(int(line.split()[1], 8) for line in handle if line.startswith("Umask:"))
     except (OSError, StopIteration):
         mask = os.umask(0o022)  # there is no other way to ask; for a moment other threads see it too

@@ -104,7 +104,7 @@ def _host() -> str:
 @functools.lru_cache(maxsize=1)
 def _boot() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 
@@ -113,7 +113,7 @@ def _start(pid: int) -> str:
     """When a process began, hashed with the boot; "0" where there is no such process."""
     try:
         # Fields after the command, which may hold spaces and brackets; the 20th is the start time in ticks since boot.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         if os.path.isdir("/proc/self"):
             return "0"

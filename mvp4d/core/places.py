@@ -124,7 +124,7 @@ def uploaded(path: str | os.PathLike) -> Iterator[Path]:
 def on_fuse(path: str | os.PathLike) -> bool:
     """Whether a local path lies on a mount of a user's program (gcsfuse), which uploads a file when it is closed."""
     try:
-        lines = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+        lines = [line.split() for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
     except OSError:
         return False
     real = os.path.realpath(path)

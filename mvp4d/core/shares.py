@@ -74,7 +74,7 @@ def work_through(
 def _noted(folder: Path, name: str) -> Iterator[None]:
     """While the block runs, and after it failed, a note says so."""
     note = _note(folder, name)
-    before = note.read_text() if note.exists() else None
+    before = note.read_text(encoding="utf-8") if note.exists() else None
     _write(note, _BEGUN)
     try:
         yield

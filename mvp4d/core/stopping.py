@@ -7,9 +7,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+# What comes sooner is the same stop: a terminal tells a whole group of processes, and they tell each other.
+AGAIN_SECONDS = 1.0
+IMPORT_SECONDS = 10.0
 
 
 class Stopped(KeyboardInterrupt):
@@ -23,31 +28,46 @@ class Stopped(KeyboardInterrupt):
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
     """While the block runs, the first SIGTERM, SIGHUP or SIGINT raises in the main thread (`Stopped` or
-    KeyboardInterrupt); until it has unwound, others are ignored, but for SIGINT, which raises again.
+    KeyboardInterrupt); until it has unwound, others are ignored, but for a SIGINT a second later, which raises again.
 
     A SIGHUP that was ignored before (`nohup`) stays ignored. What Python swallows, because the signal came in a
-    finaliser or a callback of the garbage collector, is raised again a moment later. Does nothing outside of the main
-    thread.
+    finaliser or a callback of the garbage collector, is raised again a moment later. What comes during an import waits
+    for its end, some seconds at most: compiled modules crash where their initialisation raises. Does nothing outside of
+    the main thread.
     """
+    global _last
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _last = None
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
-    owner, stopping = os.getpid(), False
+    owner, stopping, since, put_off = os.getpid(), False, 0.0, False
     report, main_thread = sys.unraisablehook, threading.main_thread().ident
     assert main_thread is not None  # it runs this
 
+    def repeat(number: int, seconds: float) -> None:
+        again = threading.Timer(seconds, signal.pthread_kill, (main_thread, number))
+        again.daemon = True
+        again.start()
+
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
+        global _last
+        nonlocal stopping, since, put_off
         if os.getpid() != owner:  # a child made by fork: what it would do without us
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        if stopping and number != signal.SIGINT:
+        now = time.monotonic()
+        if stopping and (number != signal.SIGINT or now - since < AGAIN_SECONDS):
             return
-        stopping = True
-        raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
+        if _importing(frame) and (not put_off or now - since < IMPORT_SECONDS):
+            since, put_off = since if put_off else now, True
+            repeat(number, 0.05)
+            return
+        stopping, since = True, now
+        _last = KeyboardInterrupt() if number == signal.SIGINT else Stopped(number)
+        raise _last
 
     def swallowed(unraisable: Any) -> None:
         nonlocal stopping
@@ -56,10 +76,7 @@ def stoppable() -> Iterator[None]:
             report(unraisable)
             return
         stopping = False
-        number = lost.number if isinstance(lost, Stopped) else signal.SIGINT
-        again = threading.Timer(0.01, signal.pthread_kill, (main_thread, number))
-        again.daemon = True
-        again.start()
+        repeat(lost.number if isinstance(lost, Stopped) else signal.SIGINT, 0.01)
 
     for number in numbers:
         if before[number] is not signal.SIG_IGN and before[number] is not None:
@@ -73,6 +90,23 @@ def stoppable() -> Iterator[None]:
         for number, handler in before.items():
             if handler is not None and signal.getsignal(number) is stop:
                 signal.signal(number, handler)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+_last: KeyboardInterrupt | None = None
+
+
+def last_stop() -> KeyboardInterrupt | None:
+    """What a signal last raised in the newest `stoppable`. Compiled modules that are stopped while they are imported
+    raise an ImportError in its place."""
+    return _last
 
 
 @contextlib.contextmanager

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import atomic_file, read_json, write_json
+from mvp4d.core.files import atomic_file, checksum, read_json, write_json
 from mvp4d.core.outputs import Full, hold, require_space
 from mvp4d.core.owner import sweep
 from mvp4d.core.progress import progress
 from mvp4d.core.shares import raise_failures, write_table
 from mvp4d_jax.data.encode import Encoder, PrepareOptions, scene_name
 from mvp4d_jax.data.manifest import check_manifest
-from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, ShardWriter, checksum
+from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, ShardWriter
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.latent_frames import latent_count
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
@@ -73,7 +73,7 @@ def prepare(
     _claim(out, facts, [str(path) for path in captures])
     groups = _groups(opened, options)
     mine = list(range(process[0], len(groups), process[1]))
-    todo = [index for index in mine if not (out / f"shard-{index:05d}.json").is_file()]
+    todo = [index for index in mine if not _is_done(out, index, groups[index])]
     sweep(out)
     size = _estimate([groups[index] for index in todo], options, autoencoder.config, conditioning)
     require_space(out, size, "preparing")
@@ -239,11 +239,53 @@ def _claim(out: Path, facts: dict, captures: list[str]) -> None:
         write_json(file, plan)
 
 
+def _is_done(out: Path, index: int, group: Sequence[Capture | Failure]) -> bool:
+    """Whether a shard's note is there, made of these captures as they are now, and beside it as many bytes as it says:
+    captures are made anew, and disks tidied up."""
+    note = out / f"shard-{index:05d}.json"
+    if not note.is_file():
+        return False
+    item = _read_note(note)
+    if item.get("captures", now := _digests(group)) != now:
+        return False
+    try:
+        return (out / f"shard-{index:05d}.array_record").stat().st_size == item["file"]["bytes"]
+    except FileNotFoundError:
+        return False
+
+
+def _digests(group: Sequence[Capture | Failure]) -> list[str]:
+    """What tells each capture of a shard from another one in its place, without reading its pictures."""
+    return [
+        "".join(checksum(item.path / name)[:16] for name in ("capture.json", "cameras.npz", "motion.npz"))
+        if isinstance(item, Capture)
+        else ""
+        for item in group
+    ]
+
+
+def _read_note(note: Path) -> dict:
+    """What a shard's note holds: `file`, `scenes`, and `failed` where something did. Raises UserError."""
+    item = read_json(note, limit=1 << 30)
+    rows = item.get("failed", []) if isinstance(item, dict) else None
+    sound = (
+        isinstance(item, dict)
+        and isinstance(item.get("scenes"), list)
+        and isinstance(item.get("file"), dict)
+        and isinstance(item["file"].get("bytes"), int)
+        and isinstance(rows, list)
+        and all(isinstance(row, list) and len(row) == 2 for row in rows)
+    )
+    if not sound:
+        raise UserError(note, "is damaged", "delete it and run the same command again")
+    return item
+
+
 def _write_shard(
     out: Path, index: int, group: Sequence[Capture | Failure], encoder: Encoder, bar, keep_going: bool
 ) -> None:
     """Writes a shard and its note. A capture that fails on the way is left out of a second try."""
-    name = f"shard-{index:05d}.array_record"
+    name, digests = f"shard-{index:05d}.array_record", _digests(group)
     failed = {number: list(item) for number, item in enumerate(group) if not isinstance(item, Capture)}
     told = 0  # captures that the bar knows of
     while True:
@@ -268,16 +310,13 @@ def _write_shard(
             break
         failed[broken[0]] = broken[1]
     note = {"name": name, "bytes": (out / name).stat().st_size, "records": writer.count, "sha256": checksum(out / name)}
-    found = {"file": note, "scenes": [scene.as_json() for scene in scenes]}
+    found = {"file": note, "captures": digests, "scenes": [scene.as_json() for scene in scenes]}
     write_json(out / f"shard-{index:05d}.json", {**found, "failed": list(failed.values())} if failed else found)
 
 
 def _finish(out: Path, groups: Sequence[Sequence[Capture | Failure]], facts: dict, mine: Sequence[int]) -> str:
     notes = [out / f"shard-{index:05d}.json" for index in range(len(groups))]
-    read = {index: read_json(note, limit=1 << 30) for index, note in enumerate(notes) if note.is_file()}
-    for index, item in read.items():
-        if not isinstance(item, dict) or not isinstance(item.get("scenes"), list) or "file" not in item:
-            raise UserError(notes[index], "is damaged", "delete it and run the same command again")
+    read = {index: _read_note(note) for index, note in enumerate(notes) if note.is_file()}
     failed = {index: [tuple(row) for row in item.get("failed", ())] for index, item in read.items()}
     write_table(out, "capture", [row for index in sorted(failed) for row in failed[index]])
     missing, count = len(notes) - len(read), len(notes)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import hashlib
 import os
 import threading
 from pathlib import Path
@@ -31,7 +30,7 @@ import safetensors.numpy
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import read_json, write_json
+from mvp4d.core.files import checksum, read_json, write_json
 from mvp4d.core.progress import progress
 from mvp4d_jax.data.manifest import check_manifest, missing_shards
 
@@ -141,12 +140,6 @@ class ShardWriter:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def checksum(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 class Shards:

@@ -94,7 +94,7 @@ def _beginning(out: Path) -> str:
 def _of_photos(out: Path, generated: Capture, photos: Sequence[Path]) -> list[str]:
     """Photos beside the avatar, at full size; the avatar in motion; likeness; cut-outs; the generated views."""
     size = generated.image_size[0]
-    scores = json.loads((out / "likeness" / "evaluation.json").read_text())
+    scores = json.loads((out / "likeness" / "evaluation.json").read_text(encoding="utf-8"))
     who = photos[0].name if len(photos) == 1 else f"{len(photos)} photos of one person"
     person = open_person(out / "person")
     photo = np.uint8(np.rint(255 * person.on_background(person.reference)))
@@ -135,7 +135,7 @@ def _shrunk(path: Path, side: int = 768) -> np.ndarray:
 def _against_truth(out: Path, generated: Capture, truth: Capture) -> list[str]:
     """Views, time and measures beside the ground truth."""
     names, frames = list(generated.names), generated.frame_count
-    scores = json.loads((out / "evaluation" / "evaluation.json").read_text())
+    scores = json.loads((out / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
     angles = [view["angle"] for view in scores["views"]]
     avatar = np.stack([_png_frames(out / f"avatar_views_{view:02d}", frames) for view in range(len(names))])
     painted = baseline_pictures(truth, names, frames)["project"]
@@ -208,7 +208,7 @@ def _alone(out: Path, generated: Capture) -> list[str]:
     count = generated.view_count
     rows = [(f"frame {frame}", [generated.frame(view, frame) for view in range(count)]) for frame in moments]
     headings = [f"{360 * view / count:.0f}°" for view in range(count)]
-    scores = json.loads((out / "avatar" / "report.json").read_text())["scores"]["fitted"]
+    scores = json.loads((out / "avatar" / "report.json").read_text(encoding="utf-8"))["scores"]["fitted"]
     return [
         "<h2>Eight views, three moments</h2>",
         pictures(rows, headings, WIDTH),

@@ -294,7 +294,7 @@ def _save(folder: Path, model: nnx.Module, config: Config, dtype: str, shard_byt
 
     tensors = [(name, code, shape) for name, shape in expected_shapes(config).items()]
     with _new_folder(folder, overwrite) as temporary:
-        (temporary / "config.json").write_text(json.dumps(to_json(config), indent=2) + "\n")
+        (temporary / "config.json").write_text(json.dumps(to_json(config), indent=2) + "\n", encoding="utf-8")
         write_weights(temporary, tensors, read, shard_bytes=shard_bytes)
 
 
@@ -403,7 +403,7 @@ def convert(
         for name, value, tensors in jobs:
             folder = temporary / name
             folder.mkdir(exist_ok=True)
-            (folder / "config.json").write_text(json.dumps(value, indent=2) + "\n")
+            (folder / "config.json").write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
             codes = {key: names[dtype] if dtype else code for key, (code, _) in tensors.facts.items()}
 
             def read(key: str, tensors=tensors, codes=codes) -> np.ndarray:

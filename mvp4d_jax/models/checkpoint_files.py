@@ -176,7 +176,7 @@ def write_weights(
         weight_map.update({tensors[index][0]: name for index in members})
     if count > 1:
         index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
-        (folder / f"{STEM}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (folder / f"{STEM}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_file(

@@ -202,7 +202,7 @@ def _compile(request: dict[str, Any], topology: Topology, timeout: float) -> dic
             named = [line for line in said.splitlines() if re.match(r"[\w.]+(Error|Exception)\b", line)]
             lines = named or said.split("\n")[-2:] or ["no message"]
             raise UserError(f"{part} on {topology.text}", f"the compiler ended with {code}: {lines[-1][:400]}")
-        report = json.loads(answer.read_text())
+        report = json.loads(answer.read_text(encoding="utf-8"))
     if "error" in report:
         raise UserError(*report["error"])
     limit = topology.device.gib * GIB
@@ -214,7 +214,12 @@ def _patiently(command: list[str], environment: dict[str, str], part: str) -> tu
     exit code and what it wrote on standard error. It ends with this process."""
     began = time.monotonic()
     with subprocess.Popen(
-        tied(command), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        tied(command),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
     ) as process:
         try:
             while True:

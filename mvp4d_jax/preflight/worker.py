@@ -107,4 +107,4 @@ if __name__ == "__main__":
         result = main(asked)
     except UserError as error:
         result = {"error": error.args}
-    Path(sys.argv[2]).write_text(json.dumps(result))
+    Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")

@@ -18,6 +18,7 @@ from PIL import Image
 from mvp4d.core.cameras.camera import Camera, resize
 from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d.core.capture.portrait import Portrait
+from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, read_npz, write_json
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
@@ -113,15 +114,25 @@ class Generator:
         """The portrait's reference photo, cropped to the model's size, encoded, with its maps."""
         facts, index = self.release.facts, portrait.reference
         motion = portrait.motion[slice(index, index + 1)]
+        alpha = portrait.photos[index][..., 3:].astype(np.float32) / 255
         crop, camera, inside = crop_reference(
-            portrait.on_background(index),
+            np.dstack([portrait.on_background(index), alpha]),
             portrait.camera[index],
             motion,
             portrait.head,
             facts.image_size,
             facts.crop_margin,
         )
-        return make_reference(crop, camera, motion, portrait.head, self.coder.encode, facts.conditioning, inside)
+        return make_reference(
+            crop[..., :3],
+            camera,
+            motion,
+            portrait.head,
+            self.coder.encode,
+            facts.conditioning,
+            inside,
+            crop[..., 3],
+        )
 
     def compilations(self, plan: Plan, options: DenoiseOptions) -> list[Callable[[], None]]:
         """Tasks that compile what `run` will need beyond its reference, in the order in which it needs that."""
@@ -229,7 +240,7 @@ class _Run:
     def _claim(self, fingerprint: str) -> None:
         """Opens the work folder; one that belongs to other inputs is emptied."""
         note = self.work / "run.json"
-        if note.is_file() and fingerprint not in note.read_text():
+        if note.is_file() and fingerprint.encode() not in note.read_bytes():
             drop_work_folder(self.work, WORK)
         work_folder(self.work, WORK)
         sweep(self.work)
@@ -249,7 +260,7 @@ class _Run:
         """The latents of a window that an earlier run denoised."""
         channels = self.shot.reference.latents.shape[-1]
         shape = (self.plan.views, self.plan.windows[index].latents, *self.plan.latent_size, channels)
-        return from_first(lambda: read_npz(self._latents_path(index))["latents"], shape, np.float32)
+        return from_first(lambda: _read_kept(self._latents_path(index), "latents", shape), shape, np.float32)
 
     def _conditions(self, index: int) -> Conditions:
         """Maps, clean frames and reference of one window; noisy views first, then the clean views."""
@@ -297,7 +308,8 @@ class _Run:
         return self.work / f"frames_{index:03d}_{view:04d}.npz"
 
     def _frames(self, index: int, view: int) -> np.ndarray:
-        return read_npz(self._frames_path(index, view))["frames"]
+        shape = (self.plan.windows[index].frames, *self.size, 3)
+        return _read_kept(self._frames_path(index, view), "frames", shape)
 
     def _assemble(self, extra: dict[str, Any]) -> Capture:
         """Writes the capture: frames without the windows' clean prefixes, enlarged, with the photo's detail; estimated
@@ -352,3 +364,11 @@ def enlarged(frames: np.ndarray, side: int) -> np.ndarray:
         return frames
     size = (side, side)
     return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])
+
+
+def _read_kept(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What an earlier run kept. Raises UserError where it is damaged."""
+    array = read_npz(path).get(name)
+    if array is None or array.shape != shape or array.dtype.kind not in "uf" or not np.isfinite(array).all():
+        raise UserError(path, f"holds no finite '{name}' of shape {shape}", "delete it and run the same command again")
+    return array

@@ -15,6 +15,7 @@ from mvp4d.core.capture import CaptureWriter
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import read_json
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.outputs import Busy, check_file, check_folder, require_space, without_folders
 from mvp4d.core.progress import progress, say
@@ -202,11 +203,18 @@ def recorded_motion(path: str, studio: Studio, frames: int) -> Motion:
 
 
 def make_set(folder: str | os.PathLike, identities: range, order: Order | None = None) -> int:
-    """Renders a capture `00042` for every identity that `folder` does not hold yet. Returns how many were rendered."""
+    """Renders a capture `00042` for every identity that `folder` does not hold yet. Returns how many were rendered.
+
+    Raises:
+      UserError: the order cannot be rendered, or a capture that is there was rendered by another one.
+    """
     order = order or Order()
     order.check()
     folder = Path(folder)
-    missing = [identity for identity in identities if not (folder / f"{identity:05d}" / "capture.json").is_file()]
+    missing = []
+    for identity in identities:
+        told = folder / f"{identity:05d}" / "capture.json"
+        _check_order(told, order) if told.is_file() else missing.append(identity)
     made = 0
     if missing:
         builtin_head()
@@ -217,3 +225,25 @@ def make_set(folder: str | os.PathLike, identities: range, order: Order | None =
         except Busy:
             say(f"identity {identity}: another process films it")
     return made
+
+
+def _check_order(path: Path, order: Order) -> None:
+    """Refuses a capture, by its capture.json, that another order rendered. Raises UserError."""
+    info = read_json(path)
+    extra = info.get("extra") if isinstance(info, dict) else None
+    if not isinstance(info, dict) or not isinstance(extra, dict):
+        raise UserError(path, "is no capture's", "move the folder away")
+    ordered = {
+        "size": ([order.size, order.size], info.get("image_size")),
+        "frames": (order.frames, info.get("frame_count")),
+        "cameras": (without_folders(order.cameras), extra.get("cameras")),
+        "motion": (without_folders(order.motion), extra.get("motion")),
+        "seed": (order.seed, extra.get("seed")),
+        "own_motion": (order.own_motion, extra.get("own_motion", 0.0)),
+        "fps": (order.fps, info.get("fps")),
+    }
+    for name, (now, before) in ordered.items():
+        if now != before:
+            raise UserError(
+                path.parent, f"was filmed with `{name}` {before}, now {now} is given", "choose another `out`"
+            )

@@ -65,7 +65,7 @@ def cut_out_each(subjects: Iterable[Subject], count: int) -> Iterator[np.ndarray
       UserError: the environment cannot be made, or what runs in it fails.
     """
     script = Path(__file__).with_name("selfie.py")
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         process = MEDIAPIPE.start(script, log=log)
         try:
             for subject in progress(subjects, total=count, what="cutting out", unit="photo"):

@@ -68,7 +68,7 @@ def detect_faces(frames: Iterable[np.ndarray], count: int, *, video: bool, most:
     script = Path(__file__).with_name("facemesh.py")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "faces.npz"
-        with open(Path(folder) / "log", "w+") as log:
+        with open(Path(folder) / "log", "w+", encoding="utf-8", errors="replace") as log:
             process = MEDIAPIPE.start(script, str(out), log=log)
             try:
                 _feed(process, facts, frames)

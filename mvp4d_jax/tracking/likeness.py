@@ -39,7 +39,7 @@ def describe_faces(pictures: Iterable[np.ndarray], count: int) -> np.ndarray:
       UserError: the environment cannot be made, or what runs in it fails.
     """
     rows = []
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         process = DLIB.start(Path(__file__).with_name("descriptors.py"), log=log)
         try:
             for picture in progress(pictures, total=count, what="describing faces", unit="picture"):

@@ -121,7 +121,10 @@ def follow(
     follower.compile()
     name = f"camera {source}" if isinstance(source, int) else str(source.path)
     motion, home, last, quiet = Motion.still(1, head.expression_count), None, 0.0, True
-    with tempfile.TemporaryFile("w+") as log, contextlib.closing(_Stream(source, paced, loop, log)) as stream:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
+        contextlib.closing(_Stream(source, paced, loop, log)) as stream,
+    ):
         for glimpse in stream:
             seen = from_mesh(glimpse.mesh[None], glimpse.image_size)
             found = bool(seen.found[0])

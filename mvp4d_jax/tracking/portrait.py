@@ -103,6 +103,19 @@ def track_portrait(
     return assemble(shots, rig, cut=matte == "auto" and (masks is None or landmarks is None))
 
 
+def check_photos(paths: Sequence[Pathlike], masks: Sequence[Pathlike] | None = None) -> None:
+    """What `track_portrait` asks of its files before it looks for faces.
+
+    Raises:
+      UserError: names the first file that is no picture or video, or the mask that does not fit.
+    """
+    sources = [Source.open(path) for path in paths]
+    _check_inputs(sources, masks, None, "auto", None, CLIP_PHOTOS)
+    for index, source in enumerate(sources):
+        if not source.video:
+            read_photo(source.path, None if masks is None else masks[index])
+
+
 def _from_photos(
     sources: Sequence[Source],
     head: HeadModel,

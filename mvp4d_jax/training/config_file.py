@@ -75,7 +75,7 @@ def _from_bucket(name: str) -> object:
     if path.suffix != ".json" or not path.is_file():
         raise UserError(name, "no such config", "in a bucket lies a run's own: gs://BUCKET/WORKDIR/config.json")
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(name, f"not readable JSON ({str(error)[:120]})") from None
 
@@ -105,15 +105,18 @@ def _guarded(name: str, action: Callable[[], Any]) -> Any:
     """What a user's file does, its failure told in one line: file, line, exception."""
     try:
         return action()
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
     except SyntaxError as error:
         where = f" (line {error.lineno}: {error.msg})" if error.lineno else f" ({error.msg})"
         raise UserError(name, f"is not valid Python{where}") from None
-    except (Exception, SystemExit) as error:  # SystemExit: a config that ends the process would end it as if done
+    except BaseException as error:  # SystemExit: a config that ends the process would end it as if done
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(name)]
         where = f" in line {lines[-1]}" if lines else ""
-        said = " ".join(str(error).split())[:200]
+        try:
+            said = " ".join(str(error).split())[:200]
+        except Exception:  # of a class that cannot say what it means
+            said = "no message"
         raise UserError(name, f"raises {type(error).__name__}{where}: {said}") from None
 
 

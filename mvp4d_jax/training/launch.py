@@ -101,7 +101,9 @@ def expected_facts(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, A
     folder = autoencoder_folder(config)
     if folder is not None:
         facts["autoencoder"] = autoencoder_identity(folder)
-        facts["latent_scale"] = float(json.loads((folder / "config.json").read_text())["scaling_factor"])
+        facts["latent_scale"] = float(
+            json.loads((folder / "config.json").read_text(encoding="utf-8"))["scaling_factor"]
+        )
     return facts
 
 

@@ -110,7 +110,7 @@ def _save_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
         return
     saved = sorted(workdir.glob("config*.json"))
     value = save_config(config)
-    if not any(json.loads(path.read_text()) == value for path in saved):
+    if not any(json.loads(path.read_text(encoding="utf-8")) == value for path in saved):
         write_json(workdir / ("config.json" if not saved else f"config-{len(saved)}.json"), value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -78,7 +79,7 @@ class MetricsLog:
             if time.monotonic() - self._uploaded > UPLOAD_EVERY:
                 self._upload()
         else:
-            with open(self._path, "a") as file:  # closed every time: a mounted bucket shows it only then
+            with open(self._path, "a", encoding="utf-8") as file:  # closed every time: a mounted bucket shows it then
                 file.write(line)
         for name, value in values.items():
             if isinstance(value, int | float) and math.isfinite(value):
@@ -96,7 +97,7 @@ class MetricsLog:
             self._board.close()
 
     def _upload(self) -> None:
-        self._path.write_text("".join(self._lines))
+        self._path.write_text("".join(self._lines), encoding="utf-8")
         self._uploaded = time.monotonic()
 
 
@@ -132,7 +133,7 @@ class _Board:
 
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
     """Every line of a run's metrics."""
-    return [json.loads(line) for line in (place(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (place(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _keep_until(path: Any, step: int) -> list[str]:
@@ -140,13 +141,10 @@ def _keep_until(path: Any, step: int) -> list[str]:
     if not path.is_file():
         return []
     kept = []
-    for line in path.read_text().splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if value["step"] <= step:
-            kept.append(line + "\n")
+    for line in path.read_bytes().decode(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
     with atomic_file(path) as temporary:
-        temporary.write_text("".join(kept))
+        temporary.write_text("".join(kept), encoding="utf-8")
     return kept

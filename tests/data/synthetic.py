@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter, checksum
+from mvp4d.core.files import checksum
+from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, Scene, ShardWriter
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.plan import resolve
 

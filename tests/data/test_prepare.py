@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from mvp4d.core.cameras.camera import FIELDS, Camera
 from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d.core.errors import UserError
 from mvp4d.core.shares import SomeFailed
+from mvp4d.validation import validate
 from mvp4d_jax.data.encode import stable_number
 from mvp4d_jax.data.photos import degrade, disturb_head, disturb_pose
 from mvp4d_jax.data.prepare import PrepareOptions, describe, prepare
@@ -127,6 +129,27 @@ def test_processes_share_and_a_restart_goes_on(shards, captures, autoencoder, tm
     again = Shards.open(out)
     assert (out / "shard-00000.array_record").stat().st_mtime_ns == kept, "a finished shard is not made again"
     assert again.manifest["files"] == shards.manifest["files"] and again.manifest["scenes"] == shards.manifest["scenes"]
+
+
+def test_what_was_lost_or_filmed_anew_is_prepared_again(captures, autoencoder, tmp_path):
+    """A record that was deleted, one that was cut short, and a capture that another took the place of."""
+    mine = [write_toy(tmp_path / path.name) for path in captures]
+    out = tmp_path / "shards"
+
+    def run() -> list[bytes]:
+        prepare(mine, out, OPTIONS, autoencoder, CONDITIONING, identity="abc")
+        validate(out)
+        return [(out / f"shard-{index:05d}.array_record").read_bytes() for index in range(3)]
+
+    first = run()
+    (out / "shard-00000.array_record").unlink()
+    (out / "shard-00001.array_record").write_bytes(first[1][:1000])
+    assert run() == first
+    shutil.rmtree(mine[2])
+    write_toy(mine[2], frames=FRAMES + 2)
+    again = run()
+    assert again[:2] == first[:2] and again[2] != first[2]
+    assert Shards.open(out).scenes[2].window_starts == (0, 2, 4)
 
 
 @pytest.mark.parametrize("crop", ["none", "reference"])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import checksum
 from mvp4d_jax.data import shards as shards_module
-from mvp4d_jax.data.shards import MANIFEST, Shards, check_same, checksum, pack, unpack
+from mvp4d_jax.data.shards import MANIFEST, Shards, check_same, pack, unpack
 from tests.data.synthetic import write_shards
 
 

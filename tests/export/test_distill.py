@@ -14,7 +14,7 @@ import pytest
 import torch
 from export_world import small_config, write_capture
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.motion_file import read_motion
@@ -82,6 +82,14 @@ def test_resumed_fit_equals_an_uninterrupted_one(egg, tmp_path):
         torch.testing.assert_close(second.parameters()[name], value, rtol=0, atol=0)
     other = Distiller(load(egg), config, seed=1)
     assert not other.load_checkpoint(tmp_path)
+    tensors, path = load_file(tmp_path / "checkpoint.safetensors"), tmp_path / "damaged" / "checkpoint.safetensors"
+    path.parent.mkdir()
+    facts = {"fingerprint": first.fingerprint(), "step": "7", "best": "0.0", "finished": "0", "average": "None"}
+    for change in ({"start": None}, {"binding": tensors["binding"][:3]}, {}):
+        changed = {name: value for name, value in (tensors | change).items() if value is not None}
+        save_file(changed, path, facts if change else {"fingerprint": facts["fingerprint"]})
+        with pytest.raises(UserError, match=r"is damaged .*delete it to start over"):
+            Distiller(load(egg), config).load_checkpoint(path.parent)
     data = load(egg)
     data.pictures[1, 2, 3, 4] ^= 255  # the same folder, sampled again: one pixel differs
     assert not Distiller(data, config).load_checkpoint(tmp_path)

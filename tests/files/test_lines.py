@@ -112,3 +112,66 @@ def test_the_line_stands_below_a_bar_that_was_left_open(monkeypatch, capsys, sto
 def test_the_table_of_failures_holds_any_name(tmp_path):
     write_table(tmp_path, "clip", [("\udcff.mp4", "is wrong")])
     assert (tmp_path / "failed.csv").read_text(encoding="utf-8").splitlines() == ["clip,why", r"\udcff.mp4,is wrong"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["distill", "person", "--out", "x"],
+            "person: is a person's folder, not a capture; a capture is made by mvp4d sample",
+        ),
+        (["distill", "avatar", "--out", "x"], "avatar: is an avatar, not a capture"),
+        (
+            ["render", "capture", "--out", "x"],
+            "capture: is a capture, not an avatar; an avatar is made by mvp4d distill",
+        ),
+        (["render", "empty", "--out", "x"], "empty: is not an avatar (avatar.json is missing)"),
+        (["export", "capture", "--out", "x.ply"], "--format: is missing; use one of gaussian-avatars"),
+        (["validate", "head.npz"], "head.npz: is no fit, motion or camera path; it holds faces, uv"),
+        (["validate", "me.jpg"], "me.jpg: is a picture; mvp4d track fits a head to it"),
+        (["validate", "voice.wav"], "voice.wav: is no folder, npz or csv file"),
+        (["validate", "empty"], "fit.npz"),
+    ],
+)
+def test_what_is_given_in_the_place_of_another(tmp_path, monkeypatch, capsys, words, told):
+    """The line says what it is, and what makes the kind that is needed."""
+    from tests.capture.toy import write_capture
+
+    monkeypatch.chdir(tmp_path)
+    write_capture(tmp_path / "capture")
+    for name in ("person/portrait/portrait.json", "avatar/avatar.json", "empty/x", "me.jpg", "voice.wav"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    np.savez("head.npz", faces=[0], uv=[0])
+    assert main(words) == 2
+    assert f"mvp4d {words[0]}: " in (said := capsys.readouterr().err) and told in said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 8.00 TiB for an array"),
+        RuntimeError("INTERNAL: Error dispatching computation: Out of memory allocating 67130144 bytes."),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9876 bytes.\nBufferAssignment: ..."),
+    ],
+)
+def test_memory_that_ran_out_is_one_line(monkeypatch, capsys, error):
+    def run(args):
+        raise error
+
+    monkeypatch.setattr("mvp4d.commands.validate.run", run)
+    assert main(["validate", "x"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mvp4d validate: memory: ran out") and said.count("\n") == 1
+
+
+def test_an_error_of_the_program_itself_keeps_its_traceback(monkeypatch):
+    def run(args):
+        raise RuntimeError("INTERNAL: of another kind")
+
+    monkeypatch.setattr("mvp4d.commands.validate.run", run)
+    with pytest.raises(RuntimeError, match="another kind"):
+        main(["validate", "x"])

@@ -384,6 +384,41 @@ def test_further_signals_do_not_interrupt_the_clean_up():
     assert done
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_for_the_end_of_an_import(tmp_path, monkeypatch, number):
+    """Compiled modules (jaxlib, numpy) crash, or print tracebacks, where it raises while they are initialised."""
+    (tmp_path / "slow_module.py").write_text(
+        f"import signal, time\nsignal.raise_signal({int(number)})\ntime.sleep(0.2)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        importlib.import_module("slow_module")
+        time.sleep(5)
+        pytest.fail("the signal was lost")
+    assert sys.modules.pop("slow_module").whole
+
+
+def test_an_import_that_does_not_end_is_stopped_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("mvp4d.core.stopping.IMPORT_SECONDS", 0.2)
+    (tmp_path / "endless_module.py").write_text("import signal\nsignal.raise_signal(15)\nwhile True: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(Stopped), stoppable():
+        importlib.import_module("endless_module")
+    assert time.monotonic() - began < 5
+
+
+def test_a_second_ctrl_c_at_once_is_the_same_one():
+    done = []
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            done.append("cleaned up")
+    assert done
+
+
 @pytest.mark.parametrize("name, kind", [("SIGTERM", Stopped), ("SIGHUP", Stopped), ("SIGINT", KeyboardInterrupt)])
 def test_a_signal_waits_for_the_end_of_what_must_be_whole(name, kind):
     done = []
@@ -524,3 +559,24 @@ def test_png_of_every_shape(tmp_path):
         write_png(tmp_path / "x.png", np.zeros(shape, np.uint8))
         with Image.open(tmp_path / "x.png") as picture:
             assert picture.size == (7, 5)
+
+
+def test_a_stop_that_an_import_takes_for_its_own_failure(monkeypatch, capsys):
+    """Compiled modules raise ImportError where a signal comes while they are initialised."""
+
+    def run(args):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("Encountered an error while initializing the extension.") from None
+
+    monkeypatch.setattr("mvp4d.commands.validate.run", run)
+    assert main(["validate", "x"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "mvp4d validate: stopped by SIGTERM; the same command starts over\n"
+
+    def fails(args):
+        raise ImportError("no such module")
+
+    monkeypatch.setattr("mvp4d.commands.validate.run", fails)
+    with pytest.raises(ImportError, match="no such module"):
+        main(["validate", "x"])

@@ -102,7 +102,7 @@ def _pixels(path):
     return np.stack([capture.frames(view) for view in range(capture.view_count)])
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(release, scene, sampled, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_and_ends_the_same(release, scene, sampled, tmp_path, monkeypatch, capsys):
     real, calls = generate.denoise, []
 
     def dies_at_the_second_window(*arguments, **named):
@@ -114,7 +114,14 @@ def test_a_killed_run_goes_on_and_ends_the_same(release, scene, sampled, tmp_pat
     monkeypatch.setattr(generate, "denoise", dies_at_the_second_window)
     out = tmp_path / "sampled"
     assert main(_arguments(release, scene, out)) == 130
-    assert not out.exists() and (tmp_path / "sampled.work" / "latents_000.npz").is_file()
+    kept = tmp_path / "sampled.work" / "latents_000.npz"
+    assert not out.exists() and kept.is_file()
+    whole = kept.read_bytes()
+    np.savez(kept, latents=np.zeros((1, 2)))
+    capsys.readouterr()
+    assert main(_arguments(release, scene, out)) == 2
+    assert "latents_000.npz: holds no finite 'latents'" in capsys.readouterr().err
+    kept.write_bytes(whole)
     assert main(_arguments(release, scene, out)) == 0
     assert calls == [0, 1, 1]  # the first window was not done again
     np.testing.assert_array_equal(_pixels(out), _pixels(sampled))

@@ -1,5 +1,7 @@
 """The studio's pictures: the same for the same seed, on true white, where the head model says they are."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -124,6 +126,10 @@ def test_set_goes_on_where_it_stopped(tmp_path):
     assert make_set(tmp_path, range(6, 7), order) == 1
     before = (tmp_path / "00006" / "capture.json").stat().st_mtime_ns
     assert make_set(tmp_path, range(6, 7), order) == 0
+    for change in ({"size": 24}, {"frames": order.frames + 1}, {"seed": 9}, {"own_motion": 1.0}, {"fps": 30.0}):
+        with pytest.raises(UserError, match=f"was filmed with `{next(iter(change))}`"):
+            make_set(tmp_path, range(6, 8), dataclasses.replace(order, **change))
+    assert not (tmp_path / "00007").exists()
     assert (tmp_path / "00006" / "capture.json").stat().st_mtime_ns == before
 
 

@@ -18,6 +18,8 @@ PYTHON = {
     "import sys\nsys.exit(0)": "raises SystemExit in line 2: 0",
     "def get_config():\n  return {}['x']": "raises KeyError in line 2: 'x'",
     "def get_config():\n  raise OSError(28, 'No space')": "raises OSError in line 2",
+    "raise BaseException('one\\ntwo')": "raises BaseException in line 1: one two$",
+    "class E(Exception):\n  def __str__(self): raise ValueError\nraise E()": "raises E in line 3: no message$",
     "def get_config(x):\n  return x": "raises TypeError",
     "def get_config():\n  pass": "returns a NoneType; it returns an ml_collections.ConfigDict",
     "def get_config():\n  return {}": "returns a dict",

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mvp4d.core.errors import UserError
-from mvp4d_jax.data.shards import MANIFEST, checksum
+from mvp4d.core.files import checksum
+from mvp4d_jax.data.shards import MANIFEST
 from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.loop import train

@@ -19,7 +19,7 @@ from mvp4d.core.capture.motion_file import save_motion
 from mvp4d.core.capture.portrait import Portrait, read_portrait, write_portrait
 from mvp4d.core.capture.schema import CaptureInfo
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import atomic_folder, read_json, read_npz, write_json
+from mvp4d.core.files import atomic_folder, check_kind, read_json, read_npz, write_json
 from mvp4d.core.heads.check import check_head
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import ARRAYS, Motion
@@ -57,8 +57,7 @@ class Capture:
           UserError: one line that names the file and the field at fault.
         """
         path = Path(path)
-        if not path.is_dir():
-            raise UserError(path, "no such folder" if not path.exists() else "not a folder", "a capture is a folder")
+        check_kind(path, "capture.json")
         info = schema.parse_info(read_json(path / "capture.json"), path / "capture.json")
         _check_inside(path)
         where = path / "cameras.npz"

@@ -22,7 +22,7 @@ from mvp4d.core.cameras.camera import FIELDS, Camera, check
 from mvp4d.core.capture import schema
 from mvp4d.core.capture.motion_file import read_motion, save_motion
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import atomic_folder, read_json, read_npz, write_json
+from mvp4d.core.files import atomic_folder, check_kind, read_json, read_npz, write_json
 from mvp4d.core.heads.check import check_head
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
@@ -140,11 +140,12 @@ def open_person(path: str | os.PathLike) -> Portrait:
       UserError: names the file and the field at fault.
     """
     path = Path(path)
+    check_kind(path, f"{FOLDER}/portrait.json")
     head = HeadModel.load(path / "head.npz")
     check_head(head, path / "head.npz")
     portrait = read_portrait(path, head)
     if portrait is None:
-        raise UserError(path, f"holds no {FOLDER}/portrait.json", "make one: mvp4d track PHOTO --out PERSON")
+        raise UserError(path / FOLDER / "portrait.json", "not a regular file")
     return portrait
 
 
