@@ -30,8 +30,8 @@ from mvp4d_jax.geometry.frame_by_frame import draw_apart
 from mvp4d_jax.geometry.framing import crop_box
 from mvp4d_jax.geometry.rasterize import Raster, rasterize
 from mvp4d_jax.heads.skinning import skin, skin_in_head_space
+from mvp4d_jax.small.painting import INTERIOR, WHOLE
 
-INTERIOR = ("inside", "gum", "teeth", "tongue")  # parts of the mouth that lips cover and uncover
 EYES = ("eye", "sclera", "iris", "pupil", "cornea")
 FINER = 2  # pixels of the photo kept for one of a view, at most
 IN_PHOTO = (0.25, 0.6)  # cosines between which the photo passes from nothing to all of a surface's detail
@@ -43,7 +43,6 @@ STRETCH = (1.35, 1.8)  # how many times longer or shorter skin is than in the ph
 MEAN = 6 / 128  # standard deviation of the mean that stays the model's, over a view's side
 AROUND = 2.5 / 128  # likewise of the colours that are compared
 UNLIKE = (0.1, 0.2)  # difference of such colours between which trust ends
-SOLID = 0.9  # alpha from which a photo shows the person alone
 LEAST = 1e-3  # trust that is none
 
 
@@ -113,7 +112,7 @@ def read_photo(portrait: Portrait, size: int, margin: float = MARGIN) -> Photo:
     values = np.stack([facing, _vertices_of(head, INTERIOR), _vertices_of(head, EYES)], axis=-1)
     facing, interior, eye = np.moveaxis(_paint(head, raster, values), -1, 0)
     surface = np.asarray(raster.depth)
-    bare = np.minimum(_distance(solid < SOLID), _distance(_outline(np.asarray(raster.face), surface)))
+    bare = np.minimum(_distance(solid < WHOLE), _distance(_outline(np.asarray(raster.face), surface)))
     trust = smoothstep(facing, *IN_PHOTO) * smoothstep(bare / FINER, *BESIDE) * (interior < 0.5)
     return Photo(
         head,
