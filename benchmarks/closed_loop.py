@@ -97,7 +97,15 @@ def generate(generator: Generator, truth: Capture, identity: int, setting: Setti
         seed=identity,
         stride=facts.conditioning.temporal_stride,
     )
-    shot = Shot(reference, truth.head, truth.motion[slice(0, FRAMES)], truth.cameras[:VIEWS], tuple(rig_names(VIEWS)))
+    shot = Shot(
+        reference,
+        truth.head,
+        truth.motion[slice(0, FRAMES)],
+        truth.cameras[:VIEWS],
+        tuple(rig_names(VIEWS)),
+        portrait=source,
+        photo_detail=facts.sampler.photo_detail,
+    )
     return generator.run(plan, shot, DenoiseOptions(method, snr_shift=facts.snr_shift), out, f"{identity} {setting}")
 
 

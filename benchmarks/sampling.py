@@ -59,7 +59,15 @@ def sample(
     )
     source = portrait_of_capture(truth)
     reference = generator.reference(source)
-    shot = Shot(reference, truth.head, truth.motion, truth.cameras, tuple(truth.names))
+    shot = Shot(
+        reference,
+        truth.head,
+        truth.motion,
+        truth.cameras,
+        tuple(truth.names),
+        portrait=source,
+        photo_detail=facts.sampler.photo_detail,
+    )
     capture = generator.run(plan, shot, DenoiseOptions(snr_shift=facts.snr_shift), out, f"{seed} {changes}")
     return capture, plan
 

@@ -35,6 +35,7 @@ TEETH_QUANTILE = 0.75  # of their brightness, which tells it: lips and gaps are 
 TEETH_DIMMEST = 0.85  # brightness over a face's below which it is none of teeth
 SPACING = 0.0011  # metres between Gaussians of the teeth, and of the rest of the mouth ...
 MOUTH_SHARE = 4000  # ... of which there are so many at most
+CLOSED = 1.5  # times as broad, those of the rest: scattered at random they must leave no gaps to the back of the head
 NO_SKIN = ("lash", "lining", "nostril")
 UNFOLDS = 1.5  # growth of an area from which it counts as a fold
 LID_REACH = 0.012  # metres from the eyes within which folds may be lids ...
@@ -197,6 +198,7 @@ def _mouth(avatar: Avatar, face: Tensor, teeth_seen: Tensor | None) -> list[tupl
     normal = normalize(torch.linalg.cross(b - a, c - a), dim=1)[triangle]
     light = (DARKEST + (1 - DARKEST) * fade) * (SIDEWAYS + (1 - SIDEWAYS) * normal[:, 2].clamp(min=0))
     light = torch.where(teeth, light**GLOSS, light)
+    breadth = torch.where(teeth, spacing, CLOSED * spacing)
     mesh_part = triangle_parts(avatar)
     centre = triangle_frames(avatar.gather(rig.template), avatar.mesh_faces)[2]
     found = []
@@ -213,7 +215,10 @@ def _mouth(avatar: Avatar, face: Tensor, teeth_seen: Tensor | None) -> list[tupl
         colours = own_colour * light[at, None]
         binding = own[nearest(points[at], centre[own])[1]]
         found.append(
-            (binding, surface_tensors(avatar, rig.template, binding, points[at], normal[at], colours, spacing[at]))
+            (
+                binding,
+                surface_tensors(avatar, rig.template, binding, points[at], normal[at], colours, breadth[at]),
+            )
         )
     return found
 

@@ -36,12 +36,15 @@ class ReleaseSampler:
       guidance: scale of classifier-free guidance; 1 is off.
       distilled: the weights learned just these steps, with their teacher's guidance folded in: they take no other
         method, no guidance, and no number of steps but one that divides theirs.
+      photo_detail: views take the photo's detail where it shows the same skin (`sampling.photo_detail`): for weights
+        too small to draw it.
     """
 
     method: str = "dpm"
     steps: int = 24
     guidance: float = 1.5
     distilled: bool = False
+    photo_detail: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +214,8 @@ def _sampler(path: Path, value: dict[str, Any]) -> ReleaseSampler:
         sampler = ReleaseSampler(**found)
         sampler = dataclasses.replace(sampler, guidance=float(sampler.guidance))
         SamplerConfig(sampler.method, sampler.steps)  # raises ValueError
+        if not isinstance(sampler.photo_detail, bool):
+            raise ValueError(f"photo_detail is {str(sampler.photo_detail)[:20]}, neither true nor false")
         return sampler
     except (TypeError, ValueError) as error:
         raise UserError(

@@ -75,6 +75,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--eta", type=float, default=0.0, help="noise added back at every step, 0 to 1 (default 0)")
     how.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     how.add_argument(
+        "--photo-detail",
+        action=argparse.BooleanOptionalAction,
+        help="take the photo's detail where it shows the skin that a view shows (default: the weights' own)",
+    )
+    how.add_argument(
         "--mesh",
         default="1,1,1",
         help="devices as data,fsdp,context; -1 takes what is left: --mesh=-1,1,1 (default 1,1,1)",
@@ -105,6 +110,7 @@ INPUTS = (
     "guidance_rescale",
     "eta",
     "seed",
+    "photo_detail",
 )
 
 

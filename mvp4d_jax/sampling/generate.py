@@ -36,13 +36,14 @@ from mvp4d.core.outputs import (
 )
 from mvp4d.core.owner import sweep
 from mvp4d.core.progress import progress
-from mvp4d_jax.geometry.rasterize import rasterize
+from mvp4d_jax.geometry.rasterize import Raster, rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.processes import begin_together, from_first, is_first
 from mvp4d_jax.release import Release
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions, compile_denoising, denoise
 from mvp4d_jax.sampling.matte import matte
+from mvp4d_jax.sampling.photo_detail import add_detail, read_photo, read_poses
 from mvp4d_jax.sampling.plan import Plan, Window
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
 from mvp4d_jax.sampling.preview import write_preview
@@ -55,7 +56,7 @@ from mvp4d_jax.sampling.shot import (
     pad_motion,
 )
 
-CHUNK = 16  # silhouettes rasterised at a time
+CHUNK = 16  # frames of a view finished at a time
 WORK = "sampling run"
 
 
@@ -170,6 +171,7 @@ class Shot:
       cameras: [V, F'] of the views to make; names: theirs.
       clean_views: existing views, or None.
       portrait: the person's photos, which the capture keeps; or None.
+      photo_detail: whether the views take the detail of the portrait's reference photo.
     """
 
     reference: Reference
@@ -179,6 +181,7 @@ class Shot:
     names: tuple[str, ...]
     clean_views: CleanViews | PhotoViews | None = None
     portrait: Portrait | None = None
+    photo_detail: bool = False
 
 
 class Generator:
@@ -198,15 +201,25 @@ class Generator:
         """The portrait's reference photo, cropped to the model's size, encoded, with its maps."""
         facts, index = self.release.facts, portrait.reference
         motion = portrait.motion[slice(index, index + 1)]
+        alpha = portrait.photos[index][..., 3:].astype(np.float32) / 255
         crop, camera, inside = crop_reference(
-            portrait.on_background(index),
+            np.dstack([portrait.on_background(index), alpha]),
             portrait.camera[index],
             motion,
             portrait.head,
             facts.image_size,
             facts.crop_margin,
         )
-        return make_reference(crop, camera, motion, portrait.head, self.coder.encode, facts.conditioning, inside)
+        return make_reference(
+            crop[..., :3],
+            camera,
+            motion,
+            portrait.head,
+            self.coder.encode,
+            facts.conditioning,
+            inside,
+            crop[..., 3],
+        )
 
     def compilations(self, plan: Plan, options: DenoiseOptions) -> list[Callable[[], None]]:
         """Tasks that compile what `run` will need beyond its reference, in the order in which it needs that."""
@@ -385,7 +398,8 @@ class _Run:
         return _read_kept(self._frames_path(index, view), "frames", shape)
 
     def _assemble(self, extra: dict[str, Any]) -> Capture:
-        """Writes the capture: frames without the windows' clean prefixes, estimated mattes, cameras, motion, rig."""
+        """Writes the capture: frames without the windows' clean prefixes, with the photo's detail, estimated mattes,
+        cameras, motion, rig."""
         plan, shot = self.plan, self.shot
         motion = pad_motion(shot.motion, plan.frames)
         writer = CaptureWriter(
@@ -402,26 +416,31 @@ class _Run:
             overwrite=self.overwrite,
         )
         vertices = np.asarray(skin(shot.head, motion))
+        poses = None
+        if shot.photo_detail and shot.portrait is not None:
+            photo = read_photo(shot.portrait, self.facts.image_size, self.facts.crop_margin)
+            poses = read_poses(photo, motion, vertices)
         with writer, progress(total=plan.views * plan.frames, what="writing", unit="frame") as bar:
             for view in range(plan.views):
                 frames = np.concatenate(
                     [self._frames(index, view)[window.clean_frames :] for index, window in enumerate(plan.windows)]
                 )[: plan.frames]
-                silhouettes = self._silhouettes(view, vertices)
-                for frame, picture in enumerate(frames):
-                    writer.add(view, frame, picture, matte(picture / 255.0, silhouettes[frame]))
-                    bar.update()
+                for start in range(0, plan.frames, CHUNK):
+                    part = slice(start, min(start + CHUNK, plan.frames))
+                    cameras = camera_window(shot.cameras, part.start, part.stop)[view]
+                    raster = self._raster(cameras, vertices[part])
+                    pictures = frames[part]
+                    if poses is not None:
+                        pictures = add_detail(poses[part], cameras, raster, pictures)
+                    for frame, picture, face in zip(range(start, part.stop), pictures, np.asarray(raster.face)):
+                        writer.add(view, frame, picture, matte(picture / 255.0, face >= 0))
+                        bar.update()
         return Capture.open(self.out)
 
-    def _silhouettes(self, view: int, vertices: np.ndarray) -> np.ndarray:
-        """[F, H, W] bool: where the head mesh is drawn."""
-        out = []
-        for start in range(0, len(vertices), CHUNK):
-            part = vertices[start : start + CHUNK]
-            cameras = camera_window(self.shot.cameras, start, start + len(part))
-            camera = jax.tree.map(lambda array: np.asarray(array, np.float32)[view], cameras)
-            out.append(np.asarray(rasterize(camera, part, self.shot.head.faces, self.size).face >= 0))
-        return np.concatenate(out)
+    def _raster(self, cameras: Camera, vertices: np.ndarray) -> Raster:
+        """The head mesh [F, N, 3] as cameras [F or 1] of a view show it."""
+        cameras = jax.tree.map(lambda array: np.asarray(array, np.float32), cameras)
+        return rasterize(cameras, vertices, self.shot.head.faces, self.size)
 
 
 def _read_kept(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:

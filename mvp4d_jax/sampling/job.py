@@ -56,6 +56,7 @@ class Settings:
       guidance_rescale: 0 to 1.
       eta: noise added back at every step, 0 to 1.
       seed: of all noise and routing.
+      photo_detail: whether views take the photo's detail (`sampling.photo_detail`).
     """
 
     frames: int | None = None
@@ -71,12 +72,13 @@ class Settings:
     guidance_rescale: float = 0.0
     eta: float = 0.0
     seed: int = 0
+    photo_detail: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A planned run. `motion` F frames, `cameras` [V, F']; `notice` says what could not be carried over; `mesh` has
-    so many devices along data, fsdp and context."""
+    so many devices along data, fsdp and context; `photo_detail` whether views take the photo's detail."""
 
     folder: Path
     portrait: Portrait
@@ -89,6 +91,7 @@ class Job:
     dtype: str
     notice: str = ""
     mesh: tuple[int, int, int] = (1, 1, 1)
+    photo_detail: bool = False
 
     def describe(self) -> str:
         """The plan and its cost, read off the weights' config.json and headers."""
@@ -126,13 +129,14 @@ class Job:
                 self.names,
                 self.clean,
                 self.portrait,
+                self.photo_detail,
             )
             return generator.run(self.plan, shot, self.options, out, self.fingerprint(), extra, overwrite=overwrite)
 
     def fingerprint(self) -> str:
         """A hash of everything that the pictures depend on."""
         digest = hashlib.sha256(f"{self.plan.fingerprint()} {self.dtype}".encode())
-        digest.update(json.dumps([dataclasses.asdict(self.options), self.names]).encode())
+        digest.update(json.dumps([dataclasses.asdict(self.options), self.names, self.photo_detail]).encode())
         digest.update((self.folder / "mvp4d.json").read_bytes())
         for file in sorted(self.folder.rglob("*.safetensors")):
             digest.update(f"{file.relative_to(self.folder)} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
@@ -206,18 +210,34 @@ def plan_job(
     except ValueError as error:
         raise UserError("sampler settings", str(error)) from None
     return Job(
-        folder, portrait, motion, cameras, tuple(names), clean, plan, options, dtype or facts.dtype, notice, mesh
+        folder,
+        portrait,
+        motion,
+        cameras,
+        tuple(names),
+        clean,
+        plan,
+        options,
+        dtype or facts.dtype,
+        notice,
+        mesh,
+        bool(settings.photo_detail),
     )
 
 
 def _complete(settings: Settings, facts: Facts) -> Settings:
-    """The settings with the release's own sampler where none is named.
+    """The settings with the release's own where none is named.
 
     Raises:
       UserError: a setting that distilled weights cannot take.
     """
     own = facts.sampler
-    named = {"sampler": own.method, "steps": own.steps, "guidance": own.guidance}
+    named = {
+        "sampler": own.method,
+        "steps": own.steps,
+        "guidance": own.guidance,
+        "photo_detail": own.photo_detail,
+    }
     missing = {name: value for name, value in named.items() if getattr(settings, name) is None}
     settings = dataclasses.replace(settings, **missing)
     if own.distilled:

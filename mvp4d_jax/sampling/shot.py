@@ -56,14 +56,14 @@ def crop_reference(
     """Cuts the square around the fitted head out of a photo.
 
     Args:
-      image: [H, W, 3] float in [0, 1].
+      image: [H, W, C] float in [0, 1]; 1 is taken to lie around it.
       camera: of the photo, unbatched.
       motion: one frame.
       size: pixels a side of the crop.
       margin: half side of the crop over the larger half extent of the head.
 
     Returns:
-      crop [size, size, 3] float32, its camera, and [size, size] the share of each pixel that lies inside the photo.
+      crop [size, size, C] float32, its camera, and [size, size] the share of each pixel that lies inside the photo.
 
     Raises:
       UserError: the fitted head does not lie in the photo.
@@ -81,17 +81,19 @@ def make_reference(
     encode: Encode,
     config: ConditioningConfig,
     inside: np.ndarray | None = None,
+    alpha: np.ndarray | None = None,
 ) -> Reference:
     """Encodes a cropped picture and draws its maps.
 
     Args:
       encode: video [V, F, H, W, 3] in [-1, 1] -> latents [V, L, h, w, C].
       inside: [H, W] share of each pixel inside the uncropped photo; None where all is.
+      alpha: [H, W] how far each pixel shows the person; None where all do.
     """
     size = image.shape[:2]
     latents = encode((2 * image - 1)[None, None])[0, 0]
     outside = None if inside is None else 1 - inside[None, None]  # [1, 1, H, W]
-    colours = vertex_colours(image, camera, motion, head) if config.painted else None
+    colours = vertex_colours(image, camera, motion, head, alpha) if config.painted else None
     maps = draw_conditioning(
         head, motion, _batched(camera), size, config, camera, reference_mask=np.ones((1, 1)), outside=outside
     )

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import binary_dilation, map_coordinates
 from scipy.spatial import cKDTree
 
 from mvp4d.core.cameras import camera as camera_functions
@@ -26,21 +26,29 @@ from mvp4d_jax.latent_frames import frame_groups
 Array = Any
 DEPTH_SLACK = 0.004  # metres: a vertex this far behind the nearest surface still counts as seen
 DEPTH_SIDE = 256  # pixels a side, at least, of the depth map that says so: those of a small photo span more
+STEP = 0.02  # metres between the depths of neighbouring pixels from which one surface is seen past another
+MISFIT = 0.005  # metres by which a fitted head's outlines may be off: so near to them a photo may show something else
+WHOLE = 0.9  # alpha of a photo from which a pixel shows the person alone
+INTERIOR = ("inside", "gum", "teeth", "tongue")  # in names of parts that lips uncover: not what lies behind a head
 GRAZING = (0.1, 0.35)  # cosines between which trust in what the photo shows of a surface grows from none to full
 TRUSTED = 0.1  # what the photo shows with less trust is filled in
 NEIGHBOURS = 8  # trusted vertices that fill one in
 SUPERSAMPLING = 2
 
 
-def vertex_colours(reference: np.ndarray, camera: Camera, motion: Motion, head: HeadModel) -> np.ndarray:
+def vertex_colours(
+    reference: np.ndarray, camera: Camera, motion: Motion, head: HeadModel, alpha: np.ndarray | None = None
+) -> np.ndarray:
     """Colours of vertices: from the photo where seen, from the mirrored vertex where that is, else from the nearest.
 
-    Where the surface turns away from the photo's camera, one source fades into the next.
+    Where the surface turns away from the photo's camera, one source fades into the next. Beside the jaw's outline, and
+    beside the person's, a photo of a fitted head may show a collar or the background in its place.
 
     Args:
       reference: [H, W, 3] float in [0, 1]; camera: of it, unbatched.
       motion: the head's pose in it, one frame.
       head: personalised rig.
+      alpha: [H, W] float in [0, 1], how far a pixel shows the person; None where all do.
 
     Returns:
       [N, 4] float32: red, green, blue, and the trust in [0, 1] that the photo shows the vertex itself.
@@ -53,6 +61,9 @@ def vertex_colours(reference: np.ndarray, camera: Camera, motion: Motion, head: 
         [map_coordinates(reference[..., c], [rows, columns], order=1, mode="nearest") for c in range(3)], axis=-1
     )
     trust = _trust(vertices, camera, head, size)
+    if alpha is not None:
+        person = ~_near(alpha < WHOLE, 1)
+        trust = trust * map_coordinates(person.astype(np.float32), [rows, columns], order=1, mode="nearest")
     canonical = np.asarray(head.canonical)
     partner = cKDTree(canonical).query(canonical * [-1, 1, 1])[1]
     borrowed = (1 - trust) * trust[partner]
@@ -155,11 +166,13 @@ def _trust(vertices: np.ndarray, camera: Camera, head: HeadModel, size: tuple[in
     fine = (size[0] * factor, size[1] * factor)
     camera = camera_functions.resize(camera, size, fine)
     pixels, depth = (np.asarray(array) for array in project(camera, vertices))
-    surface = np.asarray(rasterize(camera, vertices, head.faces, fine).depth)
+    raster = rasterize(camera, vertices, head.faces, fine)
+    surface = np.asarray(raster.depth)
     row, column = np.floor(pixels[:, 1]).astype(int), np.floor(pixels[:, 0]).astype(int)
     inside = (row >= 0) & (row < fine[0]) & (column >= 0) & (column < fine[1])
     row, column = np.clip(row, 0, fine[0] - 1), np.clip(column, 0, fine[1] - 1)
     in_front = depth <= surface[row, column] + DEPTH_SLACK
+    clear = ~_near(_steps(surface, np.asarray(raster.face), head), _misfit(camera, vertices))[row, column]
     faces = np.asarray(head.faces)
     corners = vertices[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -170,5 +183,33 @@ def _trust(vertices: np.ndarray, camera: Camera, head: HeadModel, size: tuple[in
     to_eye = -matrix[:3, :3].T @ matrix[:3, 3] - vertices
     to_eye /= np.linalg.norm(to_eye, axis=1, keepdims=True)
     cosine = (vertex_normals * to_eye).sum(1)
-    trust = np.clip((cosine - GRAZING[0]) / (GRAZING[1] - GRAZING[0]), 0, 1) * (inside & in_front)
+    trust = np.clip((cosine - GRAZING[0]) / (GRAZING[1] - GRAZING[0]), 0, 1) * (inside & in_front & clear)
     return np.minimum(trust, neighbour_mean(faces, len(trust))(trust))
+
+
+def _steps(depth: np.ndarray, face: np.ndarray, head: HeadModel) -> np.ndarray:
+    """[H, W] bool: pixels of a raster past which a farther part of the head is seen, but for the mouth's inside.
+
+    A surface that turns away gets deeper towards its outline too, but not all at once.
+    """
+    interior = [index for index, name in enumerate(head.part_names) if any(part in name for part in INTERIOR)]
+    hidden = np.isin(np.asarray(head.face_parts)[np.maximum(face, 0)], interior)
+    near = np.pad(np.where(face >= 0, depth, np.nan), 1, constant_values=np.nan)
+    far = np.pad(np.where((face >= 0) & ~hidden, depth, np.nan), 1, constant_values=np.nan)
+    steps = np.zeros_like(near, bool)
+    for axis, side in ((0, 1), (0, -1), (1, 1), (1, -1)):
+        turning = np.nan_to_num(near - np.roll(near, -side, axis)).clip(0)
+        steps |= np.roll(far, side, axis) - near - 2 * turning > STEP
+    return steps[1:-1, 1:-1]
+
+
+def _misfit(camera: Camera, vertices: np.ndarray) -> float:
+    """`MISFIT` in pixels at the head's distance."""
+    return MISFIT * float(camera.fx) / float(np.median(np.asarray(project(camera, vertices)[1])))
+
+
+def _near(mask: np.ndarray, reach: float) -> np.ndarray:
+    """A mask [H, W] grown by `reach` pixels."""
+    whole = int(reach)
+    rows, columns = np.mgrid[-whole : whole + 1, -whole : whole + 1]
+    return binary_dilation(mask, rows**2 + columns**2 <= reach**2)

@@ -81,8 +81,13 @@ def export_release(
             "config": _without_folders(save_config(config)),
         },
     }
+    sampler: dict[str, Any] = {}
     if plan.distill.steps:
-        facts["sampler"] = {"method": "ddim", "steps": plan.distill.steps, "guidance": 1.0, "distilled": True}
+        sampler |= {"method": "ddim", "steps": plan.distill.steps, "guidance": 1.0, "distilled": True}
+    if plan.conditioning.painted:  # a model that has to be shown the photo's details does not draw them whole
+        sampler["photo_detail"] = True
+    if sampler:
+        facts["sampler"] = sampler
     with atomic_folder(out, overwrite=overwrite, kind="release") as temporary:
         shutil.copytree(vae, temporary / "vae")
         save_transformer(temporary / "transformer", template.model(average), plan.transformer, dtype=dtype)

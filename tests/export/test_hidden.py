@@ -84,6 +84,21 @@ def test_an_open_mouth_is_dark_with_bright_teeth(avatar):
     assert float(rgb[teeth].mean()) > 2 * float(rgb[inside].mean())
 
 
+@pytest.mark.parametrize("wide", [0.4, 0.8])
+def test_an_open_mouth_does_not_show_the_back_of_the_head(avatar, wide):
+    pose = pose_of(avatar, jawOpen=wide)
+    viewmat, K = camera(avatar, INTERIOR)
+    with torch.no_grad():
+        splats = avatar.splats(avatar.vertices(pose))
+        front = avatar.rig.template[:, 2].max()
+        behind = ~gaussians_of(avatar, INTERIOR) & (splats.means[:, 2] < front - 0.09)
+        white = behind[:, None].float().expand(-1, 3)
+        through = avatar.render(splats, pose, viewmat[None], K[None], SIDE, SIDE, torch.zeros(3), colours=white)
+    inside = of_parts(avatar, drawn(avatar, pose, INTERIOR)[1], INTERIOR)
+    assert int(inside.sum()) > 300
+    assert float(through.rgb[0, ..., 0][inside].max()) < 0.1
+
+
 def test_a_closed_mouth_shows_nothing_of_it(avatar):
     rgb, _ = drawn(avatar, pose_of(avatar), INTERIOR)
     other = (rgb - torch.tensor(SKIN)).abs().amax(-1) > 0.12

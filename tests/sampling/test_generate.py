@@ -10,7 +10,9 @@ from mvp4d.cli import main
 from mvp4d.core.capture import Capture, validate
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.capture.portrait import read_portrait
-from mvp4d_jax.sampling import generate
+from mvp4d_jax.geometry.rasterize import rasterize
+from mvp4d_jax.heads.skinning import skin
+from mvp4d_jax.sampling import generate, photo_detail
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,23 @@ def test_a_capture_comes_out(sampled, scene):
     kept = read_portrait(capture.path, capture.head)  # the photo that it was made from, at its own size
     np.testing.assert_array_equal(kept.photos[0][..., :3], truth.frame(*truth.reference))
     np.testing.assert_allclose(kept.camera.fx[0], truth.camera(*truth.reference).fx)
+
+
+def test_with_photo_detail_the_same_views_take_it(release, scene, sampled, tmp_path, monkeypatch):
+    monkeypatch.setattr(photo_detail, "UNLIKE", (9.0, 10.0))  # random weights paint in no colours of the photo
+    out = tmp_path / "sampled"
+    assert main(_arguments(release, scene, out, "--photo-detail")) == 0
+    capture, plain = Capture.open(out), Capture.open(sampled)
+    assert capture.info.extra["photo_detail"] and not plain.info.extra["photo_detail"]
+    photo = photo_detail.read_photo(read_portrait(out, capture.head), SIZE)
+    vertices = np.asarray(skin(capture.head, capture.motion))
+    poses = photo_detail.read_poses(photo, capture.motion, vertices)
+    for view in range(2):
+        camera = capture.cameras[view]
+        raster = rasterize(camera, vertices, capture.head.faces, (SIZE, SIZE))
+        expected = photo_detail.add_detail(poses, camera, raster, plain.frames(view))
+        np.testing.assert_allclose(capture.frames(view).astype(int), expected.astype(int), atol=1)
+        assert (np.abs(expected.astype(int) - plain.frames(view)).max() > 0) == (view == 0)  # the other sees the back
 
 
 def _pixels(path):

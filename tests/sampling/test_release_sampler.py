@@ -20,7 +20,7 @@ def scene(tmp_path_factory):
 def planned(scene, tmp_path):
     """(sampler of the release, settings) -> (method, steps, guidance) of the plan, which reads no weights."""
 
-    def plan(named, **settings):
+    def plan(named, job=False, **settings):
         folder = tmp_path / "release"
         folder.mkdir(exist_ok=True)
         facts = {
@@ -34,8 +34,8 @@ def planned(scene, tmp_path):
         }
         facts |= {} if named is None else {"sampler": named}
         (folder / "mvp4d.json").write_text(json.dumps(facts))
-        job = mvp4d.load(folder).plan(scene, motion=scene, cameras=scene, **settings)
-        return job.options.method, job.plan.steps, job.plan.guidance_scale
+        planned = mvp4d.load(folder).plan(scene, motion=scene, cameras=scene, **settings)
+        return planned if job else (planned.options.method, planned.plan.steps, planned.plan.guidance_scale)
 
     return plan
 
@@ -68,7 +68,18 @@ def test_distilled_weights_refuse_what_they_have_not_learned(planned, settings, 
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("sampler", [{"method": "euler"}, {"steps": 0}, {"step": 4}, {"guidance": "much"}, 4])
+def test_photo_detail_is_as_the_release_says_and_the_flag_overrides(planned):
+    def taken(named, **settings):
+        return planned(named, job=True, **settings).photo_detail
+
+    assert not taken(None) and not taken(OWN)
+    assert taken({**OWN, "photo_detail": True}) and taken(OWN, photo_detail=True)
+    assert not taken({**OWN, "photo_detail": True}, photo_detail=False)
+
+
+@pytest.mark.parametrize(
+    "sampler", [{"method": "euler"}, {"steps": 0}, {"step": 4}, {"guidance": "much"}, {"photo_detail": 1}, 4]
+)
 def test_a_damaged_sampler_is_named(planned, sampler):
     with pytest.raises(UserError, match="field 'sampler'"):
         planned(sampler)

@@ -8,11 +8,13 @@ import numpy as np
 from mvp4d.core.cameras.camera import FIELDS, Camera, project
 from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d.core.capture.portrait import Portrait
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.sampling.generate import PhotoViews
 from mvp4d_jax.sampling.plan import Window
 from mvp4d_jax.sampling.shot import crop_reference, draw_window, make_reference
+from tests.geometry.test_conditioning import ball_head
 from tests.small_world import SIZE, ball, motion
 
 CONFIG = ConditioningConfig(painted=3, image_to_latent=1, supersampling=1)
@@ -30,15 +32,14 @@ def samples(maps: np.ndarray) -> np.ndarray:
 
 def test_reference_and_views_show_the_photo():
     """A photo that turns from green to red along x comes back from its own camera; from a side one end shows more."""
-    head, rig, still = ball(), camera_rig("arc:40x3", (SIZE, SIZE)), motion(1)
+    head, rig, still = ball_head(40, 60), camera_rig("arc:40x3", (SIZE, SIZE)), Motion.still(1, 1)
     photo = np.zeros((SIZE, SIZE, 3), np.float32)
     photo[..., 0] = np.linspace(0, 1, SIZE)
     photo[..., 1] = 1 - photo[..., 0]
     camera = jax.tree.map(lambda array: np.asarray(array)[1], rig)
     reference = make_reference(photo, camera, still, head, encode, CONFIG)
     views = Camera(**{name: np.asarray(getattr(rig, name))[:, None] for name in FIELDS})
-    moved = dataclasses.replace(motion(5), rotation=np.zeros((5, 3), np.float32))
-    maps = draw_window(head, moved, views, (SIZE, SIZE), CONFIG, reference, encode)  # [V, L, h, w, Cc]
+    maps = draw_window(head, Motion.still(5, 1), views, (SIZE, SIZE), CONFIG, reference, encode)  # [V, L, h, w, Cc]
     assert reference.colours.shape == (head.vertex_count, 4)
     own = samples(reference.conditioning)
     drawn = (own != 1).any(-1)

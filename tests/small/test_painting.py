@@ -1,11 +1,14 @@
 """A photo on the mesh, and the mesh seen again, against pictures mixed by hand."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from mvp4d.core.cameras import camera as cameras
 from mvp4d.core.cameras.rigs import camera_rig
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
@@ -79,3 +82,52 @@ def test_trust_fades_and_what_is_not_seen_is_borrowed_or_filled():
     full = trust[mirror] == 1
     assert full.sum() > 50
     np.testing.assert_allclose(colours[right[full], :3], colours[mirror[full], :3], atol=1e-6)
+
+
+def plates():
+    """A square of 6 cm, 5 cm before one of 14 cm, vertices 2 mm apart: head, and [N] which are of the near one."""
+    head, grids = ball_head(76, 136), []
+    for half, depth in ((0.03, 0.05), (0.07, 0.0)):
+        side = np.arange(-half, half + 1e-9, 0.002)
+        x, y = np.meshgrid(side, side)
+        index = np.arange(x.size).reshape(x.shape)
+        a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
+        corners = np.concatenate([np.stack([a, b, c], -1).reshape(-1, 3), np.stack([b, d, c], -1).reshape(-1, 3)])
+        grids.append((np.stack([x.ravel(), y.ravel(), np.full(x.size, depth)], -1), corners))
+    (near, front), (far, back) = grids
+    points = np.concatenate([near, far, np.repeat(far[:1], head.vertex_count - len(near) - len(far), 0)])
+    faces = np.concatenate([front, back + len(near)]).astype(np.int32)
+    points = points.astype(np.float32)
+    chosen = np.arange(len(points)) < len(near)
+    parts = np.zeros(len(faces), np.uint8)
+    return dataclasses.replace(
+        head, canonical=points, template=points, faces=faces, face_uvs=faces, face_parts=parts
+    ), chosen
+
+
+def test_nothing_is_taken_from_beside_an_outline_before_something_else():
+    """Within 5 mm of a near square's edges neither it nor what is seen past it is trusted; the picture's rim is."""
+    (head, near), motion = plates(), Motion.still(1, 1)
+    camera = jax.tree.map(lambda array: np.asarray(array)[0], camera_rig("arc:0x1", (256, 256)))
+    trust = vertex_colours(np.zeros((256, 256, 3), np.float32), camera, motion, head)[:, 3]
+    points = head.template
+    inward = 0.03 - np.abs(points[:, :2]).max(1)  # of the near square's edges
+    assert (trust[near & (inward < 0.003)] == 0).all() and (trust[near & (inward > 0.009)] == 1).all()
+    eye = np.asarray(cameras.centre(camera), np.float64)
+    shadow = 0.03 * eye[2] / (eye[2] - 0.05)  # the edges' place on the far square, seen from the camera
+    outward = np.abs(points[:, :2]).max(1) - shadow
+    assert (trust[~near & (outward < 0.002)] == 0).all()
+    drawn = np.isin(np.arange(len(points)), head.faces)
+    assert (trust[~near & drawn & (outward > 0.009)] == 1).all()  # its own outline is before nothing
+
+
+def test_nothing_is_taken_from_where_a_photo_shows_no_person():
+    head, motion = ball_head(40, 60), moving()[:1]
+    camera = jax.tree.map(lambda array: np.asarray(array)[0], camera_rig("arc:0x1", (64, 64)))
+    plain, alpha = np.full((64, 64, 3), 0.5, np.float32), np.ones((64, 64), np.float32)
+    whole = vertex_colours(plain, camera, motion, head)[:, 3]
+    alpha[:, :32] = 0
+    cut = vertex_colours(plain, camera, motion, head, alpha)[:, 3]
+    column = np.asarray(cameras.project(camera, np.asarray(skin(head, motion))[0])[0])[:, 0]
+    np.testing.assert_array_equal(cut[column > 34.5], whole[column > 34.5])
+    assert (cut[column < 32] == 0).all() and (whole[column < 32] > 0).any()
