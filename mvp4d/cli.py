@@ -165,7 +165,7 @@ def _dispatch(arguments: list[str]) -> int:
         _tell(f"mvp4d {verb}: {as_flags(str(system_error(error)), parser)}")
         return 2
     except Exception as error:
-        told = error if hasattr(error, "exit_code") else memory_error(error)
+        told = error if hasattr(error, "exit_code") else memory_error(error) or _no_device()
         if told is None and (stop := last_stop()) is not None:
             return _stopped(stop, verb, _resumes(module, parsed))
         if told is None:
@@ -175,6 +175,20 @@ def _dispatch(arguments: list[str]) -> int:
     if message:
         print(printable(message))
     return 0
+
+
+def _no_device() -> UserError | None:
+    """JAX has no device of the platforms that the environment asks for, as one line; it fails there in many words."""
+    jax, platforms = sys.modules.get("jax"), os.environ.get("JAX_PLATFORMS")
+    if jax is None or not platforms:
+        return None
+    try:
+        jax.devices()
+    except Exception as error:
+        said = " ".join(str(error).split())[:160]
+        why = f"JAX finds no such device here{f' ({said})' if said else ''}"
+        return UserError(f"JAX_PLATFORMS={platforms}", why, "unset it, or give what this machine has: cpu, cuda, tpu")
+    return None
 
 
 def _stopped(stop: KeyboardInterrupt, verb: str, resumes: bool) -> int:

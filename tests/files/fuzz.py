@@ -55,6 +55,17 @@ def damage(path: Path, rng: Random) -> str:
     return f"{file.relative_to(path) if path.is_dir() else file.name}: {chosen(file, rng)}"
 
 
+def damage_again(path: Path, rng: Random) -> str:
+    """A second fault in an input that has one; nothing where the first has left no file to damage, or none that can be
+    read any more."""
+    if not (any(file.is_file() for file in path.rglob("*")) if path.is_dir() else path.is_file()):
+        return ""
+    try:
+        return f" and {damage(path, rng)}"
+    except Exception:  # of numpy, json and zipfile, on what the first fault has made of the file
+        return ""
+
+
 def _pick(rng: Random, items):
     return items[int(rng.integers(len(items)))]
 

@@ -35,7 +35,7 @@ from mvp4d.core.live_link import read_live_link
 from mvp4d.core.sound import read_sound
 from mvp4d.validation import validate
 from tests.capture.toy import make_cameras, make_flame, make_motion, make_rig, write_capture
-from tests.files.fuzz import damage
+from tests.files.fuzz import damage, damage_again
 from tests.files.test_meaning import recording
 from tests.heads.flame_files import flame_arrays
 
@@ -329,6 +329,8 @@ def fuzz(world, tmp_path: Path, seed: int, count: int) -> list[str]:
         else:
             shutil.copy2(root / name, path)
         what = damage(path, rng) if name != "release" else _damage_release(path, rng)
+        if name != "release" and rng.random() < 0.3:
+            what += damage_again(path, rng)
         results = [attempt(reader, path) for reader in (*kind.agree, *kind.others)]
         label = f"seed {seed}, input {number}, {name}, {what}"
         wrong += [f"{label}: {line}" for _, line in results if line.startswith("!")]

@@ -1,4 +1,5 @@
-"""Standard streams that are closed, full, or know ASCII only: the same result and exit code, no traceback."""
+"""Odd environments: standard streams that are closed, full, or know ASCII only, a folder that is gone, a device that is
+not there. The same result and exit code, or one line; no traceback."""
 
 import os
 import subprocess
@@ -90,3 +91,16 @@ def test_a_working_directory_that_is_gone(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr == "mvp4d validate: the folder that you are in does not exist any more; go to another (cd)\n"
+
+
+@pytest.mark.parametrize("platform", ["bogus", "cuda"])
+def test_a_platform_that_the_machine_lacks(tmp_path, platform):
+    from mvp4d.core.host import has_accelerator
+
+    if has_accelerator():
+        pytest.skip("the machine may have it")
+    out = tmp_path / "x"
+    done = _shell(f"studio --cameras orbit:360x1 --frames 1 --size 16 --out '{out}'", JAX_PLATFORMS=platform)
+    *_, line = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith(f"mvp4d studio: JAX_PLATFORMS={platform}: JAX finds no such device")
+    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
