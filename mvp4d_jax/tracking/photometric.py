@@ -6,6 +6,7 @@ their colours differ from each other's mean is minimised by Gauss-Newton over id
 blurred along the surface, first widely: so blurred, two views of a place see the same, however they look at it, and
 nothing of what lies beside it; at last hardly, because clean skin agrees to half a per cent. Only skin and lips count,
 away from what moves before them as a camera moves: hair (brows' too), lashes, eyes, teeth and nearer parts of the head.
+Where along the skin a point lies colours do not tell: landmarks do that have a place on it (eyes, nostrils, mouth).
 Where skin ends before a plain background, the head's outline is held to that line (`outline`). What shines loses its
 weight (Geman-McClure).
 """
@@ -52,7 +53,12 @@ EDGE = 0.006, 0.015  # metres by which what lies beside a point in a picture may
 BLUR = 0.003  # of pictures, over the face box
 NOISE = 0.02  # standard deviation of colours in [0, 1]
 LINE = 0.015  # standard deviation of the person's line over the face box; neighbouring points of it err alike
-LOOSE = 3.0  # how much wider than in a fit by landmarks alone their standard deviation is
+LOOSE = 2.0  # how much less sure landmarks are than in a fit by them alone
+VAGUE = (
+    slice(0, 31),
+    0.3,
+)  # those that have no place along the skin, of jaw, brows and the nose's ridge; what they count
+SHAPE = 0.8  # standard deviation of identity over that of a fit by landmarks alone
 HELD = 3  # iterations through which visibility, derivatives and the outline's points are held
 # Blur along the surface in metres; iterations; how many points of a view count as measured by themselves; and what
 # counts a quarter, of colours and as distance of the person's line over the face box.
@@ -351,7 +357,12 @@ def refine(
       data: what `observations_of_rig` gives; smooth: what `acceleration_weights` does.
       shared, frames: where the fit by landmarks ended.
     """
-    data = {**data, "spread": LOOSE * data["spread"]}
+    weights = data["weights"].copy()
+    weights[..., VAGUE[0]] *= VAGUE[1]
+    data = {**data, "spread": LOOSE * data["spread"], "weights": weights}
+    refiner = dataclasses.replace(
+        refiner, config=dataclasses.replace(refiner.config, shape=SHAPE * refiner.config.shape)
+    )
     data = {name: np.asarray(value, np.float32) for name, value in data.items()}
     chosen = np.unique(np.linspace(0, len(frames) - 1, KEYFRAMES).round().astype(int))
     kept = [views for index, views in enumerate(pictures()) if index in chosen]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import trimesh
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from mvp4d.core.cameras.camera import project, resize
@@ -75,20 +76,26 @@ def test_points_that_the_nose_hides_do_not_count():
     shared, frame = np.zeros(layout.shapes + 1), np.zeros(layout.frame_size)
     seen, _ = refiner.seen(shared, frame, [SIZE] * 3)
     places = np.asarray(refiner.surface.template, np.float64)
-    hidden = []
+    hidden, edge = [], []
     for view in range(3):
         camera = resize(cameras[view], SIZE, (512, 512))
         depth = np.asarray(rasterize(camera, np.asarray(head.template), head.faces, (512, 512)).depth)
         pixels, own = project(camera, places)
         x, y = np.int64(pixels).T
         hidden.append(own > depth[y, x] + 0.01)
+        filled = np.where(np.isfinite(depth), depth, 9.0)
+        nearest, furthest = (find(filled, 9)[y, x] for find in (ndimage.minimum_filter, ndimage.maximum_filter))
+        edge.append((own - nearest > photometric.EDGE[0]) | (furthest - own > photometric.EDGE[1]))
     towards = photometric.centre(cameras)[:, None] - places
     facing = (towards * vertex_normals(places, refiner.triangles)).sum(-1) / np.linalg.norm(
         towards, axis=-1
     ) > photometric.FACING[0]
     alone = np.array(hidden) & facing  # what only the depth maps tell
     assert alone.sum() > 50 and (alone & (seen > 0)).sum() < 0.25 * alone.sum()  # a pixel of depth around the edges
-    assert (seen > 0).sum() > 0.8 * (facing & ~np.array(hidden)).sum()
+    inside = facing & ~np.array(hidden) & ~np.array(edge)
+    inside &= inside.sum(0) >= 2
+    assert inside.sum() > 1000 and (seen > 0)[inside].mean() > 0.98
+    assert (seen > 0)[np.array(edge)].mean() < 0.5
 
 
 def test_derivatives_of_pixels_and_colours():
@@ -147,7 +154,7 @@ def test_the_line_of_a_disc_is_the_heads_outline(background):
     cover = np.clip(radius - away + 0.5, 0, 1)
     colour = np.where((y < pixels[0, 1])[..., None], HAIR, SKIN)
     person = outline.Person.of(
-        np.float32(cover * colour + (1 - cover) * background), outline.Skin.of(np.tile(SKIN, (50, 1)))
+        np.float32(cover * colour + (1 - cover) * background), outline.Skin.of(np.tile(SKIN, (50, 1))), 100.0
     )
     places = place + np.asarray(sphere.vertices) * (radius - 3) / radius
     faces = np.asarray(sphere.faces)
@@ -168,6 +175,14 @@ def test_the_line_of_a_disc_is_the_heads_outline(background):
     np.testing.assert_allclose(change, slope @ (1e-4 * np.array([0.3, -0.5, 0.2])), atol=0.02)
 
 
+def test_skin_beside_hair_does_not_count():
+    """Nor does what lies within a margin of it, which the box's side gives."""
+    picture = np.tile(SKIN, (60, 60, 1)).astype(np.float32)
+    picture[:, 30:] = HAIR
+    found = outline.Person.of(picture, outline.Skin.of(np.tile(SKIN, (50, 1))), 400.0).skin[..., 0]
+    assert found[:, :24].min() > 0.9 and found[:, 26:].max() < 0.01
+
+
 def test_a_background_of_many_colours_has_no_line():
     picture = np.random.default_rng(0).uniform(0, 1, (*SIZE, 3)).astype(np.float32)
-    assert outline.Person.of(picture, outline.Skin.of(np.tile(SKIN, (50, 1)))).distance is None
+    assert outline.Person.of(picture, outline.Skin.of(np.tile(SKIN, (50, 1))), 100.0).distance is None
