@@ -68,7 +68,7 @@ LEVELS = (
     (0.003, 6, 1000.0, 0.02, 0.025),
     (0.001, 12, 3000.0, 0.02, 0.025),
 )
-AFTER = tuple((blur, 6, *rest) for blur, _, *rest in LEVELS[1:])  # of the other frames, which begin near
+AFTER = tuple((blur, 6, *rest) for blur, _, *rest in LEVELS[2:])  # of the other frames, which begin near
 Level = tuple[float, int, float, float, float]
 
 
