@@ -12,11 +12,12 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
+from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.initialise import SH_0, nearest
 from mvp4d_export.triangles import triangle_frames
-from mvp4d_export.visibility import EYES, INTERIOR, TEETH, gaussians_of, parts_named, shows_parts, triangle_parts
+from mvp4d_export.visibility import TEETH, gaussians_of, parts_named, shows_parts, triangle_parts
 
 # Straight colours of the mouth at its lips, in the light of a face as bright as `BRIGHT`.
 MOUTH_COLOURS = {

@@ -9,15 +9,18 @@ import dataclasses
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.functional import avg_pool2d
 
+from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
+from mvp4d_export.hidden import NO_SKIN
 from mvp4d_export.initialise import SH_0, nearest
+from mvp4d_export.mouth_mask import grown
 from mvp4d_export.photos import Picture
 from mvp4d_export.projection import shade
 from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import SOLID, project_points
-from mvp4d_export.visibility import EYES, INTERIOR, gaussians_of, light, parts_named, rig_surface
+from mvp4d_export.visibility import gaussians_of, light, parts_named, rig_surface
 
 AROUND = 0.008  # metres from closed lids within which skin tells their colours
 BESIDE = 0.0007  # metres from them, and from what shows of the eyes, in which it does not: edges are blurred
@@ -27,7 +30,6 @@ DARKER = 0.7  # ... which leaves out lashes and brows, and what shines
 DENSE = 1500  # pixels a metre, at least, of the picture that is looked at
 NEAREST = 0.001  # metres within which distances count alike
 EDGE, LASH_WIDTH, LASH_SHADE = ("lash", "lining"), 0.0012, 0.5  # parts; metres beside them that lashes shade; how far
-NO_SKIN = (*EDGE, "nostril")
 FEW = 30  # pixels that tell no colour
 
 
@@ -97,7 +99,7 @@ def _skin_around(
     surface = rig_surface(avatar, pose, viewmat, K, side)
     other = parts_named(avatar.rig.part_names, (*INTERIOR, *EYES, *NO_SKIN)).to(avatar.device)
     skin = (surface.face >= 0) & ~other[avatar.rig.face_parts[surface.face.clamp(min=0)]] & (shown.alpha[0] > SOLID)
-    near = _grown(share > 0.5, AROUND * metre) & ~_grown(share + white > 0.2, BESIDE * metre)
+    near = grown(share > 0.5, round(AROUND * metre)) & ~grown(share + white > 0.2, max(1, round(BESIDE * metre)))
     return shown.rgb[0], near & skin
 
 
@@ -120,9 +122,3 @@ def _shutting(avatar: Avatar, lids: Tensor) -> int:
         (avatar.gather(rig.template + basis) - rest)[triangles].norm(dim=-1).mean() for basis in rig.expression_basis
     ]
     return int(torch.stack(moved).argmax())
-
-
-def _grown(mask: Tensor, reach: float) -> Tensor:
-    """A mask [S, S] bool grown by `reach` pixels."""
-    whole = max(1, round(reach))
-    return max_pool2d(mask.float()[None], 2 * whole + 1, 1, whole)[0] > 0

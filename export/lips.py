@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.hidden import followed, scattered, surface_tensors
 from mvp4d_export.initialise import nearest
-from mvp4d_export.visibility import EYES, INTERIOR, gaussians_of, parts_named, triangle_parts
+from mvp4d_export.visibility import gaussians_of, parts_named, triangle_parts
 
 LIPS = ("lips",)
 SPACING = 0.0009  # metres between Gaussians of the lips

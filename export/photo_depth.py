@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 
+from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.initialise import TOLERANCE, hang
@@ -21,7 +22,7 @@ from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.thickness import Thickness, centres, like_skin
 from mvp4d_export.triangles import triangle_frames
-from mvp4d_export.visibility import EYES, INTERIOR, Surface, parts_named, rig_surface, triangle_parts
+from mvp4d_export.visibility import Surface, parts_named, rig_surface, triangle_parts
 
 TIMES = 3  # moments of the generated views that are looked at
 CELLS = 64  # lines of sight along a picture's side

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, normalize
 
+from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
@@ -29,10 +30,8 @@ from mvp4d_export.rig import Pose, rotation_matrix
 from mvp4d_export.triangles import matrix_to_quaternion, triangle_frames
 from mvp4d_export.turned import TURNS, turned_picture, turned_view
 from mvp4d_export.visibility import (
-    EYES,
     FACING_FROM,
     FACING_TO,
-    INTERIOR,
     claims,
     excess_variance,
     facing,

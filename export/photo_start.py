@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d
 
+from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS
 from mvp4d_export.hidden import NO_SKIN, in_light, lid_triangles, seed_hidden, teeth_colour
 from mvp4d_export.initialise import SH_0, STILL, moved, recolour
@@ -15,7 +16,7 @@ from mvp4d_export.photo_depth import PhotoDepth, Sights, photo_depth
 from mvp4d_export.photo_fit import PhotoFit
 from mvp4d_export.relight import local_gains, mean_gain, relight
 from mvp4d_export.seeding import project_points, seed_from_photos
-from mvp4d_export.visibility import EYES, INTERIOR, TEETH, gaussians_of, rig_surface, shows_parts, smoothstep
+from mvp4d_export.visibility import TEETH, gaussians_of, rig_surface, shows_parts, smoothstep
 
 FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
 THROUGH = 0.012  # metres before hair in a photo from which a Gaussian is in its way

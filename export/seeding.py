@@ -9,19 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.initialise import OPACITY, SH_0, hang, nearest
 from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
-from mvp4d_export.visibility import (
-    EYES,
-    INTERIOR,
-    claims,
-    parts_named,
-    triangle_parts,
-)
+from mvp4d_export.visibility import claims, parts_named, triangle_parts
 
 CELL = 6  # pixels a side of the squares that a photo is cut into: one Gaussian each where it is plain, four where not
 SMOOTH = 0.012  # of a picture's side over which depth off the rig is averaged to tell its slope

@@ -12,20 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d
 
+from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import SOLID, project_points
-from mvp4d_export.visibility import (
-    EYES,
-    FACING_FROM,
-    FACING_TO,
-    INTERIOR,
-    Surface,
-    parts_named,
-    rig_surface,
-    smoothstep,
-)
+from mvp4d_export.visibility import FACING_FROM, FACING_TO, Surface, parts_named, rig_surface, smoothstep
 
 TURNS = tuple(math.radians(degrees) for degrees in (30.0, -30.0, 50.0, -50.0))  # about the head's upward axis
 BEHIND = 0.003  # metres that a point of the rig may lie behind what a photo shows there and still be it

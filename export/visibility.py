@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mvp4d.core.heads.model import EYES
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.projection import EPS_2D, quaternion_to_matrix
 from mvp4d_export.remesh import first_triangle
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
 
-INTERIOR = ("inside", "gum", "teeth", "tongue")  # parts of the mouth that lips cover and uncover
 TEETH = ("teeth",)
-EYES = ("eye", "sclera", "iris", "pupil", "cornea")
 OTHERS = 0.7  # of how squarely photos see a place, what counts of all but the reference: fewer borders, off the nose
 FACING_FROM, FACING_TO = 0.1, 0.45  # cosines between which a surface passes from unseen to fully shown
 

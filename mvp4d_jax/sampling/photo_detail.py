@@ -24,15 +24,14 @@ from scipy.ndimage import (
 from mvp4d.core.cameras.camera import Camera, centre, project
 from mvp4d.core.cameras.crops import MARGIN, crop_camera, crop_image
 from mvp4d.core.capture.portrait import Portrait
-from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.model import EYES, INTERIOR, HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.frame_by_frame import draw_apart
 from mvp4d_jax.geometry.framing import crop_box
 from mvp4d_jax.geometry.rasterize import Raster, rasterize
 from mvp4d_jax.heads.skinning import skin, skin_in_head_space
-from mvp4d_jax.small.painting import INTERIOR, WHOLE
+from mvp4d_jax.small.painting import WHOLE
 
-EYES = ("eye", "sclera", "iris", "pupil", "cornea")
 FINER = 2  # pixels of the photo kept for one of a view, at most
 IN_PHOTO = (0.25, 0.6)  # cosines between which the photo passes from nothing to all of a surface's detail
 IN_VIEW = (0.15, 0.45)  # likewise of a view, which may be turned further: it shrinks what the photo has

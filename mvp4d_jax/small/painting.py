@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from mvp4d.core.cameras import camera as camera_functions
 from mvp4d.core.cameras.camera import Camera, project
 from mvp4d.core.heads.mesh import neighbour_mean
-from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.model import INTERIOR, HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.rotation import array_namespace
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
@@ -29,7 +29,6 @@ DEPTH_SIDE = 256  # pixels a side, at least, of the depth map that says so: thos
 STEP = 0.02  # metres between the depths of neighbouring pixels from which one surface is seen past another
 MISFIT = 0.005  # metres by which a fitted head's outlines may be off: so near to them a photo may show something else
 WHOLE = 0.9  # alpha of a photo from which a pixel shows the person alone
-INTERIOR = ("inside", "gum", "teeth", "tongue")  # in names of parts that lips uncover: not what lies behind a head
 GRAZING = (0.1, 0.35)  # cosines between which trust in what the photo shows of a surface grows from none to full
 TRUSTED = 0.1  # what the photo shows with less trust is filled in
 NEIGHBOURS = 8  # trusted vertices that fill one in

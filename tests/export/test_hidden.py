@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mvp4d.core.heads import load_head
+from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
 from mvp4d_export.hidden import MOUTH_COLOURS, OwnMouths, in_light, lid_triangles, seed_hidden, teeth_colour
 from mvp4d_export.initialise import SH_0
@@ -15,7 +16,7 @@ from mvp4d_export.lips import seed_lips
 from mvp4d_export.mouth_mask import grown
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
-from mvp4d_export.visibility import EYES, INTERIOR, OTHERS, TEETH, claims, gaussians_of, rig_surface
+from mvp4d_export.visibility import OTHERS, TEETH, claims, gaussians_of, rig_surface
 
 SKIN, BLUE = (0.78, 0.6, 0.5), (0.0, 0.0, 1.0)
 SIDE = 160

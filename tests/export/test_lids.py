@@ -6,11 +6,12 @@ import pytest
 import torch
 from test_hidden import SIDE, avatar, camera, drawn, of_parts, pose_of  # noqa: F401
 
+from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.hidden import lid_triangles
 from mvp4d_export.initialise import SH_0
 from mvp4d_export.lids import shade_lids
 from mvp4d_export.photos import Picture
-from mvp4d_export.visibility import EYES, INTERIOR, gaussians_of, parts_named, triangle_parts
+from mvp4d_export.visibility import gaussians_of, parts_named, triangle_parts
 
 LEFT, RIGHT, BROW, GREEN = (0.7, 0.5, 0.4), (0.4, 0.3, 0.25), (0.05, 0.04, 0.04), (0.0, 1.0, 0.0)
 EYE = ("sclera",)

@@ -18,6 +18,9 @@ from mvp4d.core.heads.check import check_head
 
 Array = Any  # numpy or jax array
 
+# Words in the names of parts: of the mouth that lips cover and uncover, and of the eyes.
+INTERIOR = ("inside", "gum", "teeth", "tongue")
+EYES = ("eye", "sclera", "iris", "pupil", "cornea")
 STATIC_FIELDS = ("name", "shape_names", "expression_names", "joint_names", "joint_parents", "part_names")
 
 # What poses a personalised head: an avatar keeps these.
