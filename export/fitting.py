@@ -16,19 +16,12 @@ from mvp4d.core.capture import Capture
 from mvp4d.core.capture.portrait import read_portrait
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_folder, write_json
-from mvp4d.core.outputs import (
-    absolute,
-    beside,
-    check_folder,
-    drop_work_folder,
-    hold,
-    mark_finishing,
-    require_space,
-    was_finishing,
-    work_folder,
-)
+from mvp4d.core.lock import hold
+from mvp4d.core.outputs import check_folder, drop_work_folder, mark_finishing, was_finishing, work_folder
 from mvp4d.core.owner import sweep
+from mvp4d.core.places import absolute, beside
 from mvp4d.core.progress import progress, say
+from mvp4d.core.room import require_space
 from mvp4d.core.stopping import unbroken
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.device import guard_memory, pick_device

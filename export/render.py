@@ -16,8 +16,9 @@ from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, atomic_folder
 from mvp4d.core.heads.motion import Motion
-from mvp4d.core.outputs import check_file, check_folder, require_space
+from mvp4d.core.outputs import check_file, check_folder
 from mvp4d.core.progress import progress
+from mvp4d.core.room import require_space
 from mvp4d.core.sound import add_sound, read_sound
 from mvp4d.core.video import VideoWriter
 from mvp4d_export.avatar import Avatar

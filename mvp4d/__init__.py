@@ -16,20 +16,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mvp4d.api import (
-        Avatar,
-        Model,
-        Rendering,
-        Views,
-        distill,
-        evaluate,
-        film,
-        load,
-        open_avatar,
-        open_capture,
-        track,
-        validate,
-    )
+    from mvp4d.api import Model, Views, distill, evaluate, film, load, open_capture, track, validate
+    from mvp4d.avatar import Avatar, Rendering, open_avatar
     from mvp4d.core.cameras.camera import Camera
     from mvp4d.core.cameras.rigs import camera_rig
     from mvp4d.core.capture import Capture
@@ -48,21 +36,19 @@ __version__ = "0.2.0"
 _HOMES = {
     **dict.fromkeys(
         (
-            "Avatar",
             "Model",
-            "Rendering",
             "Views",
             "distill",
             "evaluate",
             "film",
             "load",
-            "open_avatar",
             "open_capture",
             "track",
             "validate",
         ),
         "mvp4d.api",
     ),
+    **dict.fromkeys(("Avatar", "Rendering", "open_avatar"), "mvp4d.avatar"),
     "Camera": "mvp4d.core.cameras.camera",
     "Capture": "mvp4d.core.capture",
     "HeadModel": "mvp4d.core.heads.model",

@@ -24,7 +24,7 @@ from typing import NoReturn
 
 from mvp4d.core.errors import UserError, memory_error, printable, system_error
 from mvp4d.core.host import has_accelerator
-from mvp4d.core.outputs import hold
+from mvp4d.core.lock import hold
 from mvp4d.core.places import is_remote, require_local
 from mvp4d.core.stopping import Stopped, last_stop, stoppable
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mvp4d.api import Avatar, Pathlike
+from mvp4d.avatar import Avatar
+from mvp4d.core.arguments import Pathlike
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.portrait import Portrait, is_person, open_person, read_portrait
 from mvp4d.core.errors import UserError

@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.outputs import hold
+from mvp4d.core.lock import hold
 
 
 def is_first() -> bool:
@@ -49,7 +49,7 @@ def begin_together(begin: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def hold_together(path: str | os.PathLike) -> Iterator[None]:
-    """Keeps an output for the processes of this run while the block runs (`outputs.hold`), by a lock of the first."""
+    """Keeps an output for the processes of this run while the block runs (`lock.hold`), by a lock of the first."""
     with contextlib.ExitStack() as held:
         begin_together(lambda: held.enter_context(hold(path)))
         yield

@@ -15,9 +15,10 @@ from mvp4d_jax import parallel
 from mvp4d_jax.diffusion.samplers import SamplerConfig
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
-from mvp4d_jax.models.checkpoint import load_autoencoder, load_transformer, transformer_shardings, validate_weights
+from mvp4d_jax.models.checkpoint import load_autoencoder, load_transformer, transformer_shardings
 from mvp4d_jax.models.checkpoint_config import read_config
 from mvp4d_jax.models.config import AutoencoderConfig
+from mvp4d_jax.models.convert import validate_weights
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import DTYPES, TransformerConfig
 

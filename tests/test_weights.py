@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mvp4d_jax.models.checkpoint import validate_weights
+from mvp4d_jax.models.convert import validate_weights
 from mvp4d_jax.release import load_release, resolve_weights
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.plan import resolve

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> str:
     if args.destination.resolve() == args.source.resolve():
         raise UserError(args.destination, "is SRC itself", "name another folder")
     prompt = None if args.prompt is None else _read_prompt(args.prompt)
-    from mvp4d_jax.models.checkpoint import convert
+    from mvp4d_jax.models.convert import convert
 
     return convert(
         args.source,

@@ -130,7 +130,7 @@ def resumes(args: argparse.Namespace) -> bool:
 def run(args: argparse.Namespace) -> str:
     """Checks every input before the weights are loaded; samples; says where to look."""
     import mvp4d
-    from mvp4d.core.outputs import without_folders
+    from mvp4d.core.places import without_folders
 
     out = Path(args.out)
     join_hosts(args)

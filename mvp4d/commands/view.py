@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from mvp4d.commands.clips import add_clips
 
 if TYPE_CHECKING:
-    from mvp4d.api import Avatar
+    from mvp4d.avatar import Avatar
     from mvp4d_export.viewer import Viewer
 
 

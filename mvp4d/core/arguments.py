@@ -15,6 +15,8 @@ import numpy as np
 
 from mvp4d.core.errors import UserError
 
+Pathlike = str | os.PathLike[str]
+
 F = TypeVar("F", bound=Callable[..., Any])
 _PLAIN: dict[str, Any] = {
     "None": type(None),

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import IO
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.outputs import hold, require_space
+from mvp4d.core.lock import hold
 from mvp4d.core.owner import discard, sweep, temporary_name
 from mvp4d.core.progress import progress
+from mvp4d.core.room import require_space
 from mvp4d.core.stopping import tied
 
 _STAMP = "mvp4d-complete"

@@ -21,9 +21,12 @@ from typing import IO
 import numpy as np
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.outputs import Full, absolute, check_folder, hold, is_full, mark_folder, settle_modes, stamp
+from mvp4d.core.lock import hold
+from mvp4d.core.outputs import check_folder, mark_folder
 from mvp4d.core.owner import discard, sweep_once, temporary_name
-from mvp4d.core.places import is_remote, uploaded
+from mvp4d.core.places import absolute, is_remote, uploaded
+from mvp4d.core.room import Full, is_full
+from mvp4d.core.stamps import settle_modes, stamp
 
 
 @contextlib.contextmanager

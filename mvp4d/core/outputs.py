@@ -1,38 +1,22 @@
-"""What a command may write over, who else writes there, and whether there is room.
+"""What a command may write over.
 
 A folder that this program makes holds `.mvp4d.json`: its kind, and how many files lie below each of its entries. Files
-carry the word mvp4d: in a comment of zip, npz, gzip and JPEG, a text chunk of PNG, a `free` box of mp4, the header or
-the generator of the others. Only what is recognised so is ever replaced, and only when that was asked for.
+say it themselves (`stamps`). Only what is recognised so is ever replaced, and only when that was asked for.
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import errno
 import json
 import os
-import shutil
-import struct
 import sys
-import time
-import zipfile
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.owner import discard
-from mvp4d.core.places import is_remote, place
+from mvp4d.core.places import absolute, is_remote, place
+from mvp4d.core.stamps import is_ours
 
 MARKER, FORMAT = ".mvp4d.json", "mvp4d-output"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_WORD = b"mvp4d"
 _IGNORED = {MARKER, ".DS_Store", "Thumbs.db", "desktop.ini"}
 _ADDED = {"evaluation.json", "evaluation.html"}  # by later commands, which may write them again
 # Folders that were made before there was a marker: kind -> the file that tells, its `format`, what may lie in it.
@@ -64,34 +48,6 @@ _RUN_ENTRIES = {"compilation_cache", "tensorboard", "samples", "profile", "lost+
 _RUN_SUFFIXES = {".log", ".out", ".err", ".txt", ".md", ".py", ".sh", ".yaml", ".yml", ".json"}
 
 
-def absolute(path: str | os.PathLike) -> Path:
-    """The path from the root, `.` and `..` resolved by name, so that it has a name and a parent."""
-    return Path(os.path.abspath(path))
-
-
-def beside(path: str | os.PathLike, ending: str) -> Path:
-    """`path` with something added to its name."""
-    path = absolute(path)
-    return path.with_name(f"{path.name}{ending}")
-
-
-def without_folders(spec: str) -> str:
-    """A path, or "file:PATH", as its name alone: where it lay on this machine is not to be given away."""
-    kind, separator, path = spec.partition("file:")
-    if separator and not kind:
-        return f"file:{Path(path).name}"
-    return Path(spec).name if "/" in spec else spec
-
-
-class Busy(UserError):
-    """Another process writes there."""
-
-
-class Full(UserError):
-    """There is no room, or not enough."""
-
-
-# --- what may be replaced -------------------------------------------------------------------------------------------
 def check_folder(path: str | os.PathLike, kind: str, overwrite: bool) -> None:
     """Refuses a folder to write that is there, unless `overwrite` and it is one of this kind that the program made.
 
@@ -284,196 +240,3 @@ def drop_work_folder(path: Path, kind: str) -> None:
     """Removes a folder that `work_folder` made; any other stays."""
     if is_work_folder(path, kind):
         discard(path)
-
-
-# --- files that say who made them ------------------------------------------------------------------------------------
-def is_ours(path: Path) -> bool:
-    """Whether a file carries this program's word in its first 64 KiB or last 4 KiB."""
-    try:
-        with open(path, "rb") as handle:
-            head = handle.read(1 << 16)
-            handle.seek(max(0, path.stat().st_size - 4096))
-            return _WORD in head or _WORD in handle.read(4096)
-    except OSError:
-        return False
-
-
-def stamp(path: Path) -> None:
-    """Puts the word into a zip, npz, gzip, PNG, JPEG or mp4 file, where no reader minds; leaves others alone."""
-    with open(path, "rb") as handle:
-        start = handle.read(12)
-    if start[:4] == b"PK\x03\x04":
-        with zipfile.ZipFile(path, "a") as archive:
-            archive.comment = archive.comment or _WORD
-    elif start[:8] == b"\x89PNG\r\n\x1a\n":
-        text = b"tEXt" + b"Software\0" + _WORD
-        chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
-        _insert_before_end(path, 12, chunk)  # IEND is the last twelve bytes
-    elif start[:4] == b"\x1f\x8b\x08\0":  # gzip without any optional field: its comment follows the ten bytes' header
-        data = path.read_bytes()
-        path.write_bytes(data[:3] + b"\x10" + data[4:10] + _WORD + b"\0" + data[10:])
-    elif start[4:8] == b"ftyp":
-        _insert_before_end(path, 0, struct.pack(">I", 8 + len(_WORD)) + b"free" + _WORD)
-    elif start[:3] == b"\xff\xd8\xff":
-        data = path.read_bytes()
-        path.write_bytes(data[:2] + b"\xff\xfe" + struct.pack(">H", 2 + len(_WORD)) + _WORD + data[2:])
-
-
-def _insert_before_end(path: Path, tail: int, data: bytes) -> None:
-    with open(path, "r+b") as handle:
-        handle.seek(-tail, os.SEEK_END)
-        end = handle.read(tail)
-        handle.seek(-tail, os.SEEK_END)
-        handle.write(data + end)
-
-
-def settle_modes(path: Path) -> None:
-    """Gives a file, or a folder and all in it, the modes that a new one has here (some writers make theirs private)."""
-    mask = _umask()
-    if not path.is_dir():
-        path.chmod(0o666 & ~mask)
-        return
-    for folder, _, files in os.walk(path):
-        os.chmod(folder, 0o777 & ~mask)
-        for name in files:
-            if not os.path.islink(os.path.join(folder, name)):
-                os.chmod(os.path.join(folder, name), 0o666 & ~mask)
-
-
-def _umask() -> int:
-    try:
-        with open("/proc/self/status", encoding="utf-8") as handle:
-            return next(int(line.split()[1], 8) for line in handle if line.startswith("Umask:"))
-    except (OSError, StopIteration):
-        mask = os.umask(0o022)  # there is no other way to ask; for a moment other threads see it too
-        os.umask(mask)
-        return mask
-
-
-# --- room ------------------------------------------------------------------------------------------------------------
-def require_space(path: str | os.PathLike, size: float, what: str) -> None:
-    """Refuses to begin what cannot be finished: fewer than `size` bytes are free where `path` will lie.
-
-    Raises:
-      Full: says how much is needed and how much there is.
-    """
-    folder = absolute(path)
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise Full(
-            path,
-            f"{what} takes about {_amount(size)}, and {_amount(free)} are free there",
-            "free some space, or write to another disk",
-        )
-
-
-def is_full(path: Path, error: BaseException) -> bool:
-    """Whether a write to `path` failed for want of space; libraries have other words for it than the system."""
-    if isinstance(error, OSError):
-        return error.errno in FULL
-    folder = absolute(path).parent
-    return isinstance(error, Exception) and folder.exists() and shutil.disk_usage(folder).free < 1 << 16
-
-
-def _amount(size: float) -> str:
-    for unit in ("bytes", "KB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    raise AssertionError("unreachable")
-
-
-# --- one writer at a time --------------------------------------------------------------------------------------------
-@contextlib.contextmanager
-def hold(path: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
-    """Keeps an output for this process while the block runs, by a lock file beside it; within the process as often as
-    one likes.
-
-    Args:
-      path: the file or folder that is to be written.
-      wait: wait until another process is done with it, instead of refusing.
-
-    Raises:
-      UserError: another process writes there; says which.
-    """
-    if is_remote(path):  # no locks there
-        yield
-        return
-    shown, path = path, Path(os.path.realpath(path))
-    if not path.name:
-        raise UserError(shown, "is the root of the file system", "name a file or folder below it")
-    if fcntl is None or _held.get(path) == os.getpid():
-        yield
-        return
-    made: list[Path] = []
-    lock = path.with_name(f".{path.name[:100]}.mvp4d-lock")
-    try:
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.lstat(path)  # a name that the file system does not take is told before the work, not after it
-            made = _make_parents(path.parent)
-            handle = _lock(lock, shown, wait)
-        except OSError as error:  # of the lock or a parent: the user has named neither
-            if error.errno in FULL:
-                raise
-            why = "what it lies in is no folder" if error.errno == errno.ENOTDIR else (error.strerror or "").lower()
-            raise UserError(shown, f"cannot be written: {why}", "choose another name") from None
-        _held[path] = os.getpid()
-        try:
-            yield
-        finally:
-            del _held[path]
-            if handle is not None:
-                lock.unlink(missing_ok=True)
-                os.close(handle)
-    finally:
-        for folder in made:  # nothing was written after all
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-_held: dict[Path, int] = {}
-
-
-def _lock(lock: Path, shown: str | os.PathLike, wait: bool) -> int | None:
-    """An open, locked file; None where the file system has no locks."""
-    while True:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        try:
-            assert fcntl is not None  # `hold` asked
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            who = os.pread(handle, 400, 0).decode(errors="replace").strip() or "another process"
-            os.close(handle)
-            raise Busy(shown, f"is being written by {who}", "wait for it, or choose another name") from None
-        except OSError:  # no locks here: some network file systems
-            os.close(handle)
-            lock.unlink(missing_ok=True)
-            return None
-        try:
-            same = os.path.samestat(os.fstat(handle), os.stat(lock))
-        except FileNotFoundError:
-            same = False
-        if same:
-            break
-        os.close(handle)  # its holder removed it just before it was locked
-        time.sleep(0.01)
-    since = datetime.datetime.now().astimezone().strftime("%H:%M:%S")
-    command = " ".join(["mvp4d", *sys.argv[1:2]]) if sys.argv[1:] else "a program"
-    with contextlib.suppress(OSError):  # a full disk: who it is cannot be told, but the lock holds
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename} ({command}, since {since})".encode(), 0)
-    return handle
-
-
-def _make_parents(folder: Path) -> list[Path]:
-    """Makes a folder and those above it; returns what was made, the innermost first."""
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-    return missing

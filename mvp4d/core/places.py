@@ -1,4 +1,4 @@
-"""Folders that may lie in a bucket: `gs://bucket/path` is reached through etils' epath, all else is a local path."""
+"""Paths by name, and folders that may lie in a bucket: `gs://bucket/path` is reached through etils' epath."""
 
 from __future__ import annotations
 
@@ -19,6 +19,25 @@ from mvp4d.core.errors import UserError
 _BUCKET = re.compile(r"(gs|s3|az):/+(.*)", re.DOTALL)
 FAILED_TRIES = 6  # of gcsfs, which asks twice side by side, until a bucket that does not answer is told
 MOUNT = "mount the bucket (docs/launch.md) and give its folder"
+
+
+def absolute(path: str | os.PathLike) -> Path:
+    """The path from the root, `.` and `..` resolved by name, so that it has a name and a parent."""
+    return Path(os.path.abspath(path))
+
+
+def beside(path: str | os.PathLike, ending: str) -> Path:
+    """`path` with something added to its name."""
+    path = absolute(path)
+    return path.with_name(f"{path.name}{ending}")
+
+
+def without_folders(spec: str) -> str:
+    """A path, or "file:PATH", as its name alone: where it lay on this machine is not to be given away."""
+    kind, separator, path = spec.partition("file:")
+    if separator and not kind:
+        return f"file:{Path(path).name}"
+    return Path(spec).name if "/" in spec else spec
 
 
 def is_remote(path: str | os.PathLike) -> bool:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from mvp4d.core.errors import UserError, system_error
 from mvp4d.core.files import atomic_file
-from mvp4d.core.outputs import FULL, Busy, Full, hold
+from mvp4d.core.lock import Busy, hold
+from mvp4d.core.room import FULL, Full
 
 TABLE = "failed.csv"
 _NOTE = ".failed"

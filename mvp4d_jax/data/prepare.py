@@ -16,9 +16,10 @@ from pathlib import Path
 from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, checksum, read_json, write_json
-from mvp4d.core.outputs import Full, hold, require_space
+from mvp4d.core.lock import hold
 from mvp4d.core.owner import sweep
 from mvp4d.core.progress import progress
+from mvp4d.core.room import Full, require_space
 from mvp4d.core.shares import raise_failures, write_table
 from mvp4d_jax.data.encode import Encoder, PrepareOptions, scene_name
 from mvp4d_jax.data.manifest import check_manifest

@@ -22,19 +22,12 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, read_npz, write_json
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
-from mvp4d.core.outputs import (
-    beside,
-    check_file,
-    check_folder,
-    drop_work_folder,
-    hold,
-    mark_finishing,
-    require_space,
-    was_finishing,
-    work_folder,
-)
+from mvp4d.core.lock import hold
+from mvp4d.core.outputs import check_file, check_folder, drop_work_folder, mark_finishing, was_finishing, work_folder
 from mvp4d.core.owner import sweep
+from mvp4d.core.places import beside
 from mvp4d.core.progress import progress
+from mvp4d.core.room import require_space
 from mvp4d_jax.geometry.rasterize import Raster, rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.processes import begin_together, from_first, is_first

@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from mvp4d.core.cameras import camera as camera_functions
 from mvp4d.core.cameras.camera import Camera, project
-from mvp4d.core.heads.mesh import neighbour_mean
+from mvp4d.core.heads.mesh import neighbour_mean, vertex_normals
 from mvp4d.core.heads.model import INTERIOR, HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.rotation import array_namespace
@@ -173,15 +173,10 @@ def _trust(vertices: np.ndarray, camera: Camera, head: HeadModel, size: tuple[in
     in_front = depth <= surface[row, column] + DEPTH_SLACK
     clear = ~_near(_steps(surface, np.asarray(raster.face), head), _misfit(camera, vertices))[row, column]
     faces = np.asarray(head.faces)
-    corners = vertices[faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    vertex_normals = np.zeros_like(vertices)
-    np.add.at(vertex_normals, faces, normals[:, None])
-    vertex_normals /= np.linalg.norm(vertex_normals, axis=1, keepdims=True) + 1e-12
     matrix = np.asarray(camera.world_to_camera)
     to_eye = -matrix[:3, :3].T @ matrix[:3, 3] - vertices
     to_eye /= np.linalg.norm(to_eye, axis=1, keepdims=True)
-    cosine = (vertex_normals * to_eye).sum(1)
+    cosine = (vertex_normals(vertices, faces) * to_eye).sum(1)
     trust = np.clip((cosine - GRAZING[0]) / (GRAZING[1] - GRAZING[0]), 0, 1) * (inside & in_front & clear)
     return np.minimum(trust, neighbour_mean(faces, len(trust))(trust))
 

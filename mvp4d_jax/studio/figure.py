@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import cKDTree
 
+from mvp4d.core.heads.mesh import vertex_normals
 from mvp4d.core.heads.model import HeadModel
 from mvp4d_jax.studio import hair, wardrobe
 from mvp4d_jax.studio.eyes import paint_eye
@@ -86,7 +87,7 @@ def build_figure(identity: Identity, head: HeadModel) -> Figure:
     all_faces = np.concatenate([faces, extra.faces + head.vertex_count]).astype(np.int32)
     all_looks = np.concatenate([looks, extra.looks]).astype(np.float32)
     everything = np.concatenate([vertices, extra.vertices]).astype(np.float32)
-    normals = np.concatenate([_normals(vertices, faces), extra.normals]).astype(np.float32)
+    normals = np.concatenate([vertex_normals(vertices, faces), extra.normals]).astype(np.float32)
     transfer, visibility, share = _occlusion(everything, normals, all_faces, all_looks)
     buried = (all_looks[:, 0] == HAIR) & (share[all_faces].max(1) < _BURIED)
     all_faces[buried] = len(everything) - 1  # locks under locks: nothing of them is ever seen
@@ -254,13 +255,6 @@ def _by_joint(vectors: np.ndarray, rig: HeadModel) -> np.ndarray:
     """[M, J * 3]: vectors [M, 3] of the extra vertices times the weight of each joint."""
     weights = rig.skin_weights[-len(vectors) :]
     return (weights[:, :, None] * vectors[:, None]).reshape(len(vectors), -1).astype(np.float32)
-
-
-def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    corners = vertices[faces]
-    face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    total = np.stack([np.bincount(faces.ravel(), np.repeat(face[:, k], 3), len(vertices)) for k in range(3)], -1)
-    return total / np.maximum(np.linalg.norm(total, axis=-1, keepdims=True), 1e-12)
 
 
 def _suns() -> np.ndarray:

@@ -17,8 +17,11 @@ from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_json
 from mvp4d.core.heads.motion import Motion
-from mvp4d.core.outputs import Busy, check_file, check_folder, require_space, without_folders
+from mvp4d.core.lock import Busy
+from mvp4d.core.outputs import check_file, check_folder
+from mvp4d.core.places import without_folders
 from mvp4d.core.progress import progress, say
+from mvp4d.core.room import require_space
 from mvp4d_jax.studio.motions import KINDS
 from mvp4d_jax.studio.studio import Studio, builtin_head
 from mvp4d_jax.studio.traits import random_for, split_of

@@ -16,8 +16,9 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_json, write_json
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import HeadModel
-from mvp4d.core.outputs import require_space, without_folders
+from mvp4d.core.places import without_folders
 from mvp4d.core.progress import say
+from mvp4d.core.room import require_space
 from mvp4d.core.shares import raise_failures, read_notes, work_through, write_table
 from mvp4d_jax.tracking.cutout import cut_out_each
 from mvp4d_jax.tracking.detector import MEDIAPIPE

@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw
 
 from mvp4d.core.cameras.camera import Camera, crop, project, resize
 from mvp4d.core.capture.portrait import Portrait
+from mvp4d.core.heads.mesh import vertex_normals
 from mvp4d.core.heads.model import HeadModel
 from mvp4d_jax.geometry.rasterize import interpolate, rasterize
 from mvp4d_jax.heads.skinning import landmarks, skin
@@ -93,13 +94,3 @@ def draw_portrait(portrait: Portrait, height: int = 480) -> np.ndarray:
     return np.concatenate(
         [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     )
-
-
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """[N, 3] unit normals, area-weighted means of the faces around each vertex."""
-    corners = vertices[faces]
-    crossed = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    total = np.zeros_like(vertices)
-    for corner in range(3):
-        np.add.at(total, faces[:, corner], crossed)
-    return total / np.maximum(np.linalg.norm(total, axis=-1, keepdims=True), 1e-12)

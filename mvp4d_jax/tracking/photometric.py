@@ -27,13 +27,13 @@ from scipy.spatial import cKDTree
 
 from mvp4d.core.cameras.camera import Camera, centre, project, resize
 from mvp4d.core.heads.builtin.assembly import INNER_PARTS
+from mvp4d.core.heads.mesh import vertex_normals
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.progress import progress
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking.banded import band
 from mvp4d_jax.tracking.outline import Contour, Person, Skin, beyond, contour, projected, sampled, trust
-from mvp4d_jax.tracking.overlay import vertex_normals
 from mvp4d_jax.tracking.problem import Layout, SolveConfig, linearise, motion_of, robust
 
 Array = Any

@@ -18,12 +18,12 @@ from scipy.spatial.transform import Rotation
 
 from mvp4d.core.cameras.camera import Camera, centre
 from mvp4d.core.errors import UserError
+from mvp4d.core.heads.mesh import vertex_normals
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.progress import say
 from mvp4d_jax.heads.skinning import landmarks
 from mvp4d_jax.tracking.landmarks import POINTS, Landmarks
-from mvp4d_jax.tracking.overlay import vertex_normals
 from mvp4d_jax.tracking.photometric import Pictures, Refiner, refine
 from mvp4d_jax.tracking.problem import (
     Layout,

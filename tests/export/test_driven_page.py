@@ -15,7 +15,7 @@ import pytest
 from marionette import Firefox
 from PIL import Image
 
-from mvp4d.api import open_avatar
+from mvp4d.avatar import open_avatar
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.video import VideoWriter
 from mvp4d_export.viewer import Viewer

@@ -8,7 +8,7 @@ from gsplat import export_splats
 from plyfile import PlyData
 from scipy.spatial.transform import Rotation
 
-from mvp4d.api import open_avatar
+from mvp4d.avatar import open_avatar
 from mvp4d.core.capture.motion_file import read_motion
 from mvp4d.core.errors import UserError
 from mvp4d_export.ply import rotate_harmonics

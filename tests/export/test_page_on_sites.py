@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvp4d.api import open_avatar
+from mvp4d.avatar import open_avatar
 from mvp4d_export.formats import Clip
 from mvp4d_export.formats.html import page
 

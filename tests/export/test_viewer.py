@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from mvp4d.api import open_avatar
+from mvp4d.avatar import open_avatar
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import Motion
 from mvp4d_export.viewer import Viewer

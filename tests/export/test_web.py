@@ -20,7 +20,7 @@ from marionette import Firefox
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from mvp4d.api import open_avatar
+from mvp4d.avatar import open_avatar
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import Motion

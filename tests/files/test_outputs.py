@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from mvp4d.cli import VERBS, main
-from mvp4d.core import outputs, owner
+from mvp4d.core import lock, outputs, owner, places, room, stamps
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.capture.nerfstudio import export_nerfstudio
@@ -125,7 +125,7 @@ def test_files_say_who_made_them_and_stay_what_they_are(tmp_path, suffix):
                 writer.add(pixels)
         else:
             Image.fromarray(pixels).save(temporary)
-    assert outputs.is_ours(path)
+    assert stamps.is_ours(path)
     outputs.check_file(path, True)
     if suffix == ".npz":
         np.testing.assert_array_equal(np.load(path)["a"], np.arange(5))
@@ -279,7 +279,7 @@ def test_long_names_and_strange_ones(tmp_path):
 # --- one writer at a time -------------------------------------------------------------------------------------------
 HOLD = """
 import sys
-from mvp4d.core.outputs import hold
+from mvp4d.core.lock import hold
 with hold(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
@@ -296,7 +296,7 @@ def test_the_second_process_says_who_holds_the_output(tmp_path, capsys):
     line = capsys.readouterr().err.strip()
     assert f"being written by process {first.pid} on " in line and "\n" not in line
     first.communicate("done")
-    with outputs.hold(out), outputs.hold(out):  # as often as one likes
+    with lock.hold(out), lock.hold(out):  # as often as one likes
         pass
     assert not (tmp_path / "new").exists()
 
@@ -306,7 +306,7 @@ def test_a_lock_of_a_killed_process_does_not_bar(tmp_path):
     first.stdout.readline()
     first.kill()
     first.communicate()
-    with outputs.hold(tmp_path / "x"):
+    with lock.hold(tmp_path / "x"):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -513,8 +513,8 @@ def test_a_full_disk_leaves_the_old_capture(tmp_path, file_limit, limit):
 
 def test_space_is_asked_before(tmp_path):
     with pytest.raises(UserError, match=r"takes about 1e\+03 TB|takes about 1000 TB"):
-        outputs.require_space(tmp_path / "not" / "yet", 1e15, "filming")
-    outputs.require_space(tmp_path / "not" / "yet", 10, "filming")
+        room.require_space(tmp_path / "not" / "yet", 1e15, "filming")
+    room.require_space(tmp_path / "not" / "yet", 10, "filming")
 
 
 def test_errors_of_the_system_are_one_line(tmp_path, capsys, monkeypatch):
@@ -541,9 +541,9 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
 
 
 def test_nothing_of_the_host_is_given_away():
-    assert outputs.without_folders("/home/alice/me.png") == "me.png"
-    assert outputs.without_folders("file:/home/alice/orbit.npz") == "file:orbit.npz"
-    assert outputs.without_folders("orbit:360x8") == "orbit:360x8"
+    assert places.without_folders("/home/alice/me.png") == "me.png"
+    assert places.without_folders("file:/home/alice/orbit.npz") == "file:orbit.npz"
+    assert places.without_folders("orbit:360x8") == "orbit:360x8"
 
 
 def test_evaluation_is_part_of_the_capture_it_measures(tmp_path):

@@ -22,7 +22,7 @@ from small_world import quick_compilation
 from mvp4d import cli
 from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
-from mvp4d_jax.models import checkpoint
+from mvp4d_jax.models import checkpoint, convert
 from mvp4d_jax.models.checkpoint_config import read_config, to_json
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer import MultiViewTransformer
@@ -81,8 +81,8 @@ def copy(pipeline, tmp_path) -> Path:
 
 
 def test_round_trip_is_byte_identical_and_diffusers_loads_it(pipeline, tmp_path):
-    checkpoint.convert(pipeline, tmp_path / "ours", shard_bytes=150_000)
-    said = checkpoint.convert(tmp_path / "ours", tmp_path / "back", shard_bytes=10**9)
+    convert.convert(pipeline, tmp_path / "ours", shard_bytes=150_000)
+    said = convert.convert(tmp_path / "ours", tmp_path / "back", shard_bytes=10**9)
     assert "CogVideoXTransformer3DModel" in said and "AutoencoderKLCogVideoX" in said
     for part in ("vae", "transformer"):
         assert raw_bytes(tmp_path / "back" / part) == raw_bytes(pipeline / part)
@@ -121,7 +121,7 @@ def test_loaded_transformer_computes_what_diffusers_does(pipeline):
 
 
 def test_dropping_text_keeps_the_videos_half(pipeline, tmp_path):
-    checkpoint.convert(pipeline / "transformer", tmp_path / "ours", drop_text=True, conditioning_channels=0)
+    convert.convert(pipeline / "transformer", tmp_path / "ours", drop_text=True, conditioning_channels=0)
     source, ours = tensors_of(pipeline / "transformer"), tensors_of(tmp_path / "ours")
     assert source.keys() - ours.keys() == {"patch_embed.text_proj.weight", "patch_embed.text_proj.bias"}
     name = "transformer_blocks.1.norm2.linear.weight"
@@ -165,7 +165,7 @@ def test_a_model_that_holds_the_empty_prompt(pipeline, tmp_path):
         else:
             with pytest.raises(UserError, match="holds no prompt tokens, the model 3; write them into it"):
                 checkpoint.check_transformer(folder, target)
-    checkpoint.convert(tmp_path / "ours", tmp_path / "back", dtype="bfloat16")
+    convert.convert(tmp_path / "ours", tmp_path / "back", dtype="bfloat16")
     assert raw_bytes(tmp_path / "back" / "transformer") == raw_bytes(pipeline / "transformer")
 
 
@@ -190,7 +190,7 @@ def test_what_we_save_we_and_safetensors_read(tmp_path, dtype):
         nnx.state(loaded),
     )
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model)))
-    assert f"{count:,} parameters" in checkpoint.validate_weights(tmp_path / "saved")
+    assert f"{count:,} parameters" in convert.validate_weights(tmp_path / "saved")
 
 
 def test_full_2b_has_the_originals_names_and_shapes():
@@ -346,11 +346,11 @@ def test_a_release_whose_scale_disagrees_is_refused(pipeline, tmp_path):
         json.dumps(json.loads((release / "transformer" / "config.json").read_text()))
     )
     with pytest.raises(UserError, match="latent channels"):  # 16 of the autoencoder, 4 of the transformer
-        checkpoint.validate_weights(release)
+        convert.validate_weights(release)
     shutil.rmtree(release / "transformer")
     (release / "mvp4d.json").write_text('{"latent_scale": 0.5}')
     with pytest.raises(UserError, match="latent_scale"):
-        checkpoint.validate_weights(release)
+        convert.validate_weights(release)
 
 
 def test_memory_of_conversion(tmp_path):
@@ -381,7 +381,8 @@ def test_memory_of_conversion(tmp_path):
     assert len(list(source.glob("*.safetensors"))) >= 3
     script = (
         "import resource, sys, tracemalloc\n"
-        "from mvp4d_jax.models.checkpoint import convert, expected_shapes\n"
+        "from mvp4d_jax.models.checkpoint import expected_shapes\n"
+        "from mvp4d_jax.models.convert import convert\n"
         "from mvp4d_jax.models.transformer_config import TransformerConfig\n"
         "expected_shapes(TransformerConfig.named('tiny', num_layers=4, num_heads=12, text_dim=64))\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

@@ -13,7 +13,8 @@ from mvp4d.core.cameras.camera import project
 from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
-from mvp4d.core.outputs import Full, hold
+from mvp4d.core.lock import hold
+from mvp4d.core.room import Full
 from mvp4d.core.video import VideoWriter
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking.collection import find_clips

@@ -10,11 +10,11 @@ from mvp4d.core.cameras.camera import project, resize
 from mvp4d.core.cameras.crops import head_vertices
 from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d.core.heads import load_head
+from mvp4d.core.heads.mesh import vertex_normals
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking import outline, photometric
 from mvp4d_jax.tracking.landmarks import Landmarks
-from mvp4d_jax.tracking.overlay import vertex_normals
 from mvp4d_jax.tracking.problem import Layout, SolveConfig, landmark_rig
 from mvp4d_jax.tracking.rig import solve_rig
 from tests.tracking.test_solve import moving

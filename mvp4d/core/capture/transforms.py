@@ -10,7 +10,7 @@ import numpy as np
 from mvp4d.core.capture import convert
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_json
-from mvp4d.core.outputs import absolute
+from mvp4d.core.places import absolute
 
 _SHARED = (
     "fl_x",

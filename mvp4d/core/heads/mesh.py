@@ -21,3 +21,12 @@ def neighbour_mean(faces: np.ndarray, vertex_count: int) -> Callable[[np.ndarray
     links = links + sparse.eye_array(vertex_count)
     counts = links.sum(1)
     return lambda values: (links @ values) / counts
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """[N, 3] unit normals of vertices [N, 3], of their type: the mean of the faces [T, 3] around each, by area."""
+    corners = vertices[faces]
+    crossed = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    around = [np.bincount(faces.ravel(), np.repeat(crossed[:, axis], 3), len(vertices)) for axis in range(3)]
+    total = np.stack(around, axis=-1)
+    return (total / np.maximum(np.linalg.norm(total, axis=-1, keepdims=True), 1e-12)).astype(vertices.dtype)
