@@ -8,6 +8,7 @@ from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d
 
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS
+from mvp4d_export.free_space import FAINT, MARGIN, THROUGH, THROUGH_RIG, Shot, agreeing
 from mvp4d_export.hidden import NO_SKIN, in_light, lid_triangles, seed_hidden, teeth_colour
 from mvp4d_export.initialise import SH_0, STILL, moved, recolour
 from mvp4d_export.lips import seed_lips
@@ -18,9 +19,6 @@ from mvp4d_export.relight import local_gains, mean_gain, relight
 from mvp4d_export.seeding import project_points, seed_from_photos
 from mvp4d_export.visibility import TEETH, gaussians_of, rig_surface, shows_parts, smoothstep
 
-FAINT, CARVE_MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
-THROUGH = 0.012  # metres before hair in a photo from which a Gaussian is in its way
-THROUGH_RIG = 0.003  # the same before the rig
 MOST_TINT = 0.5  # that the colours' match before the fit may change
 LIP_SEEN, LIP_KNOWN = 0.1, 0.1  # how far a photo must show lips to tell their colour, and how much around them
 LIP_SHADE = 0.9  # light on those that none shows, beside that on the others
@@ -60,7 +58,7 @@ class PhotoStart:
     def _carve(self, on_hull: int) -> int:
         """Drops those of the last `on_hull` Gaussians that a photo has its background behind; returns how many stay."""
         clear = [
-            torch.where((picture.known > 0) & ~grown(picture.alpha > FAINT, round(CARVE_MARGIN * picture.side)), 1e3, 0)
+            torch.where((picture.known > 0) & ~grown(picture.alpha > FAINT, round(MARGIN * picture.side)), 1e3, 0)
             for picture in self.photos.pictures
         ]
         return self._drop(on_hull, clear)
@@ -101,8 +99,9 @@ class PhotoStart:
         for index, picture in enumerate(self.photos.pictures):
             pose, viewmat = self.fit.view(index)
             surface = rig_surface(self.avatar, pose, viewmat, picture.K, picture.side)
-            found.append(photo_depth(sights, pose, viewmat, picture, surface, skin))
-        return found
+            shown = photo_depth(sights, pose, viewmat, picture, surface, skin)
+            found.append(Shot(picture, pose, viewmat, shown))
+        return agreeing(self.avatar, found)
 
     @torch.no_grad()
     def _face_colour(self) -> Tensor:
