@@ -38,6 +38,7 @@ from mvp4d_jax.evaluation.metrics import detail_ratio
 from mvp4d_jax.parallel import make_mesh
 from mvp4d_jax.release import load_release
 from mvp4d_jax.sampling.denoise import DenoiseOptions
+from mvp4d_jax.sampling.finish import Finishing
 from mvp4d_jax.sampling.generate import Generator, Shot
 from mvp4d_jax.sampling.inputs import portrait_of_capture
 from mvp4d_jax.sampling.plan import make_plan
@@ -83,7 +84,7 @@ def film(identity: int, size: int, folder: Path, frames: int = FRAMES) -> Captur
 
 
 def generate(
-    generator: Generator, truth: Capture, identity: int, setting: Setting, out: Path, photo_detail: bool
+    generator: Generator, truth: Capture, identity: int, setting: Setting, out: Path, finishing: Finishing
 ) -> Capture:
     """The model's capture for one identity."""
     facts, (guidance, steps, group, method) = generator.release.facts, setting
@@ -107,7 +108,7 @@ def generate(
         truth.cameras[:VIEWS],
         tuple(rig_names(VIEWS)),
         portrait=source,
-        photo_detail=photo_detail,
+        finishing=finishing,
     )
     return generator.run(plan, shot, DenoiseOptions(method, snr_shift=facts.snr_shift), out, f"{identity} {setting}")
 
@@ -253,6 +254,7 @@ def main() -> None:
     parser.add_argument("--method", nargs="+", help="dpm, ddim")
     parser.add_argument("--group", type=int, nargs="+", default=[VIEWS], help="views per sequence")
     parser.add_argument("--photo-detail", action=argparse.BooleanOptionalAction, help="default: the weights' own")
+    parser.add_argument("--temporal-filter", action=argparse.BooleanOptionalAction, help="likewise")
     parser.add_argument("--avatars", type=int, default=0, help="identities whose avatar is fitted and measured too")
     parser.add_argument("--jod", action="store_true", help="measure FovVideoVDP's JOD, too")
     parser.add_argument("--sheet", default="docs/images/closed_loop.jpg")
@@ -262,8 +264,13 @@ def main() -> None:
     generator = Generator(load_release(args.weights), make_mesh((1, 1, 1)))
     facts = generator.release.facts
     size, own = facts.image_size, facts.sampler
-    photo_detail = own.photo_detail if args.photo_detail is None else args.photo_detail
-    weights = f"{args.weights}, {'with' if photo_detail else 'without'} the photo's detail"
+    finishing = Finishing(
+        *(getattr(own if getattr(args, name) is None else args, name) for name in ("photo_detail", "temporal_filter"))
+    )
+    weights = (
+        f"{args.weights}, {'with' if finishing.photo_detail else 'without'} the photo's detail, "
+        f"{'' if finishing.temporal_filter else 'not '}filtered in time"
+    )
     settings = list(
         itertools.product(
             args.guidance or [own.guidance], args.steps or [own.steps], args.group, args.method or [own.method]
@@ -282,7 +289,7 @@ def main() -> None:
             for index, setting in enumerate(settings):
                 since = time.monotonic()
                 captures[label(setting)] = generate(
-                    generator, truth, identity, setting, folder / f"{identity}-{index}", photo_detail
+                    generator, truth, identity, setting, folder / f"{identity}-{index}", finishing
                 )
                 seconds[label(setting)] = time.monotonic() - since
             first = captures[label(settings[0])]
