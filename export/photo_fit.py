@@ -18,6 +18,7 @@ from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
+from mvp4d_export.despeckle import fade_specks
 from mvp4d_export.hidden import OwnMouths
 from mvp4d_export.lids import shade_lids
 from mvp4d_export.lips import LIPS
@@ -210,6 +211,7 @@ class PhotoFit:
         index = self.photos.reference
         lids = self.fixed & ~gaussians_of(avatar, (*INTERIOR, *LIPS))
         shade_lids(avatar, lids, self.photos.pictures[index], *self.view(index))
+        fade_specks(avatar, self.photos.pictures[index], *self.view(index))
 
     @torch.no_grad()
     def look(self) -> None:
