@@ -10,9 +10,10 @@ from scipy.ndimage import gaussian_filter
 
 from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.ramps import smoothstep
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
-from mvp4d_jax.sampling.photo_detail import MEAN, add_detail, read_photo, read_poses, smoothstep
+from mvp4d_jax.sampling.photo_detail import MEAN, add_detail, read_photo, read_poses
 
 MARGIN = (SIZE / 2) / (FOCAL * HALF / DISTANCE)  # a crop with it is the photo itself
 SIGMA = MEAN * SIZE
