@@ -15,6 +15,7 @@ from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.hidden import NO_SKIN
 from mvp4d_export.initialise import SH_0, nearest
+from mvp4d_export.lips import around_lips
 from mvp4d_export.mouth_mask import grown
 from mvp4d_export.photos import Picture
 from mvp4d_export.projection import shade
@@ -31,6 +32,13 @@ DENSE = 1500  # pixels a metre, at least, of the picture that is looked at
 NEAREST = 0.001  # metres within which distances count alike
 EDGE, LASH_WIDTH, LASH_SHADE = ("lash", "lining"), 0.0012, 0.5  # parts; metres beside them that lashes shade; how far
 FEW = 30  # pixels that tell no colour
+
+
+@torch.no_grad()
+def lids_among(avatar: Avatar, hidden: Tensor) -> Tensor:
+    """[G] bool: those of the hidden Gaussians, [G] bool, that are lids: mouths and lips are hidden too, and some of the
+    lips' follow triangles of the skin beside them."""
+    return hidden & ~gaussians_of(avatar, INTERIOR) & ~around_lips(avatar)
 
 
 @torch.no_grad()

@@ -20,8 +20,7 @@ from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.despeckle import fade_specks
 from mvp4d_export.hidden import OwnMouths
-from mvp4d_export.lids import shade_lids
-from mvp4d_export.lips import LIPS
+from mvp4d_export.lids import lids_among, shade_lids
 from mvp4d_export.mouth_mask import mouth_mask
 from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.photos import Photos, Picture
@@ -209,8 +208,7 @@ class PhotoFit:
         avatar.rotation.copy_(matrix_to_quaternion(axes))
         avatar.log_scale.copy_(size.clamp(min=1e-12).log() / 2)
         index = self.photos.reference
-        lids = self.fixed & ~gaussians_of(avatar, (*INTERIOR, *LIPS))
-        shade_lids(avatar, lids, self.photos.pictures[index], *self.view(index))
+        shade_lids(avatar, lids_among(avatar, self.fixed), self.photos.pictures[index], *self.view(index))
         fade_specks(avatar, self.photos.pictures[index], *self.view(index))
 
     @torch.no_grad()

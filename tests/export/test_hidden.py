@@ -12,6 +12,7 @@ from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
 from mvp4d_export.hidden import MOUTH_COLOURS, OwnMouths, in_light, lid_triangles, seed_hidden, teeth_colour
 from mvp4d_export.initialise import SH_0
+from mvp4d_export.lids import lids_among
 from mvp4d_export.lips import seed_lips
 from mvp4d_export.mouth_mask import grown
 from mvp4d_export.rig import Pose
@@ -129,6 +130,17 @@ def test_lips_stay_on_the_rigs_lips(avatar, expression):
         well = ~grown(~inside, 4)  # two millimetres from the lips' edge
         assert well.sum() > 100
         assert float(red[well].mean()) < 0.05
+
+
+def test_lips_are_not_lids(avatar):
+    """Not even those that follow triangles of the skin; what lies on the lids is one."""
+    own = copy.deepcopy(avatar)
+    count = seed_lips(own)
+    lips = torch.arange(own.gaussian_count) >= own.gaussian_count - count
+    assert (lips & ~gaussians_of(own, ("lips",))).sum() > 10
+    lids = lid_triangles(own)[own.binding] & ~lips
+    assert lids.sum() > 100
+    assert (lids_among(own, lips | lids) == lids).all()
 
 
 def test_lids_close_over_the_eyes_and_leave_them_open(avatar):

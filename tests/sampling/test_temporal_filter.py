@@ -10,7 +10,7 @@ from mvp4d.core.cameras.camera import FIELDS, Camera
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
-from mvp4d_jax.sampling.finish import Finisher, Finishing
+from mvp4d_jax.sampling.finish import Finisher, Finishing, enlarged
 from mvp4d_jax.sampling.temporal_filter import KERNEL, REACH, Sight, steady
 
 INSIDE = slice(10, -10)  # off the plate's outline
@@ -105,6 +105,17 @@ def test_a_long_view_is_filtered_alike_whole_and_in_parts():
     finisher = Finisher(Finishing(temporal_filter=True), head, still(37), views, SIZE, None, 1.0)
     found = np.stack([picture for picture, _ in finisher.view(0, frames)])
     np.testing.assert_array_equal(found, filtered(head, still(37), cameras(shifts), frames))
+
+
+def test_enlarged_views_are_the_filtered_ones_larger():
+    frames, head = (
+        as_bytes(0.5 + 0.1 * np.random.default_rng(2).normal(size=(5, SIZE, SIZE, 3))),
+        head_of(plate(HALF, 0.0)),
+    )
+    views = Camera(**{name: getattr(camera(), name)[None] for name in FIELDS})
+    finisher = Finisher(Finishing(temporal_filter=True, enlarge=2), head, still(5), views, SIZE, None, 1.0)
+    found = np.stack([picture for picture, _ in finisher.view(0, frames)])
+    np.testing.assert_array_equal(found, enlarged(filtered(head, still(5), camera(), frames), 2 * SIZE))
 
 
 def test_a_view_without_anybody_stays_as_it_is():
