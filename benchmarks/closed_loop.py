@@ -255,6 +255,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, nargs="+", default=[VIEWS], help="views per sequence")
     parser.add_argument("--photo-detail", action=argparse.BooleanOptionalAction, help="default: the weights' own")
     parser.add_argument("--temporal-filter", action=argparse.BooleanOptionalAction, help="likewise")
+    parser.add_argument("--hair-colour", action=argparse.BooleanOptionalAction, help="likewise")
     parser.add_argument("--avatars", type=int, default=0, help="identities whose avatar is fitted and measured too")
     parser.add_argument("--jod", action="store_true", help="measure FovVideoVDP's JOD, too")
     parser.add_argument("--sheet", default="docs/images/closed_loop.jpg")
@@ -265,11 +266,15 @@ def main() -> None:
     facts = generator.release.facts
     size, own = facts.image_size, facts.sampler
     finishing = Finishing(
-        *(getattr(own if getattr(args, name) is None else args, name) for name in ("photo_detail", "temporal_filter"))
+        **{
+            name: getattr(own if getattr(args, name) is None else args, name)
+            for name in ("photo_detail", "temporal_filter", "hair_colour")
+        }
     )
     weights = (
         f"{args.weights}, {'with' if finishing.photo_detail else 'without'} the photo's detail, "
-        f"{'' if finishing.temporal_filter else 'not '}filtered in time"
+        f"{'' if finishing.temporal_filter else 'not '}filtered in time, "
+        f"{'' if finishing.hair_colour else 'not '}with its hair's hue"
     )
     settings = list(
         itertools.product(

@@ -67,7 +67,7 @@ def sample(
         truth.cameras,
         tuple(truth.names),
         portrait=source,
-        finishing=Finishing(facts.sampler.photo_detail, facts.sampler.temporal_filter),
+        finishing=Finishing(facts.sampler.photo_detail, facts.sampler.temporal_filter, facts.sampler.hair_colour),
     )
     capture = generator.run(plan, shot, DenoiseOptions(snr_shift=facts.snr_shift), out, f"{seed} {changes}")
     return capture, plan

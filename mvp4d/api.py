@@ -205,7 +205,7 @@ class Model:
           options: `clean_views`, `fit`, `head`, `mask`, `matte`, and the fields of `sampling.job.Settings`: `frames`,
             `window`, `overlap`, `group`, `anchors`, `routing`, `sampler`, `steps`, `guidance`, `guidance_interval`,
             `guidance_rescale`, `eta`, `seed`, `photo_detail`,
-            `temporal_filter`, `enlarge`.
+            `temporal_filter`, `hair_colour`, `enlarge`.
 
         Returns:
           The Capture that was written; Views, in memory, where `out` is None.

@@ -40,6 +40,7 @@ class ReleaseSampler:
       photo_detail: views take the photo's detail where it shows the same skin (`sampling.photo_detail`): for weights
         too small to draw it.
       temporal_filter: views are filtered in time (`sampling.temporal_filter`), likewise.
+      hair_colour: their hair has the hue of the photo's (`sampling.hair_colour`), likewise.
     """
 
     method: str = "dpm"
@@ -48,6 +49,7 @@ class ReleaseSampler:
     distilled: bool = False
     photo_detail: bool = False
     temporal_filter: bool = False
+    hair_colour: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +219,7 @@ def _sampler(path: Path, value: dict[str, Any]) -> ReleaseSampler:
         sampler = ReleaseSampler(**found)
         sampler = dataclasses.replace(sampler, guidance=float(sampler.guidance))
         SamplerConfig(sampler.method, sampler.steps)  # raises ValueError
-        for name in ("photo_detail", "temporal_filter"):
+        for name in ("photo_detail", "temporal_filter", "hair_colour"):
             if not isinstance(getattr(sampler, name), bool):
                 raise ValueError(f"{name} is {str(getattr(sampler, name))[:20]}, neither true nor false")
         return sampler

@@ -154,6 +154,7 @@ def test_the_fingerprint_is_of_everything_the_pictures_depend_on(world, tmp_path
         {"guidance_interval": (0.1, 0.9)},
         {"photo_detail": True},
         {"temporal_filter": True},
+        {"hair_colour": True},
         {"enlarge": 2},
     ]
     seen = [fingerprint(**change) for change in changes]

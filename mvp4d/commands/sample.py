@@ -85,6 +85,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="average what moving surfaces show in neighbouring frames: less flicker (default: the weights' own)",
     )
     how.add_argument(
+        "--hair-colour",
+        action=argparse.BooleanOptionalAction,
+        help="give hair the hue that it has in the photo (default: the weights' own)",
+    )
+    how.add_argument(
         "--enlarge",
         type=int,
         default=1,
@@ -124,6 +129,7 @@ INPUTS = (
     "seed",
     "photo_detail",
     "temporal_filter",
+    "hair_colour",
     "enlarge",
 )
 

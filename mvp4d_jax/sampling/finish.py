@@ -1,5 +1,5 @@
-"""What is done to decoded views as the capture is written: filtered in time, enlarged, given the photo's detail and
-mattes."""
+"""What is done to decoded views as the capture is written: filtered in time, given the photo's hair colour,
+enlarged, given its detail and mattes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.rasterize import Raster, rasterize
 from mvp4d_jax.heads.skinning import skin
+from mvp4d_jax.sampling.hair_colour import colour_hair, read_hair
 from mvp4d_jax.sampling.matte import matte
 from mvp4d_jax.sampling.photo_detail import add_detail, read_photo, read_poses
 from mvp4d_jax.sampling.shot import camera_window
@@ -31,11 +32,13 @@ class Finishing:
     Attributes:
       photo_detail: views take the detail of the portrait's reference photo (`sampling.photo_detail`).
       temporal_filter: views are filtered in time (`sampling.temporal_filter`).
+      hair_colour: their hair takes the hue of that photo's (`sampling.hair_colour`).
       enlarge: how many times the model's size the pictures are.
     """
 
     photo_detail: bool = False
     temporal_filter: bool = False
+    hair_colour: bool = False
     enlarge: int = 1
 
 
@@ -64,9 +67,12 @@ class Finisher:
         self._own = cameras
         self.cameras = resize(cameras, (size, size), (self.side, self.side))
         self.vertices = np.asarray(skin(head, motion))
-        self.poses = None
+        self.poses, self.hair = None, None
         if todo.photo_detail and portrait is not None:
             self.poses = read_poses(read_photo(portrait, self.side, crop_margin), motion, self.vertices)
+
+        if todo.hair_colour and portrait is not None:
+            self.hair = read_hair(portrait, crop_margin)
 
     def view(self, view: int, frames: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The frames [F, H, W, 3] uint8 of a view, finished: one by one uint8 [S, S, 3] on white and alpha [S, S]."""
@@ -75,6 +81,10 @@ class Finisher:
             pictures, raster = frames[part], None
             if self.todo.temporal_filter:
                 pictures, raster = self._filtered(view, frames, part)
+            if self.hair is not None:
+                if raster is None:
+                    raster = self._raster(camera_window(self._own, part.start, part.stop)[view], part, self.size)
+                pictures = colour_hair(self.hair, raster, pictures)
             cameras = camera_window(self.cameras, part.start, part.stop)[view]
             if raster is None or self.side != self.size:
                 raster, pictures = self._raster(cameras, part, self.side), enlarged(pictures, self.side)

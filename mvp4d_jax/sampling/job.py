@@ -62,6 +62,7 @@ class Settings:
       seed: of all noise and routing.
       photo_detail: whether views take the photo's detail (`sampling.photo_detail`).
       temporal_filter: whether they are filtered in time (`sampling.temporal_filter`).
+      hair_colour: whether their hair takes the hue of the photo's (`sampling.hair_colour`).
       enlarge: how many times the model's size the pictures are, 1 to 8; with the photo's detail faces gain by it.
     """
 
@@ -80,6 +81,7 @@ class Settings:
     seed: int = 0
     photo_detail: bool | None = None
     temporal_filter: bool | None = None
+    hair_colour: bool | None = None
     enlarge: int = 1
 
 
@@ -192,7 +194,7 @@ def plan_job(
     settings = _complete(settings or Settings(), facts)
     if settings.enlarge not in range(1, MOST_ENLARGED + 1):
         raise UserError("`enlarge`", f"is {settings.enlarge}", f"give a whole number, 1 to {MOST_ENLARGED}")
-    for name in ("photo_detail", "temporal_filter"):
+    for name in ("photo_detail", "temporal_filter", "hair_colour"):
         if getattr(settings, name) not in (True, False):
             raise UserError(
                 f"`{name}`", f"is {getattr(settings, name)}", "give True, False, or None for the weights' own"
@@ -238,7 +240,12 @@ def plan_job(
         dtype or facts.dtype,
         notice,
         mesh,
-        Finishing(bool(settings.photo_detail), bool(settings.temporal_filter), int(settings.enlarge)),
+        Finishing(
+            photo_detail=bool(settings.photo_detail),
+            temporal_filter=bool(settings.temporal_filter),
+            hair_colour=bool(settings.hair_colour),
+            enlarge=int(settings.enlarge),
+        ),
     )
 
 
@@ -255,6 +262,7 @@ def _complete(settings: Settings, facts: Facts) -> Settings:
         "guidance": own.guidance,
         "photo_detail": own.photo_detail,
         "temporal_filter": own.temporal_filter,
+        "hair_colour": own.hair_colour,
     }
     missing = {name: value for name, value in named.items() if getattr(settings, name) is None}
     settings = dataclasses.replace(settings, **missing)

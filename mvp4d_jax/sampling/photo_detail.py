@@ -110,7 +110,7 @@ def read_photo(portrait: Portrait, size: int, margin: float = MARGIN) -> Photo:
     raster = rasterize(camera, vertices, head.faces, (fine, fine))
     pixels, depth = (np.asarray(array) for array in project(camera, vertices))
     facing = _facing(camera, vertices, vertex_normals(vertices, np.asarray(head.faces)))
-    values = np.stack([facing, _vertices_of(head, INTERIOR), _vertices_of(head, EYES)], axis=-1)
+    values = np.stack([facing, vertices_of(head, INTERIOR), vertices_of(head, EYES)], axis=-1)
     facing, interior, eye = np.moveaxis(_paint(head, raster, values), -1, 0)
     surface = np.asarray(raster.depth)
     bare = np.minimum(_distance(solid < WHOLE), _distance(_outline(np.asarray(raster.face), surface)))
@@ -134,7 +134,7 @@ def read_poses(photo: Photo, motion: Motion, vertices: np.ndarray) -> Poses:
         1 - smoothstep(spread @ _stretch(photo.edges, _edges(head, frame)), *STRETCH)
         for frame in np.asarray(skin_in_head_space(head, motion))
     ]
-    outside = 1 - _vertices_of(head, INTERIOR)
+    outside = 1 - vertices_of(head, INTERIOR)
     normals = [vertex_normals(frame, np.asarray(head.faces)) for frame in vertices]
     return Poses(photo, vertices, np.stack(normals), np.stack(trust).astype(np.float32) * outside)
 
@@ -184,7 +184,7 @@ def _mean(values: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
 def _look_up(photo: Photo, raster: Raster, trust: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the photo shows of each pixel's surface, [H, W, 3], and how far that is it, [H, W] in [0, 1]."""
     shape = raster.face.shape
-    values = np.column_stack([photo.places, trust, _vertices_of(photo.head, EYES)])
+    values = np.column_stack([photo.places, trust, vertices_of(photo.head, EYES)])
     hit = raster.face >= 0
     hit[hit] = _mix(photo.head, raster, trust[:, None], hit)[:, 0] > LEAST
     colours, weight = np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
@@ -257,7 +257,7 @@ def _stretch(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.maximum((total + difference) / 2, 2 / np.maximum(total - difference, 1e-6))
 
 
-def _vertices_of(head: HeadModel, words: tuple[str, ...]) -> np.ndarray:
+def vertices_of(head: HeadModel, words: tuple[str, ...]) -> np.ndarray:
     """[N] float32: 1 on vertices of parts whose names hold one of the words."""
     chosen = np.array([any(word in name.lower() for word in words) for name in head.part_names])
     marked = np.zeros(head.vertex_count, np.float32)

@@ -85,7 +85,7 @@ def export_release(
     if plan.distill.steps:
         sampler |= {"method": "ddim", "steps": plan.distill.steps, "guidance": 1.0, "distilled": True}
     if plan.conditioning.painted:  # a model that has to be shown the photo's details does not draw them whole, or alike
-        sampler |= {"photo_detail": True, "temporal_filter": True}
+        sampler |= {"photo_detail": True, "temporal_filter": True, "hair_colour": True}
     if sampler:
         facts["sampler"] = sampler
     with atomic_folder(out, overwrite=overwrite, kind="release") as temporary:

@@ -68,7 +68,7 @@ def test_distilled_weights_refuse_what_they_have_not_learned(planned, settings, 
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["photo_detail", "temporal_filter"])
+@pytest.mark.parametrize("name", ["photo_detail", "temporal_filter", "hair_colour"])
 def test_finishing_is_as_the_release_says_and_the_flag_overrides(planned, name):
     def taken(named, **settings):
         return getattr(planned(named, job=True, **settings).finishing, name)
@@ -87,6 +87,7 @@ def test_finishing_is_as_the_release_says_and_the_flag_overrides(planned, name):
         {"enlarge": "2"},
         {"photo_detail": "no"},
         {"temporal_filter": 2},
+        {"hair_colour": "white"},
     ],
 )
 def test_what_is_no_size_and_no_choice_is_refused(planned, settings):
@@ -103,6 +104,7 @@ def test_what_is_no_size_and_no_choice_is_refused(planned, settings):
         {"guidance": "much"},
         {"photo_detail": 1},
         {"temporal_filter": "y"},
+        {"hair_colour": "white"},
         4,
     ],
 )
