@@ -4,6 +4,7 @@
     python benchmarks/closed_loop.py --avatars 3                # and avatars distilled from the views of three of them
     python benchmarks/closed_loop.py --identities 6 --guidance 1 1.5 2 --steps 12 24 --group 4 8    # which settings?
     python benchmarks/closed_loop.py --weights tiny_128 --jod    # and FovVideoVDP (pip install pyfvvdp)
+    python benchmarks/closed_loop.py --people 11000 11029        # these two people
 
 Every identity is filmed by 8 cameras over 360 degrees; the reference is one picture from within 30 degrees of the
 front, at another moment. "repeat" shows the reference everywhere; "project" paints it onto the head's mesh (the true
@@ -37,6 +38,7 @@ from mvp4d_jax.evaluation.metrics import detail_ratio
 from mvp4d_jax.parallel import make_mesh
 from mvp4d_jax.release import load_release
 from mvp4d_jax.sampling.denoise import DenoiseOptions
+from mvp4d_jax.sampling.finish import Finishing
 from mvp4d_jax.sampling.generate import Generator, Shot
 from mvp4d_jax.sampling.inputs import portrait_of_capture
 from mvp4d_jax.sampling.plan import make_plan
@@ -46,7 +48,7 @@ FIRST_TEST_IDENTITY = 11_000
 VIEWS, FRAMES = 8, 9
 REFERENCE_SPREAD = np.radians(30)
 RINGS = ((0, 180.1), (0, 60), (60, 120), (120, 180.1))
-SHOWN = 4  # identities on the contact sheet
+SHOWN = 5  # identities on the contact sheet
 FRONT = (6, 7, 0, 1, 2)  # views within 90 degrees of the front
 ENLARGE = 3  # as the demo shows pictures; JOD is of what a viewer sees
 Setting = tuple[float, int, int, str]  # guidance, steps, views per sequence, method
@@ -82,7 +84,7 @@ def film(identity: int, size: int, folder: Path, frames: int = FRAMES) -> Captur
 
 
 def generate(
-    generator: Generator, truth: Capture, identity: int, setting: Setting, out: Path, photo_detail: bool
+    generator: Generator, truth: Capture, identity: int, setting: Setting, out: Path, finishing: Finishing
 ) -> Capture:
     """The model's capture for one identity."""
     facts, (guidance, steps, group, method) = generator.release.facts, setting
@@ -106,7 +108,7 @@ def generate(
         truth.cameras[:VIEWS],
         tuple(rig_names(VIEWS)),
         portrait=source,
-        photo_detail=photo_detail,
+        finishing=finishing,
     )
     return generator.run(plan, shot, DenoiseOptions(method, snr_shift=facts.snr_shift), out, f"{identity} {setting}")
 
@@ -245,22 +247,30 @@ def read_earlier(path: Path, weights: str, methods: list[str]) -> tuple[list[dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="tiny")
-    parser.add_argument("--identities", type=int, default=20)
+    parser.add_argument("--identities", type=int, default=20, help="how many people, from 11000 on")
+    parser.add_argument("--people", type=int, nargs="+", help="their numbers, instead")
     parser.add_argument("--guidance", type=float, nargs="+", help="scales; 1 is off")
     parser.add_argument("--steps", type=int, nargs="+")
     parser.add_argument("--method", nargs="+", help="dpm, ddim")
     parser.add_argument("--group", type=int, nargs="+", default=[VIEWS], help="views per sequence")
     parser.add_argument("--photo-detail", action=argparse.BooleanOptionalAction, help="default: the weights' own")
+    parser.add_argument("--temporal-filter", action=argparse.BooleanOptionalAction, help="likewise")
     parser.add_argument("--avatars", type=int, default=0, help="identities whose avatar is fitted and measured too")
     parser.add_argument("--jod", action="store_true", help="measure FovVideoVDP's JOD, too")
     parser.add_argument("--sheet", default="docs/images/closed_loop.jpg")
     parser.add_argument("--json", type=Path, help="also write every view's numbers here, person by person")
     args = parser.parse_args()
+    people = args.people or range(FIRST_TEST_IDENTITY, FIRST_TEST_IDENTITY + args.identities)
     generator = Generator(load_release(args.weights), make_mesh((1, 1, 1)))
     facts = generator.release.facts
     size, own = facts.image_size, facts.sampler
-    photo_detail = own.photo_detail if args.photo_detail is None else args.photo_detail
-    weights = f"{args.weights}, {'with' if photo_detail else 'without'} the photo's detail"
+    finishing = Finishing(
+        *(getattr(own if getattr(args, name) is None else args, name) for name in ("photo_detail", "temporal_filter"))
+    )
+    weights = (
+        f"{args.weights}, {'with' if finishing.photo_detail else 'without'} the photo's detail, "
+        f"{'' if finishing.temporal_filter else 'not '}filtered in time"
+    )
     settings = list(
         itertools.product(
             args.guidance or [own.guidance], args.steps or [own.steps], args.group, args.method or [own.method]
@@ -270,8 +280,8 @@ def main() -> None:
     done, rows, began = {row["identity"] for row in scores}, [], time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for count in range(args.identities):
-            started, identity = time.monotonic(), FIRST_TEST_IDENTITY + count
+        for count, identity in enumerate(people):
+            started = time.monotonic()
             if identity in done:
                 continue
             truth = film(identity, size, folder)
@@ -279,7 +289,7 @@ def main() -> None:
             for index, setting in enumerate(settings):
                 since = time.monotonic()
                 captures[label(setting)] = generate(
-                    generator, truth, identity, setting, folder / f"{identity}-{index}", photo_detail
+                    generator, truth, identity, setting, folder / f"{identity}-{index}", finishing
                 )
                 seconds[label(setting)] = time.monotonic() - since
             first = captures[label(settings[0])]
@@ -316,7 +326,7 @@ def main() -> None:
                 rows.append((truth.frame(*truth.reference) / 255, shown))
             print(f"identity {identity}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
     print(
-        f"weights {weights}, {args.identities} identities, {VIEWS} views x {FRAMES} frames, {size} pixels, "
+        f"weights {weights}, {len(people)} identities, {VIEWS} views x {FRAMES} frames, {size} pixels, "
         f"{time.monotonic() - began:.0f} s\n"
     )
     print(measures(records, scores, [*map(label, settings), "repeat", "project"]), end="\n\n")

@@ -29,6 +29,7 @@ from mvp4d_jax.parallel import make_mesh
 from mvp4d_jax.release import load_release
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions
+from mvp4d_jax.sampling.finish import Finishing
 from mvp4d_jax.sampling.generate import Generator, Shot
 from mvp4d_jax.sampling.inputs import portrait_of_capture
 from mvp4d_jax.sampling.plan import Plan, make_plan
@@ -66,7 +67,7 @@ def sample(
         truth.cameras,
         tuple(truth.names),
         portrait=source,
-        photo_detail=facts.sampler.photo_detail,
+        finishing=Finishing(facts.sampler.photo_detail, facts.sampler.temporal_filter),
     )
     capture = generator.run(plan, shot, DenoiseOptions(snr_shift=facts.snr_shift), out, f"{seed} {changes}")
     return capture, plan

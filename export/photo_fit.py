@@ -18,6 +18,7 @@ from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
+from mvp4d_export.despeckle import fade_specks
 from mvp4d_export.hidden import OwnMouths
 from mvp4d_export.lids import lids_among, shade_lids
 from mvp4d_export.mouth_mask import mouth_mask
@@ -208,6 +209,7 @@ class PhotoFit:
         avatar.log_scale.copy_(size.clamp(min=1e-12).log() / 2)
         index = self.photos.reference
         shade_lids(avatar, lids_among(avatar, self.fixed), self.photos.pictures[index], *self.view(index))
+        fade_specks(avatar, self.photos.pictures[index], *self.view(index))
 
     @torch.no_grad()
     def look(self) -> None:

@@ -204,7 +204,8 @@ class Model:
           overwrite: replace a capture that is there.
           options: `clean_views`, `fit`, `head`, `mask`, `matte`, and the fields of `sampling.job.Settings`: `frames`,
             `window`, `overlap`, `group`, `anchors`, `routing`, `sampler`, `steps`, `guidance`, `guidance_interval`,
-            `guidance_rescale`, `eta`, `seed`, `photo_detail`, `enlarge`.
+            `guidance_rescale`, `eta`, `seed`, `photo_detail`,
+            `temporal_filter`, `enlarge`.
 
         Returns:
           The Capture that was written; Views, in memory, where `out` is None.
@@ -243,8 +244,7 @@ class Model:
             "sampler": job.options.method,
             "seed": job.plan.seed,
             "routing": job.plan.routing,
-            "photo_detail": job.photo_detail,
-            "enlarge": job.enlarge,
+            **dataclasses.asdict(job.finishing),
             **(extra or {}),
         }
         return job.run(self._generator, Path(out), notes, overwrite=overwrite)

@@ -39,6 +39,7 @@ class ReleaseSampler:
         method, no guidance, and no number of steps but one that divides theirs.
       photo_detail: views take the photo's detail where it shows the same skin (`sampling.photo_detail`): for weights
         too small to draw it.
+      temporal_filter: views are filtered in time (`sampling.temporal_filter`), likewise.
     """
 
     method: str = "dpm"
@@ -46,6 +47,7 @@ class ReleaseSampler:
     guidance: float = 1.5
     distilled: bool = False
     photo_detail: bool = False
+    temporal_filter: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,8 +217,9 @@ def _sampler(path: Path, value: dict[str, Any]) -> ReleaseSampler:
         sampler = ReleaseSampler(**found)
         sampler = dataclasses.replace(sampler, guidance=float(sampler.guidance))
         SamplerConfig(sampler.method, sampler.steps)  # raises ValueError
-        if not isinstance(sampler.photo_detail, bool):
-            raise ValueError(f"photo_detail is {str(sampler.photo_detail)[:20]}, neither true nor false")
+        for name in ("photo_detail", "temporal_filter"):
+            if not isinstance(getattr(sampler, name), bool):
+                raise ValueError(f"{name} is {str(getattr(sampler, name))[:20]}, neither true nor false")
         return sampler
     except (TypeError, ValueError) as error:
         raise UserError(

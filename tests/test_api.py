@@ -153,6 +153,7 @@ def test_the_fingerprint_is_of_everything_the_pictures_depend_on(world, tmp_path
         {"clean_views": f"{other}:cam01"},
         {"guidance_interval": (0.1, 0.9)},
         {"photo_detail": True},
+        {"temporal_filter": True},
         {"enlarge": 2},
     ]
     seen = [fingerprint(**change) for change in changes]

@@ -41,6 +41,7 @@ CORE_GROUND = {
     "video",
     "sound",
     "rotation",
+    "ramps",
     "places",
     "host",
     "environment",

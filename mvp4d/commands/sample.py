@@ -80,6 +80,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="take the photo's detail where it shows the skin that a view shows (default: the weights' own)",
     )
     how.add_argument(
+        "--temporal-filter",
+        action=argparse.BooleanOptionalAction,
+        help="average what moving surfaces show in neighbouring frames: less flicker (default: the weights' own)",
+    )
+    how.add_argument(
         "--enlarge",
         type=int,
         default=1,
@@ -118,6 +123,7 @@ INPUTS = (
     "eta",
     "seed",
     "photo_detail",
+    "temporal_filter",
     "enlarge",
 )
 

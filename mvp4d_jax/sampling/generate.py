@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from mvp4d.core.cameras.camera import Camera, resize
+from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.errors import UserError
@@ -28,15 +28,12 @@ from mvp4d.core.owner import sweep
 from mvp4d.core.places import beside
 from mvp4d.core.progress import progress
 from mvp4d.core.room import require_space
-from mvp4d_jax.geometry.rasterize import Raster, rasterize
-from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.processes import begin_together, from_first, is_first
 from mvp4d_jax.release import Release
 from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions, compile_denoising, denoise
-from mvp4d_jax.sampling.matte import matte
-from mvp4d_jax.sampling.photo_detail import add_detail, read_photo, read_poses
+from mvp4d_jax.sampling.finish import Finisher, Finishing
 from mvp4d_jax.sampling.plan import Plan
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
 from mvp4d_jax.sampling.preview import write_preview
@@ -49,7 +46,6 @@ from mvp4d_jax.sampling.shot import (
     pad_motion,
 )
 
-CHUNK = 16  # frames of a view finished at a time
 WORK = "sampling run"
 
 
@@ -75,8 +71,7 @@ class Shot:
       cameras: [V, F'] of the views to make; names: theirs.
       clean_views: existing views, or None.
       portrait: the person's photos, which the capture keeps; or None.
-      photo_detail: whether the views take the detail of the portrait's reference photo.
-      enlarge: how many times the model's size the capture's pictures are.
+      finishing: what is done to the views as they are written.
     """
 
     reference: Reference
@@ -86,8 +81,7 @@ class Shot:
     names: tuple[str, ...]
     clean_views: CleanViews | PhotoViews | None = None
     portrait: Portrait | None = None
-    photo_detail: bool = False
-    enlarge: int = 1
+    finishing: Finishing = dataclasses.field(default_factory=Finishing)
 
 
 class Generator:
@@ -204,7 +198,7 @@ class _Run:
         self.overwrite = overwrite or was_finishing(self.work, WORK) == fingerprint
         check_targets(self.out, self.overwrite)
         pixels = self.plan.views * self.plan.frames * self.size[0] * self.size[1]
-        shares = 3 + 3 * self.shot.enlarge**2  # frames kept whole, and the capture's pictures
+        shares = 3 + 3 * self.shot.finishing.enlarge**2  # frames kept whole, and the capture's pictures
         require_space(self.out, shares * pixels, "sampling")
         self._claim(fingerprint)
 
@@ -305,58 +299,35 @@ class _Run:
         return _read_kept(self._frames_path(index, view), "frames", shape)
 
     def _assemble(self, extra: dict[str, Any]) -> Capture:
-        """Writes the capture: frames without the windows' clean prefixes, enlarged, with the photo's detail; estimated
-        mattes, cameras, motion, rig."""
+        """Writes the capture: frames without the windows' clean prefixes, finished; cameras, motion, rig."""
         plan, shot = self.plan, self.shot
-        motion, side = pad_motion(shot.motion, plan.frames), self.facts.image_size * shot.enlarge
-        cameras = camera_window(resize(shot.cameras, self.size, (side, side)), 0, plan.frames)
+        motion = pad_motion(shot.motion, plan.frames)
+        cameras = camera_window(shot.cameras, 0, plan.frames)
+        finisher = Finisher(
+            shot.finishing, shot.head, motion, cameras, self.facts.image_size, shot.portrait, self.facts.crop_margin
+        )
         writer = CaptureWriter(
             self.out,
             head=shot.head,
             motion=motion,
-            cameras=cameras,
+            cameras=finisher.cameras,
             names=shot.names,
-            image_size=(side, side),
+            image_size=(finisher.side, finisher.side),
             masks=True,
             source="mvp4d sample",
             extra={**extra, "reference_axis": shot.reference.axis_in_head().tolist()},
             portrait=shot.portrait,
             overwrite=self.overwrite,
         )
-        vertices = np.asarray(skin(shot.head, motion))
-        poses = None
-        if shot.photo_detail and shot.portrait is not None:
-            photo = read_photo(shot.portrait, side, self.facts.crop_margin)
-            poses = read_poses(photo, motion, vertices)
         with writer, progress(total=plan.views * plan.frames, what="writing", unit="frame") as bar:
             for view in range(plan.views):
                 frames = np.concatenate(
                     [self._frames(index, view)[window.clean_frames :] for index, window in enumerate(plan.windows)]
                 )[: plan.frames]
-                for start in range(0, plan.frames, CHUNK):
-                    part = slice(start, min(start + CHUNK, plan.frames))
-                    own = camera_window(cameras, part.start, part.stop)[view]
-                    raster = self._raster(own, vertices[part], side)
-                    pictures = enlarged(frames[part], side)
-                    if poses is not None:
-                        pictures = add_detail(poses[part], own, raster, pictures)
-                    for frame, picture, face in zip(range(start, part.stop), pictures, np.asarray(raster.face)):
-                        writer.add(view, frame, picture, matte(picture / 255.0, face >= 0))
-                        bar.update()
+                for frame, (picture, alpha) in enumerate(finisher.view(view, frames)):
+                    writer.add(view, frame, picture, alpha)
+                    bar.update()
         return Capture.open(self.out)
-
-    def _raster(self, cameras: Camera, vertices: np.ndarray, side: int) -> Raster:
-        """The head mesh [F, N, 3] as cameras [F or 1] of a view show it."""
-        cameras = jax.tree.map(lambda array: np.asarray(array, np.float32), cameras)
-        return rasterize(cameras, vertices, self.shot.head.faces, (side, side))
-
-
-def enlarged(frames: np.ndarray, side: int) -> np.ndarray:
-    """Frames [F, H, W, 3] uint8 at `side` pixels a side, bicubic; as they are where that is their own."""
-    if frames.shape[1:3] == (side, side):
-        return frames
-    size = (side, side)
-    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])
 
 
 def _read_kept(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:

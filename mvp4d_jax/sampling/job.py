@@ -25,6 +25,7 @@ from mvp4d_jax.release import Facts
 from mvp4d_jax.sampling.ahead import compiled_ahead
 from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
 from mvp4d_jax.sampling.denoise import DenoiseOptions
+from mvp4d_jax.sampling.finish import Finishing
 from mvp4d_jax.sampling.generate import Generator, Shot
 from mvp4d_jax.sampling.inputs import (
     PHOTOS,
@@ -60,6 +61,7 @@ class Settings:
       eta: noise added back at every step, 0 to 1.
       seed: of all noise and routing.
       photo_detail: whether views take the photo's detail (`sampling.photo_detail`).
+      temporal_filter: whether they are filtered in time (`sampling.temporal_filter`).
       enlarge: how many times the model's size the pictures are, 1 to 8; with the photo's detail faces gain by it.
     """
 
@@ -77,14 +79,14 @@ class Settings:
     eta: float = 0.0
     seed: int = 0
     photo_detail: bool | None = None
+    temporal_filter: bool | None = None
     enlarge: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A planned run. `motion` F frames, `cameras` [V, F']; `notice` says what could not be carried over; `mesh` has
-    so many devices along data, fsdp and context; `photo_detail` whether views take the photo's detail,
-    `enlarge` how many times the model's size they are."""
+    so many devices along data, fsdp and context; `finishing` is what is done to the views as they are written."""
 
     folder: Path
     portrait: Portrait
@@ -97,8 +99,7 @@ class Job:
     dtype: str
     notice: str = ""
     mesh: tuple[int, int, int] = (1, 1, 1)
-    photo_detail: bool = False
-    enlarge: int = 1
+    finishing: Finishing = dataclasses.field(default_factory=Finishing)
 
     def describe(self) -> str:
         """The plan and its cost, read off the weights' config.json and headers."""
@@ -136,8 +137,7 @@ class Job:
                 self.names,
                 self.clean,
                 self.portrait,
-                self.photo_detail,
-                self.enlarge,
+                self.finishing,
             )
             return generator.run(self.plan, shot, self.options, out, self.fingerprint(), extra, overwrite=overwrite)
 
@@ -145,7 +145,7 @@ class Job:
         """A hash of everything that the pictures depend on."""
         digest = hashlib.sha256(f"{self.plan.fingerprint()} {self.dtype}".encode())
         digest.update(
-            json.dumps([dataclasses.asdict(self.options), self.names, self.photo_detail, self.enlarge]).encode()
+            json.dumps([dataclasses.asdict(self.options), self.names, dataclasses.asdict(self.finishing)]).encode()
         )
         digest.update((self.folder / "mvp4d.json").read_bytes())
         for file in sorted(self.folder.rglob("*.safetensors")):
@@ -192,10 +192,11 @@ def plan_job(
     settings = _complete(settings or Settings(), facts)
     if settings.enlarge not in range(1, MOST_ENLARGED + 1):
         raise UserError("`enlarge`", f"is {settings.enlarge}", f"give a whole number, 1 to {MOST_ENLARGED}")
-    if settings.photo_detail not in (True, False):
-        raise UserError(
-            "`photo_detail`", f"is {settings.photo_detail}", "give True, False, or None for the weights' own"
-        )
+    for name in ("photo_detail", "temporal_filter"):
+        if getattr(settings, name) not in (True, False):
+            raise UserError(
+                f"`{name}`", f"is {getattr(settings, name)}", "give True, False, or None for the weights' own"
+            )
     check_portrait(portrait, facts)
     head, size = portrait.head, (facts.image_size, facts.image_size)
     motion, notice = pick_motion(motion, head, settings.frames)
@@ -237,8 +238,7 @@ def plan_job(
         dtype or facts.dtype,
         notice,
         mesh,
-        bool(settings.photo_detail),
-        int(settings.enlarge),
+        Finishing(bool(settings.photo_detail), bool(settings.temporal_filter), int(settings.enlarge)),
     )
 
 
@@ -254,6 +254,7 @@ def _complete(settings: Settings, facts: Facts) -> Settings:
         "steps": own.steps,
         "guidance": own.guidance,
         "photo_detail": own.photo_detail,
+        "temporal_filter": own.temporal_filter,
     }
     missing = {name: value for name, value in named.items() if getattr(settings, name) is None}
     settings = dataclasses.replace(settings, **missing)

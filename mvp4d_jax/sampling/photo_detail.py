@@ -24,8 +24,10 @@ from scipy.ndimage import (
 from mvp4d.core.cameras.camera import Camera, centre, project
 from mvp4d.core.cameras.crops import MARGIN, crop_camera, crop_image
 from mvp4d.core.capture.portrait import Portrait
+from mvp4d.core.heads.mesh import vertex_normals
 from mvp4d.core.heads.model import EYES, INTERIOR, HeadModel
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.ramps import smoothstep
 from mvp4d_jax.geometry.frame_by_frame import draw_apart
 from mvp4d_jax.geometry.framing import crop_box
 from mvp4d_jax.geometry.rasterize import Raster, rasterize
@@ -107,7 +109,7 @@ def read_photo(portrait: Portrait, size: int, margin: float = MARGIN) -> Photo:
     camera, vertices = crop_camera(camera, box, fine), np.asarray(skin(head, motion))[0]
     raster = rasterize(camera, vertices, head.faces, (fine, fine))
     pixels, depth = (np.asarray(array) for array in project(camera, vertices))
-    facing = _facing(camera, vertices, _normals(head, vertices))
+    facing = _facing(camera, vertices, vertex_normals(vertices, np.asarray(head.faces)))
     values = np.stack([facing, _vertices_of(head, INTERIOR), _vertices_of(head, EYES)], axis=-1)
     facing, interior, eye = np.moveaxis(_paint(head, raster, values), -1, 0)
     surface = np.asarray(raster.depth)
@@ -133,7 +135,7 @@ def read_poses(photo: Photo, motion: Motion, vertices: np.ndarray) -> Poses:
         for frame in np.asarray(skin_in_head_space(head, motion))
     ]
     outside = 1 - _vertices_of(head, INTERIOR)
-    normals = [_normals(head, frame) for frame in vertices]
+    normals = [vertex_normals(frame, np.asarray(head.faces)) for frame in vertices]
     return Poses(photo, vertices, np.stack(normals), np.stack(trust).astype(np.float32) * outside)
 
 
@@ -157,12 +159,6 @@ def add_detail(poses: Poses, cameras: Camera, raster: Raster, frames: np.ndarray
         return _detailed(poses.photo, part, trust, frames[frame])
 
     return draw_apart(one, range(len(frames)))
-
-
-def smoothstep(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """0 up to `low`, 1 from `high`, smooth between."""
-    share = ((values - low) / (high - low)).clip(0, 1)
-    return share * share * (3 - 2 * share)
 
 
 def _detailed(photo: Photo, raster: Raster, trust: np.ndarray, frame: np.ndarray) -> np.ndarray:
@@ -230,13 +226,6 @@ def _facing(camera: Camera, vertices: np.ndarray, normals: np.ndarray) -> np.nda
     """[N] cosine between normals [N, 3] and the direction to the camera."""
     towards = np.asarray(centre(camera), np.float32) - vertices
     return (normals * towards).sum(1) / np.maximum(np.linalg.norm(towards, axis=1), 1e-9)
-
-
-def _normals(head: HeadModel, vertices: np.ndarray) -> np.ndarray:
-    """[N, 3] unit normals of vertices [N, 3]: the mean of their triangles, by area."""
-    a, b, c = (vertices[np.asarray(head.faces)[:, corner]] for corner in range(3))
-    normals = _to_vertices(head) @ np.cross(b - a, c - a)
-    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
 
 def _to_vertices(head: HeadModel) -> sparse.csr_array:

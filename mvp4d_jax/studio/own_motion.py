@@ -17,9 +17,9 @@ import dataclasses
 import numpy as np
 from scipy.spatial import cKDTree
 
-from mvp4d.core.heads.builtin.measures import smoothstep
 from mvp4d.core.heads.mesh import neighbour_mean
 from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.ramps import smoothstep
 from mvp4d_jax.studio.traits import random_for
 
 # Standard deviations at amount 1, as shares of the rig's own displacement.

@@ -84,8 +84,8 @@ def export_release(
     sampler: dict[str, Any] = {}
     if plan.distill.steps:
         sampler |= {"method": "ddim", "steps": plan.distill.steps, "guidance": 1.0, "distilled": True}
-    if plan.conditioning.painted:  # a model that has to be shown the photo's details does not draw them whole
-        sampler["photo_detail"] = True
+    if plan.conditioning.painted:  # a model that has to be shown the photo's details does not draw them whole, or alike
+        sampler |= {"photo_detail": True, "temporal_filter": True}
     if sampler:
         facts["sampler"] = sampler
     with atomic_folder(out, overwrite=overwrite, kind="release") as temporary:

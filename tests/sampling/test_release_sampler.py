@@ -68,17 +68,26 @@ def test_distilled_weights_refuse_what_they_have_not_learned(planned, settings, 
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_photo_detail_is_as_the_release_says_and_the_flag_overrides(planned):
+@pytest.mark.parametrize("name", ["photo_detail", "temporal_filter"])
+def test_finishing_is_as_the_release_says_and_the_flag_overrides(planned, name):
     def taken(named, **settings):
-        return planned(named, job=True, **settings).photo_detail
+        return getattr(planned(named, job=True, **settings).finishing, name)
 
     assert not taken(None) and not taken(OWN)
-    assert taken({**OWN, "photo_detail": True}) and taken(OWN, photo_detail=True)
-    assert not taken({**OWN, "photo_detail": True}, photo_detail=False)
+    assert taken({**OWN, name: True}) and taken(OWN, **{name: True})
+    assert not taken({**OWN, name: True}, **{name: False})
 
 
 @pytest.mark.parametrize(
-    "settings", [{"enlarge": 0}, {"enlarge": 9}, {"enlarge": 2.5}, {"enlarge": "2"}, {"photo_detail": "no"}]
+    "settings",
+    [
+        {"enlarge": 0},
+        {"enlarge": 9},
+        {"enlarge": 2.5},
+        {"enlarge": "2"},
+        {"photo_detail": "no"},
+        {"temporal_filter": 2},
+    ],
 )
 def test_what_is_no_size_and_no_choice_is_refused(planned, settings):
     with pytest.raises(UserError, match=f"`{next(iter(settings))}`"):
@@ -86,7 +95,16 @@ def test_what_is_no_size_and_no_choice_is_refused(planned, settings):
 
 
 @pytest.mark.parametrize(
-    "sampler", [{"method": "euler"}, {"steps": 0}, {"step": 4}, {"guidance": "much"}, {"photo_detail": 1}, 4]
+    "sampler",
+    [
+        {"method": "euler"},
+        {"steps": 0},
+        {"step": 4},
+        {"guidance": "much"},
+        {"photo_detail": 1},
+        {"temporal_filter": "y"},
+        4,
+    ],
 )
 def test_a_damaged_sampler_is_named(planned, sampler):
     with pytest.raises(UserError, match="field 'sampler'"):

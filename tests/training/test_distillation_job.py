@@ -131,7 +131,8 @@ def test_a_job_from_teacher_to_release(shards, undisturbed, autoencoder, tmp_pat
     said = export_release(config, tmp_path / "run", tmp_path / "student", dtype="float32")
     assert said.startswith("step 3 ")
     facts = json.loads((tmp_path / "student" / "mvp4d.json").read_text())
-    own = {"method": "ddim", "steps": 2, "guidance": 1.0, "distilled": True, "photo_detail": True}
+    own = {"method": "ddim", "steps": 2, "guidance": 1.0, "distilled": True}
+    own |= {"photo_detail": True, "temporal_filter": True}
     assert facts["sampler"] == own
     assert read_facts(tmp_path / "student").sampler.distilled
     plan = resolve(config)

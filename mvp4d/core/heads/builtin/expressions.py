@@ -21,10 +21,10 @@ from mvp4d.core.heads.builtin.measures import (
     MOUTH_HALF_WIDTH,
     MOUTH_HEIGHT,
     rotate_x,
-    smoothstep,
 )
 from mvp4d.core.heads.builtin.rig import MIRROR_X, jaw_share, upper_share
 from mvp4d.core.heads.builtin.skin_mesh import lid_pose
+from mvp4d.core.ramps import smoothstep
 
 _GAZE = {"Down": (0.42, 0.0), "Up": (-0.36, 0.0), "In": (0.0, -0.46), "Out": (0.0, 0.46)}  # pitch, yaw of the left eye
 # How far the lids close (share of the way to the closing line) with each: upper, lower.

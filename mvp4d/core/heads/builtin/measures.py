@@ -18,12 +18,6 @@ NECK_JOINT = np.array([0.0, -0.1250, -0.0220])
 JAW_OPEN_ANGLE = 0.34  # radians of the jaw joint that jawOpen = 1 stands for
 
 
-def smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:
-    """0 below `low`, 1 above `high`, smooth between; `low` may exceed `high`."""
-    along = np.clip((np.asarray(value) - low) / (high - low), 0.0, 1.0)
-    return along * along * (3.0 - 2.0 * along)
-
-
 def rotate_x(points: np.ndarray, pivot: np.ndarray, angle: np.ndarray | float) -> np.ndarray:
     """Turns points about the axis through `pivot` along x; positive angles take the front of the head down."""
     offset = points - pivot

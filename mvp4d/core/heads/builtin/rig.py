@@ -11,9 +11,9 @@ from mvp4d.core.heads.builtin.measures import (
     MOUTH_HALF_WIDTH,
     MOUTH_HEIGHT,
     NECK_JOINT,
-    smoothstep,
 )
 from mvp4d.core.heads.builtin.skin_mesh import EYE_POINTS, LIP_POINTS
+from mvp4d.core.ramps import smoothstep
 
 JOINT_NAMES = ("root", "neck", "jaw", "left_eye", "right_eye")
 JOINT_PARENTS = (-1, 0, 1, 1, 1)

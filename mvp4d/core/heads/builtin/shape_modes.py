@@ -11,8 +11,9 @@ from collections.abc import Callable
 import numpy as np
 
 from mvp4d.core.heads.builtin.assembly import Assembly
-from mvp4d.core.heads.builtin.measures import EYE_CENTRE, smoothstep
+from mvp4d.core.heads.builtin.measures import EYE_CENTRE
 from mvp4d.core.heads.builtin.rig import MIRROR_X, rest_joints, upper_share
+from mvp4d.core.ramps import smoothstep
 
 Warp = Callable[[np.ndarray, np.ndarray], np.ndarray]  # points [N, 3], upper-lip share [N] -> offsets [N, 3] mm
 

@@ -21,8 +21,8 @@ from mvp4d.core.heads.builtin.measures import (
     LID_RADIUS,
     MOUTH_HALF_WIDTH,
     OUTER_CANTHUS,
-    smoothstep,
 )
+from mvp4d.core.ramps import smoothstep
 
 WRAP_RADIUS = 0.090
 # Rays that find the surface: down, origin height, origin depth, elevation in degrees.

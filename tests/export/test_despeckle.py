@@ -1,0 +1,39 @@
+"""Gaussians that stand alone beside the head fade; those that have company stay."""
+
+import torch
+from export_world import write_capture
+
+from mvp4d.core.capture import Capture
+from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
+from mvp4d_export.dataset import Dataset
+from mvp4d_export.densify import local_scale
+from mvp4d_export.despeckle import fade_specks
+from mvp4d_export.initialise import initialise
+from mvp4d_export.photos import Picture
+
+SIDE = 96
+
+
+def test_a_gaussian_alone_fades_and_a_lock_of_them_stays(tmp_path):
+    data = Dataset.load(Capture.open(write_capture(tmp_path / "capture", views=4, frames=1, size=SIDE)))
+    avatar = Avatar(AvatarConfig(24, 0), data.capture.head)
+    on_hull = initialise(avatar, data, 3000, 0)
+    rig = slice(0, avatar.gaussian_count - on_hull)
+    avatar.set_gaussians(avatar.binding[rig], {name: getattr(avatar, name)[rig] for name in GAUSSIAN_TENSORS})
+    with torch.no_grad():
+        avatar.logit_opacity.fill_(3.0)
+        splats = avatar.splats(avatar.gather(avatar.rig.template))
+        top = splats.means[:, 1].argsort(descending=True)
+        alone, lock = top[:1], top[1:60]
+        off = 1 / local_scale(avatar, splats)
+        avatar.position[alone, 1] += 0.06 * off[alone]  # off the surface, by metres
+        avatar.position[lock, 1] += 0.01 * off[lock]
+        avatar.log_scale[alone] = torch.log(0.001 * off[alone])[:, None]
+    pictures, masks, viewmats, Ks = data.batch([0], 0)
+    before = torch.sigmoid(avatar.logit_opacity)
+    fade_specks(avatar, Picture(pictures[0], masks[0], torch.ones(SIDE, SIDE), Ks[0]), data.pose[:1], viewmats[0])
+    after = torch.sigmoid(avatar.logit_opacity)
+    assert after[alone].item() < 1e-3
+    kept = torch.ones(len(after), dtype=torch.bool)
+    kept[alone] = False
+    torch.testing.assert_close(after[kept], before[kept], atol=1e-4, rtol=0)
