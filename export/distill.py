@@ -23,6 +23,7 @@ from mvp4d_export.lips import around_lips
 from mvp4d_export.losses import Lpips, psnr, ssim
 from mvp4d_export.objective import Regulariser, picture_loss
 from mvp4d_export.optimiser import Adam
+from mvp4d_export.outside import outside
 from mvp4d_export.photo_fit import SEEN, PhotoFit, rigid_gaussians, tinted
 from mvp4d_export.photo_start import PhotoStart
 from mvp4d_export.photos import Photos
@@ -306,6 +307,10 @@ class Distiller:
             change = densify.default_round(
                 self.avatar, splats, self.statistics, config, limit, generator, finer, self._fixed()
             )
+        self._apply(change)
+
+    def _apply(self, change: densify.Change) -> None:
+        """Drops and adds Gaussians."""
         tensors = {
             name: torch.cat((getattr(self.avatar, name).detach()[change.keep], change.tensors[name]))
             for name in GAUSSIAN_TENSORS
@@ -407,6 +412,10 @@ class Distiller:
     def finish(self) -> None:
         """Makes the avatar what one pitch describes, after the last step; once."""
         if self.photos is not None and not self.finished:
+            strayed = outside(self.avatar, self.data, ~self.photos.on_surface() & ~self.photos.fixed)
+            if strayed.any():
+                none = {name: getattr(self.avatar, name).detach()[:0] for name in GAUSSIAN_TENSORS}
+                self._apply(densify.Change(~strayed, self.avatar.binding[:0], none))
             self.photos.bake()
         self.finished = True
 

@@ -16,6 +16,7 @@ from mvp4d.core.cameras.crops import crop_camera, crop_image, head_box, head_ver
 from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.errors import UserError
 from mvp4d_export.cameras import camera_matrices
+from mvp4d_export.registration import on_head
 from mvp4d_export.rig import Pose, Rig
 
 MARGIN = 1.3  # half side of a crop over the larger half extent of the head: hair, collar
@@ -80,7 +81,8 @@ class Photos:
 
     @classmethod
     def load(cls, portrait: Portrait, side: int, device: str = "cpu") -> Photos:
-        """Crops every photo to the head, `side` pixels at most.
+        """Crops every photo, laid on the head's lips and lids where it says where its own are, to the head, `side`
+        pixels at most.
 
         Raises:
           UserError: a fitted head that does not lie in its photo.
@@ -89,10 +91,14 @@ class Photos:
         rig = Rig(portrait.head)
         facial = torch.from_numpy(head_vertices(portrait.head))
         with torch.no_grad():
-            points = rig.world_vertices(pose)[:, facial].numpy()  # [N, M, 3]
+            vertices = rig.world_vertices(pose)  # [N, V, 3]
+        points, forward = vertices[:, facial].numpy(), pose.head_matrix()[:, :3, 2].numpy()
         pictures, told = [], hashlib.sha256()
         for index, photo in enumerate(portrait.photos):
             camera = Camera(**{name: np.asarray(getattr(portrait.camera, name))[index] for name in FIELDS})
+            if portrait.landmarks is not None:
+                seen = portrait.landmarks[index]
+                photo = on_head(photo, camera, portrait.head, vertices[index].numpy(), forward[index], seen)
             told.update(photo.tobytes())
             pictures.append(_picture(photo, camera, points[index], side, f"portrait, photo {index}", device))
         pose = pose.map(lambda value: value.to(device))

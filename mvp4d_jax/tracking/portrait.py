@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -30,7 +31,7 @@ from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.tracking.choice import CLIP_PHOTOS, check_one_person, choose_frames, note_differences
 from mvp4d_jax.tracking.cutout import Subject, cut_out
 from mvp4d_jax.tracking.detector import detect_faces
-from mvp4d_jax.tracking.landmarks import MESH_POINTS, Landmarks, choose_face, from_mesh, read_landmarks
+from mvp4d_jax.tracking.landmarks import MESH_POINTS, POINTS, Landmarks, choose_face, from_mesh, read_landmarks
 from mvp4d_jax.tracking.solve import Solution, SolveConfig, solve_photos, told
 from mvp4d_jax.tracking.track import MAX_ERROR, Source, track
 
@@ -51,6 +52,7 @@ class Shot:
       alpha: [H, W] uint8: a given mask, or the picture's own transparency.
       camera: unbatched; motion: one frame.
       faces: [K, 478, 2] pixels, other people's faces; None where they were not looked for.
+      points: [68, 2] pixels, where the picture has Multi-PIE's points; None where they were not looked for.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Shot:
     camera: Camera
     motion: Motion
     faces: np.ndarray | None = None
+    points: np.ndarray | None = None
 
 
 def track_portrait(
@@ -137,8 +140,8 @@ def _from_photos(
             check_one_person(names, colours, seen)
     solutions = _solve(sources, head, seen, focal)
     return [
-        Shot(source.path.name, rgb, alpha, solution.camera, solution.motion, others)
-        for source, (rgb, alpha), solution, others in zip(sources, pictures, solutions, faces)
+        Shot(source.path.name, rgb, alpha, solution.camera, solution.motion, others, found.points[0])
+        for source, (rgb, alpha), solution, others, found in zip(sources, pictures, solutions, faces, seen)
     ], solutions[0].shape
 
 
@@ -161,6 +164,7 @@ def _from_clip(
                     alpha,
                     solution.camera,
                     solution.motion[slice(index, index + 1)],
+                    points=found.points[index],
                 )
             )
     return shots, fit.shape
@@ -194,12 +198,12 @@ def assemble(shots: Sequence[Shot], rig: HeadModel, *, cut: bool) -> Portrait:
       UserError: a mask, or a picture's transparency, that leaves out the head.
     """
     crops = [_crop(shot, rig) for shot in shots]
-    for (rgba, camera, _), shot in zip(crops, shots):
-        _check_alpha(rgba, camera, shot, rig)
-    photos, cameras = [rgba for rgba, *_ in crops], [camera for _, camera, _ in crops]
+    for part, shot in zip(crops, shots):
+        _check_alpha(part.rgba, part.camera, shot, rig)
+    photos = [part.rgba for part in crops]
     if cut:
         photos = cut_out(
-            [subject(rgba, camera, shot.motion, rig, faces) for (rgba, camera, faces), shot in zip(crops, shots)]
+            [subject(part.rgba, part.camera, shot.motion, rig, part.faces) for part, shot in zip(crops, shots)]
         )
     angles = [frontal_angle(shot.camera, shot.motion) for shot in shots]
     parts = [vars(shot.motion) for shot in shots]
@@ -207,8 +211,15 @@ def assemble(shots: Sequence[Shot], rig: HeadModel, *, cut: bool) -> Portrait:
         **{name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "fps"},
         fps=shots[0].motion.fps,
     )
+    points = np.stack([part.points for part in crops])
     return Portrait(
-        tuple(photos), stack(cameras), motion, rig, int(np.argmin(angles)), tuple(shot.name for shot in shots)
+        tuple(photos),
+        stack([part.camera for part in crops]),
+        motion,
+        rig,
+        int(np.argmin(angles)),
+        tuple(shot.name for shot in shots),
+        points if np.isfinite(points).any() else None,
     )
 
 
@@ -287,8 +298,17 @@ def _solve(
     return solutions
 
 
-def _crop(shot: Shot, rig: HeadModel) -> tuple[np.ndarray, Camera, np.ndarray]:
-    """RGBA of the head's surroundings, as far as the picture shows them, its camera, and other faces [K, 478, 2]."""
+class _Crop(NamedTuple):
+    """The head's surroundings, as far as a picture shows them: RGBA and camera, other faces [K, 478, 2] and the
+    person's own points [68, 2] in its pixels, NaN where they were not looked for."""
+
+    rgba: np.ndarray
+    camera: Camera
+    faces: np.ndarray
+    points: np.ndarray
+
+
+def _crop(shot: Shot, rig: HeadModel) -> _Crop:
     height, width = shot.rgb.shape[:2]
     left, top, right, bottom = crop_box((height, width), shot.camera, shot.motion, rig, PHOTO_MARGIN)
     left, top = max(0, int(np.floor(left))), max(0, int(np.floor(top)))
@@ -296,7 +316,9 @@ def _crop(shot: Shot, rig: HeadModel) -> tuple[np.ndarray, Camera, np.ndarray]:
     rgba = np.dstack([shot.rgb, shot.alpha])[top:bottom, left:right]
     small, camera = shrink(rgba, crop(shot.camera, left, top))
     faces = np.zeros((0, MESH_POINTS, 2)) if shot.faces is None else shot.faces
-    return small, camera, (faces - [left, top]) * (small.shape[0] / rgba.shape[0])
+    points = np.full((POINTS, 2), np.nan) if shot.points is None else shot.points
+    scale = small.shape[0] / rgba.shape[0]
+    return _Crop(small, camera, (faces - [left, top]) * scale, (points - [left, top]) * scale)
 
 
 def _check_alpha(rgba: np.ndarray, camera: Camera, shot: Shot, rig: HeadModel) -> None:

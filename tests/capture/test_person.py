@@ -1,5 +1,6 @@
 """A person's folder: written, read, checked, and refused where it is damaged."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -18,7 +19,7 @@ def person(tmp_path):
     photos = tuple(rng.integers(0, 255, (size, size + 3, 4), np.uint8) for size in (40, 64))
     view = look_at(np.array([0, 0, 1.2]), np.zeros(3))
     cameras = stack([Camera(view, *(np.float64(value) for value in (focal, focal, 30, 20))) for focal in (90, 120)])
-    portrait = Portrait(photos, cameras, motion(2), ball(), 1, ("a.jpg", "b.jpg"))
+    portrait = Portrait(photos, cameras, motion(2), ball(), 1, ("a.jpg", "b.jpg"), rng.normal(0, 40, (2, 68, 2)))
     save_person(tmp_path / "person", portrait)
     return tmp_path / "person", portrait
 
@@ -32,7 +33,16 @@ def test_it_comes_back_as_it_was(person):
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(found.camera, name), getattr(portrait.camera, name))
     np.testing.assert_array_equal(found.motion.rotation, portrait.motion.rotation)
+    np.testing.assert_array_equal(found.landmarks, portrait.landmarks)
     np.testing.assert_array_equal(found.head.template, portrait.head.template)
+
+
+def test_landmarks_may_be_missing(person, tmp_path):
+    _, portrait = person
+    for name, points in (("none", None), ("one", portrait.landmarks * [[[np.nan]], [[1]]])):
+        save_person(tmp_path / name, dataclasses.replace(portrait, landmarks=points))
+        assert (tmp_path / name / "portrait" / "landmarks.npz").exists() == (points is not None)
+        np.testing.assert_equal(open_person(tmp_path / name).landmarks, points)
 
 
 def test_validate_says_what_it_is(person, capsys):
@@ -56,6 +66,10 @@ def test_only_a_person_is_replaced(person):
         (lambda folder: (folder / "portrait" / "photos" / "01.png").unlink(), r"01\.png"),
         (lambda folder: (folder / "head.npz").unlink(), r"head\.npz"),
         (lambda folder: (folder / "portrait" / "cameras.npz").write_bytes(b"no"), r"cameras\.npz"),
+        (lambda folder: _landmarks(folder, points=np.zeros((1, 68, 2))), r"landmarks\.npz: .*\[1, 68, 2\]"),
+        (lambda folder: _landmarks(folder, points=np.full((2, 68, 2), np.inf)), r"landmarks\.npz: .*pixels away"),
+        (lambda folder: _landmarks(folder, points=np.full((2, 68, 2), "a")), r"landmarks\.npz: .*<U1"),
+        (lambda folder: _landmarks(folder, other=np.zeros(1)), r"landmarks\.npz: .*'points'"),
         (lambda folder: _change(folder, reference=2), "field 'reference' is 2"),
         (lambda folder: _change(folder, version=9), "'format' and 'version'"),
         (lambda folder: _change(folder, photos=[]), "field 'photos'"),
@@ -67,6 +81,10 @@ def test_damage_is_named(person, damage, message):
     with pytest.raises(UserError, match=message) as caught:
         open_person(path)
     assert "\n" not in str(caught.value)
+
+
+def _landmarks(folder, **arrays):
+    np.savez(folder / "portrait" / "landmarks.npz", **arrays)
 
 
 def _change(folder, **fields):

@@ -19,6 +19,7 @@ from mvp4d_export.distill import Distiller
 from mvp4d_export.fitting import fit_avatar
 from mvp4d_export.losses import psnr
 from mvp4d_export.mouth_mask import mouth_mask
+from mvp4d_export.outside import outside
 from mvp4d_export.photo_fit import LIMITS
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig, with_photos
@@ -346,6 +347,29 @@ def test_baking_blurs_by_what_no_picture_told(egg, sharp):
     torch.testing.assert_close(fit.avatar.logit_opacity[seen].detach(), opacity[seen], atol=1e-3, rtol=0)
     assert float((opacity - fit.avatar.logit_opacity.detach())[~seen].median()) > 0.3
     assert 200 < int(seen.sum()) < len(seen) - 200
+
+
+def test_what_strays_before_the_background_of_views_goes(egg, sharp):
+    """Ten Gaussians off the rig, put 15 centimetres above the head's middle, beside its outline in every
+    view, go; nothing else does that was not outside already, and what is kept of each stays in step."""
+    fit = photo_fit(egg, portrait_of(sharp, [0]))
+    avatar, (pose, _) = fit.avatar, fit.photos.view(0)
+    off = ~fit.photos.on_surface()
+    at_first = outside(avatar, fit.data, off)
+    with torch.no_grad():
+        frames = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
+        above = frames[2][avatar.binding, 1] > 0.03  # what no neck, jaw or expression moves far
+        moved = (off & ~at_first & above).nonzero()[::20, 0][:10]
+        rotation, scale, centre = (part[avatar.binding[moved]] for part in frames)
+        there = torch.tensor([0.0, 0.15, 0]).expand(10, 3)
+        avatar.position[moved] = ((there - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
+    strayed = outside(avatar, fit.data, off)
+    assert strayed.nonzero()[:, 0].tolist() == sorted([*moved.tolist(), *at_first.nonzero()[:, 0].tolist()])
+    assert not outside(avatar, fit.data, off & False).any()
+    colours = avatar.harmonics.detach().clone()
+    fit.finish()
+    torch.testing.assert_close(fit.avatar.harmonics.detach(), colours[~strayed])
+    assert len(fit.start) == len(fit.photos.fixed) == len(fit.photos.pitch) == fit.avatar.gaussian_count
 
 
 def test_of_two_photos_the_one_that_sees_a_place_squarely_tells_its_colour(egg, sharp, monkeypatch):

@@ -215,9 +215,10 @@ def _make_calibrations(root: Path) -> None:
 def _make_person(root: Path) -> None:
     capture = Capture.open(root / "capture")
     photos = tuple(np.random.default_rng(3).integers(0, 256, (2, 24, 20, 4), dtype=np.uint8))
+    cameras, points = make_cameras()[:2, 0], np.random.default_rng(4).uniform(0, 24, (2, 68, 2))
     save_person(
         root / "person",
-        Portrait(photos, make_cameras()[:2, 0], capture.motion[:2], capture.head, 1, ("a.png", "b.png")),
+        Portrait(photos, cameras, capture.motion[:2], capture.head, 1, ("a.png", "b.png"), points),
     )
 
 

@@ -6,6 +6,7 @@ folder of its own (`save_person`), beside the head.npz that it belongs to.
     portrait/photos/NN.png   8-bit RGBA, straight alpha
     portrait/cameras.npz     world_to_camera [N, 4, 4], fx fy cx cy [N], float64
     portrait/motion.npz      as a capture's, N frames: pose and expression of each photo on the capture's own head
+    portrait/landmarks.npz   points [N, 68, 2], float64 (optional): pixels of Multi-PIE's points in each photo
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from mvp4d.core.heads.motion import Motion
 FORMAT, VERSION = "mvp4d-portrait", 1
 FOLDER, KIND = "portrait", "person"
 MAX_PHOTOS = 1000
+POINTS, FARTHEST = 68, 1e6  # landmarks of a photo; pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Portrait:
       head: the personalised rig.
       reference: index of the photo that a generator is shown.
       sources: N names of the files that they come from.
+      landmarks: [N, 68, 2] pixels, where each photo itself has Multi-PIE's points, not where the fitted head has them;
+        NaN in photos where they were not looked for. None: in none of them.
     """
 
     photos: tuple[np.ndarray, ...]
@@ -51,6 +55,7 @@ class Portrait:
     head: HeadModel
     reference: int = 0
     sources: tuple[str, ...] = ()
+    landmarks: np.ndarray | None = None
 
     def __post_init__(self):
         count = len(self.photos)
@@ -69,6 +74,8 @@ class Portrait:
             raise UserError("portrait", f"reference is photo {self.reference} of {count}")
         if self.sources and len(self.sources) != count:
             raise UserError("portrait", f"{count} photos and {len(self.sources)} sources")
+        if self.landmarks is not None:
+            _check_landmarks(self.landmarks, count, "portrait")
 
     def on_background(self, index: int, background: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> np.ndarray:
         """A photo [H, W, 3] float32 in [0, 1] laid on a colour."""
@@ -89,6 +96,8 @@ def write_portrait(capture: str | os.PathLike, portrait: Portrait) -> None:
     cameras: dict[str, Any] = {name: np.asarray(getattr(portrait.camera, name), np.float64) for name in FIELDS}
     np.savez_compressed(folder / "cameras.npz", **cameras)
     save_motion(folder / "motion.npz", portrait.motion, portrait.head)
+    if portrait.landmarks is not None:
+        np.savez_compressed(folder / "landmarks.npz", points=np.asarray(portrait.landmarks, np.float64))
     write_json(
         folder / "portrait.json",
         {"format": FORMAT, "version": VERSION, "reference": portrait.reference, "photos": entries},
@@ -118,7 +127,9 @@ def read_portrait(capture: str | os.PathLike, head: HeadModel) -> Portrait | Non
     reference = info.get("reference")
     if isinstance(reference, bool) or not isinstance(reference, int) or not 0 <= reference < len(photos):
         raise UserError(where, f"field 'reference' is {str(reference)[:20]}", f"it is 0..{len(photos) - 1}")
-    return Portrait(photos, camera, motion, head, reference, tuple(str(entry.get("source", "")) for entry in entries))
+    sources = tuple(str(entry.get("source", "")) for entry in entries)
+    landmarks = _landmarks(folder / "landmarks.npz", len(photos))
+    return Portrait(photos, camera, motion, head, reference, sources, landmarks)
 
 
 def save_person(path: str | os.PathLike, portrait: Portrait, *, overwrite: bool = False) -> None:
@@ -162,6 +173,24 @@ def _photo(folder: Path, entry: object, index: int, where: Path) -> np.ndarray:
         raise UserError(where, f"photo {index} is not '{name}'")
     size = schema.check_image_size(entry.get("size"), where)
     return images.read_image(folder / name, mode="RGBA", size=size)
+
+
+def _landmarks(where: Path, count: int) -> np.ndarray | None:
+    if not where.exists():
+        return None
+    arrays = read_npz(where)
+    schema.require(arrays, ("points",), where)
+    _check_landmarks(arrays["points"], count, where)
+    return arrays["points"].astype(np.float64)
+
+
+def _check_landmarks(points: np.ndarray, count: int, where: object) -> None:
+    if points.dtype.kind not in "fiu" or points.shape != (count, POINTS, 2):
+        raise UserError(
+            where, f"landmarks are {points.dtype} {list(points.shape)}, expected {[count, POINTS, 2]} numbers"
+        )
+    if not (np.isnan(points) | (np.abs(points) < FARTHEST)).all():
+        raise UserError(where, f"landmarks lie {FARTHEST:.0e} pixels away or further", "track the photos again")
 
 
 def _cameras(where: Path, count: int) -> Camera:
