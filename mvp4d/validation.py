@@ -19,9 +19,9 @@ _FOLDERS = (
     ("avatar.json", "mvp4d.validation", "_avatar"),
     ("manifest.json", "mvp4d.validation", "_shards"),
     ("mvp4d.json", "mvp4d_jax.release", "validate_release"),
-    ("vae", "mvp4d_jax.models.checkpoint", "validate_weights"),
-    ("transformer", "mvp4d_jax.models.checkpoint", "validate_weights"),
-    ("config.json", "mvp4d_jax.models.checkpoint", "validate_weights"),
+    ("vae", "mvp4d_jax.models.convert", "validate_weights"),
+    ("transformer", "mvp4d_jax.models.convert", "validate_weights"),
+    ("config.json", "mvp4d_jax.models.convert", "validate_weights"),
 )
 
 
