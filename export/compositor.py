@@ -3,24 +3,32 @@
 Gaussians are drawn one after another, nearest first, each over the pixels of its ellipse; a pixel keeps how much light
 still comes through it. The backward pass repeats every decision of the forward pass, so
 that nothing is kept per pair of Gaussian and pixel, and what lies behind a Gaussian is the pixel's colour less what was
-drawn so far. Compiled code lets go of Python's lock: several views are drawn in several threads.
+drawn so far. Pixels lie in blocks of eight of a row, whose loops the compiler turns into vector instructions: what
+a pixel holds is in one array, plane by plane, and decisions are selections. Compiled code lets go of Python's lock:
+several views are drawn in several threads.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numba
 import numpy as np
 import torch
+from numba.extending import overload
 from torch import Tensor
 
+from mvp4d_export.compiled import compiled
 from mvp4d_export.device import in_parallel
 from mvp4d_export.projection import ALPHA_THRESHOLD, Projected
 
 MAX_ALPHA = 0.999  # gsplat's clamp
 MIN_TRANSMITTANCE = 1e-4  # a pixel is done before its transmittance would fall to this
+LANES = 8  # pixels of a block
+LIGHT, FAINTEST = 0, 1  # planes of a block: transmittance; the least alpha that counts, over 1 where a pixel is done
+RED, GREEN, BLUE = 2, 3, 4  # forwards: colour so far
+BEHIND, D_RED, D_GREEN, D_BLUE, D_ALPHA = 2, 3, 4, 5, 6  # backwards: what is still to come, gradients of the pixel
+LOG2_E, LN_2 = 1.4426950408889634, 0.6931471805599453
 
 
 def composite(
@@ -46,21 +54,12 @@ def composite(
     return blended[..., :3] + (1 - alpha)[..., None] * background[:, None, None], alpha
 
 
-def _compiled(function: Callable) -> Callable:
-    """Machine code for a function; kept for the next process where numba finds a folder that it may write to."""
-    options = {"nogil": True, "error_model": "numpy", "forceinline": True}  # calls per pixel would take a third more
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        return numba.njit(**options)(function)
-
-
 class _Blend(torch.autograd.Function):
     """attributes [V, N, 9], reach [V, N] rows up and down, V orders -> [V, H, W, 4] premultiplied colour, alpha."""
 
     @staticmethod
     def forward(ctx, attributes: Tensor, reach: Tensor, orders: list[Tensor], width: int, height: int) -> Tensor:
-        out = attributes.new_zeros(len(orders), height, width, 4)
+        out = attributes.new_empty(len(orders), height, width, 4)
         views = [tuple(array.numpy() for array in view) for view in zip(orders, attributes.detach(), reach.detach())]
         in_parallel(lambda view: _draw(*views[view], out[view].numpy()), list(range(len(views))))
         ctx.save_for_backward(out)
@@ -77,104 +76,186 @@ class _Blend(torch.autograd.Function):
         return result, None, None, None, None
 
 
-@_compiled
+def _exp(x):
+    """e^x of x <= 0; float32 as a polynomial, to 5e-7 of what counts, because calls of a library are not vectorised."""
+    return math.exp(x)
+
+
+@overload(_exp)
+def _exp_of(x):
+    if x != numba.float32:
+        return lambda x: math.exp(x)
+    number, whole = np.float32, np.int32
+
+    def polynomial(x):
+        doublings = max(x * number(LOG2_E), number(-126))
+        exponent = whole(doublings - number(0.5))  # the nearest, as it is not positive
+        rest = (doublings - number(exponent)) * number(LN_2)
+        value = number(1 / 5040)
+        value = value * rest + number(1 / 720)
+        value = value * rest + number(1 / 120)
+        value = value * rest + number(1 / 24)
+        value = value * rest + number(1 / 6)
+        value = value * rest + number(1 / 2)
+        value = value * rest + number(1)
+        value = value * rest + number(1)
+        return value * whole((exponent + whole(127)) << whole(23)).view(np.float32)
+
+    return polynomial
+
+
+@compiled
+def _blocks(height, width, planes, like):
+    """Pixels that nothing is drawn into yet, [H, blocks of a row, planes, LANES]; and how many of a block are done."""
+    across = (width + LANES - 1) // LANES
+    state = np.zeros((height, across, planes, LANES), like.dtype)
+    state[:, :, LIGHT] = 1
+    state[:, :, FAINTEST] = ALPHA_THRESHOLD
+    return state, np.zeros((height, across), np.int32)
+
+
+@compiled
 def _rows(v, reach, height):
     """First row and the one after the last whose pixel centres lie within `reach` of v."""
     return max(0, math.ceil(v - reach - 0.5)), min(height, math.floor(v + reach - 0.5) + 1)
 
 
-@_compiled
+@compiled
 def _columns(u, a, half, constant, width):
-    """First column and the one after the last where a dx^2 + 2 half dx + constant <= 0; dx is u minus the centre."""
+    """First block and the one after the last where a dx^2 + 2 half dx + constant <= 0; dx: u less a pixel's centre."""
     inside = half * half - a * constant
     if inside < 0:
         return 0, 0
     root = math.sqrt(inside)
-    return max(0, math.ceil(u + (half - root) / a - 0.5)), min(width, math.floor(u + (half + root) / a - 0.5) + 1)
+    left = max(0, math.ceil(u + (half - root) / a - 0.5))
+    right = min(width, math.floor(u + (half + root) / a - 0.5) + 1)
+    return (left // LANES, (right - 1) // LANES + 1) if right > left else (0, 0)
 
 
-@_compiled
-def _alpha_at(y, x, dx, dy, shape, opacity, through, done):
-    """A Gaussian's alpha at a pixel; 0 where it is too faint or the pixel is done, which it may become here."""
-    number = through.dtype.type
-    if done[y, x]:
-        return number(0)
-    a, b, c = shape
-    exponent = -number(0.5) * (a * dx * dx + c * dy * dy) - b * dx * dy
-    alpha = min(number(MAX_ALPHA), opacity * math.exp(exponent))
-    if alpha < number(ALPHA_THRESHOLD):
-        return number(0)
-    if through[y, x] * (number(1) - alpha) <= number(MIN_TRANSMITTANCE):
-        done[y, x] = True
-        return number(0)
-    return alpha
+@compiled
+def _meet(block, lane, dx, row, opacity):
+    """A Gaussian and a pixel: alpha, whether it is drawn, whether it ends the pixel; row: a / 2, b dy, -c dy^2 / 2."""
+    number = block.dtype.type
+    half_a, b_dy, rest = row
+    alpha = min(number(MAX_ALPHA), opacity * _exp(rest - dx * (half_a * dx + b_dy)))
+    seen = alpha >= block[FAINTEST, lane]
+    ends = block[LIGHT, lane] * (number(1) - alpha) <= number(MIN_TRANSMITTANCE)
+    return alpha, seen and not ends, seen and ends
 
 
-@_compiled
+@compiled
+def _draw_block(block, first, row, opacity, colour):
+    """Draws a Gaussian, `first` pixels beyond a block's first one, into the block; how many pixels are done with it."""
+    number = block.dtype.type
+    red, green, blue = colour
+    ended = np.int32(0)
+    for lane in range(LANES):
+        alpha, drawn, ends = _meet(block, lane, first - number(lane), row, opacity)
+        light = block[LIGHT, lane]
+        weight = light * alpha if drawn else number(0)
+        block[LIGHT, lane] = light - weight
+        block[FAINTEST, lane] = number(2) if ends else block[FAINTEST, lane]
+        block[RED, lane] += weight * red
+        block[GREEN, lane] += weight * green
+        block[BLUE, lane] += weight * blue
+        ended += np.int32(ends)
+    return ended
+
+
+@compiled
 def _draw(order, attributes, reach, out):
-    """Draws a view's Gaussians [N, 9], in this order, into zeros [H, W, 4]."""
+    """Draws a view's Gaussians [N, 9], in this order, into [H, W, 4]."""
     height, width = out.shape[:2]
     number = attributes.dtype.type
-    half, one = number(0.5), number(1)
-    through = np.ones((height, width), attributes.dtype)
-    done = np.zeros((height, width), np.bool_)
+    half = number(0.5)
+    blocks, done = _blocks(height, width, 5, attributes)
     for g in order:
         u, v, a, b, c, opacity, red, green, blue = attributes[g]
         limit = number(2) * math.log(number(ALPHA_THRESHOLD) / opacity)
         top, bottom = _rows(v, reach[g], height)
         for y in range(top, bottom):
             dy = v - (number(y) + half)
+            row = half * a, b * dy, -half * c * dy * dy
             left, right = _columns(u, a, b * dy, c * dy * dy + limit, width)
-            for x in range(left, right):
-                alpha = _alpha_at(y, x, u - (number(x) + half), dy, (a, b, c), opacity, through, done)
-                if alpha == 0:
-                    continue
-                weight = through[y, x] * alpha
-                through[y, x] *= one - alpha
-                out[y, x, 0] += weight * red
-                out[y, x, 1] += weight * green
-                out[y, x, 2] += weight * blue
+            for k in range(left, right):
+                if done[y, k] < LANES:
+                    first = u - (number(LANES * k) + half)
+                    done[y, k] += _draw_block(blocks[y, k], first, row, opacity, (red, green, blue))
     for y in range(height):
         for x in range(width):
-            out[y, x, 3] = one - through[y, x]
+            block, lane = blocks[y, x // LANES], x % LANES
+            out[y, x, 0], out[y, x, 1], out[y, x, 2] = block[RED, lane], block[GREEN, lane], block[BLUE, lane]
+            out[y, x, 3] = number(1) - block[LIGHT, lane]
 
 
-@_compiled
+@compiled
+def _draw_block_backward(block, first, row, opacity, colour, sums):
+    """Adds what a block's pixels tell of a Gaussian to its sums; how many pixels are done with it.
+
+    Sums: gradients of its colour, d L / d log alpha, that times dx, that times dx^2.
+    """
+    number = block.dtype.type
+    red, green, blue = colour
+    d_red, d_green, d_blue, d_log, d_dx, d_dx2 = sums
+    ended = np.int32(0)
+    for lane in range(LANES):
+        dx = first - number(lane)
+        alpha, drawn, ends = _meet(block, lane, dx, row, opacity)
+        light = block[LIGHT, lane]
+        weight = light * alpha if drawn else number(0)
+        block[LIGHT, lane] = light - weight
+        block[FAINTEST, lane] = number(2) if ends else block[FAINTEST, lane]
+        g_red, g_green, g_blue = block[D_RED, lane], block[D_GREEN, lane], block[D_BLUE, lane]
+        value = weight * (red * g_red + green * g_green + blue * g_blue + block[D_ALPHA, lane])
+        behind = block[BEHIND, lane] - value
+        block[BEHIND, lane] = behind
+        d_red += weight * g_red
+        d_green += weight * g_green
+        d_blue += weight * g_blue
+        flow = value - behind * alpha / (number(1) - alpha)  # d L / d log alpha
+        flow = flow if drawn and alpha < number(MAX_ALPHA) else number(0)  # nothing flows where alpha was clamped
+        d_log += flow
+        d_dx += flow * dx
+        d_dx2 += flow * dx * dx
+        ended += np.int32(ends)
+    return (d_red, d_green, d_blue, d_log, d_dx, d_dx2), ended
+
+
+@compiled
 def _draw_backward(order, attributes, reach, gradient, behind, result):
-    """Gradients [N, 9] of a view's Gaussians from those [H, W, 4] of its pixels; uses `behind` [H, W] up."""
+    """Gradients [N, 9] of a view's Gaussians from those [H, W, 4] of its pixels and `behind` [H, W]."""
     height, width = behind.shape
     number = attributes.dtype.type
-    clamp, half, one, zero = number(MAX_ALPHA), number(0.5), number(1), number(0)
-    through = np.ones((height, width), attributes.dtype)
-    done = np.zeros((height, width), np.bool_)
+    half, zero = number(0.5), number(0)
+    blocks, done = _blocks(height, width, 7, attributes)
+    for y in range(height):
+        for x in range(width):
+            block, lane = blocks[y, x // LANES], x % LANES
+            block[BEHIND, lane] = behind[y, x]
+            for channel in range(4):
+                block[D_RED + channel, lane] = gradient[y, x, channel]
     for g in order:
         u, v, a, b, c, opacity, red, green, blue = attributes[g]
         limit = number(2) * math.log(number(ALPHA_THRESHOLD) / opacity)
-        d_u = d_v = d_a = d_b = d_c = d_log = d_red = d_green = d_blue = zero
+        d_red = d_green = d_blue = d_log = d_dx = d_dy = d_dx2 = d_dxdy = d_dy2 = zero
         top, bottom = _rows(v, reach[g], height)
         for y in range(top, bottom):
             dy = v - (number(y) + half)
+            row = half * a, b * dy, -half * c * dy * dy
             left, right = _columns(u, a, b * dy, c * dy * dy + limit, width)
-            for x in range(left, right):
-                dx = u - (number(x) + half)
-                alpha = _alpha_at(y, x, dx, dy, (a, b, c), opacity, through, done)
-                if alpha == 0:
-                    continue
-                weight = through[y, x] * alpha
-                through[y, x] *= one - alpha
-                g_red, g_green, g_blue, g_alpha = gradient[y, x]
-                value = weight * (red * g_red + green * g_green + blue * g_blue + g_alpha)
-                behind[y, x] -= value
-                d_red += weight * g_red
-                d_green += weight * g_green
-                d_blue += weight * g_blue
-                if alpha < clamp:  # nothing flows where alpha was clamped
-                    flow = value - behind[y, x] * alpha / (one - alpha)  # d L / d log alpha
-                    d_log += flow
-                    d_u -= flow * (a * dx + b * dy)
-                    d_v -= flow * (b * dx + c * dy)
-                    d_a -= half * flow * dx * dx
-                    d_b -= flow * dx * dy
-                    d_c -= half * flow * dy * dy
-        result[g, 0], result[g, 1], result[g, 2], result[g, 3], result[g, 4] = d_u, d_v, d_a, d_b, d_c
+            of_log, of_dx = zero, zero
+            for k in range(left, right):
+                if done[y, k] < LANES:
+                    first = u - (number(LANES * k) + half)
+                    sums = d_red, d_green, d_blue, of_log, of_dx, d_dx2
+                    sums, ended = _draw_block_backward(blocks[y, k], first, row, opacity, (red, green, blue), sums)
+                    d_red, d_green, d_blue, of_log, of_dx, d_dx2 = sums
+                    done[y, k] += ended
+            d_log += of_log
+            d_dx += of_dx
+            d_dy += of_log * dy
+            d_dxdy += of_dx * dy
+            d_dy2 += of_log * dy * dy
+        result[g, 0], result[g, 1] = -(a * d_dx + b * d_dy), -(b * d_dx + c * d_dy)
+        result[g, 2], result[g, 3], result[g, 4] = -half * d_dx2, -d_dxdy, -half * d_dy2
         result[g, 5], result[g, 6], result[g, 7], result[g, 8] = d_log / opacity, d_red, d_green, d_blue

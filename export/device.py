@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,8 @@ def guard_memory(fix: str) -> Iterator[None]:
         raise UserError("memory", "ran out (host)", f"try {fix}") from None
 
 
+SWITCH = 1e-3  # seconds that a thread may keep Python's lock for: samples of a step ask for it at every operation
+
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 _pool: ThreadPoolExecutor | None = None
 _lock = threading.Lock()
@@ -66,6 +69,7 @@ def _workers() -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None:
+            sys.setswitchinterval(SWITCH)
             _pool = ThreadPoolExecutor(torch.get_num_threads(), "mvp4d", _start_worker)
     return _pool
 

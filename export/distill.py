@@ -164,15 +164,20 @@ class Distiller:
         return numbers
 
     def draw(self, index: int, share: float, track: bool) -> Sample:
-        """The sample of an index: every `photos.every`-th is a photo, the others go round the moments."""
+        """The sample of an index: those of every `photos.every`-th step are photos, the others go round the moments.
+
+        A photo takes longer than a view: a step of both kinds would leave cores without work.
+        """
         if self.photos is None:
             return self.sample(*self.choose(index), self.backdrop(index), share, track)
-        turn, place = divmod(index, self.config.photos.every)
-        if place == self.config.photos.every - 1:
-            again, photo = divmod(turn, len(self.photos.photos))
+        moments, every = self.config.moments, self.config.photos.every
+        step, place = divmod(index, moments)
+        turn = step // every
+        if step % every == every - 1:
+            again, photo = divmod(turn * moments + place, len(self.photos.photos))
             which = again // 2 % len(TURNS) if again % 2 else None
             return self.photo_sample(photo, self.backdrop(index, always=True), share, track, which)
-        return self.sample(*self.choose(index - turn), self.backdrop(index), share, track)
+        return self.sample(*self.choose(index - turn * moments), self.backdrop(index), share, track)
 
     def sample(self, moment: int, views: list[int], background: Tensor | None, share: float, track: bool) -> Sample:
         """Loss and gradients of some views of a moment on a background; with `track` those on the screen too."""

@@ -1,4 +1,4 @@
-"""Picture losses and measures: SSIM as matrix products, multi-scale SSIM, PSNR, LPIPS from the user's weights."""
+"""Picture losses and measures: SSIM, multi-scale SSIM, PSNR, LPIPS from the user's weights."""
 
 from __future__ import annotations
 
@@ -22,23 +22,35 @@ LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # th
 
 
 @functools.lru_cache(maxsize=32)
-def _window_matrix(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[side - 10, side]: each row is the Gaussian window at one place; blurring is a product from both sides."""
+def _taps(dtype: torch.dtype) -> Tensor:
+    """[11] the Gaussian window along one side."""
     offsets = torch.arange(WINDOW, dtype=torch.float64) - (WINDOW - 1) / 2
     taps = torch.exp(-offsets.square() / (2 * SIGMA**2))
-    taps = taps / taps.sum()
-    matrix = torch.zeros(side - WINDOW + 1, side, dtype=torch.float64)
+    return (taps / taps.sum()).to(dtype)
+
+
+@functools.lru_cache(maxsize=32)
+def _window_matrix(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[side - 10, side]: each row is the Gaussian window at one place; blurring is a product from both sides."""
+    matrix = torch.zeros(side - WINDOW + 1, side, dtype=dtype)
     for row in range(len(matrix)):
-        matrix[row, row : row + WINDOW] = taps
-    return matrix.to(dtype=dtype, device=device)
+        matrix[row, row : row + WINDOW] = _taps(dtype)
+    return matrix.to(device)
+
+
+def _windowed(pictures: Tensor) -> Tensor:
+    """[B, C, H - 10, W - 10] means of pictures [B, C, H, W] under the window."""
+    if pictures.device.type == "cpu":
+        from mvp4d_export.blur import blurred  # numba, which CUDA does without
+
+        return blurred(pictures, _taps(pictures.dtype))
+    rows = _window_matrix(pictures.shape[2], pictures.dtype, pictures.device)
+    return rows @ pictures @ _window_matrix(pictures.shape[3], pictures.dtype, pictures.device).T
 
 
 def _ssim_maps(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """SSIM and its contrast-structure part, [B, C, H - 10, W - 10], of pictures [B, C, H, W] in [0, 1]."""
-    rows = _window_matrix(x.shape[2], x.dtype, x.device)
-    columns = _window_matrix(x.shape[3], x.dtype, x.device).T
-    stacked = torch.stack((x, y, x * x, y * y, x * y))
-    mx, my, xx, yy, xy = (rows @ stacked @ columns).unbind(0)
+    mx, my, xx, yy, xy = (_windowed(values) for values in (x, y, x * x, y * y, x * y))
     contrast = (2 * (xy - mx * my) + C2) / (xx - mx * mx + yy - my * my + C2)
     return contrast * (2 * mx * my + C1) / (mx * mx + my * my + C1), contrast
 

@@ -55,7 +55,7 @@ class PhotoConfig:
 
     Attributes:
       side: pixels a side of a photo's crop, at most.
-      every: of so many samples one is a photo.
+      every: of so many steps one is of photos.
       weight: of a photo's loss beside that of generated views.
       trust: share of their weight that generated views lose where a photo shows the surface squarely.
       coarse: share of the run until which photos have a quarter of their sides, and half of them.

@@ -45,6 +45,8 @@ def remesh(head: HeadModel, resolution: int) -> UVMesh:
     Raises:
       UserError: the head's UV chart covers hardly any pixel.
     """
+    from mvp4d_export.cover import first_triangle  # numba, which avatars that are drawn on a GPU do without
+
     owner, weights = first_triangle(head.uv[head.face_uvs] * resolution, resolution)  # [R R], [R R, 3]
     pixels = np.flatnonzero(owner >= 0)
     if len(pixels) < 32:
@@ -67,32 +69,6 @@ def remesh(head: HeadModel, resolution: int) -> UVMesh:
     rigid = [any(word in name.lower() for word in RIGID_PARTS) for name in head.part_names]
     deformable = _activity(neutral, poses) * ~np.asarray(rigid)[part]
     return UVMesh(resolution, corners, weights, pixels, faces, deformable.astype(np.float32), part)
-
-
-def first_triangle(triangles: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first triangle [T, 3, 2] (pixels) that covers each pixel's centre, -1 for none, and its barycentrics."""
-    low = np.clip(np.ceil(triangles.min(1) - 0.5).astype(int), 0, resolution)
-    high = np.clip(np.floor(triangles.max(1) - 0.5).astype(int), -1, resolution - 1)
-    size = np.maximum(high - low + 1, 0)
-    count = size.prod(1)
-    face = np.repeat(np.arange(len(triangles)), count)
-    within = np.arange(len(face)) - np.repeat(np.cumsum(count) - count, count)
-    x, y = low[face, 0] + within % np.maximum(size[face, 0], 1), low[face, 1] + within // np.maximum(size[face, 0], 1)
-    a, b, c = (triangles[face, k] for k in range(3))
-    point = np.stack([x, y], 1) + 0.5
-
-    def area(p, q, r):
-        return (q[:, 0] - p[:, 0]) * (r[:, 1] - p[:, 1]) - (q[:, 1] - p[:, 1]) * (r[:, 0] - p[:, 0])
-
-    total = area(a, b, c)
-    usable = np.abs(total) > 1e-12
-    safe = np.where(usable, total, 1.0)
-    weights = np.stack([area(point, b, c), area(a, point, c), area(a, b, point)], 1) / safe[:, None]
-    hit = usable & (weights >= -1e-6).all(1)
-    owner, out = np.full(resolution * resolution, -1), np.zeros((resolution * resolution, 3))
-    pixel = (y * resolution + x)[hit][::-1]  # written back to front, so that the first triangle stays
-    owner[pixel], out[pixel] = face[hit][::-1], np.clip(weights[hit][::-1], 0, 1)
-    return owner, out / np.maximum(out.sum(1, keepdims=True), 1e-12)
 
 
 def _grid_triangles(pixels: np.ndarray, resolution: int) -> np.ndarray:

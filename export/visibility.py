@@ -11,8 +11,8 @@ from torch.nn.functional import normalize
 
 from mvp4d.core.heads.model import EYES
 from mvp4d_export.avatar import Avatar, Splats
+from mvp4d_export.cover import first_triangle
 from mvp4d_export.projection import EPS_2D, quaternion_to_matrix
-from mvp4d_export.remesh import first_triangle
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
 

@@ -406,11 +406,15 @@ def test_what_a_photo_shows_stays_on_the_rig(egg, sharp):
 
 
 def test_every_other_sample_of_a_photo_is_a_turned_view(egg, sharp, monkeypatch):
-    """Of two photos each in turn, first as it is, then from one of four sides."""
+    """Of two photos each in turn, first as it is, then from one of four sides; every third step is of photos alone, and
+    between them views go round the moments."""
     fit = photo_fit(egg, portrait_of(sharp, [0, 1]))
-    drawn = []
-    monkeypatch.setattr(fit, "photo_sample", lambda index, *rest: drawn.append((index, rest[-1])))
-    monkeypatch.setattr(fit, "sample", lambda *_: None)
-    for index in range(3 * 16):
+    drawn, moments, kinds = [], [], []
+    monkeypatch.setattr(fit, "photo_sample", lambda index, *rest: (drawn.append((index, rest[-1])), kinds.append(1)))
+    monkeypatch.setattr(fit, "sample", lambda moment, *_: (moments.append(moment), kinds.append(0)))
+    for index in range(3 * 18):
         fit.draw(index, 0.5, False)
-    assert drawn == [(photo, turn) for which in range(4) for turn in (None, which) for photo in (0, 1)]
+    assert drawn[:16] == [(photo, turn) for which in range(4) for turn in (None, which) for photo in (0, 1)]
+    assert kinds == [kind for _ in range(6) for kind in (0, 0, 1) for _ in range(3)]
+    times = fit.data.train_times
+    assert sorted(moments[: len(times)]) == sorted(times)

@@ -7,7 +7,7 @@ import torch
 from gsplat.cuda import _torch_impl as oracle
 from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
 
-from mvp4d_export import compositor
+from mvp4d_export import compiled, compositor
 from mvp4d_export.device import in_parallel
 from mvp4d_export.projection import Projected, project, spherical_harmonics
 from mvp4d_export.rasterize import rasterize
@@ -193,8 +193,8 @@ def test_kernels_are_compiled_where_no_folder_can_keep_them(monkeypatch):
             raise RuntimeError("no locator available")
         return lambda function: function
 
-    monkeypatch.setattr(compositor.numba, "njit", njit)
-    assert compositor._compiled(math.sqrt) is math.sqrt
+    monkeypatch.setattr(compiled.numba, "njit", njit)
+    assert compiled.compiled(math.sqrt) is math.sqrt
     assert [given["nogil"] for given in options] == [True, True]
 
 
