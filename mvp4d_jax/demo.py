@@ -25,7 +25,7 @@ VIEWS, FRAMES, ORBIT_FRAMES = 8, 17, 100
 PHOTO_SIDE = 512  # pixels of the videos of a person whose photos are in the fit
 STOP_SECONDS = 60  # for a stage to save what it has
 FIT_STEPS = 900  # half of the preset's for large pictures: a demo is waited for
-PHOTO_STEPS = 0.65  # share of them with photos, whose steps cost nearly twice as much
+PHOTO_STEPS = 0.55  # share of them with photos, whose steps cost nearly twice as much
 
 
 _REPLACING = ("studio", "track", "sample", "evaluate", "distill", "render", "export")  # verbs with --overwrite
