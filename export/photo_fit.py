@@ -27,6 +27,7 @@ from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
 from mvp4d_export.rig import Pose, rotation_matrix
+from mvp4d_export.rim import even_rim, outline_cosine
 from mvp4d_export.triangles import matrix_to_quaternion, triangle_frames
 from mvp4d_export.turned import TURNS, turned_picture, turned_view
 from mvp4d_export.visibility import (
@@ -207,9 +208,20 @@ class PhotoFit:
         axes[..., 0] *= torch.linalg.det(axes)[:, None]  # a rotation
         avatar.rotation.copy_(matrix_to_quaternion(axes))
         avatar.log_scale.copy_(size.clamp(min=1e-12).log() / 2)
+        self._even_rim()
         index = self.photos.reference
         shade_lids(avatar, lids_among(avatar, self.fixed), self.photos.pictures[index], *self.view(index))
         fade_specks(avatar, self.photos.pictures[index], *self.view(index))
+
+    def _even_rim(self) -> None:
+        """Evens the colours of what photos see beside the rig, as far as none of them sees it squarely."""
+        squarely = torch.zeros(self.avatar.gaussian_count, device=self.avatar.device)
+        for index, picture in enumerate(self.photos.pictures):
+            cosine = outline_cosine(self.avatar, picture, *self.view(index))
+            squarely = torch.maximum(squarely, torch.where(self.claims[index] > 0, cosine, 0.0))
+        seen = self.claims.amax(0) > 0
+        squarely[~seen] = 1  # generated views alone tell their colours
+        even_rim(self.avatar, ~self.on_surface() & ~self.fixed, squarely)
 
     @torch.no_grad()
     def look(self) -> None:

@@ -1,0 +1,61 @@
+"""Hair and clothes at the rim of a photo: from beside they are as even as what is around them.
+
+Along its lines of sight a photo says nothing, and its own pixels need dark and light Gaussians there, one behind the
+other: it shows strands, views from beside a field of dots. A generated view is too coarse to tell dots from their mean.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from mvp4d_export.avatar import Avatar
+from mvp4d_export.photos import Picture
+from mvp4d_export.rig import Pose
+from mvp4d_export.seeding import project_points
+from mvp4d_export.visibility import smoothstep
+
+BALL = 0.09  # metres: radius of a head with its hair
+RIM_FROM, RIM_TO = 0.35, 0.8  # cosines at which it faces the photo: colours are the mean around, their own
+AROUND = 0.006  # metres: standard deviation of that mean
+NEIGHBOURS = 64  # Gaussians that it is of
+
+
+@torch.no_grad()
+def outline_cosine(avatar: Avatar, picture: Picture, pose: Pose, viewmat: Tensor) -> Tensor:
+    """[G] cosine at which a ball of a head's size faces a photo's camera [4, 4] where Gaussians lie, by how far their
+    pixels are from the person's outline: hair has no surface of its own to ask."""
+    inside = ((picture.alpha > 0.5) | (picture.known == 0)).cpu().numpy()
+    away = ndimage.distance_transform_edt(np.pad(inside, 1, constant_values=True))[1:-1, 1:-1]
+    means = avatar.splats(avatar.vertices(pose)).means
+    pixels, depth = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
+    column, row = pixels.floor().long().clamp(0, picture.side - 1).unbind(1)
+    metres = torch.from_numpy(away).to(pixels)[row, column] * depth / picture.K[0, 0]
+    share = (metres / BALL).clamp(0, 1)
+    return (share * (2 - share)).sqrt()
+
+
+@torch.no_grad()
+def even_rim(avatar: Avatar, among: Tensor, cosine: Tensor) -> None:
+    """Gives Gaussians the mean colour around them as far as photos see them from beside.
+
+    Args:
+      among: [G] bool, those that the mean is of and that may change. cosine: [G] how squarely photos see them.
+    """
+    chosen = among.nonzero()[:, 0]
+    if len(chosen) < 2:
+        return
+    splats = avatar.splats(avatar.gather(avatar.rig.template))
+    places = splats.means[chosen].cpu().numpy()
+    size = splats.scales.sort(1).values[:, 1:].prod(1) * splats.opacities
+    distance, index = cKDTree(places).query(places, min(NEIGHBOURS, len(places)))  # [M, K]
+    near = torch.from_numpy(np.exp(-((distance / AROUND) ** 2) / 2)).to(size)
+    index = torch.from_numpy(index).to(chosen)
+    weights = near * size[chosen][index]
+    own = avatar.harmonics[chosen]
+    mean = (weights[..., None] * own.flatten(1)[index]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1e-20)
+    share = smoothstep(cosine[chosen], RIM_FROM, RIM_TO)[:, None, None]
+    avatar.harmonics[chosen] = torch.lerp(mean.view_as(own), own, share)
