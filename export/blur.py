@@ -26,7 +26,7 @@ class _Blur(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):
         beyond = len(ctx.taps) - 1  # a symmetric window's transpose is the window over zeros around
-        return _windowed(pad(gradient, (beyond,) * 4), ctx.taps), None
+        return _Blur.apply(pad(gradient, (beyond,) * 4), ctx.taps), None
 
 
 def _windowed(pictures: Tensor, taps: Tensor) -> Tensor:

@@ -77,7 +77,10 @@ class _Blend(torch.autograd.Function):
 
 
 def _exp(x):
-    """e^x of x <= 0; float32 as a polynomial, to 5e-7 of what counts, because calls of a library are not vectorised."""
+    """e^x; float32 as a polynomial, to 5e-7 of what counts, because calls of a library are not vectorised.
+
+    x is above 0 only where rounding left a Gaussian without a covariance: then any number far above 1 will do.
+    """
     return math.exp(x)
 
 
@@ -88,8 +91,8 @@ def _exp_of(x):
     number, whole = np.float32, np.int32
 
     def polynomial(x):
-        doublings = max(x * number(LOG2_E), number(-126))
-        exponent = whole(doublings - number(0.5))  # the nearest, as it is not positive
+        doublings = max(number(-126), min(number(127), x * number(LOG2_E)))  # what float32's exponent holds; no NaN
+        exponent = whole(doublings - number(0.5))  # the nearest where it is not positive
         rest = (doublings - number(exponent)) * number(LN_2)
         value = number(1 / 5040)
         value = value * rest + number(1 / 720)

@@ -32,7 +32,8 @@ def _area(p, q, r):
 @compiled
 def _range(low, high, resolution):
     """First pixel and the one after the last whose centres lie from `low` to `high`."""
-    return max(0, math.ceil(low - 0.5)), min(resolution, math.floor(high - 0.5) + 1)
+    first, last = max(low - 0.5, 0.0), min(high - 0.5, resolution - 1.0)  # cut while they are no integers: 1e20 is none
+    return math.ceil(min(first, resolution)), math.floor(max(last, -1.0)) + 1
 
 
 @compiled
@@ -41,7 +42,7 @@ def _cover(triangles, resolution, owner, weights):
     for t in range(len(triangles)):
         a, b, c = (triangles[t, 0, 0], triangles[t, 0, 1]), (triangles[t, 1, 0], triangles[t, 1, 1]), triangles[t, 2]
         total = _area(a, b, c)
-        if not abs(total) > SMALLEST:
+        if not SMALLEST < abs(total) < math.inf:
             continue
         left, right = _range(min(a[0], b[0], c[0]), max(a[0], b[0], c[0]), resolution)
         top, bottom = _range(min(a[1], b[1], c[1]), max(a[1], b[1], c[1]), resolution)

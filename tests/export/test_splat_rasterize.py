@@ -132,6 +132,24 @@ def test_float32_agrees_with_float64():
     assert (exact.rgb - single.rgb).abs().mean() < 1e-5
 
 
+def test_what_rounding_left_without_a_covariance_is_drawn_alike_in_both_precisions():
+    """Exponents then rise above 0 without bounds: alpha is what it is clamped to."""
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        means, opacities, colours = (
+            torch.tensor(values, dtype=dtype, requires_grad=True)
+            for values in ([[[10.4, 5.3], [12.1, 6.2]]], [[0.5, 0.6]], [[[0.2, 0.3, 0.4], [0.9, 0.8, 0.7]]])
+        )
+        conics = torch.tensor([[(40, 200, 40), (0.5, 0.1, 0.5)]], dtype=dtype)
+        extents = torch.full((1, 2, 2), 3.0, dtype=dtype)
+        projected = Projected(means, conics, opacities, torch.tensor([[1.0, 2]], dtype=dtype), extents)
+        rgb, alpha = compositor.composite(projected, colours, torch.ones(1, 3, dtype=dtype), 21, 12)
+        gradients = torch.autograd.grad(rgb.square().sum() + alpha.sum(), [means, opacities, colours])
+        results.append([value.detach().double() for value in (rgb, alpha, *gradients)])
+    for single, exact in zip(*results):
+        torch.testing.assert_close(single, exact, rtol=1e-4, atol=1e-4)
+
+
 def test_gradcheck():
     tensors, viewmats, Ks, width, height = make_scene(12, width=10, height=9, seed=3)
     inputs = [tensors[name].requires_grad_() for name in ARGUMENTS]
