@@ -366,9 +366,11 @@ def test_what_strays_before_the_background_of_views_goes(egg, sharp):
     strayed = outside(avatar, fit.data, off)
     assert strayed.nonzero()[:, 0].tolist() == sorted([*moved.tolist(), *at_first.nonzero()[:, 0].tolist()])
     assert not outside(avatar, fit.data, off & False).any()
+    places, surface = avatar.position.detach().clone(), fit.photos.on_surface()[~strayed]
     colours = avatar.harmonics.detach().clone()
     fit.finish()
-    torch.testing.assert_close(fit.avatar.harmonics.detach(), colours[~strayed])
+    torch.testing.assert_close(fit.avatar.position.detach(), places[~strayed])
+    torch.testing.assert_close(fit.avatar.harmonics.detach()[surface], colours[~strayed][surface])
     assert len(fit.start) == len(fit.photos.fixed) == len(fit.photos.pitch) == fit.avatar.gaussian_count
 
 
