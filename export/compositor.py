@@ -120,7 +120,8 @@ def _blocks(height, width, planes, like):
 @compiled
 def _rows(v, reach, height):
     """First row and the one after the last whose pixel centres lie within `reach` of v."""
-    return max(0, math.ceil(v - reach - 0.5)), min(height, math.floor(v + reach - 0.5) + 1)
+    top, bottom = max(0, math.ceil(v - reach - 0.5)), min(height, math.floor(v + reach - 0.5) + 1)
+    return top, max(top, bottom)  # 1e19 turns into a number far below 0, and the count of such a range wraps round
 
 
 @compiled

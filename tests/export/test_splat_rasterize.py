@@ -150,6 +150,16 @@ def test_what_rounding_left_without_a_covariance_is_drawn_alike_in_both_precisio
         torch.testing.assert_close(single, exact, rtol=1e-4, atol=1e-4)
 
 
+def test_what_reaches_beyond_all_integers_ends():
+    """Its rows begin in the picture and end at 1e19, which 64 bits do not hold."""
+    conic, opacity = torch.tensor([[[1e-38, 0, 1e-38]]]).double(), torch.tensor([[0.5]]).double()
+    means = torch.tensor([[[4, 9.3e18]]]).double()
+    projected = Projected(means, conic, opacity, opacity, torch.full((1, 1, 2), 9.3e18).double() - 2048)
+    assert (projected.means2d - projected.extents)[0, 0, 1] == 2048
+    rgb, _ = compositor.composite(projected, torch.ones(1, 1, 3).double(), torch.zeros(1, 3).double(), 4, 6000)
+    assert rgb.isfinite().all()
+
+
 def test_gradcheck():
     tensors, viewmats, Ks, width, height = make_scene(12, width=10, height=9, seed=3)
     inputs = [tensors[name].requires_grad_() for name in ARGUMENTS]
