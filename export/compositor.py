@@ -125,7 +125,7 @@ def _rows(v, reach, height):
 
 
 @compiled
-def _columns(u, a, half, constant, width):
+def _blocks_across(u, a, half, constant, width):
     """First block and the one after the last where a dx^2 + 2 half dx + constant <= 0; dx: u less a pixel's centre."""
     inside = half * half - a * constant
     if inside < 0:
@@ -180,7 +180,7 @@ def _draw(order, attributes, reach, out):
         for y in range(top, bottom):
             dy = v - (number(y) + half)
             row = half * a, b * dy, -half * c * dy * dy
-            left, right = _columns(u, a, b * dy, c * dy * dy + limit, width)
+            left, right = _blocks_across(u, a, b * dy, c * dy * dy + limit, width)
             for k in range(left, right):
                 if done[y, k] < LANES:
                     first = u - (number(LANES * k) + half)
@@ -246,7 +246,7 @@ def _draw_backward(order, attributes, reach, gradient, behind, result):
         for y in range(top, bottom):
             dy = v - (number(y) + half)
             row = half * a, b * dy, -half * c * dy * dy
-            left, right = _columns(u, a, b * dy, c * dy * dy + limit, width)
+            left, right = _blocks_across(u, a, b * dy, c * dy * dy + limit, width)
             of_log, of_dx = zero, zero
             for k in range(left, right):
                 if done[y, k] < LANES:
