@@ -61,12 +61,15 @@ def plan_stages(
 ) -> list[Stage]:
     """The commands of the demo: on a test identity of the studio, or on photos of a person or a clip (`photos`)."""
     cameras = f"orbit:360x{VIEWS}"
-    truth, person, drive = out / ("driver" if photos else "truth"), out / "person", out / "drive.npz"
+    truth, person, drive = out / ("driver.npz" if photos else "truth"), out / "person", out / "drive.npz"
     generated, avatar = out / "generated", out / "avatar"
+    what = f"filming test identity {identity} in the studio, {VIEWS} views x {frames} frames"
+    if photos:  # of whose performance the motion alone is taken
+        what = f"recording {frames} frames of expressions to show the person with"
     stages = [
         Stage(
             "studio",
-            f"filming test identity {identity} in the studio, {VIEWS} views x {frames} frames",
+            what,
             (
                 "studio",
                 "--identity",
@@ -77,6 +80,7 @@ def plan_stages(
                 str(frames),
                 "--size",
                 str(size),
+                *(("--motion-only",) if photos else ()),
                 "--out",
                 str(truth),
             ),
@@ -126,7 +130,7 @@ def plan_stages(
                 "--motion",
                 str(truth),
                 "--cameras",
-                str(truth),
+                cameras if photos else str(truth),
                 "--out",
                 str(generated),
             ),
