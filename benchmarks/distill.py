@@ -21,6 +21,7 @@ from mvp4d.core.progress import progress
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.device import pick_device
 from mvp4d_export.distill import Distiller
+from mvp4d_export.fit_score import score
 from mvp4d_export.presets import PRESETS, adapted, preset
 
 
@@ -53,7 +54,7 @@ def main() -> None:
         for _ in progress(range(config.steps), what=f"{name} the deformation net", unit="step"):
             fit.train_step()
         seconds, busy = time.perf_counter() - start, time.process_time() - busy
-        scores[name] = fit.score()
+        scores[name] = score(fit)
         print(
             f"{args.preset}, {name} the deformation net, {device}, {torch.get_num_threads()} threads: {seconds:.0f} s "
             f"({busy:.0f} s of processor time), {fit.avatar.gaussian_count} Gaussians",

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import atomic_file
 from mvp4d_export import densify
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.device import in_parallel
 from mvp4d_export.initialise import initialise
 from mvp4d_export.lips import around_lips
-from mvp4d_export.losses import Lpips, psnr, ssim
+from mvp4d_export.losses import Lpips, psnr
 from mvp4d_export.objective import Regulariser, picture_loss
 from mvp4d_export.optimiser import Adam
 from mvp4d_export.outside import outside
-from mvp4d_export.photo_fit import SEEN, PhotoFit, rigid_gaussians, tinted
+from mvp4d_export.photo_fit import PhotoFit, rigid_gaussians, tinted
 from mvp4d_export.photo_start import PhotoStart
 from mvp4d_export.photos import Photos
 from mvp4d_export.presets import DistillConfig
 from mvp4d_export.rasterize import Rendering
-from mvp4d_export.tensors import read_tensors
 from mvp4d_export.turned import TURNS
 
 MIN_SIDE = 16  # pictures are not halved below this
@@ -80,7 +75,7 @@ class Distiller:
         if photos is not None:
             self.photos = PhotoFit(self.avatar, data, photos, config.photos)
             PhotoStart(self.photos).begin(self.on_hull, config.photos.start_gaussians, seed)
-        self.limits = self._limits()
+        self.limit()
         self.start = self.avatar.position.detach().clone()
         self.colour = nn.Parameter(torch.zeros(len(data.capture.names), 3, 4, device=self.device))
         self.colour_correction = colour_correction
@@ -261,8 +256,8 @@ class Distiller:
     def _fixed(self) -> Tensor | None:
         return None if self.photos is None else self.photos.fixed
 
-    def _limits(self) -> tuple[Tensor, Tensor]:
-        """Metres [G] that Gaussians may measure and move freely: with photos less where these are fine."""
+    def limit(self) -> None:
+        """Sets the metres [G] that Gaussians may measure and move freely: with photos less where these are fine."""
         count, device = self.avatar.gaussian_count, self.device
         size = torch.full((count,), self.config.scale_limit, device=device)
         away = torch.full((count,), self.config.position_limit, device=device)
@@ -273,7 +268,7 @@ class Distiller:
             away[rigid_gaussians(self.avatar)] = RIGID_LIMIT
             lips = around_lips(self.avatar)
             away[lips], size[lips] = LIP_LIMIT, size[lips].clamp(max=LIP_SIZE)
-        return size, away
+        self.limits = size, away
 
     def regulariser(self, splats: Splats, expressive: Tensor, neutral: Tensor) -> Tensor:
         loss = self.shape.gaussians(splats, self.start, *self.limits)
@@ -327,92 +322,8 @@ class Distiller:
             kept = self.photos.fixed[change.keep]
             self.photos.fixed = torch.cat((kept, kept.new_zeros(len(change.binding))))
             self.photos.look()
-        self.limits = self._limits()
+        self.limit()
         self.statistics = densify.Statistics(self.avatar.gaussian_count, self.device)
-
-    def fingerprint(self) -> str:
-        """What a checkpoint must agree on to be resumed."""
-        capture = self.data.capture
-        parts = (
-            json.dumps(dataclasses.asdict(self.config), default=str),
-            self.seed,
-            self.data.digest,
-            capture.names,
-            self.data.held_views,
-            self.data.held_times,
-            self.colour_correction,
-            self.lpips is not None,
-            None if self.photos is None else self.photos.photos.digest,
-        )
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-    def save_checkpoint(self, folder: Path) -> None:
-        tensors = {f"parameters.{name}": value.detach() for name, value in self.parameters().items()}
-        tensors |= {f"optimiser.{name}": value for name, value in self.optimiser.tensors().items()}
-        tensors |= {
-            "binding": self.avatar.binding,
-            "start": self.start,
-            "statistics.gradient": self.statistics.gradient,
-            "statistics.seen": self.statistics.seen,
-        }
-        if self.photos is not None:
-            tensors |= {f"photos.{name}": getattr(self.photos, name) for name in SEEN}
-        metadata = {
-            "fingerprint": self.fingerprint(),
-            "step": str(self.step_done),
-            "average": repr(self.average),
-            "best": repr(self.best),
-            "finished": str(int(self.finished)),
-        }
-        with atomic_file(folder / "checkpoint.safetensors") as path:
-            save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path, metadata)
-
-    def load_checkpoint(self, folder: Path) -> bool:
-        """Goes on from a checkpoint of the same fit; False when there is none or it is of another."""
-        path = folder / "checkpoint.safetensors"
-        if not path.is_file():
-            return False
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, "pt") as opened:
-                metadata = opened.metadata() or {}
-            tensors = {name: value.to(self.device) for name, value in read_tensors(path).items()}
-        except (OSError, SafetensorError) as error:
-            raise UserError(path, f"not a readable checkpoint ({error})", "delete it to start over") from None
-        if metadata.get("fingerprint") != self.fingerprint():
-            return False
-        try:
-            self._recall(tensors, metadata)
-        except torch.OutOfMemoryError:
-            raise
-        except (KeyError, ValueError, RuntimeError, IndexError) as error:  # a name that lacks, a shape that differs
-            raise UserError(path, f"is damaged ({str(error)[:100]})", "delete it to start over") from None
-        return True
-
-    def _recall(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-        """Takes up the state of a checkpoint."""
-        per_gaussian = ["binding", "start", *(f"parameters.{name}" for name in GAUSSIAN_TENSORS)]
-        if len({len(tensors[name]) for name in per_gaussian}) > 1:
-            raise ValueError("its tensors hold different numbers of Gaussians")
-        self.avatar.set_gaussians(
-            tensors["binding"], {name: tensors[f"parameters.{name}"] for name in GAUSSIAN_TENSORS}
-        )
-        with torch.no_grad():
-            for name, value in self.parameters().items():
-                value.copy_(tensors[f"parameters.{name}"])
-        prefix = "optimiser."
-        self.optimiser.load(
-            {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}, self.device
-        )
-        self.start = tensors["start"]
-        if self.photos is not None:
-            self.photos.recall({name: tensors[f"photos.{name}"] for name in SEEN})
-        self.limits = self._limits()
-        self.statistics.gradient, self.statistics.seen = tensors["statistics.gradient"], tensors["statistics.seen"]
-        self.step_done, self.best = int(metadata["step"]), float(metadata["best"])
-        self.finished = metadata["finished"] == "1"
-        self.average = None if metadata["average"] == "None" else float(metadata["average"])
 
     def finish(self) -> None:
         """Makes the avatar what one pitch describes, after the last step; once."""
@@ -423,57 +334,6 @@ class Distiller:
                 self._apply(densify.Change(~strayed, self.avatar.binding[:0], none))
             self.photos.bake()
         self.finished = True
-
-    @torch.no_grad()
-    def render_frame(self, moment: int, views: list[int]) -> Tensor:
-        """The avatar as the capture's cameras see it: [B, H, W, 3] in [0, 1], without colour correction."""
-        pose = self.data.pose[moment : moment + 1]
-        neck = self.avatar.neck_offsets[moment] if moment in self.data.train_times else None
-        splats = self.avatar.splats(self.avatar.vertices(pose, neck=neck))
-        height, width = self.data.size
-        rendering = self.avatar.render(
-            splats,
-            pose,
-            self.data.viewmats[views, moment],
-            self.data.Ks[views, moment],
-            width,
-            height,
-            self.data.background,
-        )
-        return rendering.rgb.clamp(0, 1)
-
-    def score(self) -> dict[str, dict[str, float]]:
-        """PSNR and SSIM per group: fitted pictures, held-out views, held-out times, and their expressive half."""
-        data = self.data
-        face = dataclasses.replace(data.pose, neck=torch.zeros_like(data.pose.neck))  # a turned head is no expression
-        motion = (self.avatar.rig(face)[0] - self.avatar.rig.template).norm(dim=-1).mean(1)
-        expressive = sorted(data.held_times, key=lambda t: -float(motion[t]))[: (len(data.held_times) + 1) // 2]
-        shown = data.train_times[:: max(1, len(data.train_times) // 12)]
-        groups = {
-            "fitted": (data.train_views, shown),
-            "held_views": (data.held_views, data.train_times),
-            "held_times": (data.train_views, data.held_times),
-            "held_times_expressive": (data.train_views, expressive),
-            "held_both": (data.held_views, data.held_times),
-        }
-        return {name: score_group(self, views, times) for name, (views, times) in groups.items() if views and times}
-
-
-def score_group(fit: Distiller, views: list[int], times: list[int]) -> dict[str, float]:
-    """Mean PSNR and SSIM over every usable picture of the views and times."""
-    values = []
-    for moment in times:
-        usable = [view for view in views if fit.data.usable[view, moment]]
-        if usable:
-            truth = fit.data.batch(usable, moment)[0]
-            rendered = fit.render_frame(moment, usable)
-            values.append(torch.stack((psnr(rendered, truth), ssim(rendered, truth)), 1))
-    table = torch.cat(values).cpu()
-    return {
-        "psnr": round(float(table[:, 0].mean()), 3),
-        "ssim": round(float(table[:, 1].mean()), 4),
-        "pictures": len(table),
-    }
 
 
 def _generator(seed: int, *parts: int) -> torch.Generator:

@@ -26,6 +26,8 @@ from mvp4d.core.stopping import unbroken
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.device import guard_memory, pick_device
 from mvp4d_export.distill import Distiller
+from mvp4d_export.fit_checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from mvp4d_export.fit_score import score
 from mvp4d_export.losses import Lpips
 from mvp4d_export.photos import Photos
 from mvp4d_export.presets import DistillConfig, adapted, changed, preset, with_photos
@@ -110,9 +112,9 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
     out = absolute(out)
     work = work_folder(beside(out, ".run"), WORK)
     sweep(work)
-    overwrite = overwrite or was_finishing(work, WORK) == fit.fingerprint()
+    overwrite = overwrite or was_finishing(work, WORK) == fingerprint(fit)
     check_folder(out, "avatar", overwrite)
-    resumed = fit.load_checkpoint(work)
+    resumed = load_checkpoint(fit, work)
     if not resumed:
         shutil.rmtree(work / "tensorboard", ignore_errors=True)
     from tensorboardX import SummaryWriter
@@ -136,15 +138,15 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
                     for name, value in numbers.items():
                         writer.add_scalar(name, value, fit.step_done)
                 if time.monotonic() - saved > fit.config.checkpoint_seconds:
-                    fit.save_checkpoint(work)
+                    save_checkpoint(fit, work)
                     saved = time.monotonic()
         with unbroken():
             fit.finish()
-        scores = fit.score()
+        scores = score(fit)
         for name, values in scores.items():
             writer.add_scalar(f"{name}/psnr", values["psnr"], fit.step_done)
     except (KeyboardInterrupt, torch.OutOfMemoryError):
-        fit.save_checkpoint(work)
+        save_checkpoint(fit, work)
         raise
     finally:
         writer.close()
@@ -167,7 +169,7 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
         _write(fit, out, work, report, overwrite)
     except BaseException:
         with contextlib.suppress(UserError, OSError):  # a full disk, perhaps
-            fit.save_checkpoint(work)
+            save_checkpoint(fit, work)
         raise
     drop_work_folder(work, WORK)
     return report
@@ -184,7 +186,7 @@ def perceptual_term(config: DistillConfig, lpips: bool) -> str:
 
 def _write(fit: Distiller, out: Path, work: Path, report: dict, overwrite: bool) -> None:
     capture = fit.data.capture
-    mark_finishing(work, WORK, fit.fingerprint())
+    mark_finishing(work, WORK, fingerprint(fit))
     with atomic_folder(out, overwrite=overwrite, kind="avatar") as folder:
         fit.avatar.write(
             folder,

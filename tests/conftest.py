@@ -1,7 +1,7 @@
 """Shared fixtures. Eight host devices for every sharding test; programs are compiled once, and quickly.
 
-Most of a run is compilation, so LLVM's optimisation is off, here and in what tests start: half the time. Values stay the
-same to rounding; what is asserted of XLA's own passes (memory, products, collectives) comes before LLVM.
+Most of a run is compilation, so LLVM's optimisation is off, which halves it. Values stay the same to rounding; what is
+asserted of XLA's own passes (memory, products, collectives) comes before LLVM.
 """
 
 import os

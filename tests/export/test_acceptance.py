@@ -11,6 +11,7 @@ from mvp4d.cli import main
 from mvp4d.core.capture import Capture
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.distill import Distiller
+from mvp4d_export.fit_score import score
 from mvp4d_export.fitting import distill
 from mvp4d_export.presets import preset
 
@@ -25,7 +26,7 @@ def fitted_scores(data, config):
     fit = Distiller(data, config)
     for _ in range(config.steps):
         fit.train_step()
-    scores = fit.score()
+    scores = score(fit)
     print(scores)
     return scores
 

@@ -24,6 +24,8 @@ from mvp4d_export import densify
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.distill import Distiller
+from mvp4d_export.fit_checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from mvp4d_export.fit_score import score
 from mvp4d_export.fitting import distill
 from mvp4d_export.losses import psnr
 from mvp4d_export.presets import adapted, preset
@@ -36,7 +38,7 @@ def load(path, **options):
 
 def test_fit_beats_its_start_on_views_and_times_it_never_saw(egg, fitted):
     out, report = fitted
-    start = Distiller(load(egg, hold_views=1, hold_times=1), small_config()).score()
+    start = score(Distiller(load(egg, hold_views=1, hold_times=1), small_config()))
     for group in ("fitted", "held_views", "held_times", "held_both"):
         assert report["scores"][group]["psnr"] > start[group]["psnr"] + 2.0, (start, report["scores"])
         assert report["scores"][group]["ssim"] > start[group]["ssim"] + 0.1
@@ -72,27 +74,27 @@ def test_resumed_fit_equals_an_uninterrupted_one(egg, tmp_path):
     first = Distiller(load(egg), config)
     for _ in range(7):
         first.train_step()
-    first.save_checkpoint(tmp_path)
+    save_checkpoint(first, tmp_path)
     second = Distiller(load(egg), config)
-    assert second.load_checkpoint(tmp_path)
+    assert load_checkpoint(second, tmp_path)
     assert second.step_done == 7
     for _ in range(5):
         second.train_step()
     for name, value in whole.parameters().items():
         torch.testing.assert_close(second.parameters()[name], value, rtol=0, atol=0)
     other = Distiller(load(egg), config, seed=1)
-    assert not other.load_checkpoint(tmp_path)
+    assert not load_checkpoint(other, tmp_path)
     tensors, path = load_file(tmp_path / "checkpoint.safetensors"), tmp_path / "damaged" / "checkpoint.safetensors"
     path.parent.mkdir()
-    facts = {"fingerprint": first.fingerprint(), "step": "7", "best": "0.0", "finished": "0", "average": "None"}
+    facts = {"fingerprint": fingerprint(first), "step": "7", "best": "0.0", "finished": "0", "average": "None"}
     for change in ({"start": None}, {"binding": tensors["binding"][:3]}, {}):
         changed = {name: value for name, value in (tensors | change).items() if value is not None}
         save_file(changed, path, facts if change else {"fingerprint": facts["fingerprint"]})
         with pytest.raises(UserError, match=r"is damaged .*delete it to start over"):
-            Distiller(load(egg), config).load_checkpoint(path.parent)
+            load_checkpoint(Distiller(load(egg), config), path.parent)
     data = load(egg)
     data.pictures[1, 2, 3, 4] ^= 255  # the same folder, sampled again: one pixel differs
-    assert not Distiller(data, config).load_checkpoint(tmp_path)
+    assert not load_checkpoint(Distiller(data, config), tmp_path)
 
 
 def test_a_signal_in_the_middle_of_a_step_leaves_whole_steps(egg, tmp_path, monkeypatch):
@@ -111,7 +113,7 @@ def test_a_signal_in_the_middle_of_a_step_leaves_whole_steps(egg, tmp_path, monk
     monkeypatch.setattr(stopped.optimiser, "reindex", interrupted)
     with pytest.raises(Stopped), stoppable():
         distill(stopped, tmp_path / "avatar")
-    assert again.load_checkpoint(tmp_path / "avatar.run") and 0 < again.step_done < 10
+    assert load_checkpoint(again, tmp_path / "avatar.run") and 0 < again.step_done < 10
     while again.step_done < 10:
         again.train_step()
     for name, value in whole.parameters().items():

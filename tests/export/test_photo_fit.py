@@ -16,6 +16,7 @@ from mvp4d_export.avatar import Avatar, AvatarConfig, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import DensifyConfig
 from mvp4d_export.distill import Distiller
+from mvp4d_export.fit_checkpoint import load_checkpoint, save_checkpoint
 from mvp4d_export.fitting import fit_avatar
 from mvp4d_export.losses import psnr
 from mvp4d_export.mouth_mask import mouth_mask
@@ -244,13 +245,13 @@ def test_a_stopped_fit_with_photos_goes_on_as_if_it_had_not(egg, sharp, tmp_path
         whole.train_step()
     for _ in range(3):
         first.train_step()
-    first.save_checkpoint(tmp_path)
-    assert second.load_checkpoint(tmp_path)
+    save_checkpoint(first, tmp_path)
+    assert load_checkpoint(second, tmp_path)
     for _ in range(3):
         second.train_step()
     for name, value in whole.parameters().items():
         torch.testing.assert_close(second.parameters()[name], value, rtol=1e-4, atol=1e-6)
-    assert not photo_fit(egg, portrait_of(sharp, [0]), steps=6, densify=schedule).load_checkpoint(tmp_path)
+    assert not load_checkpoint(photo_fit(egg, portrait_of(sharp, [0]), steps=6, densify=schedule), tmp_path)
 
 
 @pytest.mark.parametrize("teeth", [(0.85, 0.82, 0.74), (0.8, 0.61, 0.48)])
