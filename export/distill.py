@@ -308,6 +308,8 @@ class Distiller:
                 self.avatar, splats, self.statistics, config, limit, generator, finer, self._fixed()
             )
         self._apply(change)
+        if self.photos is not None:
+            self.photos.even_depths()
 
     def _apply(self, change: densify.Change) -> None:
         """Drops and adds Gaussians."""

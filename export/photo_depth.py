@@ -17,6 +17,7 @@ from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
+from mvp4d_export.hair_edge import to_the_edge
 from mvp4d_export.initialise import TOLERANCE, hang
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
@@ -193,7 +194,9 @@ def photo_depth(
     thick = _thickness(sights, picture, surface, skin).at(centres(sights.avatar)[faces[at]])
     depth[at] = rig[at] - thick / facing[at].clamp(min=ASKANCE)
     off[at] = thick > THICK
-    return _to_pixels(depth, off, surface, size)
+    depth, off = _to_pixels(depth, off, surface, size)
+    covered = (surface.face >= 0) & sights.covered[surface.face.clamp(min=0)]
+    return PhotoDepth(surface, *to_the_edge(depth, off, surface.depth, covered, picture, skin, size))
 
 
 def _thickness(sights: Sights, picture: Picture, surface: Surface, skin: Tensor) -> Thickness:
@@ -219,7 +222,7 @@ def _cells(picture: Picture, size: int) -> tuple[Tensor, Tensor]:
     return pooled[..., :3] / pooled[..., 3:].clamp(min=1e-3), pooled[..., 3]
 
 
-def _to_pixels(depth: Tensor, off: Tensor, surface: Surface, size: int) -> PhotoDepth:
+def _to_pixels(depth: Tensor, off: Tensor, surface: Surface, size: int) -> tuple[Tensor, Tensor]:
     """Depth and `off` [C, C] of squares of `size` pixels as pixels: medians of neighbours, and smooth between them."""
     side = len(surface.depth)
     values = pad(torch.where(off, depth, torch.nan)[None, None], (1, 1, 1, 1), value=math.nan)[0, 0]
@@ -230,4 +233,4 @@ def _to_pixels(depth: Tensor, off: Tensor, surface: Surface, size: int) -> Photo
     found = smooth / share.clamp(min=1e-6)
     shown = interpolate(off[None, None].float(), scale_factor=size, mode="nearest")[0, 0, :side, :side] > 0
     shown &= found < surface.depth  # also where the rig is not
-    return PhotoDepth(surface, torch.where(shown, found, surface.depth), shown)
+    return torch.where(shown, found, surface.depth), shown

@@ -28,6 +28,7 @@ from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
 from mvp4d_export.rig import Pose, rotation_matrix
 from mvp4d_export.rim import even_rim, outline_cosine
+from mvp4d_export.sheet import on_sheet
 from mvp4d_export.triangles import matrix_to_quaternion, triangle_frames
 from mvp4d_export.turned import TURNS, turned_picture, turned_view
 from mvp4d_export.visibility import (
@@ -277,6 +278,23 @@ class PhotoFit:
         finest = avatar.config.pitch  # they are where the head has them
         self.pitch[self.fixed] = finest
         self.across[known] = torch.eye(3, device=avatar.device) / finest**2
+
+    @torch.no_grad()
+    def even_depths(self) -> None:
+        """Lays what photos see beside the rig on a sheet (`sheet.on_sheet`), each as the photo that claims it sees it."""
+        avatar = self.avatar
+        best, which = self.claims.max(0)
+        free = (best > 0) & ~self.on_surface() & ~self.fixed
+        for index in range(len(self.photos)):
+            chosen = (free & (which == index)).nonzero()[:, 0]
+            pose, viewmat = self.view(index)
+            vertices = avatar.vertices(pose)
+            matrix = viewmat @ pose.head_matrix()[0]
+            eye = -matrix[:3, :3].T @ matrix[:3, 3]
+            means = on_sheet(avatar.splats(vertices).means[chosen], eye, matrix[2, :3])
+            rotation, scale, centre = triangle_frames(vertices, avatar.mesh_faces)
+            at = avatar.binding[chosen]
+            avatar.position[chosen] = ((means - centre[at])[:, :, None] * rotation[at]).sum(1) / scale[at, None]
 
     def recall(self, found: dict[str, Tensor]) -> None:
         """Takes what `look` found before, by the names of `SEEN`."""
