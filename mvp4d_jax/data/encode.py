@@ -182,7 +182,9 @@ class Encoder:
         if self.conditioning.painted:
             self._colours = np.stack(
                 [
-                    vertex_colours(photo.picture, photo.camera, photo.motion, self._head)
+                    vertex_colours(
+                        photo.picture, photo.camera, photo.motion, self._head, fitted=self.options.fit_error > 0
+                    )
                     for look in looks
                     for photo in look.shown
                 ]

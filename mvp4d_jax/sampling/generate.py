@@ -119,6 +119,7 @@ class Generator:
             facts.conditioning,
             inside,
             crop[..., 3],
+            fitted=portrait.landmarks is not None,
         )
 
     def compilations(self, plan: Plan, options: DenoiseOptions) -> list[Callable[[], None]]:

@@ -82,6 +82,8 @@ def make_reference(
     config: ConditioningConfig,
     inside: np.ndarray | None = None,
     alpha: np.ndarray | None = None,
+    *,
+    fitted: bool = False,
 ) -> Reference:
     """Encodes a cropped picture and draws its maps.
 
@@ -89,11 +91,12 @@ def make_reference(
       encode: video [V, F, H, W, 3] in [-1, 1] -> latents [V, L, h, w, C].
       inside: [H, W] share of each pixel inside the uncropped photo; None where all is.
       alpha: [H, W] how far each pixel shows the person; None where all do.
+      fitted: the head was fitted to the photo by landmarks (`painting.vertex_colours`).
     """
     size = image.shape[:2]
     latents = encode((2 * image - 1)[None, None])[0, 0]
     outside = None if inside is None else 1 - inside[None, None]  # [1, 1, H, W]
-    colours = vertex_colours(image, camera, motion, head, alpha) if config.painted else None
+    colours = vertex_colours(image, camera, motion, head, alpha, fitted=fitted) if config.painted else None
     maps = draw_conditioning(
         head, motion, _batched(camera), size, config, camera, reference_mask=np.ones((1, 1)), outside=outside
     )

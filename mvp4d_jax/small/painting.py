@@ -16,6 +16,7 @@ from mvp4d.core.cameras.camera import Camera, project
 from mvp4d.core.heads.mesh import neighbour_mean, vertex_normals
 from mvp4d.core.heads.model import INTERIOR, HeadModel
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.ramps import smoothstep
 from mvp4d.core.rotation import array_namespace
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.geometry.frame_by_frame import apart, draw_apart
@@ -30,13 +31,21 @@ STEP = 0.02  # metres between the depths of neighbouring pixels from which one s
 MISFIT = 0.005  # metres by which a fitted head's outlines may be off: so near to them a photo may show something else
 WHOLE = 0.9  # alpha of a photo from which a pixel shows the person alone
 GRAZING = (0.1, 0.35)  # cosines between which trust in what the photo shows of a surface grows from none to full
+FITTED = (0.5, 1.0)  # trust between which the colours of a fitted head begin to be the photo's
+RINGS = 3  # rings of vertices over which they do so at least
 TRUSTED = 0.1  # what the photo shows with less trust is filled in
 NEIGHBOURS = 8  # trusted vertices that fill one in
 SUPERSAMPLING = 2
 
 
 def vertex_colours(
-    reference: np.ndarray, camera: Camera, motion: Motion, head: HeadModel, alpha: np.ndarray | None = None
+    reference: np.ndarray,
+    camera: Camera,
+    motion: Motion,
+    head: HeadModel,
+    alpha: np.ndarray | None = None,
+    *,
+    fitted: bool = False,
 ) -> np.ndarray:
     """Colours of vertices: from the photo where seen, from the mirrored vertex where that is, else from the nearest.
 
@@ -48,6 +57,8 @@ def vertex_colours(
       motion: the head's pose in it, one frame.
       head: personalised rig.
       alpha: [H, W] float in [0, 1], how far a pixel shows the person; None where all do.
+      fitted: the head was fitted to the photo by landmarks, so that hair or a collar may be seen where its outline is:
+        what turns away there has the colour of what is beside it, not the photo's.
 
     Returns:
       [N, 4] float32: red, green, blue, and the trust in [0, 1] that the photo shows the vertex itself.
@@ -65,12 +76,17 @@ def vertex_colours(
         trust = trust * map_coordinates(person.astype(np.float32), [rows, columns], order=1, mode="nearest")
     canonical = np.asarray(head.canonical)
     partner = cKDTree(canonical).query(canonical * [-1, 1, 1])[1]
-    borrowed = (1 - trust) * trust[partner]
-    total = trust + borrowed
+    own = trust
+    if fitted:
+        own, mean = smoothstep(trust, *FITTED), neighbour_mean(np.asarray(head.faces), len(trust))
+        for _ in range(RINGS):
+            own = np.minimum(own, mean(own))
+    borrowed = (1 - own) * own[partner]
+    total = own + borrowed
     known = total > TRUSTED
     if not known.any():
         return np.pad(np.full_like(sampled, 0.5, np.float32), ((0, 0), (0, 1)))
-    mixed = trust[:, None] * sampled + borrowed[:, None] * sampled[partner]
+    mixed = own[:, None] * sampled + borrowed[:, None] * sampled[partner]
     colours = mixed / np.maximum(total, TRUSTED)[:, None]
     count = min(NEIGHBOURS, int(known.sum()))
     distance, nearest = (

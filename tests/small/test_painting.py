@@ -8,6 +8,7 @@ import pytest
 
 from mvp4d.core.cameras import camera as cameras
 from mvp4d.core.cameras.rigs import camera_rig
+from mvp4d.core.heads.mesh import vertex_normals
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.geometry.rasterize import rasterize
@@ -131,3 +132,19 @@ def test_nothing_is_taken_from_where_a_photo_shows_no_person():
     column = np.asarray(cameras.project(camera, np.asarray(skin(head, motion))[0])[0])[:, 0]
     np.testing.assert_array_equal(cut[column > 34.5], whole[column > 34.5])
     assert (cut[column < 32] == 0).all() and (whole[column < 32] > 0).any()
+
+
+def test_what_a_photo_shows_of_a_surface_that_turns_away_is_not_spread_over_it():
+    """An ellipsoid whose outline is black in the photo, where hair or a collar would be: no vertex turns black."""
+    head, motion = ball_head(80, 120), moving()[:1]
+    camera = jax.tree.map(lambda array: np.asarray(array)[0], camera_rig("arc:0x1", (128, 128)))
+    vertices, direction = np.asarray(skin(head, motion))[0], np.asarray(cameras.centre(camera))
+    raster = rasterize(camera, vertices, head.faces, (128, 128))
+    normals = vertex_normals(vertices, np.asarray(head.faces)) @ (direction / np.linalg.norm(direction))
+    face, weights = np.asarray(raster.face), np.asarray(raster.barycentric)
+    cosine = np.where(face >= 0, (normals[np.asarray(head.faces)[face]] * weights).sum(-1), 0)
+    photo = np.where(cosine[..., None] < 0.2, 0.0, 0.7).astype(np.float32).repeat(3, -1)
+    colours = vertex_colours(photo, camera, motion, head, fitted=True)
+    np.testing.assert_array_equal(colours[:, 3], vertex_colours(photo, camera, motion, head)[:, 3])
+    assert ((colours[:, 3] > 0) & (normals < 0.2)).sum() > 20  # so that their own colour counted for something
+    assert colours[:, :3].min() > 0.6
