@@ -12,6 +12,7 @@ from test_photo_fit import photo_fit, portrait_of
 from mvp4d.core.capture import Capture
 from mvp4d_export.photo_depth import Sights
 from mvp4d_export.seeding import project_points
+from mvp4d_export.sheet import on_sheet
 from mvp4d_export.thickness import PLACES, Thickness, centres
 
 WIG = 0.02  # metres from the rig to the wig's visible strands, which are up to 0.03 long
@@ -124,3 +125,23 @@ def test_outlines_of_a_known_shape():
     many = Thickness.of_all([told] * 500)  # more than are kept
     assert len(many.beyond) <= PLACES
     assert float(many.length.sum()) == pytest.approx(500 * float(told.length.sum()), rel=0.02)
+
+
+@torch.no_grad()
+def test_what_is_off_the_rig_is_laid_on_a_sheet_and_nothing_else_moves(looked):
+    """Points go where `on_sheet` has them as the photo's camera sees them; what it does not see, and the rig's, stay."""
+    fit, _, _, _, _ = looked
+    photos, avatar = fit.photos, fit.avatar
+    pose, before = photos.photos.pose[:1], avatar.position.clone()
+    moved = (photos.claims[0] > 0) & ~photos.on_surface() & ~photos.fixed
+    assert moved.sum() > 100
+    matrix = photos.photos.viewmats[0] @ pose.head_matrix()[0]
+    eye, axis = -torch.linalg.inv(matrix[:3, :3]) @ matrix[:3, 3], matrix[2, :3]
+    means = avatar.splats(avatar.vertices(pose)).means
+    expected = means.clone()
+    expected[moved] = on_sheet(means[moved], eye, axis)
+    assert float((expected - means)[moved].norm(dim=1).median()) > 1e-4
+    photos.even_depths()
+    torch.testing.assert_close(avatar.splats(avatar.vertices(pose)).means, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(avatar.position[~moved], before[~moved], atol=0, rtol=0)
+    avatar.position.copy_(before)
