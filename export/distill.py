@@ -33,7 +33,7 @@ WARM_UP = 60  # steps before divergence is judged
 SIZE_IN_PITCHES = 8.0  # longest axis of a Gaussian that photos show, in their pixels
 SURFACE_LIMIT = 0.004  # metres that Gaussians on the rig's surface may leave their place where photos are fitted
 SHOWN_LIMIT = 0.001  # the same of those that a photo shows squarely: it cannot tell how deep they lie
-LIP_LIMIT, LIP_SIZE = 0.001, 0.002  # the same of lips and skin beside them, and what they may measure: lips part
+LIP_LIMIT, LIP_SIZE = 0.0005, 0.002  # the same of lips and skin beside them, and what they may measure: lips part
 RIGID_LIMIT = 0.0005  # metres that Gaussians of eyes and mouth may leave their place where photos are fitted
 
 

@@ -12,12 +12,13 @@ from torch.nn.functional import normalize
 
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
-from mvp4d_export.hidden import followed, scattered, surface_tensors
+from mvp4d_export.hidden import areas_of, followed, scattered, surface_tensors
 from mvp4d_export.initialise import nearest
 from mvp4d_export.visibility import gaussians_of, parts_named, triangle_parts
 
 LIPS = ("lips",)
-SPACING = 0.0009  # metres between Gaussians of the lips
+SPACING = 0.0009  # metres between Gaussians of the lips where these motions stretch them most
+MOST_STRETCH = 3.0  # by which they count as stretched
 MOTIONS = 4  # expressions that move lips most, which their triangles must follow
 MISS = 0.0015  # metres by which they may miss that
 LIP_REACH = 0.006  # metres from lips that are beside them
@@ -32,10 +33,12 @@ def seed_lips(avatar: Avatar) -> int:
     if not len(chosen):
         return 0
     corners = rig.template[rig.faces[chosen]]
-    points, triangle, inside = scattered(corners, SPACING, torch.Generator().manual_seed(0))
     vertices = rig.faces[chosen].unique()
     reach = torch.stack([basis[vertices].norm(dim=1).mean() for basis in rig.expression_basis])
     heads = [rig.template + rig.expression_basis[i] for i in reach.topk(min(MOTIONS, len(reach))).indices.tolist()]
+    stretched = torch.stack([areas_of(head[rig.faces[chosen]]) for head in (rig.template, *heads)]).amax(0)
+    spacing = SPACING * (areas_of(corners) / stretched.clamp(min=1e-12)).sqrt().clamp(min=1 / MOST_STRETCH)
+    points, triangle, inside = scattered(corners, spacing, torch.Generator().manual_seed(0))
     there = [(inside[..., None] * head[rig.faces[chosen[triangle]]]).sum(1) for head in heads]
     outside = ~parts_named(rig.part_names, (*INTERIOR, *EYES)).to(avatar.device)[triangle_parts(avatar)]
     binding, off = followed(avatar, [rig.template, *heads], [points, *there], outside.nonzero()[:, 0])

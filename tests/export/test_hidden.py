@@ -108,7 +108,7 @@ def test_a_closed_mouth_shows_nothing_of_it(avatar):
 
 
 @pytest.mark.parametrize(
-    "expression", [{}, {"jawOpen": 0.8}, {"jawOpen": 0.3, "mouthSmileLeft": 0.8}, {"mouthFunnel": 0.8, "jawOpen": 0.2}]
+    "expression", [{}, {"jawOpen": 1.0}, {"jawOpen": 0.8}, {"jawOpen": 0.3, "mouthSmileLeft": 0.8}, {"mouthFunnel": 0.8, "jawOpen": 0.2}]
 )
 def test_lips_stay_on_the_rigs_lips(avatar, expression):
     """Where the rig shows lips they are, and nowhere in the open mouth, on triangles that are coarser than they."""
