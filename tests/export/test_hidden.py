@@ -108,7 +108,14 @@ def test_a_closed_mouth_shows_nothing_of_it(avatar):
 
 
 @pytest.mark.parametrize(
-    "expression", [{}, {"jawOpen": 1.0}, {"jawOpen": 0.8}, {"jawOpen": 0.3, "mouthSmileLeft": 0.8}, {"mouthFunnel": 0.8, "jawOpen": 0.2}]
+    "expression",
+    [
+        {},
+        {"jawOpen": 1.0},
+        {"jawOpen": 0.8},
+        {"jawOpen": 0.3, "mouthSmileLeft": 0.8},
+        {"mouthFunnel": 0.8, "jawOpen": 0.2},
+    ],
 )
 def test_lips_stay_on_the_rigs_lips(avatar, expression):
     """Where the rig shows lips they are, and nowhere in the open mouth, on triangles that are coarser than they."""
@@ -125,7 +132,7 @@ def test_lips_stay_on_the_rigs_lips(avatar, expression):
         red = own.render(splats, pose, viewmat[None], K[None], SIDE, SIDE, torch.zeros(3)).rgb[0, ..., 0]
     _, part = drawn(own, pose, INTERIOR)
     truth, inside = of_parts(own, part, ("lips",)), of_parts(own, part, INTERIOR)
-    assert float(red[truth].mean()) > 0.9
+    assert float(red[truth].mean()) > 0.9 and float(red[truth].min()) > 0.5
     if expression:
         well = ~grown(~inside, 4)  # two millimetres from the lips' edge
         assert well.sum() > 100

@@ -129,7 +129,7 @@ def test_outlines_of_a_known_shape():
 
 @torch.no_grad()
 def test_what_is_off_the_rig_is_laid_on_a_sheet_and_nothing_else_moves(looked):
-    """Points go where `on_sheet` has them as the photo's camera sees them; what it does not see, and the rig's, stay."""
+    """Points go where `on_sheet` has them, as the photo's camera sees them; those that it does not see stay."""
     fit, _, _, _, _ = looked
     photos, avatar = fit.photos, fit.avatar
     pose, before = photos.photos.pose[:1], avatar.position.clone()
