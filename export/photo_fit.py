@@ -281,7 +281,7 @@ class PhotoFit:
 
     @torch.no_grad()
     def even_depths(self) -> None:
-        """Lays what photos see beside the rig on sheets (`sheet.on_sheet`), along the sight of the photo that claims it."""
+        """Lays what photos see beside the rig on sheets (`sheet.on_sheet`), along the sight of who claims it."""
         avatar = self.avatar
         best, which = self.claims.max(0)
         free = (best > 0) & ~self.on_surface() & ~self.fixed
