@@ -72,11 +72,13 @@ def _of_nearest(depth: Tensor, off: Tensor) -> Tensor:
 
 def _near(at: Tensor, reach: int) -> Tensor:
     """Which pixels [S, S] have one of these within a square of `reach` to either side."""
-    return max_pool2d(at[None, None].float(), 2 * reach + 1, 1, reach)[0, 0] > 0
+    rows = max_pool2d(at[None, None].float(), (2 * reach + 1, 1), 1, (reach, 0))
+    return max_pool2d(rows, (1, 2 * reach + 1), 1, (0, reach))[0, 0] > 0
 
 
 def _mean(values: Tensor, weight: Tensor, reach: int) -> tuple[Tensor, Tensor]:
     """Means [S, S, C] of values over squares, by weight [S, S], and the mean weight there."""
     stacked = torch.cat((values * weight[..., None], weight[..., None]), -1).permute(2, 0, 1)[None]
-    pooled = avg_pool2d(stacked, 2 * reach + 1, 1, reach)[0].permute(1, 2, 0)
+    rows = avg_pool2d(stacked, (2 * reach + 1, 1), 1, (reach, 0))
+    pooled = avg_pool2d(rows, (1, 2 * reach + 1), 1, (0, reach))[0].permute(1, 2, 0)
     return pooled[..., :-1] / pooled[..., -1:].clamp(min=1e-6), pooled[..., -1]
