@@ -54,7 +54,9 @@ def to_the_edge(
 
 
 def _met(depth: Tensor, off: Tensor, rig: Tensor, bare: Tensor, picture: Picture) -> Tensor:
-    """Depth that comes off the rig by no more than the distance from bare skin allows."""
+    """Depth that comes off the rig by no more than the distance from bare skin allows, where there is any."""
+    if not bare.any():
+        return depth
     away = torch.from_numpy(ndimage.distance_transform_edt(~bare.cpu().numpy())).to(depth)
     before = torch.isfinite(rig)
     behind = torch.where(before, rig, 1.0)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from mvp4d_export.hair_edge import MEETS, SLOPE, to_the_edge
+from mvp4d_export.hair_edge import MEETS, SLOPE, _met, to_the_edge
 from mvp4d_export.photos import Picture
 
 SIDE, CELL, FOCAL, BORDER = 96, 8, 200.0, 43  # pixels; hair is left of BORDER, which no square of CELL pixels ends at
@@ -38,6 +38,12 @@ def test_pixels_go_with_what_they_look_like(end):
     expected = (MEETS + SLOPE * away * RIG / FOCAL).clamp(max=BEFORE)
     pixel = SLOPE * RIG / FOCAL  # colours are means of three
     torch.testing.assert_close(RIG - depth[SIDE // 2, :BORDER], expected, atol=1.01 * pixel, rtol=0)
+
+
+def test_hair_stays_where_no_skin_is_left_to_measure_from():
+    depth, off = guess(48)
+    nowhere = torch.zeros_like(off)
+    assert torch.equal(_met(depth, off, torch.full_like(depth, RIG), nowhere, picture(HAIR)), depth)
 
 
 def test_what_may_not_be_covered_stays_on_the_rig():
