@@ -1,6 +1,8 @@
 """Likeness: medians by hand on descriptors that are made up; real faces where dlib's network can be had."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from mvp4d.core.capture.portrait import Portrait, save_person
 from mvp4d.core.errors import UserError
 from mvp4d_jax.evaluation import likeness
 from mvp4d_jax.evaluation.likeness_report import likeness_table
+from mvp4d_jax.tracking import likeness as describing
 from mvp4d_jax.tracking.likeness import DLIB, cosines, describe_faces, distances
 from tests.small_world import ball, motion, write_scene
 
@@ -62,6 +65,62 @@ def test_csim_of_views_leaves_out_frames_without_a_face(monkeypatch):
     monkeypatch.setattr(likeness, "describe_faces", lambda pictures, count: rows)
     values = likeness.csim_of_views([np.stack([PICTURE] * 3)] * 2, [np.stack([PICTURE] * 3)] * 2)
     assert values[0] == pytest.approx((0.5 + 1) / 2) and np.isnan(values[1])
+
+
+ECHO = """
+import sys
+import numpy as np
+while header := sys.stdin.buffer.read(8):
+    height, width = np.frombuffer(header, "<u4").tolist()
+    value = sys.stdin.buffer.read(height * width * 3)[0]
+    if value == 99:
+        sys.exit("Error: ninety-nine")
+    sys.stdout.buffer.write(np.full(129, value, "<f8").tobytes())
+    sys.stdout.buffer.flush()
+"""
+
+
+class EchoEnvironment:
+    """In place of dlib's: a descriptor repeats the picture's first value; 0 is no face, 99 ends the process."""
+
+    def __init__(self):
+        self.processes = []
+
+    def start(self, script, *, log):
+        command = [sys.executable, "-c", ECHO]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        self.processes.append(process)
+        return process
+
+    def failure(self, log):
+        return UserError("dlib", log.strip(), "try again")
+
+
+@pytest.mark.parametrize("values", [[], [7], [5, 0, 3, 9, 1, 1, 250], range(1, 12)])
+@pytest.mark.parametrize("cores", [1, 3])
+def test_several_processes_answer_in_order(monkeypatch, values, cores):
+    """No more processes than cores and pictures; none outlives the call."""
+    echo = EchoEnvironment()
+    monkeypatch.setattr(describing, "DLIB", echo)
+    monkeypatch.setattr(describing, "cpu_count", lambda: cores)
+    pictures = [np.full((512 + index, 600, 3), value, np.uint8) for index, value in enumerate(values)]
+    expected = [[value or np.nan] * 128 for value in values]
+    assert np.array_equal(
+        describe_faces(iter(pictures), len(pictures)), np.reshape(expected, (-1, 128)), equal_nan=True
+    )
+    assert len(echo.processes) == max(1, min(cores, len(pictures)))
+    assert all(process.returncode is not None for process in echo.processes)
+
+
+@pytest.mark.parametrize("at_picture", [0, 3, 6])
+def test_a_process_that_fails_is_one_line(monkeypatch, at_picture):
+    echo = EchoEnvironment()
+    monkeypatch.setattr(describing, "DLIB", echo)
+    monkeypatch.setattr(describing, "cpu_count", lambda: 2)
+    pictures = [np.full((600, 600, 3), 99 if index == at_picture else 1, np.uint8) for index in range(7)]
+    with pytest.raises(UserError, match="ninety-nine"):
+        describe_faces(pictures, len(pictures))
+    assert all(process.returncode is not None for process in echo.processes)
 
 
 def test_real_faces(shared_data):
