@@ -1,12 +1,13 @@
 """What a photo in the fit is worth: test identities of the studio, avatars at 512 pixels against the studio's own.
 
-    python benchmarks/photo_closed_loop.py                          # four people, two fits each
+    python benchmarks/photo_closed_loop.py                          # four people, three fits each
     python benchmarks/photo_closed_loop.py --identities 11004 --json out/photo.json --keep out/photo
 
 Every identity is filmed by 8 cameras over 360 degrees, and by one within 30 degrees of the front, whose picture, at
-another moment and 512 x 512, is the photo. From it the weights generate 8 views in their own size. Two avatars are
-fitted to these, one with the photo, one without, and rendered through the studio's cameras. Rings of angle are
-measured from the photo, in the head's axes.
+another moment and 512 x 512, is the photo. From it the weights generate 8 views in their own size. Three avatars are
+fitted to these and rendered through the studio's cameras: one to bare views, as the sampler leaves them; one to views
+that have taken detail and hair colour from the photo, as they are sampled by default; one to these and the photo.
+Rings of angle are measured from the photo, in the head's axes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mvp4d_jax.evaluation.evaluate import reference_angles, score_view
 PEOPLE = (11_004, 11_007, 11_012, 11_019)
 SIDE, FRAMES = 512, 5
 RINGS = ((0, 45), (45, 90), (90, 180.1))
-WITHOUT, WITH = "without the photo", "with it"
+BARE, WITHOUT, WITH = "bare views", "views with its detail", "and the photo"
 
 
 def score(avatar: mvp4d.Avatar, truth: mvp4d.Capture) -> list[dict]:
@@ -45,35 +46,45 @@ def score(avatar: mvp4d.Avatar, truth: mvp4d.Capture) -> list[dict]:
     return rows
 
 
-def captures(model: mvp4d.Model, identity: int, folder: Path) -> tuple[mvp4d.Capture, mvp4d.Capture]:
-    """The studio's views of a person, and the weights' from its photo; those that are there are taken."""
-    filmed, generated = folder / f"{identity}", folder / f"{identity}-generated"
+def captures(model: mvp4d.Model, identity: int, folder: Path) -> tuple[mvp4d.Capture, ...]:
+    """The studio's views of a person, and the weights' from its photo, bare and as they are by default.
+
+    Those that are there are taken.
+    """
+    filmed = folder / f"{identity}"
     truth = mvp4d.open_capture(filmed) if filmed.exists() else film(identity, SIDE, folder, FRAMES)
     cameras = resize(truth.cameras[:VIEWS], truth.image_size, (model.facts.image_size,) * 2)
-    if not generated.exists():
-        model.sample(truth, motion=truth.motion[slice(0, FRAMES)], cameras=cameras, seed=identity, out=generated)
-    return truth, mvp4d.open_capture(generated)
+    found = [truth]
+    for name, options in (("bare", {"photo_detail": False, "hair_colour": False}), ("generated", {})):
+        out = folder / f"{identity}-{name}"
+        if not out.exists():
+            motion = truth.motion[slice(0, FRAMES)]
+            model.sample(truth, motion=motion, cameras=cameras, seed=identity, out=out, **options)
+        found.append(mvp4d.open_capture(out))
+    return tuple(found)
 
 
 def measure(model: mvp4d.Model, identity: int, steps: int | None, folder: Path) -> list[dict]:
-    """Both avatars of one person, view by view."""
-    truth, generated = captures(model, identity, folder)
+    """The avatars of one person, view by view."""
+    truth, bare, generated = captures(model, identity, folder)
     rows = []
-    for method, photos in ((WITHOUT, False), (WITH, True)):
-        options = {"photos": photos} | ({} if steps is None else {"steps": steps})
-        out = folder / f"{identity}-avatar-{photos:d}"
-        avatar = mvp4d.distill(generated, out=out, preset="cpu", overwrite=True, **options)
+    for number, (method, views) in enumerate(((BARE, bare), (WITHOUT, generated), (WITH, generated))):
+        options = {"photos": method == WITH} | ({} if steps is None else {"steps": steps})
+        out = folder / f"{identity}-avatar-{number}"
+        avatar = mvp4d.distill(views, out=out, preset="cpu", overwrite=True, **options)
         rows += [{"identity": identity, "method": method, **row} for row in score(avatar, truth)]
     return rows
 
 
 def table(rows: list[dict]) -> str:
-    """Mean PSNR and SSIM by ring without and with the photo, and what it gains, for each person and all of them."""
-    lines = [f"| person | degrees from the photo | {WITHOUT}: PSNR / SSIM | {WITH} | gain |", "| --- " * 5 + "|"]
+    """Mean PSNR and SSIM by ring of the three avatars, and what the last gains, for each person and all of them."""
+    methods = (BARE, WITHOUT, WITH)
+    header = [f"{methods[0]}: PSNR / SSIM", *methods[1:], f"gain over {BARE}", f"over {WITHOUT}"]
+    lines = [f"| person | degrees from the photo | {' | '.join(header)} |", "| --- " * 7 + "|"]
     for person in (*sorted({row["identity"] for row in rows}), None):
         for low, high in RINGS:
             means = []
-            for method in (WITHOUT, WITH):
+            for method in methods:
                 chosen = [
                     (row["psnr"], row["ssim"])
                     for row in rows
@@ -81,8 +92,8 @@ def table(rows: list[dict]) -> str:
                 ]
                 means.append(np.mean(chosen, axis=0) if chosen else np.full(2, np.nan))
             cells = [f"{psnr:.2f} / {ssim:.3f}" for psnr, ssim in means]
-            gain = "{:+.2f} / {:+.3f}".format(*(means[1] - means[0]))
-            lines.append(f"| {person or 'all'} | {low} to {min(high, 180):.0f} | {cells[0]} | {cells[1]} | {gain} |")
+            cells += ["{:+.2f} / {:+.3f}".format(*(means[2] - other)) for other in means[:2]]
+            lines.append(f"| {person or 'all'} | {low} to {min(high, 180):.0f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
