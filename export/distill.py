@@ -51,7 +51,7 @@ class Sample:
 
 
 class Distiller:
-    """One fit. The same capture, config and seed give the same avatar on the same kind of device."""
+    """One fit. The same capture, config and seed give the same avatar on a CPU; CUDA kernels add up in any order."""
 
     def __init__(
         self,
@@ -299,7 +299,7 @@ class Distiller:
             densify.mcmc_noise(self.avatar, splats, rate, config, generator)
         if not config.due(self.step_done, self.config.steps):
             return
-        limit = self.config.max_gaussians
+        limit = self.config.max_gaussians + (0 if self.photos is None else int(self.photos.fixed.sum()))
         if config.strategy == "mcmc":
             change = densify.mcmc_round(self.avatar, splats, config, limit, generator, self._fixed())
         else:

@@ -18,11 +18,14 @@ from mvp4d_export.distill import Distiller
 from mvp4d_export.photo_fit import SEEN
 from mvp4d_export.tensors import read_tensors
 
+VERSION = 2  # of what a checkpoint holds
+
 
 def fingerprint(fit: Distiller) -> str:
     """What a checkpoint must agree on to be resumed."""
     capture = fit.data.capture
     parts = (
+        VERSION,
         json.dumps(dataclasses.asdict(fit.config), default=str),
         fit.seed,
         fit.data.digest,
@@ -43,6 +46,8 @@ def save_checkpoint(fit: Distiller, folder: Path) -> None:
     tensors |= {
         "binding": fit.avatar.binding,
         "start": fit.start,
+        "limits.size": fit.limits[0],
+        "limits.away": fit.limits[1],
         "statistics.gradient": fit.statistics.gradient,
         "statistics.seen": fit.statistics.seen,
     }
@@ -85,7 +90,8 @@ def load_checkpoint(fit: Distiller, folder: Path) -> bool:
 
 def _recall(fit: Distiller, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Takes up the state of a checkpoint."""
-    per_gaussian = ["binding", "start", *(f"parameters.{name}" for name in GAUSSIAN_TENSORS)]
+    learned = [f"parameters.{name}" for name in GAUSSIAN_TENSORS]
+    per_gaussian = ["binding", "start", "limits.size", "limits.away", *learned]
     if len({len(tensors[name]) for name in per_gaussian}) > 1:
         raise ValueError("its tensors hold different numbers of Gaussians")
     fit.avatar.set_gaussians(tensors["binding"], {name: tensors[f"parameters.{name}"] for name in GAUSSIAN_TENSORS})
@@ -99,7 +105,7 @@ def _recall(fit: Distiller, tensors: dict[str, Tensor], metadata: dict[str, str]
     fit.start = tensors["start"]
     if fit.photos is not None:
         fit.photos.recall({name: tensors[f"photos.{name}"] for name in SEEN})
-    fit.limit()
+    fit.limits = tensors["limits.size"], tensors["limits.away"]
     fit.statistics.gradient, fit.statistics.seen = tensors["statistics.gradient"], tensors["statistics.seen"]
     fit.step_done, fit.best = int(metadata["step"]), float(metadata["best"])
     fit.finished = metadata["finished"] == "1"

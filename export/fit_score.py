@@ -12,7 +12,7 @@ from mvp4d_export.losses import psnr, ssim
 
 
 def score(fit: Distiller) -> dict[str, dict[str, float]]:
-    """PSNR and SSIM per group: fitted pictures, held-out views, held-out times, and their expressive half."""
+    """PSNR and SSIM per group that has pictures: fitted ones, held-out views and times, and these' expressive half."""
     data = fit.data
     face = dataclasses.replace(data.pose, neck=torch.zeros_like(data.pose.neck))  # a turned head is no expression
     motion = (fit.avatar.rig(face)[0] - fit.avatar.rig.template).norm(dim=-1).mean(1)
@@ -25,11 +25,12 @@ def score(fit: Distiller) -> dict[str, dict[str, float]]:
         "held_times_expressive": (data.train_views, expressive),
         "held_both": (data.held_views, data.held_times),
     }
-    return {name: _group(fit, views, times) for name, (views, times) in groups.items() if views and times}
+    scores = {name: _group(fit, views, times) for name, (views, times) in groups.items()}
+    return {name: found for name, found in scores.items() if found}
 
 
 def _group(fit: Distiller, views: list[int], times: list[int]) -> dict[str, float]:
-    """Mean PSNR and SSIM over every usable picture of the views and times."""
+    """Mean PSNR and SSIM over every usable picture of the views and times; empty where there is none."""
     values = []
     for moment in times:
         usable = [view for view in views if fit.data.usable[view, moment]]
@@ -37,6 +38,8 @@ def _group(fit: Distiller, views: list[int], times: list[int]) -> dict[str, floa
             truth = fit.data.batch(usable, moment)[0]
             rendered = render_frame(fit, moment, usable)
             values.append(torch.stack((psnr(rendered, truth), ssim(rendered, truth)), 1))
+    if not values:
+        return {}
     table = torch.cat(values).cpu()
     return {
         "psnr": round(float(table[:, 0].mean()), 3),

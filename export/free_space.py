@@ -20,7 +20,7 @@ from mvp4d_export.photo_depth import CELLS, THICK, PhotoDepth
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import project_points
-from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.triangles import to_head, to_local, triangle_frames
 from mvp4d_export.visibility import parts_named, triangle_parts
 
 FAINT, MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
@@ -49,10 +49,13 @@ class Shot:
     def free(self) -> Tensor:
         """[S, S] metres to which it looks through what is before; 0 where it says nothing, 1,000 to its background."""
         depth = self.shown.depth - torch.where(self.shown.off, THROUGH, THROUGH_RIG)
-        side = self.picture.side
-        person = grown(self.picture.alpha > FAINT, round(MARGIN * side))
-        clear = torch.where((self.picture.known > 0) & ~person, 1e3, 0.0)
-        return torch.where(torch.isfinite(depth), depth, clear)
+        return torch.where(torch.isfinite(depth), depth, before_background(self.picture))
+
+
+def before_background(picture: Picture) -> Tensor:
+    """[S, S] 1,000 (metres) where a photo shows its background and nothing can be before it, else 0."""
+    person = grown(picture.alpha > FAINT, round(MARGIN * picture.side))
+    return torch.where((picture.known > 0) & ~person, 1e3, 0.0)
 
 
 @torch.no_grad()
@@ -98,14 +101,13 @@ def _settled(avatar: Avatar, shot: Shot, others: list[Shot], outside: Tensor) ->
 
 def _in_the_way(avatar: Avatar, pose: Pose, points: Tensor, others: list[Shot], outside: Tensor) -> Tensor:
     """[M, P] bool: points [M, P, 3] of M lines of sight, head space of a pose, that another photo looks through."""
-    rotation, scale, centre = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
-    bound = hang(avatar, points[:, 0], centre, outside)
-    local = (points - centre[bound][:, None]) @ rotation[bound] / scale[bound, None, None]
+    frames = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
+    bound = hang(avatar, points[:, 0], frames[2], outside).repeat_interleave(points.shape[1])
+    local = to_local(points.flatten(0, 1), frames, bound)
     found = torch.zeros(points.shape[:2], dtype=torch.bool, device=points.device)
     for other in others:
-        rotation, scale, centre = triangle_frames(avatar.vertices(other.pose), avatar.mesh_faces)
-        there = scale[bound, None, None] * (local @ rotation[bound].mT) + centre[bound][:, None]
-        pixels, depth = project_points(there.reshape(-1, 3), other.matrix, other.picture.K)
+        there = to_head(local, triangle_frames(avatar.vertices(other.pose), avatar.mesh_faces), bound)
+        pixels, depth = project_points(there, other.matrix, other.picture.K)
         reach = max(1, round(BESIDE * other.picture.side))
         free = -max_pool2d(-other.free()[None, None], 2 * reach + 1, 1, reach)
         at = (pixels / (other.picture.side / 2) - 1)[None, None]

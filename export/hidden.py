@@ -16,7 +16,7 @@ from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.initialise import SH_0, nearest
-from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.triangles import to_head, to_local, triangle_frames
 from mvp4d_export.visibility import TEETH, gaussians_of, parts_named, shows_parts, triangle_parts
 
 # Straight colours of the mouth at its lips, in the light of a face as bright as `BRIGHT`.
@@ -262,17 +262,16 @@ def _lids(avatar: Avatar, colours: list[tuple[Tensor, Tensor]]) -> list[tuple[Te
 def followed(avatar: Avatar, heads: list[Tensor], points: list[Tensor], among: Tensor) -> tuple[Tensor, Tensor]:
     """The triangles [M], of `among`, that carry points [M, 3] on the first of some heads [N, 3] best to where they are
     on the others, and the metres [M] by which they miss that at most."""
-    rotation, scale, centre = triangle_frames(avatar.gather(heads[0]), avatar.mesh_faces)
+    frames = triangle_frames(avatar.gather(heads[0]), avatar.mesh_faces)
     count = min(CANDIDATES, len(among))
-    _, index = cKDTree(centre[among].cpu().numpy()).query(points[0].cpu().numpy(), k=list(range(1, count + 1)))
+    _, index = cKDTree(frames[2][among].cpu().numpy()).query(points[0].cpu().numpy(), k=list(range(1, count + 1)))
     candidates = among[torch.from_numpy(index).to(among.device)]  # [M, count]
-    local = ((points[0][:, None] - centre[candidates])[..., None] * rotation[candidates]).sum(2)
-    local = local / scale[candidates][..., None]
-    off = torch.zeros_like(local[..., 0])
+    at = candidates.flatten()
+    local = to_local(points[0].repeat_interleave(count, 0), frames, at)
+    off = torch.zeros_like(candidates, dtype=local.dtype)
     for head, there in zip(heads[1:], points[1:]):
-        rotation, scale, centre = triangle_frames(avatar.gather(head), avatar.mesh_faces)
-        carried = scale[candidates][..., None] * (rotation[candidates] * local[:, :, None]).sum(-1) + centre[candidates]
-        off = torch.maximum(off, (carried - there[:, None]).norm(dim=-1))
+        carried = to_head(local, triangle_frames(avatar.gather(head), avatar.mesh_faces), at)
+        off = torch.maximum(off, (carried.view(*off.shape, 3) - there[:, None]).norm(dim=-1))
     off, best = off.min(1)
     return candidates.gather(1, best[:, None])[:, 0], off
 
@@ -316,8 +315,9 @@ def surface_tensors(
 ) -> dict[str, Tensor]:
     """Opaque flat Gaussians at points [M, 3] of a head [N, 3], `spacing` metres apart (of each: [M]), on triangles
     `binding` [M]."""
-    rotation, scale, centre = triangle_frames(avatar.gather(head), avatar.mesh_faces)
-    local = ((points - centre[binding])[:, :, None] * rotation[binding]).sum(1) / scale[binding, None]
+    frames = triangle_frames(avatar.gather(head), avatar.mesh_faces)
+    rotation, scale, _ = frames
+    local = to_local(points, frames, binding)
     count, device = len(points), avatar.device
     size = WIDTH * points.new_tensor(1.0).mul(spacing).expand(count)[:, None].repeat(1, 3)
     across = (rotation[binding][:, :, 1] * normal).sum(1).abs() > 0.8  # the triangle lies as the surface does there

@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d, grid_sample, max_pool3d, normalize
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.rig import Pose
-from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.triangles import Frames, to_head, to_local, triangle_frames
 
 MARGIN = (0.14, 0.13, 0.14)  # metres around the rig that hair and clothes may take
 REACH = 0.13  # metres from the nearest triangle that a Gaussian may start at
@@ -64,8 +64,7 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
         )
     )
 
-    rotation, scale, centre = (value[binding] for value in frames[0])
-    local = ((points - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
+    local = to_local(points, frames[0], binding)
     size = _neighbour_distance(points).clamp(0.0008, 0.012)
     flat = size[:, None].repeat(1, 3) * 0.65
     flat[:on_rig] *= CLOSED
@@ -83,7 +82,7 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
         {
             "position": local,
             "rotation": rotations,
-            "log_scale": (flat / scale[:, None]).log(),
+            "log_scale": (flat / frames[0][1][binding, None]).log(),
             "logit_opacity": opacity,
             "harmonics": harmonics,
         },
@@ -177,9 +176,7 @@ def _thin(points: Tensor, limit: float, spacing: float) -> Tensor:
     return torch.zeros(0, dtype=torch.int64, device=points.device)
 
 
-def _hull(
-    data: Dataset, times: list[int], frames: list[tuple[Tensor, Tensor, Tensor]], taken: Tensor, budget: int
-) -> Tensor:
+def _hull(data: Dataset, times: list[int], frames: list[Frames], taken: Tensor, budget: int) -> Tensor:
     """Points on the hull of the masks that are not already covered, as fine as the budget allows. Head space."""
     step, points = COARSE_STEP, _hull_at(data, times, frames, taken, COARSE_STEP)
     for _ in range(4):
@@ -192,9 +189,7 @@ def _hull(
     return points[:: -(-len(points) // max(budget, 1))]
 
 
-def _hull_at(
-    data: Dataset, times: list[int], frames: list[tuple[Tensor, Tensor, Tensor]], taken: Tensor, step: float
-) -> Tensor:
+def _hull_at(data: Dataset, times: list[int], frames: list[Frames], taken: Tensor, step: float) -> Tensor:
     """Hull points on a grid of `step` metres."""
     centres = frames[0][2]
     margin = torch.tensor(MARGIN, device=centres.device)
@@ -210,11 +205,9 @@ def _hull_at(
     distance, bound = nearest(points, centres)
     points, bound = points[distance < REACH], bound[distance < REACH]
     agreed = torch.zeros(len(points), device=points.device)
-    rotation, scale, centre = (value[bound] for value in frames[0])
-    local = ((points - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
-    for time, (rotation, scale, centre) in zip(times, frames):
-        moved = scale[bound, None] * (rotation[bound] * local[:, None]).sum(-1) + centre[bound]
-        agreed += _inside(data, time, moved) >= 1 - 2 * TOLERANCE
+    local = to_local(points, frames[0], bound)
+    for time, frame in zip(times, frames):
+        agreed += _inside(data, time, to_head(local, frame, bound)) >= 1 - 2 * TOLERANCE
     return points[agreed >= 0.7 * len(times)]
 
 

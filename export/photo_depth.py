@@ -22,7 +22,7 @@ from mvp4d_export.initialise import TOLERANCE, hang
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.thickness import Thickness, centres, like_skin
-from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.triangles import to_head, to_local, triangle_frames
 from mvp4d_export.visibility import Surface, parts_named, rig_surface, triangle_parts
 
 TIMES = 3  # moments of the generated views that are looked at
@@ -140,12 +140,11 @@ class Sights:
     def _looks(self, pose: Pose, points: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """What every view shows (`Sight.look`) of points [M, 3] in a pose."""
         avatar = self.avatar
-        rotation, scale, centre = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
-        bound = hang(avatar, points, centre, self.outside)
-        local = ((points - centre[bound])[:, :, None] * rotation[bound]).sum(1) / scale[bound, None]
+        frames = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
+        bound = hang(avatar, points, frames[2], self.outside)
+        local = to_local(points, frames, bound)
         for moment, sights in self.moments:
-            rotation, scale, centre = triangle_frames(avatar.vertices(moment), avatar.mesh_faces)
-            there = scale[bound, None] * (rotation[bound] * local[:, None]).sum(-1) + centre[bound]
+            there = to_head(local, triangle_frames(avatar.vertices(moment), avatar.mesh_faces), bound)
             for sight in sights:
                 yield sight.look(there)
 

@@ -29,7 +29,7 @@ from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
 from mvp4d_export.rig import Pose, rotation_matrix
 from mvp4d_export.rim import even_rim, outline_cosine
 from mvp4d_export.sheet import on_sheet
-from mvp4d_export.triangles import matrix_to_quaternion, triangle_frames
+from mvp4d_export.triangles import matrix_to_quaternion, to_local, triangle_frames
 from mvp4d_export.turned import TURNS, turned_picture, turned_view
 from mvp4d_export.visibility import (
     FACING_FROM,
@@ -274,10 +274,15 @@ class PhotoFit:
             across = torch.eye(3, device=avatar.device) - ray[:, :, None] * ray[:, None, :]
             across[~off, 1, 1] += 1  # the rig tells how far off its surface they lie
             self.across += seen_well[:, None, None] * across / pitch**2
-        known = self.fixed | (gaussians_of(avatar, EYES) & (self.pitch < self.data.pixel_pitch))
-        finest = avatar.config.pitch  # they are where the head has them
+        self.know_own()
+
+    @torch.no_grad()
+    def know_own(self) -> None:
+        """Gives the head's own the finest pitch, and eyes that photos show: they are where the head has them."""
+        finest = self.avatar.config.pitch
+        known = self.fixed | (gaussians_of(self.avatar, EYES) & (self.pitch < self.data.pixel_pitch))
         self.pitch[self.fixed] = finest
-        self.across[known] = torch.eye(3, device=avatar.device) / finest**2
+        self.across[known] = torch.eye(3, device=self.avatar.device) / finest**2
 
     @torch.no_grad()
     def even_depths(self) -> None:
@@ -292,9 +297,8 @@ class PhotoFit:
             matrix = viewmat @ pose.head_matrix()[0]
             eye = -matrix[:3, :3].T @ matrix[:3, 3]
             means = on_sheet(avatar.splats(vertices).means[chosen], eye, matrix[2, :3])
-            rotation, scale, centre = triangle_frames(vertices, avatar.mesh_faces)
-            at = avatar.binding[chosen]
-            avatar.position[chosen] = ((means - centre[at])[:, :, None] * rotation[at]).sum(1) / scale[at, None]
+            frames = triangle_frames(vertices, avatar.mesh_faces)
+            avatar.position[chosen] = to_local(means, frames, avatar.binding[chosen])
 
     def recall(self, found: dict[str, Tensor]) -> None:
         """Takes what `look` found before, by the names of `SEEN`."""

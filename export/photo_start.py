@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d
 
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS
-from mvp4d_export.free_space import FAINT, MARGIN, THROUGH, THROUGH_RIG, Shot, agreeing
+from mvp4d_export.free_space import THROUGH, Shot, agreeing, before_background
 from mvp4d_export.hidden import NO_SKIN, in_light, lid_triangles, seed_hidden, teeth_colour
 from mvp4d_export.initialise import SH_0, STILL, moved, recolour
 from mvp4d_export.lips import seed_lips
-from mvp4d_export.mouth_mask import grown
-from mvp4d_export.photo_depth import PhotoDepth, Sights, photo_depth
+from mvp4d_export.photo_depth import Sights, photo_depth
 from mvp4d_export.photo_fit import PhotoFit
 from mvp4d_export.relight import local_gains, mean_gain, relight
 from mvp4d_export.seeding import project_points, seed_from_photos
@@ -32,50 +33,33 @@ class PhotoStart:
     def __init__(self, fit: PhotoFit):
         self.fit, self.avatar, self.data, self.photos = fit, fit.avatar, fit.data, fit.photos
 
-    def begin(self, on_hull: int, budget: int, seed: int) -> int:
-        """Colours of what is there, then Gaussians from the photos. Returns how many were added."""
-        on_hull = self._carve(on_hull)
-        self.fit.fixed = torch.zeros(self.avatar.gaussian_count, dtype=torch.bool, device=self.avatar.device)
+    def begin(self, on_hull: int, budget: int, seed: int) -> None:
+        """Colours of what is there, of which the last `on_hull` lie off the rig, then Gaussians from the photos."""
+        on_hull = self._drop(on_hull, [before_background(picture) for picture in self.photos.pictures])
         self.fit.look()
         self._match_light()
-        self.fit.depths = self._depths()
-        recolour(self.avatar, self.data, self._clear(on_hull))
+        shots = self._shots()
+        self.fit.depths = [shot.shown for shot in shots]
+        on_hull = self._drop(on_hull, [shot.free() for shot in shots])
+        recolour(self.avatar, self.data, on_hull)
         self.fit.look()
         self._match_light()  # again, now that skin is told from hair before it
         self._relight()
         face = self._face_colour()
         lids = lid_triangles(self.avatar)
-        added = seed_from_photos(self.avatar, self.photos, self.fit.depths, self.fit.mouths, budget, seed, lids)
+        seed_from_photos(self.avatar, self.photos, self.fit.depths, self.fit.mouths, budget, seed, lids)
         own = seed_hidden(self.avatar, lids, face, self._teeth_colour(face))
         lips = seed_lips(self.avatar)
         ends = torch.arange(self.avatar.gaussian_count, 0, -1, device=face.device)  # 1 for the last one
         self.fit.fixed = (ends > lips) & (ends <= lips + own)
         self.fit.look()
         self.fit.fixed |= self._colour_lips(ends <= lips, face)
-        return added + own + lips
+        self.fit.know_own()
 
     @torch.no_grad()
-    def _carve(self, on_hull: int) -> int:
-        """Drops those of the last `on_hull` Gaussians that a photo has its background behind; returns how many stay."""
-        clear = [
-            torch.where((picture.known > 0) & ~grown(picture.alpha > FAINT, round(MARGIN * picture.side)), 1e3, 0)
-            for picture in self.photos.pictures
-        ]
-        return self._drop(on_hull, clear)
-
-    @torch.no_grad()
-    def _clear(self, on_hull: int) -> int:
-        """Drops those of the last `on_hull` Gaussians that a photo looks through at what is behind; returns how many
-        stay."""
-        through = [torch.where(shown.off, THROUGH, THROUGH_RIG) for shown in self.fit.depths]
-        free = [shown.depth - slack for shown, slack in zip(self.fit.depths, through)]
-        stay = self._drop(on_hull, [torch.where(torch.isfinite(depth), depth, 0) for depth in free])
-        self.fit.fixed = torch.zeros(self.avatar.gaussian_count, dtype=torch.bool, device=self.avatar.device)
-        return stay
-
     def _drop(self, on_hull: int, free: list[Tensor]) -> int:
-        """Drops those of the last `on_hull` Gaussians that are nearer to photos than `free` [S, S], metres; returns how
-        many stay."""
+        """Drops those of the last `on_hull` Gaussians that photos look through, to `free` [S, S] metres each; returns
+        how many stay. None is fixed yet."""
         avatar = self.avatar
         keep = torch.ones(avatar.gaussian_count, dtype=torch.bool, device=avatar.device)
         for index, picture in enumerate(self.photos.pictures):
@@ -88,11 +72,12 @@ class PhotoStart:
             keep &= ~(inside & (depth < free[index][place]))
         keep[: avatar.gaussian_count - on_hull] = True
         avatar.set_gaussians(avatar.binding[keep], {name: getattr(avatar, name)[keep] for name in GAUSSIAN_TENSORS})
+        self.fit.fixed = torch.zeros(avatar.gaussian_count, dtype=torch.bool, device=avatar.device)
         return int(keep[len(keep) - on_hull :].sum())
 
     @torch.no_grad()
-    def _depths(self) -> list[PhotoDepth]:
-        """How far off each photo's pixels are."""
+    def _shots(self) -> list[Shot]:
+        """The photos, and how far off each one's pixels are."""
         sights = Sights(self.avatar, self.data, 1 + self.fit.shared)
         skin = self._face_colour() / (1 + self.fit.shared)
         found = []
@@ -101,7 +86,7 @@ class PhotoStart:
             surface = rig_surface(self.avatar, pose, viewmat, picture.K, picture.side)
             shown = photo_depth(sights, pose, viewmat, picture, surface, skin)
             found.append(Shot(picture, pose, viewmat, shown))
-        return agreeing(self.avatar, found)
+        return [dataclasses.replace(shot, shown=shown) for shot, shown in zip(found, agreeing(self.avatar, found))]
 
     @torch.no_grad()
     def _face_colour(self) -> Tensor:
@@ -192,9 +177,10 @@ class PhotoStart:
         solid = picture.alpha * says
         stacked = torch.cat((picture.rgb * solid[..., None], solid[..., None]), -1).permute(2, 0, 1)[None]
         found = grid_sample(avg_pool2d(stacked, 5, 1, 2), grid, align_corners=False)[0, :, 0].T
-        seen = self.fit.shown * smoothstep(found[:, 3], known, known + 0.3)
+        shown = self.fit.shown * (self.fit.claims[index] > 0)  # by this one
+        seen = shown * smoothstep(found[:, 3], known, known + 0.3)
         if self.fit.depths:  # not what lies behind hair
-            shown = self.fit.depths[index].depth.clamp(max=1e3)[None, None]
-            front = grid_sample(-max_pool2d(-shown, 9, 1, 4), grid, mode="nearest", align_corners=False)[0, 0, 0]
+            before = self.fit.depths[index].depth.clamp(max=1e3)[None, None]
+            front = grid_sample(-max_pool2d(-before, 9, 1, 4), grid, mode="nearest", align_corners=False)[0, 0, 0]
             seen = seen * (depth < front + THROUGH)
         return found[:, :3] / found[:, 3:].clamp(min=1e-3), seen

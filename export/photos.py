@@ -21,7 +21,7 @@ from mvp4d_export.rig import Pose, Rig
 
 MARGIN = 1.3  # half side of a crop over the larger half extent of the head: hair, collar
 SOLID, RIM = 0.98, 2  # alpha and pixels from the edge of it from which a colour is the person's alone
-SMALLEST = 64  # pixels a side of a crop below which a photo shows no more than a generated view
+SMALLEST = 64  # pixels a side of a crop at least: smaller crops are enlarged to it
 CLEAR = 4  # of 255: alpha below it at the border of a crop means that the photo ends there
 
 
@@ -98,8 +98,9 @@ class Photos:
             camera = Camera(**{name: np.asarray(getattr(portrait.camera, name))[index] for name in FIELDS})
             if portrait.landmarks is not None:
                 seen = portrait.landmarks[index]
+                told.update(np.ascontiguousarray(seen).tobytes())
                 photo = on_head(photo, camera, portrait.head, vertices[index].numpy(), forward[index], seen)
-            told.update(photo.tobytes())
+            told.update(portrait.photos[index].tobytes())  # not as moved: its rounding differs between machines
             pictures.append(_picture(photo, camera, points[index], side, f"portrait, photo {index}", device))
         pose = pose.map(lambda value: value.to(device))
         viewmats = torch.from_numpy(camera_matrices(portrait.camera)[0]).to(device)

@@ -29,6 +29,8 @@ def outline_cosine(avatar: Avatar, picture: Picture, pose: Pose, viewmat: Tensor
     """[G] cosine at which a ball of a head's size faces a photo's camera [4, 4] where Gaussians lie, by how far their
     pixels are from the person's outline: hair has no surface of its own to ask."""
     inside = ((picture.alpha > 0.5) | (picture.known == 0)).cpu().numpy()
+    if inside.all():  # no outline, which all that it shows is off
+        return torch.ones(avatar.gaussian_count, device=avatar.device)
     away = ndimage.distance_transform_edt(np.pad(inside, 1, constant_values=True))[1:-1, 1:-1]
     means = avatar.splats(avatar.vertices(pose)).means
     pixels, depth = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)

@@ -15,7 +15,7 @@ from mvp4d_export.initialise import OPACITY, SH_0, hang, nearest
 from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.rig import Pose
-from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.triangles import to_head, to_local, triangle_frames
 from mvp4d_export.visibility import claims, parts_named, triangle_parts
 
 CELL = 6  # pixels a side of the squares that a photo is cut into: one Gaussian each where it is plain, four where not
@@ -171,7 +171,8 @@ def _bound(avatar: Avatar, pose: Pose, seeds: Seeds) -> dict[str, Tensor]:
 
     Those off the rig `hang` where they hang.
     """
-    rotation, scale, centre = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
+    frames = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
+    _, scale, centre = frames
     part = triangle_parts(avatar)
     names, device = avatar.rig.part_names, avatar.device
     eyes = parts_named(names, EYES).to(device)
@@ -187,7 +188,7 @@ def _bound(avatar: Avatar, pose: Pose, seeds: Seeds) -> dict[str, Tensor]:
             own = eyes[part]
         own = (own if own.any() else outside).nonzero()[:, 0]
         binding[chosen] = own[nearest(seeds.points[chosen], centre[own])[1]]
-    local = ((seeds.points - centre[binding])[:, :, None] * rotation[binding]).sum(1) / scale[binding, None]
+    local = to_local(seeds.points, frames, binding)
     size = seeds.size[:, None].repeat(1, 3)
     size[:, 1] *= torch.where(seeds.part < 0, 1.0, FLAT)  # thin along the triangle's normal
     count = len(binding)
@@ -211,11 +212,8 @@ def _best_view(avatar: Avatar, bound: list[dict[str, Tensor]], qualities: list[T
 
     Places are compared in the rest pose, where all photos agree.
     """
-    rotation, scale, centre = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)
-    rest = []
-    for part in bound:
-        at = part["binding"]
-        rest.append(scale[at, None] * (rotation[at] * part["position"][:, None]).sum(-1) + centre[at])
+    frames = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)
+    rest = [to_head(part["position"], frames, part["binding"]) for part in bound]
     qualities = [
         claims(avatar, part["binding"], places, quality, index == reference)
         for index, (part, places, quality) in enumerate(zip(bound, rest, qualities))

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+Frames = tuple[Tensor, Tensor, Tensor]  # rotation [T, 3, 3], scale [T] and centroid [T, 3] of triangles
 
-def triangle_frames(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+
+def triangle_frames(vertices: Tensor, faces: Tensor) -> Frames:
     """Frames of triangles [T, 3] of vertices [P, 3].
 
     a0 along the first edge, a1 along its cross product with the second edge, a2 = -a1 x a0; the scale is the mean of
@@ -23,6 +25,18 @@ def triangle_frames(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Te
     a2 = -normalize(torch.linalg.cross(a1, a0), dim=-1, eps=1e-12)
     scale = (first.norm(dim=-1) + (a2 * second).sum(-1).abs()) / 2
     return torch.stack((a0, a1, a2), -1), scale, (v0 + v1 + v2) / 3
+
+
+def to_local(points: Tensor, frames: Frames, triangles: Tensor) -> Tensor:
+    """Points [M, 3] of head space in the `frames` of their `triangles` [M]: [M, 3], in units of those' scale."""
+    rotation, scale, centre = (value[triangles] for value in frames)
+    return ((points - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
+
+
+def to_head(local: Tensor, frames: Frames, triangles: Tensor) -> Tensor:
+    """The inverse of `to_local`: [M, 3] metres in head space."""
+    rotation, scale, centre = (value[triangles] for value in frames)
+    return scale[:, None] * (rotation * local[:, None]).sum(-1) + centre
 
 
 def matrix_to_quaternion(matrix: Tensor) -> Tensor:

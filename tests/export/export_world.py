@@ -175,7 +175,6 @@ def write_capture(
     rng = np.random.default_rng(seed)
     head, motion = make_head(), make_motion(frames, seed)
     head = dataclasses.replace(head, expression_basis=head.expression_basis * np.float32(strength))
-    names = [f"cam{view:02d}" for view in range(views)]
     extrinsics = np.stack([look_at(2 * np.pi * view / views, 0.15 * (-1) ** view) for view in range(views)])
     focal = np.full(views, size * 1.75)
     centre = np.full(views, size / 2)
@@ -192,6 +191,7 @@ def write_capture(
         )
         * ~hairy
     )
+    drawn = []
     for frame in range(frames):
         turn = _rotation(motion.rotation[frame])
         points = (posed[frame][head.faces[face]] * weights[..., None]).sum(1)
@@ -216,23 +216,43 @@ def write_capture(
             height=size,
             background=torch.ones(3),
         )
-        for view, name in enumerate(names):
-            for kind, picture in (("images", result.rgb[view]), ("masks", result.alpha[view])):
-                if kind == "masks" and not masks:
-                    continue
+        drawn.append((result.rgb, result.alpha))
+    pictures, alphas = (torch.stack(values, 1) for values in zip(*drawn))  # [V, F, ...]
+    head = dataclasses.replace(head, expression_basis=head.expression_basis * np.float32(rig_share))
+    return save_capture(folder, pictures, alphas if masks else None, extrinsics, focal, motion, head, images=images)
+
+
+def save_capture(
+    folder: Path,
+    pictures: torch.Tensor,
+    alphas: torch.Tensor | None,
+    extrinsics: np.ndarray,
+    focal: np.ndarray,
+    motion: Motion,
+    head: HeadModel,
+    *,
+    images: str = "png",
+) -> Path:
+    """Writes pictures [V, F, S, S, 3] and alphas [V, F, S, S] of still cameras [V, 4, 4] as a capture."""
+    names = [f"cam{view:02d}" for view in range(len(pictures))]
+    size = pictures.shape[2]
+    for kind, values in (("images", pictures), ("masks", alphas)):
+        for view, name in enumerate(names if values is not None else ()):
+            for frame, picture in enumerate(values[view]):
                 path = folder / kind / name / f"{frame:05d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray((picture.clamp(0, 1) * 255).round().byte().numpy()).save(path)
+    centre = np.full(len(names), size / 2)
     info = {
         "format": "mvp4d-capture",
         "version": 1,
         "fps": motion.fps,
-        "frame_count": frames,
+        "frame_count": pictures.shape[1],
         "image_size": [size, size],
         "cameras": names,
         "head": head.name,
         "images": images,
-        "masks": masks,
+        "masks": alphas is not None,
         "background": [255, 255, 255],
         "reference": None,
         "source": "test",
@@ -252,7 +272,6 @@ def write_capture(
         **{name: getattr(motion, name) for name in ("expression", "rotation", "translation", "neck", "jaw", "eyes")},
         fps=motion.fps,
     )
-    head = dataclasses.replace(head, expression_basis=head.expression_basis * np.float32(rig_share))
     head.save(folder / "head.npz")
     return folder
 

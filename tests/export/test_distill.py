@@ -50,6 +50,15 @@ def test_fit_beats_its_start_on_views_and_times_it_never_saw(egg, fitted):
     assert not out.with_name(f"{out.name}.run").exists()
 
 
+def test_groups_that_show_nobody_are_left_out_of_the_scores(egg):
+    """The held-out moment is empty in all views: the fit, which is done, still gets its scores."""
+    data = load(egg, hold_views=1, hold_times=1)
+    data.usable[:, data.held_times] = False
+    scores = score(Distiller(data, small_config()))
+    assert set(scores) == {"fitted", "held_views"}
+    assert scores["held_views"]["pictures"] == len(data.train_times)
+
+
 def test_start_covers_what_the_rig_does_not(egg):
     """Before any step: the carved hull gives the wig, and no view has a hole in the head."""
     data = load(egg)

@@ -11,7 +11,7 @@ from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import ARRAYS
 from mvp4d_export.remesh import remesh
 from mvp4d_export.rig import Pose, Rig, rotation_matrix
-from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions, triangle_frames
+from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions, to_head, to_local, triangle_frames
 
 
 def jax_vertices(head_path, motion_path):
@@ -104,7 +104,7 @@ def test_rotations_equal_scipy():
 
 
 def test_triangle_frames_follow_cap4ds_definition():
-    """Each line of CAP4D's decoding, in numpy, on random triangles."""
+    """Each line of CAP4D's decoding, in numpy, on random triangles, and points carried into them and back."""
     rng = np.random.default_rng(0)
     vertices, faces = rng.normal(0, 1, (30, 3)), rng.permutation(30).reshape(10, 3)
     rotation, scale, centre = (
@@ -118,6 +118,12 @@ def test_triangle_frames_follow_cap4ds_definition():
         np.testing.assert_allclose(rotation[index], np.stack([a0, a1, a2], 1), atol=1e-12)
         np.testing.assert_allclose(scale[index], (np.linalg.norm(v1 - v0) + abs(a2 @ (v2 - v0))) / 2)
         np.testing.assert_allclose(centre[index], (v0 + v1 + v2) / 3)
+    frames = tuple(torch.from_numpy(value) for value in (rotation, scale, centre))
+    local, at = rng.normal(0, 1, (40, 3)), rng.integers(0, 10, 40)
+    expected = np.stack([scale[k] * rotation[k] @ point + centre[k] for k, point in zip(at, local)])
+    there = to_head(torch.from_numpy(local), frames, torch.from_numpy(at))
+    np.testing.assert_allclose(there, expected, atol=1e-12)
+    np.testing.assert_allclose(to_local(there, frames, torch.from_numpy(at)), local, atol=1e-12)
 
 
 def test_remesh_lies_on_the_head():

@@ -1,5 +1,7 @@
 """Hair at the rim of a photo: how squarely a photo sees it, and the mean colour that it takes."""
 
+import math
+
 import pytest
 import torch
 from export_world import write_capture
@@ -9,8 +11,9 @@ from mvp4d_export.avatar import Avatar, AvatarConfig
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.initialise import initialise
 from mvp4d_export.photos import Picture
-from mvp4d_export.rim import AROUND, BALL, NEIGHBOURS, even_rim, outline_cosine
+from mvp4d_export.rim import AROUND, BALL, even_rim, outline_cosine
 from mvp4d_export.seeding import project_points
+from mvp4d_export.triangles import triangle_frames
 
 SIDE = 160
 
@@ -41,22 +44,34 @@ def test_a_disc_of_a_heads_size_is_seen_as_a_ball(scene):
     assert (found[beside > radius + 1.5] == 0).all()
 
 
+def test_a_photo_without_background_has_no_rim(scene):
+    data, avatar = scene
+    picture = Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), data.Ks[0, 0])
+    found = outline_cosine(avatar, picture, data.pose[:1], data.viewmats[0, 0])
+    assert torch.equal(found, torch.ones(avatar.gaussian_count))
+
+
 def test_the_rim_takes_the_mean_around_it_and_the_rest_stays(scene):
+    """Three Gaussians in a row, AROUND apart, the last one four times as large on the screen and half as opaque."""
     _, avatar = scene
-    before = torch.rand(avatar.harmonics.shape, generator=torch.Generator().manual_seed(0))
+    names = ("position", "rotation", "log_scale", "logit_opacity", "harmonics")
+    own = Avatar(AvatarConfig(24, 0), avatar.head)
+    tensors = {name: getattr(avatar, name).detach()[:4].clone() for name in names}
+    own.set_gaussians(avatar.binding[:1].repeat(4), tensors)
+    scale = triangle_frames(own.gather(own.rig.template), own.mesh_faces)[1][own.binding[0]]
     with torch.no_grad():
-        avatar.harmonics.copy_(before)
-    splats = avatar.splats(avatar.gather(avatar.rig.template))
-    among = torch.zeros(avatar.gaussian_count, dtype=torch.bool)
-    among[: NEIGHBOURS - 4] = True  # few enough that the mean is of all of them
-    cosine = torch.ones(avatar.gaussian_count)
-    cosine[:10], cosine[10] = 0.1, 0.575  # rim; half way
-    even_rim(avatar, among, cosine)
-    size = splats.scales.sort(1).values[:, 1:].prod(1) * splats.opacities
-    for index in range(11):
-        distance = (splats.means[among] - splats.means[index]).norm(dim=1)
-        weights = size[among] * torch.exp(-((distance / AROUND) ** 2) / 2)
-        mean = (weights[:, None, None] * before[among]).sum(0) / weights.sum()
-        expected = mean if index < 10 else (mean + before[index]) / 2
-        torch.testing.assert_close(avatar.harmonics[index], expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(avatar.harmonics[11:], before[11:])
+        own.position.zero_()
+        own.position[:, 0] = torch.tensor([0.0, 1.0, 2.0, 1.0]) * AROUND / scale
+        own.log_scale.fill_(float((0.001 / scale).log()))
+        own.log_scale[2] += math.log(2)
+        own.logit_opacity.zero_()  # one half
+        own.logit_opacity[2] = -math.log(3)  # a quarter
+        own.harmonics[:, 0] = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [5.0, 5, 5]])
+    among = torch.tensor([True, True, True, False])  # the fourth is none of them
+    even_rim(own, among, torch.tensor([0.1, 0.575, 1.0, 0.0]))  # rim, half way, squarely seen
+    one, two = math.exp(-0.5), math.exp(-2)
+    first = torch.tensor([1.0, one, 2 * two]) / (1 + one + 2 * two)
+    second = torch.tensor([one, 1.0, 2 * one]) / (one + 1 + 2 * one)
+    expected = torch.stack((first, (second + torch.tensor([0, 1.0, 0])) / 2, torch.tensor([0, 0, 1.0])))
+    torch.testing.assert_close(own.harmonics.detach()[:3, 0], expected, atol=1e-4, rtol=1e-3)
+    assert torch.equal(own.harmonics.detach()[3, 0], torch.full((3,), 5.0))

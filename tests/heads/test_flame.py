@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
+from mvp4d.core.heads.model import INTERIOR
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.heads.skinning import expression_offsets, landmarks, skin
 
@@ -166,6 +167,9 @@ def test_additions_have_the_familiar_vertex_counts(arrays, folder, motion):
     for spec, count in counts.items():
         head = load_head(f"flame:{folder / spec}")
         assert head.vertex_count == count, spec
+        added = head.part_names[3:]  # after the head and two eyes: all of it is what lips cover
+        assert len(added) == spec.count(",") + spec.count("?")
+        assert all(any(word in name for word in INTERIOR) for name in added)
         used = motion if head.expression_count == 100 else Motion.still(FRAMES, 65)
         assert np.asarray(skin(head, used)).shape == (FRAMES, count, 3)
     plain = load_head(f"flame:{folder / 'generic_model.pkl'}")

@@ -32,7 +32,7 @@ _ROW_V = (3, 2, 0, 1, 3, 4, 6, 5)  # of seven lines near the top of FLAME's text
 _STEPS = 20  # of CAP4D's mouth sphere, around and along
 _LIP_VERTEX = 3533  # between the lips
 # Centres of free spots of FLAME's texture, clear of the teeth; a disc of radius 0.035 fits each.
-_DISC_UV = {"mouth": (0.821, 0.959), "lower_jaw": (0.177, 0.959)}
+_DISC_UV = {"mouth_inside": (0.821, 0.959), "jaw_inside": (0.177, 0.959)}
 _LIP_GAP = 0.005  # metres from the lip to the half-sphere's rim
 
 
@@ -77,7 +77,7 @@ def add_mouth(head: HeadModel) -> HeadModel:
     """Adds CAP4D's static half-sphere between lips and jaw joint, 200 vertices."""
     weights = np.zeros((_STEPS * _STEPS // 2, len(head.joint_names)), np.float32)
     weights[:, head.joint_names.index("root" if head.joint_parents[1] < 0 else "neck")] = 1.0
-    return _add_half_sphere(head, weights, "mouth", "+mouth")
+    return _add_half_sphere(head, weights, "mouth_inside", "+mouth")
 
 
 def add_lower_jaw(head: HeadModel, regressor: np.ndarray | None) -> HeadModel:
@@ -100,7 +100,7 @@ def add_lower_jaw(head: HeadModel, regressor: np.ndarray | None) -> HeadModel:
     weights = np.zeros((_STEPS * _STEPS // 2, len(head.joint_names)), np.float32)
     weights[:, head.joint_names.index("root" if head.joint_parents[1] < 0 else "neck")] = 1.0
     before = head.vertex_count
-    head = _add_half_sphere(head, weights, "lower_jaw", "+jaw")
+    head = _add_half_sphere(head, weights, "jaw_inside", "+jaw")
     # Expressions carry the rotation about the jaw joint to first order in the coefficients.
     jaw = np.asarray(head.joints)[head.joint_names.index("jaw")]
     arm = np.asarray(head.canonical)[before:] - jaw
