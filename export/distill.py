@@ -299,7 +299,7 @@ class Distiller:
             densify.mcmc_noise(self.avatar, splats, rate, config, generator)
         if not config.due(self.step_done, self.config.steps):
             return
-        limit = self.config.max_gaussians + (0 if self.photos is None else int(self.photos.fixed.sum()))
+        limit = self.config.max_gaussians
         if config.strategy == "mcmc":
             change = densify.mcmc_round(self.avatar, splats, config, limit, generator, self._fixed())
         else:

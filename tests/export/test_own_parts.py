@@ -22,7 +22,7 @@ from mvp4d_export.rig import Pose
 from mvp4d_export.visibility import gaussians_of
 
 VIEWS, SIDE, PHOTO_SIDE = 4, 64, 128
-LEARNING = 5000  # Gaussians at most, beside the head's own
+MOST = 20_000  # Gaussians
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def fit(skin_and_eyes, tmp_path_factory) -> Distiller:  # noqa: F811
         avatar=AvatarConfig(144, 0, antialiased=True),
         steps=5,
         start_gaussians=3000,
-        max_gaussians=LEARNING,
+        max_gaussians=MOST,
         photos=PhotoConfig(side=PHOTO_SIDE, start_gaussians=1000),
         densify=DensifyConfig(rounds=2, start=0.2, stop=0.8, gradient=0.0, grow_share=1.0),
     )
@@ -87,11 +87,9 @@ def test_only_an_open_mouth_takes_its_place_in_views(fit):
 
 
 def test_the_heads_own_learns_nothing_and_the_rest_grows(fit, monkeypatch):
-    """Splitting and cloning may go on up to the number that learns, however many the head's own are."""
     before = {name: getattr(fit.avatar, name).detach()[fit.photos.fixed].clone() for name in GAUSSIAN_TENSORS}
     others = fit.avatar.position.detach()[~fit.photos.fixed].clone()
-    learning = int((~fit.photos.fixed).sum())
-    assert learning < LEARNING < fit.avatar.gaussian_count
+    assert len(before["position"]) > 1000 and fit.avatar.gaussian_count < MOST
     added, apply = [], fit._apply
     monkeypatch.setattr(fit, "_apply", lambda change: (added.append(len(change.binding)), apply(change)))
     for _ in range(fit.config.steps):
@@ -99,5 +97,5 @@ def test_the_heads_own_learns_nothing_and_the_rest_grows(fit, monkeypatch):
     fixed = fit.photos.fixed
     for name, value in before.items():
         assert torch.equal(getattr(fit.avatar, name).detach()[fixed], value)
-    assert sum(added) > 500 and int((~fixed).sum()) <= LEARNING
+    assert sum(added) > 500 and fit.avatar.gaussian_count <= MOST
     assert not torch.equal(fit.avatar.position.detach()[~fixed][:100], others[:100])
