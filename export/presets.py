@@ -190,8 +190,9 @@ def adapted(config: DistillConfig, image_size: tuple[int, int]) -> DistillConfig
 def with_photos(config: DistillConfig) -> DistillConfig:
     """The config for captures with photos: room for the Gaussians that start from these, blur by what saw them.
 
-    A small UV square grows: its triangles carry lips and lids that a photo shows sharply. In preset `cpu` these and the
-    photos' fill the room: densification drops and adds none, as what it added at a photo's rims would be dots from beside.
+    A small UV square grows: its triangles carry lips and lids that a photo shows sharply. In preset `cpu` Gaussians of
+    photos, lips, lids and mouth fill the room. So densification drops and adds none: what it added at a photo's rims
+    would be dots from beside.
     """
     photos, avatar = config.photos, config.avatar
     avatar = dataclasses.replace(avatar, antialiased=True, uv_resolution=max(144, avatar.uv_resolution))
