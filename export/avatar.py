@@ -89,7 +89,7 @@ class Avatar(nn.Module):
         neutral = self.gather(self.rig.template)
         self.register_buffer("neutral_features", self._image(position_features(neutral)), persistent=False)
         self.net = DeformationNet(config.net) if config.net is not None else None
-        self.register_buffer("binding", torch.zeros(gaussian_count, dtype=torch.int64))
+        self._bind(torch.zeros(gaussian_count, dtype=torch.int64))
         shapes = {
             "position": (3,),
             "rotation": (4,),
@@ -118,9 +118,16 @@ class Avatar(nn.Module):
 
     def set_gaussians(self, binding: Tensor, tensors: dict[str, Tensor]) -> None:
         """Replaces every Gaussian."""
-        self.binding = binding
+        self._bind(binding)
         for name in GAUSSIAN_TENSORS:
             setattr(self, name, nn.Parameter(tensors[name].detach().clone()))
+
+    def _bind(self, binding: Tensor) -> None:
+        """Binds the Gaussians to triangles [G]. B triangles carry some: about half; only their frames are computed."""
+        triangles, among = binding.unique(return_inverse=True)
+        self.register_buffer("binding", binding)
+        self.register_buffer("bound_faces", self.mesh_faces[triangles], persistent=False)  # [B, 3]
+        self.register_buffer("among_bound", among, persistent=False)  # [G] of B
 
     def gather(self, values: Tensor) -> Tensor:
         """Per-head-vertex values [..., N, C] at the UV vertices: [..., P, C]."""
@@ -176,9 +183,9 @@ class Avatar(nn.Module):
 
     def splats(self, vertices: Tensor) -> Splats:
         """The Gaussians on UV vertices [P, 3]."""
-        rotation, scale, centre = triangle_frames(vertices, self.mesh_faces)
+        rotation, scale, centre = triangle_frames(vertices, self.bound_faces)
         frame = torch.cat((rotation.flatten(1), scale[:, None], centre, matrix_to_quaternion(rotation)), 1)
-        frame = frame[self.binding]  # [G, 17]
+        frame = frame.index_select(0, self.among_bound)  # [G, 17]
         rotation, scale, centre = frame[:, :9].reshape(-1, 3, 3), frame[:, 9:10], frame[:, 10:13]
         means = scale * (rotation * self.position[:, None, :]).sum(-1) + centre
         quaternions = multiply_quaternions(frame[:, 13:], nn.functional.normalize(self.rotation, dim=-1))
@@ -346,6 +353,7 @@ class Avatar(nn.Module):
             _fill(avatar.neck_offsets, tensors["neck_offsets"], "neck_offsets", where)
         if len(avatar.binding) and not 0 <= int(avatar.binding.min()) <= int(avatar.binding.max()) < len(mesh.faces):
             raise UserError(where, "tensor 'gaussians.binding' points outside of the triangles")
+        avatar._bind(avatar.binding)
         _check_ranges(avatar, where)
         return avatar
 

@@ -1,0 +1,41 @@
+"""What a fit's steps leave out changes nothing: against the plain computation of everything."""
+
+import copy
+
+import torch
+from torch.nn.functional import normalize
+
+from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
+from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions, triangle_frames
+
+
+def on_every_triangle(avatar: Avatar, vertices: torch.Tensor) -> list[torch.Tensor]:
+    """Means, quaternions and scales of the Gaussians, by the frames of all triangles."""
+    rotation, scale, centre = (part[avatar.binding] for part in triangle_frames(vertices, avatar.mesh_faces))
+    means = scale[:, None] * torch.einsum("gij,gj->gi", rotation, avatar.position) + centre
+    quaternions = multiply_quaternions(matrix_to_quaternion(rotation), normalize(avatar.rotation, dim=-1))
+    return [means, quaternions, avatar.log_scale.exp() * scale[:, None]]
+
+
+def test_frames_of_the_triangles_that_carry_gaussians_are_enough(fitted, tmp_path):
+    """Values and gradients of a loaded avatar, of one that got other Gaussians, of its copy and once it is reloaded."""
+    loaded = Avatar.load(fitted[0])
+    changed = Avatar.load(fitted[0])
+    few = torch.arange(len(loaded.binding) - 1, 0, -7)
+    changed.set_gaussians(loaded.binding[few], {name: getattr(loaded, name)[few] for name in GAUSSIAN_TENSORS})
+    changed.save(tmp_path / "changed")
+    avatars = loaded, changed, copy.deepcopy(changed), Avatar.load(tmp_path / "changed")
+    generator = torch.Generator().manual_seed(0)
+    for avatar in avatars:
+        assert 10 < len(avatar.bound_faces) < len(avatar.mesh_faces)
+        rest = avatar.gather(avatar.rig.template)
+        vertices = (rest + 1e-3 * torch.randn(rest.shape, generator=generator)).requires_grad_()
+        inputs = [vertices, avatar.position, avatar.rotation, avatar.log_scale]
+        splats = avatar.splats(vertices)
+        ours, plain = [splats.means, splats.quaternions, splats.scales], on_every_triangle(avatar, vertices)
+        weights = [torch.randn(value.shape, generator=generator) for value in ours]
+        for found, expected in zip(ours, plain):
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+        for found, expected in zip(*(torch.autograd.grad(values, inputs, weights) for values in (ours, plain))):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    assert Avatar(loaded.config, loaded.head).splats(vertices).means.shape == (0, 3)
