@@ -26,48 +26,54 @@ MAX_ALPHA = 0.999  # gsplat's clamp
 MIN_TRANSMITTANCE = 1e-4  # a pixel is done before its transmittance would fall to this
 LANES = 8  # pixels of a block
 LIGHT, FAINTEST = 0, 1  # planes of a block: transmittance; the least alpha that counts, over 1 where a pixel is done
-RED, GREEN, BLUE = 2, 3, 4  # forwards: colour so far
+RED, GREEN, BLUE, MARK = 2, 3, 4, 5  # forwards: colour and mark so far
 BEHIND, D_RED, D_GREEN, D_BLUE, D_ALPHA = 2, 3, 4, 5, 6  # backwards: what is still to come, gradients of the pixel
 LOG2_E, LN_2 = 1.4426950408889634, 0.6931471805599453
 
 
 def composite(
-    projected: Projected, colours: Tensor, background: Tensor, width: int, height: int
-) -> tuple[Tensor, Tensor]:
+    projected: Projected, colours: Tensor, background: Tensor, width: int, height: int, marks: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Blends Gaussians front to back over a background.
 
     Args:
       projected: Gaussians in V views, float32 or float64, on the CPU.
       colours: [V, N, 3].
       background: [V, 3].
+      marks: [N] one more value per Gaussian, blended over black in the same pass.
 
     Returns:
-      rgb [V, H, W, 3] over the background, alpha [V, H, W]. Differentiable in all of `projected` but depths and
-      extents, and in the colours and the background.
+      rgb [V, H, W, 3] over the background, alpha [V, H, W], blended marks [V, H, W] (0 without any). Differentiable in
+      all of `projected` but depths and extents, and in the colours and the background; the marks are constants.
     """
-    attributes = torch.cat((projected.means2d, projected.conics, projected.opacities[..., None], colours), -1)
+    marks = torch.zeros_like(projected.opacities) if marks is None else marks.expand_as(projected.opacities)
+    values = projected.means2d, projected.conics, projected.opacities[..., None], colours, marks.detach()[..., None]
+    attributes = torch.cat(values, -1)
     reach = projected.extents[..., 1]
     order = projected.depths.detach().argsort(dim=1, stable=True)
     orders = [nearest_first[visible[nearest_first]] for nearest_first, visible in zip(order, reach > 0)]
-    blended = _Blend.apply(attributes, reach, orders, width, height)  # [V, H, W, 4] premultiplied rgb, alpha
+    blended, marked = _Blend.apply(attributes, reach, orders, width, height)  # [V, H, W, 4] premultiplied rgb, alpha
     alpha = blended[..., 3]
-    return blended[..., :3] + (1 - alpha)[..., None] * background[:, None, None], alpha
+    return blended[..., :3] + (1 - alpha)[..., None] * background[:, None, None], alpha, marked
 
 
 class _Blend(torch.autograd.Function):
-    """attributes [V, N, 9], reach [V, N] rows up and down, V orders -> [V, H, W, 4] premultiplied colour, alpha."""
+    """attributes [V, N, 10], reach [V, N] rows up and down, V orders -> [V, H, W, 4] premultiplied colour, alpha, and
+    marks [V, H, W]."""
 
     @staticmethod
-    def forward(ctx, attributes: Tensor, reach: Tensor, orders: list[Tensor], width: int, height: int) -> Tensor:
+    def forward(ctx, attributes: Tensor, reach: Tensor, orders: list[Tensor], width: int, height: int):
         out = attributes.new_empty(len(orders), height, width, 4)
+        marked = attributes.new_empty(out.shape[:3])
         views = [tuple(array.numpy() for array in view) for view in zip(orders, attributes.detach(), reach.detach())]
-        in_parallel(lambda view: _draw(*views[view], out[view].numpy()), list(range(len(views))))
+        in_parallel(lambda view: _draw(*views[view], out[view].numpy(), marked[view].numpy()), list(range(len(views))))
         ctx.save_for_backward(out)
+        ctx.mark_non_differentiable(marked)
         ctx.views, ctx.shape = views, attributes.shape
-        return out
+        return out, marked
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx, gradient: Tensor, _):
         result = gradient.new_zeros(ctx.shape)
         # What the pixels' gradients make of the light that each still has to receive, [V, H, W].
         behind = (ctx.saved_tensors[0] * gradient).sum(-1)
@@ -151,7 +157,7 @@ def _meet(block, lane, dx, row, opacity):
 def _draw_block(block, first, row, opacity, colour):
     """Draws a Gaussian, `first` pixels beyond a block's first one, into the block; how many pixels are done with it."""
     number = block.dtype.type
-    red, green, blue = colour
+    red, green, blue, mark = colour
     ended = np.int32(0)
     for lane in range(LANES):
         alpha, drawn, ends = _meet(block, lane, first - number(lane), row, opacity)
@@ -162,19 +168,20 @@ def _draw_block(block, first, row, opacity, colour):
         block[RED, lane] += weight * red
         block[GREEN, lane] += weight * green
         block[BLUE, lane] += weight * blue
+        block[MARK, lane] += weight * mark
         ended += np.int32(ends)
     return ended
 
 
 @compiled
-def _draw(order, attributes, reach, out):
-    """Draws a view's Gaussians [N, 9], in this order, into [H, W, 4]."""
+def _draw(order, attributes, reach, out, marked):
+    """Draws a view's Gaussians [N, 10], in this order, into [H, W, 4] and [H, W]."""
     height, width = out.shape[:2]
     number = attributes.dtype.type
     half = number(0.5)
-    blocks, done = _blocks(height, width, 5, attributes)
+    blocks, done = _blocks(height, width, 6, attributes)
     for g in order:
-        u, v, a, b, c, opacity, red, green, blue = attributes[g]
+        u, v, a, b, c, opacity, red, green, blue, mark = attributes[g]
         limit = number(2) * math.log(number(ALPHA_THRESHOLD) / opacity)
         top, bottom = _rows(v, reach[g], height)
         for y in range(top, bottom):
@@ -184,12 +191,13 @@ def _draw(order, attributes, reach, out):
             for k in range(left, right):
                 if done[y, k] < LANES:
                     first = u - (number(LANES * k) + half)
-                    done[y, k] += _draw_block(blocks[y, k], first, row, opacity, (red, green, blue))
+                    done[y, k] += _draw_block(blocks[y, k], first, row, opacity, (red, green, blue, mark))
     for y in range(height):
         for x in range(width):
             block, lane = blocks[y, x // LANES], x % LANES
             out[y, x, 0], out[y, x, 1], out[y, x, 2] = block[RED, lane], block[GREEN, lane], block[BLUE, lane]
             out[y, x, 3] = number(1) - block[LIGHT, lane]
+            marked[y, x] = block[MARK, lane]
 
 
 @compiled
@@ -227,7 +235,7 @@ def _draw_block_backward(block, first, row, opacity, colour, sums):
 
 @compiled
 def _draw_backward(order, attributes, reach, gradient, behind, result):
-    """Gradients [N, 9] of a view's Gaussians from those [H, W, 4] of its pixels and `behind` [H, W]."""
+    """Gradients [N, 10] of a view's Gaussians from those [H, W, 4] of its pixels and `behind` [H, W]."""
     height, width = behind.shape
     number = attributes.dtype.type
     half, zero = number(0.5), number(0)
@@ -239,7 +247,7 @@ def _draw_backward(order, attributes, reach, gradient, behind, result):
             for channel in range(4):
                 block[D_RED + channel, lane] = gradient[y, x, channel]
     for g in order:
-        u, v, a, b, c, opacity, red, green, blue = attributes[g]
+        u, v, a, b, c, opacity, red, green, blue, _ = attributes[g]
         limit = number(2) * math.log(number(ALPHA_THRESHOLD) / opacity)
         d_red = d_green = d_blue = d_log = d_dx = d_dy = d_dx2 = d_dxdy = d_dy2 = zero
         top, bottom = _rows(v, reach[g], height)

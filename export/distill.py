@@ -184,8 +184,10 @@ class Distiller:
         expressive, neutral = self.avatar.deformation(pose)
         vertices = self.avatar.vertices(pose, expressive, self.avatar.neck_offsets[moment])
         splats = self.avatar.splats(vertices)
-        shown = splats if self.photos is None else self.photos.smooth(splats, pose, viewmats, Ks)
-        rendering = self.avatar.render(shown, pose, viewmats, Ks, width, height, background)
+        shown, marks = splats, None
+        if self.photos is not None:
+            shown, marks = self.photos.smooth(splats, pose, viewmats, Ks), self.photos.shown
+        rendering = self.avatar.render(shown, pose, viewmats, Ks, width, height, background, marks=marks)
         rgb, alpha = rendering.rgb, rendering.alpha
         loss = self.regulariser(splats, expressive, neutral)
         loss = loss + self.config.weights.neck * self.avatar.neck_offsets[moment].square().sum()
@@ -197,7 +199,7 @@ class Distiller:
         seen = rgb.detach()
         if self.photos is not None:
             pictures, mouths = self.photos.with_own_mouths(pictures, moment, views)
-            weights, outlines = self.photos.view_weights(splats, moment, views, Ks, (height, width))
+            weights, outlines = self.photos.view_weights(rendering, moment, views)
             rgb = torch.lerp(pictures, rgb, torch.maximum(weights, mouths)[..., None])
             alpha = alpha if masks is None else torch.lerp(masks, alpha, outlines)
         loss = loss + picture_loss(self.config, self.lpips, rgb, pictures, share)
@@ -221,11 +223,12 @@ class Distiller:
         splats = self.avatar.splats(self.avatar.vertices(pose, expressive))
         viewmats, Ks = viewmat[None], picture.K[None]
         shown = photos.smooth(splats, pose, viewmats.detach(), Ks)
-        rendering = self.avatar.render(shown, pose, viewmats, Ks, picture.side, picture.side, background)
+        side, marks = picture.side, photos.own(index)
+        rendering = self.avatar.render(shown, pose, viewmats, Ks, side, side, background, marks=marks)
         target = torch.lerp(background.expand_as(picture.rgb), picture.rgb, picture.alpha[..., None])[None]
         alpha = rendering.alpha
         rgb = tinted(rendering.rgb, alpha, background, photos.photo_gain(index))
-        counts = says * photos.own_share(index, shown, pose, viewmat, picture)
+        counts = says * photos.own_share(rendering)
         rgb = torch.lerp(target, rgb, counts[..., None])
         loss = picture_loss(self.config, self.lpips, rgb, target, share)
         loss = loss + self.config.weights.alpha * ((alpha[0] - picture.alpha).abs() * says).mean()

@@ -26,6 +26,7 @@ from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
+from mvp4d_export.rasterize import Rendering
 from mvp4d_export.rig import Pose, rotation_matrix
 from mvp4d_export.rim import even_rim, outline_cosine
 from mvp4d_export.sheet import on_sheet
@@ -317,39 +318,40 @@ class PhotoFit:
         return (splats.means - centre).norm(dim=1) > OFF_SURFACE
 
     @torch.no_grad()
-    def view_weights(
-        self, splats: Splats, moment: int, views: list[int], Ks: Tensor, size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """How much the pixels of generated views count, B views of a moment, with the intrinsics of their level.
+    def view_weights(self, drawn: Rendering, moment: int, views: list[int]) -> tuple[Tensor, Tensor]:
+        """How much the pixels of generated views count, B views of a moment.
+
+        Args:
+          drawn: these views, with `shown` as marks.
 
         Returns:
           [B, h, w] of their colours: little where photos show the surface, and little beside the head in views from
           where a photo was taken; [B, 1, 1] of their outlines.
         """
         pose, viewmats = self.data.pose[moment : moment + 1], self.data.viewmats[views, moment]
-        colours = self.shown[:, None].expand(-1, 3).contiguous()
-        drawn = self.avatar.render(splats, pose, viewmats, Ks, size[1], size[0], colours=colours)
         towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
         cosine = (towards @ self._directions().T).amax(1)[:, None, None]
         near, beside = smoothstep(cosine, NEAR_FROM, NEAR_TO), smoothstep(cosine, BESIDE_FROM, BESIDE_TO)
-        shown = drawn.rgb[..., 0] * beside + (1 - drawn.alpha) * near
+        shown = drawn.marked * beside + (1 - drawn.alpha) * near
         return 1 - self.config.trust * shown.clamp(0, 1), 1 - self.config.trust * near
 
-    @torch.no_grad()
-    def own_share(self, index: int, splats: Splats, pose: Pose, viewmat: Tensor, picture: Picture) -> Tensor:
-        """[S, S] how much the colours of a photo's pixels count: little where another one's claim weighs more.
+    def own(self, index: int) -> Tensor | None:
+        """[G] how much a photo's colours count, little where another one's claim weighs more; None: there is no other.
 
         Photos never agree to the pixel on a surface that is known to millimetres.
         """
         if len(self.photos) == 1:
-            return torch.ones_like(picture.alpha)
+            return None
         best = self.claims.amax(0)
         ahead = torch.where(best > 0, self.claims[index] / best.clamp(min=1e-6), 1.0)
-        weight = YIELDED + (1 - YIELDED) * smoothstep(ahead, YIELD_FROM, YIELD_TO)
-        colours = weight[:, None].expand(-1, 3).contiguous()
-        side = picture.side
-        drawn = self.avatar.render(splats, pose, viewmat[None], picture.K[None], side, side, colours=colours)
-        return (drawn.rgb[0, ..., 0] + 1 - drawn.alpha[0]).clamp(0, 1)
+        return YIELDED + (1 - YIELDED) * smoothstep(ahead, YIELD_FROM, YIELD_TO)
+
+    @torch.no_grad()
+    def own_share(self, drawn: Rendering) -> Tensor:
+        """[S, S] how much the colours of a photo's pixels count, drawn with `own` of it as marks."""
+        if drawn.marked is None:
+            return torch.ones_like(drawn.alpha[0])
+        return (drawn.marked[0] + 1 - drawn.alpha[0]).clamp(0, 1)
 
     def with_own_mouths(self, pictures: Tensor, moment: int, views: list[int]) -> tuple[Tensor, Tensor]:
         """Generated views [B, h, w, 3] of a moment with the head's own mouth where the rig has it open, [B, h, w]."""

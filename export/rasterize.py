@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
 from torch import Tensor
 
 from mvp4d.core.errors import UserError
@@ -19,12 +20,14 @@ class Rendering:
       alpha: [V, H, W].
       means2d: [V, N, 2] pixels, a part of the graph: densification asks for its gradient.
       visible: [V, N] bool, which Gaussians reach a pixel of the view.
+      marked: [V, H, W] the blended `marks`, over black; None without any.
     """
 
     rgb: Tensor
     alpha: Tensor
     means2d: Tensor | None
     visible: Tensor | None
+    marked: Tensor | None = None
 
 
 def rasterize(
@@ -44,6 +47,7 @@ def rasterize(
     eps2d: float = EPS_2D,
     packed: bool = False,
     absolute_gradient: bool = False,
+    marks: Tensor | None = None,
 ) -> Rendering:
     """Renders N Gaussians into V views in one call.
 
@@ -60,6 +64,7 @@ def rasterize(
       packed: on CUDA, keeps only the pairs of view and Gaussian that meet: less memory, a little slower. Then no
         `means2d` and `visible` come back. Ignored on the CPU.
       absolute_gradient: on CUDA, also collects the sum of absolute screen gradients (`means2d.absgrad`).
+      marks: [N] constants, blended like one more channel: in the same pass on the CPU, in a second one on CUDA.
 
     Raises:
       UserError: tensors on a device that is neither CPU nor CUDA.
@@ -87,9 +92,16 @@ def rasterize(
             rasterize_mode="antialiased" if antialiased else "classic",
         )
         rgb = rgb + (1 - alpha) * background[:, None, None]  # gsplat 1.5.3 refuses backgrounds where it packs
+        marked = None
+        if marks is not None:
+            with torch.no_grad():
+                marks = marks[:, None].expand(-1, 3).contiguous()
+                shape = means, quaternions, scales, opacities
+                options = {"antialiased": antialiased, "eps2d": eps2d, "packed": packed}
+                marked = rasterize(*shape, marks, viewmats, Ks, width, height, **options).rgb[..., 0]
         if packed:
-            return Rendering(rgb, alpha[..., 0], None, None)
-        return Rendering(rgb, alpha[..., 0], info["means2d"], (info["radii"] > 0).all(-1))
+            return Rendering(rgb, alpha[..., 0], None, None, marked)
+        return Rendering(rgb, alpha[..., 0], info["means2d"], (info["radii"] > 0).all(-1), marked)
     if means.device.type != "cpu":
         raise UserError("device", f"no rasteriser for '{means.device.type}'", "use cpu or cuda")
     from mvp4d_export.compositor import composite  # numba, which CUDA does without, takes a second to import
@@ -100,5 +112,6 @@ def rasterize(
     projected = project(
         means, quaternions, scales, opacities, viewmats, Ks, width, height, antialiased=antialiased, eps2d=eps2d
     )
-    rgb, alpha = composite(projected, colours, background, width, height)
-    return Rendering(rgb, alpha, projected.means2d, projected.extents[..., 0] > 0)
+    rgb, alpha, marked = composite(projected, colours, background, width, height, marks)
+    marked = None if marks is None else marked
+    return Rendering(rgb, alpha, projected.means2d, projected.extents[..., 0] > 0, marked)

@@ -3,9 +3,12 @@
 import copy
 
 import torch
+from export_world import FRAME
 from torch.nn.functional import normalize
 
+from mvp4d.core.capture.motion_file import read_motion
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
+from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions, triangle_frames
 
 
@@ -39,3 +42,28 @@ def test_frames_of_the_triangles_that_carry_gaussians_are_enough(fitted, tmp_pat
         for found, expected in zip(*(torch.autograd.grad(values, inputs, weights) for values in (ours, plain))):
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
     assert Avatar(loaded.config, loaded.head).splats(vertices).means.shape == (0, 3)
+
+
+def test_marks_are_what_a_rendering_of_their_own_shows(fitted, cameras):
+    """Over black, in the same bits; the picture, its gradients and their number are those without marks."""
+    avatar = Avatar.load(fitted[0])
+    pose = Pose.of(read_motion(fitted[0] / "motion.npz").motion)[FRAME : FRAME + 1]
+    marks = torch.rand(avatar.gaussian_count, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    inputs = [getattr(avatar, name) for name in GAUSSIAN_TENSORS]
+    behind = torch.tensor([0.2, 0.7, 0.4])
+
+    def render(**options):
+        drawn = avatar.render(avatar.splats(avatar.vertices(pose)), pose, *cameras, 48, 48, behind, **options)
+        loss = (drawn.rgb.square().sum(-1) + drawn.alpha).sum()
+        return drawn, torch.autograd.grad(loss, inputs)
+
+    marked, gradients = render(marks=marks)
+    plain, expected = render()
+    assert plain.marked is None and not marked.marked.requires_grad
+    assert torch.equal(marked.rgb, plain.rgb) and torch.equal(marked.alpha, plain.alpha)
+    for ours, theirs in zip(gradients, expected):
+        assert torch.equal(ours, theirs)
+    splats = avatar.splats(avatar.vertices(pose))
+    alone = avatar.render(splats, pose, *cameras, 48, 48, colours=marks[:, None].expand(-1, 3)).rgb
+    assert torch.equal(marked.marked, alone[..., 0])
+    assert 0.1 < float(marked.marked.amax()) < 1

@@ -174,8 +174,9 @@ def test_generated_views_count_less_where_a_photo_shows_the_surface(egg, sharp):
     fit = photo_fit(egg, portrait_of(sharp, [0]))
     views, pose = [0, 1, 3], fit.data.pose[:1]
     splats = fit.avatar.splats(fit.avatar.vertices(pose))
-    Ks = fit.data.Ks[views, 0]
-    (front, side, back), outlines = fit.photos.view_weights(splats, 0, views, Ks, (48, 48))
+    cameras = fit.data.viewmats[views, 0], fit.data.Ks[views, 0]
+    drawn = fit.avatar.render(splats, pose, *cameras, 48, 48, marks=fit.photos.shown)
+    (front, side, back), outlines = fit.photos.view_weights(drawn, 0, views)
     head = fit.data.masks[[0, 1, 3], 0] > 250
     trust = fit.config.photos.trust
     assert float(front[head[0]].mean()) < 1 - 0.6 * trust
@@ -386,7 +387,9 @@ def test_of_two_photos_the_one_that_sees_a_place_squarely_tells_its_colour(egg, 
         pose, viewmat = fit.photos.view(index)
         picture = fit.photos.photos.pictures[index]
         splats = fit.avatar.splats(fit.avatar.vertices(pose))
-        share = fit.photos.own_share(index, splats, pose, viewmat, picture)
+        cameras = viewmat[None], picture.K[None]
+        drawn = fit.avatar.render(splats, pose, *cameras, SIDE, SIDE, marks=fit.photos.own(index))
+        share = fit.photos.own_share(drawn)
         columns = (share * picture.alpha).sum(0) / picture.alpha.sum(0).clamp(min=1)
         shares.append(columns[picture.alpha.sum(0) > 8])
     for share in shares:
@@ -395,9 +398,8 @@ def test_of_two_photos_the_one_that_sees_a_place_squarely_tells_its_colour(egg, 
         assert max(ends) > 0.8 and min(ends) < 0.45, ends
     assert tops[0] != tops[1]
     alone = photo_fit(egg, portrait_of(sharp, [0]))
-    pose, viewmat = alone.photos.view(0)
-    splats = alone.avatar.splats(alone.avatar.vertices(pose))
-    assert float(alone.photos.own_share(0, splats, pose, viewmat, alone.photos.photos.pictures[0]).min()) == 1
+    assert alone.photos.own(0) is None
+    assert float(alone.photos.own_share(dataclasses.replace(drawn, marked=None)).min()) == 1
 
 
 def test_what_a_photo_shows_stays_on_the_rig(egg, sharp):

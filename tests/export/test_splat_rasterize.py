@@ -143,7 +143,7 @@ def test_what_rounding_left_without_a_covariance_is_drawn_alike_in_both_precisio
         conics = torch.tensor([[(40, 200, 40), (0.5, 0.1, 0.5)]], dtype=dtype)
         extents = torch.full((1, 2, 2), 3.0, dtype=dtype)
         projected = Projected(means, conics, opacities, torch.tensor([[1.0, 2]], dtype=dtype), extents)
-        rgb, alpha = compositor.composite(projected, colours, torch.ones(1, 3, dtype=dtype), 21, 12)
+        rgb, alpha, _ = compositor.composite(projected, colours, torch.ones(1, 3, dtype=dtype), 21, 12)
         gradients = torch.autograd.grad(rgb.square().sum() + alpha.sum(), [means, opacities, colours])
         results.append([value.detach().double() for value in (rgb, alpha, *gradients)])
     for single, exact in zip(*results):
@@ -156,7 +156,7 @@ def test_what_reaches_beyond_all_integers_ends():
     means = torch.tensor([[[4, 9.3e18]]]).double()
     projected = Projected(means, conic, opacity, opacity, torch.full((1, 1, 2), 9.3e18).double() - 2048)
     assert (projected.means2d - projected.extents)[0, 0, 1] == 2048
-    rgb, _ = compositor.composite(projected, torch.ones(1, 1, 3).double(), torch.zeros(1, 3).double(), 4, 6000)
+    rgb, *_ = compositor.composite(projected, torch.ones(1, 1, 3).double(), torch.zeros(1, 3).double(), 4, 6000)
     assert rgb.isfinite().all()
 
 
