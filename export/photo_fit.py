@@ -91,7 +91,8 @@ class PhotoFit:
         self._mouths_of_views = OwnMouths(avatar, data)
         self.mouths = [self._mouth(index) for index in range(count)]
         self.depths: list[PhotoDepth] = []  # of each photo, once the fit has begun
-        self._turned: dict[tuple[int, int], tuple[Picture, Tensor]] = {}
+        self._pictures: dict[tuple[int, int], tuple[Picture, Tensor]] = {}  # by index and level
+        self._turned: dict[tuple[int, int, int], tuple[Picture, Tensor]] = {}  # by index, turn and level
         self.looked = self._corrections()
         self.shown = self.pitch = torch.zeros(0, device=device)
         self.across = torch.zeros(0, 3, 3, device=device)
@@ -139,26 +140,28 @@ class PhotoFit:
 
     def picture(self, index: int, level: int) -> tuple[Picture, Tensor]:
         """A photo and [S, S] where it says something: within its borders and off the open mouth."""
-        picture = self.photos.pictures[index].at(level)
-        mouth = self.mouths[index]
-        if level:
-            mouth = max_pool2d(mouth[None, None], 1 << level)[0, 0]
-        return picture, picture.known * (1 - mouth)
+        if (index, level) not in self._pictures:
+            picture = self.photos.pictures[index].at(level)
+            mouth = self.mouths[index]
+            if level:
+                mouth = max_pool2d(mouth[None, None], 1 << level)[0, 0]
+            self._pictures[index, level] = picture, picture.known * (1 - mouth)
+        return self._pictures[index, level]
 
     @torch.no_grad()
     def turned(self, index: int, which: int, level: int) -> tuple[Picture, Tensor]:
         """A photo as the rig carries it into the view of `TURNS[which]`, known as far as its alpha says, and the camera
         [4, 4] of that view. Its corrections are those of the last look, so that a run that was stopped has the same."""
-        if (index, which) not in self._turned:
+        if (index, which, level) not in self._turned:
             parts = self.looked[index].split([value[0].numel() for value in self.free.values()])
             free = {name: part.view_as(value[:1]) for (name, value), part in zip(self.free.items(), parts)}
             pose, viewmat = self._placed(index, free)
             camera = turned_view(viewmat, pose, TURNS[which])
             picture, says = self.picture(index, 0)
             says = says * ~self.depths[index].off  # hair before a forehead is none of it
-            self._turned[index, which] = turned_picture(self.avatar, picture, says, pose, viewmat, camera), camera
-        picture, camera = self._turned[index, which]
-        return picture.at(level), camera
+            carried = turned_picture(self.avatar, picture, says, pose, viewmat, camera)
+            self._turned[index, which, level] = carried.at(level), camera
+        return self._turned[index, which, level]
 
     def pull(self) -> Tensor:
         """What holds the corrections to nothing: a penalty."""

@@ -3,9 +3,11 @@
 import copy
 
 import torch
-from export_world import FRAME
+from export_world import FRAME, write_capture
+from test_photo_fit import SIDE, photo_fit, portrait_of
 from torch.nn.functional import normalize
 
+from mvp4d.core.capture import Capture
 from mvp4d.core.capture.motion_file import read_motion
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.rig import Pose
@@ -67,3 +69,29 @@ def test_marks_are_what_a_rendering_of_their_own_shows(fitted, cameras):
     alone = avatar.render(splats, pose, *cameras, 48, 48, colours=marks[:, None].expand(-1, 3)).rgb
     assert torch.equal(marked.marked, alone[..., 0])
     assert 0.1 < float(marked.marked.amax()) < 1
+
+
+def test_photos_and_turned_views_are_pooled_once_per_level(egg, tmp_path):
+    """Each level is the full one's mean over squares, whatever was asked for before; a look draws turned views anew."""
+    sharp = Capture.open(write_capture(tmp_path / "sharp", views=6, frames=1, size=SIDE))
+    fit = photo_fit(egg, portrait_of(sharp, [0, 1])).photos
+    for index in range(2):
+        full, turned = fit.photos.pictures[index], fit.turned(index, 1, 0)[0]
+        for level in (1, 0, 2, 1):
+            picture, says = fit.picture(index, level)
+            side = SIDE >> level
+            alpha = full.alpha.reshape(side, 1 << level, side, 1 << level).mean((1, 3))
+            shut = (1 - fit.mouths[index]).reshape(side, 1 << level, side, 1 << level).amin((1, 3))
+            torch.testing.assert_close(picture.alpha, alpha)
+            torch.testing.assert_close(says, picture.known * shut)
+            assert fit.picture(index, level)[0] is picture
+            smaller, camera = fit.turned(index, 1, level)
+            weight = turned.alpha.reshape(side, 1 << level, side, 1 << level).mean((1, 3))
+            torch.testing.assert_close(smaller.alpha, weight)
+            torch.testing.assert_close(camera, fit.turned(index, 1, 0)[1])
+    before = fit.turned(0, 1, 1)[1]
+    with torch.no_grad():
+        fit.free["shift"].fill_(0.5)
+    torch.testing.assert_close(fit.turned(0, 1, 1)[1], before, atol=0, rtol=0)
+    fit.look()
+    assert (fit.turned(0, 1, 1)[1] - before).abs().max() > 1e-3
