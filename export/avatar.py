@@ -143,18 +143,18 @@ class Avatar(nn.Module):
         """The net's offsets [P, 3] metres, rest axes, for one frame's expression (which the neck is no part of)."""
         if self.net is None:
             return torch.zeros_like(self.mesh_weights)
-        return self._evaluate(self._expression_image(pose)[None])[0]
+        return self._evaluate(self.expression_image(pose)[None])[0]
 
-    def deformation(self, pose: Pose) -> tuple[Tensor, Tensor]:
-        """`offsets` of one frame and those of the neutral face, in one batch."""
+    def deformation(self, pose: Pose, image: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`offsets` of one frame (of its `expression_image`, if given) and those of the neutral face, in one batch."""
         if self.net is None:
             return torch.zeros_like(self.mesh_weights), torch.zeros_like(self.mesh_weights)
-        moved = self._expression_image(pose)
+        moved = self.expression_image(pose) if image is None else image
         expressive, neutral = self._evaluate(torch.stack((moved, torch.zeros_like(moved)))).unbind(0)
         return expressive, neutral
 
     @torch.no_grad()
-    def _expression_image(self, pose: Pose) -> Tensor:
+    def expression_image(self, pose: Pose) -> Tensor:
         """[3, R, R] offsets of the expression on the UV square, in the net's unit."""
         vertices, _ = self.rig(dataclasses.replace(pose, neck=torch.zeros_like(pose.neck)))
         return self._image(self.gather(vertices[0] - self.rig.template) / EXPRESSION_UNIT)

@@ -85,6 +85,7 @@ class Distiller:
         self.step_done, self.finished = 0, False
         self.average: float | None = None
         self.best = math.inf
+        self._images: dict[int, Tensor] = {}
 
     def parameters(self) -> dict[str, nn.Parameter]:
         named = {name: getattr(self.avatar, name) for name in GAUSSIAN_TENSORS}
@@ -181,7 +182,7 @@ class Distiller:
         background = self.data.background if background is None else background
         height, width = pictures.shape[1:3]
         pose = self.data.pose[moment : moment + 1]
-        expressive, neutral = self.avatar.deformation(pose)
+        expressive, neutral = self.avatar.deformation(pose, self._expression_image(moment))
         vertices = self.avatar.vertices(pose, expressive, self.avatar.neck_offsets[moment])
         splats = self.avatar.splats(vertices)
         shown, marks = splats, None
@@ -206,6 +207,12 @@ class Distiller:
         if masks is not None:
             loss = loss + self.config.weights.alpha * (alpha - masks).abs().mean()
         return self._gradients(loss, rendering, splats, seen, pictures, track)
+
+    def _expression_image(self, moment: int) -> Tensor:
+        """[3, R, R] of a moment, which no step changes: less memory than its pictures take."""
+        if moment not in self._images:
+            self._images[moment] = self.avatar.expression_image(self.data.pose[moment : moment + 1])
+        return self._images[moment]
 
     def photo_sample(
         self, index: int, background: Tensor, share: float, track: bool, turned: int | None = None

@@ -1,15 +1,19 @@
 """What a fit's steps leave out changes nothing: against the plain computation of everything."""
 
 import copy
+import dataclasses
 
 import torch
-from export_world import FRAME, write_capture
+from export_world import FRAME, small_config, write_capture
 from test_photo_fit import SIDE, photo_fit, portrait_of
 from torch.nn.functional import normalize
 
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.motion_file import read_motion
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
+from mvp4d_export.dataset import Dataset
+from mvp4d_export.deformation import EXPRESSION_UNIT
+from mvp4d_export.distill import Distiller
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions, triangle_frames
 
@@ -95,3 +99,24 @@ def test_photos_and_turned_views_are_pooled_once_per_level(egg, tmp_path):
     torch.testing.assert_close(fit.turned(0, 1, 1)[1], before, atol=0, rtol=0)
     fit.look()
     assert (fit.turned(0, 1, 1)[1] - before).abs().max() > 1e-3
+
+
+def test_a_moments_expression_is_told_once(egg):
+    """It is the rig's offsets from rest without the neck, after steps as before; what is kept changes no sample."""
+    data = Dataset.load(Capture.open(egg))
+    fit = Distiller(data, small_config(steps=4))
+    for _ in range(4):
+        fit.train_step()
+    for moment in data.train_times:
+        kept = fit._expression_image(moment)
+        still = dataclasses.replace(data.pose[moment : moment + 1], neck=torch.zeros(1, 3))
+        off = fit.avatar.gather(fit.avatar.rig(still)[0][0] - fit.avatar.rig.template) / EXPRESSION_UNIT
+        torch.testing.assert_close(kept.flatten(1)[:, fit.avatar.mesh_pixels].T, off, atol=0, rtol=0)
+        assert fit._expression_image(moment) is kept
+    chosen = *fit.choose(0), fit.backdrop(0), 0.5, True
+    kept = fit.sample(*chosen)
+    fit._images.clear()
+    anew = fit.sample(*chosen)
+    assert kept.loss == anew.loss
+    for ours, theirs in zip(kept.gradients, anew.gradients):
+        assert torch.equal(ours, theirs)
