@@ -31,7 +31,7 @@ class Adam:
             first.lerp_(gradient, 1 - BETA_1)
             second.mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
             size = (second / (1 - BETA_2**count)).sqrt_().add_(EPSILON)
-            parameter.sub_(rates[name] * (first / (1 - BETA_1**count)) / size)
+            parameter.sub_((first / (1 - BETA_1**count)).mul_(rates[name]).div_(size))
             parameter.grad = None
 
     def reindex(self, names: tuple[str, ...], keep: Tensor, added: int) -> None:
