@@ -220,11 +220,12 @@ class Distiller:
         """The same of a photo, or of what it says of a turned view: what it says nothing about is left out."""
         photos = self.photos
         level = photos.level(index, share)
-        picture, says = photos.picture(index, level)
-        pose, viewmat = photos.view(index)
-        if turned is not None:
-            picture, viewmat = photos.turned(index, turned, level)
-            says, pose = picture.alpha, pose.map(Tensor.detach)
+        if turned is None:
+            picture, says = photos.picture(index, level)
+            pose, viewmat = photos.view(index)
+        else:
+            picture, pose, viewmat = photos.turned(index, turned, level)
+            says = picture.alpha
             picture = dataclasses.replace(picture, alpha=torch.ones_like(says))
         expressive, neutral = self.avatar.deformation(pose)
         splats = self.avatar.splats(self.avatar.vertices(pose, expressive))

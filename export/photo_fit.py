@@ -92,7 +92,7 @@ class PhotoFit:
         self.mouths = [self._mouth(index) for index in range(count)]
         self.depths: list[PhotoDepth] = []  # of each photo, once the fit has begun
         self._pictures: dict[tuple[int, int], tuple[Picture, Tensor]] = {}  # by index and level
-        self._turned: dict[tuple[int, int, int], tuple[Picture, Tensor]] = {}  # by index, turn and level
+        self._turned: dict[tuple[int, int, int], tuple[Picture, Pose, Tensor]] = {}  # by index, turn and level
         self.looked = self._corrections()
         self.shown = self.pitch = torch.zeros(0, device=device)
         self.across = torch.zeros(0, 3, 3, device=device)
@@ -149,9 +149,10 @@ class PhotoFit:
         return self._pictures[index, level]
 
     @torch.no_grad()
-    def turned(self, index: int, which: int, level: int) -> tuple[Picture, Tensor]:
-        """A photo as the rig carries it into the view of `TURNS[which]`, known as far as its alpha says, and the camera
-        [4, 4] of that view. Its corrections are those of the last look, so that a run that was stopped has the same."""
+    def turned(self, index: int, which: int, level: int) -> tuple[Picture, Pose, Tensor]:
+        """A photo as the rig carries it into the view of `TURNS[which]`, known as far as its alpha says, with the pose
+        that it was carried in and the camera [4, 4] of that view. Its corrections are those of the last look, so that a
+        run that was stopped has the same."""
         if (index, which, level) not in self._turned:
             parts = self.looked[index].split([value[0].numel() for value in self.free.values()])
             free = {name: part.view_as(value[:1]) for (name, value), part in zip(self.free.items(), parts)}
@@ -160,7 +161,7 @@ class PhotoFit:
             picture, says = self.picture(index, 0)
             says = says * ~self.depths[index].off  # hair before a forehead is none of it
             carried = turned_picture(self.avatar, picture, says, pose, viewmat, camera)
-            self._turned[index, which, level] = carried.at(level), camera
+            self._turned[index, which, level] = carried.at(level), pose, camera
         return self._turned[index, which, level]
 
     def pull(self) -> Tensor:

@@ -89,16 +89,19 @@ def test_photos_and_turned_views_are_pooled_once_per_level(egg, tmp_path):
             torch.testing.assert_close(picture.alpha, alpha)
             torch.testing.assert_close(says, picture.known * shut)
             assert fit.picture(index, level)[0] is picture
-            smaller, camera = fit.turned(index, 1, level)
+            smaller, _, camera = fit.turned(index, 1, level)
             weight = turned.alpha.reshape(side, 1 << level, side, 1 << level).mean((1, 3))
             torch.testing.assert_close(smaller.alpha, weight)
-            torch.testing.assert_close(camera, fit.turned(index, 1, 0)[1])
-    before = fit.turned(0, 1, 1)[1]
+            torch.testing.assert_close(camera, fit.turned(index, 1, 0)[2])
+    _, pose, camera = fit.turned(0, 1, 1)
     with torch.no_grad():
         fit.free["shift"].fill_(0.5)
-    torch.testing.assert_close(fit.turned(0, 1, 1)[1], before, atol=0, rtol=0)
+        fit.free["expression"].fill_(0.5)
+    _, same, still = fit.turned(0, 1, 1)
+    assert torch.equal(still, camera) and torch.equal(same.expression, pose.expression)
     fit.look()
-    assert (fit.turned(0, 1, 1)[1] - before).abs().max() > 1e-3
+    _, other, moved = fit.turned(0, 1, 1)
+    assert (moved - camera).abs().max() > 1e-3 and (other.expression - pose.expression).abs().max() > 0.05
 
 
 def test_a_moments_expression_is_told_once(egg):
