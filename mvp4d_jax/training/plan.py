@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -225,6 +226,9 @@ def _stage(name: str, start: int, settings: ml_collections.ConfigDict, stride: i
     mesh, remat, shift = (settings.get(field) for field in ("mesh", "remat", "snr_shift"))
     if remat not in (None, *REMAT_POLICIES):
         raise UserError(f"config.stages.{name}.remat", f"is '{remat}'", f"choose from {', '.join(REMAT_POLICIES)}")
+    if isinstance(shift, str) and shift != BY_TOKENS:  # a number takes the type of the word that it replaces
+        with contextlib.suppress(ValueError):
+            shift = float(shift)
     if shift not in (None, BY_TOKENS) and not (fits(shift, "float") and shift > 0):
         raise UserError(f"config.stages.{name}.snr_shift", f"is '{shift}'", f"give a positive number, or '{BY_TOKENS}'")
     return Stage(
