@@ -117,8 +117,6 @@ def _save_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
 def _check_resumed(launch: Launch, ground: Ground, workdir: Path) -> None:
     """Raises UserError where the workdir's newest checkpoint is of another model or seed."""
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True, alone=True)
-    if checkpoints.latest() is None:  # one that was being written in a bucket, and not finished
-        return
     position = checkpoints.check_fits(ground.template.shapes)
     if position["seed"] != launch.config.seed:
         raise UserError(
