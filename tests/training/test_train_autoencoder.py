@@ -13,8 +13,10 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from flax import nnx
 from safetensors.torch import load_file
-from small_world import quick_compilation
+from small_world import quick_compilation, write_scene
 
+from mvp4d import cli
+from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
@@ -165,6 +167,24 @@ def test_no_captures_is_the_users_mistake(tmp_path):
     for folder, said in (("", "names no folder"), (str(tmp_path), "holds 0 captures")):
         with pytest.raises(UserError, match=said):
             autoencoder.train_autoencoder(settings(f"--config.data.captures={folder}"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "frames, size, said",
+    [
+        (5, 32, "has 5 frames, config.clip_frames is 9; leave it out of the folder, or give a smaller --config"),
+        (9, 36, "pictures are 36 x 36; take captures whose sides are multiples of 8"),
+    ],
+)
+def test_captures_that_do_not_fit_are_named_before_one_is_read(frames, size, said, tmp_path, monkeypatch, capsys):
+    for index in range(5):
+        write_scene(tmp_path / "captures" / f"{index}", frames=frames, size=size)
+    monkeypatch.setattr(Capture, "frames", lambda *_: pytest.fail("pictures were read"))
+    words = ["train", "--config", "tiny_autoencoder", f"--config.data.captures={tmp_path / 'captures'}"]
+    assert cli.main([*words, "--workdir", str(tmp_path / "run")]) == 2
+    line = capsys.readouterr().err.strip()
+    assert line.startswith(f"mvp4d train: {tmp_path / 'captures' / '0'}: {said}") and "\n" not in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_nothing_but_warm_up_is_the_users_mistake(clips, tmp_path):
