@@ -18,7 +18,7 @@ from mvp4d_jax.data.shards import Shards, check_same
 from mvp4d_jax.models.checkpoint import check_transformer
 from mvp4d_jax.training.checkpoints import finished_steps
 from mvp4d_jax.training.distill import check_teacher, teacher_folder
-from mvp4d_jax.training.plan import Plan, autoencoder_folder, check_batches, resolve
+from mvp4d_jax.training.plan import Plan, autoencoder_folder, check_batches, resolve, validates
 
 RANDOM = "random"  # what config.initial says where training begins without weights
 
@@ -51,7 +51,7 @@ def check_launch(config: ml_collections.ConfigDict, workdir: Path) -> Launch:
     """
     plan = resolve(config)
     check_teacher(plan)
-    check_batches(plan)
+    check_batches(plan, validated=validates(config))
     mesh = parallel.make_mesh(plan.for_stage(plan.stage_at(newest_step(workdir))).mesh)
     initial = initial_weights(config, plan, workdir)
     folders = open_shards(config, plan)

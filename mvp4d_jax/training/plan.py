@@ -311,8 +311,18 @@ def check_prepare(config: ml_collections.ConfigDict, plan: Plan) -> None:
         )
 
 
-def check_batches(plan: Plan, devices: Sequence[jax.Device] | None = None) -> None:
-    """Raises UserError for a batch of any stage, or a micro-batch of it, that the stage's mesh does not divide."""
+def validates(config: ml_collections.ConfigDict) -> bool:
+    """Whether a run measures held-out shards."""
+    return bool(config.data.validation_shards) and config.validation.batches > 0
+
+
+def check_batches(plan: Plan, devices: Sequence[jax.Device] | None = None, *, validated: bool = False) -> None:
+    """Raises UserError for a batch of any stage, or a micro-batch of it, that the stage's mesh does not divide.
+
+    Args:
+      plan: of the whole run, not of one stage.
+      validated: whether held-out shards are measured: in every stage, on its mesh, by batches of the last one.
+    """
     for stage in plan.stages:
         mesh = parallel.make_mesh(plan.for_stage(stage).mesh, devices)
         for modality in stage.used:
@@ -322,6 +332,9 @@ def check_batches(plan: Plan, devices: Sequence[jax.Device] | None = None) -> No
                 parallel.check_batch(
                     mesh, modality.batch // plan.optimiser.accumulation, f"{where} / config.optimiser.accumulation"
                 )
+        for modality in plan.stages[-1].used if validated else ():
+            where = f"config.stages.{plan.stages[-1].name}.mixture.{modality.kind}.batch"
+            parallel.check_batch(mesh, modality.batch, f"{where}, which validation takes in stage '{stage.name}', too")
 
 
 def batch_shapes(plan: Plan, stage: Stage, modality: Modality, layout: jax.sharding.Sharding) -> dict[str, Any]:

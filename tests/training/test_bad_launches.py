@@ -65,6 +65,31 @@ def test_a_batch_that_the_mesh_does_not_divide(data, tmp_path):
     assert "config.optimiser.accumulation: 2 samples do not divide over 4 rows" in line
 
 
+def test_a_stages_mesh_that_validation_does_not_divide_over(data, tmp_path, capsys):
+    """Validation takes the last stage's batches on the mesh of the stage that runs."""
+    arguments = overrides(
+        data,
+        curriculum="settle,all",
+        stages__settle__image_size=32,
+        stages__settle__mesh="1,8,1",
+        stages__settle__mixture__multiview__batch=8,
+        stages__settle__mixture__multiview__views=2,
+        stages__settle__mixture__multiview__frames=3,
+        stages__settle__mixture__monocular__weight=0.0,
+        initial="random",
+    )
+    command = ["train", "--config", "tiny", "--workdir", str(tmp_path / "run"), *arguments]
+    dry = [*command, "--dry-run", "--no-memory-check"]
+    held_out = f"--config.data.validation_shards={data}"
+    assert cli.main([*dry, held_out]) == 2
+    line = capsys.readouterr().err
+    assert "config.stages.all.mixture.multiview.batch, which validation takes in stage 'settle', too: 4 samples" in line
+    assert "8 rows of devices" in line
+    for fine in ([], [held_out, "--config.validation.batches=0"], [held_out, "--config.stages.settle.mesh=1,4,1"]):
+        with pytest.raises(AssertionError, match="a model was built"):
+            cli.main([*dry, *fine])
+
+
 def test_a_mesh_that_the_devices_do_not_form(data, tmp_path):
     assert "needs 64 devices or more, there are 8" in refused(tmp_path, overrides(data, mesh=(1, 8, 8)))
 
