@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 
 from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import write_json
 from mvp4d.core.progress import progress
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import iterate
@@ -32,7 +31,7 @@ from mvp4d_jax.models.checkpoint import load_autoencoder, save_autoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.small.recolour import draw_palettes
 from mvp4d_jax.training.checkpoints import Checkpoints
-from mvp4d_jax.training.config import save_config
+from mvp4d_jax.training.config import record_config, saved_configs
 from mvp4d_jax.training.metrics import MetricsLog
 from mvp4d_jax.training.state import ModelTemplate, TrainState, abstract_state, initial_state, with_params
 from mvp4d_jax.training.stop import Interrupted, StopSignal
@@ -49,10 +48,11 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
         cannot be read or are of another size, or a loss that is not finite.
       Interrupted: SIGTERM came; the state is saved.
     """
-    optimiser = _optimiser(config)
+    optimiser, saved = _optimiser(config), saved_configs(workdir)
     clips, held_out = load_clips(config)
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "config.json", save_config(config))
+    if jax.process_index() == 0:
+        record_config(config, workdir, saved)
     mesh = parallel.make_mesh((-1, 1, 1))
     template = _template(config, mesh)
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=2)

@@ -185,6 +185,20 @@ def test_a_workdir_is_one_runs_alone(data, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_configs_that_a_run_has_kept_and_notes_that_are_the_users(data, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    (workdir / "checkpoints").mkdir(parents=True)
+    (workdir / "config-notes.json").write_text("remember: {")
+    command = ["train", "--config", "tiny", "--workdir", str(workdir), "--dry-run", *overrides(data, initial="random")]
+    with pytest.raises(AssertionError, match="a model was built"):
+        cli.main(command)
+    (workdir / "config-1.json").write_text('{"seed": ')
+    assert cli.main(command) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"mvp4d train: {workdir}/config-1.json: not readable JSON")
+    assert line.endswith("; move it away: the run goes on without it")
+
+
 def test_shards_whose_painted_photos_are_not_listed(data, tmp_path):
     other = write_shards(tmp_path / "other")
     manifest = json.loads((other / MANIFEST).read_text())

@@ -158,6 +158,10 @@ def test_starts_from_given_weights(clips, tmp_path, monkeypatch):
     for tree in (state.params, state.ema):
         jax.tree.map(np.testing.assert_array_equal, tree, template.params_of(given))
 
+    autoencoder.train_autoencoder(settings("--config.steps=3"), tmp_path / "run")  # goes on, with other settings
+    kept = {name: json.loads((tmp_path / "run" / name).read_text()) for name in ("config.json", "config-1.json")}
+    assert [(value["steps"], value["initial"]) for value in kept.values()] == [(2, str(tmp_path / "given")), (3, "")]
+
     monkeypatch.setattr(AutoencoderConfig, "named", lambda name: dataclasses.replace(NARROW, latent_channels=20))
     with pytest.raises(UserError, match=r"config\.initial: its parameters are not those of the model"):
         autoencoder.train_autoencoder(config, tmp_path / "other")
