@@ -22,12 +22,13 @@ from ml_collections import ConfigDict
 
 from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
+from mvp4d.core.outputs import check_folder
 from mvp4d.core.progress import progress
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import iterate
 from mvp4d_jax.evaluation.metrics import psnr
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
-from mvp4d_jax.models.checkpoint import load_autoencoder, save_autoencoder
+from mvp4d_jax.models.checkpoint import KIND, load_autoencoder, save_autoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.small.recolour import draw_palettes
 from mvp4d_jax.training.checkpoints import Checkpoints
@@ -99,17 +100,34 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
     return f"{config.steps} steps: {workdir}; next: add --export vae to this command"
 
 
-def export_autoencoder(config: ConfigDict, workdir: Path, out: Path, *, overwrite: bool = False) -> str:
-    """Writes the newest checkpoint's moving average as a diffusers folder, its latents scaled to unit variance.
+def export_autoencoder(
+    config: ConfigDict, workdir: Path, out: Path, step: int | str = "latest", *, overwrite: bool = False
+) -> str:
+    """Writes a checkpoint's moving average as a diffusers folder, its latents scaled to unit variance.
 
-    Returns the closing line, with what was measured on held-out captures.
+    Args:
+      step: "latest" or a number; of "best" nothing is known, because a checkpoint keeps no measure of its own.
+
+    Returns:
+      The closing line, with what was measured on held-out captures, which alone are read.
+
+    Raises:
+      UserError: no such checkpoint, captures as in training, something in the way of `out`.
     """
-    _, held_out = load_clips(config)
+    if step == "best":
+        raise UserError(
+            "`step`",
+            "'best' is not known of an autoencoder, whose checkpoints are not measured",
+            "give latest, or a step whose PSNR in metrics.jsonl you like",
+        )
+    check_folder(out, KIND, overwrite)
     mesh = parallel.make_mesh((-1, 1, 1), jax.local_devices())
     template, optimiser = _template(config, mesh), _optimiser(config)
     state, _ = Checkpoints(workdir / "checkpoints", read_only=True, alone=True).restore(
-        abstract_state(template, optimiser, mesh)
+        abstract_state(template, optimiser, mesh), None if isinstance(step, str) else step
     )
+    captures = open_captures(config)
+    held_out = _read(captures[: config.data.held_out], min(capture.frame_count for capture in captures))
     model = template.model(state.ema)
     latents = np.asarray(jnp.split(model.encode(jnp.asarray(_to_float(held_out[:, :9]))), 2, axis=-1)[0])
     scale = float(1 / latents.std())

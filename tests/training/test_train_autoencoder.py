@@ -47,9 +47,27 @@ def settings(*overrides: str):
             "--config.every.metrics=1",
             "--config.every.validation=1000",
             "--config.every.checkpoint=2",
+            "--config.data.held_out=2",
             *overrides,
         ],
     )
+
+
+@dataclasses.dataclass
+class Clip:
+    """A capture of one view, [F, H, W, 3] uint8, that tells whether it was read."""
+
+    video: np.ndarray
+    was_read: bool = False
+    view_count: int = 1
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.video)
+
+    def frames(self, view: int, wanted: slice) -> np.ndarray:
+        self.was_read = True
+        return self.video[wanted]
 
 
 @pytest.fixture()
@@ -57,10 +75,10 @@ def clips(monkeypatch):
     """Four to train on, two held out, and a narrow autoencoder on two devices, compiled quickly for its dozen steps."""
     made = smooth_clips(6, 1, 16)
     monkeypatch.setattr(AutoencoderConfig, "named", lambda name: NARROW)
-    monkeypatch.setattr(autoencoder, "load_clips", lambda config: (made[2:], made[:2]))
+    monkeypatch.setattr(autoencoder, "open_captures", lambda config: [Clip(clip) for clip in made])
     monkeypatch.setattr(autoencoder, "validate", lambda *_: {})
     pair = parallel.make_mesh((2, 1, 1), jax.devices()[:2])
-    monkeypatch.setattr(autoencoder.parallel, "make_mesh", lambda _: pair)
+    monkeypatch.setattr(autoencoder.parallel, "make_mesh", lambda *_: pair)
     with quick_compilation():
         yield made
 
@@ -122,8 +140,15 @@ def test_resume_and_export(clips, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(autoencoder, "validate", lambda *_: {"validation_psnr_image": 0.0, "validation_psnr_clip": 0.0})
+        read = [Clip(clip) for clip in clips]
+        patch.setattr(autoencoder, "open_captures", lambda config: read)
         for name in ("straight", "resumed"):
-            autoencoder.export_autoencoder(config, tmp_path / name, tmp_path / name / "vae")
+            said = autoencoder.export_autoencoder(config, tmp_path / name, tmp_path / name / "vae")
+            assert said.startswith("step 4: ")
+        said = autoencoder.export_autoencoder(config, tmp_path / "resumed", tmp_path / "third", 3)
+        assert said.startswith("step 3: ") and [clip.was_read for clip in read] == [True] * 2 + [False] * 4
+        with pytest.raises(UserError, match=r"no checkpoint of step 2; there are: 3, 4"):
+            autoencoder.export_autoencoder(config, tmp_path / "resumed", tmp_path / "second", 2)
     one, other = (
         load_file(tmp_path / name / "vae" / "diffusion_pytorch_model.safetensors") for name in ("straight", "resumed")
     )
@@ -189,6 +214,16 @@ def test_captures_that_do_not_fit_are_named_before_one_is_read(frames, size, sai
     line = capsys.readouterr().err.strip()
     assert line.startswith(f"mvp4d train: {tmp_path / 'captures' / '0'}: {said}") and "\n" not in line
     assert not (tmp_path / "run").exists()
+
+
+def test_the_best_autoencoder_is_not_known(tmp_path, capsys):
+    words = ["train", "--config", "tiny_autoencoder", "--workdir", str(tmp_path / "run"), "--step", "best"]
+    assert cli.main([*words, "--export", str(tmp_path / "vae")]) == 2
+    assert "mvp4d train: --step: 'best' is not known of an autoencoder" in capsys.readouterr().err
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "mine").touch()
+    assert cli.main([*words[:-2], "--export", str(tmp_path / "vae")]) == 2  # told before a checkpoint is looked for
+    assert f"{tmp_path / 'vae'}: is already there" in capsys.readouterr().err
 
 
 def test_nothing_but_warm_up_is_the_users_mistake(clips, tmp_path):
