@@ -335,7 +335,7 @@ def initialise_processes(
     coordinator: str | None = None,
     count: int | None = None,
     index: int | None = None,
-    timeout: float = 120.0,
+    timeout: float = 300.0,
     otherwise: str = "give `coordinator`, `processes` and `process`",
 ) -> int:
     """Join the other processes of this run. Call it before anything touches a device.

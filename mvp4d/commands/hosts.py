@@ -10,6 +10,10 @@ def add_host_flags(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where hosts do not find each other")
     parser.add_argument("--processes", type=int, metavar="N")
     parser.add_argument("--process", type=int, metavar="I")
+    add_join_timeout(parser)
+
+
+def add_join_timeout(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--join-timeout", type=float, default=300, metavar="S", help="seconds to wait (300)")
 
 

@@ -140,12 +140,18 @@ def test_a_preparation_is_dealt_out_in_one_way(tmp_path, monkeypatch, capsys):
     assert cli.main([*common, "--share", "0/4"]) == 2
     assert "--share: and --distributed both deal out the work" in capsys.readouterr().err
 
-    def nobody(*_, **__):
+    waits = []
+
+    def nobody(*_, initialization_timeout, **__):
+        waits.append(initialization_timeout)
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", nobody)
     assert cli.main(common) == 2
     assert "tells where the others are" in (said := capsys.readouterr().err) and "; give --share I/N" in said
+    assert cli.main(["train", "--config", "tiny", "--workdir", str(tmp_path / "run"), "--distributed"]) == 2
+    assert cli.main([*common, "--join-timeout", "7"]) == 2
+    assert waits == [300, 300, 7], "seconds, as docs/launch.md says of both"
 
 
 @pytest.mark.parametrize(
