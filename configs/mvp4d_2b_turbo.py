@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
                 warmup=200,
                 decay="cosine",
                 image_size=512,
+                snr_shift="tokens",  # as the teacher's last stage, whose largest sample this is
                 mixture={
                     "monocular": mix(weight=0.15, frames=49, batch=64),
                     "static": mix(weight=0.15, views=16, batch=32),

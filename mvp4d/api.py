@@ -83,7 +83,7 @@ def film(
     cameras: str = "orbit:360x8",
     frames: int = 13,
     size: int = 128,
-    fps: float = 25.0,
+    fps: float | None = None,
     motion: str = "mixed",
     seed: int = 0,
     own_motion: float = 0.0,
@@ -95,7 +95,8 @@ def film(
       identity: the person's number: 0 to 9,999 for training, 10,000 to 10,999 for validation, 11,000 on for tests.
       out: the capture folder to write.
       cameras: a rig such as "orbit:360x8", or "random:8".
-      frames, size, fps: of each view; `size` is the side in pixels.
+      frames, size: of each view; `size` is the side in pixels.
+      fps: frames per second, which a recorded motion is resampled to; None: a recorded motion's own, else 25.
       motion: "mixed", "speech", "expressive", "turning", "still", or a motion file.
       seed: of light and performance.
       own_motion: 0 moves faces as the rig does, 1 as people do: the rig then misses them by a millimetre or two.

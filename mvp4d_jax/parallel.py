@@ -335,7 +335,7 @@ def initialise_processes(
     coordinator: str | None = None,
     count: int | None = None,
     index: int | None = None,
-    timeout: float = 120.0,
+    timeout: float = 300.0,
     otherwise: str = "give `coordinator`, `processes` and `process`",
 ) -> int:
     """Join the other processes of this run. Call it before anything touches a device.
@@ -415,24 +415,23 @@ def _meet(coordinator: str, count: int, index: int, timeout: float) -> None:
 
 
 def _gather_others(address: tuple[str, int], count: int, deadline: float) -> None:
-    """Process 0: let the others go once all have come."""
+    """Process 0: let the others go once all have come. Strangers on the port (scanners, health checks) are passed over,
+    whatever they say and however they leave."""
     with contextlib.ExitStack() as open_sockets, socket.create_server(address) as server:
         present: dict[int, socket.socket] = {}
         while len(present) < count - 1:
-            server.settimeout(max(0.01, deadline - time.monotonic()))
+            if (left := deadline - time.monotonic()) <= 0:
+                missing = sorted(set(range(1, count)) - present.keys())
+                raise TimeoutError(f"missing: {', '.join(map(str, missing))}")
+            server.settimeout(left)
             try:
                 connection = open_sockets.enter_context(server.accept()[0])
-                connection.settimeout(5)
-                word, their_index, their_count = connection.recv(64).decode().split()
-            except TimeoutError:
-                if time.monotonic() < deadline:
-                    continue
-                missing = sorted(set(range(1, count)) - present.keys())
-                raise TimeoutError(f"missing: {', '.join(map(str, missing))}") from None
-            except ValueError:  # a stranger on the port
+                connection.settimeout(min(5, left))
+                word, index, their_count = connection.recv(64).decode().split()
+                if word == _GREETING and int(their_count) == count and 0 < int(index) < count:
+                    present[int(index)] = connection
+            except (OSError, ValueError):
                 continue
-            if word == _GREETING and int(their_count) == count:
-                present[int(their_index)] = connection
         for connection in present.values():
             connection.sendall(b"go")
 

@@ -1,6 +1,7 @@
 """The mesh, the logical axes, and processes that fail to meet."""
 
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -122,6 +123,28 @@ def test_processes_that_do_not_come_are_named_fast(index):
 def test_two_processes_meet():
     port = _free_port()
     both = [_run(JOIN.format(port=port, count=2, index=index, timeout=60)) for index in range(2)]
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert [out.split()[:2] for out, _ in outputs] == [["JOINED", "0"], ["JOINED", "1"]]
+
+
+def test_strangers_on_the_port_end_no_launch():
+    """One resets its connection as a port scanner does, one says what is no number, one is a host that is not asked
+    for; then the other process comes."""
+    port = _free_port()
+    first = _run(JOIN.format(port=port, count=2, index=0, timeout=60))
+    for words in (b"", b"mvp4d-process one 2", b"mvp4d-process 7 2"):
+        for _ in range(600):
+            try:
+                stranger = socket.create_connection(("127.0.0.1", port))
+                break
+            except OSError:
+                time.sleep(0.1)
+        with stranger:
+            stranger.sendall(words)
+            if not words:  # closed with a reset
+                stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    both = [first, _run(JOIN.format(port=port, count=2, index=1, timeout=60))]
     outputs = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert [out.split()[:2] for out, _ in outputs] == [["JOINED", "0"], ["JOINED", "1"]]

@@ -1,5 +1,6 @@
-"""`mvp4d sample` and `train --export` on two processes, which see different folders but for what is read."""
+"""`mvp4d sample` and `train --export` on two processes: of one `--out`, or of folders that each sees alone."""
 
+import fcntl
 import socket
 import subprocess
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mvp4d import cli
 from mvp4d.core.capture import Capture
 from tests import host_processes
 from tests.host_processes import finish
@@ -37,6 +39,18 @@ def programs(cache: Path) -> set[str]:
     return {file.name for file in cache.rglob("*-cache")}
 
 
+def test_a_host_of_a_job_does_not_ask_for_what_the_first_keeps(tmp_path, capsys):
+    """A sample on one host is refused where another process writes; a host of several leaves that to the first."""
+    words = ["sample", "--weights", "tiny", "--out", str(tmp_path / "out")]
+    words += [word for name in ("--reference", "--motion", "--cameras") for word in (name, "scene")]
+    with open(tmp_path / ".out.mvp4d-lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert cli.main(words) == 2
+        assert "out: is being written by another process" in capsys.readouterr().err
+        assert cli.main([*words, "--coordinator", "nowhere", "--processes", "2", "--process", "1"]) == 2
+        assert "--coordinator: 'nowhere' is not host:port" in capsys.readouterr().err
+
+
 @pytest.mark.slow  # four runs, about a minute
 @pytest.mark.timeout(1200)
 def test_two_processes_sample_what_one_does_and_a_second_start_compiles_nothing(tmp_path):
@@ -53,12 +67,15 @@ def test_two_processes_sample_what_one_does_and_a_second_start_compiles_nothing(
     assert programs(cache) == first  # every program that is compiled leaves a file
     assert (pixels(tmp_path / "again/out") == pixels(tmp_path / "alone/out")).all()
 
-    both = [start(tmp_path / name, [*words, *flags], 1) for name, flags in zip(("one", "two"), pair())]
+    # The command of docs/launch.md, section 8: the same on each host, `--out` one folder of a file system that all see.
+    shared = [*words, "--out", "../shared/out"]
+    both = [start(tmp_path / name, [*shared, *flags], 1) for name, flags in zip(("one", "two"), pair())]
     outputs = finish(*both)
-    assert "2 views x 9 frames: out" in outputs[0] and "process 0 wrote out" in outputs[1]
-    assert np.abs(pixels(tmp_path / "one/out") - pixels(tmp_path / "alone/out")).max() <= 1
-    assert not list((tmp_path / "two").iterdir())
-    both = [start(tmp_path / name, [*words, *flags], 1) for name, flags in zip(("one", "two"), pair())]
+    assert "2 views x 9 frames: ../shared/out" in outputs[0] and "process 0 wrote ../shared/out" in outputs[1]
+    assert np.abs(pixels(tmp_path / "shared/out") - pixels(tmp_path / "alone/out")).max() <= 1
+    assert not list((tmp_path / "one").iterdir()) and not list((tmp_path / "two").iterdir())
+    assert not [path for path in (tmp_path / "shared").iterdir() if path.name.startswith(".")], "no lock is left"
+    both = [start(tmp_path / name, [*shared, *flags], 1) for name, flags in zip(("one", "two"), pair())]
     said = [process.communicate(timeout=500)[0].strip().splitlines()[-1] for process in both]
     assert [process.returncode for process in both] == [2, 2]
     assert "out: is already there" in said[0] and "process 0: did not begin" in said[1]

@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mvp4d.commands.hosts import add_join_timeout
 from mvp4d.core.errors import UserError
 from mvp4d.core.shares import SomeFailed, parse_share
 
@@ -26,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--share", metavar="I/N", help="do every N-th shard from the I-th on")
     parser.add_argument("--keep-going", action="store_true", help="leave out captures that cannot be prepared")
     parser.add_argument("--distributed", action="store_true", help="share with the hosts of a pod, GKE or SLURM job")
+    add_join_timeout(parser)
     parser.add_argument("--dry-run", action="store_true", help="check everything, print what would be made, and stop")
 
 
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> str:
     if args.dry_run:
         return describe(captures, options, coder, plan.conditioning, config.head, process, args.keep_going)
     if args.distributed:
-        process = _join()
+        process = _join(args.join_timeout)
     failed = None
     try:
         said = prepare(
@@ -97,13 +99,13 @@ def run(args: argparse.Namespace) -> str:
     return said
 
 
-def _join() -> tuple[int, int]:
+def _join(timeout: float) -> tuple[int, int]:
     """(index, count) of this process among those of the job."""
     import jax
 
     from mvp4d_jax import parallel
 
-    parallel.initialise_processes(otherwise="give `share` I/N")
+    parallel.initialise_processes(timeout=timeout, otherwise="give `share` I/N")
     return jax.process_index(), jax.process_count()
 
 

@@ -11,10 +11,11 @@ writes the capture.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
-from mvp4d.commands.hosts import add_host_flags, join_hosts
+from mvp4d.commands.hosts import add_host_flags, among_hosts, join_hosts
 from mvp4d.core.errors import UserError
 
 
@@ -134,6 +135,11 @@ INPUTS = (
 )
 
 
+def shares_out(args: argparse.Namespace) -> bool:
+    """The hosts of a job are given one folder; the first keeps it for all of them."""
+    return among_hosts(args)
+
+
 def resumes(args: argparse.Namespace) -> bool:
     """Windows that are denoised are kept."""
     return not args.plan
@@ -141,11 +147,16 @@ def resumes(args: argparse.Namespace) -> bool:
 
 def run(args: argparse.Namespace) -> str:
     """Checks every input before the weights are loaded; samples; says where to look."""
+    join_hosts(args)
+    from mvp4d_jax.processes import hold_together
+
+    with contextlib.nullcontext() if args.plan else hold_together(args.out):
+        return _sample(args, Path(args.out))
+
+
+def _sample(args: argparse.Namespace, out: Path) -> str:
     import mvp4d
     from mvp4d.core.places import without_folders
-
-    out = Path(args.out)
-    join_hosts(args)
     from mvp4d_jax.processes import begin_together, wait_for_all
 
     if not args.plan:

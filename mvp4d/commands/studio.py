@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     cameras.add_argument("--views", type=int, help="that many cameras evenly around the head (default 8)")
     parser.add_argument("--frames", type=int, default=13, help="frames of each view (default 13)")
     parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (default 128)")
-    parser.add_argument("--fps", type=float, default=25.0, help="frames per second (default 25)")
+    parser.add_argument("--fps", type=float, help="frames per second (default: a recorded motion's own, else 25)")
     parser.add_argument("--motion", default="mixed", help="mixed, speech, expressive, turning, still, or a fit.npz")
     parser.add_argument("--seed", type=int, default=0, help="light and performance; not the person (default 0)")
     parser.add_argument(

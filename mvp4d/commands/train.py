@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check everything, print what would be done, and stop")
     parser.add_argument("--export", type=Path, metavar="OUT", help="write a release folder from a checkpoint and stop")
     parser.add_argument("--overwrite", action="store_true", help="with --export: replace a release that is there")
-    parser.add_argument("--step", help="with --export: latest (default), best, or a step")
+    parser.add_argument("--step", help="with --export: latest (default), best (not of autoencoders), or a step")
 
 
 def resumes(args: argparse.Namespace) -> bool:
@@ -105,11 +105,10 @@ def _export(args: argparse.Namespace, workdir: Any) -> str:
     from mvp4d_jax.training.release import export_release
 
     config = load_config(args.config, args.overrides)
-    said = f"process 0 writes {args.export}"
-    if is_first() and config.get("job") == "autoencoder":
-        said = export_autoencoder(config, workdir, args.export, overwrite=args.overwrite)
-    elif is_first():
-        said = export_release(config, workdir, args.export, _step(args.step or "latest"), overwrite=args.overwrite)
+    said, step = f"process 0 writes {args.export}", _step(args.step or "latest")
+    if is_first():
+        export = export_autoencoder if config.get("job") == "autoencoder" else export_release
+        said = export(config, workdir, args.export, step, overwrite=args.overwrite)
     wait_for_all("exported")
     return said
 

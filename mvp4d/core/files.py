@@ -138,9 +138,19 @@ def checksum(path: str | os.PathLike) -> str:
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:
-    """Writes `value` as indented JSON, atomically."""
+    """Writes `value` as indented JSON, atomically; numbers that are not finite, which JSON lacks, become null."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(_finite(value), indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(value: object) -> object:
+    """The value with None in the place of every number in it that is NaN or infinite."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: str | os.PathLike, *, limit: int = 64 << 20) -> object:

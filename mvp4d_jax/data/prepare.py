@@ -223,21 +223,29 @@ def _facts(opened, options, autoencoder, conditioning, identity, seed) -> dict:
 
 
 def _claim(out: Path, facts: dict, captures: list[str]) -> None:
-    """The folder is this preparation's: new, or begun with the very same arguments."""
+    """The folder is this preparation's: new, or begun with the very same arguments, maybe a moment ago by another
+    process: they look, and the first writes, one after another."""
+    with hold(out / "plan.json", wait=True):
+        _claim_alone(out, facts, captures)
+
+
+def _claim_alone(out: Path, facts: dict, captures: list[str]) -> None:
     plan = json.loads(json.dumps({**facts, "captures": captures}))
     file = out / "plan.json"
-    if file.is_file():
-        begun = read_json(file)
-        if not isinstance(begun, dict):
-            raise UserError(file, "is not an object", "choose another `out`")
-        for key in plan:
-            if begun.get(key) != plan[key]:
-                what = "captures differ" if key == "captures" else f"{key} was {begun.get(key)}, now is {plan[key]}"
-                raise UserError(out, f"was begun with other settings: {what}", "choose another --out")
-    elif out.exists() and any(".mvp4d-" not in path.name for path in out.iterdir()):
-        raise UserError(out, "is not empty and holds no shards", "choose another --out")
-    else:
-        write_json(file, plan)
+    if not file.is_file():
+        filled = any(".mvp4d-" not in path.name for path in out.iterdir())
+        if not file.is_file():  # on a mount without locks it may have come in between
+            if filled:
+                raise UserError(out, "is not empty and holds no shards", "choose another --out")
+            write_json(file, plan)
+            return
+    begun = read_json(file)
+    if not isinstance(begun, dict):
+        raise UserError(file, "is not an object", "choose another `out`")
+    for key in plan:
+        if begun.get(key) != plan[key]:
+            what = "captures differ" if key == "captures" else f"{key} was {begun.get(key)}, now is {plan[key]}"
+            raise UserError(out, f"was begun with other settings: {what}", "choose another --out")
 
 
 def _is_done(out: Path, index: int, group: Sequence[Capture | Failure]) -> bool:

@@ -19,7 +19,7 @@ from mvp4d.core.files import atomic_file
 from mvp4d.core.video import read_video
 from mvp4d_jax.evaluation.evaluate import baseline_pictures, by_angle, mean, score_view
 from mvp4d_jax.evaluation.likeness_report import likeness_table, pictures_beside
-from mvp4d_jax.evaluation.report import MEASURES, by_ring, compare, figure, picture, pictures, write_page
+from mvp4d_jax.evaluation.report import MEASURES, by_ring, compare, figure, number, picture, pictures, write_page
 
 Command = tuple[str, str, tuple[str, ...], float]  # name, what, words after `mvp4d`, seconds
 WIDTH = 112  # pixels of a picture in a row of eight
@@ -197,7 +197,7 @@ def _measures(out: Path, scores: dict[str, Any], avatar: np.ndarray, truth: Capt
         + '<p class="note">Rings of angle from the reference view; the best of a row is marked. Reprojection error '
         f"of SIFT matches between neighbouring views: generated {pixels['capture']}, ground truth "
         f"{pixels['truth']}. Flicker (second difference of the residual in time, in 1/255): "
-        f'{scores["mean"]["flicker"]:.1f}. <a href="evaluation/evaluation.html">Every view and all pictures</a>.'
+        f'{number(scores["mean"]["flicker"], 1)}. <a href="evaluation/evaluation.html">Every view and all pictures</a>.'
         f'</p><p class="note">Left out: {html.escape(left_out)}.</p>'
     )
 

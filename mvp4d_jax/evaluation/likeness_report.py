@@ -12,7 +12,7 @@ import numpy as np
 
 from mvp4d.core.files import atomic_file
 from mvp4d.core.images import write_png
-from mvp4d_jax.evaluation.report import figure, picture, table, write_page
+from mvp4d_jax.evaluation.report import figure, number, picture, table, write_page
 
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -50,7 +50,7 @@ def pictures_beside(rows: Sequence[dict[str, Any]], pictures: Sequence[np.ndarra
     """Each photo with the avatar beside it, [H, 2 W, 3] uint8, full size, under it what was measured."""
     return "".join(
         f"<figure>{picture(both, min(1060, both.shape[1]))}<figcaption style='max-width:none'>"
-        f"{html.escape(row['name'])}: photo, avatar; PSNR {row['psnr']:.1f} dB, SSIM {row['ssim']:.3f}"
+        f"{html.escape(row['name'])}: photo, avatar; PSNR {number(row['psnr'], 1)} dB, SSIM {number(row['ssim'])}"
         "</figcaption></figure>"
         for row, both in zip(rows, pictures)
     )

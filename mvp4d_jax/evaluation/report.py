@@ -217,11 +217,12 @@ def _beside(capture: Capture, truth: Capture, name: str, frame: int) -> np.ndarr
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return "-" if np.isnan(value) else f"{value:.3f}"
-    return html.escape(str(value))
+    return number(value) if value is None or isinstance(value, float) else html.escape(str(value))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A measure in words; what was not measured (NaN, or null of a JSON file) is a dash."""
+    return "-" if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
 def _span(values: np.ndarray) -> tuple[float, float]:

@@ -278,6 +278,8 @@ def weight_bytes(folder: Path | str, kernels: DTypeLike) -> int:
 
 # ----- writing
 
+KIND = "folder of weights"  # as the marker of its folder says
+
 
 def _save(folder: Path, model: nnx.Module, config: Config, dtype: str, shard_bytes: int, overwrite: bool) -> None:
     names = {str(kind): code for code, kind in DTYPES.items()}
@@ -299,7 +301,7 @@ def _save(folder: Path, model: nnx.Module, config: Config, dtype: str, shard_byt
 
 
 def _new_folder(folder: Path, overwrite: bool):
-    return atomic_folder(folder, overwrite=overwrite, kind="folder of weights")
+    return atomic_folder(folder, overwrite=overwrite, kind=KIND)
 
 
 def save_autoencoder(

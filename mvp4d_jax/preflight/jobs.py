@@ -27,7 +27,7 @@ from mvp4d_jax.sampling.plan import deal_groups, make_plan
 from mvp4d_jax.training.distill import make_step
 from mvp4d_jax.training.feed import Feed
 from mvp4d_jax.training.metrics import tokens_of
-from mvp4d_jax.training.plan import Plan, Stage, batch_shapes, check_batches, resolve
+from mvp4d_jax.training.plan import Plan, Stage, batch_shapes, check_batches, resolve, validates
 from mvp4d_jax.training.state import ModelTemplate, abstract_state, make_optimiser
 from mvp4d_jax.training.validation import make_sample
 
@@ -39,15 +39,19 @@ class Job:
     """What is compiled for.
 
     Attributes:
-      plan: of training, for the stage; stage, modality: the one of its stages and kinds of data that is looked at.
-      chosen: whether these were asked for by name; else every batch of the config is held to the mesh.
+      whole: the plan of training; plan: the same for the stage; stage, modality: the one of its stages and kinds of
+        data that is looked at.
+      chosen: whether these were asked for by name; else every batch of the config is held to its stage's mesh.
+      validated: whether held-out shards are measured.
       sampling: mesh, and what else `mvp4d sample` would be given: views, group, guidance; None as trained.
     """
 
+    whole: Plan
     plan: Plan
     stage: Stage
     modality: Modality
     chosen: bool
+    validated: bool
     sampling: dict[str, Any]
 
     def describe(self, samples: int, views: int) -> dict[str, Any]:
@@ -68,7 +72,7 @@ def make_job(config: Any, stage: str, kind: str, sampling: dict[str, Any]) -> Jo
     plan = resolve(config)
     one, modality = heaviest(plan, stage, kind)
     settings = {**SAMPLING, **sampling, "validation": config.validation.to_dict()}
-    return Job(plan.for_stage(one), one, modality, bool(stage or kind), settings)
+    return Job(plan, plan.for_stage(one), one, modality, bool(stage or kind), validates(config), settings)
 
 
 def heaviest(plan: Plan, stage: str = "", kind: str = "") -> tuple[Stage, Modality]:
@@ -184,7 +188,7 @@ def _autoencoder(job: Job) -> VideoAutoencoder:
 
 def _training(job: Job, devices: list) -> tuple[Mesh, ModelTemplate]:
     if not job.chosen:
-        check_batches(job.plan, devices)
+        check_batches(job.whole, devices, validated=job.validated)
     mesh = parallel.make_mesh(job.plan.mesh, devices)
     return mesh, _template(job.plan, mesh)
 

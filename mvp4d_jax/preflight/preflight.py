@@ -141,8 +141,8 @@ def preflight(
 
     Args:
       config, overrides: as for `mvp4d train`.
-      job: "train" (one update, and the sample that validation draws) or "sample" (one guided denoising step, and the
-        decoding of one view's largest chunk).
+      job: "train" (one update; where held-out shards are named, also the sample that validation draws) or "sample" (one
+        guided denoising step, and the decoding of one view's largest chunk).
       stage, kind: of the curriculum; default those with the most tokens a sample.
       sampling: what `mvp4d sample` is given: `mesh` (default (1, 1, -1)), `views`, `group`, `guidance`.
       parts: only these of "train", "validation", "denoise", "decode".
@@ -158,12 +158,15 @@ def preflight(
       UserError: a bad config, no libtpu, or a part that does not compile.
     """
     from mvp4d_jax.preflight.jobs import check, make_job
+    from mvp4d_jax.training.plan import validates
 
     loaded = load_config(config, overrides)
     if loaded.get("job"):
         raise UserError(f"--config {config}", "trains an autoencoder, which is not preflighted", "choose another")
     if parts is None:
-        parts = _parts(job, loaded.validation)
+        parts = ["denoise", "decode"] if job == "sample" else ["train"]
+        if job == "train" and validates(loaded) and loaded.validation.sample_steps > 0:
+            parts.append("validation")
     asked = make_job(loaded, stage, kind, sampling or {})
     for part in parts:
         check(asked, part, topology.chips * topology.slices * topology.device.devices)
@@ -182,12 +185,6 @@ def preflight(
         say(f"compiling {part} for {topology.text}: some minutes of processor time")
         reports.append(_compile({**request, "part": part}, topology, timeout))
     return reports
-
-
-def _parts(job: str, validation: Any) -> list[str]:
-    if job == "sample":
-        return ["denoise", "decode"]
-    return ["train"] + ["validation"] * (validation.batches > 0 and validation.sample_steps > 0)
 
 
 def _compile(request: dict[str, Any], topology: Topology, timeout: float) -> dict[str, Any]:

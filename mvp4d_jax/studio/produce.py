@@ -17,6 +17,7 @@ from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_json
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.heads.resample import resample
 from mvp4d.core.lock import Busy
 from mvp4d.core.outputs import check_file, check_folder
 from mvp4d.core.places import without_folders
@@ -26,6 +27,8 @@ from mvp4d_jax.studio.motions import KINDS
 from mvp4d_jax.studio.studio import Studio, builtin_head
 from mvp4d_jax.studio.traits import random_for, split_of
 
+FPS = 25.0  # of motions that the studio makes itself
+
 
 @dataclasses.dataclass(frozen=True)
 class Order:
@@ -34,7 +37,8 @@ class Order:
     Attributes:
       cameras: a rig spec (`mvp4d.core.cameras.rigs`), or "random:N": N cameras all around the head, drawn by
         identity, the first in front.
-      frames, size, fps: of every view; motion: one of `motions.KINDS` or the path of a motion (`mvp4d.core.driving`).
+      frames, size: of every view; motion: one of `motions.KINDS` or the path of a motion (`mvp4d.core.driving`).
+      fps: frames per second, which a recorded motion is resampled to; None: a recorded motion's own, else 25.
       seed: light and performance; the person is the identity's.
       own_motion: 0 films faces that move as the capture's rig does, 1 faces that move as people do (`own_motion`).
     """
@@ -42,7 +46,7 @@ class Order:
     cameras: str = "orbit:360x8"
     frames: int = 13
     size: int = 128
-    fps: float = 25.0
+    fps: float | None = None
     motion: str = "mixed"
     seed: int = 0
     own_motion: float = 0.0
@@ -53,7 +57,7 @@ class Order:
             raise UserError("`frames`", f"{self.frames}", "1 to 100000")
         if not 8 <= self.size <= 2048:
             raise UserError("`size`", f"{self.size} pixels", "8 to 2048")
-        if not 1 <= self.fps <= 240:
+        if self.fps is not None and not 1 <= self.fps <= 240:
             raise UserError("`fps`", f"{self.fps:g}", "1 to 240")
         if not 0 <= self.own_motion <= 2:
             raise UserError("`own_motion`", f"{self.own_motion:g}", "0 (as the rig moves) to 2; 1 is a person's")
@@ -122,7 +126,6 @@ def make_capture(
         names=rig_names(views),
         image_size=(order.size, order.size),
         masks=True,
-        fps=order.fps,
         reference=(rig_names(views)[0], 0),
         source="mvp4d studio",
         extra={
@@ -184,20 +187,28 @@ def write_motion(
 
 def _motion(studio: Studio, order: Order) -> Motion:
     if order.motion in KINDS:
-        return studio.motion(order.frames, order.motion, order.fps)
-    return recorded_motion(order.motion, studio, order.frames)
+        return studio.motion(order.frames, order.motion, order.fps or FPS)
+    return recorded_motion(order.motion, studio, order.frames, order.fps)
 
 
-def recorded_motion(path: str, studio: Studio, frames: int) -> Motion:
+def recorded_motion(path: str, studio: Studio, frames: int, fps: float | None = None) -> Motion:
     """A recorded motion on the studio's head, expressions by name, starting at the middle of the studio.
+
+    Args:
+      frames: how many, from the first on.
+      fps: frames per second to resample it to; None: its own.
 
     Raises:
       UserError: no motion, or fewer frames than asked for.
     """
     motion, notice = load_motion(path, studio.head)
+    if fps is not None and fps != motion.fps:
+        motion = resample(motion, fps)
     if motion.frame_count < frames:
         raise UserError(
-            path, f"holds {motion.frame_count} frames, {frames} were asked for", f"`frames` {motion.frame_count}"
+            path,
+            f"holds {motion.frame_count} frames at {motion.fps:g} a second, {frames} were asked for",
+            f"`frames` {motion.frame_count}",
         )
     if notice:
         say(notice)
@@ -243,7 +254,7 @@ def _check_order(path: Path, order: Order) -> None:
         "motion": (without_folders(order.motion), extra.get("motion")),
         "seed": (order.seed, extra.get("seed")),
         "own_motion": (order.own_motion, extra.get("own_motion", 0.0)),
-        "fps": (order.fps, info.get("fps")),
+        "fps": (order.fps or (FPS if order.motion in KINDS else info.get("fps")), info.get("fps")),
     }
     for name, (now, before) in ordered.items():
         if now != before:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +22,38 @@ from ml_collections import ConfigDict
 
 from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import write_json
+from mvp4d.core.outputs import check_folder
 from mvp4d.core.progress import progress
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import iterate
 from mvp4d_jax.evaluation.metrics import psnr
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
-from mvp4d_jax.models.checkpoint import load_autoencoder, save_autoencoder
+from mvp4d_jax.models.checkpoint import KIND, load_autoencoder, save_autoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.small.recolour import draw_palettes
 from mvp4d_jax.training.checkpoints import Checkpoints
-from mvp4d_jax.training.config import save_config
+from mvp4d_jax.training.config import record_config, saved_configs
 from mvp4d_jax.training.metrics import MetricsLog
 from mvp4d_jax.training.state import ModelTemplate, TrainState, abstract_state, initial_state, with_params
 from mvp4d_jax.training.stop import Interrupted, StopSignal
 
 Array = Any
+SCALES = 3  # of the loss: full, half and quarter size; what is left is halved once more
 
 
 def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
     """Trains from wherever the workdir stands; returns the closing line.
 
     Raises:
-      UserError: steps that are all warm-up, no captures, captures of different sizes, initial weights that cannot be
-        read or are of another size, or a loss that is not finite.
+      UserError: steps that are all warm-up, no captures or such as do not fit (`open_captures`), initial weights that
+        cannot be read or are of another size, or a loss that is not finite.
       Interrupted: SIGTERM came; the state is saved.
     """
-    optimiser = _optimiser(config)
+    optimiser, saved = _optimiser(config), saved_configs(workdir)
     clips, held_out = load_clips(config)
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "config.json", save_config(config))
+    if jax.process_index() == 0:
+        record_config(config, workdir, saved)
     mesh = parallel.make_mesh((-1, 1, 1))
     template = _template(config, mesh)
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=2)
@@ -97,17 +100,34 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> str:
     return f"{config.steps} steps: {workdir}; next: add --export vae to this command"
 
 
-def export_autoencoder(config: ConfigDict, workdir: Path, out: Path, *, overwrite: bool = False) -> str:
-    """Writes the newest checkpoint's moving average as a diffusers folder, its latents scaled to unit variance.
+def export_autoencoder(
+    config: ConfigDict, workdir: Path, out: Path, step: int | str = "latest", *, overwrite: bool = False
+) -> str:
+    """Writes a checkpoint's moving average as a diffusers folder, its latents scaled to unit variance.
 
-    Returns the closing line, with what was measured on held-out captures.
+    Args:
+      step: "latest" or a number; of "best" nothing is known, because a checkpoint keeps no measure of its own.
+
+    Returns:
+      The closing line, with what was measured on held-out captures, which alone are read.
+
+    Raises:
+      UserError: no such checkpoint, captures as in training, something in the way of `out`.
     """
-    _, held_out = load_clips(config)
+    if step == "best":
+        raise UserError(
+            "`step`",
+            "'best' is not known of an autoencoder, whose checkpoints are not measured",
+            "give latest, or a step whose PSNR in metrics.jsonl you like",
+        )
+    check_folder(out, KIND, overwrite)
     mesh = parallel.make_mesh((-1, 1, 1), jax.local_devices())
     template, optimiser = _template(config, mesh), _optimiser(config)
     state, _ = Checkpoints(workdir / "checkpoints", read_only=True, alone=True).restore(
-        abstract_state(template, optimiser, mesh)
+        abstract_state(template, optimiser, mesh), None if isinstance(step, str) else step
     )
+    captures = open_captures(config)
+    held_out = _read(captures[: config.data.held_out], min(capture.frame_count for capture in captures))
     model = template.model(state.ema)
     latents = np.asarray(jnp.split(model.encode(jnp.asarray(_to_float(held_out[:, :9]))), 2, axis=-1)[0])
     scale = float(1 / latents.std())
@@ -127,6 +147,19 @@ def export_autoencoder(config: ConfigDict, workdir: Path, out: Path, *, overwrit
 
 def load_clips(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     """Every view of every capture of the folder: uint8 [N, F, H, W, 3] to train on, and the same held out."""
+    captures = open_captures(config)
+    # The first ones, so that they stay the same where captures are added between two runs.
+    held_out, frames = config.data.held_out, min(capture.frame_count for capture in captures)
+    return _read(captures[held_out:], frames), _read(captures[:held_out], frames)
+
+
+def open_captures(config: ConfigDict) -> list[Capture]:
+    """The captures of the folder, in order, held to the job's sizes; no picture is read.
+
+    Raises:
+      UserError: no folder or too few captures, one of fewer frames than a clip, or of pictures that are of another size
+        than the others' or cannot be halved as often as model and loss do.
+    """
     if not config.data.captures:
         raise UserError("config.data.captures", "names no folder", "give --config.data.captures=FOLDER")
     folder = Path(config.data.captures)
@@ -138,16 +171,34 @@ def load_clips(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
             f"make more than {config.data.held_out} with `mvp4d studio --identities`",
         )
     captures = [Capture.open(path) for path in paths]
-    frames = min(capture.frame_count for capture in captures)
+    multiple = math.lcm(2**SCALES, AutoencoderConfig.named(config.size).spatial_compression_ratio)
     for capture in captures:
         if capture.image_size != captures[0].image_size:
             raise UserError(capture.path, f"pictures are {capture.image_size}, others {captures[0].image_size}")
+        if any(side % multiple for side in capture.image_size):
+            height, width = capture.image_size
+            raise UserError(
+                capture.path,
+                f"pictures are {width} x {height}",
+                f"take captures whose sides are multiples of {multiple} (`mvp4d studio --size`)",
+            )
+        if capture.frame_count < config.clip_frames:
+            raise UserError(
+                capture.path,
+                f"has {capture.frame_count} frames, config.clip_frames is {config.clip_frames}",
+                "leave it out of the folder, or give a smaller --config.clip_frames",
+            )
+    return captures
+
+
+def _read(captures: list[Capture], frames: int) -> np.ndarray:
+    """uint8 [N, F, H, W, 3]: the first frames of every view."""
     clips = [
-        [capture.frames(view, slice(frames)) for view in range(capture.view_count)]
+        capture.frames(view, slice(frames))
         for capture in progress(captures, what="reading captures", unit="capture")
+        for view in range(capture.view_count)
     ]
-    # The first ones, so that they stay the same where captures are added between two runs.
-    return np.concatenate(clips[config.data.held_out :]), np.concatenate(clips[: config.data.held_out])
+    return np.stack(clips)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,9 +252,9 @@ def reconstruction_loss(video: Array, target: Array, gradient: float, motion: fl
     """
     loss = jnp.mean(jnp.abs(video - target)) + square * jnp.mean(jnp.square(video - target))
     weights = {2: gradient, 3: gradient} | ({1: motion} if video.shape[1] > 1 else {})
-    for _ in range(3):
+    for _ in range(SCALES):
         for axis, weight in weights.items():
-            loss += weight / 3 * jnp.mean(jnp.abs(jnp.diff(video, axis=axis) - jnp.diff(target, axis=axis)))
+            loss += weight / SCALES * jnp.mean(jnp.abs(jnp.diff(video, axis=axis) - jnp.diff(target, axis=axis)))
         video, target = _halve(video), _halve(target)
     return loss
 

@@ -38,6 +38,21 @@ class Written:
     seconds: float
 
 
+def finished_steps(folder: Any) -> list[int]:
+    """Steps whose checkpoints are whole, rising; nothing is opened.
+
+    In a bucket a step's folder has its name from the first byte on, and `commit_success.txt` when it is finished.
+
+    Args:
+      folder: `checkpoints` of a workdir, as `places.place` gives it; it may be missing.
+    """
+    return sorted(
+        int(path.name)
+        for path in place(folder).glob("*")
+        if path.name.isdigit() and ocp.utils.is_checkpoint_finalized(path)
+    )
+
+
 class Checkpoints:
     """The checkpoints of one run. A step's folder appears whole or not at all.
 

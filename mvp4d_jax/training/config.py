@@ -9,17 +9,20 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import write_json
 from mvp4d.core.places import require_local
-from mvp4d_jax.training.config_file import read_config_file
+from mvp4d_jax.training.config_file import read_config_file, read_value
 from mvp4d_jax.training.config_values import check_values
 
 _PREFIX = "--config."
+_SAVED = re.compile(r"config(?:-(\d+))?\.json")
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
@@ -58,6 +61,34 @@ def _refuse_buckets(value: Any, where: str) -> None:
 def save_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The resolved config as plain JSON values; `load_config` reads it back from a file."""
     return json.loads(config.to_json_best_effort())
+
+
+def saved_configs(workdir: Any) -> dict[str, object]:
+    """name -> value of what a run has kept in its workdir: config.json, config-1.json, ...; no other file is read.
+
+    Raises:
+      UserError: one of them is damaged.
+    """
+    found = {}
+    for path in workdir.glob("config*.json") if workdir.is_dir() else ():
+        if _SAVED.fullmatch(path.name):
+            try:
+                found[path.name] = read_value(path)
+            except UserError as error:
+                raise UserError(path, error.args[1], "move it away: the run goes on without it") from None
+    return found
+
+
+def record_config(config: ml_collections.ConfigDict, workdir: Any, saved: dict[str, object]) -> None:
+    """config.json is what a run began with; going on with other settings adds config-1.json, config-2.json, ...
+
+    Args:
+      saved: what `saved_configs` found before the run.
+    """
+    value = save_config(config)
+    if value not in saved.values():
+        last = max((int(_SAVED.fullmatch(name)[1] or 0) for name in saved), default=-1)
+        write_json(workdir / (f"config-{last + 1}.json" if saved else "config.json"), value)
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:

@@ -74,10 +74,17 @@ def _from_bucket(name: str) -> object:
     path = place(name)
     if path.suffix != ".json" or not path.is_file():
         raise UserError(name, "no such config", "in a bucket lies a run's own: gs://BUCKET/WORKDIR/config.json")
+    return read_value(path)
+
+
+def read_value(path: Any) -> object:
+    """What a JSON file holds, here or in a bucket. Raises UserError."""
+    if not is_remote(path):
+        return read_json(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(place(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(name, f"not readable JSON ({str(error)[:120]})") from None
+        raise UserError(path, f"not readable JSON ({str(error)[:120]})") from None
 
 
 def _made_by_python(name: str, path: Path) -> object:

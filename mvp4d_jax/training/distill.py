@@ -199,6 +199,9 @@ def teacher_folder(plan: Plan) -> Path | None:
 def _teacher_config(plan: Plan, folder: Path) -> TransformerConfig:
     """The teacher's transformer, computed as the student's is.
 
+    Args:
+      plan: of one stage (`Plan.for_stage`): its shift of the noise schedule is what is compared.
+
     Raises:
       UserError: it was trained for other maps, latents or noise.
     """
@@ -215,10 +218,11 @@ def _teacher_config(plan: Plan, folder: Path) -> TransformerConfig:
     }
     for name, value in theirs.items():
         if value != ours[name]:
+            own = f", or --config.stages.NAME.snr_shift={value}" if name == "snr_shift" else ""
             raise UserError(
                 "config.distill.teacher",
                 f"{folder} has {name} {value}, the config {ours[name]}",
-                "take the config that the teacher was trained with",
+                f"take the config that the teacher was trained with{own}",
             )
     student = plan.transformer
     return dataclasses.replace(
@@ -227,9 +231,10 @@ def _teacher_config(plan: Plan, folder: Path) -> TransformerConfig:
 
 
 def check_teacher(plan: Plan) -> None:
-    """Raises UserError for a teacher that is missing or does not fit, before anything is built."""
+    """Raises UserError for a teacher that is missing or does not fit one of the stages, before anything is built."""
     if plan.distill.steps:
         folder = teacher_folder(plan)
         if folder is None:
             raise UserError("config.distill.teacher", "names no teacher", "give --config.distill.teacher=RELEASE")
-        _teacher_config(plan, folder)
+        for stage in plan.stages:
+            _teacher_config(plan.for_stage(stage), folder)

@@ -16,8 +16,9 @@ from mvp4d_jax.data.pipeline import check_mixture
 from mvp4d_jax.data.prepare import autoencoder_identity
 from mvp4d_jax.data.shards import Shards, check_same
 from mvp4d_jax.models.checkpoint import check_transformer
+from mvp4d_jax.training.checkpoints import finished_steps
 from mvp4d_jax.training.distill import check_teacher, teacher_folder
-from mvp4d_jax.training.plan import Plan, autoencoder_folder, check_batches, resolve
+from mvp4d_jax.training.plan import Plan, autoencoder_folder, check_batches, resolve, validates
 
 RANDOM = "random"  # what config.initial says where training begins without weights
 
@@ -50,7 +51,7 @@ def check_launch(config: ml_collections.ConfigDict, workdir: Path) -> Launch:
     """
     plan = resolve(config)
     check_teacher(plan)
-    check_batches(plan)
+    check_batches(plan, validated=validates(config))
     mesh = parallel.make_mesh(plan.for_stage(plan.stage_at(newest_step(workdir))).mesh)
     initial = initial_weights(config, plan, workdir)
     folders = open_shards(config, plan)
@@ -64,8 +65,8 @@ def check_launch(config: ml_collections.ConfigDict, workdir: Path) -> Launch:
 
 
 def newest_step(workdir: Path) -> int:
-    """The step of the newest checkpoint in a workdir; 0 where there is none. Nothing is opened."""
-    return max((int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+    """The step of the newest finished checkpoint in a workdir; 0 where there is none. Nothing is opened."""
+    return max(finished_steps(workdir / "checkpoints"), default=0)
 
 
 def initial_weights(config: ml_collections.ConfigDict, plan: Plan, workdir: Path) -> Path | None:
@@ -74,7 +75,7 @@ def initial_weights(config: ml_collections.ConfigDict, plan: Plan, workdir: Path
     Raises:
       UserError: nothing is named, or what is named is not there or of another model.
     """
-    if any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*")):
+    if finished_steps(workdir / "checkpoints"):  # one that was being written when its host went is begun again
         return None
     if not config.initial and plan.distill.steps:
         return teacher_folder(plan) / "transformer"  # a student starts from its teacher

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Generator
@@ -17,7 +16,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import write_json
 from mvp4d.core.progress import progress
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches, iterate
@@ -27,7 +25,7 @@ from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.training import dump, memory
 from mvp4d_jax.training.announce import announce, compile_heaviest
 from mvp4d_jax.training.checkpoints import Checkpoints
-from mvp4d_jax.training.config import save_config
+from mvp4d_jax.training.config import record_config, saved_configs
 from mvp4d_jax.training.distill import make_step
 from mvp4d_jax.training.feed import Feed
 from mvp4d_jax.training.ground import Ground
@@ -62,7 +60,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
       Interrupted: SIGTERM came; the state is saved.
     """
     launch = check_launch(config, workdir)
-    plan, start = launch.plan, newest_step(workdir)
+    plan, start, saved = launch.plan, newest_step(workdir), saved_configs(workdir)
     ground = Ground.of(plan, plan.stage_at(start), launch.mesh)
     if start:
         _check_resumed(launch, ground, workdir)
@@ -80,7 +78,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, check_memory: boo
     step = int(state.step)
     if step >= plan.steps:
         return f"already trained {step} steps: {workdir}"
-    _save_config(config, workdir)
+    if jax.process_index() == 0:
+        record_config(config, workdir, saved)
 
     # ---- Run.
     run = _Run(launch, ground, checkpoints, workdir, seconds, check_memory)
@@ -104,21 +103,9 @@ def _describe(launch: Launch, ground: Ground, start: int, compiles: bool) -> str
     return "\n".join([*lines, "dry run: nothing was trained; leave --dry-run out to train"])
 
 
-def _save_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """config.json is what the run began with; a resume with other settings adds config-1.json, config-2.json, ..."""
-    if jax.process_index() != 0:
-        return
-    saved = sorted(workdir.glob("config*.json"))
-    value = save_config(config)
-    if not any(json.loads(path.read_text(encoding="utf-8")) == value for path in saved):
-        write_json(workdir / ("config.json" if not saved else f"config-{len(saved)}.json"), value)
-
-
 def _check_resumed(launch: Launch, ground: Ground, workdir: Path) -> None:
     """Raises UserError where the workdir's newest checkpoint is of another model or seed."""
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True, alone=True)
-    if checkpoints.latest() is None:  # one that was being written in a bucket, and not finished
-        return
     position = checkpoints.check_fits(ground.template.shapes)
     if position["seed"] != launch.config.seed:
         raise UserError(

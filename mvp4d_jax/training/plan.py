@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -225,6 +226,9 @@ def _stage(name: str, start: int, settings: ml_collections.ConfigDict, stride: i
     mesh, remat, shift = (settings.get(field) for field in ("mesh", "remat", "snr_shift"))
     if remat not in (None, *REMAT_POLICIES):
         raise UserError(f"config.stages.{name}.remat", f"is '{remat}'", f"choose from {', '.join(REMAT_POLICIES)}")
+    if isinstance(shift, str) and shift != BY_TOKENS:  # a number takes the type of the word that it replaces
+        with contextlib.suppress(ValueError):
+            shift = float(shift)
     if shift not in (None, BY_TOKENS) and not (fits(shift, "float") and shift > 0):
         raise UserError(f"config.stages.{name}.snr_shift", f"is '{shift}'", f"give a positive number, or '{BY_TOKENS}'")
     return Stage(
@@ -307,8 +311,18 @@ def check_prepare(config: ml_collections.ConfigDict, plan: Plan) -> None:
         )
 
 
-def check_batches(plan: Plan, devices: Sequence[jax.Device] | None = None) -> None:
-    """Raises UserError for a batch of any stage, or a micro-batch of it, that the stage's mesh does not divide."""
+def validates(config: ml_collections.ConfigDict) -> bool:
+    """Whether a run measures held-out shards."""
+    return bool(config.data.validation_shards) and config.validation.batches > 0
+
+
+def check_batches(plan: Plan, devices: Sequence[jax.Device] | None = None, *, validated: bool = False) -> None:
+    """Raises UserError for a batch of any stage, or a micro-batch of it, that the stage's mesh does not divide.
+
+    Args:
+      plan: of the whole run, not of one stage.
+      validated: whether held-out shards are measured: in every stage, on its mesh, by batches of the last one.
+    """
     for stage in plan.stages:
         mesh = parallel.make_mesh(plan.for_stage(stage).mesh, devices)
         for modality in stage.used:
@@ -318,6 +332,9 @@ def check_batches(plan: Plan, devices: Sequence[jax.Device] | None = None) -> No
                 parallel.check_batch(
                     mesh, modality.batch // plan.optimiser.accumulation, f"{where} / config.optimiser.accumulation"
                 )
+        for modality in plan.stages[-1].used if validated else ():
+            where = f"config.stages.{plan.stages[-1].name}.mixture.{modality.kind}.batch"
+            parallel.check_batch(mesh, modality.batch, f"{where}, which validation takes in stage '{stage.name}', too")
 
 
 def batch_shapes(plan: Plan, stage: Stage, modality: Modality, layout: jax.sharding.Sharding) -> dict[str, Any]:

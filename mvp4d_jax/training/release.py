@@ -63,7 +63,7 @@ def export_release(
     template = ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
     average, position = checkpoints.restore_average(template.shapes, number)
     last = plan.stages[-1]
-    widest = max(last.modalities, key=lambda modality: modality.views * modality.latents)
+    widest = max(last.used, key=lambda modality: modality.views * modality.latents)
     facts = {
         "head": config.head,
         "image_size": last.image_size,

@@ -28,7 +28,7 @@ from mvp4d_jax.models.autoencoder import compiler_options
 from mvp4d_jax.models.checkpoint import load_autoencoder
 from mvp4d_jax.training.feed import Feed
 from mvp4d_jax.training.metrics import MetricsLog
-from mvp4d_jax.training.plan import Plan, autoencoder_folder, batch_shapes
+from mvp4d_jax.training.plan import Plan, autoencoder_folder, batch_shapes, validates
 from mvp4d_jax.training.state import ModelTemplate, TrainState
 from mvp4d_jax.training.step import loss_of, noisy_batch
 
@@ -53,7 +53,7 @@ class Validation:
         mesh: Mesh,
         workdir: Path,
     ):
-        self.active = bool(held_out) and config.validation.batches > 0
+        self.active = validates(config)
         if not self.active:
             return
         self._workdir, self._mesh, self._template, self._plan = workdir, mesh, template, plan

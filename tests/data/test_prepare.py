@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import fcntl
 import json
 import re
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -226,6 +228,46 @@ def test_refusals(captures, autoencoder, tmp_path):
         attempt(captures[:1], out="full")
     with pytest.raises(UserError, match="1 \\+ 4k"):
         attempt(captures[:1], options=dataclasses.replace(OPTIONS, frames=6))
+
+
+def between(monkeypatch, folder, name, content):
+    """Another process writes a file the moment before this one lists the folder."""
+    listed = type(folder).iterdir
+
+    def list_it(path):
+        if path == folder:
+            (path / name).write_bytes(content)
+        return listed(path)
+
+    monkeypatch.setattr(type(folder), "iterdir", list_it)
+
+
+def test_processes_that_begin_together_are_one_preparation(shards, captures, autoencoder, tmp_path, monkeypatch):
+    """Share 3 of 4 has none of the three shards to do."""
+
+    def attempt():
+        return prepare(captures, tmp_path / "o", OPTIONS, autoencoder, CONDITIONING, identity="abc", process=(3, 4))
+
+    plan = (shards.path / "plan.json").read_bytes()
+    (tmp_path / "o").mkdir()
+    with monkeypatch.context() as patch:
+        between(patch, tmp_path / "o", "plan.json", plan)
+        assert "3 of 3 are with the other processes" in attempt()
+    assert (tmp_path / "o" / "plan.json").read_bytes() == plan
+    # One that is still looking is waited for.
+    (tmp_path / "o" / "plan.json").unlink()
+    with open(tmp_path / "o" / ".plan.json.mvp4d-lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def other():
+            (tmp_path / "o" / "plan.json").write_text(json.dumps({**json.loads(plan), "seed": 7}))
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+        timer = threading.Timer(0.5, other)
+        timer.start()
+        with pytest.raises(UserError, match="begun with other settings: seed was 7, now is 0"):
+            attempt()
+        timer.join()
 
 
 def test_colours_make_scenes_of_the_same_places_in_other_colours(shards, captures, autoencoder, tmp_path):

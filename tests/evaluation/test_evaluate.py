@@ -9,8 +9,10 @@ from small_world import ball, motion, write_scene
 
 from mvp4d.cli import main
 from mvp4d.core.capture import Capture
+from mvp4d.core.files import read_json
 from mvp4d_jax.evaluation.baselines import project_reference, repeat_reference
 from mvp4d_jax.evaluation.evaluate import evaluate, reference_angles
+from mvp4d_jax.evaluation.likeness_report import pictures_beside
 from mvp4d_jax.evaluation.metrics import psnr
 from mvp4d_jax.small.painting import vertex_colours
 
@@ -53,6 +55,20 @@ def test_report_stands_alone(pair, tmp_path):
     page = (tmp_path / "evaluation.html").read_text()
     assert f"{scores['mean']['psnr']:.3f}" in page and page.count("data:image/png") == 4
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_what_cannot_be_measured_is_null(tmp_path):
+    """Flicker takes three frames. NaN is no JSON: a browser's JSON.parse and this program's own reader refuse it."""
+    for name, seed in (("ours", 1), ("truth", 2)):
+        write_scene(tmp_path / name, frames=2, seed=seed)
+    words = ["evaluate", str(tmp_path / "ours"), "--against", str(tmp_path / "truth"), "--out", str(tmp_path)]
+    assert main(words) == 0
+    scores = read_json(tmp_path / "evaluation.json")
+    assert [view["flicker"] for view in (*scores["views"], scores["mean"])] == [None] * 3
+    assert all(20 > view["psnr"] > 5 for view in scores["views"])
+    row = {"name": "a", "psnr": None, "ssim": 0.5}
+    page = pictures_beside([row], [np.zeros((2, 4, 3), np.uint8)])
+    assert "PSNR - dB, SSIM 0.500" in page
 
 
 def test_baselines_are_scored_like_the_capture(pair, tmp_path):

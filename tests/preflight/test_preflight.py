@@ -13,6 +13,7 @@ from mvp4d import cli
 from mvp4d.core.errors import UserError
 from mvp4d_jax.models.attention_splash import padded_length
 from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.preflight import jobs
 from mvp4d_jax.preflight import preflight as preflight_module
 from mvp4d_jax.preflight.preflight import GIB, Topology, preflight
 from mvp4d_jax.preflight.worker import _out_of_memory
@@ -95,6 +96,42 @@ def test_what_cannot_be_asked_is_refused_before_anything_compiles(words, said, c
     assert cli.main(["preflight", "--config", "tiny", "--topology", "v5e:2x2", *words.split()]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"mvp4d preflight: {said}") and "compiling" not in error
+
+
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        ([], ["train"]),
+        (["--config.data.validation_shards=held_out"], ["train", "validation"]),
+        (["--config.data.validation_shards=held_out", "--config.validation.sample_steps=0"], ["train"]),
+        (["--config.data.validation_shards=held_out", "--config.validation.batches=0"], ["train"]),
+    ],
+)
+def test_what_a_launch_would_not_run_is_not_compiled(words, parts, monkeypatch, capsys):
+    """`mvp4d_2b` names no held-out shards: nothing is drawn of them, and nothing can fail to fit."""
+    monkeypatch.setattr(
+        preflight_module, "_compile", lambda request, *_: {"part": request["part"], "fits": True, "total": 0.0}
+    )
+    command = ["preflight", "--config", "mvp4d_2b", "--topology", "v5p:4x4x4", "--job", "train", "--json"]
+    assert cli.main([*command, *words]) == 0
+    assert [report["part"] for report in json.loads(capsys.readouterr().out)] == parts
+
+
+def test_every_stages_batches_are_held_to_its_own_mesh():
+    """The heaviest stage has 8 rows of its own, the other the config's 4: its 4 samples divide over those."""
+    words = ["--config.curriculum=settle,all", "--config.mesh=1,4,1", "--config.stages.all.mesh=1,8,1"]
+    words += [word for word in SMALL if "curriculum" not in word]
+    for stage, batch in (("all", 8), ("settle", 4)):
+        words += [f"--config.stages.{stage}.mixture.{kind}.batch={batch}" for kind in ("monocular", "static")]
+        words.append(f"--config.stages.{stage}.mixture.multiview.batch={batch}")
+    _, mesh, facts = jobs.train(jobs.make_job(load_config("tiny", words), "", "", {}), jax.devices())
+    assert mesh.devices.shape == (1, 8, 1) and facts["samples"] == 8
+    words += ["--config.data.validation_shards=held_out"]
+    words += [f"--config.stages.all.mixture.{kind}.batch=12" for kind in ("monocular", "static", "multiview")]
+    words += ["--config.stages.all.mesh=1,4,1", "--config.stages.settle.mesh=1,8,1"]
+    words += [f"--config.stages.settle.mixture.{kind}.batch=8" for kind in ("monocular", "static", "multiview")]
+    with pytest.raises(UserError, match=r"which validation takes in stage 'settle', too: 12 samples do not divide"):
+        jobs.train(jobs.make_job(load_config("tiny", words), "", "", {}), jax.devices())
 
 
 def test_an_autoencoders_training_has_no_preflight(capsys):

@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mvp4d import cli
 from mvp4d.core.cameras.camera import FIELDS, Camera
 from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.fit import Fit
+from mvp4d.core.capture.motion_file import save_motion
 from mvp4d.core.errors import UserError
-from mvp4d.core.heads.motion import ARRAYS
+from mvp4d.core.heads.motion import ARRAYS, Motion
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.studio.produce import Order, make_capture, make_set, write_motion
@@ -119,6 +121,27 @@ def test_a_motion_without_pictures_is_the_filmed_one(tmp_path, short_haired):
         write_motion(path, short_haired.identity, order)
     with pytest.raises(UserError, match="still ones"):
         write_motion(tmp_path / "turn.npz", short_haired.identity, Order(cameras="turn:360", frames=3, size=16))
+
+
+@pytest.mark.parametrize("flags, fps", [(["--fps", "25"], 25.0), ([], 60.0)])
+def test_a_recording_is_filmed_at_the_rate_that_is_asked_for(flags, fps, tmp_path, short_haired, capsys):
+    """A head that turns by 1.2 radians a second, recorded at 60 frames a second, turns as fast in what is written."""
+    count = short_haired.head.expression_count
+    turning = np.stack([np.zeros(31), 1.2 * np.arange(31) / 60, np.zeros(31)], -1).astype(np.float32)
+    recorded = dataclasses.replace(Motion.still(31, count, 60.0), rotation=turning)
+    save_motion(tmp_path / "rec60.npz", recorded, short_haired.head)
+    words = ["studio", "--identity", "6", "--views", "1", "--size", "16", "--frames", "13", *flags]
+    words += ["--motion", str(tmp_path / "rec60.npz")]
+    assert cli.main([*words, "--out", str(tmp_path / "filmed")]) == 0
+    assert cli.main([*words, "--out", str(tmp_path / "drive.npz"), "--motion-only"]) == 0
+    filmed, driven = Capture.open(tmp_path / "filmed"), Fit.load(tmp_path / "drive.npz").motion
+    assert filmed.fps == driven.fps == fps
+    for motion in (filmed.motion, driven):
+        np.testing.assert_allclose(motion.rotation[:, 1], 1.2 * np.arange(13) / fps, atol=1e-6)
+    capsys.readouterr()
+    if flags:  # half a second: 13 frames of 25 a second
+        assert cli.main([*words, "--frames", "14", "--out", str(tmp_path / "long")]) == 2
+        assert "holds 13 frames at 25 a second, 14 were asked for; --frames 13" in capsys.readouterr().err
 
 
 def test_set_goes_on_where_it_stopped(tmp_path):

@@ -82,6 +82,23 @@ def test_shares_cover_all_and_a_failure_stops_no_other(clips, tmp_path, capsys):
     assert main(["track", str(clips / "films"), "--share", "0/1", "--head", "ict:x", "--out", str(out)]) == 2
 
 
+def test_processes_that_begin_together_are_one_collection(clips, tmp_path, monkeypatch, capsys):
+    """Share 4 of 5 has none of the four clips to do."""
+    assert main(command(clips, tmp_path / "first", "4/5")) == 0
+    plan, out = (tmp_path / "first" / "collection.json").read_bytes(), tmp_path / "out"
+    out.mkdir()
+    listed = type(out).iterdir
+
+    def list_it(path):
+        if path == out:
+            (path / "collection.json").write_bytes(plan)  # another process, just now
+        return listed(path)
+
+    monkeypatch.setattr(type(out), "iterdir", list_it)
+    assert main(command(clips, out, "4/5")) == 0, capsys.readouterr().err
+    assert (out / "collection.json").read_bytes() == plan
+
+
 @pytest.mark.parametrize(
     "more, message",
     [

@@ -65,6 +65,31 @@ def test_a_batch_that_the_mesh_does_not_divide(data, tmp_path):
     assert "config.optimiser.accumulation: 2 samples do not divide over 4 rows" in line
 
 
+def test_a_stages_mesh_that_validation_does_not_divide_over(data, tmp_path, capsys):
+    """Validation takes the last stage's batches on the mesh of the stage that runs."""
+    arguments = overrides(
+        data,
+        curriculum="settle,all",
+        stages__settle__image_size=32,
+        stages__settle__mesh="1,8,1",
+        stages__settle__mixture__multiview__batch=8,
+        stages__settle__mixture__multiview__views=2,
+        stages__settle__mixture__multiview__frames=3,
+        stages__settle__mixture__monocular__weight=0.0,
+        initial="random",
+    )
+    command = ["train", "--config", "tiny", "--workdir", str(tmp_path / "run"), *arguments]
+    dry = [*command, "--dry-run", "--no-memory-check"]
+    held_out = f"--config.data.validation_shards={data}"
+    assert cli.main([*dry, held_out]) == 2
+    line = capsys.readouterr().err
+    assert "config.stages.all.mixture.multiview.batch, which validation takes in stage 'settle', too: 4 samples" in line
+    assert "8 rows of devices" in line
+    for fine in ([], [held_out, "--config.validation.batches=0"], [held_out, "--config.stages.settle.mesh=1,4,1"]):
+        with pytest.raises(AssertionError, match="a model was built"):
+            cli.main([*dry, *fine])
+
+
 def test_a_mesh_that_the_devices_do_not_form(data, tmp_path):
     assert "needs 64 devices or more, there are 8" in refused(tmp_path, overrides(data, mesh=(1, 8, 8)))
 
@@ -115,12 +140,18 @@ def test_a_preparation_is_dealt_out_in_one_way(tmp_path, monkeypatch, capsys):
     assert cli.main([*common, "--share", "0/4"]) == 2
     assert "--share: and --distributed both deal out the work" in capsys.readouterr().err
 
-    def nobody(*_, **__):
+    waits = []
+
+    def nobody(*_, initialization_timeout, **__):
+        waits.append(initialization_timeout)
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", nobody)
     assert cli.main(common) == 2
     assert "tells where the others are" in (said := capsys.readouterr().err) and "; give --share I/N" in said
+    assert cli.main(["train", "--config", "tiny", "--workdir", str(tmp_path / "run"), "--distributed"]) == 2
+    assert cli.main([*common, "--join-timeout", "7"]) == 2
+    assert waits == [300, 300, 7], "seconds, as docs/launch.md says of both"
 
 
 @pytest.mark.parametrize(
@@ -158,6 +189,20 @@ def test_a_workdir_is_one_runs_alone(data, tmp_path, capsys):
         assert cli.main([*common, "--dry-run"]) == 2  # it looks, and finds what is wrong with the batch
         assert "do not divide over 3 rows" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_configs_that_a_run_has_kept_and_notes_that_are_the_users(data, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    (workdir / "checkpoints").mkdir(parents=True)
+    (workdir / "config-notes.json").write_text("remember: {")
+    command = ["train", "--config", "tiny", "--workdir", str(workdir), "--dry-run", *overrides(data, initial="random")]
+    with pytest.raises(AssertionError, match="a model was built"):
+        cli.main(command)
+    (workdir / "config-1.json").write_text('{"seed": ')
+    assert cli.main(command) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"mvp4d train: {workdir}/config-1.json: not readable JSON")
+    assert line.endswith("; move it away: the run goes on without it")
 
 
 def test_shards_whose_painted_photos_are_not_listed(data, tmp_path):

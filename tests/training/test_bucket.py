@@ -13,13 +13,19 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from mvp4d import cli
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_folder, write_json
 from mvp4d.core.places import is_remote, place, reach, require_local
+from mvp4d_jax.models.checkpoint import save_transformer
+from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.training.checkpoints import Checkpoints
+from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.metrics import MetricsLog, read_metrics
+from mvp4d_jax.training.plan import resolve
+from tests.small_world import quick_compilation
 from tests.training.tiny_run import final_state, overrides, run, write_autoencoder
 
 MISSING = [name for name in ("gcsfs", "gcp_storage_emulator") if importlib.util.find_spec(name) is None]
@@ -107,6 +113,24 @@ def test_training_in_a_bucket(bucket, shards, undisturbed):
     assert position["step"] == 100
     for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_preemption_within_the_first_checkpoint(bucket, shards, tmp_path, capsys):
+    """The folder has its name and no `commit_success.txt`: the run begins with its weights, not with random ones."""
+    workdir = place(f"{bucket}/preempted")
+    for file in ("10/state/d/0", "10/data/data"):
+        (workdir / "checkpoints" / file).parent.mkdir(parents=True, exist_ok=True)
+        (workdir / "checkpoints" / file).write_text("{}")
+    weights = tmp_path / "weights"
+    model = resolve(load_config("tiny", overrides(shards))).transformer
+    with quick_compilation():
+        save_transformer(weights, MultiViewTransformer(model, rngs=nnx.Rngs(0)), model)
+    command = ["train", "--config", "tiny", "--workdir", f"{bucket}/preempted", "--dry-run", "--no-memory-check"]
+    assert cli.main([*command, *overrides(shards, initial=weights)]) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert f"weights: {weights}, " in said and "steps: 100 to go from 0;" in said
+    assert cli.main([*command, *overrides(shards, initial="")]) == 2
+    assert "config.initial: names no weights to start from" in capsys.readouterr().err
 
 
 def test_export_of_a_run_in_a_bucket(bucket, shards, tmp_path, capsys):

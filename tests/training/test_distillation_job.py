@@ -1,6 +1,8 @@
 """A distillation's step on eight devices and on one, and the whole job: teacher, student, release."""
 
 import json
+import re
+import shlex
 import types
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from test_train_step import CONFIG, make_batch
 
+from mvp4d import cli
 from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
 from mvp4d_jax.diffusion.distillation import DistillOptions, ddim_step
@@ -18,13 +21,17 @@ from mvp4d_jax.diffusion.schedule import NoiseSchedule
 from mvp4d_jax.models.checkpoint import load_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.release import read_facts
+from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.distill import Distillation, check_teacher, make_distill_step
+from mvp4d_jax.training.ground import Ground
 from mvp4d_jax.training.plan import resolve
 from mvp4d_jax.training.release import export_release
 from mvp4d_jax.training.state import ModelTemplate, OptimiserOptions, initial_state, make_optimiser
 from mvp4d_jax.training.step import LossOptions, conditions_of, noisy_batch
-from tests.training.tiny_run import overrides, run
+from tests.small_inputs import sizes
+from tests.small_world import quick_compilation
+from tests.training.tiny_run import ROOT, overrides, run, write_autoencoder
 
 OPTIONS = DistillOptions(steps=4, substeps=2, guidance=2.0, truth=0.25, rollout=0.5)
 LOSS = LossOptions("mixed", snr_shift=1.0)
@@ -182,6 +189,40 @@ def test_turbo_configs_are_their_parents_models(name, parent):
     ours, theirs = resolve(load_config(name)), resolve(load_config(parent))
     assert ours.transformer == theirs.transformer and ours.conditioning == theirs.conditioning
     assert load_config(name).initial == "", "a student starts from its teacher"
+    shifts = {
+        plan.for_stage(stage).loss.snr_shift for plan, stage in ((ours, ours.stages[-1]), (theirs, theirs.stages[-1]))
+    }
+    assert len(shifts) == 1, "a student learns at its teacher's noise"
     assert ours.distill.steps == 4 and ours.sampling.condition_dropout == 0
     if ours.distill.teacher:
         check_teacher(ours)
+
+
+def test_the_documented_student_of_a_2b_release(tmp_path, monkeypatch, capsys):
+    """A release of `mvp4d_2b`'s own stages, narrow, and the command of docs/weights.md: only its shards are missing."""
+    monkeypatch.chdir(tmp_path)
+    narrow = [word for word in sizes("mvp4d_2b") if "transformer" in word]
+    arguments = [*narrow, "--config.autoencoder=vae", "--config.mesh=1,1,1"]
+    write_autoencoder(tmp_path / "vae", "2b")
+    config = load_config("mvp4d_2b", arguments)
+    ground = Ground.of(plan := resolve(config), plan.stages[-1])
+    with quick_compilation():
+        state = initial_state(ground.template, ground.optimiser, ground.mesh, 0)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    checkpoints.save(80_000, state, {"step": 80_000, "seconds": 0.0, "seed": 0})
+    checkpoints.close()
+    export_release(config, tmp_path / "run", tmp_path / "release")
+    shift = json.loads((tmp_path / "release" / "mvp4d.json").read_text())["snr_shift"]
+    # docs/launch.md: 107,520 tokens a sample, and 3 at CogVideoX-2B's 17,776.
+    assert shift == pytest.approx(3 * (107_520 / 17_776) ** 0.5, rel=1e-12)
+
+    text = (ROOT / "docs" / "weights.md").read_text().replace("\\\n", " ")
+    command = re.search(r"^mvp4d (train --config tiny_128_turbo .*--config.distill.teacher=.*)$", text, re.MULTILINE)[1]
+    for ours, theirs in (("tiny_128_turbo", "mvp4d_2b_turbo"), ("teacher=tiny_128", "teacher=release")):
+        assert ours in command
+        command = command.replace(ours, theirs)
+    words = [*shlex.split(command), *narrow, "--config.autoencoder=release/vae", "--dry-run", "--no-memory-check"]
+    assert cli.main(words) == 2
+    assert "shards_128: not a shards folder" in (said := capsys.readouterr().err) and "teacher" not in said
+    assert cli.main([*words, "--config.stages.distill.snr_shift=3.0"]) == 2
+    assert f"has snr_shift {shift}, the config 3.0" in capsys.readouterr().err

@@ -161,6 +161,9 @@ def test_the_best_of_what_was_never_measured(shards, autoencoder, workdir, tmp_p
         load_config("tiny", overrides(shards, autoencoder=autoencoder)), workdir, tmp_path / "o", "best"
     )
     assert said.startswith("step 10, the newest: no validation loss was measured")
+    facts = json.loads((tmp_path / "o" / "mvp4d.json").read_text())
+    # Two views of three frames are all that was seen: single views of nine frames have weight 0.
+    assert (facts["views"], facts["frames"]) == (2, 3)
 
 
 def test_export_of_what_is_not_there(shards, autoencoder, workdir, tmp_path):

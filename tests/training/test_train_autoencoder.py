@@ -13,8 +13,10 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from flax import nnx
 from safetensors.torch import load_file
-from small_world import quick_compilation
+from small_world import quick_compilation, write_scene
 
+from mvp4d import cli
+from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
@@ -45,9 +47,27 @@ def settings(*overrides: str):
             "--config.every.metrics=1",
             "--config.every.validation=1000",
             "--config.every.checkpoint=2",
+            "--config.data.held_out=2",
             *overrides,
         ],
     )
+
+
+@dataclasses.dataclass
+class Clip:
+    """A capture of one view, [F, H, W, 3] uint8, that tells whether it was read."""
+
+    video: np.ndarray
+    was_read: bool = False
+    view_count: int = 1
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.video)
+
+    def frames(self, view: int, wanted: slice) -> np.ndarray:
+        self.was_read = True
+        return self.video[wanted]
 
 
 @pytest.fixture()
@@ -55,10 +75,10 @@ def clips(monkeypatch):
     """Four to train on, two held out, and a narrow autoencoder on two devices, compiled quickly for its dozen steps."""
     made = smooth_clips(6, 1, 16)
     monkeypatch.setattr(AutoencoderConfig, "named", lambda name: NARROW)
-    monkeypatch.setattr(autoencoder, "load_clips", lambda config: (made[2:], made[:2]))
+    monkeypatch.setattr(autoencoder, "open_captures", lambda config: [Clip(clip) for clip in made])
     monkeypatch.setattr(autoencoder, "validate", lambda *_: {})
     pair = parallel.make_mesh((2, 1, 1), jax.devices()[:2])
-    monkeypatch.setattr(autoencoder.parallel, "make_mesh", lambda _: pair)
+    monkeypatch.setattr(autoencoder.parallel, "make_mesh", lambda *_: pair)
     with quick_compilation():
         yield made
 
@@ -120,8 +140,15 @@ def test_resume_and_export(clips, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(autoencoder, "validate", lambda *_: {"validation_psnr_image": 0.0, "validation_psnr_clip": 0.0})
+        read = [Clip(clip) for clip in clips]
+        patch.setattr(autoencoder, "open_captures", lambda config: read)
         for name in ("straight", "resumed"):
-            autoencoder.export_autoencoder(config, tmp_path / name, tmp_path / name / "vae")
+            said = autoencoder.export_autoencoder(config, tmp_path / name, tmp_path / name / "vae")
+            assert said.startswith("step 4: ")
+        said = autoencoder.export_autoencoder(config, tmp_path / "resumed", tmp_path / "third", 3)
+        assert said.startswith("step 3: ") and [clip.was_read for clip in read] == [True] * 2 + [False] * 4
+        with pytest.raises(UserError, match=r"no checkpoint of step 2; there are: 3, 4"):
+            autoencoder.export_autoencoder(config, tmp_path / "resumed", tmp_path / "second", 2)
     one, other = (
         load_file(tmp_path / name / "vae" / "diffusion_pytorch_model.safetensors") for name in ("straight", "resumed")
     )
@@ -156,6 +183,10 @@ def test_starts_from_given_weights(clips, tmp_path, monkeypatch):
     for tree in (state.params, state.ema):
         jax.tree.map(np.testing.assert_array_equal, tree, template.params_of(given))
 
+    autoencoder.train_autoencoder(settings("--config.steps=3"), tmp_path / "run")  # goes on, with other settings
+    kept = {name: json.loads((tmp_path / "run" / name).read_text()) for name in ("config.json", "config-1.json")}
+    assert [(value["steps"], value["initial"]) for value in kept.values()] == [(2, str(tmp_path / "given")), (3, "")]
+
     monkeypatch.setattr(AutoencoderConfig, "named", lambda name: dataclasses.replace(NARROW, latent_channels=20))
     with pytest.raises(UserError, match=r"config\.initial: its parameters are not those of the model"):
         autoencoder.train_autoencoder(config, tmp_path / "other")
@@ -165,6 +196,34 @@ def test_no_captures_is_the_users_mistake(tmp_path):
     for folder, said in (("", "names no folder"), (str(tmp_path), "holds 0 captures")):
         with pytest.raises(UserError, match=said):
             autoencoder.train_autoencoder(settings(f"--config.data.captures={folder}"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "frames, size, said",
+    [
+        (5, 32, "has 5 frames, config.clip_frames is 9; leave it out of the folder, or give a smaller --config"),
+        (9, 36, "pictures are 36 x 36; take captures whose sides are multiples of 8"),
+    ],
+)
+def test_captures_that_do_not_fit_are_named_before_one_is_read(frames, size, said, tmp_path, monkeypatch, capsys):
+    for index in range(5):
+        write_scene(tmp_path / "captures" / f"{index}", frames=frames, size=size)
+    monkeypatch.setattr(Capture, "frames", lambda *_: pytest.fail("pictures were read"))
+    words = ["train", "--config", "tiny_autoencoder", f"--config.data.captures={tmp_path / 'captures'}"]
+    assert cli.main([*words, "--workdir", str(tmp_path / "run")]) == 2
+    line = capsys.readouterr().err.strip()
+    assert line.startswith(f"mvp4d train: {tmp_path / 'captures' / '0'}: {said}") and "\n" not in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_best_autoencoder_is_not_known(tmp_path, capsys):
+    words = ["train", "--config", "tiny_autoencoder", "--workdir", str(tmp_path / "run"), "--step", "best"]
+    assert cli.main([*words, "--export", str(tmp_path / "vae")]) == 2
+    assert "mvp4d train: --step: 'best' is not known of an autoencoder" in capsys.readouterr().err
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "mine").touch()
+    assert cli.main([*words[:-2], "--export", str(tmp_path / "vae")]) == 2  # told before a checkpoint is looked for
+    assert f"{tmp_path / 'vae'}: is already there" in capsys.readouterr().err
 
 
 def test_nothing_but_warm_up_is_the_users_mistake(clips, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvp4d.core.errors import UserError
-from mvp4d_jax.training.config import load_config, save_config
+from mvp4d_jax.training.config import load_config, record_config, save_config, saved_configs
 from mvp4d_jax.training.config_file import packaged
 from mvp4d_jax.training.plan import resolve
 
@@ -146,3 +146,15 @@ def test_maps_are_as_fine_as_the_autoencoders_latents():
         config.conditioning.image_to_latent = 8
     with pytest.raises(UserError, match="leave it out: the tiny autoencoder makes it 4"):
         resolve(config)
+
+
+def test_every_config_of_a_run_is_kept_once(tmp_path):
+    """The user's own notes, though named alike, are neither read nor counted."""
+    (tmp_path / "config-notes.json").write_text("remember: {")
+    for seed in (1, 2, 1, 3, 2):
+        record_config(load_config("tiny", [f"--config.seed={seed}"]), tmp_path, saved_configs(tmp_path))
+    kept = {name: value["seed"] for name, value in saved_configs(tmp_path).items()}
+    assert kept == {"config.json": 1, "config-1.json": 2, "config-2.json": 3}
+    (tmp_path / "config-1.json").unlink()
+    record_config(load_config("tiny", ["--config.seed=4"]), tmp_path, saved_configs(tmp_path))
+    assert load_config(str(tmp_path / "config-3.json")).seed == 4
