@@ -11,7 +11,9 @@ as many as they say; launch scripts with DRY_RUN=1, then what they start on ever
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
 import re
 import shlex
@@ -22,6 +24,8 @@ import time
 from pathlib import Path
 
 from mvp4d.cli import VERBS
+from mvp4d.core.errors import UserError
+from mvp4d_jax.training.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -55,7 +59,7 @@ def check_line(line: str) -> str | None:
     if not words:
         return None
     if words[0] == "mvp4d":
-        return _check_verb(words[1:])
+        return check_verb(words[1:])
     if words[0] == "make":
         targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         missing = [word for word in words[1:] if "=" not in word and word not in targets]
@@ -122,7 +126,11 @@ def _outcome(command: list, scratch: Path, environment: dict[str, str]) -> str |
     return f"exit status {done.returncode}: {said}" if done.returncode else None
 
 
-def _check_verb(words: list[str]) -> str | None:
+def check_verb(words: list[str]) -> str | None:
+    """What the command line says of a verb and its arguments, without running it; None where it takes them.
+
+    Settings are checked against their config where it comes along.
+    """
     if not words or words[0] in ("--help", "-h"):
         return None
     if words[0] not in VERBS:
@@ -130,12 +138,22 @@ def _check_verb(words: list[str]) -> str | None:
     module = importlib.import_module(VERBS[words[0]][0])
     parser = argparse.ArgumentParser(prog=f"mvp4d {words[0]}", exit_on_error=False)
     module.configure(parser)
+    said = io.StringIO()
     try:
-        _, extra = parser.parse_known_args(words[1:])
+        with contextlib.redirect_stderr(said):
+            parsed, extra = parser.parse_known_args(words[1:])
     except (argparse.ArgumentError, SystemExit) as error:
-        return f"flags are not understood ({error})"
-    unknown = [word for word in extra if word.startswith("-") and not word.startswith("--config.")]
-    return f"unknown flag '{unknown[0]}'" if unknown else None
+        return f"flags are not understood ({said.getvalue().strip() or error})"
+    if not getattr(module, "TAKES_OVERRIDES", False):
+        return f"unknown argument '{extra[0]}'" if extra else None
+    if Path(parsed.config).suffix:
+        unknown = [word for word in extra if not word.startswith("--config.")]
+        return f"unknown argument '{unknown[0]}'" if unknown else None
+    try:
+        load_config(parsed.config, extra)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def main() -> int:
