@@ -18,7 +18,7 @@ from mvp4d.core.capture.portrait import open_person
 from mvp4d.core.files import atomic_file
 from mvp4d.core.video import read_video
 from mvp4d_jax.evaluation.evaluate import baseline_pictures, by_angle, mean, score_view
-from mvp4d_jax.evaluation.likeness_report import likeness_table, pictures_beside
+from mvp4d_jax.evaluation.likeness_report import likeness_table, pair_names, pictures_beside
 from mvp4d_jax.evaluation.report import MEASURES, by_ring, compare, figure, picture, pictures, write_page
 
 Command = tuple[str, str, tuple[str, ...], float]  # name, what, words after `mvp4d`, seconds
@@ -103,7 +103,8 @@ def _of_photos(out: Path, generated: Capture, photos: Sequence[Path]) -> list[st
         _live(out, photo, f"The photo, {person.sources[person.reference]}"),
         "<h2>Photo, and the avatar from the same side</h2>",
         pictures_beside(
-            scores["photos"], [_shrunk(path, 4096) for path in sorted((out / "likeness").glob("photo_*.png"))]
+            scores["photos"],
+            [_shrunk(out / "likeness" / name, 4096) for name in pair_names(len(scores["photos"]))],
         ),
         "<p>The photos take part in the fit at their own size; what none of them shows is the model's, "
         f"{size} pixels wide.</p>",
