@@ -1,5 +1,6 @@
 """`mvp4d demo`: what was done is kept, what was stopped is done again, what is out of date is made anew."""
 
+import json
 import os
 import re
 import signal
@@ -69,6 +70,23 @@ def test_a_stopped_demo_goes_on_with_the_stage_it_was_in(programs, tmp_path, tmp
     assert demo.run_stages(stages, tmp_path) == seconds and programs.ran == []
     elsewhere = tmp_path / "." / ".." / tmp_path.name  # the same folder by another name
     assert demo.run_stages(_stages(elsewhere, photos=photos), elsewhere) == seconds and programs.ran == []
+
+
+@pytest.mark.parametrize("named", ["a", ".", "1"])
+def test_the_folders_name_is_no_part_of_the_record(programs, tmp_path, monkeypatch, named):
+    """A short name, or the folder that one is in: other words that hold it are recorded as they are, and the demo is
+    known by its absolute name."""
+    inside = tmp_path / named
+    inside.mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    demo.run_stages(_stages(Path(named)), Path(named))
+    record = json.loads((inside / "demo.json").read_text())
+    drive = ["studio", "--identity", "11004", "--frames", "100", "--seed", "1", "--motion-only", "--out"]
+    assert record["drive"]["command"] == [*drive, "OUT/drive.npz"]
+    assert "file:OUT/truth/cameras.npz" in record["compare"]["command"]
+    programs.ran = []
+    demo.run_stages(_stages(inside), inside)
+    assert programs.ran == []
 
 
 @pytest.mark.parametrize("name", ["truth", "generated", "avatar"])
