@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
+from mvp4d.core.cache import keep_programs
 from mvp4d.core.errors import UserError, memory_error, printable, system_error
 from mvp4d.core.host import has_accelerator
 from mvp4d.core.lock import hold
@@ -47,6 +48,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "render": ("mvp4d.commands.render", "render an avatar: any motion, any cameras"),
     "view": ("mvp4d.commands.view", "open an avatar in the browser"),
 }
+# Verbs that run JAX and whose compiled programs are kept in the user's cache. `train` keeps them in its workdir, and
+# `preflight` has them compiled to look at.
+KEPT = frozenset({"demo", "studio", "track", "prepare", "sample", "evaluate", "view"})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -137,6 +141,8 @@ def _dispatch(arguments: list[str]) -> int:
     module_name, summary = VERBS[verb]
     module = parser = parsed = None
     _choose_platform()
+    if verb in KEPT:
+        keep_programs()
     # ffmpeg is started by fork and exec; JAX warns of forks that go on running Python.
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
     try:

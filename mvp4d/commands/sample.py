@@ -11,7 +11,6 @@ writes the capture.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from mvp4d.commands.hosts import add_host_flags, join_hosts
@@ -149,11 +148,9 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d_jax.processes import begin_together, wait_for_all
 
     if not args.plan:
-        from mvp4d_jax.programs import keep_programs
         from mvp4d_jax.sampling.generate import check_targets
 
         begin_together(lambda: check_targets(out, args.overwrite))
-        keep_programs(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvp4d" / "compiled")
     model = mvp4d.load(args.weights, mesh=parse_mesh(args.mesh), dtype=args.dtype)
     job = model.plan(args.reference, **{name: getattr(args, name) for name in INPUTS})
     if job.notice:
