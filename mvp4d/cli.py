@@ -272,11 +272,9 @@ def _refuse_buckets(module: ModuleType, args: argparse.Namespace) -> None:
 
 def as_flags(message: str, parser: argparse.ArgumentParser | None) -> str:
     """A message of the library, in which arguments stand in backticks, with the flags of the verb in their place."""
-    flags = (
-        {action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings}
-        if parser
-        else {}
-    )
+    actions = parser._actions if parser else ()
+    # The first name of a flag: the last of one that can be switched off is its --no-.
+    flags = {action.dest: action.option_strings[0] for action in actions if action.option_strings}
     return re.sub(r"`(\w+)`", lambda match: flags.get(match[1], match[1]), message)
 
 
