@@ -256,8 +256,9 @@ def _commands(commands: list[Command], machine: str) -> str:
     )
 
 
-def _next_steps(out: Path, own: bool) -> str:
-    avatar = out / "avatar"
+def next_steps(out: Path, own: bool) -> list[tuple[str, str]]:
+    """Commands to go on with, as a shell takes them, and what each is for; `own`: the demo was of the user's photos."""
+    avatar = shlex.quote(str(out / "avatar"))
     steps = [
         (f"mvp4d view {avatar}", "turn the avatar in the browser, move its sliders"),
         (
@@ -267,12 +268,18 @@ def _next_steps(out: Path, own: bool) -> str:
         (f"mvp4d export {avatar} --motion drive.csv --out me.html", "a page that anyone can open"),
         (f"mvp4d export {avatar} --format ply --out head.ply", "a frame for any Gaussian splat viewer"),
         ("mvp4d demo --photo portrait.jpg --out out/me", "your own picture"),
-        ("mvp4d train --config small --workdir runs/small", "better weights, on one GPU"),
+        ("mvp4d prepare captures --config tiny_128 --out shards", "shards of captures, to train weights of your own"),
+        (
+            "mvp4d train --config tiny_128 --config.data.shards=shards --workdir runs/tiny_128",
+            "the training, on one GPU (docs/weights.md)",
+        ),
     ]
-    if own:
-        del steps[4]
+    return [step for step in steps if not (own and step[0].startswith("mvp4d demo"))]
+
+
+def _next_steps(out: Path, own: bool) -> str:
     lines = "".join(
         f'<tr><td>{what}</td><td style="text-align:left"><code>{html.escape(command)}</code></td></tr>'
-        for command, what in steps
+        for command, what in next_steps(out, own)
     )
     return f"<table>{lines}</table>"
