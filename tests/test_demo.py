@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 
 from mvp4d.cli import main
+from mvp4d.commands.demo import _devices
 from mvp4d.core.capture import Capture, validate
 from mvp4d.core.errors import UserError
 from mvp4d_jax import demo
@@ -131,6 +133,19 @@ def test_what_is_no_photo_is_told_before_the_first_stage(programs, tmp_path, cap
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and told in said
     assert not programs.ran and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("views", "fit", "told"), [
+    (("cpu", "cpu"), "cpu", "without a GPU"),
+    (("gpu", "NVIDIA H200"), "cuda:0", "views on NVIDIA H200, avatar on cuda:0"),
+    (("cpu", "cpu"), "cuda:0", "views on cpu, avatar on cuda:0"),
+])  # fmt: skip
+def test_the_report_says_what_was_worked_on(tmp_path, monkeypatch, views, fit, told):
+    (tmp_path / "avatar").mkdir()
+    (tmp_path / "avatar" / "report.json").write_text(json.dumps({"device": fit}))
+    device = types.SimpleNamespace(platform=views[0], device_kind=views[1])
+    monkeypatch.setattr("jax.devices", lambda: [device])
+    assert _devices(tmp_path) == told
 
 
 @pytest.mark.slow

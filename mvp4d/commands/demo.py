@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> str:
     facts = read_facts(resolve_weights(args.weights))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    minutes = 4 if facts.image_size <= 128 else 10
+    minutes = "4 to 6" if facts.image_size <= 128 else "10"  # docs/benchmarks.md; more with more photos
     print(f"about {minutes} minutes on two idle cores ({cpu_count()} here); all goes to {out}", flush=True)
     stages = plan_stages(
         out,
@@ -80,5 +80,17 @@ def run(args: argparse.Namespace) -> str:
     )
     seconds = run_stages(stages, out)
     commands = [(stage.name, stage.what, stage.command, seconds[stage.name]) for stage in stages]
-    write_demo_report(out, photos, commands, f"{cpu_count()} cores, {platform.machine()}, without a GPU")
+    write_demo_report(out, photos, commands, f"{cpu_count()} cores, {platform.machine()}, {_devices(out)}")
     return f"done in {sum(seconds.values()):.0f} s: open {out / 'report.html'}"
+
+
+def _devices(out: Path) -> str:
+    """What the stages worked on: JAX's devices, and the one that the avatar's own report names."""
+    import jax
+
+    from mvp4d.core.files import read_json
+
+    views, fit = jax.devices()[0], read_json(out / "avatar" / "report.json")["device"]
+    if views.platform == "cpu" and fit == "cpu":
+        return "without a GPU"
+    return f"views on {views.device_kind}, avatar on {fit}"
