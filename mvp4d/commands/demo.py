@@ -9,6 +9,7 @@ be measured against ground truth. Run it again after a stop: finished stages are
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 from pathlib import Path
 
@@ -88,9 +89,8 @@ def _devices(out: Path) -> str:
     """What the stages worked on: JAX's devices, and the one that the avatar's own report names."""
     import jax
 
-    from mvp4d.core.files import read_json
-
-    views, fit = jax.devices()[0], read_json(out / "avatar" / "report.json")["device"]
+    report = json.loads((out / "avatar" / "report.json").read_text(encoding="utf-8"))
+    views, fit = jax.devices()[0], report["device"]
     if views.platform == "cpu" and fit == "cpu":
         return "without a GPU"
     return f"views on {views.device_kind}, avatar on {fit}"
