@@ -3,7 +3,7 @@
 #
 #   benchmarks/gpu_all.sh [--cpu] [OUT]
 #
-# No GPU has run this order yet. Every part has its own limit (590 s together) and prints its numbers when it ends.
+# Every part has its own limit (590 s together) and prints its numbers when it ends.
 # OUT (default out/gpu): a log for each part, its command first, and table.txt, which is also printed. --cpu runs the
 # same parts at CPU sizes, to see that the script itself works before a GPU is rented. Needs an environment with the CUDA
 # builds of jax and torch (`pip install -e '.[cuda,export,test]'`). A part that fails is marked so and the rest goes on;

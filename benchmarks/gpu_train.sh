@@ -80,7 +80,7 @@ prepare() {
   mapfile -t captures < <(find "$out/captures" -name capture.json | xargs -n 1 dirname | sort)
   for ((index = 0; index < workers; index++)); do
     OMP_NUM_THREADS=1 timeout "${limits[1]}" "${mvp4d[@]}" prepare "${captures[@]}" --config tiny_128 \
-      --process "$index/$workers" --config.prepare.captures_per_shard=1 --config.prepare.photos=2 \
+      --share "$index/$workers" --config.prepare.captures_per_shard=1 --config.prepare.photos=2 \
       --config.prepare.fit_error=0.02 --config.prepare.photo_error=0.5 --out "$out/shards" & pids+=($!)
   done
   wait "${pids[@]}"

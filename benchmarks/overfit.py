@@ -61,11 +61,9 @@ def fit_autoencoder(capture: Capture, start: Path, out: Path, steps: int, parts:
     state = with_params(initial_state(template, optimiser, mesh, 0), template.params_of(model))
     step = jax.jit(autoencoder.make_step(template, optimiser, config), donate_argnums=0)
     clips = np.stack([capture.frames(view) for view in capture.names])  # [V, F, H, W, 3] uint8
-    for _, video in zip(
-        progress(range(steps), what=f"fitting {' and '.join(parts)}", unit="step"),
-        autoencoder.batches(clips, config, 0),
-    ):
-        state, _ = step(state, video)
+    batches = autoencoder.ClipBatches(clips, config)
+    for index in progress(range(steps), what=f"fitting {' and '.join(parts)}", unit="step"):
+        state, _ = step(state, batches[index])
     fitted = template.model(state.ema)
     latents = jnp.split(fitted.encode(jnp.asarray(clips / 127.5 - 1, jnp.float32)), 2, axis=-1)[0]
     sizes = dataclasses.replace(sizes, scaling_factor=round(float(1 / latents.std()), 5))

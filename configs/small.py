@@ -1,9 +1,14 @@
 """The small model: 128 x 128 pixels, 6 views x 17 frames, 130 M parameters, for one GPU of 24 GB or more.
 
-    mvp4d prepare CAPTURE... --config small --out shards
-    mvp4d train --config small --config.autoencoder=VAE --config.data.shards=shards --workdir runs/small
+    mvp4d train --config tiny_autoencoder --config.size=small --config.clip_frames=17 \\
+        --config.data.captures=captures --workdir runs/small_autoencoder
+    mvp4d train --config tiny_autoencoder --config.size=small --config.clip_frames=17 \\
+        --config.data.captures=captures --workdir runs/small_autoencoder --export vae
+    mvp4d prepare captures --config small --config.autoencoder=vae --out shards
+    mvp4d train --config small --config.autoencoder=vae --config.data.shards=shards --workdir runs/small
 
-1,984 tokens a sample (64 of the reference, 6 views x 5 latent frames x 64).
+The autoencoder's steps and batches are those of the tiny one: more of both for a GPU (`--config.steps`, `.image_batch`,
+`.clip_batch`). 1,984 tokens a sample (64 of the reference, 6 views x 5 latent frames x 64).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
     mvp4d studio --identities 0:450 --cameras random:8 --frames 13 --size 64 --out captures
     mvp4d train --config tiny_autoencoder --config.data.captures=captures --workdir runs/tiny_autoencoder
-    mvp4d train --config tiny_autoencoder --workdir runs/tiny_autoencoder --export vae
+    mvp4d train --config tiny_autoencoder --config.data.captures=captures --workdir runs/tiny_autoencoder --export vae
 
 docs/weights.md says what it cost and gives.
 """

@@ -154,7 +154,7 @@ class Model:
         *,
         motion: Motion | Capture | Pathlike,
         cameras: Camera | Capture | Pathlike,
-        clean_views: Capture | str | None = None,
+        clean_views: Capture | Pathlike | None = None,
         fit: Any = None,
         head: str | HeadModel = "builtin",
         mask: Pathlike | None = None,

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
+from mvp4d.core.cache import keep_programs
 from mvp4d.core.errors import UserError, memory_error, printable, system_error
 from mvp4d.core.host import has_accelerator
 from mvp4d.core.lock import hold
@@ -47,6 +48,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "render": ("mvp4d.commands.render", "render an avatar: any motion, any cameras"),
     "view": ("mvp4d.commands.view", "open an avatar in the browser"),
 }
+# Verbs that run JAX and whose compiled programs are kept in the user's cache. `train` keeps them in its workdir, and
+# `preflight` has them compiled to look at.
+KEPT = frozenset({"demo", "studio", "track", "prepare", "sample", "evaluate", "view"})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -137,6 +141,8 @@ def _dispatch(arguments: list[str]) -> int:
     module_name, summary = VERBS[verb]
     module = parser = parsed = None
     _choose_platform()
+    if verb in KEPT:
+        keep_programs()
     # ffmpeg is started by fork and exec; JAX warns of forks that go on running Python.
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
     try:
@@ -266,11 +272,9 @@ def _refuse_buckets(module: ModuleType, args: argparse.Namespace) -> None:
 
 def as_flags(message: str, parser: argparse.ArgumentParser | None) -> str:
     """A message of the library, in which arguments stand in backticks, with the flags of the verb in their place."""
-    flags = (
-        {action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings}
-        if parser
-        else {}
-    )
+    actions = parser._actions if parser else ()
+    # The first name of a flag: the last of one that can be switched off is its --no-.
+    flags = {action.dest: action.option_strings[0] for action in actions if action.option_strings}
     return re.sub(r"`(\w+)`", lambda match: flags.get(match[1], match[1]), message)
 
 

@@ -40,6 +40,7 @@ class Stage:
       command: the verb and its arguments.
       output: what it makes; the stage is done when this exists and command and inputs are those recorded.
       inputs: the user's own files that it reads.
+      recorded: the command as the record has it: with OUT for the demo's folder, however that is named.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Stage:
     command: tuple[str, ...]
     output: Path
     inputs: tuple[Path, ...] = ()
+    recorded: tuple[str, ...] = ()
 
 
 def plan_stages(
@@ -60,6 +62,14 @@ def plan_stages(
     frames: int = FRAMES,
 ) -> list[Stage]:
     """The commands of the demo: on a test identity of the studio, or on photos of a person or a clip (`photos`)."""
+    given = (photos, masks, weights, size, identity, frames)
+    named, neutral = _plan(out, *given), _plan(Path("OUT"), *given)
+    return [dataclasses.replace(stage, recorded=same.command) for stage, same in zip(named, neutral)]
+
+
+def _plan(
+    out: Path, photos: Sequence[Path], masks: Sequence[Path], weights: str, size: int, identity: int, frames: int
+) -> list[Stage]:
     cameras = f"orbit:360x{VIEWS}"
     truth, person, drive = out / ("driver.npz" if photos else "truth"), out / "person", out / "drive.npz"
     generated, avatar = out / "generated", out / "avatar"
@@ -266,7 +276,7 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
     for number, stage in enumerate(stages, 1):
         label = f"[{number}/{len(stages)}] {stage.what}"
         known = record.get(stage.name)
-        command = [word.replace(str(out), "OUT") for word in stage.command]  # the same from wherever it is named
+        command = list(stage.recorded)
         inputs = [checksum(path) for path in stage.inputs]
         same = known and known["command"] == command and known.get("inputs", inputs) == inputs
         done = same and not known.get("begun")

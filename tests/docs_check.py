@@ -1,4 +1,5 @@
-"""Checks every command in README.md, docs/*.md and the headers of launch/*.sh; `make docs-check` runs it.
+"""Checks every command in README.md, docs/*.md, the headers of launch/*.sh, the docstrings of configs/*.py and the last
+table of the demo's report; `make docs-check` runs it.
 
 A fenced block marked ```bash run``` is executed, line by line, in one scratch folder, in the order of the files. Lines
 of other ```bash``` blocks need weights, data or machines that are not here: their flags are parsed, and the files they
@@ -11,7 +12,10 @@ as many as they say; launch scripts with DRY_RUN=1, then what they start on ever
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
 import importlib
+import io
 import os
 import re
 import shlex
@@ -22,6 +26,9 @@ import time
 from pathlib import Path
 
 from mvp4d.cli import VERBS
+from mvp4d.core.errors import UserError
+from mvp4d_jax.evaluation import demo_report
+from mvp4d_jax.training.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -47,6 +54,23 @@ def header(path: Path) -> list[tuple[bool, list[str]]]:
     return [(False, [line for line in lines if "launch/" in line and "--config " in line])]
 
 
+def docstring(path: Path) -> list[tuple[bool, list[str]]]:
+    """Of a config, as `blocks`: the commands in its docstring."""
+    lines = (ast.get_docstring(ast.parse(path.read_text())) or "").replace("\\\n", " ").splitlines()
+    return [(False, [" ".join(line.split()) for line in lines if line.startswith("    mvp4d ")])]
+
+
+def shown() -> dict[Path, list[tuple[bool, list[str]]]]:
+    """All that users are shown: file -> its blocks."""
+    report = [command for command, _ in demo_report.next_steps(Path("out/a demo"), own=False)]
+    return {
+        **{path: blocks(path) for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]},
+        **{path: header(path) for path in sorted((ROOT / "launch").glob("*.sh"))},
+        **{path: docstring(path) for path in sorted((ROOT / "configs").glob("*.py"))},
+        Path(demo_report.__file__): [(False, report)],
+    }
+
+
 def check_line(line: str) -> str | None:
     """What is wrong with a command that is not run, or None."""
     words = shlex.split(line)
@@ -55,7 +79,7 @@ def check_line(line: str) -> str | None:
     if not words:
         return None
     if words[0] == "mvp4d":
-        return _check_verb(words[1:])
+        return check_verb(words[1:])
     if words[0] == "make":
         targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         missing = [word for word in words[1:] if "=" not in word and word not in targets]
@@ -68,7 +92,7 @@ def check_line(line: str) -> str | None:
 def dry_run(line: str, scratch: Path, environment: dict[str, str]) -> str | None:
     """What is wrong with a command, found by running it small and dry; None where nothing is, or where it cannot be.
 
-    An export needs a run, and the autoencoder's training has no dry run.
+    An export needs a run, a student its teacher, and the autoencoder's training has no dry run.
     """
     words = shlex.split(line)
     settings = [words.pop(0) for _ in range(len(words)) if re.fullmatch(r"\w+=\S*", words[0])]
@@ -78,6 +102,8 @@ def dry_run(line: str, scratch: Path, environment: dict[str, str]) -> str | None
         own = {**environment, **dict(word.split("=", 1) for word in settings), "DRY_RUN": "1"}
         problem = _outcome([ROOT / words[0], *words[1:]], scratch, own)
         return problem or ("--config" in words and _dry_verb(started(words[1:]), scratch, environment)) or None
+    elif any(word.startswith("--config.distill.teacher=") for word in words):
+        return None
     elif words[:1] == ["mvp4d"] and words[1] in DRY and not {"--export", "tiny_autoencoder"} & set(words):
         own = dict(word.split("=", 1) for word in settings)
         return _dry_verb(words[1:], scratch, {**environment, **own})
@@ -122,7 +148,11 @@ def _outcome(command: list, scratch: Path, environment: dict[str, str]) -> str |
     return f"exit status {done.returncode}: {said}" if done.returncode else None
 
 
-def _check_verb(words: list[str]) -> str | None:
+def check_verb(words: list[str]) -> str | None:
+    """What the command line says of a verb and its arguments, without running it; None where it takes them.
+
+    Settings are checked against their config where it comes along.
+    """
     if not words or words[0] in ("--help", "-h"):
         return None
     if words[0] not in VERBS:
@@ -130,12 +160,43 @@ def _check_verb(words: list[str]) -> str | None:
     module = importlib.import_module(VERBS[words[0]][0])
     parser = argparse.ArgumentParser(prog=f"mvp4d {words[0]}", exit_on_error=False)
     module.configure(parser)
+    said = io.StringIO()
     try:
-        _, extra = parser.parse_known_args(words[1:])
+        with contextlib.redirect_stderr(said):
+            parsed, extra = parser.parse_known_args(words[1:])
     except (argparse.ArgumentError, SystemExit) as error:
-        return f"flags are not understood ({error})"
-    unknown = [word for word in extra if word.startswith("-") and not word.startswith("--config.")]
-    return f"unknown flag '{unknown[0]}'" if unknown else None
+        return f"flags are not understood ({said.getvalue().strip() or error})"
+    if not getattr(module, "TAKES_OVERRIDES", False):
+        return f"unknown argument '{extra[0]}'" if extra else None
+    if Path(parsed.config).suffix:
+        unknown = [word for word in extra if not word.startswith("--config.")]
+        return f"unknown argument '{unknown[0]}'" if unknown else None
+    try:
+        return _missing(words[0], load_config(parsed.config, extra), getattr(parsed, "export", None) is not None)
+    except UserError as error:
+        return str(error)
+
+
+def _missing(verb: str, config, exported: bool) -> str | None:
+    """A setting without which the verb ends in one line, as far as the config itself tells."""
+    if config.get("job") == "autoencoder":
+        return None if config.data.captures else "config.data.captures is not given"
+    if verb in ("prepare", "train") and not config.autoencoder:
+        return "config.autoencoder is not given"
+    stages = [config.stages[name] for name in config.curriculum]
+    if verb == "train" and not exported and not all(stage.shards or config.data.shards for stage in stages):
+        return "config.data.shards is not given"
+    return None
+
+
+def _own_scratch(scratch: Path, name: str) -> Path:
+    """A folder for the commands of one config, whose names (shards, vae) are other configs', too."""
+    own = scratch / name
+    own.mkdir()
+    (scratch / ".programs").mkdir(exist_ok=True)
+    for shared in ("CogVideoX-2b", ".programs"):
+        (own / shared).symlink_to(scratch / shared)
+    return own
 
 
 def main() -> int:
@@ -143,10 +204,9 @@ def main() -> int:
     scratch = Path(tempfile.mkdtemp(prefix="mvp4d-docs-"))
     small_inputs.write_cogvideox(scratch / "CogVideoX-2b")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    scripts = {path: header(path) for path in sorted((ROOT / "launch").glob("*.sh"))}
-    pages = {path: blocks(path) for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
     named = {Path(word).resolve() for word in sys.argv[1:] if not word.startswith("--")}
-    for path, found in {**pages, **scripts}.items():
+    for path, found in shown().items():
+        place = scratch if path.suffix != ".py" else _own_scratch(scratch, path.stem)
         if named and path not in named:  # but for the weights that all pages begin with
             found = [(False, [line for _, lines in found for line in lines if line.startswith("mvp4d convert ")])]
         for run, lines in found:
@@ -160,11 +220,11 @@ def main() -> int:
                     executed += 1
                     print(f"{path.name}: {line}: {problem or 'ok'} ({time.monotonic() - began:.0f} s)", flush=True)
                 else:
-                    problem = check_line(line) or (line not in seen and dry_run(line, scratch, environment)) or None
+                    problem = check_line(line) or (line not in seen and dry_run(line, place, environment)) or None
                     parsed += 1
                     seen.add(line)
                 if problem:
-                    failures.append(f"{path.relative_to(ROOT)}: `{line}`: {problem}")
+                    failures.append(f"{path.name}: `{line}`: {problem}")
     print("\n".join(failures))
     print(f"{executed} commands run, {parsed} checked, {len(failures)} wrong")
     return 1 if failures else 0

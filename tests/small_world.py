@@ -150,3 +150,10 @@ def write_release(folder: Path) -> Path:
         },
     )
     return folder
+
+
+def clean_of(schedule, x_t, v, timesteps) -> np.ndarray:
+    """The clean sample that a v prediction stands for (Salimans and Ho 2022): sqrt(a_t) x_t - sqrt(1 - a_t) v."""
+    kept = schedule.alphas_cumprod[np.asarray(timesteps)]
+    kept = kept.reshape(*kept.shape, *[1] * (np.ndim(v) - kept.ndim))
+    return np.sqrt(kept) * np.asarray(x_t) - np.sqrt(1 - kept) * np.asarray(v)

@@ -158,6 +158,7 @@ def test_the_fingerprint_is_of_everything_the_pictures_depend_on(world, tmp_path
         {"enlarge": 2},
     ]
     seen = [fingerprint(**change) for change in changes]
+    assert fingerprint(clean_views=Path(f"{scene}:cam01")) == seen[changes.index({"clean_views": f"{scene}:cam01"})]
     assert len({first, *seen}) == 1 + len(changes)
 
 

@@ -1,11 +1,14 @@
 """Arguments of the public API: a wrong type, a number that none means, a seed out of range are one line."""
 
+import argparse
+import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import mvp4d
+from mvp4d.cli import VERBS, as_flags, main
 from mvp4d.core.arguments import checked
 
 
@@ -75,3 +78,26 @@ def test_what_does_not_fit_is_one_line(words, options, line):
 def test_public_functions_name_the_argument(call, name):
     with pytest.raises(mvp4d.UserError, match=f"^`{name}`: "):
         call()
+
+
+@pytest.mark.parametrize(("verb", "told", "shown"), [
+    ("sample", "`photo_detail`", "--photo-detail"),  # can be switched off: --no-photo-detail is its other name
+    ("track", "`masks`", "--mask"),
+    ("track", "`sources`", "sources"),
+])  # fmt: skip
+def test_arguments_are_shown_as_flags_under_their_first_name(verb, told, shown):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(VERBS[verb][0]).configure(parser)
+    assert as_flags(f"{told}: is wrong", parser) == f"{shown}: is wrong"
+
+
+@pytest.mark.parametrize("words", [
+    ["a.jpg", "--out", "fit.npz", "--most", "3"],
+    ["a.jpg", "--out", "fit.npz", "--matte", "none"],
+    ["a.jpg", "b.jpg", "--out", "person", "--most", "3"],
+])  # fmt: skip
+def test_tracking_refuses_what_it_would_not_look_at(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["track", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"no {words[-2]};" in said and not list(tmp_path.iterdir())

@@ -1,16 +1,19 @@
 """`mvp4d demo`: what was done is kept, what was stopped is done again, what is out of date is made anew."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 
 from mvp4d.cli import main
+from mvp4d.commands.demo import _devices
 from mvp4d.core.capture import Capture, validate
 from mvp4d.core.errors import UserError
 from mvp4d_jax import demo
@@ -71,6 +74,23 @@ def test_a_stopped_demo_goes_on_with_the_stage_it_was_in(programs, tmp_path, tmp
     assert demo.run_stages(_stages(elsewhere, photos=photos), elsewhere) == seconds and programs.ran == []
 
 
+@pytest.mark.parametrize("named", ["a", ".", "1"])
+def test_the_folders_name_is_no_part_of_the_record(programs, tmp_path, monkeypatch, named):
+    """A short name, or the folder that one is in: other words that hold it are recorded as they are, and the demo is
+    known by its absolute name."""
+    inside = tmp_path / named
+    inside.mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    demo.run_stages(_stages(Path(named)), Path(named))
+    record = json.loads((inside / "demo.json").read_text())
+    drive = ["studio", "--identity", "11004", "--frames", "100", "--seed", "1", "--motion-only", "--out"]
+    assert record["drive"]["command"] == [*drive, "OUT/drive.npz"]
+    assert "file:OUT/truth/cameras.npz" in record["compare"]["command"]
+    programs.ran = []
+    demo.run_stages(_stages(inside), inside)
+    assert programs.ran == []
+
+
 @pytest.mark.parametrize("name", ["truth", "generated", "avatar"])
 def test_what_no_demo_made_is_in_the_way(programs, tmp_path, name):
     """A capture or avatar of the user's own in the folder that the demo is given: refused before anything runs."""
@@ -113,6 +133,19 @@ def test_what_is_no_photo_is_told_before_the_first_stage(programs, tmp_path, cap
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and told in said
     assert not programs.ran and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("views", "fit", "told"), [
+    (("cpu", "cpu"), "cpu", "without a GPU"),
+    (("gpu", "NVIDIA H200"), "cuda:0", "views on NVIDIA H200, avatar on cuda:0"),
+    (("cpu", "cpu"), "cuda:0", "views on cpu, avatar on cuda:0"),
+])  # fmt: skip
+def test_the_report_says_what_was_worked_on(tmp_path, monkeypatch, views, fit, told):
+    (tmp_path / "avatar").mkdir()
+    (tmp_path / "avatar" / "report.json").write_text(json.dumps({"device": fit}))
+    device = types.SimpleNamespace(platform=views[0], device_kind=views[1])
+    monkeypatch.setattr("jax.devices", lambda: [device])
+    assert _devices(tmp_path) == told
 
 
 @pytest.mark.slow

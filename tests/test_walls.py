@@ -45,6 +45,7 @@ CORE_GROUND = {
     "places",
     "host",
     "environment",
+    "cache",
     "shares",
 }
 CORE_FLOORS = {

@@ -9,6 +9,7 @@ be measured against ground truth. Run it again after a stop: finished stages are
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> str:
     facts = read_facts(resolve_weights(args.weights))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    minutes = 4 if facts.image_size <= 128 else 10
+    minutes = "4 to 6" if facts.image_size <= 128 else "10"  # docs/benchmarks.md; more with more photos
     print(f"about {minutes} minutes on two idle cores ({cpu_count()} here); all goes to {out}", flush=True)
     stages = plan_stages(
         out,
@@ -80,5 +81,16 @@ def run(args: argparse.Namespace) -> str:
     )
     seconds = run_stages(stages, out)
     commands = [(stage.name, stage.what, stage.command, seconds[stage.name]) for stage in stages]
-    write_demo_report(out, photos, commands, f"{cpu_count()} cores, {platform.machine()}, without a GPU")
+    write_demo_report(out, photos, commands, f"{cpu_count()} cores, {platform.machine()}, {_devices(out)}")
     return f"done in {sum(seconds.values()):.0f} s: open {out / 'report.html'}"
+
+
+def _devices(out: Path) -> str:
+    """What the stages worked on: JAX's devices, and the one that the avatar's own report names."""
+    import jax
+
+    report = json.loads((out / "avatar" / "report.json").read_text(encoding="utf-8"))
+    views, fit = jax.devices()[0], report["device"]
+    if views.platform == "cpu" and fit == "cpu":
+        return "without a GPU"
+    return f"views on {views.device_kind}, avatar on {fit}"

@@ -5,7 +5,8 @@ capture or an avatar against the photos of its person: likeness by angle, of an 
   mvp4d evaluate CAPTURE --against PERSON
   mvp4d evaluate AVATAR --against PERSON --motion drive.npz
 
-Writes evaluation.json and evaluation.html beside each other and says which measures were left out, and why.
+Writes evaluation.json and evaluation.html beside each other, of an avatar also photo_NN.png for each photo, and says
+which measures were left out, and why.
 """
 
 from __future__ import annotations
@@ -94,14 +95,19 @@ def _views(args: argparse.Namespace, folder: Path) -> str:
 
 def _avatar(args: argparse.Namespace, folder: Path) -> str:
     import mvp4d
-    from mvp4d.likeness import measure_avatar
-    from mvp4d_jax.evaluation.likeness_report import save_pairs, write_likeness
+    from mvp4d.core.outputs import check_file
+    from mvp4d.likeness import find_portrait, measure_avatar
+    from mvp4d_jax.evaluation.likeness_report import pair_names, save_pairs, write_likeness
 
-    found = measure_avatar(mvp4d.open_avatar(args.capture), args.against, motion=args.motion)
+    portrait = find_portrait(args.against)
+    pictures = pair_names(len(portrait.photos))
+    for name in pictures:
+        check_file(folder / name, args.overwrite)
+    found = measure_avatar(mvp4d.open_avatar(args.capture), portrait, motion=args.motion)
     _keep(folder, found.scores)
     save_pairs(folder, found.pairs)
     write_likeness(folder / REPORT[1], found.scores, found.pairs)
-    _finish(folder, *(path.name for path in folder.glob("photo_*.png")))
+    _finish(folder, *pictures)
     if "likeness" not in found.scores:
         return f"CSIM left out: {found.scores['left_out']['CSIM']}; see {folder / 'evaluation.html'}"
     return _distances(found.scores["likeness"], folder)

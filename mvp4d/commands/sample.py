@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 from pathlib import Path
 
 from mvp4d.commands.hosts import add_host_flags, among_hosts, join_hosts
@@ -160,11 +159,9 @@ def _sample(args: argparse.Namespace, out: Path) -> str:
     from mvp4d_jax.processes import begin_together, wait_for_all
 
     if not args.plan:
-        from mvp4d_jax.programs import keep_programs
         from mvp4d_jax.sampling.generate import check_targets
 
         begin_together(lambda: check_targets(out, args.overwrite))
-        keep_programs(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvp4d" / "compiled")
     model = mvp4d.load(args.weights, mesh=parse_mesh(args.mesh), dtype=args.dtype)
     job = model.plan(args.reference, **{name: getattr(args, name) for name in INPUTS})
     if job.notice:

@@ -31,6 +31,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mvp4d.core.errors import UserError
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -69,7 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     person.add_argument("--matte", choices=("auto", "none"), default="auto", help="none: keep the background")
     person.add_argument("--same-person", action="store_true", help="take the photos for one person's, unchecked")
-    person.add_argument("--most", type=int, default=6, metavar="N", help="frames to keep of a video (default 6)")
+    person.add_argument("--most", type=int, metavar="N", help="frames to keep of a video (default 6)")
 
 
 def shares_out(args: argparse.Namespace) -> bool:
@@ -83,8 +85,6 @@ def resumes(args: argparse.Namespace) -> bool:
 
 
 def run(args: argparse.Namespace) -> str:
-    from mvp4d.core.errors import UserError
-
     if args.focal is not None and not 1 <= args.focal <= 1e6:
         raise UserError("--focal", f"{args.focal} pixels", "it is at least 1")
     if args.share is not None:
@@ -108,15 +108,24 @@ def run(args: argparse.Namespace) -> str:
     return _person(args)
 
 
+def _refuse(args: argparse.Namespace, where: str, what: str, *names: str) -> None:
+    """Refuses arguments that this kind of tracking would not look at."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value is not False and not (name == "matte" and value == "auto"):
+            raise UserError(where, f"{what} `{name}`", "leave one of them out")
+
+
 def _person(args: argparse.Namespace) -> str:
     import mvp4d
     from mvp4d.core.capture.portrait import KIND, save_person
-    from mvp4d.core.errors import UserError
     from mvp4d.core.files import atomic_file
     from mvp4d.core.images import write_png
     from mvp4d.core.outputs import check_file, check_folder
     from mvp4d_jax.tracking.overlay import draw_portrait
 
+    if len(args.sources) > 1:
+        _refuse(args, f"{len(args.sources)} photos", "take no", "most")
     check_folder(args.out, KIND, args.overwrite)  # a folder such as "." has no place beside it
     overlay = args.overlay or args.out.with_name(f"{args.out.name}_overlay.png")
     if overlay.suffix != ".png":
@@ -131,7 +140,7 @@ def _person(args: argparse.Namespace) -> str:
         face=args.face,
         focal=args.focal,
         same_person=args.same_person,
-        most=args.most,
+        **({} if args.most is None else {"most": args.most}),
     )
     with atomic_file(overlay) as temporary:
         write_png(temporary, draw_portrait(portrait))
@@ -144,7 +153,6 @@ def _person(args: argparse.Namespace) -> str:
 
 
 def _rig(args: argparse.Namespace) -> str:
-    from mvp4d.core.errors import UserError
     from mvp4d.core.files import atomic_file
     from mvp4d.core.heads import load_head
     from mvp4d.core.images import write_png
@@ -154,8 +162,7 @@ def _rig(args: argparse.Namespace) -> str:
 
     if len(args.sources) > 1:
         raise UserError("--cameras", f"{len(args.sources)} files are given", "a rig is one FOLDER")
-    if args.masks is not None or args.same_person or args.matte != "auto" or args.focal is not None:
-        raise UserError("--cameras", "--mask, --matte, --same-person and --focal are for photos", "leave them out")
+    _refuse(args, "`cameras`", "takes no", "masks", "matte", "same_person", "focal", "most")
     alone = args.out.suffix == ".npz"
     if args.out.suffix and not alone:
         raise UserError("--out", f"'{args.out}' is neither an npz file nor a folder", "give CAPTURE or NAME.npz")
@@ -188,15 +195,13 @@ def _rig(args: argparse.Namespace) -> str:
 
 
 def _clips(args: argparse.Namespace) -> str:
-    from mvp4d.core.errors import UserError
     from mvp4d.core.shares import parse_share
     from mvp4d_jax.tracking.collection import ClipOptions, track_clips
 
     share = parse_share(args.share)
-    given = [name for name in ("cameras", "fps", "overlay", "masks") if getattr(args, name) is not None]
-    given += [name for name in ("live", "overwrite", "same_person") if getattr(args, name)]
-    if given:
-        raise UserError("`share`", f"takes no `{given[0]}`", "leave one of them out")
+    _refuse(
+        args, "`share`", "takes no", "cameras", "fps", "overlay", "masks", "live", "overwrite", "same_person", "most"
+    )
     if len(args.sources) > 1:
         raise UserError("`share`", f"{len(args.sources)} sources are given", "give one FOLDER of clips")
     if args.landmarks is not None and (len(args.landmarks) > 1 or not args.landmarks[0].is_dir()):
@@ -208,16 +213,13 @@ def _clips(args: argparse.Namespace) -> str:
 
 def _live(args: argparse.Namespace) -> str:
     from mvp4d.core.driving import check_motion_out, write_motion_out
-    from mvp4d.core.errors import UserError
     from mvp4d.core.heads import load_head
     from mvp4d.core.progress import progress
     from mvp4d_jax.tracking.live import follow, open_source, record
 
     if len(args.sources) > 1:
         raise UserError("--live", f"follows one source, {len(args.sources)} are given", "give a camera or a video")
-    given = [name for name in ("landmarks", "face", "overlay", "masks") if getattr(args, name) is not None]
-    if given:
-        raise UserError("--live", f"takes no `{given[0]}`", "leave one of them out")
+    _refuse(args, "`live`", "takes no", "landmarks", "face", "overlay", "masks", "matte", "same_person", "most")
     check_motion_out(args.out, args.overwrite)
     source, head = open_source(args.sources[0]), load_head(args.head)
     total = None if isinstance(source, int) else source.frame_count
@@ -229,7 +231,6 @@ def _live(args: argparse.Namespace) -> str:
 
 
 def _fit(args: argparse.Namespace) -> str:
-    from mvp4d.core.errors import UserError
     from mvp4d.core.files import atomic_file
     from mvp4d.core.heads import load_head
     from mvp4d.core.outputs import check_file
@@ -241,8 +242,7 @@ def _fit(args: argparse.Namespace) -> str:
             f"'{args.out}' holds the fit of one photo or video, {len(args.sources)} are given",
             "give a folder: --out PERSON",
         )
-    if args.masks is not None or args.same_person or args.matte != "auto":
-        raise UserError("--out", f"'{args.out}' holds no cut-out", "give a folder: --out PERSON")
+    _refuse(args, "`out`", f"'{args.out}' holds a fit alone and takes no", "masks", "matte", "same_person", "most")
     source = Source.open(args.sources[0])
     overlay = args.overlay or args.out.with_name(f"{args.out.stem}_overlay{'.mp4' if source.video else '.png'}")
     if overlay.suffix != (".mp4" if source.video else ".png"):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from mvp4d.core.cache import user_cache
 from mvp4d.core.errors import UserError
 from mvp4d.core.lock import hold
 from mvp4d.core.owner import discard, sweep, temporary_name
@@ -47,9 +48,8 @@ class Environment:
 
     @property
     def folder(self) -> Path:
-        """Where it lies: below $XDG_CACHE_HOME or ~/.cache."""
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return root / "mvp4d" / f"{self.name}-py{sys.version_info.major}{sys.version_info.minor}"
+        """Where it lies in the user's cache."""
+        return user_cache() / f"{self.name}-py{sys.version_info.major}{sys.version_info.minor}"
 
     def python(self) -> Path:
         """Its Python; makes the environment when it is not there (a minute or two).

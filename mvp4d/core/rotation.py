@@ -22,6 +22,11 @@ def array_namespace(*arrays: Array) -> Any:
     return np
 
 
+def float32(array: Array) -> Array:
+    """The array as float32, in the library that it comes from; plain numbers as numpy's."""
+    return array_namespace(array).asarray(array, dtype=np.float32)
+
+
 def rotation_matrix(axis_angle: Array) -> Array:
     """[..., 3, 3] from axis-angle [..., 3] radians (Rodrigues); exact, with exact gradients, at zero too."""
     xp = array_namespace(axis_angle)

@@ -64,13 +64,3 @@ class NoiseSchedule:
         """What the model learns to predict: v_t = sqrt(a_t) epsilon - sqrt(1 - a_t) x0."""
         signal, noise = (_expand(value, x0) for value in self.signal_noise(timesteps))
         return (signal * epsilon - noise * x0).astype(x0.dtype)
-
-    def x0_from_v(self, x_t: jax.Array, v: jax.Array, timesteps: jax.Array) -> jax.Array:
-        """The clean sample that a v prediction stands for: sqrt(a_t) x_t - sqrt(1 - a_t) v."""
-        signal, noise = (_expand(value, x_t) for value in self.signal_noise(timesteps))
-        return (signal * x_t - noise * v).astype(x_t.dtype)
-
-    def epsilon_from_v(self, x_t: jax.Array, v: jax.Array, timesteps: jax.Array) -> jax.Array:
-        """The noise that a v prediction stands for: sqrt(1 - a_t) x_t + sqrt(a_t) v."""
-        signal, noise = (_expand(value, x_t) for value in self.signal_noise(timesteps))
-        return (noise * x_t + signal * v).astype(x_t.dtype)

@@ -18,7 +18,7 @@ from mvp4d.core.capture.portrait import open_person
 from mvp4d.core.files import atomic_file
 from mvp4d.core.video import read_video
 from mvp4d_jax.evaluation.evaluate import baseline_pictures, by_angle, mean, score_view
-from mvp4d_jax.evaluation.likeness_report import likeness_table, pictures_beside
+from mvp4d_jax.evaluation.likeness_report import likeness_table, pair_names, pictures_beside
 from mvp4d_jax.evaluation.report import MEASURES, by_ring, compare, figure, number, picture, pictures, write_page
 
 Command = tuple[str, str, tuple[str, ...], float]  # name, what, words after `mvp4d`, seconds
@@ -103,7 +103,8 @@ def _of_photos(out: Path, generated: Capture, photos: Sequence[Path]) -> list[st
         _live(out, photo, f"The photo, {person.sources[person.reference]}"),
         "<h2>Photo, and the avatar from the same side</h2>",
         pictures_beside(
-            scores["photos"], [_shrunk(path, 4096) for path in sorted((out / "likeness").glob("photo_*.png"))]
+            scores["photos"],
+            [_shrunk(out / "likeness" / name, 4096) for name in pair_names(len(scores["photos"]))],
         ),
         "<p>The photos take part in the fit at their own size; what none of them shows is the model's, "
         f"{size} pixels wide.</p>",
@@ -255,8 +256,9 @@ def _commands(commands: list[Command], machine: str) -> str:
     )
 
 
-def _next_steps(out: Path, own: bool) -> str:
-    avatar = out / "avatar"
+def next_steps(out: Path, own: bool) -> list[tuple[str, str]]:
+    """Commands to go on with, as a shell takes them, and what each is for; `own`: the demo was of the user's photos."""
+    avatar = shlex.quote(str(out / "avatar"))
     steps = [
         (f"mvp4d view {avatar}", "turn the avatar in the browser, move its sliders"),
         (
@@ -266,12 +268,18 @@ def _next_steps(out: Path, own: bool) -> str:
         (f"mvp4d export {avatar} --motion drive.csv --out me.html", "a page that anyone can open"),
         (f"mvp4d export {avatar} --format ply --out head.ply", "a frame for any Gaussian splat viewer"),
         ("mvp4d demo --photo portrait.jpg --out out/me", "your own picture"),
-        ("mvp4d train --config small --workdir runs/small", "better weights, on one GPU"),
+        ("mvp4d prepare captures --config tiny_128 --out shards", "shards of captures, to train weights of your own"),
+        (
+            "mvp4d train --config tiny_128 --config.data.shards=shards --workdir runs/tiny_128",
+            "the training, on one GPU (docs/weights.md)",
+        ),
     ]
-    if own:
-        del steps[4]
+    return [step for step in steps if not (own and step[0].startswith("mvp4d demo"))]
+
+
+def _next_steps(out: Path, own: bool) -> str:
     lines = "".join(
         f'<tr><td>{what}</td><td style="text-align:left"><code>{html.escape(command)}</code></td></tr>'
-        for command, what in steps
+        for command, what in next_steps(out, own)
     )
     return f"<table>{lines}</table>"

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.spatial.transform import Rotation
 
+from mvp4d.core.cameras.camera import axis_in_head
 from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
 from mvp4d.core.progress import progress
@@ -187,7 +187,7 @@ def reference_angles(capture: Capture, truth: Capture) -> dict[str, float]:
     axis = next((found for found in (reference_axis(capture), reference_axis(truth)) if found is not None), None)
     if axis is None:
         return dict.fromkeys(capture.names, float("nan"))
-    cosines = [np.clip(axis_in_head(capture, name, 0) @ axis, -1, 1) for name in capture.names]
+    cosines = [np.clip(_axis(capture, name, 0) @ axis, -1, 1) for name in capture.names]
     return {name: float(np.degrees(np.arccos(cosine))) for name, cosine in zip(capture.names, cosines)}
 
 
@@ -196,13 +196,11 @@ def reference_axis(capture: Capture) -> np.ndarray | None:
     frame that the capture names."""
     if "reference_axis" in capture.info.extra:
         return np.asarray(capture.info.extra["reference_axis"], np.float64)
-    return None if capture.reference is None else axis_in_head(capture, *capture.reference)
+    return None if capture.reference is None else _axis(capture, *capture.reference)
 
 
-def axis_in_head(capture: Capture, name: str, frame: int) -> np.ndarray:
-    """Unit optical axis [3] of a camera in the axes of the head at `frame`."""
-    axis = np.asarray(capture.camera(name, frame).world_to_camera, np.float64)[2, :3]
-    return Rotation.from_rotvec(np.asarray(capture.motion.rotation[frame], np.float64)).inv().apply(axis)
+def _axis(capture: Capture, name: str, frame: int) -> np.ndarray:
+    return axis_in_head(capture.camera(name, frame), capture.motion.rotation[frame])
 
 
 def by_angle(views: list[ViewScore]) -> list[dict[str, Any]]:

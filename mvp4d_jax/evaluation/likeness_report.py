@@ -17,10 +17,15 @@ from mvp4d_jax.evaluation.report import figure, number, picture, table, write_pa
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
+def pair_names(count: int) -> list[str]:
+    """The files that `save_pairs` writes for so many photos: `photo_NN.png`."""
+    return [f"photo_{index:02d}.png" for index in range(count)]
+
+
 def save_pairs(folder: Path, pairs: Pairs) -> None:
-    """Writes `photo_NN.png`: each photo on white, and the avatar beside it."""
-    for index, pair in enumerate(pairs):
-        with atomic_file(folder / f"photo_{index:02d}.png") as temporary:
+    """Writes `pair_names`: each photo on white, and the avatar beside it. What lies there is replaced."""
+    for name, pair in zip(pair_names(len(pairs)), pairs):
+        with atomic_file(folder / name) as temporary:
             write_png(temporary, np.concatenate(pair, axis=1))
 
 

@@ -23,7 +23,7 @@ from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
-from mvp4d.core.rotation import array_namespace, rotate
+from mvp4d.core.rotation import array_namespace, float32, rotate
 from mvp4d_jax.geometry.frame_by_frame import apart, draw_apart
 from mvp4d_jax.geometry.rasterize import Raster, interpolate, on_screen, rasterize_screen
 from mvp4d_jax.heads.skinning import neutral, place_in_world, skin_in_head_space
@@ -132,7 +132,7 @@ def draw_conditioning(
     shape = (views, len(groups), *latent_size)
     maps = _draw_maps(head, motion, cameras, reference_camera, image_size, latent_size, config)
     xp = array_namespace(maps, reference_mask, outside)
-    reference = xp.zeros(shape[:2], np.float32) if reference_mask is None else _float32(reference_mask)
+    reference = xp.zeros(shape[:2], np.float32) if reference_mask is None else float32(reference_mask)
     reference = xp.broadcast_to(reference[..., None, None], shape)
     crop = xp.zeros(shape, np.float32) if outside is None else _shrink_mask(outside, groups, step)
     crop = xp.broadcast_to(crop, shape)
@@ -145,7 +145,7 @@ def draw_conditioning(
 def normalised_template(head: HeadModel) -> Array:
     """[N, 3] canonical vertices, mean removed, divided by their largest absolute value: what the pose map encodes."""
     centred = head.canonical - head.canonical.mean(axis=0, keepdims=True)
-    return _float32(centred / abs(centred).max())
+    return float32(centred / abs(centred).max())
 
 
 def encode_positions(positions: Array, frequencies: int) -> Array:
@@ -154,17 +154,13 @@ def encode_positions(positions: Array, frequencies: int) -> Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*positions.shape[:-1], -1)
 
 
-def _float32(array: Array) -> Array:
-    return array_namespace(array).asarray(array, dtype=np.float32)
-
-
 def _int32(array: Array) -> Array:
     return array_namespace(array).asarray(array, dtype=np.int32)
 
 
 def _shrink_mask(outside: Array, groups: np.ndarray, step: int) -> Array:
     """[V, F, H, W] -> [V, L, h, w]: area-averaged at the drawn frames."""
-    outside = _float32(outside)
+    outside = float32(outside)
     if outside.shape[1] > 1:
         outside = outside[:, groups[:, -1]]
     views, frames, height, width = outside.shape
@@ -199,7 +195,7 @@ def _draw_all(
     groups = frame_groups(motion.frame_count, config.temporal_stride)
     factor = config.supersampling
     fine_size = (latent_size[0] * factor, latent_size[1] * factor)
-    cameras, reference_camera = jax.tree.map(_float32, (cameras, reference_camera))
+    cameras, reference_camera = jax.tree.map(float32, (cameras, reference_camera))
     cameras = camera_functions.resize(cameras, image_size, fine_size)
     expressive = skin_in_head_space(head, motion)  # [F, N, 3]
     world = place_in_world(motion, expressive)

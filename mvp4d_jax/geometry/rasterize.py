@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvp4d.core.cameras.camera import Camera, project
-from mvp4d.core.rotation import array_namespace
+from mvp4d.core.rotation import array_namespace, float32
 from mvp4d_jax.geometry.frame_by_frame import apart, draw_apart
 
 Array = Any
@@ -69,7 +69,7 @@ def rasterize(
     Returns:
       Raster with leading axes [...]. Barycentrics and depth are differentiable in vertices and camera, ids are not.
     """
-    pixels, depth = project(jax.tree.map(_float32, camera), _float32(vertices))  # [..., N, 2], [..., N]
+    pixels, depth = project(jax.tree.map(float32, camera), float32(vertices))  # [..., N, 2], [..., N]
     return rasterize_screen(
         on_screen(pixels, depth),
         faces,
@@ -113,7 +113,7 @@ def _rasterize_together(
     points: Array, faces: Array, image_size: tuple[int, int], cull_backfaces: bool, near: float
 ) -> Raster:
     """The rasters of frames [..., N, 3], in one program."""
-    points = _float32(points)
+    points = float32(points)
     faces = jnp.asarray(faces, jnp.int32)
     batch = points.shape[:-2]
 
@@ -135,6 +135,13 @@ def interpolate(raster: Raster, faces: Array, values: Array, background: float =
     return _mix(raster, picked, background)
 
 
+def on_pixels(faces: Array, face: np.ndarray, barycentric: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """[M] or [M, A] values of vertices [N] or [N, A], in numpy, at M pixels where faces [T, 3] `face` [M] are seen at
+    `barycentric` [M, 3]."""
+    weights = barycentric if values.ndim == 1 else barycentric[..., None]
+    return (values[np.asarray(faces)[face]] * weights).sum(1)
+
+
 def _mix(raster: Raster, picked: Array, background: float) -> Array:
     # Written out: XLA's CPU compiler can get sums over short axes wrong when it merges them (see core/rotation.py).
     mixed = sum(picked[..., corner, :] * raster.barycentric[..., corner, None] for corner in range(3))
@@ -144,10 +151,6 @@ def _mix(raster: Raster, picked: Array, background: float) -> Array:
 def _flatten(raster: Raster, values: Array, corners: Array) -> tuple[Array, Array]:
     values = jnp.broadcast_to(values, (*raster.face.shape[:-2], *values.shape[-2:]))
     return values.reshape(-1, *values.shape[-2:]), corners.reshape(-1, *corners.shape[-3:])
-
-
-def _float32(array: Array) -> Array:
-    return array_namespace(array).asarray(array, dtype=np.float32)
 
 
 def _visible_faces(

@@ -17,7 +17,7 @@ import numpy as np
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
-from mvp4d.core.rotation import array_namespace, compose, rotate, rotation_matrix
+from mvp4d.core.rotation import array_namespace, compose, float32, rotate, rotation_matrix
 
 Array = Any
 __all__ = [
@@ -62,7 +62,7 @@ def place_in_world(motion: Motion, vertices: Array) -> Array:
 
 def neutral(head: HeadModel, shape: Array | None = None) -> Array:
     """[N, 3] vertices at rest, in head space: template plus identity. Pose correctives vanish there."""
-    template = _float32(head.template)
+    template = float32(head.template)
     return template if shape is None else template + _of_shape(shape, head.shape_basis)
 
 
@@ -104,7 +104,7 @@ def joint_transforms(head: HeadModel, joints: Array, rotations: Array) -> tuple[
 
 def joint_rotations(head: HeadModel, motion_arrays: dict[str, Array]) -> Array:
     """[F, J, 3, 3] rotation of every joint by its role; the root stays at rest: the head rotation acts on the world."""
-    neck, jaw, eyes = (_float32(motion_arrays[key]) for key in ("neck", "jaw", "eyes"))
+    neck, jaw, eyes = (float32(motion_arrays[key]) for key in ("neck", "jaw", "eyes"))
     xp = array_namespace(neck, jaw, eyes)
     by_role = {"root": xp.zeros_like(neck), "neck": neck, "jaw": jaw, "left_eye": eyes[:, 0], "right_eye": eyes[:, 1]}
     return rotation_matrix(xp.stack([by_role[name] for name in head.joint_names], axis=1))
@@ -127,14 +127,14 @@ def _check(head: HeadModel, motion: Motion, shape: Array | None) -> None:
 
 
 def _place(rotation: Array, translation: Array, vertices: Array) -> Array:
-    return rotate(rotation_matrix(_float32(rotation))[:, None], vertices) + _float32(translation)[:, None]
+    return rotate(rotation_matrix(float32(rotation))[:, None], vertices) + float32(translation)[:, None]
 
 
 def _skin(head: HeadModel, motion: dict[str, Array], shape: Array | None) -> Array:
-    expression = _float32(motion["expression"])  # [F, E]
+    expression = float32(motion["expression"])  # [F, E]
     frames, count = expression.shape
     vertices = neutral(head, shape) + _blend(expression, head.expression_basis[:count])  # [F, N, 3]
-    joints = _float32(head.joints)
+    joints = float32(head.joints)
     if shape is not None:
         joints = joints + _of_shape(shape, head.joint_shape_basis)
     joints = joints + _blend(expression, head.joint_expression_basis[:count])  # [F, J, 3]
@@ -147,7 +147,7 @@ def _skin(head: HeadModel, motion: dict[str, Array], shape: Array | None) -> Arr
     matrices, offsets = joint_transforms(head, joints, rotations)
     xp = array_namespace(matrices, offsets)
     transforms = xp.concatenate([matrices, offsets[..., None]], axis=-1).reshape(frames, -1, 12)  # [F, J, 12]
-    blended = _einsum("nj,fjk->fnk", _float32(head.skin_weights), transforms)  # [F, N, 12]
+    blended = _einsum("nj,fjk->fnk", float32(head.skin_weights), transforms)  # [F, N, 12]
     blended = blended.reshape(*blended.shape[:2], 3, 4)
     return rotate(blended[..., :3], vertices) + blended[..., 3]
 
@@ -157,13 +157,13 @@ _compiled_place, _compiled_skin = jax.jit(_place), jax.jit(_skin)
 
 def _of_shape(shape: Array, basis: Array) -> Array:
     """Identity coefficients [S'] by the first S' of a basis [S, N, 3] -> [N, 3]."""
-    shape = _float32(shape)
-    return array_namespace(shape, basis).tensordot(shape, _float32(basis[: shape.shape[0]]), 1)
+    shape = float32(shape)
+    return array_namespace(shape, basis).tensordot(shape, float32(basis[: shape.shape[0]]), 1)
 
 
 def _blend(coefficients: Array, basis: Array) -> Array:
     """[F, K] x [K, N, 3] -> [F, N, 3] in full float32 on every device."""
-    flat = _float32(basis).reshape(basis.shape[0], -1)
+    flat = float32(basis).reshape(basis.shape[0], -1)
     return _einsum("fk,kn->fn", coefficients, flat).reshape(-1, *basis.shape[1:])
 
 
@@ -171,7 +171,3 @@ def _einsum(subscripts: str, first: Array, second: Array) -> Array:
     if array_namespace(first, second) is np:
         return np.einsum(subscripts, first, second, optimize=True)
     return jnp.einsum(subscripts, first, second, precision="highest")
-
-
-def _float32(array: Array) -> Array:
-    return array_namespace(array).asarray(array, dtype=np.float32)

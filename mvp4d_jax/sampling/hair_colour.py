@@ -19,7 +19,7 @@ from mvp4d.core.heads.mesh import neighbour_mean
 from mvp4d.core.heads.model import EYES, INTERIOR, HeadModel
 from mvp4d.core.ramps import smoothstep
 from mvp4d_jax.geometry.frame_by_frame import draw_apart
-from mvp4d_jax.geometry.rasterize import Raster, rasterize
+from mvp4d_jax.geometry.rasterize import Raster, on_pixels, rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.sampling.matte import matte
 from mvp4d_jax.sampling.photo_detail import vertices_of
@@ -164,7 +164,7 @@ def _paint(head: HeadModel, face: np.ndarray, weights: np.ndarray, values: np.nd
     """[H, W] values of vertices [N] where the rig is drawn, and beside it that of the nearest such pixel."""
     hit = face >= 0
     painted = np.zeros(face.shape, np.float32)
-    painted[hit] = (values[np.asarray(head.faces)[face[hit]]] * weights[hit]).sum(1)
+    painted[hit] = on_pixels(head.faces, face[hit], weights[hit], values)
     if hit.all() or not hit.any():
         return painted
     rows, columns = distance_transform_edt(~hit, return_distances=False, return_indices=True)

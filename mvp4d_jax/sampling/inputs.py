@@ -191,11 +191,11 @@ def photo_views(portrait: Portrait, facts: Facts) -> PhotoViews | None:
     return PhotoViews(portrait, facts.image_size, facts.crop_margin) if len(portrait.photos) > 1 else None
 
 
-def clean_views(views: Capture | str | None, size: tuple[int, int], head: HeadModel) -> CleanViews | None:
+def clean_views(views: Capture | str | os.PathLike | None, size: tuple[int, int], head: HeadModel) -> CleanViews | None:
     """Existing views to condition on: a capture, or "CAPTURE[:NAME,...]", with pictures of the model's size."""
     if views is None:
         return None
-    path, chosen = (views.path, "") if isinstance(views, Capture) else views.partition(":")[::2]
+    path, chosen = (views.path, "") if isinstance(views, Capture) else os.fspath(views).partition(":")[::2]
     capture = views if isinstance(views, Capture) else Capture.open(path)
     if tuple(capture.image_size) != tuple(size):
         raise UserError(

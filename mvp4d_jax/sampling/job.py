@@ -175,7 +175,7 @@ def plan_job(
     *,
     motion: Motion | Capture | str | os.PathLike,
     cameras: Camera | Capture | str | os.PathLike,
-    views: Capture | str | None = None,
+    views: Capture | str | os.PathLike | None = None,
     settings: Settings | None = None,
     dtype: str | None = None,
     mesh: tuple[int, int, int] = (1, 1, 1),

@@ -30,7 +30,7 @@ from mvp4d.core.heads.motion import Motion
 from mvp4d.core.ramps import smoothstep
 from mvp4d_jax.geometry.frame_by_frame import draw_apart
 from mvp4d_jax.geometry.framing import crop_box
-from mvp4d_jax.geometry.rasterize import Raster, rasterize
+from mvp4d_jax.geometry.rasterize import Raster, on_pixels, rasterize
 from mvp4d_jax.heads.skinning import skin, skin_in_head_space
 from mvp4d_jax.small.painting import WHOLE
 
@@ -267,8 +267,7 @@ def vertices_of(head: HeadModel, words: tuple[str, ...]) -> np.ndarray:
 
 def _mix(head: HeadModel, raster: Raster, values: np.ndarray, where: np.ndarray) -> np.ndarray:
     """[M, A] values of vertices [N, A] at the M pixels of `where` [H, W], all of them on the rig."""
-    corners = np.asarray(head.faces)[np.asarray(raster.face)[where]]  # [M, 3]
-    return (values[corners] * np.asarray(raster.barycentric)[where][..., None]).sum(1)
+    return on_pixels(head.faces, np.asarray(raster.face)[where], np.asarray(raster.barycentric)[where], values)
 
 
 def _paint(head: HeadModel, raster: Raster, values: np.ndarray) -> np.ndarray:

@@ -215,14 +215,12 @@ def describe(
     patch: int,
     flops_per_forward: float,
     dtype: str,
-    peak_flops: float | None = None,
 ) -> str:
     """A plan and its cost in lines a person reads.
 
     Args:
       flops_per_forward: of one sequence of `plan.tokens(patch)` tokens.
       dtype: what is computed in.
-      peak_flops: FLOP/s the devices are expected to sustain; None leaves the time out.
     """
     total = plan.forwards() * flops_per_forward
     windows = ", ".join(f"{window.start}-{min(window.stop, plan.frames) - 1}" for window in plan.windows)
@@ -237,12 +235,4 @@ def describe(
         f"tokens    {plan.tokens(patch):,} in the longest sequence",
         f"work      {plan.forwards():,} forward passes, {total / 1e12:,.2f} TFLOP in {dtype}",
     ]
-    if peak_flops:
-        lines.append(f"time      about {_duration(total / peak_flops)} at {peak_flops / 1e12:.2f} TFLOP/s")
     return "\n".join(lines)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -8,9 +8,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.spatial.transform import Rotation
 
-from mvp4d.core.cameras.camera import FIELDS, Camera, centre, project
+from mvp4d.core.cameras.camera import FIELDS, Camera, axis_in_head, centre, project
 from mvp4d.core.cameras.crops import MARGIN, crop_camera, crop_image
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
@@ -46,8 +45,7 @@ class Reference:
 
     def axis_in_head(self) -> np.ndarray:
         """Unit optical axis [3] of the reference camera in head axes: angles from the reference are measured to it."""
-        axis = np.asarray(self.camera.world_to_camera, np.float64)[2, :3]
-        return Rotation.from_rotvec(np.asarray(self.motion.rotation[0], np.float64)).inv().apply(axis)
+        return axis_in_head(self.camera, self.motion.rotation[0])
 
 
 def crop_reference(

@@ -16,7 +16,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinat
 from mvp4d.core.cameras.camera import Camera, project
 from mvp4d.core.heads.model import HeadModel
 from mvp4d_jax.geometry.frame_by_frame import draw_apart
-from mvp4d_jax.geometry.rasterize import Raster
+from mvp4d_jax.geometry.rasterize import Raster, on_pixels
 
 # Weights of the frames before, of a frame itself and of those after. Their spectrum has a zero at half the frame rate,
 # where frames differ that one latent holds in pairs.
@@ -118,9 +118,9 @@ def _carried(
     bool: whether they are seen there."""
     face = sight.raster.face[frame][box]
     hit = face >= 0
-    corners, weights = np.asarray(head.faces)[face[hit]], sight.raster.barycentric[frame][box][hit][..., None]
+    surface = head.faces, face[hit], sight.raster.barycentric[frame][box][hit]
     motion = np.zeros((*face.shape, 2), np.float32)
-    motion[hit] = ((sight.pixels[other] - sight.pixels[frame])[corners] * weights).sum(1)
+    motion[hit] = on_pixels(*surface, sight.pixels[other] - sight.pixels[frame])
     if hit.any() and not hit.all():
         rows, columns = distance_transform_edt(~hit, return_distances=False, return_indices=True)
         sigma = BESIDE * len(sight.raster.face[frame])
@@ -131,7 +131,7 @@ def _carried(
     near = np.rint(place).astype(np.int64)
     seen = (near >= 0).all(0) & (near[0] < size[0]) & (near[1] < size[1])
     near = near[0].clip(0, size[0] - 1), near[1].clip(0, size[1] - 1)
-    depth = (sight.depth[other][corners] * weights[..., 0]).sum(1)
+    depth = on_pixels(*surface, sight.depth[other])
     there = sight.raster.depth[other][near][hit], sight.part[other][near][hit]
     seen[hit] &= (depth < there[0] + HIDDEN) & (there[1] == sight.part[frame][box][hit])
     return place, seen

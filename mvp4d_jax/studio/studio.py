@@ -53,8 +53,12 @@ class Studio:
         self.identity, self.seed = identity, seed
         self.traits: Identity = draw_identity(identity, head.shape_count)
         self.head: HeadModel = head.personalise(self.traits.shape)
-        self.lights: Lights = jax.device_put(draw_lights(random_for(identity, "light", seed)))
         self.own = make_own_motion(self.head, identity, own_motion) if own_motion else None
+
+    @functools.cached_property
+    def lights(self) -> Lights:
+        """On the device, which a motion does without."""
+        return jax.device_put(draw_lights(random_for(self.identity, "light", self.seed)))
 
     @functools.cached_property
     def _figure(self) -> Figure:

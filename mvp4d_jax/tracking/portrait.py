@@ -7,6 +7,7 @@ cropped around the head, at its own resolution.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -154,7 +155,7 @@ def _from_clip(
     kept = ", ".join(str(index) for index in chosen)
     say(f"{source.path}: frames {kept} of {source.frame_count} are kept: sharp, and spread over pose and expression")
     shots = []
-    for index, rgb in enumerate(source.frames()):
+    for index, rgb in enumerate(itertools.islice(source.frames(), max(chosen) + 1)):
         if index in chosen:
             alpha = np.full(rgb.shape[:2], 255, np.uint8)
             shots.append(

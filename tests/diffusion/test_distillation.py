@@ -16,6 +16,7 @@ from mvp4d_jax.diffusion.distillation import (
 )
 from mvp4d_jax.diffusion.samplers import SamplerConfig, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
+from tests.small_world import clean_of
 
 SCHEDULE = NoiseSchedule.cogvideox(snr_shift=1.0)
 SHAPE = (2, 2, 3, 2, 2, 4)  # [B, V, L, h, w, C]
@@ -81,9 +82,7 @@ def test_the_target_ends_where_it_should(drawn):
     v = v_that_leads_to(end, sample, index, student, truth, 1.0)
     noisy = ~np.asarray(clean)
     timesteps = timesteps_at(student, index, jnp.zeros_like(clean))
-    np.testing.assert_allclose(
-        np.asarray(SCHEDULE.x0_from_v(sample, v, timesteps))[noisy], np.asarray(truth)[noisy], atol=1e-4
-    )
+    np.testing.assert_allclose(clean_of(SCHEDULE, sample, v, timesteps)[noisy], np.asarray(truth)[noisy], atol=1e-4)
 
 
 def test_a_rollout_is_the_students_own_sampling(drawn):

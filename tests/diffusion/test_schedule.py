@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
+from tests.small_world import clean_of
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +39,14 @@ def test_snr_shift_moves_the_log_snr():
     np.testing.assert_allclose(moved, -np.log(3.0), rtol=1e-9)
 
 
-def test_conversions_invert_each_other_with_timesteps_per_frame(schedule):
+def test_noise_and_v_lead_back_to_sample_and_noise_with_timesteps_per_frame(schedule):
     shape = (2, 3, 4, 5, 6, 7)  # [B, V, L, h, w, C]
     x0, epsilon = (jax.random.normal(jax.random.key(seed), shape) for seed in (0, 1))
     timesteps = jax.random.randint(jax.random.key(2), shape[:3], 0, 1000).at[0, 0, 0].set(999).at[0, 0, 1].set(0)
     x_t, v = schedule.add_noise(x0, epsilon, timesteps), schedule.v_target(x0, epsilon, timesteps)
-    np.testing.assert_allclose(schedule.x0_from_v(x_t, v, timesteps), x0, atol=2e-6)
-    np.testing.assert_allclose(schedule.epsilon_from_v(x_t, v, timesteps), epsilon, atol=2e-6)
+    kept = schedule.alphas_cumprod[np.asarray(timesteps)][..., None, None, None]
+    np.testing.assert_allclose(clean_of(schedule, x_t, v, timesteps), x0, atol=2e-6)
+    np.testing.assert_allclose(np.sqrt(1 - kept) * x_t + np.sqrt(kept) * v, epsilon, atol=2e-6)
     np.testing.assert_array_equal(x_t[0, 0, 0], epsilon[0, 0, 0])  # zero terminal SNR: pure noise
     np.testing.assert_array_equal(v[0, 0, 0], -x0[0, 0, 0])
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from mvp4d.core.cameras.camera import Camera, stack
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.portrait import Portrait, save_person
 from mvp4d.core.errors import UserError
+from mvp4d.core.outputs import MARKER, check_folder, mark_folder
+from mvp4d.likeness import Likeness
 from mvp4d_jax.evaluation import likeness
 from mvp4d_jax.evaluation.likeness_report import likeness_table
 from mvp4d_jax.tracking import likeness as describing
@@ -160,3 +163,47 @@ def test_views_are_measured_against_photos(monkeypatch, tmp_path):
     assert np.array_equal(given[2:], expected)  # after the photos
     assert all(row["distance"] == pytest.approx(2 * np.sin(np.radians(15))) for row in scores["views"])
     assert main([*words, "--overwrite", "--motion", "x.npz"]) == 2
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """An avatar's folder with a marker, photos of its person, and what stands in for measuring; and how often."""
+    avatar, calls = tmp_path / "avatar", []
+    avatar.mkdir()
+    (avatar / "avatar.json").write_text("{}")
+    mark_folder(avatar, "avatar")
+    save_person(tmp_path / "person", portrait(2))
+
+    def measure(opened, against, *, motion):
+        calls.append(opened)
+        rows = [{"name": name, "psnr": 1.0, "ssim": 1.0} for name in against.sources]
+        return Likeness({"photos": rows, "left_out": {"CSIM": "none here"}}, [(PICTURE, PICTURE)] * len(rows))
+
+    monkeypatch.setattr("mvp4d.open_avatar", lambda path: path)
+    monkeypatch.setattr("mvp4d.likeness.measure_avatar", measure)
+    return ["evaluate", str(avatar), "--against", str(tmp_path / "person")], calls
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_a_picture_of_the_users_own_stays(measured, tmp_path, capsys, overwrite):
+    """`photo_01.png` in the folder of the report: refused before anything is measured, even with --overwrite."""
+    words, calls = measured
+    own = tmp_path / "report" / "photo_01.png"
+    own.parent.mkdir()
+    own.write_bytes(b"a holiday")
+    assert main([*words, "--out", str(own.parent), *overwrite]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and str(own) in said
+    assert own.read_bytes() == b"a holiday" and list(own.parent.iterdir()) == [own] and not calls
+
+
+def test_only_what_was_written_is_marked(measured):
+    """Beside the report in the avatar's folder lies a picture of the user's, named as that of a third photo."""
+    words, _ = measured
+    folder = Path(words[1])
+    (folder / "photo_02.png").write_bytes(b"a holiday")
+    assert main(words) == 0 and main([*words, "--overwrite"]) == 0
+    written = {"evaluation.json", "evaluation.html", "photo_00.png", "photo_01.png"}
+    assert set(json.loads((folder / MARKER).read_text())["files"]) == {"avatar.json", *written}
+    with pytest.raises(UserError, match=r"photo_02\.png"):
+        check_folder(folder, "avatar", overwrite=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvp4d.core.cameras import camera as cameras
-from mvp4d_jax.geometry.rasterize import interpolate, rasterize
+from mvp4d_jax.geometry.rasterize import interpolate, on_pixels, rasterize
 
 SIZE = (48, 64)
 
@@ -191,3 +191,13 @@ def test_gradient_of_depth_follows_the_mesh():
     step = 2e-3
     numeric = float((mean_depth(step) - mean_depth(-step)) / (2 * step))
     assert np.isfinite(toward) and abs(toward - numeric) < 0.05 * abs(numeric) and numeric < -0.5
+
+
+def test_values_on_pixels_are_those_of_their_triangle():
+    """The middle of one triangle, a corner of another."""
+    faces = np.array([[0, 1, 2], [2, 1, 3]], np.int32)
+    face, weights = np.array([0, 1]), np.array([[1, 1, 1], [0, 0, 3]], np.float32) / 3
+    values = np.array([3.0, 6.0, 12.0, 5.0], np.float32)
+    np.testing.assert_allclose(on_pixels(faces, face, weights, values), [7, 5], rtol=1e-6)
+    both = on_pixels(faces, face, weights, np.stack([values, -values], -1))
+    np.testing.assert_allclose(both, [[7, -7], [5, -5]], rtol=1e-6)

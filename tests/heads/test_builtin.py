@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mvp4d.core.heads import builtin, load_head
-from mvp4d.core.heads.builtin.assembly import Assembly, assemble
+from mvp4d.core.heads.builtin.assembly import Assembly
 from mvp4d.core.heads.builtin.field import head_field
 from mvp4d.core.heads.check import check_head
 from mvp4d.core.heads.motion import Motion
@@ -101,14 +101,6 @@ def test_head_is_sound_and_of_the_promised_size(head):
     height, width = np.ptp(head.template[:, 1]), np.ptp(head.template[skull, 0])
     assert 0.35 < height < 0.45  # with the bust
     assert 0.145 < width < 0.165
-
-
-def test_same_head_twice(head):
-    builtin.build_builtin_head.cache_clear()
-    assemble.cache_clear()
-    again = load_head("builtin")
-    for name in ("template", "faces", "uv", "expression_basis", "shape_basis", "skin_weights"):
-        assert np.array_equal(getattr(head, name), getattr(again, name)), name
 
 
 def test_no_degenerate_or_doubled_triangles(head):

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from mvp4d.core.capture.fit import Fit
 from mvp4d.core.errors import UserError
 from mvp4d_jax.studio.motions import EXPRESSIONS, KINDS, VISEMES, make_motion, pose_vector
+from mvp4d_jax.studio.produce import Order, write_motion
 from mvp4d_jax.studio.studio import builtin_head
 
 
@@ -70,3 +72,13 @@ def test_mistakes(names):
         make_motion(names, 5, kind="dance")
     with pytest.raises(UserError, match="frames"):
         make_motion(names, 0)
+
+
+def test_a_motion_alone_touches_no_device(tmp_path, monkeypatch):
+    def touched(*_):
+        raise AssertionError("a device is used")
+
+    monkeypatch.setattr("jax.device_put", touched)
+    monkeypatch.setattr("jax.devices", touched)
+    path = write_motion(tmp_path / "drive.npz", 7, Order("orbit:360x1", frames=3))
+    assert Fit.load(path).motion.frame_count == 3

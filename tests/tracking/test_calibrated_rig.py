@@ -175,7 +175,8 @@ def test_sources(truth, tmp_path, capsys):
         ([], "a folder is a rig's"),
         (["--cameras", str(MODELS / "opencv")], "has no place for a lens"),
         (["--cameras", str(tmp_path)], "holds no calibration"),
-        (["--cameras", str(MODELS / "metres"), "--focal", "900"], "are for photos"),
+        (["--cameras", str(MODELS / "metres"), "--focal", "900"], "takes no --focal"),
+        (["--cameras", str(MODELS / "metres"), "--most", "3"], "takes no --most"),
         (["--cameras", str(MODELS / "metres"), "--landmarks", str(tmp_path / "z.npz")], "is named as no view"),
     ):
         assert main([*words, *more]) == 2

@@ -105,6 +105,8 @@ def test_processes_that_begin_together_are_one_collection(clips, tmp_path, monke
         (["--share", "2/2"], "--share: '2/2' is not I/N"),
         (["--share", "x"], "is not I/N"),
         (["--share", "0/1", "--cameras", "c"], "--share: takes no --cameras"),
+        (["--share", "0/1", "--mask", "m.png"], "--share: takes no --mask"),
+        (["--share", "0/1", "--most", "3"], "--share: takes no --most"),
         (["--share", "0/1", "--landmarks", "x.npz"], "--landmarks: is no folder"),
         ([], "--share 0/1 for a folder of clips"),
     ],

@@ -251,6 +251,9 @@ def test_a_guest_that_ends_is_one_line(guest, clip, builtin, code, source, word)
         (["0", "--out", "a.txt"], "no motion"),
         (["0", "1", "--out", "a.csv"], "follows one source"),
         (["0", "--out", "a.csv", "--face", "2"], "takes no --face"),
+        (["0", "--out", "a.csv", "--matte", "none"], "takes no --matte"),
+        (["0", "--out", "a.csv", "--same-person"], "takes no --same-person"),
+        (["0", "--out", "a.csv", "--most", "6"], "takes no --most"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(words, said, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,8 @@
 """From photos to a Portrait, with landmarks from files: no detector runs."""
 
 import dataclasses
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from mvp4d.core.cameras.camera import project
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d_jax.heads.skinning import landmarks, skin
+from mvp4d_jax.tracking import portrait as tracking
 from mvp4d_jax.tracking.portrait import Shot, assemble, draw_faces, frontal_angle, settle, track_portrait
 from tests.tracking.test_solve import CAMERA, SIZE, moving, observe
 
@@ -148,3 +151,24 @@ def test_a_face_at_rest_sneers_for_no_photo(builtin):
         np.testing.assert_allclose(skin(rig, after.motion), skin(builtin, before.motion), atol=1e-6)
     moved = np.abs(np.asarray(rig.template) - np.asarray(builtin.template)).max(-1)
     assert moved.max() > 5e-4 and np.median(moved) < 1e-5  # the nose, not the head
+
+
+def test_a_clip_is_read_no_further_than_its_last_kept_frame(monkeypatch):
+    """Of 30 frames, each as bright as its number, the 3rd and the 8th are kept."""
+    read = []
+
+    class Clip:
+        path, frame_count = Path("clip.mp4"), 30
+
+        def frames(self):
+            for index in range(30):
+                read.append(index)
+                yield np.full((4, 4, 3), index, np.uint8)
+
+    still = types.SimpleNamespace(camera=CAMERA, motion=np.arange(30), error=np.zeros(30), shape=np.zeros(3))
+    found = types.SimpleNamespace(points=np.arange(30))
+    monkeypatch.setattr(tracking, "track", lambda source, head, **options: (still, still, found))
+    monkeypatch.setattr(tracking, "choose_frames", lambda frames, *rest: [7, 2])
+    shots, _ = tracking._from_clip(Clip(), None, None, None, None, 2)
+    assert read == list(range(8))
+    assert [(shot.rgb[0, 0, 0], shot.motion.tolist(), shot.points) for shot in shots] == [(2, [2], 2), (7, [7], 7)]

@@ -30,7 +30,7 @@ from mvp4d_jax.training.release import export_release
 from mvp4d_jax.training.state import ModelTemplate, OptimiserOptions, initial_state, make_optimiser
 from mvp4d_jax.training.step import LossOptions, conditions_of, noisy_batch
 from tests.small_inputs import sizes
-from tests.small_world import quick_compilation
+from tests.small_world import clean_of, quick_compilation
 from tests.training.tiny_run import ROOT, overrides, run, write_autoencoder
 
 OPTIONS = DistillOptions(steps=4, substeps=2, guidance=2.0, truth=0.25, rollout=0.5)
@@ -163,7 +163,7 @@ def test_a_students_validation_is_at_its_own_steps():
     timesteps, clean = np.asarray(noisy["timesteps"]), np.asarray(batch["clean"])
     assert set(timesteps[~clean].tolist()) == set(grid.tolist()) and not timesteps[clean].any()
     np.testing.assert_allclose(
-        np.asarray(schedule.x0_from_v(noisy["latents"], noisy["target"], noisy["timesteps"]))[~clean],
+        clean_of(schedule, noisy["latents"], noisy["target"], noisy["timesteps"])[~clean],
         np.asarray(batch["latents"])[~clean],
         atol=1e-4,
     )

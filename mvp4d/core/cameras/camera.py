@@ -98,6 +98,14 @@ def centre(camera: Camera) -> Array:
     return -rotate(_inverse_rotation(camera), camera.world_to_camera[..., :3, 3])
 
 
+def axis_in_head(camera: Camera, rotation: Array) -> np.ndarray:
+    """Unit optical axis [3], float64, of an unbatched camera in the axes of a head turned by axis-angle [3] radians."""
+    from scipy.spatial.transform import Rotation  # takes longer to load than all else here
+
+    axis = np.asarray(camera.world_to_camera, np.float64)[2, :3]
+    return Rotation.from_rotvec(np.asarray(rotation, np.float64)).inv().apply(axis)
+
+
 def to_camera(camera: Camera, points: Array) -> Array:
     """World points [..., N, 3] in camera axes; camera axes [...] and the points' leading axes broadcast."""
     rotation, translation = camera.world_to_camera[..., :3, :3], camera.world_to_camera[..., :3, 3]

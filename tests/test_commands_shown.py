@@ -1,0 +1,43 @@
+"""Commands that users are shown are commands that run: parsed here; `make docs-check` also runs them, small and dry."""
+
+import shlex
+from pathlib import Path
+
+import docs_check
+import pytest
+
+from mvp4d_jax.evaluation.demo_report import next_steps
+
+SHOWN = docs_check.shown()
+
+
+@pytest.mark.parametrize("path", SHOWN, ids=lambda path: path.name)
+def test_commands_are_understood(path):
+    lines = [line for _, found in SHOWN[path] for line in found]
+    assert [(line, problem) for line in lines if (problem := docs_check.check_line(line))] == []
+
+
+def test_every_kind_of_page_is_read():
+    """Three commands of the autoencoder's config; those that go on in a second line are one."""
+    commands = {path.name: [line for _, found in pages for line in found] for path, pages in SHOWN.items()}
+    assert [line.split()[1] for line in commands["tiny_autoencoder.py"]] == ["studio", "train", "train"]
+    assert any(line.endswith("--out shards/256") and "\\" not in line for line in commands["mvp4d_2b.py"])
+    assert commands["README.md"] and commands["tpu_vm.sh"] and commands["demo_report.py"]
+
+
+@pytest.mark.parametrize(("line", "told"), [
+    ("mvp4d train --config small --workdir runs/small", "config.autoencoder"),
+    ("mvp4d train --config tiny --workdir runs/tiny", "config.data.shards"),
+    ("mvp4d prepare captures --config small --out shards", "config.autoencoder"),
+    ("mvp4d train --config tiny_autoencoder --workdir runs/vae --export vae", "config.data.captures"),
+])  # fmt: skip
+def test_what_a_command_lacks_is_told(line, told):
+    assert told in docs_check.check_line(line)
+
+
+@pytest.mark.parametrize("name", ["a demo", "o'clock", "$HOME", "plain"])
+def test_the_reports_commands_name_the_avatar_as_a_shell_takes_it(name):
+    words = [shlex.split(command) for command, _ in next_steps(Path(name), own=True)]
+    taken = [line[2] for line in words if line[1] in ("view", "render", "export")]
+    assert taken == [f"{name}/avatar"] * 4
+    assert not [line for line in words if line[1] == "demo"]  # that is what the user has just done
