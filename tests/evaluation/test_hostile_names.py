@@ -91,7 +91,7 @@ def test_the_demos_report(scene, tmp_path, monkeypatch):
         (out / folder).mkdir(parents=True)
     (out / "generated").symlink_to(scene.path)
     (out / "avatar" / "report.json").write_text(json.dumps({"scores": {"fitted": {"psnr": 30.0, "ssim": 0.9}}}))
-    for picture in ("likeness/photo_0.png", "person_overlay.png"):
+    for picture in ("likeness/photo_00.png", "person_overlay.png"):
         Image.new("RGB", (16, 8)).save(out / picture)
     for video in ("talk.mp4", "orbit.mp4"):
         with VideoWriter(out / video, (16, 16), 25.0) as writer:
