@@ -27,6 +27,7 @@ from mvp4d.core.progress import progress
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import iterate
 from mvp4d_jax.evaluation.metrics import psnr
+from mvp4d_jax.latent_frames import latent_count
 from mvp4d_jax.models.autoencoder import VideoAutoencoder
 from mvp4d_jax.models.checkpoint import KIND, load_autoencoder, save_autoencoder
 from mvp4d_jax.models.config import AutoencoderConfig
@@ -170,8 +171,10 @@ def open_captures(config: ConfigDict) -> list[Capture]:
             f"'{folder}' holds {len(paths)} captures",
             f"make more than {config.data.held_out} with `mvp4d studio --identities`",
         )
+    model = AutoencoderConfig.named(config.size)
+    latent_count(config.clip_frames, model.temporal_compression_ratio, "config.clip_frames")
     captures = [Capture.open(path) for path in paths]
-    multiple = math.lcm(2**SCALES, AutoencoderConfig.named(config.size).spatial_compression_ratio)
+    multiple = math.lcm(2**SCALES, model.spatial_compression_ratio)
     for capture in captures:
         if capture.image_size != captures[0].image_size:
             raise UserError(capture.path, f"pictures are {capture.image_size}, others {captures[0].image_size}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mvp4d_jax.data.pipeline import check_mixture
 from mvp4d_jax.data.prepare import autoencoder_identity
 from mvp4d_jax.data.shards import Shards, check_same
 from mvp4d_jax.models.checkpoint import check_transformer
+from mvp4d_jax.models.checkpoint_config import read_config
 from mvp4d_jax.training.checkpoints import finished_steps
 from mvp4d_jax.training.distill import check_teacher, teacher_folder
 from mvp4d_jax.training.plan import Plan, autoencoder_folder, check_batches, resolve, validates
@@ -77,18 +77,20 @@ def initial_weights(config: ml_collections.ConfigDict, plan: Plan, workdir: Path
     """
     if finished_steps(workdir / "checkpoints"):  # one that was being written when its host went is begun again
         return None
-    if not config.initial and plan.distill.steps:
-        return teacher_folder(plan) / "transformer"  # a student starts from its teacher
-    if not config.initial:
+    if config.initial == RANDOM:
+        return None
+    if config.initial:
+        folder = Path(config.initial)
+    elif plan.distill.steps:
+        folder = teacher_folder(plan) / "transformer"  # a student starts from its teacher
+    else:
         raise UserError(
             "config.initial",
             "names no weights to start from",
             f"give --config.initial=FOLDER (a converted CogVideoX transformer), or '{RANDOM}'",
         )
-    if config.initial == RANDOM:
-        return None
-    check_transformer(Path(config.initial), plan.transformer)
-    return Path(config.initial)
+    check_transformer(folder, plan.transformer)
+    return folder
 
 
 def expected_facts(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, Any]:
@@ -102,9 +104,7 @@ def expected_facts(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, A
     folder = autoencoder_folder(config)
     if folder is not None:
         facts["autoencoder"] = autoencoder_identity(folder)
-        facts["latent_scale"] = float(
-            json.loads((folder / "config.json").read_text(encoding="utf-8"))["scaling_factor"]
-        )
+        facts["latent_scale"] = float(read_config(folder)[0].scaling_factor)
     return facts
 
 

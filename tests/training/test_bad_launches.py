@@ -103,6 +103,14 @@ def test_shards_of_another_size_head_or_length(data, tmp_path):
     assert "no scene in the shards has 5 views and 3 latent frames (the most are 4, windows have 3)" in line
 
 
+def test_an_autoencoders_damaged_config(data, tmp_path):
+    (tmp_path / "run").mkdir()
+    for content in ("{", "{}", '{"_class_name": "AutoencoderKLCogVideoX", "scaling_factor": "wide"}'):
+        (tmp_path / "config.json").write_text(content)
+        line = refused(tmp_path / "run", overrides(data, autoencoder=tmp_path))
+        assert str(tmp_path / "config.json") in line
+
+
 def test_a_later_stages_data_is_looked_at_first(data, tmp_path):
     """The second stage asks for longer windows than its shards have."""
     other = write_shards(tmp_path / "other")

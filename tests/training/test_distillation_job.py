@@ -25,6 +25,7 @@ from mvp4d_jax.training.checkpoints import Checkpoints
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.distill import Distillation, check_teacher, make_distill_step
 from mvp4d_jax.training.ground import Ground
+from mvp4d_jax.training.launch import initial_weights
 from mvp4d_jax.training.plan import resolve
 from mvp4d_jax.training.release import export_release
 from mvp4d_jax.training.state import ModelTemplate, OptimiserOptions, initial_state, make_optimiser
@@ -181,6 +182,14 @@ def test_a_students_validation_is_at_its_own_steps():
 def test_teachers_that_do_not_fit_are_named(change, named):
     with pytest.raises(UserError, match=named) as caught:
         check_teacher(resolve(load_config("tiny", overrides("shards", **change))))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_student_of_another_size_than_its_teacher_is_told_before_it_is_built(tmp_path):
+    student = overrides("shards", initial="", distill__teacher="tiny", distill__steps=4)
+    config = load_config("tiny", student)
+    with pytest.raises(UserError, match=r"tiny/transformer: has num_layers 4, the model 1;") as caught:
+        initial_weights(config, resolve(config), tmp_path)
     assert "\n" not in str(caught.value)
 
 

@@ -213,6 +213,9 @@ def test_captures_that_do_not_fit_are_named_before_one_is_read(frames, size, sai
     assert cli.main([*words, "--workdir", str(tmp_path / "run")]) == 2
     line = capsys.readouterr().err.strip()
     assert line.startswith(f"mvp4d train: {tmp_path / 'captures' / '0'}: {said}") and "\n" not in line
+    halves_time = ["--config.size=small", "--config.clip_frames=8"]
+    assert cli.main([*words, "--workdir", str(tmp_path / "run"), *halves_time]) == 2
+    assert "config.clip_frames: 8 frames do not fill whole latent frames; use 1 + 4k" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
