@@ -197,6 +197,24 @@ def test_jax_half_stands_without_torch():
     _python(_modules("mvp4d_jax", "mvp4d_jax"), TORCH_HALF)
 
 
+def test_a_runs_log_takes_tensorboard_without_torch(tmp_path):
+    """tensorboardX would import it, where it is installed, for annotations: two seconds of every start."""
+    script = """
+import sys
+from pathlib import Path
+from mvp4d_jax.training.metrics import MetricsLog
+log = MetricsLog(Path(sys.argv[1]), 0)
+log.write(1, {"loss": 0.5})
+log.close()
+print("tensorboardX" in sys.modules, "torch" in sys.modules)
+import torch
+print(torch.zeros(1).numpy())
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split("\n") == ["True False", "[0.]", ""], done.stderr[-2000:]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
 def test_torch_half_stands_without_jax():
     _python(_modules("export", "mvp4d_export"), JAX_HALF)
 

@@ -7,21 +7,38 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from tensorboardX import SummaryWriter
 
 from mvp4d.core.files import atomic_file
 from mvp4d.core.places import is_remote, on_fuse, place
 from mvp4d_jax.devices import kind_of
 from mvp4d_jax.models.transformer_config import TransformerConfig
 
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
+
 UPLOAD_EVERY, ROTATE_EVERY = 30, 600  # seconds
+
+
+def _summary_writer() -> type[SummaryWriter]:
+    """tensorboardX's SummaryWriter, without torch: where that is installed it imports it, for annotations alone, which
+    takes two seconds and its memory on every host."""
+    hidden = not {"tensorboardX", "torch"} & sys.modules.keys()
+    if hidden:
+        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]  an import of it raises ImportError
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def peak_flops(device: jax.Device) -> float:
@@ -115,7 +132,9 @@ class _Board:
             self.close()
         if self._writer is None:
             self._local = tempfile.mkdtemp(prefix="mvp4d-tensorboard-") if is_remote(self._folder) else self._folder
-            self._writer = SummaryWriter(str(self._local), purge_step=self._purge, filename_suffix=f".{self._count}")
+            self._writer = _summary_writer()(
+                str(self._local), purge_step=self._purge, filename_suffix=f".{self._count}"
+            )
             self._began, self._count = time.monotonic(), self._count + 1
         return self._writer
 

@@ -100,7 +100,7 @@ def test_metrics_can_be_read_while_the_run_goes_on(bucket, monkeypatch):
 def test_training_in_a_bucket(bucket, shards, undisturbed):
     """The same run as on a local disk, resumed half-way, to the same parameters bit by bit."""
     workdir = f"{bucket}/run"
-    half = overrides(shards, steps=100, checkpoint__keep_last=100)
+    half = overrides(shards, steps=100, checkpoint__keep_last=100, checkpoint__every=50)
     run(workdir, [*half, "--config.stages.all.steps=50"])
     assert place(workdir).joinpath("config.json").is_file()
     assert Checkpoints(place(workdir) / "checkpoints", read_only=True).latest() == 50
