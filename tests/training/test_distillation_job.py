@@ -1,5 +1,6 @@
 """A distillation's step on eight devices and on one, and the whole job: teacher, student, release."""
 
+import functools
 import json
 import re
 import shlex
@@ -93,19 +94,19 @@ def test_targets_end_where_the_guided_teacher_does():
     schedule = NoiseSchedule.cogvideox(snr_shift=1.0)
     batch = {name: jnp.asarray(value) for name, value in make_batch().items()}
     params = template.initialise(jax.random.key(7))
-    made = given.targets(
-        jax.random.key(3),
-        batch,
-        None,
-        lambda conditions: given.predict_guided(params, conditions),
-        LossOptions("shared", snr_shift=1.0),
-        schedule,
-    )
+
+    @jax.jit  # operation by operation, all of this test takes three times as long
+    def targets(params, batch):
+        guided = functools.partial(given.predict_guided, params)
+        return given.targets(jax.random.key(3), batch, None, guided, LossOptions("shared", snr_shift=1.0), schedule)
+
+    made = targets(params, batch)
     clean = np.asarray(batch["clean"])
     np.testing.assert_array_equal(np.asarray(made["latents"])[clean], np.asarray(batch["latents"])[clean])
     assert not np.asarray(made["timesteps"])[clean].any() and not np.asarray(made["weight"])[clean].any()
 
-    model, conditions = template.model(params), conditions_of(batch)
+    model = jax.jit(lambda sample, timesteps, conditions: template.model(params)(sample, timesteps, **conditions))
+    conditions = conditions_of(batch)
     teacher = make_sampler(SamplerConfig("ddim", 8), schedule)
     student = make_sampler(SamplerConfig("ddim", 4), schedule)
     dropped = keep_conditions(conditions, jnp.zeros((), bool), MASK)
@@ -116,7 +117,7 @@ def test_targets_end_where_the_guided_teacher_does():
         state = teacher.start(made["latents"])
         for step in (2 * index, 2 * index + 1):
             timesteps = teacher.timesteps_for(step, batch["clean"])
-            kept, without = (model(state.sample, timesteps, **some) for some in (conditions, dropped))
+            kept, without = (model(state.sample, timesteps, some) for some in (conditions, dropped))
             state = teacher.step(state, guide(kept, without, GuidanceConfig(2.0)), step, clean=batch["clean"])
         ours = ddim_step(student, made["latents"], made["target"], jnp.full(clean.shape, index), batch["clean"])
         np.testing.assert_allclose(
