@@ -46,7 +46,6 @@ def rasterize(
     antialiased: bool = False,
     eps2d: float = EPS_2D,
     packed: bool = False,
-    absolute_gradient: bool = False,
     marks: Tensor | None = None,
 ) -> Rendering:
     """Renders N Gaussians into V views in one call.
@@ -63,7 +62,6 @@ def rasterize(
       eps2d: pixels squared.
       packed: on CUDA, keeps only the pairs of view and Gaussian that meet: less memory, a little slower. Then no
         `means2d` and `visible` come back. Ignored on the CPU.
-      absolute_gradient: on CUDA, also collects the sum of absolute screen gradients (`means2d.absgrad`).
       marks: [N] constants, blended like one more channel: in the same pass on the CPU, in a second one on CUDA.
 
     Raises:
@@ -88,7 +86,6 @@ def rasterize(
             eps2d=eps2d,
             sh_degree=sh_degree,
             packed=packed,
-            absgrad=absolute_gradient,
             rasterize_mode="antialiased" if antialiased else "classic",
         )
         rgb = rgb + (1 - alpha) * background[:, None, None]  # gsplat 1.5.3 refuses backgrounds where it packs

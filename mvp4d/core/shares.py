@@ -11,9 +11,10 @@ import contextlib
 import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mvp4d.core.errors import UserError, system_error
-from mvp4d.core.files import atomic_file
+from mvp4d.core.files import atomic_file, read_json, write_json
 from mvp4d.core.lock import Busy, hold
 from mvp4d.core.room import FULL, Full
 
@@ -37,6 +38,30 @@ def parse_share(text: str) -> tuple[int, int]:
     if not whole or int(index) >= int(count):
         raise UserError("`share`", f"'{text}' is not I/N with I < N", "for example 0/4, 1/4, 2/4 and 3/4")
     return int(index), int(count)
+
+
+def begin_plan(file: Path, plan: dict[str, Any], passed_over: Callable[[str], bool], refusal: UserError) -> Any:
+    """What a shared folder was begun with: `plan`, written now where it is new, maybe a moment ago by another process.
+
+    Processes look, and the first writes, one after another.
+
+    Args:
+      file: where the plan lies in its folder.
+      plan: a JSON object.
+      passed_over: whether what has this name may lie in a new folder.
+      refusal: raised where something else does.
+
+    Returns:
+      the JSON value of `file`.
+    """
+    with hold(file, wait=True):
+        if not file.is_file():
+            filled = not all(passed_over(path.name) for path in file.parent.iterdir())
+            if not file.is_file():  # on a mount without locks it may have come in between
+                if filled:
+                    raise refusal
+                write_json(file, plan)
+        return read_json(file)
 
 
 def work_through(

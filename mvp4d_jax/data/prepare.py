@@ -20,7 +20,7 @@ from mvp4d.core.lock import hold
 from mvp4d.core.owner import sweep
 from mvp4d.core.progress import progress
 from mvp4d.core.room import Full, require_space
-from mvp4d.core.shares import raise_failures, write_table
+from mvp4d.core.shares import begin_plan, raise_failures, write_table
 from mvp4d_jax.data.encode import Encoder, PrepareOptions, scene_name
 from mvp4d_jax.data.manifest import check_manifest
 from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, ShardWriter
@@ -223,23 +223,11 @@ def _facts(opened, options, autoencoder, conditioning, identity, seed) -> dict:
 
 
 def _claim(out: Path, facts: dict, captures: list[str]) -> None:
-    """The folder is this preparation's: new, or begun with the very same arguments, maybe a moment ago by another
-    process: they look, and the first writes, one after another."""
-    with hold(out / "plan.json", wait=True):
-        _claim_alone(out, facts, captures)
-
-
-def _claim_alone(out: Path, facts: dict, captures: list[str]) -> None:
+    """The folder is this preparation's: new, or begun with the very same arguments."""
     plan = json.loads(json.dumps({**facts, "captures": captures}))
     file = out / "plan.json"
-    if not file.is_file():
-        filled = any(".mvp4d-" not in path.name for path in out.iterdir())
-        if not file.is_file():  # on a mount without locks it may have come in between
-            if filled:
-                raise UserError(out, "is not empty and holds no shards", "choose another --out")
-            write_json(file, plan)
-            return
-    begun = read_json(file)
+    refusal = UserError(out, "is not empty and holds no shards", "choose another --out")
+    begun = begin_plan(file, plan, lambda name: ".mvp4d-" in name, refusal)
     if not isinstance(begun, dict):
         raise UserError(file, "is not an object", "choose another `out`")
     for key in plan:

@@ -13,14 +13,12 @@ from mvp4d.core import video
 from mvp4d.core.capture import convert
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import read_json, write_json
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import HeadModel
-from mvp4d.core.lock import hold
 from mvp4d.core.places import without_folders
 from mvp4d.core.progress import say
 from mvp4d.core.room import require_space
-from mvp4d.core.shares import raise_failures, read_notes, work_through, write_table
+from mvp4d.core.shares import begin_plan, raise_failures, read_notes, work_through, write_table
 from mvp4d_jax.tracking.cutout import cut_out_each
 from mvp4d_jax.tracking.detector import MEDIAPIPE
 from mvp4d_jax.tracking.portrait import subject
@@ -112,23 +110,10 @@ def track_clips(
 
 
 def _claim(out: Path, options: ClipOptions) -> None:
-    """The folder is this collection's: new, or begun with the very same options, maybe a moment ago by another
-    process: they look, and the first writes, one after another."""
-    with hold(out / PLAN, wait=True):
-        _claim_alone(out, options)
-
-
-def _claim_alone(out: Path, options: ClipOptions) -> None:
+    """The folder is this collection's: new, or begun with the very same options."""
     plan = {"format": FORMAT, **dataclasses.asdict(options), "head": without_folders(options.head)}
-    file = out / PLAN
-    if not file.is_file():
-        filled = any(not path.name.startswith(".") for path in out.iterdir())
-        if not file.is_file():  # on a mount without locks it may have come in between
-            if filled:
-                raise UserError(out, "is not empty and holds no tracked clips", "choose another `out`")
-            write_json(file, plan)
-            return
-    begun = read_json(file)
+    refusal = UserError(out, "is not empty and holds no tracked clips", "choose another `out`")
+    begun = begin_plan(out / PLAN, plan, lambda name: name.startswith("."), refusal)
     if begun != plan:
         differ = [key for key in plan if not isinstance(begun, dict) or begun.get(key) != plan[key]]
         raise UserError(out, f"was begun with another {', '.join(differ)}", "choose another `out`")
