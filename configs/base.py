@@ -40,6 +40,7 @@ def base() -> ConfigDict:
             "threads": 4,
             "buffer": 4,
             "workers": 0,  # see data.pipeline.iterate
+            "resident": False,  # shards are read once into the devices' memory (data.resident)
             "verify": True,  # compare every shard's checksum before the start
         }
     )

@@ -83,6 +83,33 @@ class _Item:
     view: int = -1
 
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What a sample is made of, chosen before anything is read.
+
+    Attributes:
+      folder: number of the shards; shard: file of all its records.
+      records: [V] of the views; part: which of their latent frames.
+      reference, image: record of the reference, and its place in it.
+      photo, reference_photo: which painted photo the records' maps show; -1: none.
+      turn: [3, 3] world axes to the reference camera's.
+      clean: [V, L] bool, latent frames that are given.
+      keep: whether the conditions are kept.
+    """
+
+    folder: int
+    shard: str
+    records: list[int]
+    part: slice
+    reference: int
+    image: int
+    photo: int
+    reference_photo: int
+    turn: np.ndarray
+    clean: np.ndarray
+    keep: bool
+
+
 def rotation(weights: Sequence[float], steps: int) -> np.ndarray:
     """[steps] int: which kind each step takes, so that every prefix holds the shares as evenly as integers can."""
     share = np.asarray(weights, np.float64) / np.sum(weights)
@@ -164,13 +191,19 @@ class Batches:
         return self.modalities[self.kinds[step]]
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        kind = int(self.kinds[step])
-        modality = self.modalities[kind]
-        rows = np.asarray(self.rows.get(modality.kind, range(modality.batch)), np.int64)
-        numbers = self._turns[step] * modality.batch + rows
-        samples = [self._sample(kind, int(number)) for number in numbers]
+        samples = [self._read(choice) for choice in self.choices(step)]
         batch = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
-        return {**batch, "sample": numbers}
+        return {**batch, "sample": self.numbers(step)}
+
+    def numbers(self, step: int) -> np.ndarray:
+        """[b] which of their kind the samples of a step are."""
+        modality = self.modality(step)
+        rows = np.asarray(self.rows.get(modality.kind, range(modality.batch)), np.int64)
+        return self._turns[step] * modality.batch + rows
+
+    def choices(self, step: int) -> list[Choice]:
+        """What the samples of a step are made of, b of them."""
+        return [self._choose(int(self.kinds[step]), int(number)) for number in self.numbers(step)]
 
     def _items(self, modality: Modality) -> np.ndarray:
         """int32 [N, 4]: the fields of every `_Item` there is; millions of them are one array."""
@@ -200,41 +233,63 @@ class Batches:
             self._orders = {**kept, (kind, epoch): found}
         return found
 
-    def _sample(self, kind: int, number: int) -> dict[str, np.ndarray]:
+    def _choose(self, kind: int, number: int) -> Choice:
         modality, item = self.modalities[kind], self.item(kind, number)
-        shards = self.shards[item.folder]
-        scene = shards.scenes[item.scene]
+        scene = self.shards[item.folder].scenes[item.scene]
         random = np.random.default_rng([self.seed, kind, number, 1])
-        chosen, reference_view, reference_image = self._reference(scene, random, self._apart(scene, modality, item))
+        chosen, view, image = self._reference(scene, random, self._apart(scene, modality, item))
         photo = chosen if self.painted else -1
         variants, count = len(scene.image_records), len(scene.views)
         views = [item.view] if item.view >= 0 else random.permutation(count)[: modality.views]
         crops = random.integers(variants, size=modality.views + 1)
-        latents, maps = [], []
-        for view, crop in zip(views, crops):
-            if modality.kind == "static":
-                record = shards.read(scene.shard, scene.image_records[crop, view])
-                part = slice(item.time, item.time + 1)
-            else:
-                record = shards.read(scene.shard, scene.window_records[crop, view, item.time])
-                part = slice(0, modality.latents)
-            latents.append(record["latents"][part])
-            maps.append(_maps(record, part, photo))
-        if len(scene.photo_records):
-            record, reference_image = shards.read(scene.shard, scene.photo_records[crops[-1], chosen]), 0
-            turn = scene.photo_rotation[chosen]
-            photo = min(photo, 0)  # such a record holds no painted photo but its own
+        if modality.kind == "static":
+            records, part = scene.image_records[crops[:-1], views], slice(item.time, item.time + 1)
         else:
-            record = shards.read(scene.shard, scene.reference_records[crops[-1], reference_view])
-            turn = scene.world_rotation[crops[-1], reference_view, reference_image]
-        return self._finish(
-            np.stack(latents),
-            np.stack(maps),
-            record["latents"][reference_image],
-            _maps(record, slice(reference_image, reference_image + 1), photo)[0],
+            records, part = scene.window_records[crops[:-1], views, item.time], slice(0, modality.latents)
+        if len(scene.photo_records):  # such a record holds no painted photo but its own
+            reference, image, turn = scene.photo_records[crops[-1], chosen], 0, scene.photo_rotation[chosen]
+            reference_photo = min(photo, 0)
+        else:
+            reference, turn = scene.reference_records[crops[-1], view], scene.world_rotation[crops[-1], view, image]
+            reference_photo = photo
+        clean = self._clean((len(records), part.stop - part.start), random)
+        keep = random.random() >= self.options.condition_dropout
+        return Choice(
+            item.folder,
+            scene.shard,
+            [int(record) for record in records],
+            part,
+            int(reference),
+            int(image),
+            photo,
+            reference_photo,
             turn,
-            random,
+            clean,
+            bool(keep),
         )
+
+    def _read(self, choice: Choice) -> dict[str, np.ndarray]:
+        """The sample of a choice: rays in the reference's axes, clean frames marked, conditions dropped or not."""
+        shards = self.shards[choice.folder]
+        records = [shards.read(choice.shard, record) for record in choice.records]
+        reference, image = shards.read(choice.shard, choice.reference), choice.image
+        maps = np.stack([_maps(record, choice.part, choice.photo) for record in records])
+        reference_maps = _maps(reference, slice(image, image + 1), choice.reference_photo)[0]
+        rays, mask = self.parts["rays"], self.parts["reference"]
+        for array in (maps, reference_maps):
+            array[..., rays] = (array[..., rays].astype(np.float32) @ choice.turn.T).astype(array.dtype)
+        reference_maps[..., mask] = 1
+        maps[..., mask] = choice.clean[:, :, None, None, None]
+        conditions = {
+            "conditioning": maps,
+            "reference_latents": reference["latents"][image],
+            "reference_conditioning": reference_maps,
+        }
+        return {
+            "latents": np.stack([record["latents"][choice.part] for record in records]),
+            "clean": choice.clean,
+            **keep_conditions(conditions, np.asarray(choice.keep), mask),
+        }
 
     def _apart(self, scene: Scene, modality: Modality, item: _Item) -> np.ndarray:
         """[K] metres by which each single image's expression differs from the sample's; [0] where it is not known."""
@@ -256,19 +311,6 @@ class Batches:
         chosen = int(near[random.integers(len(near))])
         return (chosen if len(scene.painted) else -1), *photos[chosen]
 
-    def _finish(self, latents, maps, reference, reference_maps, turn, random) -> dict[str, np.ndarray]:
-        """Turns rays into the reference's axes, chooses clean frames, drops conditions."""
-        rays, mask = self.parts["rays"], self.parts["reference"]
-        maps, reference_maps = maps.copy(), reference_maps.copy()
-        for array in (maps, reference_maps):
-            array[..., rays] = (array[..., rays].astype(np.float32) @ turn.T).astype(array.dtype)
-        clean = self._clean(latents.shape[:2], random)
-        reference_maps[..., mask] = 1
-        maps[..., mask] = clean[:, :, None, None, None]
-        conditions = {"conditioning": maps, "reference_latents": reference, "reference_conditioning": reference_maps}
-        keep = random.random() >= self.options.condition_dropout
-        return {"latents": latents, "clean": clean, **keep_conditions(conditions, keep, mask)}
-
     def _clean(self, shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
         """[V, L] bool: which latent frames are given; never all of them."""
         views, latents = shape
@@ -284,7 +326,7 @@ class Batches:
 def _maps(record: dict[str, np.ndarray], part: slice, photo: int) -> np.ndarray:
     """Maps [n, h, w, Cc] of some frames of a record, the photo's painted ones at their end; -1: no photo."""
     maps = record["conditioning"][part]
-    return maps if photo < 0 else np.concatenate([maps, record["painted"][photo, part]], axis=-1)
+    return maps.copy() if photo < 0 else np.concatenate([maps, record["painted"][photo, part]], axis=-1)
 
 
 def iterate(batches: Any, start: int, *, threads: int = 2, buffer: int = 4, workers: int = 0) -> Generator[Any]:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.progress import progress
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches, iterate
+from mvp4d_jax.data.resident import Resident, Tables
 from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.models.checkpoint import load_transformer
 from mvp4d_jax.models.transformer_config import forward_flops
@@ -152,6 +153,7 @@ class _Run:
         self.peak = peak_flops(launch.mesh.devices.flat[0])
         self.profiler = Profiler(self.config.profile, workdir / "profile")
         self.began = time.monotonic() - seconds
+        self._tables: tuple[Any, Tables] | None = None  # which shards on which mesh, and them
         self.stop: StopSignal | None = None  # before the first step there is nothing to save
 
     def close(self) -> None:
@@ -203,10 +205,24 @@ class _Run:
             rows={kind: feed.rows for kind, feed in feeds.items()},
         )
         data = self.config.data
+        resident = Resident(batches, self._tables_of(stage, shards)) if data.resident else None
+        workers = 0 if resident else data.workers  # indices are made faster than they are sent between processes
+
+        def place(kind: str, local: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+            return resident.place(local, feeds[kind].layout) if resident else feeds[kind].place(local)
+
         with contextlib.closing(
-            iterate(batches, step - stage.start, threads=data.threads, buffer=data.buffer, workers=data.workers)
+            iterate(resident or batches, step - stage.start, threads=data.threads, buffer=data.buffer, workers=workers)
         ) as stream:  # reading processes end, and give back the memory of what nobody asked for
-            return self._steps(stage, state, step, batches, feeds, stream, bar)
+            return self._steps(stage, state, step, batches, feeds, place, stream, bar)
+
+    def _tables_of(self, stage: Stage, shards: list[Shards]) -> Tables:
+        """A stage's shards on its mesh; read anew where either is not the last stage's."""
+        key = [one.path for one in shards], self.ground.mesh
+        if self._tables is None or self._tables[0] != key:
+            self._tables = None  # given back before the next ones are read
+            self._tables = key, Tables.read(shards, self.ground.mesh)
+        return self._tables[1]
 
     def _steps(
         self,
@@ -215,10 +231,11 @@ class _Run:
         step: int,
         batches: Batches,
         feeds: dict[str, Feed],
+        place: Callable[[str, dict[str, np.ndarray]], dict[str, jax.Array]],
         stream: Generator[Any],
         bar,
     ) -> tuple[TrainState, int]:
-        """Runs a stage's steps from `step` on, with the batches of `stream`."""
+        """Runs a stage's steps from `step` on, with the batches of `stream`, which `place` puts onto the mesh."""
         mesh = self.ground.mesh
         log.info("stage '%s': steps %d to %d at %d pixels", stage.name, step, stage.stop, stage.image_size)
         steps, work = self._compile(state, stage, feeds)
@@ -228,7 +245,7 @@ class _Run:
         local = window.wait(stream, None)
         while step < stage.stop:
             modality = batches.modality(step - stage.start)
-            placed = feeds[modality.kind].place(local)
+            placed = place(modality.kind, local)
             self.profiler.before_step()
             state, result = steps[modality.kind](state, placed)
             self.profiler.after_step(result)

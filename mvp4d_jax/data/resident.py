@@ -1,0 +1,174 @@
+"""Shards held in the devices' memory: batches are gathered there, and nothing but their indices is made on the host.
+
+For runs whose shards are small beside the devices' memory and whose model is small beside the devices: one of an H200's
+steps of `tiny_128` takes less time than its batch takes to be read, unpacked and sent.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from mvp4d.core.errors import UserError
+from mvp4d.core.progress import progress
+from mvp4d_jax import parallel
+from mvp4d_jax.data.pipeline import Batches
+from mvp4d_jax.data.shards import Shards
+from mvp4d_jax.diffusion.guidance import keep_conditions
+
+Batch = dict[str, jax.Array]
+Rows = dict[tuple[int, str, int], "_Place"]  # (folder, shard, record)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a record lies: its first row among latents and maps, its first one among painted maps, its frames."""
+
+    row: int
+    painted: int
+    frames: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+    """All latent frames of some shards, [T, h, w, X] float16 each, the same on every device of a mesh.
+
+    Attributes:
+      latents, maps: T frames, record after record.
+      painted: every painted photo of every frame, photo after photo within a record; None without such.
+      rows: where each record lies.
+    """
+
+    latents: jax.Array
+    maps: jax.Array
+    painted: jax.Array | None
+    rows: Rows
+
+    @classmethod
+    def read(cls, shards: Sequence[Shards], mesh: Mesh) -> Tables:
+        """Reads every record once.
+
+        Raises:
+          UserError: several processes; shards that do not fit into a device's free memory; a record that cannot be read.
+        """
+        if jax.process_count() > 1:
+            raise UserError("config.data.resident", "is for one process", "leave it out where several train together")
+        _check_memory(shards, mesh)
+        records = [
+            (folder, scene.shard, int(record))
+            for folder, one in enumerate(shards)
+            for scene in one.scenes
+            for table in (scene.window_records, scene.image_records, scene.reference_records, scene.photo_records)
+            for record in np.unique(table)
+        ]
+        records = list(dict.fromkeys(records))  # references may be the images
+        with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            found = pool.map(lambda place: shards[place[0]].read(*place[1:]), records)
+            read = list(progress(found, total=len(records), what="reading shards", unit="record"))
+        rows, row, painted = {}, 0, 0
+        for place, record in zip(records, read):
+            frames = len(record["latents"])
+            rows[place] = _Place(row, painted, frames)
+            row, painted = row + frames, painted + (len(record["painted"]) * frames if "painted" in record else 0)
+        everywhere = parallel.replicated(mesh)
+
+        def stack(name: str) -> jax.Array:
+            parts = [record.pop(name) for record in read]
+            flat = [part.reshape(-1, *part.shape[-3:]) for part in parts]
+            return jax.device_put(np.concatenate(flat), everywhere)
+
+        return cls(stack("latents"), stack("conditioning"), stack("painted") if painted else None, rows)
+
+
+def _check_memory(shards: Sequence[Shards], mesh: Mesh) -> None:
+    """Raises UserError where the shards are larger than what a device has free, as far as it says."""
+    needed = sum(item["bytes"] for one in shards for item in one.manifest["files"])  # compressed: no more than it takes
+    stats = mesh.devices.flat[0].memory_stats() or {}
+    free = stats.get("bytes_limit", needed) - stats.get("bytes_in_use", 0)
+    if needed > free:
+        raise UserError(
+            "config.data.resident",
+            f"the shards have {needed / 2**30:.1f} GiB, a device {free / 2**30:.1f} free",
+            "leave it out, and they are read from files",
+        )
+
+
+class Resident:
+    """`Batches` as indices into `Tables`, and their gathering.
+
+    `resident[n]` holds what step n's batch is made of, small arrays that any thread may make; `place` makes of it what
+    `Feed.place` makes of `batches[n]`: the same numbers.
+    """
+
+    def __init__(self, batches: Batches, tables: Tables):
+        self._batches, self._tables = batches, tables
+        self._parts = batches.parts["rays"], batches.parts["reference"]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        choices, rows = self._batches.choices(step), self._tables.rows
+        frames, painted, references, painted_references = [], [], [], []
+        for choice in choices:
+            places = [rows[choice.folder, choice.shard, record] for record in choice.records]
+            taken = np.arange(choice.part.start, choice.part.stop)
+            frames.append([place.row + taken for place in places])
+            painted.append([place.painted + choice.photo * place.frames + taken for place in places])
+            place = rows[choice.folder, choice.shard, choice.reference]
+            references.append(place.row + choice.image)
+            painted_references.append(place.painted + choice.reference_photo * place.frames + choice.image)
+        return {
+            "frames": np.asarray(frames, np.int32),  # [B, V, L]
+            "painted": np.asarray(painted, np.int32),
+            "reference": np.asarray(references, np.int32),  # [B]
+            "reference_painted": np.asarray(painted_references, np.int32),
+            "turn": np.asarray([choice.turn for choice in choices], np.float32),  # [B, 3, 3]
+            "clean": np.asarray([choice.clean for choice in choices]),  # [B, V, L]
+            "keep": np.asarray([choice.keep for choice in choices]),  # [B]
+        }
+
+    def place(self, index: dict[str, np.ndarray], layout: jax.sharding.Sharding) -> Batch:
+        """The batch of an index, laid out over the mesh."""
+        tables = self._tables
+        gather = _gatherer(layout, *(part.indices(1 << 20) for part in self._parts))
+        return gather(tables.latents, tables.maps, tables.painted, jax.device_put(index, parallel.replicated(layout.mesh)))
+
+
+@functools.cache
+def _gatherer(layout: jax.sharding.Sharding, rays: tuple[int, int, int], mask: tuple[int, int, int]):
+    """The jitted (tables, index) -> batch; `data.pipeline.Batches` says what is in it."""
+    rays, mask = slice(*rays), slice(*mask)
+
+    def maps_of(maps: jax.Array, painted: jax.Array | None, rows: jax.Array, painted_rows: jax.Array, turn: jax.Array):
+        taken = maps[rows]  # [B, ..., h, w, Cc]
+        if painted is not None:
+            taken = jnp.concatenate([taken, painted[painted_rows]], axis=-1)
+        turn = turn.reshape(len(turn), *(1,) * (taken.ndim - 2), 3, 3)
+        turned = jnp.sum(taken[..., None, rays].astype(jnp.float32) * turn, axis=-1)
+        return taken.at[..., rays].set(turned.astype(taken.dtype))
+
+    def gather(latents: jax.Array, maps: jax.Array, painted: jax.Array | None, index: Batch) -> Batch:
+        clean, turn = index["clean"], index["turn"]
+        of_views = maps_of(maps, painted, index["frames"], index["painted"], turn)
+        of_reference = maps_of(maps, painted, index["reference"], index["reference_painted"], turn)
+        conditions = {
+            "conditioning": of_views.at[..., mask].set(clean[..., None, None, None].astype(of_views.dtype)),
+            "reference_latents": latents[index["reference"]],
+            "reference_conditioning": of_reference.at[..., mask].set(1),
+        }
+        return {
+            "latents": latents[index["frames"]],
+            "clean": clean,
+            **keep_conditions(conditions, index["keep"], mask),
+        }
+
+    return jax.jit(gather, out_shardings=layout)
