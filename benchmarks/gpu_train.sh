@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Weights from nothing but the studio in one go on one GPU: film, prepare, teacher, student, export, score.
+# Weights from nothing but the studio in one go on one GPU: film, prepare, teacher, student, export.
 #
 #   benchmarks/gpu_train.sh [--cpu] [OUT]
 #
-# About 11 minutes on one H100 or H200 with 16 cores; every part has its own limit, so that it cannot take more than 12.
+# Takes SECONDS_IN_ALL (590), whatever the machine: people that are not filmed when their time is up are left out, and
+# the steps of teacher and student are chosen by how long one takes, which is measured while the people are filmed.
 # OUT (default out/gpu_train): a log for each part, table.txt, which is also printed, and parts/: both releases in pieces
-# of 15 MB (`cat parts/* | tar xz`). --cpu runs the same pipeline with one person and two steps, to see that it works before
-# a GPU is rented. Needs `pip install -e '.[cuda,export,test]'`.
+# of 15 MB (`cat parts/* | tar xz`). --cpu runs the same pipeline with two people and a few steps, to see that it works
+# before a GPU is rented. Needs `pip install -e '.[cuda]'`.
 #
-# PEOPLE, TEACHER_STEPS, STUDENT_STEPS, BATCH and INITIAL (a release the teacher starts from, "" for random weights;
-# WIDTH="--config.transformer.num_heads=6 --config.transformer.num_layers=6" with it) change what is done.
+# PEOPLE, BATCH (of multi-view samples), INITIAL (the transformer that the teacher starts from, "random" for random
+# weights) and FLAGS (of all trainings) change what is done.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -22,19 +23,20 @@ mvp4d=("$python" -m mvp4d.cli)
 mkdir -p "$out"
 table="$out/table.txt"
 failed=0
-export XLA_PYTHON_CLIENT_PREALLOCATE=false  # several processes draw on the cores and encode on the GPU
+export XLA_PYTHON_CLIENT_PREALLOCATE=false  # several processes use the GPU
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/$out/cache}"
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
 if [ -n "$cpu" ]; then
   export JAX_PLATFORMS=cpu
-  people=${PEOPLE:-1} workers=1 cameras=4 teacher_steps=${TEACHER_STEPS:-2} student_steps=${STUDENT_STEPS:-2}
-  batch=${BATCH:-1} scored=1 loaders=0 limits=(3600 3600 3600 3600 3600)
+  people=${PEOPLE:-2} workers=2 cameras=4 batch=${BATCH:-1} colours=1 film_limit=3600 prepare_limit=3600
+  in_all=${SECONDS_IN_ALL:-0} dtype=float32 tried=(4 4)
 else
-  people=${PEOPLE:-96} workers=$(nproc) cameras=8 teacher_steps=${TEACHER_STEPS:-2400} student_steps=${STUDENT_STEPS:-700}
-  batch=${BATCH:-64} scored=2 loaders=8 limits=(150 160 180 110 50)
+  people=${PEOPLE:-112} workers=$(nproc) cameras=8 batch=${BATCH:-32} colours=2 film_limit=110 prepare_limit=110
+  in_all=${SECONDS_IN_ALL:-590} dtype=bfloat16 tried=(60 40)
 fi
-initial="${INITIAL-tiny_128}"
-small=$(((batch + 1) / 2))
+initial="${INITIAL:-random}"
+read -r -a more <<< "${FLAGS:-}"
 
 {
   echo "mvp4d-jax, weights in one go, $(date -u +%Y-%m-%dT%H:%MZ)"
@@ -47,7 +49,7 @@ small=$(((batch + 1) / 2))
 part() {
   local name="$1" pattern="$2" began=$SECONDS status
   shift 2
-  echo; echo "== $name"
+  echo; echo "== $name, from second $SECONDS on"
   "$@" > "$out/$name.log" 2>&1
   status=$?
   [ "$status" -eq 0 ] || failed=1
@@ -55,76 +57,119 @@ part() {
     echo
     echo "== $name: $([ "$status" -eq 0 ] && echo passed || echo "FAILED ($status)"), $((SECONDS - began)) s"
     tr '\r' '\n' < "$out/$name.log" | grep -E "$pattern" | tail -12
-    [ "$status" -eq 0 ] || tail -3 "$out/$name.log"
+    [ "$status" -eq 0 ] || tail -5 "$out/$name.log"
   } | tee -a "$table"
 }
 
-# film, prepare: one process a core, each with its own range of people or of shards; what is not done when the time is
-# up is left out.
-film() {
-  local index first last pids=()
-  for ((index = 0; index < workers; index++)); do
-    first=$((index * people / workers)); last=$(((index + 1) * people / workers))
-    [ "$first" -lt "$last" ] || continue
-    JAX_PLATFORMS=cpu OMP_NUM_THREADS=1 timeout "${limits[0]}" "${mvp4d[@]}" studio --identities "$first:$last" \
-      --cameras "random:$cameras" --frames 9 --size 128 --own-motion 0.5 --motion expressive \
-      --out "$out/captures/$index" & pids+=($!)
-  done
-  wait "${pids[@]}"
-  find "$out/captures" -name capture.json | wc -l | sed 's/$/ people filmed/'
-  [ -n "$(find "$out/captures" -name capture.json -print -quit)" ]
+# Half of the people move as the rig does and are prepared as they are; half move in their own way, and their photos
+# have the errors of photos and of their fits.
+some_people() {  # KIND FIRST:LAST CAMERAS OUT: films them and prepares shards
+  local motion=(--motion mixed) errors=(--config.prepare.fit_error=0 --config.prepare.photo_error=0) captures
+  if [ "$1" = wild ]; then
+    motion=(--motion expressive --own-motion 0.5)
+    errors=(--config.prepare.fit_error=0.02 --config.prepare.photo_error=0.5)
+  fi
+  JAX_PLATFORMS=cpu timeout "$film_limit" "${mvp4d[@]}" studio --identities "$2" --cameras "random:$3" --frames 9 \
+    --size 128 --out "$4/captures" "${motion[@]}"
+  mapfile -t captures < <(find "$4/captures" -name capture.json | xargs -n 1 dirname | sort)
+  timeout "$prepare_limit" "${mvp4d[@]}" prepare "${captures[@]}" --config tiny_128 --config.prepare.photos=2 \
+    "--config.prepare.colours=$colours" "${errors[@]}" --out "$4/shards"
+}
+worker() {  # INDEX, on one core, so that it makes no threads for the others
+  local kind=plain first=$(($1 * people / workers)) last=$((($1 + 1) * people / workers))
+  [ "$first" -lt "$last" ] || return 0
+  [ $(($1 % 2)) = 0 ] || kind=wild
+  ! command -v taskset > /dev/null || taskset -cp "$1" "$BASHPID" > /dev/null
+  OMP_NUM_THREADS=1 some_people "$kind" "$first:$last" "$cameras" "$out/people/$1" > "$out/people/$1.log" 2>&1
 }
 
-prepare() {
-  local index pids=() captures
-  mapfile -t captures < <(find "$out/captures" -name capture.json | xargs -n 1 dirname | sort)
-  for ((index = 0; index < workers; index++)); do
-    OMP_NUM_THREADS=1 timeout "${limits[1]}" "${mvp4d[@]}" prepare "${captures[@]}" --config tiny_128 \
-      --share "$index/$workers" --config.prepare.captures_per_shard=1 --config.prepare.photos=2 \
-      --config.prepare.fit_error=0.02 --config.prepare.photo_error=0.5 --out "$out/shards" & pids+=($!)
-  done
-  wait "${pids[@]}"
-  [ -f "$out/shards/manifest.json" ]
-}
-
-mixture() {  # STAGE...: flags of batches chosen for the card
+# What every training here has in common; batches are chosen for the card.
+shared=(--config.mesh=1,1,1 --config.data.resident=true --config.data.verify=false --config.data.threads=2
+        --config.validation.every=1000000 --config.checkpoint.every=500 --config.sampling.far_expressions=0.5)
+mixture() {  # STAGE...
   local stage
   for stage in "$@"; do
-    printf -- "--config.stages.$stage.mixture.%s.batch=%s\n" monocular "$batch" static "$batch" multiview "$small"
+    printf -- "--config.stages.$stage.mixture.%s\n" monocular.weight=0 static.weight=0.4 multiview.weight=0.6 \
+      "static.batch=$((3 * batch))" "multiview.batch=$batch"
   done
 }
-
-shared=("--config.data.shards=$out/shards" --config.mesh=1,1,1 "--config.data.workers=$loaders" --config.data.verify=false
-        --config.validation.every=1000000 --config.checkpoint.every=300 --config.sampling.far_expressions=0.5)
-start=()
-if [ -n "$initial" ]; then
-  start=("--config.initial=$("$python" -c "import sys; from mvp4d_jax.release import resolve_weights
-print(resolve_weights(sys.argv[1]) / 'transformer')" "$initial")")
-fi
-read -r -a wide <<< "${WIDTH:-}"
-
-train() {  # NAME LIMIT CONFIG FLAGS...: trains, stops in time, exports what there is
-  local name="$1" limit="$2" config="$3" status
-  shift 3
-  timeout -s TERM -k 30 "$limit" "${mvp4d[@]}" train --config "$config" "${shared[@]}" "${wide[@]}" "$@" \
-    --workdir "$out/runs/$name"
-  status=$?
-  [ "$status" -eq 0 ] || echo "training ended with $status; its newest checkpoint is exported"
-  "${mvp4d[@]}" train --config "$config" "${shared[@]}" "${wide[@]}" "$@" --workdir "$out/runs/$name" --export "$out/$name"
+train() {  # NAME CONFIG LIMIT FLAGS...
+  timeout -s TERM -k 30 "$3" "${mvp4d[@]}" train --config "$2" "${shared[@]}" "--config.transformer.dtype=$dtype" \
+    "${@:4}" "${more[@]}" --workdir "$out/runs/$1"
+}
+export_it() {  # NAME CONFIG FLAGS...: computed in float32 where nothing else is said
+  JAX_PLATFORMS=cpu "${mvp4d[@]}" train --config "$2" "${shared[@]}" "${@:3}" --workdir "$out/runs/$1" --export "$out/$1"
+}
+teacher_flags() {  # STEPS SHARDS
+  mixture all settle
+  printf -- '--config.%s\n' "initial=$initial" stages.all.warmup=50 "stages.all.steps=$(($1 * 2 / 5))" \
+    "stages.settle.steps=$(($1 - $1 * 2 / 5))" "data.shards=$2"
+}
+student_flags() {  # STEPS SHARDS TEACHER
+  mixture distill
+  printf -- '--config.%s\n' "distill.teacher=$3" "stages.distill.steps=$1" stages.distill.warmup=20 distill.substeps=2 \
+    distill.rollout=0.75 distill.truth=0.5 optimiser.ema=0.98 "data.shards=$2"
+}
+seconds_a_step() {  # NAME: of the last line of metrics
+  "$python" -c 'import json, sys
+lines = [json.loads(line) for line in open(sys.argv[1])]
+print(next(line["seconds_per_step"] for line in reversed(lines) if "seconds_per_step" in line))' \
+    "$out/runs/$1/metrics.jsonl"
 }
 
+# How long a step takes, and programs that later parts find compiled: with one person, while the others are filmed.
+calibrate() {
+  local flags
+  some_people plain 1000:1001 4 "$out/calibration" || return
+  mapfile -t flags < <(teacher_flags "${tried[0]}" "$out/calibration/shards")
+  train calibrate_teacher tiny_128 "$film_limit" "${flags[@]}" || return
+  export_it calibrate_teacher tiny_128 "${flags[@]}" || return
+  mapfile -t flags < <(student_flags "${tried[1]}" "$out/calibration/shards" "$out/calibrate_teacher")
+  train calibrate_student tiny_128_turbo "$film_limit" "${flags[@]}"
+}
+make_people() {
+  local index
+  mkdir -p "$out/people"
+  calibrate > "$out/calibrate.log" 2>&1 &
+  for ((index = 0; index < workers; index++)); do worker "$index" & done
+  wait
+  find "$out/people" -name capture.json | wc -l | sed 's/$/ people filmed/'
+  [ -n "$(shards)" ]
+}
+shards() { find "$out/people" -path '*/shards/manifest.json' | xargs -r -n 1 dirname | sort | paste -sd,; }
+
+left() { echo $((in_all - SECONDS)); }
+steps_in() {  # SECONDS NAME OTHERWISE: as many as fit, or OTHERWISE where no step was timed
+  local steps
+  steps=$("$python" -c 'import sys; print(max(4, int(float(sys.argv[1]) / float(sys.argv[2]))))' \
+    "$1" "$(seconds_a_step "$2")" 2> /dev/null)
+  [[ "$steps" =~ ^[0-9]+$ ]] && echo "$steps" || echo "$3"
+}
+# Of what is left when the teacher starts: its own start, compilation and export, and the student's.
+overhead_teacher=45 overhead_student=65 packing=15
+
 teacher() {
-  local half=$((teacher_steps / 2)) flags
-  mapfile -t flags < <(mixture all settle)
-  train teacher "${limits[2]}" tiny_128 "${flags[@]}" "${start[@]}" --config.stages.all.warmup=50 \
-    "--config.stages.all.steps=$half" "--config.stages.settle.steps=$((teacher_steps - half))"
+  local flags seconds steps=4 limit=3600
+  if [ "$in_all" -gt 0 ]; then
+    seconds=$((($(left) - overhead_teacher - overhead_student - packing) * 2 / 3))
+    steps=$(steps_in "$seconds" calibrate_teacher 2000) limit=$((seconds + overhead_teacher))
+  fi
+  mapfile -t flags < <(teacher_flags "$steps" "$(shards)")
+  echo "teacher: $steps steps"
+  train teacher tiny_128 "$limit" "${flags[@]}" || echo "training ended with $?; its newest checkpoint is exported"
+  export_it teacher tiny_128 "${flags[@]}"
 }
 
 student() {
-  local flags
-  mapfile -t flags < <(mixture distill)
-  train student "${limits[3]}" tiny_128_turbo "${flags[@]}" "--config.distill.teacher=$out/teacher" \
-    "--config.stages.distill.steps=$student_steps"
+  local flags seconds steps=4 limit=3600
+  if [ "$in_all" -gt 0 ]; then
+    seconds=$(($(left) - overhead_student - packing))
+    steps=$(steps_in "$seconds" calibrate_student 500) limit=$((seconds + overhead_student))
+  fi
+  mapfile -t flags < <(student_flags "$steps" "$(shards)" "$out/teacher")
+  echo "student: $steps steps"
+  train student tiny_128_turbo "$limit" "${flags[@]}" || echo "training ended with $?; its newest checkpoint is exported"
+  export_it student tiny_128_turbo "${flags[@]}"
 }
 
 pack() {
@@ -133,13 +178,11 @@ pack() {
   ls -l "$out/parts"
 }
 
-[ -n "$cpu" ] || part studio 'frames/s' timeout 30 "$python" benchmarks/studio.py --sizes 128 --identities 6
-part film 'people|capture' film
-part prepare 'scenes|captures' prepare
-part teacher 'step |loss' teacher
-part student 'step |loss' student
-part score '^\||weights' timeout "${limits[4]}" "$python" benchmarks/closed_loop.py --weights "$out/student" \
-  --identities "$scored" --sheet "$out/student.jpg" --json "$out/student.json"
+part people 'people' make_people
+part calibrate 'step |compiled|loss' cat "$out/calibrate.log"
+part prepare 'scenes' cat "$out"/people/*.log
+part teacher 'teacher:|step |compiled|loss|reading' teacher
+part student 'student:|step |compiled|loss|reading' student
 part pack 'releases' pack
 
 echo; echo "table: $table; releases: cat $out/parts/* | tar xz"

@@ -14,13 +14,14 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / "benchmarks").glob("*.sh"))
 PROGRAMS = sorted((ROOT / "benchmarks").glob("*.py"))
 OURS = ("mvp4d", "mvp4d_jax", "mvp4d_export", "mvp4d_configs")
-# In place of Python: notes what it was started with; leaves the capture that later parts look for.
+# In place of Python: notes what it was started with; leaves the capture and the shards that later parts look for.
 STAND_IN = """#!/usr/bin/env bash
 printf '%s\\0' "$@" > "$NOTES/$BASHPID"
 [ "$1" != "-c" ] || echo release
 out=""
 for word in "$@"; do [ "$out" != next ] || out="$word"; [ "$word" != "--out" ] || out=next; done
 case " $* " in *" mvp4d.cli studio "*) mkdir -p "$out/11000"; touch "$out/11000/capture.json";; esac
+case " $* " in *" mvp4d.cli prepare "*) mkdir -p "$out"; touch "$out/manifest.json";; esac
 """
 
 

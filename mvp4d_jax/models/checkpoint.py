@@ -33,6 +33,7 @@ from mvp4d_jax.models.checkpoint_config import Config, read_config, to_json
 from mvp4d_jax.models.checkpoint_files import DTYPES, Weights, open_weights, shorten, write_weights
 from mvp4d_jax.models.checkpoint_names import PROMPT, Table, autoencoder_table, transformer_table
 from mvp4d_jax.models.config import AutoencoderConfig
+from mvp4d_jax.models.growth import grow
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
 
@@ -174,13 +175,20 @@ def check_tensors(where: Path, found: Mapping[str, tuple[int, ...]], wanted: Map
 
 
 def _load(
-    folder: Path, target: Config | None, kind: type, shardings: Any, kernels: DTypeLike = np.float32
+    folder: Path,
+    target: Config | None,
+    kind: type,
+    shardings: Any,
+    kernels: DTypeLike = np.float32,
+    maps: np.ndarray | None = None,
 ) -> tuple[nnx.Module, Config]:
     source, _ = read_config(folder)
     if not isinstance(source, kind):
         raise UserError(folder, f"holds a model of {type(source).__name__}, not of {kind.__name__}")
-    config = target or source
-    tensors = adapt(open_weights(folder), source, config)
+    config, weights = target or source, open_weights(folder)
+    if maps is not None:
+        weights, source = grow(weights, source, config, maps)
+    tensors = adapt(weights, source, config)
     by_leaf: dict[tuple, list[tuple[str, Any]]] = {}
     for name, where in table_of(config).items():
         by_leaf.setdefault(where.path, []).append((name, where))
@@ -231,6 +239,7 @@ def load_transformer(
     *,
     shardings: Any = None,
     kernels: DTypeLike = np.float32,
+    maps: np.ndarray | None = None,
 ) -> tuple[MultiViewTransformer, TransformerConfig]:
     """Loads a transformer (diffusers' CogVideoX or ours); parameters become float32.
 
@@ -243,11 +252,13 @@ def load_transformer(
         device then holds its part only. None: one device.
       kernels: dtype of the kernels. The model casts them to what it computes in where it uses them, so that kept in
         that they give the same numbers in half the memory; training keeps them in float32.
+      maps: the folder's channel of maps for each of the model's (`growth.map_channels`): the model may then have other
+        maps and more layers, which begin as nothing (`models.growth`). None: it has those of the folder.
 
     Raises:
       UserError: a file is missing or damaged, another architecture, tensors that do not fit, NaN.
     """
-    return _load(Path(folder), config, TransformerConfig, shardings, kernels)
+    return _load(Path(folder), config, TransformerConfig, shardings, kernels, maps)
 
 
 def transformer_shardings(config: TransformerConfig, mesh: jax.sharding.Mesh) -> dict[str, Any]:
@@ -255,17 +266,22 @@ def transformer_shardings(config: TransformerConfig, mesh: jax.sharding.Mesh) ->
     return nnx.to_pure_dict(parallel.parameter_shardings(_abstract_parts(config)[1], mesh))
 
 
-def check_transformer(folder: Path | str, config: TransformerConfig) -> TransformerConfig:
-    """Whether `load_transformer(folder, config)` would find its tensors; reads headers only. Raises UserError as it.
+def check_transformer(
+    folder: Path | str, config: TransformerConfig, maps: np.ndarray | None = None
+) -> TransformerConfig:
+    """Whether `load_transformer(folder, config, maps=maps)` would find its tensors; reads headers only. Raises as it.
 
     Returns:
       The config that the folder has of itself.
     """
-    source, _ = read_config(Path(folder))
-    if not isinstance(source, TransformerConfig):
+    own, _ = read_config(Path(folder))
+    if not isinstance(own, TransformerConfig):
         raise UserError(folder, "holds an autoencoder, not a transformer")
-    adapt(open_weights(Path(folder)), source, config)
-    return source
+    weights, source = open_weights(Path(folder)), own
+    if maps is not None:
+        weights, source = grow(weights, source, config, maps)
+    adapt(weights, source, config)
+    return own
 
 
 def weight_bytes(folder: Path | str, kernels: DTypeLike) -> int:

@@ -52,7 +52,7 @@ class Sight:
             project(cameras[frame * int(cameras.batch_shape[0] > 1)], points) for frame, points in enumerate(vertices)
         ]
         pixels, depth = (np.stack([np.asarray(array, np.float32) for array in arrays]) for arrays in zip(*shown))
-        part = np.where(raster.face >= 0, np.asarray(head.face_parts)[np.maximum(raster.face, 0)], -1)
+        part = np.where(raster.face >= 0, np.asarray(head.face_parts, np.int16)[np.maximum(raster.face, 0)], -1)
         return cls(raster, part, pixels, depth)
 
 

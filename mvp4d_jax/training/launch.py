@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
@@ -16,6 +17,8 @@ from mvp4d_jax.data.prepare import autoencoder_identity
 from mvp4d_jax.data.shards import Shards, check_same
 from mvp4d_jax.models.checkpoint import check_transformer
 from mvp4d_jax.models.checkpoint_config import read_config
+from mvp4d_jax.models.growth import map_channels
+from mvp4d_jax.release import FACTS, read_facts
 from mvp4d_jax.training.checkpoints import finished_steps
 from mvp4d_jax.training.distill import check_teacher, teacher_folder
 from mvp4d_jax.training.plan import Plan, autoencoder_folder, check_batches, resolve, validates
@@ -89,8 +92,16 @@ def initial_weights(config: ml_collections.ConfigDict, plan: Plan, workdir: Path
             "names no weights to start from",
             f"give --config.initial=FOLDER (a converted CogVideoX transformer), or '{RANDOM}'",
         )
-    check_transformer(folder, plan.transformer)
+    check_transformer(folder, plan.transformer, initial_maps(folder, plan))
     return folder
+
+
+def initial_maps(folder: Path, plan: Plan) -> np.ndarray | None:
+    """Which of the channels of maps that the weights to start from were trained with are the plan's; None where they
+    are no release's, which alone says. Raises UserError for maps that cannot be told from one another."""
+    if not (folder.parent / FACTS).is_file():
+        return None
+    return map_channels(read_facts(folder.parent).conditioning, plan.conditioning)
 
 
 def expected_facts(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from mvp4d_jax.training.distill import make_step
 from mvp4d_jax.training.feed import Feed
 from mvp4d_jax.training.ground import Ground
 from mvp4d_jax.training.hlo import compiled_cost
-from mvp4d_jax.training.launch import Launch, check_launch, newest_step
+from mvp4d_jax.training.launch import Launch, check_launch, initial_maps, newest_step
 from mvp4d_jax.training.metrics import MetricsLog, peak_flops, tokens_of
 from mvp4d_jax.training.plan import Stage, batch_shapes
 from mvp4d_jax.training.profile import Profiler
@@ -127,7 +127,12 @@ def _start(launch: Launch, ground: Ground, checkpoints: Checkpoints) -> tuple[Tr
         state = with_params(
             state,
             ground.template.params_of(
-                load_transformer(launch.initial, launch.plan.transformer, shardings=ground.template.shardings)[0]
+                load_transformer(
+                    launch.initial,
+                    launch.plan.transformer,
+                    shardings=ground.template.shardings,
+                    maps=initial_maps(launch.initial, launch.plan),
+                )[0]
             ),
         )
     return state, 0.0
