@@ -57,11 +57,9 @@ class Tables:
         """Reads every record once.
 
         Raises:
-          UserError: several processes; shards that do not fit into a device's free memory; a record that cannot be read.
+          UserError: as `check_resident`; a record that cannot be read.
         """
-        if jax.process_count() > 1:
-            raise UserError("config.data.resident", "is for one process", "leave it out where several train together")
-        _check_memory(shards, mesh)
+        check_resident(shards, mesh)
         records = [
             (folder, scene.shard, int(record))
             for folder, one in enumerate(shards)
@@ -88,8 +86,10 @@ class Tables:
         return cls(stack("latents"), stack("conditioning"), stack("painted") if painted else None, rows)
 
 
-def _check_memory(shards: Sequence[Shards], mesh: Mesh) -> None:
-    """Raises UserError where the shards are larger than what a device has free, as far as it says."""
+def check_resident(shards: Sequence[Shards], mesh: Mesh) -> None:
+    """Raises UserError for several processes, and for shards that do not fit into what a device says it has free."""
+    if jax.process_count() > 1:
+        raise UserError("config.data.resident", "is for one process", "leave it out where several train together")
     needed = sum(item["bytes"] for one in shards for item in one.manifest["files"])  # compressed: no more than it takes
     stats = mesh.devices.flat[0].memory_stats() or {}
     free = stats.get("bytes_limit", needed) - stats.get("bytes_in_use", 0)

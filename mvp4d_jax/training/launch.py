@@ -14,6 +14,7 @@ from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import check_mixture
 from mvp4d_jax.data.prepare import autoencoder_identity
+from mvp4d_jax.data.resident import check_resident
 from mvp4d_jax.data.shards import Shards, check_same
 from mvp4d_jax.models.checkpoint import check_transformer
 from mvp4d_jax.models.checkpoint_config import read_config
@@ -50,7 +51,7 @@ def check_launch(config: ml_collections.ConfigDict, workdir: Path) -> Launch:
     Raises:
       UserError: a mesh that the devices cannot form, a batch that it does not divide, an autoencoder or initial weights
         that are not named, not there or of another model, shards that are damaged, of another head, size, autoencoder,
-        or without enough views and frames for a stage.
+        without enough views and frames for a stage, or too large to be held by the devices where that is asked for.
     """
     plan = resolve(config)
     check_teacher(plan)
@@ -61,6 +62,8 @@ def check_launch(config: ml_collections.ConfigDict, workdir: Path) -> Launch:
     held_out = [_open(config, path) for path in config.data.validation_shards]
     check_same(held_out, {**expected_facts(config, plan), "image_size": plan.stages[-1].image_size})
     for stage in plan.stages:
+        if config.data.resident:
+            check_resident(folders[stage.name], mesh)
         check_mixture(folders[stage.name], stage.used, f"config.stages.{stage.name}.mixture")
     if held_out:
         check_mixture(held_out, plan.stages[-1].used, "config.data.validation_shards")

@@ -174,6 +174,19 @@ def test_resume_in_the_second_stage(job, arguments, tmp_path):
     assert not (again / "config-1.json").exists()
 
 
+def test_shards_in_the_devices_memory_train_alike(job, arguments, tmp_path):
+    """The same job from step 3 on, over both stages: losses but for the last bit of turned rays."""
+    again = Path(shutil.copytree(job, tmp_path / "resident"))
+    for step in set(int(path.name) for path in (again / "checkpoints").iterdir() if path.name.isdigit()) - {2}:
+        shutil.rmtree(again / "checkpoints" / str(step))
+    run(again, [*arguments, "--config.data.resident=true"], config="small", devices=2)
+    for name in ("loss", "validation_loss"):
+        ours, theirs = (
+            {line["step"]: line[name] for line in read_metrics(folder) if name in line} for folder in (again, job)
+        )
+        assert ours == pytest.approx(theirs, rel=1e-3)
+
+
 def test_export_of_the_best(job, arguments, tmp_path):
     losses = {line["step"]: line["validation_loss"] for line in read_metrics(job) if "validation_loss" in line}
     best = min(losses, key=losses.get)
