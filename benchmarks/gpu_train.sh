@@ -9,8 +9,8 @@
 # of 15 MB (`cat parts/* | tar xz`). --cpu runs the same pipeline with two people and a few steps, to see that it works
 # before a GPU is rented. Needs `pip install -e '.[cuda]'`.
 #
-# PEOPLE, BATCH (of multi-view samples), INITIAL (the transformer that the teacher starts from, "random" for random
-# weights) and FLAGS (of all trainings) change what is done.
+# PEOPLE, BATCH (of multi-view samples), LAYERS (8), INITIAL (the transformer that the teacher starts from, of as many
+# layers or fewer; default that of tiny_128; "random": random weights) and FLAGS (of all trainings) change what is done.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -35,7 +35,7 @@ else
   people=${PEOPLE:-112} workers=$(nproc) cameras=8 batch=${BATCH:-32} colours=2 film_limit=110 prepare_limit=110
   in_all=${SECONDS_IN_ALL:-590} dtype=bfloat16 tried=(60 40)
 fi
-initial="${INITIAL:-random}"
+initial="${INITIAL:-mvp4d_jax/weights/tiny_128/transformer}"
 read -r -a more <<< "${FLAGS:-}"
 
 {
@@ -85,7 +85,8 @@ worker() {  # INDEX, on one core, so that it makes no threads for the others
 
 # What every training here has in common; batches are chosen for the card.
 shared=(--config.mesh=1,1,1 --config.data.resident=true --config.data.verify=false --config.data.threads=2
-        --config.validation.every=1000000 --config.checkpoint.every=500 --config.sampling.far_expressions=0.5)
+        --config.validation.every=1000000 --config.checkpoint.every=500 --config.sampling.far_expressions=0.5
+        "--config.transformer.num_layers=${LAYERS:-8}")
 mixture() {  # STAGE...
   local stage
   for stage in "$@"; do

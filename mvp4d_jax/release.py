@@ -37,6 +37,7 @@ class ReleaseSampler:
       guidance: scale of classifier-free guidance; 1 is off.
       distilled: the weights learned just these steps, with their teacher's guidance folded in: they take no other
         method, no guidance, and no number of steps but one that divides theirs.
+      anchors: views that sit in every group of views, where there are several (`sampling.plan`).
       photo_detail: views take the photo's detail where it shows the same skin (`sampling.photo_detail`): for weights
         too small to draw it.
       temporal_filter: views are filtered in time (`sampling.temporal_filter`), likewise.
@@ -47,6 +48,7 @@ class ReleaseSampler:
     steps: int = 24
     guidance: float = 1.5
     distilled: bool = False
+    anchors: int = 1
     photo_detail: bool = False
     temporal_filter: bool = False
     hair_colour: bool = False
@@ -219,6 +221,8 @@ def _sampler(path: Path, value: dict[str, Any]) -> ReleaseSampler:
         sampler = ReleaseSampler(**found)
         sampler = dataclasses.replace(sampler, guidance=float(sampler.guidance))
         SamplerConfig(sampler.method, sampler.steps)  # raises ValueError
+        if isinstance(sampler.anchors, bool) or not isinstance(sampler.anchors, int) or sampler.anchors < 0:
+            raise ValueError(f"anchors is {str(sampler.anchors)[:20]}, no whole number from 0 on")
         for name in ("photo_detail", "temporal_filter", "hair_colour"):
             if not isinstance(getattr(sampler, name), bool):
                 raise ValueError(f"{name} is {str(getattr(sampler, name))[:20]}, neither true nor false")

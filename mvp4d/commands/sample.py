@@ -56,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     plan.add_argument("--overlap", type=int, default=1, help="clean latent frames between windows (default 1)")
     plan.add_argument("--group", type=int, help="views per sequence (default: as trained)")
-    plan.add_argument("--anchors", type=int, default=1, help="views that sit in every group (default 1)")
+    plan.add_argument("--anchors", type=int, help="views that sit in every group (default: the weights' own)")
     plan.add_argument("--routing", default="random", help="random or circular (default random)")
     plan.add_argument("--plan", action="store_true", help="print the plan and its cost, and stop")
     how = parser.add_argument_group("sampler")

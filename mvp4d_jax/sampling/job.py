@@ -51,7 +51,7 @@ class Settings:
       window: frames per window, 1 + s k.
       overlap: clean latent frames between windows.
       group: views per sequence.
-      anchors: views that sit in every group.
+      anchors: views that sit in every group; None: as many as the release names.
       routing: "random" or "circular".
       sampler: "dpm" or "ddim".
       steps: denoising steps; None, as of `sampler` and `guidance`: what the release names as its own.
@@ -70,7 +70,7 @@ class Settings:
     window: int | None = None
     overlap: int = 1
     group: int | None = None
-    anchors: int = 1
+    anchors: int | None = None
     routing: str = "random"
     sampler: str | None = None
     steps: int | None = None
@@ -260,6 +260,7 @@ def _complete(settings: Settings, facts: Facts) -> Settings:
         "sampler": own.method,
         "steps": own.steps,
         "guidance": own.guidance,
+        "anchors": own.anchors,
         "photo_detail": own.photo_detail,
         "temporal_filter": own.temporal_filter,
         "hair_colour": own.hair_colour,
