@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import dataclasses
 import math
 from typing import Any
 
@@ -98,13 +99,16 @@ def _weights(launch: Launch, start: int) -> str:
         return f"the checkpoint of step {start:,}"
     if launch.initial is None:
         return "random"
-    source, _ = read_config(launch.initial)
-    dropped, total, new = dropped_parameters(source, launch.plan.transformer)
+    (source, _), target = read_config(launch.initial), launch.plan.transformer
+    dropped, total, new = dropped_parameters(source, target)
+    _, _, layers = dropped_parameters(source, dataclasses.replace(source, num_layers=target.num_layers))
     text = f"{launch.initial}, {total:,} parameters"
     if dropped:
-        what = "its text stream" if source.text_dim and not launch.plan.transformer.text_dim else "what the model lacks"
+        what = "its text stream" if source.text_dim and not target.text_dim else "what the model lacks"
         text += f"; dropped: {what}, {dropped:,}"
-    return text + (f"; new, from zero: conditioning, {new:,}" if new else "")
+    if layers:
+        text += f"; new, copies with closed gates: {target.num_layers - source.num_layers} layers, {layers:,}"
+    return text + (f"; new, from zero: conditioning, {new - layers:,}" if new > layers else "")
 
 
 def _replicated(template: Any, mesh: jax.sharding.Mesh) -> str:
