@@ -140,7 +140,9 @@ class Resident:
         """The batch of an index, laid out over the mesh."""
         tables = self._tables
         gather = _gatherer(layout, *(part.indices(1 << 20) for part in self._parts))
-        return gather(tables.latents, tables.maps, tables.painted, jax.device_put(index, parallel.replicated(layout.mesh)))
+        return gather(
+            tables.latents, tables.maps, tables.painted, jax.device_put(index, parallel.replicated(layout.mesh))
+        )
 
 
 @functools.cache

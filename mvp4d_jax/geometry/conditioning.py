@@ -87,6 +87,28 @@ class ConditioningConfig:
         return self.parts["painted"].stop
 
 
+def map_channels(source: ConditioningConfig, target: ConditioningConfig) -> np.ndarray:
+    """[Cc of the target] int: which channel of the source's maps each of the target's is; -1: the source has no such.
+
+    Raises:
+      UserError: maps of the same name mean something else: another scale or size of a latent pixel.
+    """
+    for field in ("frequencies", "expression_scale", "image_to_latent"):
+        ours, theirs = getattr(target, field), getattr(source, field)
+        if ours != theirs:
+            raise UserError(
+                f"config.conditioning.{field}",
+                f"is {ours}, the weights to start from were trained with {theirs}",
+                "train with the same, or start from other weights",
+            )
+    found = np.full(target.channels, -1)
+    for name, part in target.parts.items():
+        there = source.parts[name]
+        if part.stop - part.start == there.stop - there.start:
+            found[part] = np.arange(there.start, there.stop)
+    return found
+
+
 def draw_conditioning(
     head: HeadModel,
     motion: Motion,

@@ -252,8 +252,8 @@ def load_transformer(
         device then holds its part only. None: one device.
       kernels: dtype of the kernels. The model casts them to what it computes in where it uses them, so that kept in
         that they give the same numbers in half the memory; training keeps them in float32.
-      maps: the folder's channel of maps for each of the model's (`growth.map_channels`): the model may then have other
-        maps and more layers, which begin as nothing (`models.growth`). None: it has those of the folder.
+      maps: the folder's channel of maps for each of the model's (`conditioning.map_channels`): the model may then have
+        other maps and more layers, which begin as nothing (`models.growth`). None: it has those of the folder.
 
     Raises:
       UserError: a file is missing or damaged, another architecture, tensors that do not fit, NaN.

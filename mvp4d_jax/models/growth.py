@@ -12,7 +12,6 @@ import dataclasses
 import numpy as np
 
 from mvp4d.core.errors import UserError
-from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.models.checkpoint_files import Weights
 from mvp4d_jax.models.checkpoint_names import CONDITIONING
 from mvp4d_jax.models.transformer_config import TransformerConfig
@@ -59,7 +58,7 @@ def grow(
     """The weights of a model of `source` as those of one with the layers and maps of `target`, and its config.
 
     Args:
-      maps: [Cc of the target] as `map_channels` gives them.
+      maps: [Cc of the target] as `geometry.conditioning.map_channels` gives them.
 
     Raises:
       UserError: the target has fewer layers.
@@ -86,24 +85,6 @@ def grow(
     grown = dataclasses.replace(source, num_layers=target.num_layers, conditioning_channels=len(maps))
     streams = 2 if source.text_dim else 1
     return GrownWeights(weights.folder, entries, weights, sources, maps, source.latent_channels, streams), grown
-
-
-def map_channels(source: ConditioningConfig, target: ConditioningConfig) -> np.ndarray:
-    """[Cc of the target] int: which channel of the source's maps each of the target's is; -1: the source has no such.
-
-    Raises:
-      UserError: maps of the same name mean something else: another scale or size of a latent pixel.
-    """
-    for field in ("frequencies", "expression_scale", "image_to_latent"):
-        ours, theirs = getattr(target, field), getattr(source, field)
-        if ours != theirs:
-            raise UserError("config.initial", f"was trained with conditioning.{field} {theirs}, the config has {ours}")
-    found = np.full(target.channels, -1)
-    for name, part in target.parts.items():
-        there = source.parts[name]
-        if part.stop - part.start == there.stop - there.start:
-            found[part] = np.arange(there.start, there.stop)
-    return found
 
 
 def _map_columns(name: str, maps: np.ndarray, latents: int) -> np.ndarray | None:

@@ -16,9 +16,9 @@ from mvp4d_jax.data.pipeline import check_mixture
 from mvp4d_jax.data.prepare import autoencoder_identity
 from mvp4d_jax.data.resident import check_resident
 from mvp4d_jax.data.shards import Shards, check_same
+from mvp4d_jax.geometry.conditioning import map_channels
 from mvp4d_jax.models.checkpoint import check_transformer
 from mvp4d_jax.models.checkpoint_config import read_config
-from mvp4d_jax.models.growth import map_channels
 from mvp4d_jax.release import FACTS, read_facts
 from mvp4d_jax.training.checkpoints import finished_steps
 from mvp4d_jax.training.distill import check_teacher, teacher_folder

@@ -33,7 +33,9 @@ def test_the_same_batches(folders, shape):
         expected, found = feed.place(batches[step]), resident.place(resident[step], feed.layout)
         assert set(found) == set(expected)
         for name, value in expected.items():
-            assert found[name].sharding.is_equivalent_to(value.sharding, value.ndim) and found[name].dtype == value.dtype
+            assert (
+                found[name].sharding.is_equivalent_to(value.sharding, value.ndim) and found[name].dtype == value.dtype
+            )
             ours, theirs = np.asarray(found[name]), np.asarray(value)
             if "conditioning" in name:  # rays are turned in float32 and rounded to float16: the last bit may differ
                 rays = CONDITIONING.parts["rays"]

@@ -9,9 +9,8 @@ import pytest
 from flax import nnx
 
 from mvp4d.core.errors import UserError
-from mvp4d_jax.geometry.conditioning import ConditioningConfig
+from mvp4d_jax.geometry.conditioning import ConditioningConfig, map_channels
 from mvp4d_jax.models.checkpoint import check_transformer, load_transformer, save_transformer
-from mvp4d_jax.models.growth import map_channels
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
 
@@ -92,5 +91,5 @@ def test_fewer_layers_and_other_maps_are_refused(tmp_path):
     save_transformer(tmp_path / "small", random_model(SMALL), SMALL)
     with pytest.raises(UserError, match="has 2 layers, the model 1; layers can be added, not left out"):
         load_transformer(tmp_path / "small", dataclasses.replace(SMALL, num_layers=1), maps=map_channels(OLD, OLD))
-    with pytest.raises(UserError, match=r"conditioning\.frequencies 1, the config has 2"):
+    with pytest.raises(UserError, match=r"config\.conditioning\.frequencies: is 2, .* trained with 1; train with"):
         map_channels(OLD, dataclasses.replace(OLD, frequencies=2))

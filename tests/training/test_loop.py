@@ -177,7 +177,7 @@ def test_resume_in_the_second_stage(job, arguments, tmp_path):
 def test_shards_in_the_devices_memory_train_alike(job, arguments, tmp_path):
     """The same job from step 3 on, over both stages: losses but for the last bit of turned rays."""
     again = Path(shutil.copytree(job, tmp_path / "resident"))
-    for step in set(int(path.name) for path in (again / "checkpoints").iterdir() if path.name.isdigit()) - {2}:
+    for step in {int(path.name) for path in (again / "checkpoints").iterdir() if path.name.isdigit()} - {2}:
         shutil.rmtree(again / "checkpoints" / str(step))
     run(again, [*arguments, "--config.data.resident=true"], config="small", devices=2)
     for name in ("loss", "validation_loss"):
