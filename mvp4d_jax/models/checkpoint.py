@@ -185,10 +185,8 @@ def _load(
     source, _ = read_config(folder)
     if not isinstance(source, kind):
         raise UserError(folder, f"holds a model of {type(source).__name__}, not of {kind.__name__}")
-    config, weights = target or source, open_weights(folder)
-    if maps is not None:
-        weights, source = grow(weights, source, config, maps)
-    tensors = adapt(weights, source, config)
+    config = target or source
+    tensors = adapt(*_grown(open_weights(folder), source, config, maps), config)
     by_leaf: dict[tuple, list[tuple[str, Any]]] = {}
     for name, where in table_of(config).items():
         by_leaf.setdefault(where.path, []).append((name, where))
@@ -201,6 +199,16 @@ def _load(
         leaf = leaf.astype(kernels, copy=False) if path[-1] == "kernel" else leaf
         filled[path] = variable.replace(_placed(leaf, _at(shardings, path)))
     return nnx.merge(graph, nnx.from_flat_state(filled)), config
+
+
+def _grown(weights: Weights, source: Config, target: Config, maps: np.ndarray | None) -> tuple[Weights, Config]:
+    """`models.growth.grow`, of weights that fit their own config; as they are where no maps are given."""
+    if maps is None:
+        return weights, source
+    check_tensors(
+        weights.folder, {name: entry.shape for name, entry in weights.entries.items()}, expected_shapes(source)
+    )
+    return grow(weights, source, target, maps)
 
 
 def _at(tree: Any, path: Sequence[str | int]) -> Any:
@@ -277,10 +285,7 @@ def check_transformer(
     own, _ = read_config(Path(folder))
     if not isinstance(own, TransformerConfig):
         raise UserError(folder, "holds an autoencoder, not a transformer")
-    weights, source = open_weights(Path(folder)), own
-    if maps is not None:
-        weights, source = grow(weights, source, config, maps)
-    adapt(weights, source, config)
+    adapt(*_grown(open_weights(Path(folder)), own, config, maps), config)
     return own
 
 

@@ -19,6 +19,7 @@ from mvp4d_jax.data.shards import Shards, check_same
 from mvp4d_jax.geometry.conditioning import map_channels
 from mvp4d_jax.models.checkpoint import check_transformer
 from mvp4d_jax.models.checkpoint_config import read_config
+from mvp4d_jax.models.transformer_config import TransformerConfig
 from mvp4d_jax.release import FACTS, read_facts
 from mvp4d_jax.training.checkpoints import finished_steps
 from mvp4d_jax.training.distill import check_teacher, teacher_folder
@@ -101,10 +102,21 @@ def initial_weights(config: ml_collections.ConfigDict, plan: Plan, workdir: Path
 
 def initial_maps(folder: Path, plan: Plan) -> np.ndarray | None:
     """Which of the channels of maps that the weights to start from were trained with are the plan's; None where they
-    are no release's, which alone says. Raises UserError for maps that cannot be told from one another."""
+    are no release's, which alone says.
+
+    Raises:
+      UserError: maps that cannot be told from one another, or of which the weights have another number.
+    """
     if not (folder.parent / FACTS).is_file():
         return None
-    return map_channels(read_facts(folder.parent).conditioning, plan.conditioning)
+    conditioning, (source, _) = read_facts(folder.parent).conditioning, read_config(folder)
+    if isinstance(source, TransformerConfig) and source.conditioning_channels != conditioning.channels:
+        raise UserError(
+            folder.parent / FACTS,
+            f"describes {conditioning.channels} conditioning channels, the weights have {source.conditioning_channels}",
+            "export the release again",
+        )
+    return map_channels(conditioning, plan.conditioning)
 
 
 def expected_facts(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A smaller model's weights as the start of a larger one: the same prediction until it is trained."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from flax import nnx
 from mvp4d.core.errors import UserError
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, map_channels
 from mvp4d_jax.models.checkpoint import check_transformer, load_transformer, save_transformer
+from mvp4d_jax.models.checkpoint_config import to_json
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
 
@@ -93,3 +95,16 @@ def test_fewer_layers_and_other_maps_are_refused(tmp_path):
         load_transformer(tmp_path / "small", dataclasses.replace(SMALL, num_layers=1), maps=map_channels(OLD, OLD))
     with pytest.raises(UserError, match=r"config\.conditioning\.frequencies: is 2, .* trained with 1; train with"):
         map_channels(OLD, dataclasses.replace(OLD, frequencies=2))
+
+
+def test_weights_that_do_not_fit_their_own_config_are_refused(tmp_path):
+    """A layer, or columns of maps, more than config.json says are not left out in silence."""
+    save_transformer(tmp_path / "small", random_model(SMALL), SMALL)
+    config = tmp_path / "small" / "config.json"
+    for changes, told in (
+        ({"num_layers": 1}, r"left over: transformer_blocks\.1"),
+        ({"conditioning_channels": OLD.channels - 1}, r"misshapen: conditioning_embed\.weight"),
+    ):
+        config.write_text(json.dumps(to_json(dataclasses.replace(SMALL, **changes))))
+        with pytest.raises(UserError, match=told):
+            check_transformer(tmp_path / "small", SMALL, map_channels(OLD, OLD))

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from mvp4d_jax import parallel
 from mvp4d_jax.data.shards import MANIFEST
 from mvp4d_jax.models.checkpoint import save_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
+from mvp4d_jax.release import BUILT_IN
 from mvp4d_jax.training import ground, loop
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.plan import resolve
@@ -47,6 +49,17 @@ def test_weights_must_be_named(data, tmp_path):
     assert "config.autoencoder: names no folder" in refused(tmp_path, overrides(data, autoencoder=""))
     assert "no such folder" in refused(tmp_path, overrides(data, initial=tmp_path / "nowhere"))
     assert "holds no autoencoder" in refused(tmp_path, overrides(data, autoencoder=tmp_path / "nowhere"))
+
+
+def test_a_release_that_says_other_maps_than_its_weights_have(data, tmp_path):
+    release = shutil.copytree(BUILT_IN / "tiny", tmp_path / "release")
+    facts = json.loads((release / "mvp4d.json").read_text())
+    facts["conditioning"]["temporal_stride"] = 2
+    (release / "mvp4d.json").write_text(json.dumps(facts))
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    said = refused(workdir, overrides(data, initial=release / "transformer"))
+    assert "mvp4d.json: describes 77 conditioning channels, the weights have 75; export the release again" in said
 
 
 def test_initial_weights_of_another_model(data, tmp_path):
