@@ -86,11 +86,11 @@ def compile_heaviest(launch: Launch) -> str:
 def dropped_parameters(source: TransformerConfig, target: TransformerConfig) -> tuple[int, int, int]:
     """(parameters of a checkpoint that a model of `target` does not take, all that it has, new ones of the model)."""
     theirs, ours = expected_shapes(source), expected_shapes(target)
-    dropped = sum(math.prod(shape) - math.prod(ours.get(name, (0,))) for name, shape in theirs.items())
+    theirs, ours = ({name: math.prod(shape) for name, shape in shapes.items()} for shapes in (theirs, ours))
     return (
-        dropped,
-        sum(math.prod(shape) for shape in theirs.values()),
-        sum(math.prod(shape) for name, shape in ours.items() if name not in theirs),
+        sum(max(0, size - ours.get(name, 0)) for name, size in theirs.items()),
+        sum(theirs.values()),
+        sum(max(0, size - theirs.get(name, 0)) for name, size in ours.items()),
     )
 
 
@@ -101,7 +101,7 @@ def _weights(launch: Launch, start: int) -> str:
         return "random"
     (source, _), target = read_config(launch.initial), launch.plan.transformer
     dropped, total, new = dropped_parameters(source, target)
-    _, _, layers = dropped_parameters(source, dataclasses.replace(source, num_layers=target.num_layers))
+    _, _, layers = dropped_parameters(dataclasses.replace(target, num_layers=source.num_layers), target)
     text = f"{launch.initial}, {total:,} parameters"
     if dropped:
         what = "its text stream" if source.text_dim and not target.text_dim else "what the model lacks"

@@ -75,3 +75,11 @@ def test_what_2b_loses_without_text():
     dropped, total, new = dropped_parameters(whole, TransformerConfig.named("2b", text_dim=0))
     assert total == pytest.approx(1694e6, abs=0.5e6) and dropped == pytest.approx(185e6, abs=0.5e6)
     assert new == 4 * 56 * 1920 + 1920
+
+
+def test_what_a_model_with_other_maps_loses_and_gains():
+    """Columns of one tensor: those of maps that are gone are dropped, those of new ones start from zero."""
+    few, more = (TransformerConfig.named("2b", conditioning_channels=channels) for channels in (54, 56))
+    columns = 4 * 2 * 1920  # patches of 2 x 2
+    assert dropped_parameters(few, more)[::2] == (0, columns)
+    assert dropped_parameters(more, few)[::2] == (columns, 0)
