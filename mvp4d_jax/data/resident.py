@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Sequence
 
@@ -30,11 +31,13 @@ Rows = dict[tuple[int, str, int], "_Place"]  # (folder, shard, record)
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where a record lies: its first row among latents and maps, its first one among painted maps, its frames."""
+    """Where a record lies: its first row among latents and maps, its first one among painted maps; its frames, and how
+    many painted photos they are shown."""
 
     row: int
     painted: int
     frames: int
+    photos: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,49 +57,85 @@ class Tables:
 
     @classmethod
     def read(cls, shards: Sequence[Shards], mesh: Mesh) -> Tables:
-        """Reads every record once.
+        """Reads every record once, into its place: the host holds what a device will, and the records at hand.
 
         Raises:
-          UserError: as `check_resident`; a record that cannot be read.
+          UserError: as `check_resident`; a record that cannot be read, or is not of the size that the manifest says.
         """
         check_resident(shards, mesh)
-        records = [
-            (folder, scene.shard, int(record))
-            for folder, one in enumerate(shards)
-            for scene in one.scenes
-            for table in (scene.window_records, scene.image_records, scene.reference_records, scene.photo_records)
-            for record in np.unique(table)
-        ]
-        records = list(dict.fromkeys(records))  # references may be the images
+        rows = _lay_out(shards)
+        arrays = {name: np.empty(shape, np.float16) for name, shape in _shapes(shards, rows).items()}
+
+        def fill(where: tuple[int, str, int]) -> None:
+            (folder, shard, number), place = where, rows[where]
+            record = shards[folder].read(shard, number)
+            for name, array in arrays.items():
+                first, count = place.row, place.frames
+                if name == "painted":
+                    first, count = place.painted, place.photos * place.frames
+                part = array[first : first + count]
+                given = record[name].reshape(-1, *record[name].shape[-3:])  # photos and frames, one axis
+                if given.shape != part.shape:
+                    raise UserError(
+                        shards[folder].path / shard,
+                        f"record {number} has {name} {given.shape}, expected {part.shape}",
+                        "run 'mvp4d prepare' again",
+                    )
+                part[:] = given
+
         with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            found = pool.map(lambda place: shards[place[0]].read(*place[1:]), records)
-            read = list(progress(found, total=len(records), what="reading shards", unit="record"))
-        rows, row, painted = {}, 0, 0
-        for place, record in zip(records, read):
-            frames = len(record["latents"])
-            rows[place] = _Place(row, painted, frames)
-            row, painted = row + frames, painted + (len(record["painted"]) * frames if "painted" in record else 0)
-        everywhere = parallel.replicated(mesh)
+            for _ in progress(pool.map(fill, rows), total=len(rows), what="reading shards", unit="record"):
+                pass
+        placed = {name: jax.device_put(arrays.pop(name), parallel.replicated(mesh)) for name in list(arrays)}
+        return cls(placed["latents"], placed["conditioning"], placed.get("painted"), rows)
 
-        def stack(name: str) -> jax.Array:
-            parts = [record.pop(name) for record in read]
-            flat = [part.reshape(-1, *part.shape[-3:]) for part in parts]
-            return jax.device_put(np.concatenate(flat), everywhere)
 
-        return cls(stack("latents"), stack("conditioning"), stack("painted") if painted else None, rows)
+def _lay_out(shards: Sequence[Shards]) -> Rows:
+    """Every record's place, one after the other; a record that serves twice (as image and reference) has one."""
+    rows: Rows = {}
+    row = painted = 0
+    for folder, one in enumerate(shards):
+        for scene in one.scenes:
+            images = len(scene.image_frames)
+            photos = len(scene.painted) if one.manifest["conditioning"].get("painted") else 0
+            for table, frames, shown in (
+                (scene.window_records, one.manifest["latents"], photos),
+                (scene.image_records, images, photos),
+                (scene.reference_records, images, photos),
+                (scene.photo_records, 1, min(1, photos)),  # a photo shows itself alone
+            ):
+                for record in np.unique(table).tolist():
+                    if (folder, scene.shard, record) not in rows:
+                        rows[folder, scene.shard, record] = _Place(row, painted, frames, shown)
+                        row, painted = row + frames, painted + frames * shown
+    return rows
+
+
+def _shapes(shards: Sequence[Shards], rows: Rows) -> dict[str, tuple[int, ...]]:
+    """[T, h, w, X] of each table, of a record's sizes: all shards of a stage have the same."""
+    (folder, shard, number), last = next(iter(rows)), next(reversed(rows.values()))
+    record = shards[folder].read(shard, number)
+    frames, painted = last.row + last.frames, last.painted + last.photos * last.frames
+    counts = {"latents": frames, "conditioning": frames, "painted": painted}
+    return {name: (count, *record[name].shape[-3:]) for name, count in counts.items() if count}
+
+
+def resident_bytes(shards: Sequence[Shards]) -> int:
+    """What the tables of some shards take on each device."""
+    shapes = _shapes(shards, _lay_out(shards)).values()
+    return sum(math.prod(shape) for shape in shapes) * np.dtype(np.float16).itemsize
 
 
 def check_resident(shards: Sequence[Shards], mesh: Mesh) -> None:
     """Raises UserError for several processes, and for shards that do not fit into what a device says it has free."""
     if jax.process_count() > 1:
         raise UserError("config.data.resident", "is for one process", "leave it out where several train together")
-    needed = sum(item["bytes"] for one in shards for item in one.manifest["files"])  # compressed: no more than it takes
-    stats = mesh.devices.flat[0].memory_stats() or {}
+    needed, stats = resident_bytes(shards), mesh.devices.flat[0].memory_stats() or {}
     free = stats.get("bytes_limit", needed) - stats.get("bytes_in_use", 0)
     if needed > free:
         raise UserError(
             "config.data.resident",
-            f"the shards have {needed / 2**30:.1f} GiB, a device {free / 2**30:.1f} free",
+            f"the shards take {needed / 2**30:.1f} GiB of each device, which has {free / 2**30:.1f} free",
             "leave it out, and they are read from files",
         )
 

@@ -25,10 +25,13 @@ def write_shards(
     latents: int = 3,
     image_size: int = 32,
     variants: int = 1,
+    photos: bool = False,
     autoencoder: str = "none",
     seed: int = 0,
 ) -> Path:
-    """`scenes` captures in two files, for a config; a record's first latent value tells which record it is."""
+    """`scenes` captures in two files, for a config; a record's first latent value tells which record it is.
+
+    `photos`: the painted ones stand as references of their own, too."""
     plan = resolve(load_config(config))
     channels, maps = plan.autoencoder.latent_channels, plan.conditioning.channels
     painted = plan.conditioning.parts["painted"]
@@ -41,7 +44,7 @@ def write_shards(
         name = f"shard-{index:05d}.array_record"
         writer = ShardWriter(folder / name)
 
-        def record(frames: int, writer: ShardWriter = writer) -> int:
+        def record(frames: int, shown: int = PHOTOS, writer: ShardWriter = writer) -> int:
             nonlocal serial
             serial += 1
             content = random.normal(size=(frames, size, size, channels)).astype(np.float16)
@@ -49,8 +52,8 @@ def write_shards(
             drawn = random.normal(size=(frames, size, size, maps)).astype(np.float16)
             arrays = {"latents": content, "conditioning": drawn[..., : painted.start]}
             if plan.conditioning.painted:
-                photos = random.uniform(size=(PHOTOS, frames, size, size, painted.stop - painted.start))
-                arrays["painted"] = photos.astype(np.float16)
+                shape = (shown, frames, size, size, painted.stop - painted.start)
+                arrays["painted"] = random.uniform(size=shape).astype(np.float16)
             return writer.add(arrays)
 
         for scene in part:
@@ -71,6 +74,14 @@ def write_shards(
                     image_records=singles,
                     reference_records=singles,
                     painted=np.array([[0, 0], [1, images - 1]] if plan.conditioning.painted else []).reshape(-1, 2),
+                    **(
+                        {
+                            "photo_records": np.array([[record(1, 1) for _ in range(PHOTOS)] for _ in range(variants)]),
+                            "photo_rotation": turns[0, 0, :PHOTOS].astype(np.float32),
+                        }
+                        if photos
+                        else {}
+                    ),
                 )
             )
         writer.close()

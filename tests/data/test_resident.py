@@ -1,5 +1,7 @@
 """Shards in the devices' memory: the same batches as those read from files."""
 
+import tracemalloc
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches, Modality, SamplingOptions
-from mvp4d_jax.data.resident import Resident, Tables
+from mvp4d_jax.data.resident import Resident, Tables, resident_bytes
 from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.training.feed import Feed
 from tests.data.synthetic import CONDITIONING, write_shards
@@ -19,7 +21,10 @@ OPTIONS = SamplingOptions(condition_dropout=0.5, clean_prefix=0.5, clean_views=0
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("resident")
-    return [Shards.open(write_shards(root / "a", variants=2)), Shards.open(write_shards(root / "b", seed=1, scenes=2))]
+    return [
+        Shards.open(write_shards(root / "a", variants=2)),
+        Shards.open(write_shards(root / "b", seed=1, scenes=2, latents=5, windows=1, images=2, photos=True)),
+    ]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)])
@@ -46,11 +51,31 @@ def test_the_same_batches(folders, shape):
             np.testing.assert_array_equal(ours, theirs, err_msg=f"{name}, step {step}")
 
 
+def test_the_host_holds_no_second_copy(folders):
+    needed = resident_bytes(folders)
+    tracemalloc.start()
+    try:
+        tables = Tables.read(folders, parallel.make_mesh((1, 1, 1)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sum(array.nbytes for array in (tables.latents, tables.maps, tables.painted)) == needed
+    assert peak < 1.5 * needed
+
+
+def test_records_of_another_size_are_told(folders):
+    """A manifest that says longer windows than its records are; a shorter one would leave rows unread, too."""
+    for latents in (2, 4):
+        other = Shards(folders[0].path, {**folders[0].manifest, "latents": latents})
+        with pytest.raises(UserError, match=rf"record \d+ has latents \(3, .*, expected \({latents}, .*prepare"):
+            Tables.read([other], parallel.make_mesh((1, 1, 1)))
+
+
 def test_shards_that_do_not_fit_are_refused(folders, monkeypatch):
     mesh = parallel.make_mesh((1, 1, 1))
     device = mesh.devices.flat[0]
     monkeypatch.setattr(type(device), "memory_stats", lambda _: {"bytes_limit": 1000, "bytes_in_use": 0}, raising=False)
-    with pytest.raises(UserError, match=r"config\.data\.resident: the shards have .* leave it out"):
+    with pytest.raises(UserError, match=r"config\.data\.resident: the shards take .* leave it out"):
         Tables.read(folders, mesh)
 
 
