@@ -36,6 +36,7 @@ CLASSES = {
     "distill": DistillOptions,
     "sampling": SamplingOptions,
 }
+NEWER = ("config.data.resident",)  # settings of other sections that a run of an earlier version lacks, likewise
 
 
 def read_config_file(name: str) -> ConfigDict:
@@ -172,6 +173,8 @@ def _compare(given: Any, reference: ConfigDict, where: str, name: str, stored: b
             f"did you mean '{meant[0]}'?" if meant else f"known are {', '.join(reference)}",
         )
     for key, default in reference.items():
+        if key not in given and stored and f"{where}.{key}" in NEWER:
+            given[key] = default
         if key not in given:
             if (filled and key != "size") or default is None or key == "distill":
                 continue

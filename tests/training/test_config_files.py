@@ -85,6 +85,15 @@ def test_stored_configs(value, said, tmp_path):
         load_config(str(file))
 
 
+def test_a_run_from_before_a_setting_goes_on(tmp_path):
+    value = save_config(load_config("tiny"))
+    del value["data"]["resident"]
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(value))
+    assert load_config(str(file)).data.resident is False
+    assert load_config(str(file), ["--config.data.resident=true"]).data.resident is True
+
+
 VALUES = """
 mesh=1,x,8 mesh=1,1.5,1 stages.all.mesh=-1 stages.all.mesh=True stages.all.mesh=1,2 stages.all.steps=-3
 stages.all.warmup=-1 stages.all.image_size=0 stages.all.learning_rate=-1 stages.all.learning_rate=1e400
