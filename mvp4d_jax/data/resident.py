@@ -55,6 +55,11 @@ class Tables:
     painted: jax.Array | None
     rows: Rows
 
+    @property
+    def nbytes(self) -> int:
+        """On each device."""
+        return sum(table.nbytes for table in (self.latents, self.maps, self.painted) if table is not None)
+
     @classmethod
     def read(cls, shards: Sequence[Shards], mesh: Mesh) -> Tables:
         """Reads every record once, into its place: the host holds what a device will, and the records at hand.
@@ -121,7 +126,7 @@ def _shapes(shards: Sequence[Shards], rows: Rows) -> dict[str, tuple[int, ...]]:
 
 
 def resident_bytes(shards: Sequence[Shards]) -> int:
-    """What the tables of some shards take on each device."""
+    """`Tables.nbytes` of some shards, before they are read."""
     shapes = _shapes(shards, _lay_out(shards)).values()
     return sum(math.prod(shape) for shape in shapes) * np.dtype(np.float16).itemsize
 

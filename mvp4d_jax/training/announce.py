@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from mvp4d_jax import parallel
+from mvp4d_jax.data.resident import resident_bytes
 from mvp4d_jax.models.checkpoint import expected_shapes
 from mvp4d_jax.models.checkpoint_config import read_config
 from mvp4d_jax.models.transformer_config import TransformerConfig, forward_flops
@@ -79,7 +80,8 @@ def compile_heaviest(launch: Launch) -> str:
     with parallel.use_mesh(ground.mesh):
         compiled = step.lower(state, shapes).compile()
     what = f"stage '{stage.name}', {modality.kind}"
-    memory.check(compiled, ground.mesh, what)
+    resident = resident_bytes(launch.folders[stage.name]) if launch.config.data.resident else 0
+    memory.check(compiled, ground.mesh, what, resident)
     return f"memory: {_amount(memory.needed(compiled))} a device in {what}"
 
 

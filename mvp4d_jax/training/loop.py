@@ -328,7 +328,7 @@ class _Run:
 
     def _check_memory(self, program: Any, what: str) -> None:
         if self.check_memory:
-            memory.check(program, self.ground.mesh, what)
+            memory.check(program, self.ground.mesh, what, self._tables[1].nbytes if self._tables else 0)
 
     def _wait_for_all(self, stage: Stage) -> None:
         """No process steps before all have compiled: collectives give up on a peer that comes half a minute later."""

@@ -30,14 +30,16 @@ def limit(device: jax.Device) -> int | None:
     return None
 
 
-def check(compiled: Any, mesh: jax.sharding.Mesh, what: str) -> None:
-    """Raises UserError where a step needs more than a device has."""
+def check(compiled: Any, mesh: jax.sharding.Mesh, what: str, resident: int = 0) -> None:
+    """Raises UserError where a step needs more than a device has beside `resident` bytes of shards."""
     local = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-    have, need = limit(local[0]), needed(compiled)
+    have, need = limit(local[0]), needed(compiled) + resident
     if have is not None and need > have:
         raise UserError(
             what,
-            f"a step needs {need / GIB:.2f} GiB on each device, which has {have / GIB:.2f}",
-            "use more devices along fsdp or context, remat 'full', accumulation, or a smaller batch; "
+            f"a step {'and the resident shards need' if resident else 'needs'} {need / GIB:.2f} GiB on each device, "
+            f"which has {have / GIB:.2f}",
+            ("leave config.data.resident out; " if resident else "")
+            + "use more devices along fsdp or context, remat 'full', accumulation, or a smaller batch; "
             "'mvp4d preflight' tries other topologies; --no-memory-check starts anyway",
         )

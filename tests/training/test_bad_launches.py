@@ -4,6 +4,7 @@ import fcntl
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -16,7 +17,7 @@ from mvp4d_jax.data.shards import MANIFEST
 from mvp4d_jax.models.checkpoint import save_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.release import BUILT_IN
-from mvp4d_jax.training import ground, loop
+from mvp4d_jax.training import ground, loop, memory
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.plan import resolve
 from tests.data.synthetic import write_shards
@@ -247,3 +248,17 @@ def test_too_many_slices_for_the_data_axis():
 
     with pytest.raises(UserError, match=r"puts 1 along data, which 2 slices do not divide.*only data crosses slices"):
         parallel.make_mesh((1, 8, 1), [Device(number) for number in range(8)])
+
+
+def test_resident_shards_count_among_a_steps_memory(monkeypatch):
+    sizes = dict.fromkeys(("argument", "output", "alias", "temp"), memory.GIB)
+    step = SimpleNamespace(
+        memory_analysis=lambda: SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
+    )
+    mesh = parallel.make_mesh((1, 1, 1))
+    monkeypatch.setattr(memory, "limit", lambda _: 3 * memory.GIB)
+    memory.check(step, mesh, "stage 'all'")
+    with pytest.raises(
+        UserError, match=r"and the resident shards need 3\.00 GiB .* has 3\.00; leave config\.data\.res"
+    ):
+        memory.check(step, mesh, "stage 'all'", resident=memory.GIB + 1)
