@@ -24,7 +24,7 @@ mkdir -p "$out"
 table="$out/table.txt"
 failed=0
 export XLA_PYTHON_CLIENT_PREALLOCATE=false  # several processes use the GPU
-export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/$out/cache}"
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$(realpath "$out")/cache}"
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
 if [ -n "$cpu" ]; then
@@ -35,6 +35,8 @@ else
   people=${PEOPLE:-112} workers=$(nproc) cameras=8 batch=${BATCH:-32} colours=2 film_limit=110 prepare_limit=110
   in_all=${SECONDS_IN_ALL:-590} dtype=bfloat16 tried=(60 40)
 fi
+[ "$workers" -le "$people" ] || workers=$people  # every second one films the other kind: none without people
+mapfile -t cores < <("$python" -c 'import os; print(*sorted(os.sched_getaffinity(0)), sep="\n")')  # a container's own
 initial="${INITIAL:-mvp4d_jax/weights/tiny_128/transformer}"
 read -r -a more <<< "${FLAGS:-}"
 
@@ -71,15 +73,14 @@ some_people() {  # KIND FIRST:LAST CAMERAS OUT: films them and prepares shards
   fi
   JAX_PLATFORMS=cpu timeout "$film_limit" "${mvp4d[@]}" studio --identities "$2" --cameras "random:$3" --frames 9 \
     --size 128 --out "$4/captures" "${motion[@]}"
-  mapfile -t captures < <(find "$4/captures" -name capture.json | xargs -n 1 dirname | sort)
+  mapfile -t captures < <(find "$4/captures" -name capture.json -printf '%h\n' | sort)
   timeout "$prepare_limit" "${mvp4d[@]}" prepare "${captures[@]}" --config tiny_128 --config.prepare.photos=2 \
     "--config.prepare.colours=$colours" "${errors[@]}" --out "$4/shards"
 }
 worker() {  # INDEX, on one core, so that it makes no threads for the others
   local kind=plain first=$(($1 * people / workers)) last=$((($1 + 1) * people / workers))
-  [ "$first" -lt "$last" ] || return 0
   [ $(($1 % 2)) = 0 ] || kind=wild
-  ! command -v taskset > /dev/null || taskset -cp "$1" "$BASHPID" > /dev/null
+  ! command -v taskset > /dev/null || taskset -cp "${cores[$1]:-$1}" "$BASHPID" > /dev/null
   OMP_NUM_THREADS=1 some_people "$kind" "$first:$last" "$cameras" "$out/people/$1" > "$out/people/$1.log" 2>&1
 }
 
@@ -99,7 +100,8 @@ train() {  # NAME CONFIG LIMIT FLAGS...
     "${@:4}" "${more[@]}" --workdir "$out/runs/$1"
 }
 export_it() {  # NAME CONFIG FLAGS...: computed in float32 where nothing else is said
-  JAX_PLATFORMS=cpu "${mvp4d[@]}" train --config "$2" "${shared[@]}" "${@:3}" --workdir "$out/runs/$1" --export "$out/$1"
+  JAX_PLATFORMS=cpu "${mvp4d[@]}" train --config "$2" "${shared[@]}" "${@:3}" "${more[@]}" --workdir "$out/runs/$1" \
+    --export "$out/$1"
 }
 teacher_flags() {  # STEPS SHARDS
   mixture all settle
@@ -118,28 +120,33 @@ print(next(line["seconds_per_step"] for line in reversed(lines) if "seconds_per_
     "$out/runs/$1/metrics.jsonl"
 }
 
-# How long a step takes, and programs that later parts find compiled: with one person, while the others are filmed.
+# How long a step takes, and programs that later parts find compiled: with one person, while the others are filmed, and
+# no longer than they may be.
 calibrate() {
-  local flags
+  local flags deadline=$((SECONDS + film_limit + prepare_limit)) folder="\"$out/calibration/shards\","
   some_people plain 1000:1001 4 "$out/calibration" || return
-  mapfile -t flags < <(teacher_flags "${tried[0]}" "$out/calibration/shards")
-  train calibrate_teacher tiny_128 "$film_limit" "${flags[@]}" || return
+  mapfile -t flags < <(teacher_flags "${tried[0]}" "$folder")
+  train calibrate_teacher tiny_128 "$(seconds_to "$deadline")" "${flags[@]}" || return
   export_it calibrate_teacher tiny_128 "${flags[@]}" || return
-  mapfile -t flags < <(student_flags "${tried[1]}" "$out/calibration/shards" "$out/calibrate_teacher")
-  train calibrate_student tiny_128_turbo "$film_limit" "${flags[@]}"
+  mapfile -t flags < <(student_flags "${tried[1]}" "$folder" "$out/calibrate_teacher")
+  train calibrate_student tiny_128_turbo "$(seconds_to "$deadline")" "${flags[@]}"
 }
 make_people() {
   local index
   mkdir -p "$out/people"
-  calibrate > "$out/calibrate.log" 2>&1 &
+  { calibrate || echo "calibration ended with $?: what was not timed takes a fixed number of steps"; } \
+    > "$out/calibrate.log" 2>&1 &
   for ((index = 0; index < workers; index++)); do worker "$index" & done
   wait
   find "$out/people" -name capture.json | wc -l | sed 's/$/ people filmed/'
   [ -n "$(shards)" ]
 }
-shards() { find "$out/people" -path '*/shards/manifest.json' | xargs -r -n 1 dirname | sort | paste -sd,; }
+shards() {  # quoted: names may have commas
+  find "$out/people" -path '*/shards/manifest.json' -printf '"%h",\n' | sort | tr -d '\n'
+}
 
 left() { echo $((in_all - SECONDS)); }
+seconds_to() { echo $(($1 > SECONDS ? $1 - SECONDS : 1)); }  # for `timeout`, to which 0 is no limit
 steps_in() {  # SECONDS NAME OTHERWISE: as many as fit, or OTHERWISE where no step was timed
   local steps
   steps=$("$python" -c 'import sys; print(max(4, int(float(sys.argv[1]) / float(sys.argv[2]))))' \
@@ -180,7 +187,7 @@ pack() {
 }
 
 part people 'people' make_people
-part calibrate 'step |compiled|loss' cat "$out/calibrate.log"
+part calibrate 'step |compiled|loss|ended' cat "$out/calibrate.log"
 part prepare 'scenes' cat "$out"/people/*.log
 part teacher 'teacher:|step |compiled|loss|reading' teacher
 part student 'student:|step |compiled|loss|reading' student

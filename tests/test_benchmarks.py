@@ -10,6 +10,8 @@ from pathlib import Path
 import docs_check
 import pytest
 
+from mvp4d_jax.training.config import load_config
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / "benchmarks").glob("*.sh"))
 PROGRAMS = sorted((ROOT / "benchmarks").glob("*.py"))
@@ -49,6 +51,37 @@ def test_commands_of_a_script_are_understood(script, sizes, tmp_path):
         line.split('"${mvp4d[@]}"')[1].split()[0] for line in script.read_text().splitlines() if "mvp4d[@]" in line
     ]
     assert {words[0] for words in verbs} == set(written)
+
+
+def test_gpu_train_takes_a_folder_with_spaces_and_commas(tmp_path):
+    scratch = tmp_path / "a b, c"
+    scratch.mkdir()
+    trainings = [words for words in started(ROOT / "benchmarks" / "gpu_train.sh", scratch, "--cpu") if "train" in words]
+    read = {
+        load_config(
+            words[words.index("--config") + 1], [word for word in words if word.startswith("--config.")]
+        ).data.shards
+        for words in trainings
+    }
+    people = tuple(str(scratch / "out" / "people" / str(index) / "shards") for index in range(2))
+    assert read == {people, (str(scratch / "out" / "calibration" / "shards"),)}
+
+
+def test_gpu_train_films_both_kinds_of_people_on_many_cores(tmp_path, monkeypatch):
+    (tmp_path / "nproc").write_text("#!/bin/sh\necho 16\n")
+    (tmp_path / "nproc").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("PEOPLE", "4")
+    commands = started(ROOT / "benchmarks" / "gpu_train.sh", tmp_path)
+    motions = [words[words.index("--motion") + 1] for words in commands if "studio" in words]
+    assert sorted(motions) == ["expressive"] * 2 + ["mixed"] * 3  # of which one calibrates
+
+
+def test_gpu_train_exports_what_it_trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLAGS", "--config.transformer.skip_width=96")
+    commands = started(ROOT / "benchmarks" / "gpu_train.sh", tmp_path, "--cpu")
+    trainings = [words for words in commands if "train" in words]
+    assert trainings and all("--config.transformer.skip_width=96" in words for words in trainings)
 
 
 @pytest.mark.parametrize(("words", "told"), [
