@@ -66,8 +66,8 @@ def grow(
     if target.num_layers < source.num_layers:
         raise UserError(
             weights.folder,
-            f"has {source.num_layers} layers, the model {target.num_layers}",
-            "layers can be added, not left out",
+            f"has num_layers {source.num_layers}, the model {target.num_layers}",
+            "choose as many or more: layers can be added, not left out",
         )
     origin = [layer * source.num_layers // target.num_layers for layer in range(target.num_layers)]
     sources = {name: (name, False) for name in weights.entries if not name.startswith(_BLOCK)}

@@ -91,7 +91,7 @@ def test_maps_that_are_gone_and_maps_that_are_new(tmp_path):
 
 def test_fewer_layers_and_other_maps_are_refused(tmp_path):
     save_transformer(tmp_path / "small", random_model(SMALL), SMALL)
-    with pytest.raises(UserError, match="has 2 layers, the model 1; layers can be added, not left out"):
+    with pytest.raises(UserError, match="has num_layers 2, the model 1; choose as many or more: layers can be added"):
         load_transformer(tmp_path / "small", dataclasses.replace(SMALL, num_layers=1), maps=map_channels(OLD, OLD))
     with pytest.raises(UserError, match=r"config\.conditioning\.frequencies: is 2, .* trained with 1; train with"):
         map_channels(OLD, dataclasses.replace(OLD, frequencies=2))

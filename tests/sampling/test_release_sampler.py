@@ -34,7 +34,7 @@ def planned(scene, tmp_path):
         }
         facts |= {} if named is None else {"sampler": named}
         (folder / "mvp4d.json").write_text(json.dumps(facts))
-        planned = mvp4d.load(folder).plan(scene, motion=scene, cameras=scene, **settings)
+        planned = mvp4d.load(folder).plan(scene, motion=scene, **{"cameras": scene, **settings})
         return planned if job else (planned.options.method, planned.plan.steps, planned.plan.guidance_scale)
 
     return plan
@@ -78,6 +78,15 @@ def test_finishing_is_as_the_release_says_and_the_flag_overrides(planned, name):
     assert not taken({**OWN, name: True}, **{name: False})
 
 
+def test_anchors_are_the_releases_and_the_flag_overrides(planned):
+    def anchors(named, **settings):
+        return planned(named, job=True, cameras="arc:60x4", group=2, **settings).plan.anchors
+
+    assert anchors(None) == anchors(OWN) == 1
+    assert anchors({**OWN, "anchors": 0}) == 0
+    assert anchors({**OWN, "anchors": 0}, anchors=1) == 1
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -105,6 +114,9 @@ def test_what_is_no_size_and_no_choice_is_refused(planned, settings):
         {"photo_detail": 1},
         {"temporal_filter": "y"},
         {"hair_colour": "white"},
+        {"anchors": -1},
+        {"anchors": True},
+        {"anchors": 1.0},
         4,
     ],
 )

@@ -141,7 +141,7 @@ def test_a_job_from_teacher_to_release(shards, undisturbed, autoencoder, tmp_pat
     assert said.startswith("step 3 ")
     facts = json.loads((tmp_path / "student" / "mvp4d.json").read_text())
     own = {"method": "ddim", "steps": 2, "guidance": 1.0, "distilled": True}
-    own |= {"photo_detail": True, "temporal_filter": True, "hair_colour": True}
+    own |= {"photo_detail": True, "temporal_filter": True, "hair_colour": True, "anchors": 0}
     assert facts["sampler"] == own
     assert read_facts(tmp_path / "student").sampler.distilled
     plan = resolve(config)
