@@ -26,7 +26,7 @@ def base() -> ConfigDict:
     config.head = "builtin"  # name of the head that captures must have
     config.autoencoder_size = "2b"
     config.autoencoder = ""  # folder with the autoencoder's weights (config.json, *.safetensors), or "none"
-    config.initial = ""  # transformer folder to start from (a converted CogVideoX), or "random"
+    config.initial = ""  # transformer folder to start from (a converted CogVideoX, a release's), or "random"
     config.mesh = (1, 1, -1)  # devices along data, fsdp, context; -1 takes what is left
 
     config.transformer = transformer("2b")
