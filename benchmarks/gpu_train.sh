@@ -63,6 +63,9 @@ part() {
   } | tee -a "$table"
 }
 
+# A latent frame for every frame: of two in one, the first is a ghost of both where a head turns quickly.
+unpaired=(--config.autoencoder_size=tiny --config.autoencoder=builtin:tiny)
+
 # Half of the people move as the rig does and are prepared as they are; half move in their own way, and their photos
 # have the errors of photos and of their fits.
 some_people() {  # KIND FIRST:LAST CAMERAS OUT: films them and prepares shards
@@ -74,8 +77,8 @@ some_people() {  # KIND FIRST:LAST CAMERAS OUT: films them and prepares shards
   JAX_PLATFORMS=cpu timeout "$film_limit" "${mvp4d[@]}" studio --identities "$2" --cameras "random:$3" --frames 9 \
     --size 128 --out "$4/captures" "${motion[@]}"
   mapfile -t captures < <(find "$4/captures" -name capture.json -printf '%h\n' | sort)
-  timeout "$prepare_limit" "${mvp4d[@]}" prepare "${captures[@]}" --config tiny_128 --config.prepare.photos=2 \
-    "--config.prepare.colours=$colours" "${errors[@]}" --out "$4/shards"
+  timeout "$prepare_limit" "${mvp4d[@]}" prepare "${captures[@]}" --config tiny_128 "${unpaired[@]}" \
+    --config.prepare.photos=2 "--config.prepare.colours=$colours" "${errors[@]}" --out "$4/shards"
 }
 worker() {  # INDEX, on one core, so that it makes no threads for the others
   local kind=plain first=$(($1 * people / workers)) last=$((($1 + 1) * people / workers))
@@ -87,7 +90,7 @@ worker() {  # INDEX, on one core, so that it makes no threads for the others
 # What every training here has in common; batches are chosen for the card.
 shared=(--config.mesh=1,1,1 --config.data.resident=true --config.data.verify=false --config.data.threads=2
         --config.validation.every=1000000 --config.checkpoint.every=500 --config.sampling.far_expressions=0.5
-        "--config.transformer.num_layers=${LAYERS:-8}")
+        "--config.transformer.num_layers=${LAYERS:-8}" "${unpaired[@]}")
 mixture() {  # STAGE...
   local stage
   for stage in "$@"; do

@@ -3,7 +3,8 @@
     mvp4d prepare CAPTURE... --config tiny_128 --out shards
     mvp4d train --config tiny_128 --config.data.shards=shards --workdir runs/tiny_128
 
-2,368 tokens a sample (64 of the reference, 4 views x 9 frames x 64), with the autoencoder of `tiny`.
+1,344 tokens a sample (64 of the reference, 4 views x 5 latent frames of two frames x 64). The autoencoder makes of
+single images what `tiny`'s does.
 docs/weights.md says what it cost and gives.
 """
 
@@ -15,9 +16,10 @@ from mvp4d_configs.tiny import get_config as tiny
 
 def get_config() -> ConfigDict:
     config = tiny()
+    config.autoencoder_size, config.autoencoder = "tiny_128", "builtin:tiny_128"
     config.mesh = (1, -1, 1)
     config.transformer.spatial_scale = 2 * 1.875  # tokens are half as far apart on the head as `tiny`'s
-    config.prepare.image_size, config.prepare.photos = 128, 2
+    config.prepare.image_size = 128
     config.data.threads, config.data.workers = 2, 8
     config.optimiser.ema = 0.998
     config.checkpoint.every, config.validation.every = 500, 1000

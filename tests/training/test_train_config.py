@@ -140,7 +140,7 @@ def test_learning_rate_over_stages():
 def test_maps_are_as_fine_as_the_autoencoders_latents():
     plans = [resolve(load_config(name)) for name in ("tiny", "tiny_128", "small", "mvp4d_2b")]
     assert [plan.conditioning.image_to_latent for plan in plans] == [4, 4, 8, 8]
-    assert [plan.conditioning.temporal_stride for plan in plans] == [1, 1, 4, 4]
+    assert [plan.conditioning.temporal_stride for plan in plans] == [1, 2, 4, 4]
     config = load_config("tiny")
     with config.unlocked():
         config.conditioning.image_to_latent = 8
