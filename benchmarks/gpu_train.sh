@@ -149,6 +149,7 @@ shards() {  # quoted: names may have commas
 }
 
 left() { echo $((in_all - SECONDS)); }
+at_least_10() { echo $(($1 > 10 ? $1 : 10)); }  # a machine too slow for the time it has still leaves weights
 seconds_to() { echo $(($1 > SECONDS ? $1 - SECONDS : 1)); }  # for `timeout`, to which 0 is no limit
 steps_in() {  # SECONDS NAME OTHERWISE: as many as fit, or OTHERWISE where no step was timed
   local steps
@@ -162,7 +163,7 @@ overhead_teacher=45 overhead_student=65 packing=15
 teacher() {
   local flags seconds steps=4 limit=3600
   if [ "$in_all" -gt 0 ]; then
-    seconds=$((($(left) - overhead_teacher - overhead_student - packing) * 2 / 3))
+    seconds=$(at_least_10 $((($(left) - overhead_teacher - overhead_student - packing) * 2 / 3)))
     steps=$(steps_in "$seconds" calibrate_teacher 2000) limit=$((seconds + overhead_teacher))
   fi
   mapfile -t flags < <(teacher_flags "$steps" "$(shards)")
@@ -174,7 +175,7 @@ teacher() {
 student() {
   local flags seconds steps=4 limit=3600
   if [ "$in_all" -gt 0 ]; then
-    seconds=$(($(left) - overhead_student - packing))
+    seconds=$(at_least_10 $(($(left) - overhead_student - packing)))
     steps=$(steps_in "$seconds" calibrate_student 500) limit=$((seconds + overhead_student))
   fi
   mapfile -t flags < <(student_flags "$steps" "$(shards)" "$out/teacher")
