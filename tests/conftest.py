@@ -5,7 +5,13 @@ asserted of XLA's own passes (memory, products, collectives) comes before LLVM.
 """
 
 import os
+import signal
 from pathlib import Path
+
+# Behind `nohup` or `&` these are ignored, by all that the tests start as well; tests of signals mean the usual ones.
+for ignored, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, usual)
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

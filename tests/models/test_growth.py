@@ -15,6 +15,7 @@ from mvp4d_jax.models.checkpoint import check_transformer, load_transformer, sav
 from mvp4d_jax.models.checkpoint_config import to_json
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
+from tests.small_world import quick_compilation
 
 OLD = ConditioningConfig(frequencies=1, image_to_latent=4, temporal_stride=2, painted=4)
 NEW = dataclasses.replace(OLD, temporal_stride=1)
@@ -33,12 +34,18 @@ SMALL = TransformerConfig(
 
 def random_model(config: TransformerConfig) -> MultiViewTransformer:
     """One whose gates and zero layers are open, so that every parameter matters."""
-    model = MultiViewTransformer(config, rngs=nnx.Rngs(0))
+    with quick_compilation():
+        model = MultiViewTransformer(config, rngs=nnx.Rngs(0))
     state, key = nnx.state(model, nnx.Param), jax.random.key(1)
     leaves, tree = jax.tree.flatten(state)
     keys = jax.random.split(key, len(leaves))
     nnx.update(model, jax.tree.unflatten(tree, [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]))
     return model
+
+
+def predict(model: MultiViewTransformer, given: dict) -> np.ndarray:
+    with quick_compilation():
+        return np.asarray(nnx.jit(lambda model, given: model(**given))(model, given))
 
 
 def inputs(config: TransformerConfig, channels: int) -> dict:
@@ -63,9 +70,10 @@ def test_more_layers_compute_the_same_and_can_learn(tmp_path, text):
     maps = map_channels(OLD, OLD)
     assert check_transformer(tmp_path / "small", deep, maps) == small
     model, _ = load_transformer(tmp_path / "small", deep, maps=maps)
-    before = np.asarray(load_transformer(tmp_path / "small")[0](**given))
-    np.testing.assert_allclose(np.asarray(model(**given)), before, rtol=1e-5, atol=1e-5)
-    gradient = nnx.grad(lambda model: jnp.mean(jnp.square(model(**given))))(model)
+    before = predict(load_transformer(tmp_path / "small")[0], given)
+    np.testing.assert_allclose(predict(model, given), before, rtol=1e-5, atol=1e-5)
+    with quick_compilation():
+        gradient = nnx.jit(nnx.grad(lambda model: jnp.mean(jnp.square(model(**given)))))(model)
     gates = np.asarray(gradient.blocks.norm1.linear.kernel.get_value()).reshape(5, 16, -1, 32)[:, :, 2]
     assert (np.abs(gates).max(axis=(1, 2)) > 1e-6).all(), "every new layer's gate has a gradient"
 
@@ -80,13 +88,13 @@ def test_maps_that_are_gone_and_maps_that_are_new(tmp_path):
     for name in ("conditioning", "reference_conditioning"):
         shown[name] = shown[name].copy()
         shown[name][..., motion] = 0
-    expected = np.asarray(load_transformer(tmp_path / "old")[0](**shown))
+    expected = predict(load_transformer(tmp_path / "old")[0], shown)
     cut = {name: np.delete(v, np.r_[motion], axis=-1) if "conditioning" in name else v for name, v in shown.items()}
-    np.testing.assert_allclose(np.asarray(model(**cut)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(predict(model, cut), expected, rtol=1e-5, atol=1e-5)
 
     save_transformer(tmp_path / "new", model, fewer)
     again, _ = load_transformer(tmp_path / "new", SMALL, maps=map_channels(NEW, OLD))
-    np.testing.assert_allclose(np.asarray(again(**given)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(predict(again, given), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_fewer_layers_and_other_maps_are_refused(tmp_path):
