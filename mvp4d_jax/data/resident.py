@@ -1,7 +1,7 @@
 """Shards held in the devices' memory: batches are gathered there, and nothing but their indices is made on the host.
 
-For runs whose shards are small beside the devices' memory and whose model is small beside the devices: one of an H200's
-steps of `tiny_128` takes less time than its batch takes to be read, unpacked and sent.
+For runs whose shards are small beside the devices' memory, and whose model is small beside the devices: its steps may
+take less time than batches take to be read, unpacked and sent (`data_wait` in the metrics tells).
 """
 
 from __future__ import annotations
