@@ -84,7 +84,7 @@ def film(identity: int, size: int, folder: Path, frames: int = FRAMES) -> Captur
 
 
 def generate(
-    generator: Generator, truth: Capture, identity: int, setting: Setting, out: Path, finishing: Finishing
+    generator: Generator, truth: Capture, identity: int, setting: Setting, anchors: int, out: Path, finishing: Finishing
 ) -> Capture:
     """The model's capture for one identity."""
     facts, (guidance, steps, group, method) = generator.release.facts, setting
@@ -95,6 +95,7 @@ def generate(
         frames=FRAMES,
         latent_size=facts.latent_size,
         trained_views=group,
+        anchors=anchors,
         window_frames=facts.frames,
         steps=steps,
         guidance_scale=guidance,
@@ -253,6 +254,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+")
     parser.add_argument("--method", nargs="+", help="dpm, ddim")
     parser.add_argument("--group", type=int, nargs="+", default=[VIEWS], help="views per sequence")
+    parser.add_argument("--anchors", type=int, help="views in every sequence, of several (default: the weights' own)")
     parser.add_argument("--photo-detail", action=argparse.BooleanOptionalAction, help="default: the weights' own")
     parser.add_argument("--temporal-filter", action=argparse.BooleanOptionalAction, help="likewise")
     parser.add_argument("--hair-colour", action=argparse.BooleanOptionalAction, help="likewise")
@@ -265,6 +267,7 @@ def main() -> None:
     generator = Generator(load_release(args.weights), make_mesh((1, 1, 1)))
     facts = generator.release.facts
     size, own = facts.image_size, facts.sampler
+    anchors = own.anchors if args.anchors is None else args.anchors
     finishing = Finishing(
         **{
             name: getattr(own if getattr(args, name) is None else args, name)
@@ -274,7 +277,7 @@ def main() -> None:
     weights = (
         f"{args.weights}, {'with' if finishing.photo_detail else 'without'} the photo's detail, "
         f"{'' if finishing.temporal_filter else 'not '}filtered in time, "
-        f"{'' if finishing.hair_colour else 'not '}with its hair's hue"
+        f"{'' if finishing.hair_colour else 'not '}with its hair's hue, anchors: {anchors}"
     )
     settings = list(
         itertools.product(
@@ -294,7 +297,7 @@ def main() -> None:
             for index, setting in enumerate(settings):
                 since = time.monotonic()
                 captures[label(setting)] = generate(
-                    generator, truth, identity, setting, folder / f"{identity}-{index}", finishing
+                    generator, truth, identity, setting, anchors, folder / f"{identity}-{index}", finishing
                 )
                 seconds[label(setting)] = time.monotonic() - since
             first = captures[label(settings[0])]

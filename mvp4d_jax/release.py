@@ -166,13 +166,22 @@ def validate_release(folder: str | os.PathLike) -> str:
 
 def _check_parts(folder: Path, facts: Facts, transformer: TransformerConfig, autoencoder: AutoencoderConfig) -> None:
     conditioning = facts.conditioning
+    check_maps(folder, facts, transformer)
     for what, said, found in (
-        ("conditioning channels", conditioning.channels, transformer.conditioning_channels),
         ("frames per latent frame", conditioning.temporal_stride, autoencoder.temporal_compression_ratio),
         ("pixels per latent pixel", conditioning.image_to_latent, autoencoder.spatial_compression_ratio),
     ):
-        if said != found:
-            raise UserError(folder / FACTS, f"describes {said} {what}, the weights have {found}", _AGAIN)
+        _agree(folder, what, said, found)
+
+
+def check_maps(folder: Path, facts: Facts, transformer: TransformerConfig) -> None:
+    """Raises UserError where a release's transformer takes another number of maps than its facts describe."""
+    _agree(folder, "conditioning channels", facts.conditioning.channels, transformer.conditioning_channels)
+
+
+def _agree(folder: Path, what: str, said: int, found: int) -> None:
+    if said != found:
+        raise UserError(folder / FACTS, f"describes {said} {what}, the weights have {found}", _AGAIN)
 
 
 def _dtype(path: Path, value: dict[str, Any]) -> str:

@@ -10,7 +10,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Sequence
 
 import jax
@@ -19,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.host import cpu_count
 from mvp4d.core.progress import progress
 from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches
@@ -88,7 +88,7 @@ class Tables:
                     )
                 part[:] = given
 
-        with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        with concurrent.futures.ThreadPoolExecutor(min(16, cpu_count())) as pool:
             for _ in progress(pool.map(fill, rows), total=len(rows), what="reading shards", unit="record"):
                 pass
         placed = {name: jax.device_put(arrays.pop(name), parallel.replicated(mesh)) for name in list(arrays)}

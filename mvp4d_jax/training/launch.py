@@ -20,7 +20,7 @@ from mvp4d_jax.geometry.conditioning import map_channels
 from mvp4d_jax.models.checkpoint import check_transformer
 from mvp4d_jax.models.checkpoint_config import read_config
 from mvp4d_jax.models.transformer_config import TransformerConfig
-from mvp4d_jax.release import FACTS, read_facts
+from mvp4d_jax.release import FACTS, check_maps, read_facts
 from mvp4d_jax.training.checkpoints import finished_steps
 from mvp4d_jax.training.distill import check_teacher, teacher_folder
 from mvp4d_jax.training.plan import Plan, autoencoder_folder, check_batches, resolve, validates
@@ -109,14 +109,10 @@ def initial_maps(folder: Path, plan: Plan) -> np.ndarray | None:
     """
     if not (folder.parent / FACTS).is_file():
         return None
-    conditioning, (source, _) = read_facts(folder.parent).conditioning, read_config(folder)
-    if isinstance(source, TransformerConfig) and source.conditioning_channels != conditioning.channels:
-        raise UserError(
-            folder.parent / FACTS,
-            f"describes {conditioning.channels} conditioning channels, the weights have {source.conditioning_channels}",
-            "export the release again",
-        )
-    return map_channels(conditioning, plan.conditioning)
+    facts, (source, _) = read_facts(folder.parent), read_config(folder)
+    if isinstance(source, TransformerConfig):
+        check_maps(folder.parent, facts, source)
+    return map_channels(facts.conditioning, plan.conditioning)
 
 
 def expected_facts(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, Any]:
