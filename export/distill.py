@@ -25,6 +25,7 @@ from mvp4d_export.photo_start import PhotoStart
 from mvp4d_export.photos import Photos
 from mvp4d_export.presets import DistillConfig
 from mvp4d_export.rasterize import Rendering
+from mvp4d_export.strands import strands
 from mvp4d_export.turned import TURNS
 
 MIN_SIDE = 16  # pictures are not halved below this
@@ -346,7 +347,17 @@ class Distiller:
                 none = {name: getattr(self.avatar, name).detach()[:0] for name in GAUSSIAN_TENSORS}
                 self._apply(densify.Change(~strayed, self.avatar.binding[:0], none))
             self.photos.bake()
+            self._add_strands()
         self.finished = True
+
+    def _add_strands(self) -> None:
+        """Gives hair that no photo shows its strands."""
+        photos, generator = self.photos, _generator(self.seed, 5)
+        head, most = self.data.capture.head, self.config.photos.strands
+        added = strands(self.avatar, head, photos.squarely(), photos.fixed, most, generator)
+        if added is not None:
+            everyone = torch.ones(self.avatar.gaussian_count, dtype=torch.bool, device=self.device)
+            self._apply(densify.Change(everyone, *added))
 
 
 def _generator(seed: int, *parts: int) -> torch.Generator:

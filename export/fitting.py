@@ -85,7 +85,7 @@ def fit_avatar(
 
 def _estimate(config: DistillConfig) -> float:
     """Bytes of the avatar, and of a checkpoint (parameters and two moments) twice, while one replaces the other."""
-    values = config.max_gaussians * (11 + 3 * config.avatar.harmonic_count)
+    values = (config.max_gaussians + config.photos.strands) * (11 + 3 * config.avatar.harmonic_count)
     return 4 * values * 7 + 2e7
 
 

@@ -221,13 +221,18 @@ class PhotoFit:
 
     def _even_rim(self) -> None:
         """Evens the colours of what photos see beside the rig, as far as none of them sees it squarely."""
-        squarely = torch.zeros(self.avatar.gaussian_count, device=self.avatar.device)
+        squarely = self.squarely()
+        squarely[squarely == 0] = 1  # generated views alone tell their colours
+        even_rim(self.avatar, ~self.on_surface() & ~self.fixed, squarely)
+
+    @torch.no_grad()
+    def squarely(self) -> Tensor:
+        """[G] cosine at which photos see hair at best where Gaussians lie (`rim.outline_cosine`); 0: none sees them."""
+        best = torch.zeros(self.avatar.gaussian_count, device=self.avatar.device)
         for index, picture in enumerate(self.photos.pictures):
             cosine = outline_cosine(self.avatar, picture, *self.view(index))
-            squarely = torch.maximum(squarely, torch.where(self.claims[index] > 0, cosine, 0.0))
-        seen = self.claims.amax(0) > 0
-        squarely[~seen] = 1  # generated views alone tell their colours
-        even_rim(self.avatar, ~self.on_surface() & ~self.fixed, squarely)
+            best = torch.maximum(best, torch.where(self.claims[index] > 0, cosine, 0.0))
+        return best
 
     @torch.no_grad()
     def look(self) -> None:

@@ -60,6 +60,7 @@ class PhotoConfig:
       trust: share of their weight that generated views lose where a photo shows the surface squarely.
       coarse: share of the run until which photos have a quarter of their sides, and half of them.
       start_gaussians: Gaussians that start from photos, at most; added to the preset's own numbers.
+      strands: of hair that no photo shows, at most; added when the fit is done.
       rate, pull: of the corrections to a photo's camera, expression, neck, jaw and eyes, in units of their limits.
       colour_rate, colour_pull: of the colour corrections that photos and generated views have.
     """
@@ -70,6 +71,7 @@ class PhotoConfig:
     trust: float = 0.9
     coarse: tuple[float, float] = (0.25, 0.65)
     start_gaussians: int = 14000
+    strands: int = 20000
     rate: float = 1e-2
     pull: float = 1e-3
     colour_rate: float = 1e-3

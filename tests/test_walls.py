@@ -42,6 +42,7 @@ CORE_GROUND = {
     "sound",
     "rotation",
     "ramps",
+    "skin_colour",
     "places",
     "host",
     "environment",

@@ -27,6 +27,7 @@ from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.heads.mesh import vertex_normals
 from mvp4d.core.heads.model import EYES, INTERIOR, HeadModel
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.heads.regions import vertices_of
 from mvp4d.core.ramps import smoothstep
 from mvp4d_jax.geometry.frame_by_frame import draw_apart
 from mvp4d_jax.geometry.framing import crop_box
@@ -255,14 +256,6 @@ def _stretch(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     d = after[:, 2] / before[:, 2]
     total, difference = np.hypot(a + d, b), np.hypot(a - d, b)
     return np.maximum((total + difference) / 2, 2 / np.maximum(total - difference, 1e-6))
-
-
-def vertices_of(head: HeadModel, words: tuple[str, ...]) -> np.ndarray:
-    """[N] float32: 1 on vertices of parts whose names hold one of the words."""
-    chosen = np.array([any(word in name.lower() for word in words) for name in head.part_names])
-    marked = np.zeros(head.vertex_count, np.float32)
-    marked[np.asarray(head.faces)[chosen[np.asarray(head.face_parts)]]] = 1
-    return marked
 
 
 def _mix(head: HeadModel, raster: Raster, values: np.ndarray, where: np.ndarray) -> np.ndarray:

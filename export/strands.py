@@ -1,0 +1,306 @@
+"""Strands of hair where no photo shows it: a generated view is too coarse for more than hair's shape and colour.
+
+They lie on the surface that the avatar's hair has from all sides, fall away from the crown and hold together in tufts.
+Their brightness varies as much as that of the hair in the photos; which strand lies where, nothing tells. So they are
+the same for a seed, and move with the rig.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mvp4d.core.heads.model import EYES, INTERIOR, HeadModel
+from mvp4d.core.heads.motion import Motion
+from mvp4d.core.heads.regions import CHIN, landmarks_of, scalp_and_face
+from mvp4d.core.ramps import smoothstep as smooth_ramp
+from mvp4d.core.skin_colour import SkinColour, lightness_and_hue
+from mvp4d_export.avatar import Avatar, Splats
+from mvp4d_export.initialise import SH_0, hang
+from mvp4d_export.rig import Pose
+from mvp4d_export.triangles import matrix_to_quaternion, to_local, triangle_frames
+from mvp4d_export.visibility import parts_named, smoothstep, triangle_parts
+
+# The surface.
+RINGS = ((0.0, 8), (45.0, 6), (80.0, 1))  # degrees up, and how many views from there
+SIDE = 160  # pixels of these views
+REACH = 0.05  # metres around the scalp that they show
+SOLID = 0.6  # least alpha of a pixel on the surface
+CELL = 0.002  # metres: one point each
+AROUND = 24  # neighbours that tell a point's normal, colour and area
+SPARSE = 0.008  # metres to the last of them beyond which a point lies beside the surface
+TURNED = 0.3  # least cosine between a point's normal and the view that saw it
+# Where strands grow.
+SQUARELY = (0.45, 0.9)  # cosines between which a photo passes from losing hair's strands to showing them
+UNSHOWN = (0.15, 0.7)  # share of what is seen that photos leave open
+OFF_RIG = (0.008, 0.016)  # metres off the rig from which something is hair, if it has its colour
+ABOVE_CHIN = 0.03  # metres over which such hair begins
+PALETTE = 2000  # Gaussians that tell hair's colours, at most
+NEIGHBOUR = 0.02  # share of them that are nearer in colour than the one whose distance counts
+ALIKE = (0.16, 0.08)  # such distances of colours in [0, 1], off the scalp: another thing's, hair's
+LEAST_HAIR = 0.12  # share of what photos show of the scalp that must be hair
+FEW = 50  # of them: fewer tell nothing
+# How they look.
+DENSITY = 15e4  # strands per square metre
+LONG, WIDE = 0.005, 0.0005  # metres, standard deviations along and across
+SPREAD = 0.2  # of the logarithm of their size
+DEEP, LIFT = 0.004, 0.0005  # metres over which they lie, and how far before the surface at the mean
+OPACITY = 0.6
+BESIDE = 0.0012  # metres, standard deviation from a point of the surface
+TILT = 0.35  # at most, how much they stand off
+WAVE, WAVE_SIZE = 0.3, 0.02  # radians of turn that neighbours share, and metres over which they do
+STRAY = 0.12  # radians that each has of its own
+TUFT = (0.014, 0.0025)  # metres along and across
+PER_TUFT = 6  # strands
+OVERLAID = 0.55  # share of their contrast that is left where strands lie over each other
+SHARES = (0.7, 0.5, 0.4)  # of a brightness: its tuft's, its own, its height's; as lengths
+DARKEST, LIGHTEST = 0.25, 2.2  # beside the hair's colour
+
+
+@dataclasses.dataclass(frozen=True)
+class Surface:
+    """What the avatar shows from all sides, at M points.
+
+    Attributes:
+      places, normals, colours: [M, 3] in head axes at rest. unshown: [M] in [0, 1], no photo shows it squarely.
+      area: [M] square metres that a point stands for. around: [M, K] its neighbours, itself included.
+    """
+
+    places: Tensor
+    normals: Tensor
+    colours: Tensor
+    unshown: Tensor
+    area: Tensor
+    around: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Hair:
+    """What photos tell of hair.
+
+    Attributes:
+      skin: what it is told from. colours: a tree of its own, sRGB.
+      contrast: standard deviation of its brightness over the mean brightness around.
+    """
+
+    skin: SkinColour
+    colours: cKDTree
+    contrast: float
+
+    def share(self, colours: Tensor, scalp: Tensor) -> Tensor:
+        """[M] in [0, 1] how far colours [M, 3] are hair's: unlike skin's, and off the `scalp` [M] like its own."""
+        points = colours.cpu().numpy()
+        distance = self.colours.query(points, [1 + int(NEIGHBOUR * self.colours.n)])[0][:, 0]
+        alike = np.maximum(scalp.cpu().numpy(), smooth_ramp(distance, *ALIKE))
+        return torch.from_numpy(self.skin.unlike(lightness_and_hue(points)) * alike).to(colours)
+
+
+class Region:
+    """Where on a head something lies."""
+
+    def __init__(self, head: HeadModel):
+        self.template = np.asarray(head.template, np.float32)
+        self.tree, self.chin = cKDTree(self.template), float(landmarks_of(head)[CHIN, 1])
+        self.scalp, self.face = scalp_and_face(head)
+
+    def at(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[M] in [0, 1] on the scalp, and beside the rig where hair may hang; [M] bool on the front of the face."""
+        off, nearest = self.tree.query(places.cpu().numpy())
+        off = torch.from_numpy(off).to(places)
+        hanging = smoothstep(off, *OFF_RIG) * smoothstep(places[:, 1] - self.chin, 0.0, ABOVE_CHIN)
+        scalp, face = (torch.from_numpy(values[nearest]).to(places.device) for values in (self.scalp, self.face))
+        return scalp, hanging, face & (off < OFF_RIG[0])
+
+    def crown(self) -> np.ndarray:
+        """[3] from where hair falls: the top of the scalp, a third of the way to its back."""
+        scalp = self.template[self.scalp > 0.5]
+        (_, top, front), (_, _, back) = scalp.max(0), scalp.min(0)
+        return np.array([0, top, (front + 2 * back) / 3], np.float32)
+
+
+@torch.no_grad()
+def strands(
+    avatar: Avatar, head: HeadModel, squarely: Tensor, own: Tensor, most: int, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]] | None:
+    """Strands for an avatar's hair.
+
+    Args:
+      head: the avatar's, with landmarks.
+      squarely: [G] cosines at which photos see its Gaussians, 0 where none does.
+      own: [G] bool: the head's own, which no picture told.
+      most: strands at most.
+
+    Returns:
+      the triangles [S] that they are bound to and the Gaussians' tensors; None where photos show no hair, or leave
+      none of it open.
+    """
+    if not len(head.landmark_faces):
+        return None
+    frames = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)
+    splats = avatar.splats(avatar.gather(avatar.rig.template))
+    region = Region(head)
+    hair = _hair(avatar, splats, region, (squarely > 0) & ~own)
+    if hair is None:
+        return None
+    surface = _surface(avatar, splats, region, torch.where(own, 0, 1 - smoothstep(squarely, *SQUARELY)))
+    scalp, hanging, _ = region.at(surface.places)
+    where = torch.maximum(scalp, hanging) * hair.share(surface.colours, scalp) * smoothstep(surface.unshown, *UNSHOWN)
+    where = where[surface.around].mean(1)
+    expected = DENSITY * surface.area * where
+    expected *= min(1.0, most / max(float(expected.sum()), 1e-6))
+    count = (expected + torch.rand(len(expected), generator=generator).to(expected)).floor().long()
+    index = torch.arange(len(count), device=count.device).repeat_interleave(count)[:most]
+    if not len(index):
+        return None
+    places, turns, brightness = _lie(surface, index, torch.from_numpy(region.crown()).to(splats.means), generator)
+    colours = surface.colours[index] * (1 + hair.contrast / OVERLAID * brightness).clamp(DARKEST, LIGHTEST)[:, None]
+    outside = ~parts_named(avatar.rig.part_names, (*INTERIOR, *EYES)).to(avatar.device)[triangle_parts(avatar)]
+    binding = hang(avatar, places, frames[2], outside)
+    size = torch.tensor([LONG, WIDE, WIDE], device=avatar.device) * torch.exp(
+        SPREAD * torch.randn(len(index), 1, generator=generator).to(places)
+    )
+    harmonics = torch.zeros(len(index), avatar.config.harmonic_count, 3, device=avatar.device)
+    harmonics[:, 0] = (colours.clamp(0.01, 0.99) - 0.5) / SH_0
+    return binding, {
+        "position": to_local(places, frames, binding),
+        "rotation": matrix_to_quaternion(frames[0][binding].mT @ turns),
+        "log_scale": (size / frames[1][binding, None]).log(),
+        "logit_opacity": torch.logit((OPACITY * where[index].sqrt()).clamp(1e-3, OPACITY)),
+        "harmonics": harmonics,
+    }
+
+
+def _hair(avatar: Avatar, splats: Splats, region: Region, shown: Tensor) -> Hair | None:
+    """What the Gaussians `shown` [G] bool by photos tell of hair and skin; None: too little."""
+    chosen = shown.nonzero()[:, 0]
+    scalp, hanging, face = region.at(splats.means[chosen])
+    if face.sum() < FEW:
+        return None
+    colours = avatar.harmonics[chosen, 0] * SH_0 + 0.5
+    hues = lightness_and_hue(colours.cpu().numpy())
+    skin = SkinColour.of(hues[face.cpu().numpy()])
+    unlike = torch.from_numpy(skin.unlike(hues)).to(colours)
+    size = splats.scales[chosen].sort(1).values[:, 1:].prod(1) * splats.opacities[chosen]
+    hair = torch.maximum(scalp, hanging) * unlike > 0.5
+    if hair.sum() < FEW or (size * scalp * unlike).sum() < LEAST_HAIR * (size * scalp).sum():
+        return None
+    chosen, colours, size = chosen[hair], colours[hair], size[hair]
+    light = colours.mean(1)
+    places = splats.means[chosen].cpu().numpy()
+    around = torch.from_numpy(cKDTree(places).query(places, min(64, len(places)))[1]).to(chosen)
+    mean = (size[around] * light[around]).sum(1) / size[around].sum(1).clamp(min=1e-12)
+    contrast = (size * (light - mean).square()).sum() / size.sum()
+    contrast = float(contrast.sqrt() / ((size * mean).sum() / size.sum()).clamp(min=1e-3))
+    return Hair(skin, cKDTree(colours[:: -(-len(colours) // PALETTE)].cpu().numpy()), contrast)
+
+
+def _surface(avatar: Avatar, splats: Splats, region: Region, unshown: Tensor) -> Surface:
+    """The avatar at rest as views from all sides show it; `unshown` [G]."""
+    device = avatar.device
+    scalp = region.template[region.scalp > 0.5]
+    centre = torch.from_numpy((scalp.max(0) + scalp.min(0)) / 2).to(device)
+    radius = float(np.linalg.norm(scalp - centre.cpu().numpy(), axis=1).max()) + REACH
+    distance = 5 * radius
+    K = torch.tensor([[distance / radius, 0, 1], [0, distance / radius, 1], [0, 0, 2 / SIDE]], device=device) * SIDE / 2
+    still = Motion.still(1, len(avatar.rig.expression_basis))
+    pose = Pose.of(still, device)
+    found = []
+    for up, count in RINGS:
+        for turn in range(count):
+            viewmat, towards = _camera(centre, distance, math.radians(up), 2 * math.pi * turn / count)
+            view = (splats, pose, viewmat[None], K[None], SIDE, SIDE, torch.zeros(3, device=device))
+            where = avatar.render(*view, colours=splats.means - centre + radius, marks=unshown)
+            solid = where.alpha[0] > SOLID
+            alpha = where.alpha[0][solid][:, None]
+            places = where.rgb[0][solid] / alpha + centre - radius
+            colours = avatar.render(*view).rgb[0][solid] / alpha
+            found.append(
+                torch.cat((places, colours, where.marked[0][solid][:, None] / alpha, towards.expand_as(places)), 1)
+            )
+    found = torch.cat(found)
+    cells = (found[:, :3] / CELL).round().long().cpu().numpy()
+    found = found[torch.from_numpy(np.unique(cells, axis=0, return_index=True)[1]).to(device)]
+    distance, around = _around(found[:, :3])
+    square = (_normals(found[:, :3], around) * found[:, 7:]).sum(1).abs() > TURNED
+    found = found[square & (distance[:, -1] < SPARSE)]  # others lie between what is near and what is behind
+    places, colours, unshown, towards = found.split([3, 3, 1, 3], 1)
+    distance, around = _around(places)
+    normals = _normals(places, around)
+    normals = torch.where((normals * towards).sum(1, keepdim=True) < 0, -normals, normals)
+    normals = normalize(normals[around].mean(1), dim=1)
+    area = math.pi * distance[:, -1].square() / distance.shape[1]
+    return Surface(places, normals, colours[around].mean(1).clamp(0, 1), unshown[:, 0], area, around)
+
+
+def _camera(centre: Tensor, distance: float, up: float, turn: float) -> tuple[Tensor, Tensor]:
+    """A camera [4, 4] that looks at `centre` [3] from angles in radians, and the direction [3] in which it stands."""
+    towards = centre.new_tensor([math.sin(turn) * math.cos(up), math.sin(up), math.cos(turn) * math.cos(up)])
+    right = centre.new_tensor([math.cos(turn), 0, -math.sin(turn)])
+    rotation = torch.stack((right, torch.linalg.cross(right, towards), -towards))
+    viewmat = torch.eye(4, device=centre.device)
+    viewmat[:3, :3], viewmat[:3, 3] = rotation, -rotation @ (centre + distance * towards)
+    return viewmat, towards
+
+
+def _around(places: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances to the nearest neighbours of places [M, 3], ascending, and their indices, [M, K]; itself is first."""
+    points = places.cpu().numpy()
+    distance, index = cKDTree(points).query(points, range(1, min(AROUND, len(points)) + 1))
+    return torch.from_numpy(distance).to(places), torch.from_numpy(index).to(places.device)
+
+
+def _normals(places: Tensor, around: Tensor) -> Tensor:
+    """[M, 3] unit normals, of either sign, of the planes through each place's neighbours."""
+    offsets = places[around] - places[around].mean(1, keepdim=True)
+    return torch.linalg.eigh(offsets.mT @ offsets)[1][..., 0]
+
+
+def _lie(surface: Surface, index: Tensor, crown: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Strands on points `index` [S] of a surface: their places [S, 3], rotations [S, 3, 3], whose first columns run
+    along them, and brightness [S] of mean 0 and standard deviation 1."""
+
+    def random(*shape: int, normal: bool = True) -> Tensor:
+        return (torch.randn if normal else torch.rand)(*shape, generator=generator).to(crown)
+
+    count, normal = len(index), surface.normals[index]
+    fall = surface.places[index] - crown
+    fall = normalize(fall - (fall * normal).sum(1, keepdim=True) * normal, dim=1)
+    side = torch.linalg.cross(fall, normal)
+    places = surface.places[index] + BESIDE * (random(count, 1) * fall + random(count, 1) * side)
+
+    low, high = places.amin(0), places.amax(0)
+    spots = max(1, int(((high - low) / WAVE_SIZE).clamp(min=1).prod())) * 4
+    turn = _smooth(places, low + (high - low) * random(spots, 3, normal=False), random(spots), WAVE_SIZE)
+    turn = WAVE * turn + STRAY * random(count)
+    along = turn.cos()[:, None] * fall + turn.sin()[:, None] * side
+    along = normalize(along + TILT * random(count, 1, normal=False) * normal, dim=1)
+    normal = normalize(normal - (normal * along).sum(1, keepdim=True) * along, dim=1)
+    turns = torch.stack((along, torch.linalg.cross(normal, along), normal), -1)
+
+    middle = torch.randperm(count, generator=generator)[: max(1, count // PER_TUFT)].to(index.device)
+    tuft = _smooth(places, places[middle], random(len(middle)), torch.tensor(TUFT).to(crown), turns)
+    height = random(count, normal=False) - 0.5
+    parts = torch.stack((tuft, random(count), height * 12**0.5))
+    shares = torch.tensor(SHARES).to(crown)
+    return places + (DEEP * height + LIFT)[:, None] * surface.normals[index], turns, shares / shares.norm() @ parts
+
+
+def _smooth(places: Tensor, spots: Tensor, values: Tensor, size: float | Tensor, turns: Tensor | None = None) -> Tensor:
+    """[S] a smooth field of standard deviation 1 at places [S, 3]: `values` [Q] at `spots` [Q, 3], spread as Gaussians.
+
+    Args:
+      size: metres; two of them, along and across: the first columns of `turns` [S, 3, 3], and the second.
+    """
+    index = cKDTree(spots.cpu().numpy()).query(places.cpu().numpy(), range(1, min(AROUND, len(spots)) + 1))[1]
+    index = torch.from_numpy(index).to(places.device)
+    away = spots[index] - places[:, None]
+    if turns is not None:
+        away = away @ turns[..., :2]
+    weight = torch.exp(-(away / size).square().sum(-1) / 2)
+    return (weight * values[index]).sum(1) / weight.square().sum(1).sqrt().clamp(min=1e-6)

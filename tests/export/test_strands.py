@@ -1,0 +1,137 @@
+"""Strands grow where photos show no hair, lie along it, and are as uneven as the hair that they do show."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial import cKDTree
+
+from mvp4d.core.heads import load_head
+from mvp4d.core.heads.regions import landmarks_of, scalp_and_face
+from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
+from mvp4d_export.initialise import SH_0
+from mvp4d_export.projection import quaternion_to_matrix
+from mvp4d_export.strands import OVERLAID, strands
+from mvp4d_export.triangles import triangle_frames
+
+SKIN, BROWN = (0.80, 0.60, 0.50), (0.30, 0.20, 0.12)
+CONTRAST = 0.15  # of the hair's brightness
+
+
+@pytest.fixture(scope="module")
+def head():
+    return load_head("builtin")
+
+
+def made(head, hair: tuple[float, float, float]) -> Avatar:
+    """A head of opaque discs, its scalp of uneven hair."""
+    avatar = Avatar(AvatarConfig(96, 0), head)
+    frames = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)
+    count = len(avatar.mesh_faces)
+    scalp, _ = scalp_and_face(head)
+    nearest = cKDTree(head.template).query(frames[2].numpy())[1]
+    uneven = 1 + CONTRAST * torch.randn(count, 1, generator=torch.Generator().manual_seed(1))
+    colours = torch.where(
+        torch.from_numpy(scalp[nearest] > 0.5)[:, None], torch.tensor(hair) * uneven, torch.tensor(SKIN)
+    )
+    rotation = torch.zeros(count, 4)
+    rotation[:, 0] = 1
+    size = torch.full((count, 3), 1.0)
+    size[:, 1] = 0.1  # flat
+    tensors = {
+        "position": torch.zeros(count, 3),
+        "rotation": rotation,
+        "log_scale": size.log(),
+        "logit_opacity": torch.full((count,), 4.0),
+        "harmonics": ((colours - 0.5) / SH_0)[:, None],
+    }
+    avatar.set_gaussians(torch.arange(count), tensors)
+    return avatar
+
+
+def grown(avatar: Avatar, head, squarely: torch.Tensor, most: int = 4000, seed: int = 0):
+    """Strands as (means [S, 3], axes [S, 3] along them, colours [S, 3]), or None."""
+    own = torch.zeros(avatar.gaussian_count, dtype=torch.bool)
+    added = strands(avatar, head, squarely, own, most, torch.Generator().manual_seed(seed))
+    if added is None:
+        return None
+    alone = Avatar(avatar.config, head)
+    alone.set_gaussians(added[0], added[1])
+    with torch.no_grad():
+        splats = alone.splats(alone.gather(alone.rig.template))
+    longest = splats.scales.argmax(1)
+    axes = quaternion_to_matrix(splats.quaternions)[torch.arange(len(longest)), :, longest]
+    return splats.means, axes, added[1]["harmonics"][:, 0] * SH_0 + 0.5
+
+
+def front(avatar: Avatar) -> torch.Tensor:
+    """[G] 1 where a photo from the front shows the Gaussians, 0 behind."""
+    places = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)[2][avatar.binding]
+    return (places[:, 2] > places[:, 2].mean()).float()
+
+
+def test_they_grow_on_the_scalp_that_no_photo_shows(head):
+    avatar = made(head, BROWN)
+    means, axes, colours = grown(avatar, head, front(avatar))
+    assert 3000 < len(means) <= 4000
+    middle = float(triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)[2][:, 2].mean())
+    assert (means[:, 2] < middle + 0.012).float().mean() > 0.99
+    scalp, _ = scalp_and_face(head)
+    off = torch.from_numpy(cKDTree(head.template[scalp > 0]).query(means.numpy())[0])
+    assert off.max() < 0.012  # metres: on its surface
+    assert means[:, 1].min() > landmarks_of(head)[8, 1]  # none on neck or shoulders
+
+    side = means[:, 1] < head.template[:, 1].max() - 0.06
+    assert axes[side, 1].abs().mean() > 0.85  # hair falls
+    outward = torch.nn.functional.normalize(means - torch.tensor([0.0, 0.03, -0.01]), dim=1)
+    assert (axes * outward).sum(1).abs().mean() < 0.3  # along the head
+
+    colours = colours[(means[:, 2] < -0.04) & (means[:, 1] > 0.0)]  # off the hairline, where they are skin's in part
+    light = colours.mean(1)
+    assert light.std() / light.mean() == pytest.approx(CONTRAST / OVERLAID, rel=0.1)
+    hue = colours / light[:, None]
+    torch.testing.assert_close(hue.median(0).values, torch.tensor(BROWN) / np.mean(BROWN), atol=0.05, rtol=0)
+
+
+def test_there_are_none_on_bald_heads_nor_where_photos_show_all_hair(head):
+    bald = made(head, SKIN)
+    assert grown(bald, head, front(bald)) is None
+    avatar = made(head, BROWN)
+    assert grown(avatar, head, torch.ones(avatar.gaussian_count)) is None
+    assert grown(avatar, head, torch.zeros(avatar.gaussian_count)) is None  # nor where none shows what hair is like
+
+
+def test_a_seed_gives_the_same_ones(head):
+    avatar = made(head, BROWN)
+    own, squarely = torch.zeros(avatar.gaussian_count, dtype=torch.bool), front(avatar)
+    first, again, other = (
+        strands(avatar, head, squarely, own, 500, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first[0], again[0])
+    assert all(torch.equal(first[1][name], again[1][name]) for name in GAUSSIAN_TENSORS)
+    assert len(first[0]) <= 500
+    assert not (len(first[0]) == len(other[0]) and torch.equal(first[1]["position"], other[1]["position"]))
+
+
+def test_a_head_without_landmarks_has_none(head):
+    bare = dataclasses.replace(head, landmark_faces=np.zeros(0, np.int32), landmark_barycentric=np.zeros((0, 3)))
+    avatar = made(head, BROWN)
+    assert grown(avatar, bare, front(avatar)) is None
+
+
+def test_they_move_with_the_rig(head):
+    """A strand keeps its place and turn on its triangle: a rigidly turned head turns it likewise."""
+    avatar = made(head, BROWN)
+    own = torch.zeros(avatar.gaussian_count, dtype=torch.bool)
+    binding, tensors = strands(avatar, head, front(avatar), own, 200, torch.Generator().manual_seed(0))
+    avatar.set_gaussians(binding, tensors)
+    angle = 0.4
+    turn = torch.tensor([[math.cos(angle), 0, math.sin(angle)], [0, 1, 0], [-math.sin(angle), 0, math.cos(angle)]])
+    rest = avatar.gather(avatar.rig.template)
+    with torch.no_grad():
+        before, after = avatar.splats(rest), avatar.splats(rest @ turn.T)
+    torch.testing.assert_close(after.means, before.means @ turn.T, atol=1e-5, rtol=0)
+    moved = quaternion_to_matrix(after.quaternions)[..., 0]
+    torch.testing.assert_close(moved, quaternion_to_matrix(before.quaternions)[..., 0] @ turn.T, atol=1e-4, rtol=0)
