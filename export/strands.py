@@ -44,6 +44,7 @@ ABOVE_CHIN = 0.03  # metres over which such hair begins
 PALETTE = 2000  # Gaussians that tell hair's colours, at most
 NEIGHBOUR = 0.02  # share of them that are nearer in colour than the one whose distance counts
 ALIKE = (0.16, 0.08)  # such distances of colours in [0, 1], off the scalp: another thing's, hair's
+MOST_SPREAD = (0.09, 0.06, 0.06)  # of skin's lightness and hue: more is light from one side, or a beard
 LEAST_HAIR = 0.12  # share of what photos show of the scalp that must be hair
 FEW = 50  # of them: fewer tell nothing
 # How they look.
@@ -185,6 +186,7 @@ def _hair(avatar: Avatar, splats: Splats, region: Region, shown: Tensor) -> Hair
     colours = avatar.harmonics[chosen, 0] * SH_0 + 0.5
     hues = lightness_and_hue(colours.cpu().numpy())
     skin = SkinColour.of(hues[face.cpu().numpy()])
+    skin = dataclasses.replace(skin, spread=np.minimum(skin.spread, MOST_SPREAD))
     unlike = torch.from_numpy(skin.unlike(hues)).to(colours)
     size = splats.scales[chosen].sort(1).values[:, 1:].prod(1) * splats.opacities[chosen]
     hair = torch.maximum(scalp, hanging) * unlike > 0.5
