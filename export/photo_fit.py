@@ -19,7 +19,7 @@ from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.despeckle import fade_specks
-from mvp4d_export.hidden import OwnMouths
+from mvp4d_export.hidden import NO_SKIN, OwnMouths
 from mvp4d_export.lids import lids_among, shade_lids
 from mvp4d_export.mouth_mask import mouth_mask
 from mvp4d_export.photo_depth import PhotoDepth
@@ -28,7 +28,7 @@ from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
 from mvp4d_export.rasterize import Rendering
 from mvp4d_export.rig import Pose, rotation_matrix
-from mvp4d_export.rim import even_rim, outline_cosine
+from mvp4d_export.rim import SKIN_RIM, even_rim, outline_cosine
 from mvp4d_export.sheet import on_sheet
 from mvp4d_export.triangles import matrix_to_quaternion, to_local, triangle_frames
 from mvp4d_export.turned import TURNS, turned_picture, turned_view
@@ -55,6 +55,7 @@ YIELD_FROM, YIELD_TO = 0.5, 0.95  # claims over the largest: a photo counts leas
 YIELDED = 0.1  # what the least is
 HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
 BESIDE_FROM, BESIDE_TO = 0.1, 0.6  # the same: what a photo shows may look otherwise from there, as it does in the photo
+LEAST_CLAIM = 0.05  # to tell the colour around skin that photos see from beside
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
 
 
@@ -220,10 +221,12 @@ class PhotoFit:
         fade_specks(avatar, self.photos.pictures[index], *self.view(index))
 
     def _even_rim(self) -> None:
-        """Evens the colours of what photos see beside the rig, as far as none of them sees it squarely."""
-        squarely = self.squarely()
-        squarely[squarely == 0] = 1  # generated views alone tell their colours
-        even_rim(self.avatar, ~self.on_surface() & ~self.fixed, squarely)
+        """Evens the colours of what photos see, beside the rig and of its skin, as far as none sees it squarely."""
+        surface, claimed = self.on_surface(), self.claims.amax(0)
+        told = claimed > 0  # of the others generated views alone tell the colours
+        even_rim(self.avatar, ~surface & ~self.fixed, torch.where(told, self.squarely(), 1.0))
+        skin = surface & ~self.fixed & ~gaussians_of(self.avatar, (*INTERIOR, *EYES, *NO_SKIN, "lip"))
+        even_rim(self.avatar, skin, torch.where(told, claimed, 1.0), SKIN_RIM, LEAST_CLAIM + claimed)
 
     @torch.no_grad()
     def squarely(self) -> Tensor:

@@ -1,7 +1,8 @@
-"""Hair and clothes at the rim of a photo: from beside they are as even as what is around them.
+"""What lies at the rim of a photo, hair, clothes and skin: from beside it is as even as what is around it.
 
 Along its lines of sight a photo says nothing, and its own pixels need dark and light Gaussians there, one behind the
 other: it shows strands, views from beside a field of dots. A generated view is too coarse to tell dots from their mean.
+On skin that turns away from a photo, pixels of what lies behind it or beside it are dots likewise.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from mvp4d_export.seeding import project_points
 from mvp4d_export.visibility import smoothstep
 
 BALL = 0.09  # metres: radius of a head with its hair
-RIM_FROM, RIM_TO = 0.35, 0.8  # cosines at which it faces the photo: colours are the mean around, their own
+HAIR_RIM = (0.35, 0.8)  # cosines at which it faces the photo: colours are the mean around, their own
+SKIN_RIM = (0.2, 0.5)  # the same of skin, which has a surface to ask
 AROUND = 0.006  # metres: standard deviation of that mean
 NEIGHBOURS = 64  # Gaussians that it is of
 
@@ -41,11 +43,19 @@ def outline_cosine(avatar: Avatar, picture: Picture, pose: Pose, viewmat: Tensor
 
 
 @torch.no_grad()
-def even_rim(avatar: Avatar, among: Tensor, cosine: Tensor) -> None:
+def even_rim(
+    avatar: Avatar,
+    among: Tensor,
+    cosine: Tensor,
+    passage: tuple[float, float] = HAIR_RIM,
+    counts: Tensor | None = None,
+) -> None:
     """Gives Gaussians the mean colour around them as far as photos see them from beside.
 
     Args:
       among: [G] bool, those that the mean is of and that may change. cosine: [G] how squarely photos see them.
+      passage: cosines at which colours are the mean around, their own.
+      counts: [G] what each weighs in the mean, beside its size and opacity.
     """
     chosen = among.nonzero()[:, 0]
     if len(chosen) < 2:
@@ -53,11 +63,12 @@ def even_rim(avatar: Avatar, among: Tensor, cosine: Tensor) -> None:
     splats = avatar.splats(avatar.gather(avatar.rig.template))
     places = splats.means[chosen].cpu().numpy()
     size = splats.scales.sort(1).values[:, 1:].prod(1) * splats.opacities
+    size = size if counts is None else size * counts
     distance, index = cKDTree(places).query(places, min(NEIGHBOURS, len(places)))  # [M, K]
     near = torch.from_numpy(np.exp(-((distance / AROUND) ** 2) / 2)).to(size)
     index = torch.from_numpy(index).to(chosen)
     weights = near * size[chosen][index]
     own = avatar.harmonics[chosen]
     mean = (weights[..., None] * own.flatten(1)[index]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1e-20)
-    share = smoothstep(cosine[chosen], RIM_FROM, RIM_TO)[:, None, None]
+    share = smoothstep(cosine[chosen], *passage)[:, None, None]
     avatar.harmonics[chosen] = torch.lerp(mean.view_as(own), own, share)

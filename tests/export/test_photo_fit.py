@@ -27,6 +27,7 @@ from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig, with_photos
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
 from mvp4d_export.rig import Pose
+from mvp4d_export.rim import SKIN_RIM
 from mvp4d_export.triangles import triangle_frames
 from mvp4d_export.visibility import excess_variance, light, rig_surface, smoothed
 
@@ -374,7 +375,10 @@ def test_what_strays_before_the_background_of_views_goes(egg, sharp):
     colours = avatar.harmonics.detach().clone()
     fit.finish()
     torch.testing.assert_close(fit.avatar.position.detach(), places[~strayed])
-    torch.testing.assert_close(fit.avatar.harmonics.detach()[surface], colours[~strayed][surface])
+    claims = fit.photos.claims.amax(0)
+    kept = surface & ((claims == 0) | (claims > SKIN_RIM[1]))  # others are seen from beside: as even as skin around
+    assert kept.sum() > 0.5 * surface.sum()
+    torch.testing.assert_close(fit.avatar.harmonics.detach()[kept], colours[~strayed][kept])
     assert len(fit.start) == len(fit.photos.fixed) == len(fit.photos.pitch) == fit.avatar.gaussian_count
 
 
