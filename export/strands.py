@@ -37,9 +37,10 @@ AROUND = 24  # neighbours that tell a point's normal, colour and area
 SPARSE = 0.008  # metres to the last of them beyond which a point lies beside the surface
 TURNED = 0.3  # least cosine between a point's normal and the view that saw it
 # Where strands grow.
-SQUARELY = (0.45, 0.9)  # cosines between which a photo passes from losing hair's strands to showing them
+SQUARELY = (0.3, 0.65)  # cosines between which a photo passes from losing hair's strands to showing them
 UNSHOWN = (0.15, 0.7)  # share of what is seen that photos leave open
 OFF_RIG = (0.008, 0.016)  # metres off the rig from which something is hair, if it has its colour
+FAR = (0.06, 0.04)  # metres off the rig: beyond all hair, among it
 ABOVE_CHIN = 0.03  # metres over which such hair begins
 PALETTE = 2000  # Gaussians that tell hair's colours, at most
 NEIGHBOUR = 0.02  # share of them that are nearer in colour than the one whose distance counts
@@ -52,14 +53,14 @@ DENSITY = 15e4  # strands per square metre
 LONG, WIDE = 0.005, 0.0005  # metres, standard deviations along and across
 SPREAD = 0.2  # of the logarithm of their size
 DEEP, LIFT = 0.004, 0.0005  # metres over which they lie, and how far before the surface at the mean
-OPACITY = 0.6
+OPACITY = 0.55
 BESIDE = 0.0012  # metres, standard deviation from a point of the surface
-TILT = 0.35  # at most, how much they stand off
+TILT = 0.25  # at most, how much they stand off
 WAVE, WAVE_SIZE = 0.3, 0.02  # radians of turn that neighbours share, and metres over which they do
 STRAY = 0.12  # radians that each has of its own
 TUFT = (0.014, 0.0025)  # metres along and across
 PER_TUFT = 6  # strands
-OVERLAID = 0.55  # share of their contrast that is left where strands lie over each other
+OVERLAID = 0.65  # share of their contrast that is left where strands lie over each other
 SHARES = (0.7, 0.5, 0.4)  # of a brightness: its tuft's, its own, its height's; as lengths
 DARKEST, LIGHTEST = 0.25, 2.2  # beside the hair's colour
 
@@ -115,8 +116,9 @@ class Region:
         off, nearest = self.tree.query(places.cpu().numpy())
         off = torch.from_numpy(off).to(places)
         hanging = smoothstep(off, *OFF_RIG) * smoothstep(places[:, 1] - self.chin, 0.0, ABOVE_CHIN)
+        near = smoothstep(off, *FAR)
         scalp, face = (torch.from_numpy(values[nearest]).to(places.device) for values in (self.scalp, self.face))
-        return scalp, hanging, face & (off < OFF_RIG[0])
+        return near * scalp, near * hanging, face & (off < OFF_RIG[0])
 
     def crown(self) -> np.ndarray:
         """[3] from where hair falls: the top of the scalp, a third of the way to its back."""
