@@ -12,6 +12,8 @@ import math
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -40,8 +42,11 @@ TURNED = 0.3  # least cosine between a point's normal and the view that saw it
 SQUARELY = (0.3, 0.65)  # cosines between which a photo passes from losing hair's strands to showing them
 UNSHOWN = (0.15, 0.7)  # share of what is seen that photos leave open
 OFF_RIG = (0.008, 0.016)  # metres off the rig from which something is hair, if it has its colour
-FAR = (0.06, 0.04)  # metres off the rig: beyond all hair, among it
-ABOVE_CHIN = 0.03  # metres over which such hair begins
+FAR = (0.10, 0.07)  # metres off the rig: beyond all hair, among it
+TIPS = 0.03  # metres over which such hair ends
+LONGEST = 0.12  # metres below the chin to which it may fall
+JOINED = 0.008  # metres between Gaussians of one head of hair
+LOWEST = 0.02  # share of these that lie below its end
 PALETTE = 2000  # Gaussians that tell hair's colours, at most
 NEIGHBOUR = 0.02  # share of them that are nearer in colour than the one whose distance counts
 ALIKE = (0.16, 0.08)  # such distances of colours in [0, 1], off the scalp: another thing's, hair's
@@ -87,12 +92,13 @@ class Hair:
     """What photos tell of hair.
 
     Attributes:
-      skin: what it is told from. colours: a tree of its own, sRGB.
+      skin: what it is told from. colours: a tree of its own, sRGB. end: height in head axes at which it ends.
       contrast: standard deviation of its brightness over the mean brightness around.
     """
 
     skin: SkinColour
     colours: cKDTree
+    end: float
     contrast: float
 
     def share(self, colours: Tensor, scalp: Tensor) -> Tensor:
@@ -111,14 +117,15 @@ class Region:
         self.tree, self.chin = cKDTree(self.template), float(landmarks_of(head)[CHIN, 1])
         self.scalp, self.face = scalp_and_face(head)
 
-    def at(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[M] in [0, 1] on the scalp, and beside the rig where hair may hang; [M] bool on the front of the face."""
+    def at(self, places: Tensor, end: float) -> tuple[Tensor, Tensor, Tensor]:
+        """[M] in [0, 1] on the scalp, and off the rig where hair that ends at a height may hang; [M] bool on the front
+        of the face."""
         off, nearest = self.tree.query(places.cpu().numpy())
         off = torch.from_numpy(off).to(places)
-        hanging = smoothstep(off, *OFF_RIG) * smoothstep(places[:, 1] - self.chin, 0.0, ABOVE_CHIN)
         near = smoothstep(off, *FAR)
+        hanging = near * smoothstep(off, *OFF_RIG) * smoothstep(places[:, 1] - end, 0.0, TIPS)
         scalp, face = (torch.from_numpy(values[nearest]).to(places.device) for values in (self.scalp, self.face))
-        return near * scalp, near * hanging, face & (off < OFF_RIG[0])
+        return near * scalp, hanging, face & (off < OFF_RIG[0])
 
     def crown(self) -> np.ndarray:
         """[3] from where hair falls: the top of the scalp, a third of the way to its back."""
@@ -151,8 +158,8 @@ def strands(
     hair = _hair(avatar, splats, region, (squarely > 0) & ~own)
     if hair is None:
         return None
-    surface = _surface(avatar, splats, region, torch.where(own, 0, 1 - smoothstep(squarely, *SQUARELY)))
-    scalp, hanging, _ = region.at(surface.places)
+    surface = _surface(avatar, splats, region, hair.end, torch.where(own, 0, 1 - smoothstep(squarely, *SQUARELY)))
+    scalp, hanging, _ = region.at(surface.places, hair.end)
     where = torch.maximum(scalp, hanging) * hair.share(surface.colours, scalp) * smoothstep(surface.unshown, *UNSHOWN)
     where = where[surface.around].mean(1)
     expected = DENSITY * surface.area * where
@@ -182,7 +189,7 @@ def strands(
 def _hair(avatar: Avatar, splats: Splats, region: Region, shown: Tensor) -> Hair | None:
     """What the Gaussians `shown` [G] bool by photos tell of hair and skin; None: too little."""
     chosen = shown.nonzero()[:, 0]
-    scalp, hanging, face = region.at(splats.means[chosen])
+    scalp, hanging, face = region.at(splats.means[chosen], region.chin - LONGEST)
     if face.sum() < FEW:
         return None
     colours = avatar.harmonics[chosen, 0] * SH_0 + 0.5
@@ -191,25 +198,43 @@ def _hair(avatar: Avatar, splats: Splats, region: Region, shown: Tensor) -> Hair
     skin = dataclasses.replace(skin, spread=np.minimum(skin.spread, MOST_SPREAD))
     unlike = torch.from_numpy(skin.unlike(hues)).to(colours)
     size = splats.scales[chosen].sort(1).values[:, 1:].prod(1) * splats.opacities[chosen]
-    hair = torch.maximum(scalp, hanging) * unlike > 0.5
-    if hair.sum() < FEW or (size * scalp * unlike).sum() < LEAST_HAIR * (size * scalp).sum():
+    top = scalp * unlike > 0.5
+    if top.sum() < FEW or (size * scalp * unlike).sum() < LEAST_HAIR * (size * scalp).sum():
         return None
-    chosen, colours, size = chosen[hair], colours[hair], size[hair]
-    light = colours.mean(1)
-    places = splats.means[chosen].cpu().numpy()
-    around = torch.from_numpy(cKDTree(places).query(places, min(64, len(places)))[1]).to(chosen)
+    found = Hair(skin, cKDTree(colours[top][:: -(-int(top.sum()) // PALETTE)].cpu().numpy()), region.chin, 0.0)
+    hair = torch.maximum(scalp, hanging) * found.share(colours, scalp) > 0.5
+    places = splats.means[chosen]
+    hair[hair.clone()] = _joined(places[hair], top[hair])
+    end = float(places[hair, 1].quantile(LOWEST))
+    return dataclasses.replace(
+        found, end=min(end, region.chin), contrast=_contrast(places[hair], colours[hair].mean(1), size[hair])
+    )
+
+
+def _joined(places: Tensor, begin: Tensor) -> Tensor:
+    """[M] bool: places [M, 3] that hang together with those of `begin` [M] bool, step by step: hair, not a collar."""
+    pairs = cKDTree(places.cpu().numpy()).query_pairs(JOINED, output_type="ndarray")
+    links = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(places),) * 2)
+    part = torch.from_numpy(connected_components(links, directed=False)[1]).to(places.device)
+    return torch.isin(part, part[begin])
+
+
+def _contrast(places: Tensor, light: Tensor, size: Tensor) -> float:
+    """The standard deviation of brightness [M] at places [M, 3] over the mean around each, counted by `size` [M]."""
+    points = places.cpu().numpy()
+    around = torch.from_numpy(cKDTree(points).query(points, min(64, len(points)))[1]).to(places.device)
     mean = (size[around] * light[around]).sum(1) / size[around].sum(1).clamp(min=1e-12)
-    contrast = (size * (light - mean).square()).sum() / size.sum()
-    contrast = float(contrast.sqrt() / ((size * mean).sum() / size.sum()).clamp(min=1e-3))
-    return Hair(skin, cKDTree(colours[:: -(-len(colours) // PALETTE)].cpu().numpy()), contrast)
+    spread = ((size * (light - mean).square()).sum() / size.sum()).sqrt()
+    return float(spread / ((size * mean).sum() / size.sum()).clamp(min=1e-3))
 
 
-def _surface(avatar: Avatar, splats: Splats, region: Region, unshown: Tensor) -> Surface:
-    """The avatar at rest as views from all sides show it; `unshown` [G]."""
+def _surface(avatar: Avatar, splats: Splats, region: Region, end: float, unshown: Tensor) -> Surface:
+    """The avatar at rest, down to a height, as views from all sides show it; `unshown` [G]."""
     device = avatar.device
     scalp = region.template[region.scalp > 0.5]
     centre = torch.from_numpy((scalp.max(0) + scalp.min(0)) / 2).to(device)
     radius = float(np.linalg.norm(scalp - centre.cpu().numpy(), axis=1).max()) + REACH
+    radius = max(radius, float(centre[1]) - end)
     distance = 5 * radius
     K = torch.tensor([[distance / radius, 0, 1], [0, distance / radius, 1], [0, 0, 2 / SIDE]], device=device) * SIDE / 2
     still = Motion.still(1, len(avatar.rig.expression_basis))

@@ -11,10 +11,10 @@ from scipy.spatial import cKDTree
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.regions import landmarks_of, scalp_and_face
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
-from mvp4d_export.initialise import SH_0
+from mvp4d_export.initialise import SH_0, nearest
 from mvp4d_export.projection import quaternion_to_matrix
 from mvp4d_export.strands import OVERLAID, strands
-from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.triangles import to_local, triangle_frames
 
 SKIN, BROWN = (0.80, 0.60, 0.50), (0.30, 0.20, 0.12)
 CONTRAST = 0.15  # of the hair's brightness
@@ -101,6 +101,43 @@ def test_there_are_none_on_bald_heads_nor_where_photos_show_all_hair(head):
     avatar = made(head, BROWN)
     assert grown(avatar, head, torch.ones(avatar.gaussian_count)) is None
     assert grown(avatar, head, torch.zeros(avatar.gaussian_count)) is None  # nor where none shows what hair is like
+
+
+def with_curtains(avatar: Avatar, head, top: float) -> Avatar:
+    """With a sheet of hair's colour on either side, 2 cm off the head, from a height down to 7 cm below the chin."""
+    chin = float(landmarks_of(head)[8, 1])
+    steps = torch.arange(chin - 0.07, top, 0.004), torch.arange(-0.07, 0.05, 0.004)
+    height, depth = (values.reshape(-1) for values in torch.meshgrid(*steps, indexing="ij"))
+    width = 0.02 + float(np.abs(head.template[head.template[:, 1] > chin, 0]).max())
+    places = torch.cat([torch.stack((torch.full_like(height, x), height, depth), 1) for x in (-width, width)])
+    frames = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)
+    binding = nearest(places, frames[2])[1]
+    count, rotation = len(places), torch.zeros(len(places), 4)
+    rotation[:, 0] = 1
+    more = {
+        "position": to_local(places, frames, binding),
+        "rotation": rotation,
+        "log_scale": (0.003 / frames[1][binding, None]).log().expand(-1, 3),
+        "logit_opacity": torch.full((count,), 4.0),
+        "harmonics": ((torch.tensor(BROWN) - 0.5) / SH_0).expand(count, 1, 3),
+    }
+    tensors = {name: torch.cat((getattr(avatar, name).detach(), more[name])) for name in GAUSSIAN_TENSORS}
+    result = Avatar(avatar.config, head)
+    result.set_gaussians(torch.cat((avatar.binding, binding)), tensors)
+    return result
+
+
+def test_long_hair_that_hangs_together_has_them_below_the_chin_and_a_collar_has_none(head):
+    chin = float(landmarks_of(head)[8, 1])
+    found = []
+    for top in (0.05, chin - 0.02):  # from the temples; below the chin alone
+        avatar = with_curtains(made(head, BROWN), head, top)
+        with torch.no_grad():
+            places = avatar.splats(avatar.gather(avatar.rig.template)).means
+        means, _, _ = grown(avatar, head, (places[:, 2] > 0).float())
+        found.append(int(((means[:, 1] < chin - 0.02) & (means[:, 1] > chin - 0.07)).sum()))
+    assert found[0] > 50
+    assert found[1] == 0
 
 
 def test_a_seed_gives_the_same_ones(head):
