@@ -161,7 +161,9 @@ def strands(
     surface = _surface(avatar, splats, region, hair.end, torch.where(own, 0, 1 - smoothstep(squarely, *SQUARELY)))
     scalp, hanging, _ = region.at(surface.places, hair.end)
     where = torch.maximum(scalp, hanging) * hair.share(surface.colours, scalp) * smoothstep(surface.unshown, *UNSHOWN)
-    where = where[surface.around].mean(1)
+    where = where[surface.around].mean(1) * _joined(
+        surface.places, scalp > 0.5, 2 * CELL
+    )  # not on what floats beside it
     expected = DENSITY * surface.area * where
     expected *= min(1.0, most / max(float(expected.sum()), 1e-6))
     count = (expected + torch.rand(len(expected), generator=generator).to(expected)).floor().long()
@@ -204,16 +206,16 @@ def _hair(avatar: Avatar, splats: Splats, region: Region, shown: Tensor) -> Hair
     found = Hair(skin, cKDTree(colours[top][:: -(-int(top.sum()) // PALETTE)].cpu().numpy()), region.chin, 0.0)
     hair = torch.maximum(scalp, hanging) * found.share(colours, scalp) > 0.5
     places = splats.means[chosen]
-    hair[hair.clone()] = _joined(places[hair], top[hair])
+    hair[hair.clone()] = _joined(places[hair], top[hair], JOINED)
     end = float(places[hair, 1].quantile(LOWEST))
     return dataclasses.replace(
         found, end=min(end, region.chin), contrast=_contrast(places[hair], colours[hair].mean(1), size[hair])
     )
 
 
-def _joined(places: Tensor, begin: Tensor) -> Tensor:
-    """[M] bool: places [M, 3] that hang together with those of `begin` [M] bool, step by step: hair, not a collar."""
-    pairs = cKDTree(places.cpu().numpy()).query_pairs(JOINED, output_type="ndarray")
+def _joined(places: Tensor, begin: Tensor, step: float) -> Tensor:
+    """[M] bool: places [M, 3] that are reached from those of `begin` [M] bool in steps of so many metres at most."""
+    pairs = cKDTree(places.cpu().numpy()).query_pairs(step, output_type="ndarray")
     links = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(places),) * 2)
     part = torch.from_numpy(connected_components(links, directed=False)[1]).to(places.device)
     return torch.isin(part, part[begin])
