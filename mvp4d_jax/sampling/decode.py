@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,12 @@ from jax.sharding import Mesh, NamedSharding
 
 from mvp4d.core.files import atomic_file
 from mvp4d_jax import parallel, processes
+from mvp4d_jax.geometry.frame_by_frame import side_by_side
 from mvp4d_jax.models.autoencoder import VideoAutoencoder, chunk_program, compiler_options, split_chunks
 from mvp4d_jax.sampling.ahead import placed
+
+# Programs that run side by side on a CPU: a convolution of one view's few small pictures keeps one or two cores busy.
+AT_ONCE_ON_CPU = 2
 
 
 class Coder:
@@ -41,28 +46,31 @@ class Coder:
 
     def encode(self, video: np.ndarray) -> np.ndarray:
         """[V, F, H, W, 3] in [-1, 1] -> latents [V, L, h, w, C]; F = 1 + s k."""
-        at_once = self.mesh.size
-        out = []
-        with parallel.use_mesh(self.mesh):
-            for start in range(0, len(video), at_once):
-                part = _fill(np.asarray(video[start : start + at_once], np.float32), at_once)
-                out.append(np.asarray(self._encode(self._state, part))[: len(video) - start])
-        return np.concatenate(out)
+        parts = self._batches(lambda part: np.asarray(self._encode(self._state, part)), video)
+        return np.concatenate(list(parts))[: len(video)]
 
-    def decode(self, latents: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-        """[V, L, h, w, C] -> (view, first frame, frames [T, H, W, 3] uint8), a few frames of a few views at a time."""
-        at_once = self.mesh.size
-        scaled = np.asarray(latents, np.float32) / self.autoencoder.config.scaling_factor
-        with parallel.use_mesh(self.mesh):
-            for start in range(0, len(scaled), at_once):
-                count = min(at_once, len(scaled) - start)
-                part = _fill(scaled[start : start + at_once], at_once)
-                first = 0
-                for chunk in self.autoencoder.decode_stream(part, self._place):
-                    pixels = np.asarray(self._pixels(chunk))
-                    for offset in range(count):
-                        yield start + offset, first, pixels[offset]
-                    first += pixels.shape[1]
+    def decode(self, latents: np.ndarray) -> Iterator[np.ndarray]:
+        """[V, L, h, w, C] -> the frames [F, H, W, 3] uint8 of each view, a few views at a time."""
+
+        def frames_of(part: np.ndarray) -> np.ndarray:
+            chunks = self.autoencoder.decode_stream(part / self.autoencoder.config.scaling_factor, self._place)
+            return np.concatenate([np.asarray(self._pixels(chunk)) for chunk in chunks], axis=1)
+
+        left = len(latents)
+        for part in self._batches(frames_of, latents):
+            yield from part[:left]
+            left -= len(part)
+
+    def _batches(self, work: Callable[[np.ndarray], np.ndarray], views: np.ndarray) -> Iterator[np.ndarray]:
+        """`work` of float32 batches of as many views as the mesh has devices, in order; the last one is filled up."""
+        size = self.mesh.size
+
+        def one(start: int) -> Any:
+            with parallel.use_mesh(self.mesh):
+                return work(_fill(np.asarray(views[start : start + size], np.float32), size))
+
+        alone = size == 1 and self.mesh.devices.flat[0].platform == "cpu"
+        return side_by_side(one, range(0, len(views), size), AT_ONCE_ON_CPU if alone else 1)
 
     def compile_encoding(self, frames: int, size: tuple[int, int]) -> None:
         """Compiles what `encode` runs for videos of so many frames of (H, W) `size`."""
@@ -102,15 +110,10 @@ def decode_to_files(coder: Coder, latents: np.ndarray, path_of: Callable[[int], 
     A view's file appears when it is whole; memory is that of the views being decoded at once. Of several processes all
     decode and the first writes.
     """
-    pieces: dict[int, list[np.ndarray]] = {}
-    frames = coder.autoencoder.config.frames_of(latents.shape[1])
-    for view, first, chunk in coder.decode(latents):
-        if not processes.is_first():
-            continue
-        pieces.setdefault(view, []).append(chunk)
-        if first + len(chunk) == frames:
+    for view, frames in enumerate(coder.decode(latents)):
+        if processes.is_first():
             with atomic_file(path_of(view)) as temporary:
-                np.savez_compressed(temporary, frames=np.concatenate(pieces.pop(view)))
+                np.savez_compressed(temporary, frames=frames)
 
 
 def _fill(array: np.ndarray, count: int) -> np.ndarray:
