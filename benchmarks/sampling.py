@@ -180,7 +180,7 @@ def memory(args: argparse.Namespace) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, began = _status("VmRSS"), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        decode_to_files(coder, latents, lambda view: Path(name) / f"{view}.npz")
+        list(decode_to_files(coder, latents, lambda view: Path(name) / f"{view}.npz"))
         written = sum(file.stat().st_size for file in Path(name).iterdir())
     above = _status("VmHWM") - before
     print(

@@ -104,9 +104,10 @@ def _pixels(video: jax.Array) -> jax.Array:
     return ((jnp.clip(video, -1, 1) + 1) * 127.5 + 0.5).astype(jnp.uint8)
 
 
-def decode_to_files(coder: Coder, latents: np.ndarray, path_of: Callable[[int], Path]) -> None:
+def decode_to_files(coder: Coder, latents: np.ndarray, path_of: Callable[[int], Path]) -> Iterator[int]:
     """Streams the frames of latents [V, L, h, w, C] to disk: `path_of(view)` holds `frames` [F, H, W, 3] uint8.
 
+    Yields every view when it is there, so that it can be worked on while the next ones are decoded.
     A view's file appears when it is whole; memory is that of the views being decoded at once. Of several processes all
     decode and the first writes.
     """
@@ -114,6 +115,7 @@ def decode_to_files(coder: Coder, latents: np.ndarray, path_of: Callable[[int], 
         if processes.is_first():
             with atomic_file(path_of(view)) as temporary:
                 np.savez_compressed(temporary, frames=frames)
+        yield view
 
 
 def _fill(array: np.ndarray, count: int) -> np.ndarray:

@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -191,8 +192,11 @@ class _Run:
         """Goes through all stages; see `Generator.run`."""
         with contextlib.ExitStack() as held:
             begin_together(lambda: self._begin(fingerprint, overwrite, held))
-            self._windows()
-            return self._put_in_place(fingerprint, extra) if is_first() else None
+            views = self._windows()
+            if is_first():
+                return self._put_in_place(fingerprint, extra, views)
+            _exhaust(views)
+            return None
 
     def _begin(self, fingerprint: str, overwrite: bool, held: contextlib.ExitStack) -> None:
         held.enter_context(hold(self.out))
@@ -203,22 +207,29 @@ class _Run:
         require_space(self.out, shares * pixels, "sampling")
         self._claim(fingerprint)
 
-    def _windows(self) -> None:
-        """Denoises and decodes what is not there yet."""
+    def _windows(self) -> Iterator[int]:
+        """Denoises what is not there yet and decodes it, the last window as the views are taken.
+
+        Returns:
+          The views, one by one when all their frames are there.
+        """
         count, last_view = len(self.plan.windows), len(self.shot.names) - 1
         denoised = from_first(lambda: [self._latents_path(index).is_file() for index in range(count)], (count,), bool)
         decoded = from_first(
             lambda: [self._frames_path(index, last_view).is_file() for index in range(count)], (count,), bool
         )
         with progress(total=int((~denoised).sum()) * self.plan.steps, what="denoising", unit="step") as bar:
+            views: Iterator[int] = iter(range(self.plan.views))
             for index in range(count):
+                _exhaust(views)
                 latents = self._kept(index) if denoised[index] else self._denoise(index, bar)
-                if not decoded[index]:
-                    decode_to_files(self.coder, latents, lambda view, index=index: self._frames_path(index, view))
+                path_of = functools.partial(self._frames_path, index)
+                views = iter(range(self.plan.views)) if decoded[index] else decode_to_files(self.coder, latents, path_of)
+        return views
 
-    def _put_in_place(self, fingerprint: str, extra: dict[str, Any]) -> Capture:
+    def _put_in_place(self, fingerprint: str, extra: dict[str, Any], views: Iterator[int]) -> Capture:
         mark_finishing(self.work, WORK, fingerprint)
-        capture = self._assemble(extra)
+        capture = self._assemble(extra, views)
         write_preview(beside(self.out, ".mp4"), capture)
         with atomic_file(beside(self.out, "_reference.png")) as temporary:
             Image.fromarray((self.shot.reference.image * 255 + 0.5).clip(0, 255).astype(np.uint8)).save(temporary)
@@ -299,8 +310,12 @@ class _Run:
         shape = (self.plan.windows[index].frames, *self.size, 3)
         return _read_kept(self._frames_path(index, view), "frames", shape)
 
-    def _assemble(self, extra: dict[str, Any]) -> Capture:
-        """Writes the capture: frames without the windows' clean prefixes, finished; cameras, motion, rig."""
+    def _assemble(self, extra: dict[str, Any], views: Iterator[int]) -> Capture:
+        """Writes the capture: frames without the windows' clean prefixes, finished; cameras, motion, rig.
+
+        Args:
+          views: all of them, each when its frames are there.
+        """
         plan, shot = self.plan, self.shot
         motion = pad_motion(shot.motion, plan.frames)
         cameras = camera_window(shot.cameras, 0, plan.frames)
@@ -321,7 +336,7 @@ class _Run:
             overwrite=self.overwrite,
         )
         with writer, progress(total=plan.views * plan.frames, what="writing", unit="frame") as bar:
-            for view in range(plan.views):
+            for view in views:
                 frames = np.concatenate(
                     [self._frames(index, view)[window.clean_frames :] for index, window in enumerate(plan.windows)]
                 )[: plan.frames]
@@ -329,6 +344,11 @@ class _Run:
                     writer.add(view, frame, picture, alpha)
                     bar.update()
         return Capture.open(self.out)
+
+
+def _exhaust(items: Iterator[Any]) -> None:
+    """Takes what is left."""
+    deque(items, maxlen=0)
 
 
 def _read_kept(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
