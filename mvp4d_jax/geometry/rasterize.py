@@ -140,7 +140,9 @@ def on_pixels(faces: Array, face: np.ndarray, barycentric: np.ndarray, values: n
     `barycentric` [M, 3]."""
     corners = np.asarray(faces)[face]
     weights = barycentric if values.ndim == 1 else barycentric[..., None]
-    return sum(values[corners[:, corner]] * weights[:, corner] for corner in range(3))  # sum(axis=1) takes twice as long
+    return sum(
+        values[corners[:, corner]] * weights[:, corner] for corner in range(3)
+    )  # sum(axis=1) takes twice as long
 
 
 def _mix(raster: Raster, picked: Array, background: float) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from mvp4d.core.files import atomic_file
 from mvp4d_jax import parallel, processes
 from mvp4d_jax.geometry.frame_by_frame import side_by_side
 from mvp4d_jax.models.autoencoder import VideoAutoencoder, chunk_program, compiler_options, split_chunks
+from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.sampling.ahead import placed
 
-# Programs that run side by side on a CPU: a convolution of one view's few small pictures keeps one or two cores busy.
-AT_ONCE_ON_CPU = 2
+SMALL = 1 << 20  # values of a picture in the first layer up to which a convolution keeps but one core busy
 
 
 class Coder:
@@ -46,7 +47,9 @@ class Coder:
 
     def encode(self, video: np.ndarray) -> np.ndarray:
         """[V, F, H, W, 3] in [-1, 1] -> latents [V, L, h, w, C]; F = 1 + s k."""
-        parts = self._batches(lambda part: np.asarray(self._encode(self._state, part)), video)
+        parts = self._batches(
+            lambda part: np.asarray(self._encode(self._state, part)), video, math.prod(video.shape[2:4])
+        )
         return np.concatenate(list(parts))[: len(video)]
 
     def decode(self, latents: np.ndarray) -> Iterator[np.ndarray]:
@@ -57,20 +60,26 @@ class Coder:
             return np.concatenate([np.asarray(self._pixels(chunk)) for chunk in chunks], axis=1)
 
         left = len(latents)
-        for part in self._batches(frames_of, latents):
+        pixels = math.prod(latents.shape[2:4]) * self.autoencoder.config.spatial_compression_ratio**2
+        for part in self._batches(frames_of, latents, pixels):
             yield from part[:left]
             left -= len(part)
 
-    def _batches(self, work: Callable[[np.ndarray], np.ndarray], views: np.ndarray) -> Iterator[np.ndarray]:
-        """`work` of float32 batches of as many views as the mesh has devices, in order; the last one is filled up."""
+    def _batches(
+        self, work: Callable[[np.ndarray], np.ndarray], views: np.ndarray, pixels: int
+    ) -> Iterator[np.ndarray]:
+        """`work` of float32 batches of as many views as the mesh has devices, in order; the last one is filled up.
+
+        `pixels` are those of a picture.
+        """
         size = self.mesh.size
 
         def one(start: int) -> Any:
             with parallel.use_mesh(self.mesh):
                 return work(_fill(np.asarray(views[start : start + size], np.float32), size))
 
-        alone = size == 1 and self.mesh.devices.flat[0].platform == "cpu"
-        return side_by_side(one, range(0, len(views), size), AT_ONCE_ON_CPU if alone else 1)
+        count = batches_at_once(self.autoencoder.config, pixels, size, self.mesh.devices.flat[0].platform)
+        return side_by_side(one, range(0, len(views), size), count)
 
     def compile_encoding(self, frames: int, size: tuple[int, int]) -> None:
         """Compiles what `encode` runs for videos of so many frames of (H, W) `size`."""
@@ -97,6 +106,15 @@ class Coder:
 
     def _place(self, latents: np.ndarray) -> jax.Array:
         return processes.place(latents, self._layout(latents))
+
+
+def batches_at_once(config: AutoencoderConfig, pixels: int, devices: int, platform: str) -> int:
+    """How many batches of views are coded side by side: two where one would leave a CPU's cores idle.
+
+    Args:
+      pixels: of a picture. devices: of the mesh.
+    """
+    return 2 if devices == 1 and platform == "cpu" and config.block_out_channels[0] * pixels <= SMALL else 1
 
 
 def _pixels(video: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from mvp4d.core.progress import progress
 from mvp4d.core.room import require_space
 from mvp4d_jax.processes import begin_together, from_first, is_first
 from mvp4d_jax.release import Release
+from mvp4d_jax.sampling.ahead import one_ahead
 from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions, compile_denoising, denoise
@@ -220,11 +222,14 @@ class _Run:
         )
         with progress(total=int((~denoised).sum()) * self.plan.steps, what="denoising", unit="step") as bar:
             views: Iterator[int] = iter(range(self.plan.views))
+            maps = one_ahead(self._maps, np.flatnonzero(~denoised).tolist())
             for index in range(count):
                 _exhaust(views)
-                latents = self._kept(index) if denoised[index] else self._denoise(index, bar)
+                latents = self._kept(index) if denoised[index] else self._denoise(index, next(maps), bar)
                 path_of = functools.partial(self._frames_path, index)
-                views = iter(range(self.plan.views)) if decoded[index] else decode_to_files(self.coder, latents, path_of)
+                views = (
+                    iter(range(self.plan.views)) if decoded[index] else decode_to_files(self.coder, latents, path_of)
+                )
         return views
 
     def _put_in_place(self, fingerprint: str, extra: dict[str, Any], views: Iterator[int]) -> Capture:
@@ -245,10 +250,10 @@ class _Run:
         sweep(self.work)
         write_json(note, {"fingerprint": fingerprint})
 
-    def _denoise(self, index: int, bar: Any) -> np.ndarray:
-        """Latents [V, L, h, w, C] of a window, which are also kept."""
+    def _denoise(self, index: int, maps: np.ndarray, bar: Any) -> np.ndarray:
+        """Latents [V, L, h, w, C] of a window with these maps, which are also kept."""
         key = jax.random.key(self.plan.seed)
-        latents = denoise(self.predictor, self._conditions(index), self.plan, index, self.options, key, bar)
+        latents = denoise(self.predictor, self._conditions(index, maps), self.plan, index, self.options, key, bar)
         latents = np.asarray(latents, np.float32)
         if is_first():
             with atomic_file(self._latents_path(index)) as temporary:
@@ -261,10 +266,9 @@ class _Run:
         shape = (self.plan.views, self.plan.windows[index].latents, *self.plan.latent_size, channels)
         return from_first(lambda: _read_kept(self._latents_path(index), "latents", shape), shape, np.float32)
 
-    def _conditions(self, index: int) -> Conditions:
-        """Maps, clean frames and reference of one window; noisy views first, then the clean views."""
-        plan, shot, window = self.plan, self.shot, self.plan.windows[index]
-        config = self.facts.conditioning
+    def _maps(self, index: int) -> np.ndarray:
+        """Maps [V', L, h, w, Cc] of one window; noisy views first, then the clean views."""
+        shot, window, config = self.shot, self.plan.windows[index], self.facts.conditioning
         motion = pad_motion(shot.motion, window.stop)[slice(window.start, window.stop)]
         sets = [(motion, camera_window(shot.cameras, window.start, window.stop))]
         if shot.clean_views:
@@ -273,12 +277,16 @@ class _Run:
                 (shown[slice(window.start, window.stop)], camera_window(cameras, window.start, window.stop))
                 for shown, cameras in shot.clean_views.shown(whole)
             ]
-        maps = np.concatenate(
+        return np.concatenate(
             [
                 draw_window(shot.head, shown, cameras, self.size, config, shot.reference, self.coder.encode)
                 for shown, cameras in sets
             ]
-        )  # [V', L, h, w, Cc]
+        )
+
+    def _conditions(self, index: int, maps: np.ndarray) -> Conditions:
+        """Maps, clean frames and reference of one window; noisy views first, then the clean views."""
+        plan, shot, window = self.plan, self.shot, self.plan.windows[index]
         clean = np.zeros(maps.shape[:2], bool)
         latents = np.zeros((*maps.shape[:-1], shot.reference.latents.shape[-1]), np.float32)
         if window.clean_latents:
@@ -287,8 +295,7 @@ class _Run:
         if shot.clean_views:
             clean[plan.views :] = True
             latents[plan.views :] = self.coder.encode(shot.clean_views.frames(window))
-        maps = np.array(maps)
-        maps[..., config.parts["reference"]] = clean[:, :, None, None, None]
+        maps[..., self.facts.conditioning.parts["reference"]] = clean[:, :, None, None, None]
         return Conditions(maps, clean, latents, np.asarray(shot.reference.latents), shot.reference.conditioning)
 
     def _prefix(self, index: int) -> np.ndarray:
@@ -317,6 +324,7 @@ class _Run:
           views: all of them, each when its frames are there.
         """
         plan, shot = self.plan, self.shot
+        views = itertools.chain([next(views)], views)  # the next ones are decoded while the finisher reads the photo
         motion = pad_motion(shot.motion, plan.frames)
         cameras = camera_window(shot.cameras, 0, plan.frames)
         finisher = Finisher(
