@@ -43,20 +43,23 @@ AROUND = 6 / 128  # the same, of the mean hue
 LEAST = 1e-3  # share or change that is none
 DARK = 0.05  # lightness below which a colour has no hue
 SIDE = 192  # pixels a side at which the photo is read
-# Of OKLab (Ottosson): linear sRGB to cones, and their cube roots to lightness and opponents.
+# Of OKLab (Ottosson): linear sRGB to cones, and their cube roots to lightness and opponents. In float32, as pictures
+# are: cube roots and powers of float64 take twice as long.
 TO_CONES = np.array(
     [
         [0.4122214708, 0.5363325363, 0.0514459929],
         [0.2119034982, 0.6806995451, 0.1073969566],
         [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
+    ],
+    np.float32,
 )
 TO_LAB = np.array(
     [
         [0.2104542553, 0.7936177850, -0.0040720468],
         [1.9779984951, -2.4285922050, 0.4505937099],
         [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
+    ],
+    np.float32,
 )
 FROM_CONES, FROM_LAB = np.linalg.inv(TO_CONES), np.linalg.inv(TO_LAB)
 

@@ -22,8 +22,8 @@ GIB = 1 << 30
 ALIVE = 6
 TPU_LANES = 128  # an array's last dimension is filled up to as many
 # Arrays of the decoder's widest layer at full resolution that are alive at once: two in float32 (normalisation, 4), the
-# padded input of a convolution, its result, the shortcut and the maps that scale and shift it, and the next layer's.
-ALIVE_DECODING = 11
+# padded input of a convolution, its result, the shortcut, and the next layer's.
+ALIVE_DECODING = 9
 
 
 @dataclasses.dataclass(frozen=True)
