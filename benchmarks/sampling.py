@@ -115,9 +115,8 @@ def through_autoencoder(coder: Coder, frames: np.ndarray, plan: Plan) -> np.ndar
     for window in plan.windows:
         kept = window.start + window.clean_frames  # the frames before are those of the window before
         given = np.concatenate([out[:, window.start : kept], frames[:, kept : window.stop]], axis=1)
-        for view, first, chunk in coder.decode(coder.encode(given / 127.5 - 1)):
-            frame = window.start + first + np.arange(len(chunk))
-            out[view, frame[frame >= kept]] = chunk[frame >= kept]
+        for view, decoded in enumerate(coder.decode(coder.encode(given / 127.5 - 1))):
+            out[view, kept : window.stop] = decoded[kept - window.start :]
     return out
 
 
@@ -181,7 +180,7 @@ def memory(args: argparse.Namespace) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, began = _status("VmRSS"), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        decode_to_files(coder, latents, lambda view: Path(name) / f"{view}.npz")
+        list(decode_to_files(coder, latents, lambda view: Path(name) / f"{view}.npz"))
         written = sum(file.stat().st_size for file in Path(name).iterdir())
     above = _status("VmHWM") - before
     print(

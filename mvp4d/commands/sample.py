@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mvp4d.commands.hosts import add_host_flags, among_hosts, join_hosts
 from mvp4d.core.errors import UserError
+from mvp4d.core.host import has_accelerator, keep_freed_memory
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -146,6 +147,8 @@ def resumes(args: argparse.Namespace) -> bool:
 
 def run(args: argparse.Namespace) -> str:
     """Checks every input before the weights are loaded; samples; says where to look."""
+    if not has_accelerator():
+        keep_freed_memory()
     join_hosts(args)
     from mvp4d_jax.processes import hold_together
 

@@ -11,20 +11,23 @@ from mvp4d.core.ramps import smoothstep
 UNLIKE_SKIN = (1.5, 3.0)  # spreads of skin's colour from its median between which a colour becomes another's
 LEAST_SPREAD = (0.08, 0.03, 0.03)  # of lightness and of the opponents over it
 DARK = 0.05  # lightness below which a colour has no hue
-# Of OKLab (Ottosson): linear sRGB to cones, and their cube roots to lightness and opponents.
+# Of OKLab (Ottosson): linear sRGB to cones, and their cube roots to lightness and opponents. In float32, as pictures
+# are: cube roots and powers of float64 take twice as long.
 TO_CONES = np.array(
     [
         [0.4122214708, 0.5363325363, 0.0514459929],
         [0.2119034982, 0.6806995451, 0.1073969566],
         [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
+    ],
+    np.float32,
 )
 TO_LAB = np.array(
     [
         [0.2104542553, 0.7936177850, -0.0040720468],
         [1.9779984951, -2.4285922050, 0.4505937099],
         [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
+    ],
+    np.float32,
 )
 FROM_CONES, FROM_LAB = np.linalg.inv(TO_CONES), np.linalg.inv(TO_LAB)
 

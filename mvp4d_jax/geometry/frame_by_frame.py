@@ -6,7 +6,8 @@ one frame the rasteriser's loop keeps a single core busy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -40,3 +41,21 @@ def draw_apart(draw: Callable[[Any], Any], items: Any) -> Any:
             for into, leaf in zip(jax.tree.leaves(out), jax.tree.leaves(drawn), strict=True):
                 into[place] = leaf
     return out
+
+
+def side_by_side(work: Callable[[Any], Any], items: Iterable[Any], count: int) -> Iterator[Any]:
+    """`work` of every item, in order, `count` of them at a time; one alone in the thread of whoever reads.
+
+    No more than `count` results wait to be read.
+    """
+    if count == 1:
+        yield from map(work, items)
+        return
+    waiting = deque()
+    with ThreadPoolExecutor(count) as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -138,8 +138,11 @@ def interpolate(raster: Raster, faces: Array, values: Array, background: float =
 def on_pixels(faces: Array, face: np.ndarray, barycentric: np.ndarray, values: np.ndarray) -> np.ndarray:
     """[M] or [M, A] values of vertices [N] or [N, A], in numpy, at M pixels where faces [T, 3] `face` [M] are seen at
     `barycentric` [M, 3]."""
+    corners = np.asarray(faces)[face]
     weights = barycentric if values.ndim == 1 else barycentric[..., None]
-    return (values[np.asarray(faces)[face]] * weights).sum(1)
+    return sum(
+        values[corners[:, corner]] * weights[:, corner] for corner in range(3)
+    )  # sum(axis=1) takes twice as long
 
 
 def _mix(raster: Raster, picked: Array, background: float) -> Array:

@@ -119,7 +119,8 @@ class SpatialNorm(nnx.Module):
     """GroupNorm whose result is scaled and shifted by what two pointwise convolutions read off the latent.
 
     The original stretches the latent (nearest neighbour) before the convolutions; a pointwise convolution commutes with
-    that, so here they run at the latent's size.
+    that, so here they run at the latent's height and width. In time it is stretched before them: repeating all frames
+    but the first in the loop that normalises would keep that from being vectorised.
     """
 
     def __init__(self, channels: int, latent_channels: int, *, groups: int, eps: float, rngs: nnx.Rngs):
@@ -129,8 +130,8 @@ class SpatialNorm(nnx.Module):
         self.scale.bias.set_value(jnp.ones((channels,)))  # begin as a plain norm; with zeros a decoder learns slowly
 
     def __call__(self, x: Array, latent: Array) -> Array:
-        scale, shift = stretch(self.scale(latent), x.shape), stretch(self.shift(latent), x.shape)
-        return self.norm(x) * scale + shift
+        latent = stretch(latent, (*x.shape[:2], *latent.shape[2:]))
+        return self.norm(x) * stretch(self.scale(latent), x.shape) + stretch(self.shift(latent), x.shape)
 
 
 def _repeat(x: Array, times: int, axis: int) -> Array:

@@ -62,8 +62,19 @@ class Tensors:
 
 def abstract_model(config: Config) -> nnx.Module:
     """The model of a config, its arrays replaced by their shapes; nothing is allocated."""
-    make = VideoAutoencoder if isinstance(config, AutoencoderConfig) else MultiViewTransformer
-    return nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0)))
+    if isinstance(config, AutoencoderConfig):
+        return nnx.eval_shape(lambda: VideoAutoencoder(config, rngs=_OneKey(jax.random.key(0))))
+    return nnx.eval_shape(lambda: MultiViewTransformer(config, rngs=nnx.Rngs(0)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _OneKey:
+    """Stands in for `nnx.Rngs` where nothing is drawn: a new key for every parameter takes as long as all the rest."""
+
+    key: jax.Array
+
+    def params(self) -> jax.Array:
+        return self.key
 
 
 @functools.cache  # tracing a constructor takes seconds, and one load asks three times

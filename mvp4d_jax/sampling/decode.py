@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,12 @@ from jax.sharding import Mesh, NamedSharding
 
 from mvp4d.core.files import atomic_file
 from mvp4d_jax import parallel, processes
+from mvp4d_jax.geometry.frame_by_frame import side_by_side
 from mvp4d_jax.models.autoencoder import VideoAutoencoder, chunk_program, compiler_options, split_chunks
+from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.sampling.ahead import placed
+
+SMALL = 1 << 20  # values of a picture in the first layer up to which a convolution keeps but one core busy
 
 
 class Coder:
@@ -41,28 +47,39 @@ class Coder:
 
     def encode(self, video: np.ndarray) -> np.ndarray:
         """[V, F, H, W, 3] in [-1, 1] -> latents [V, L, h, w, C]; F = 1 + s k."""
-        at_once = self.mesh.size
-        out = []
-        with parallel.use_mesh(self.mesh):
-            for start in range(0, len(video), at_once):
-                part = _fill(np.asarray(video[start : start + at_once], np.float32), at_once)
-                out.append(np.asarray(self._encode(self._state, part))[: len(video) - start])
-        return np.concatenate(out)
+        parts = self._batches(
+            lambda part: np.asarray(self._encode(self._state, part)), video, math.prod(video.shape[2:4])
+        )
+        return np.concatenate(list(parts))[: len(video)]
 
-    def decode(self, latents: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-        """[V, L, h, w, C] -> (view, first frame, frames [T, H, W, 3] uint8), a few frames of a few views at a time."""
-        at_once = self.mesh.size
-        scaled = np.asarray(latents, np.float32) / self.autoencoder.config.scaling_factor
-        with parallel.use_mesh(self.mesh):
-            for start in range(0, len(scaled), at_once):
-                count = min(at_once, len(scaled) - start)
-                part = _fill(scaled[start : start + at_once], at_once)
-                first = 0
-                for chunk in self.autoencoder.decode_stream(part, self._place):
-                    pixels = np.asarray(self._pixels(chunk))
-                    for offset in range(count):
-                        yield start + offset, first, pixels[offset]
-                    first += pixels.shape[1]
+    def decode(self, latents: np.ndarray) -> Iterator[np.ndarray]:
+        """[V, L, h, w, C] -> the frames [F, H, W, 3] uint8 of each view, a few views at a time."""
+
+        def frames_of(part: np.ndarray) -> np.ndarray:
+            chunks = self.autoencoder.decode_stream(part / self.autoencoder.config.scaling_factor, self._place)
+            return np.concatenate([np.asarray(self._pixels(chunk)) for chunk in chunks], axis=1)
+
+        left = len(latents)
+        pixels = math.prod(latents.shape[2:4]) * self.autoencoder.config.spatial_compression_ratio**2
+        for part in self._batches(frames_of, latents, pixels):
+            yield from part[:left]
+            left -= len(part)
+
+    def _batches(
+        self, work: Callable[[np.ndarray], np.ndarray], views: np.ndarray, pixels: int
+    ) -> Iterator[np.ndarray]:
+        """`work` of float32 batches of as many views as the mesh has devices, in order; the last one is filled up.
+
+        `pixels` are those of a picture.
+        """
+        size = self.mesh.size
+
+        def one(start: int) -> Any:
+            with parallel.use_mesh(self.mesh):
+                return work(_fill(np.asarray(views[start : start + size], np.float32), size))
+
+        count = batches_at_once(self.autoencoder.config, pixels, size, self.mesh.devices.flat[0].platform)
+        return side_by_side(one, range(0, len(views), size), count)
 
     def compile_encoding(self, frames: int, size: tuple[int, int]) -> None:
         """Compiles what `encode` runs for videos of so many frames of (H, W) `size`."""
@@ -91,26 +108,32 @@ class Coder:
         return processes.place(latents, self._layout(latents))
 
 
+def batches_at_once(config: AutoencoderConfig, pixels: int, devices: int, platform: str) -> int:
+    """How many batches of views are coded side by side: two where one would leave a CPU's cores idle.
+
+    Args:
+      pixels: of a picture. devices: of the mesh.
+    """
+    return 2 if devices == 1 and platform == "cpu" and config.block_out_channels[0] * pixels <= SMALL else 1
+
+
 def _pixels(video: jax.Array) -> jax.Array:
     """[-1, 1] -> uint8."""
     return ((jnp.clip(video, -1, 1) + 1) * 127.5 + 0.5).astype(jnp.uint8)
 
 
-def decode_to_files(coder: Coder, latents: np.ndarray, path_of: Callable[[int], Path]) -> None:
+def decode_to_files(coder: Coder, latents: np.ndarray, path_of: Callable[[int], Path]) -> Iterator[int]:
     """Streams the frames of latents [V, L, h, w, C] to disk: `path_of(view)` holds `frames` [F, H, W, 3] uint8.
 
+    Yields every view when it is there, so that it can be worked on while the next ones are decoded.
     A view's file appears when it is whole; memory is that of the views being decoded at once. Of several processes all
     decode and the first writes.
     """
-    pieces: dict[int, list[np.ndarray]] = {}
-    frames = coder.autoencoder.config.frames_of(latents.shape[1])
-    for view, first, chunk in coder.decode(latents):
-        if not processes.is_first():
-            continue
-        pieces.setdefault(view, []).append(chunk)
-        if first + len(chunk) == frames:
+    for view, frames in enumerate(coder.decode(latents)):
+        if processes.is_first():
             with atomic_file(path_of(view)) as temporary:
-                np.savez_compressed(temporary, frames=np.concatenate(pieces.pop(view)))
+                np.savez_compressed(temporary, frames=frames)
+        yield view
 
 
 def _fill(array: np.ndarray, count: int) -> np.ndarray:

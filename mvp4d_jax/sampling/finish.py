@@ -91,7 +91,7 @@ class Finisher:
             if self.poses is not None:
                 pictures = add_detail(self.poses[part], cameras, raster, pictures)
             for picture, face in zip(pictures, np.asarray(raster.face)):
-                yield picture, matte(picture / 255.0, face >= 0)
+                yield picture, matte(picture / np.float32(255), face >= 0)
 
     def _filtered(self, view: int, frames: np.ndarray, part: slice) -> tuple[np.ndarray, Raster]:
         """Some frames of a view, filtered in time, and the rig in them."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from mvp4d.core.progress import progress
 from mvp4d.core.room import require_space
 from mvp4d_jax.processes import begin_together, from_first, is_first
 from mvp4d_jax.release import Release
+from mvp4d_jax.sampling.ahead import one_ahead
 from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions, compile_denoising, denoise
@@ -191,8 +194,11 @@ class _Run:
         """Goes through all stages; see `Generator.run`."""
         with contextlib.ExitStack() as held:
             begin_together(lambda: self._begin(fingerprint, overwrite, held))
-            self._windows()
-            return self._put_in_place(fingerprint, extra) if is_first() else None
+            views = self._windows()
+            if is_first():
+                return self._put_in_place(fingerprint, extra, views)
+            _exhaust(views)
+            return None
 
     def _begin(self, fingerprint: str, overwrite: bool, held: contextlib.ExitStack) -> None:
         held.enter_context(hold(self.out))
@@ -203,22 +209,32 @@ class _Run:
         require_space(self.out, shares * pixels, "sampling")
         self._claim(fingerprint)
 
-    def _windows(self) -> None:
-        """Denoises and decodes what is not there yet."""
+    def _windows(self) -> Iterator[int]:
+        """Denoises what is not there yet and decodes it, the last window as the views are taken.
+
+        Returns:
+          The views, one by one when all their frames are there.
+        """
         count, last_view = len(self.plan.windows), len(self.shot.names) - 1
         denoised = from_first(lambda: [self._latents_path(index).is_file() for index in range(count)], (count,), bool)
         decoded = from_first(
             lambda: [self._frames_path(index, last_view).is_file() for index in range(count)], (count,), bool
         )
         with progress(total=int((~denoised).sum()) * self.plan.steps, what="denoising", unit="step") as bar:
+            views: Iterator[int] = iter(range(self.plan.views))
+            maps = one_ahead(self._maps, np.flatnonzero(~denoised).tolist())
             for index in range(count):
-                latents = self._kept(index) if denoised[index] else self._denoise(index, bar)
-                if not decoded[index]:
-                    decode_to_files(self.coder, latents, lambda view, index=index: self._frames_path(index, view))
+                _exhaust(views)
+                latents = self._kept(index) if denoised[index] else self._denoise(index, next(maps), bar)
+                path_of = functools.partial(self._frames_path, index)
+                views = (
+                    iter(range(self.plan.views)) if decoded[index] else decode_to_files(self.coder, latents, path_of)
+                )
+        return views
 
-    def _put_in_place(self, fingerprint: str, extra: dict[str, Any]) -> Capture:
+    def _put_in_place(self, fingerprint: str, extra: dict[str, Any], views: Iterator[int]) -> Capture:
         mark_finishing(self.work, WORK, fingerprint)
-        capture = self._assemble(extra)
+        capture = self._assemble(extra, views)
         write_preview(beside(self.out, ".mp4"), capture)
         with atomic_file(beside(self.out, "_reference.png")) as temporary:
             Image.fromarray((self.shot.reference.image * 255 + 0.5).clip(0, 255).astype(np.uint8)).save(temporary)
@@ -234,10 +250,10 @@ class _Run:
         sweep(self.work)
         write_json(note, {"fingerprint": fingerprint})
 
-    def _denoise(self, index: int, bar: Any) -> np.ndarray:
-        """Latents [V, L, h, w, C] of a window, which are also kept."""
+    def _denoise(self, index: int, maps: np.ndarray, bar: Any) -> np.ndarray:
+        """Latents [V, L, h, w, C] of a window with these maps, which are also kept."""
         key = jax.random.key(self.plan.seed)
-        latents = denoise(self.predictor, self._conditions(index), self.plan, index, self.options, key, bar)
+        latents = denoise(self.predictor, self._conditions(index, maps), self.plan, index, self.options, key, bar)
         latents = np.asarray(latents, np.float32)
         if is_first():
             with atomic_file(self._latents_path(index)) as temporary:
@@ -250,10 +266,9 @@ class _Run:
         shape = (self.plan.views, self.plan.windows[index].latents, *self.plan.latent_size, channels)
         return from_first(lambda: _read_kept(self._latents_path(index), "latents", shape), shape, np.float32)
 
-    def _conditions(self, index: int) -> Conditions:
-        """Maps, clean frames and reference of one window; noisy views first, then the clean views."""
-        plan, shot, window = self.plan, self.shot, self.plan.windows[index]
-        config = self.facts.conditioning
+    def _maps(self, index: int) -> np.ndarray:
+        """Maps [V', L, h, w, Cc] of one window; noisy views first, then the clean views."""
+        shot, window, config = self.shot, self.plan.windows[index], self.facts.conditioning
         motion = pad_motion(shot.motion, window.stop)[slice(window.start, window.stop)]
         sets = [(motion, camera_window(shot.cameras, window.start, window.stop))]
         if shot.clean_views:
@@ -262,12 +277,16 @@ class _Run:
                 (shown[slice(window.start, window.stop)], camera_window(cameras, window.start, window.stop))
                 for shown, cameras in shot.clean_views.shown(whole)
             ]
-        maps = np.concatenate(
+        return np.concatenate(
             [
                 draw_window(shot.head, shown, cameras, self.size, config, shot.reference, self.coder.encode)
                 for shown, cameras in sets
             ]
-        )  # [V', L, h, w, Cc]
+        )
+
+    def _conditions(self, index: int, maps: np.ndarray) -> Conditions:
+        """Maps, clean frames and reference of one window; noisy views first, then the clean views."""
+        plan, shot, window = self.plan, self.shot, self.plan.windows[index]
         clean = np.zeros(maps.shape[:2], bool)
         latents = np.zeros((*maps.shape[:-1], shot.reference.latents.shape[-1]), np.float32)
         if window.clean_latents:
@@ -276,8 +295,7 @@ class _Run:
         if shot.clean_views:
             clean[plan.views :] = True
             latents[plan.views :] = self.coder.encode(shot.clean_views.frames(window))
-        maps = np.array(maps)
-        maps[..., config.parts["reference"]] = clean[:, :, None, None, None]
+        maps[..., self.facts.conditioning.parts["reference"]] = clean[:, :, None, None, None]
         return Conditions(maps, clean, latents, np.asarray(shot.reference.latents), shot.reference.conditioning)
 
     def _prefix(self, index: int) -> np.ndarray:
@@ -299,9 +317,14 @@ class _Run:
         shape = (self.plan.windows[index].frames, *self.size, 3)
         return _read_kept(self._frames_path(index, view), "frames", shape)
 
-    def _assemble(self, extra: dict[str, Any]) -> Capture:
-        """Writes the capture: frames without the windows' clean prefixes, finished; cameras, motion, rig."""
+    def _assemble(self, extra: dict[str, Any], views: Iterator[int]) -> Capture:
+        """Writes the capture: frames without the windows' clean prefixes, finished; cameras, motion, rig.
+
+        Args:
+          views: all of them, each when its frames are there.
+        """
         plan, shot = self.plan, self.shot
+        views = itertools.chain([next(views)], views)  # the next ones are decoded while the finisher reads the photo
         motion = pad_motion(shot.motion, plan.frames)
         cameras = camera_window(shot.cameras, 0, plan.frames)
         finisher = Finisher(
@@ -321,7 +344,7 @@ class _Run:
             overwrite=self.overwrite,
         )
         with writer, progress(total=plan.views * plan.frames, what="writing", unit="frame") as bar:
-            for view in range(plan.views):
+            for view in views:
                 frames = np.concatenate(
                     [self._frames(index, view)[window.clean_frames :] for index, window in enumerate(plan.windows)]
                 )[: plan.frames]
@@ -329,6 +352,11 @@ class _Run:
                     writer.add(view, frame, picture, alpha)
                     bar.update()
         return Capture.open(self.out)
+
+
+def _exhaust(items: Iterator[Any]) -> None:
+    """Takes what is left."""
+    deque(items, maxlen=0)
 
 
 def _read_kept(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from mvp4d_jax.parallel import say_mesh
 from mvp4d_jax.release import Facts
 from mvp4d_jax.sampling.ahead import compiled_ahead
 from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
+from mvp4d_jax.sampling.decode import batches_at_once
 from mvp4d_jax.sampling.denoise import DenoiseOptions
 from mvp4d_jax.sampling.finish import Finishing
 from mvp4d_jax.sampling.generate import Generator, Shot
@@ -122,8 +124,11 @@ class Job:
             weight_bytes(self.folder / "transformer", self.dtype),
             weight_bytes(self.folder / "vae", "float32"),
         )
-        lanes = TPU_LANES if jax.default_backend() == "tpu" else 1
-        return needs(self.plan, transformer, autoencoder, bytes_of, self.mesh, self.dtype, lanes)
+        platform = jax.default_backend()
+        pixels = math.prod(self.plan.latent_size) * autoencoder.spatial_compression_ratio**2
+        decoded = batches_at_once(autoencoder, pixels, math.prod(self.mesh), platform)
+        lanes = TPU_LANES if platform == "tpu" else 1
+        return needs(self.plan, transformer, autoencoder, bytes_of, self.mesh, self.dtype, lanes, decoded)
 
     def run(
         self, generator: Generator, out: Path, extra: dict[str, Any] | None = None, *, overwrite: bool = False

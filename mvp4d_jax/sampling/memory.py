@@ -22,8 +22,8 @@ GIB = 1 << 30
 ALIVE = 6
 TPU_LANES = 128  # an array's last dimension is filled up to as many
 # Arrays of the decoder's widest layer at full resolution that are alive at once: two in float32 (normalisation, 4), the
-# padded input of a convolution, its result, the shortcut and the maps that scale and shift it, and the next layer's.
-ALIVE_DECODING = 11
+# padded input of a convolution, its result, the shortcut, and the next layer's.
+ALIVE_DECODING = 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Needs:
       weights: of both on one device; they stay for the whole run.
       views: latents and maps of all views of a window, while it is denoised.
       sequence: activations of one group's sequence on its way through the transformer.
-      chunk: activations of the largest chunk of a view on its way through the decoder.
+      chunk: activations of the largest chunk of a view on its way through the decoder, of every view decoded at a time.
     """
 
     transformer: float
@@ -62,6 +62,7 @@ def needs(
     mesh: tuple[int, int, int],
     dtype: str,
     lanes: int = 1,
+    decoded: int = 1,
 ) -> Needs:
     """What a plan needs.
 
@@ -70,6 +71,7 @@ def needs(
       mesh: devices along data, fsdp and context.
       dtype: what is computed in.
       lanes: what the devices fill an array's last dimension up to.
+      decoded: views that a device decodes at a time.
     """
     _, fsdp, context = mesh
     width = jnp.dtype(dtype).itemsize
@@ -81,7 +83,7 @@ def needs(
         weights=bytes_of[0] / (fsdp * context) + bytes_of[1],
         views=_view_bytes(plan, transformer, lanes),
         sequence=whole * (share / context + gathered),
-        chunk=_chunk_bytes(plan, autoencoder, width),
+        chunk=decoded * _chunk_bytes(plan, autoencoder, width),
     )
 
 
@@ -118,9 +120,9 @@ def say_needs(found: Needs, mesh: tuple[int, int, int]) -> str:
         (found.weights, f"weights: {(found.transformer + found.autoencoder) / unit:,.2f} in all ({parts})"),
         (found.views, "latents and maps of all views"),
         (found.sequence, "activations of one sequence"),
-        (found.chunk, "activations of decoding a chunk"),
+        (found.chunk, "activations of the chunks decoded at a time"),
         (found.denoising, "in all while denoising: weights, latents and maps, a sequence"),
-        (found.decoding, "in all while decoding: weights, a chunk"),
+        (found.decoding, "in all while decoding: weights, chunks"),
     )
     lines = [f"memory    on each device, about, in {name}", *(f"{size / unit:>18,.2f}  {what}" for size, what in rows)]
     known = kind_of(jax.devices()[0].device_kind)

@@ -9,6 +9,7 @@ as the head turns, lids, gaze and lips stay, shimmer and the steps between the t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates, spline_filter
@@ -84,15 +85,16 @@ def _mean(head: HeadModel, sight: Sight, frames: np.ndarray, splines: list[np.nd
     sigma = AT_LARGE * len(frames[frame])
     large = gaussian_filter(own, (sigma, sigma, 0))
     total, weight = KERNEL[REACH] * own, np.full((*own.shape[:2], 1), KERNEL[REACH], np.float32)
+    carry = _carrier(head, sight, frame, box)
     for other in range(max(0, frame - REACH), min(len(frames), frame + REACH + 1)):
         if other == frame:
             continue
-        place, seen = _carried(head, sight, frame, other, box)
+        place, seen = carry(other)
         carried = np.stack(
             [map_coordinates(spline, place, order=3, mode="nearest", prefilter=False) for spline in splines[other]], -1
         )
         off = gaussian_filter(carried, (sigma, sigma, 0)) - large
-        share = KERNEL[REACH + other - frame] * seen * np.exp(-(off**2).sum(-1) / (2 * UNLIKE**2))
+        share = KERNEL[REACH + other - frame] * seen * np.exp(np.einsum("hwc,hwc->hw", off, off) / (-2 * UNLIKE**2))
         total += share[..., None] * carried
         weight += share[..., None]
     result = frames[frame].copy()
@@ -111,27 +113,32 @@ def _box(frame: np.ndarray) -> tuple[slice, slice]:
     return slices[0], slices[1]
 
 
-def _carried(
-    head: HeadModel, sight: Sight, frame: int, other: int, box: tuple[slice, slice]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where the pixels of a frame's box are in another frame, [2, h, w] row and column from pixel centres, and [h, w]
-    bool: whether they are seen there."""
+def _carrier(
+    head: HeadModel, sight: Sight, frame: int, box: tuple[slice, slice]
+) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """What tells where the pixels of a frame's box are in another frame: [2, h, w] row and column from pixel centres,
+    and [h, w] bool, whether they are seen there."""
     face = sight.raster.face[frame][box]
     hit = face >= 0
     surface = head.faces, face[hit], sight.raster.barycentric[frame][box][hit]
-    motion = np.zeros((*face.shape, 2), np.float32)
-    motion[hit] = on_pixels(*surface, sight.pixels[other] - sight.pixels[frame])
-    if hit.any() and not hit.all():
-        rows, columns = distance_transform_edt(~hit, return_distances=False, return_indices=True)
-        sigma = BESIDE * len(sight.raster.face[frame])
-        motion[~hit] = gaussian_filter(motion[rows, columns], (sigma, sigma, 0))[~hit]
-    size = sight.raster.face.shape[1:]
-    rows, columns = np.mgrid[box].astype(np.float32)
-    place = np.stack([rows + motion[..., 1], columns + motion[..., 0]])
-    near = np.rint(place).astype(np.int64)
-    seen = (near >= 0).all(0) & (near[0] < size[0]) & (near[1] < size[1])
-    near = near[0].clip(0, size[0] - 1), near[1].clip(0, size[1] - 1)
-    depth = on_pixels(*surface, sight.depth[other])
-    there = sight.raster.depth[other][near][hit], sight.part[other][near][hit]
-    seen[hit] &= (depth < there[0] + HIDDEN) & (there[1] == sight.part[frame][box][hit])
-    return place, seen
+    part, grid = sight.part[frame][box][hit], np.mgrid[box].astype(np.float32)
+    beside, nearest = hit.any() and not hit.all(), None
+    if beside:
+        nearest = tuple(distance_transform_edt(~hit, return_distances=False, return_indices=True))
+    sigma, size = BESIDE * len(sight.raster.face[frame]), sight.raster.face.shape[1:]
+
+    def carried(other: int) -> tuple[np.ndarray, np.ndarray]:
+        motion = np.zeros((*face.shape, 2), np.float32)
+        motion[hit] = on_pixels(*surface, sight.pixels[other] - sight.pixels[frame])
+        if beside:
+            motion[~hit] = gaussian_filter(motion[nearest], (sigma, sigma, 0))[~hit]
+        place = grid + np.moveaxis(motion, -1, 0)[::-1]
+        near = np.rint(place).astype(np.int32)
+        seen = (near >= 0).all(0) & (near[0] < size[0]) & (near[1] < size[1])
+        near = near[0].clip(0, size[0] - 1), near[1].clip(0, size[1] - 1)
+        depth = on_pixels(*surface, sight.depth[other])
+        there = sight.raster.depth[other][near][hit], sight.part[other][near][hit]
+        seen[hit] &= (depth < there[0] + HIDDEN) & (there[1] == part)
+        return place, seen
+
+    return carried

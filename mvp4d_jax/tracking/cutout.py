@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
-from skimage.segmentation import watershed
 
 from mvp4d.core.progress import progress
 from mvp4d_jax.tracking.detector import MEDIAPIPE
@@ -128,6 +127,8 @@ def _strangers(rgb: np.ndarray, person: np.ndarray, theirs: np.ndarray, ours: np
     """[H, W] bool: people who are not ours: a compact watershed of the colours' edges between ours and theirs."""
     if not theirs.any():
         return theirs
+    from skimage.segmentation import watershed  # a tenth of a second for whoever imports this module
+
     smooth = ndimage.gaussian_filter(rgb.astype(np.float32) / 255, (SMOOTH * height, SMOOTH * height, 0))
     slope = np.sqrt(sum(ndimage.sobel(smooth, axis) ** 2 for axis in (0, 1)).sum(-1))
     markers = np.where(ours, 1, np.where(theirs, 2, 0))

@@ -7,7 +7,7 @@ import numpy as np
 from test_conditioning import SIZE, ball_head, moving, rig
 
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
-from mvp4d_jax.geometry.frame_by_frame import apart, draw_apart
+from mvp4d_jax.geometry.frame_by_frame import apart, draw_apart, side_by_side
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.small.painting import paint_video
 
@@ -23,6 +23,23 @@ def test_drawn_in_order_by_several_threads(monkeypatch):
     drawn = draw_apart(draw, [3, 1, 2, 0])
     np.testing.assert_array_equal(drawn["square"], [9, 1, 4, 0])
     np.testing.assert_array_equal(drawn["row"], [[3, 4, 5], [1, 2, 3], [2, 3, 4], [0, 1, 2]])
+
+
+def test_side_by_side_is_in_order_and_not_far_ahead():
+    both, begun = threading.Barrier(2), []
+
+    def work(item):
+        begun.append(item)
+        if item < 2:
+            both.wait(10)  # passes when two threads are at it
+        return item**2
+
+    found = side_by_side(work, range(8), 2)
+    assert next(found) == 0
+    assert max(begun) <= 2  # one more than the two at a time
+    assert list(found) == [1, 4, 9, 16, 25, 36, 49]
+    alone = threading.get_ident()
+    assert list(side_by_side(lambda item: threading.get_ident() == alone, range(3), 1)) == [True] * 3
 
 
 def test_apart_outside_of_transformations_alone():

@@ -9,7 +9,7 @@ from small_world import write_release, write_scene
 import mvp4d
 from mvp4d_jax.parallel import make_mesh
 from mvp4d_jax.release import load_release
-from mvp4d_jax.sampling.ahead import compiled_ahead
+from mvp4d_jax.sampling.ahead import compiled_ahead, one_ahead
 from mvp4d_jax.sampling.generate import Generator
 
 
@@ -63,7 +63,26 @@ def test_tasks_end_with_the_block_and_their_errors_with_them():
     assert begun == ["waits"]
 
 
+def test_the_next_one_is_done_while_the_last_is_used():
+    begun = [threading.Event() for _ in range(3)]
+
+    def work(item):
+        begun[item].set()
+        return 10 * item
+
+    found = one_ahead(work, range(3))
+    assert next(found) == 0 and begun[1].wait(10)
+    assert not begun[2].is_set()
+    assert list(found) == [10, 20]
+    assert list(one_ahead(work, [])) == []
+    with pytest.raises(ZeroDivisionError):
+        list(one_ahead(lambda item: 1 / item, [1, 0]))
+
+
 def test_several_processes_compile_in_step(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with compiled_ahead([lambda: pytest.fail("compiled ahead")]):
         pass
+    done = []
+    for item in one_ahead(lambda item: done.append(item) or item, range(3)):
+        assert done == list(range(item + 1))

@@ -47,6 +47,8 @@ def test_what_each_device_holds_shrinks_with_the_mesh(needs):
     eight = memory.needs(plan, model.transformer, model.autoencoder, WEIGHTS, (1, 1, 8), "bfloat16")
     assert eight.weights == WEIGHTS[0] / 8 + WEIGHTS[1]
     assert eight.views == needs.views and eight.chunk == needs.chunk
+    two = memory.needs(plan, model.transformer, model.autoencoder, WEIGHTS, (1, 1, 8), "bfloat16", decoded=2)
+    assert two.chunk == 2 * eight.chunk and two.denoising == eight.denoising
     # An eighth of the tokens, and the keys and values of all.
     padded = memory.needs(plan, model.transformer, model.autoencoder, WEIGHTS, (1, 1, 8), "bfloat16", lanes=128)
     assert padded.views == VIEWS * 13 * 64 * 64 * 128 * 6 * 4
@@ -76,4 +78,6 @@ def test_a_device_that_is_too_small_is_named(needs, monkeypatch):
         device_kind = "TPU v5 lite"
 
     monkeypatch.setattr(jax, "devices", lambda: [Small()])
-    assert "more than a v5e has (15.75 GiB)" in memory.say_needs(needs, (1, 1, 1))
+    assert "more than" not in memory.say_needs(needs, (1, 1, 1))
+    in_float32 = dataclasses.replace(needs, weights=needs.weights + WEIGHTS[0], chunk=2 * needs.chunk)
+    assert "more than a v5e has (15.75 GiB)" in memory.say_needs(in_float32, (1, 1, 1))
