@@ -103,6 +103,43 @@ def test_there_are_none_on_bald_heads_nor_where_photos_show_all_hair(head):
     assert grown(avatar, head, torch.zeros(avatar.gaussian_count)) is None  # nor where none shows what hair is like
 
 
+def test_an_avatar_that_is_hardly_there_has_none(head):
+    """Gaussians that show no solid surface, and those that show hardly any of it."""
+    avatar = made(head, BROWN)
+    places = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)[2]
+    shown = front(avatar)
+    with torch.no_grad():
+        avatar.logit_opacity.fill_(-6.0)
+        assert grown(avatar, head, shown) is None
+        top = (places - places[places[:, 1].argmax()]).norm(dim=1) < 0.003
+        avatar.logit_opacity[top] = 4.0
+        assert grown(avatar, head, shown) is None
+
+
+def test_a_head_without_a_scalp_has_none(head):
+    """A face alone, with hair beside it."""
+    scalp, _ = scalp_and_face(head)
+    template = head.template.copy()
+    template[scalp > 0, 1] = template[:, 1].min()
+    face = dataclasses.replace(head, template=template)
+    avatar = made(face, BROWN)
+    with torch.no_grad():
+        lifted = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)
+        hair = (lifted[2][:, 2] < 0) & (lifted[2][:, 1] > -0.04)
+        avatar.position[hair, 1] = 0.02 / lifted[1][hair]  # metres along the normal
+        avatar.harmonics[hair, 0] = (torch.tensor(BROWN) - 0.5) / SH_0
+    assert hair.sum() > 50
+    assert grown(avatar, face, torch.ones(avatar.gaussian_count)) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_colours_outside_of_what_pictures_show_count_as_shown(head):
+    """A fit's harmonics leave [0, 1] where it saw black or white."""
+    black, darker = made(head, (0.0, 0.0, 0.0)), made(head, (-0.2, -0.2, -0.2))
+    shown = front(black)
+    torch.testing.assert_close(grown(darker, head, shown)[0], grown(black, head, shown)[0])
+
+
 def test_a_seed_gives_the_same_ones(head):
     avatar = made(head, BROWN)
     own, squarely = torch.zeros(avatar.gaussian_count, dtype=torch.bool), front(avatar)
