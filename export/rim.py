@@ -24,6 +24,7 @@ HAIR_RIM = (0.35, 0.8)  # cosines at which it faces the photo: colours are the m
 SKIN_RIM = (0.2, 0.5)  # the same of skin, which has a surface to ask
 AROUND = 0.006  # metres: standard deviation of that mean
 NEIGHBOURS = 64  # Gaussians that it is of
+AT_ONCE = 8192  # such means: their harmonics take 100 MB, those of all Gaussians gigabytes
 
 
 @torch.no_grad()
@@ -71,6 +72,10 @@ def even_rim(
     index = torch.from_numpy(index).to(chosen)
     weights = near * size[chosen][index]
     own = avatar.harmonics[chosen]
-    mean = (weights[..., None] * own.flatten(1)[index]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1e-20)
+    sums = [
+        (weight[..., None] * own.flatten(1)[around]).sum(1)
+        for weight, around in zip(weights.split(AT_ONCE), index.split(AT_ONCE))
+    ]
+    mean = torch.cat(sums) / weights.sum(1, keepdim=True).clamp(min=1e-20)
     own = own[beside]
     avatar.harmonics[chosen[beside]] = torch.lerp(mean.view_as(own), own, share[beside, None, None])
