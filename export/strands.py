@@ -123,8 +123,8 @@ class Region:
     def crown(self) -> np.ndarray:
         """[3] from where hair falls: the top of the scalp, a third of the way to its back."""
         scalp = self.template[self.scalp > 0.5]
-        (_, top, front), (_, _, back) = scalp.max(0), scalp.min(0)
-        return np.array([0, top, (front + 2 * back) / 3], np.float32)
+        (right, top, front), (left, _, back) = scalp.max(0), scalp.min(0)
+        return np.array([(left + right) / 2, top, (front + 2 * back) / 3], np.float32)
 
 
 @torch.no_grad()

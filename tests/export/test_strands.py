@@ -84,7 +84,7 @@ def test_they_grow_on_the_scalp_that_no_photo_shows(head):
     assert means[:, 1].min() > landmarks_of(head)[8, 1]  # none on neck or shoulders
 
     side = means[:, 1] < head.template[:, 1].max() - 0.06
-    assert axes[side, 1].abs().mean() > 0.85  # hair falls
+    assert axes[side, 1].abs().mean() > 0.8  # hair falls (0.83 to 0.88 from seed to seed)
     outward = torch.nn.functional.normalize(means - torch.tensor([0.0, 0.03, -0.01]), dim=1)
     assert (axes * outward).sum(1).abs().mean() < 0.3  # along the head
 
