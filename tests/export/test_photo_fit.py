@@ -19,7 +19,7 @@ from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import DensifyConfig
 from mvp4d_export.distill import Distiller
 from mvp4d_export.fit_checkpoint import load_checkpoint, save_checkpoint
-from mvp4d_export.fitting import fit_avatar
+from mvp4d_export.fitting import distill, fit_avatar
 from mvp4d_export.losses import psnr
 from mvp4d_export.mouth_mask import mouth_mask
 from mvp4d_export.outside import outside
@@ -390,6 +390,23 @@ def test_strands_are_added_once_and_kept_by_a_checkpoint(egg, sharp, tmp_path):
     none.finish()
     assert none.avatar.gaussian_count == before
     assert torch.equal(none.avatar.position, fits[0].avatar.position[:before])
+
+
+def test_a_fit_that_broke_off_as_it_was_finished_goes_on_from_its_last_step(egg, sharp, tmp_path, monkeypatch):
+    """Blurred once, not twice: memory may run out when the Gaussians have been changed already."""
+    portrait = portrait_of(sharp, [0])
+    plain, broken, again = (photo_fit(egg, portrait, steps=2) for _ in range(3))
+    distill(plain, tmp_path / "plain")
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched, pytest.raises(torch.OutOfMemoryError):
+        patched.setattr(broken, "_add_strands", full)
+        distill(broken, tmp_path / "avatar")
+    assert distill(again, tmp_path / "avatar")["resumed"]
+    for name in GAUSSIAN_TENSORS:
+        assert torch.equal(getattr(again.avatar, name), getattr(plain.avatar, name)), name
 
 
 def test_what_strays_before_the_background_of_views_goes(egg, sharp):
