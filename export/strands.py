@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from mvp4d.core.heads.model import EYES, INTERIOR, HeadModel
 from mvp4d.core.heads.motion import Motion
-from mvp4d.core.heads.regions import CHIN, landmarks_of, scalp_and_face
+from mvp4d.core.heads.regions import CHIN, has_landmarks, landmarks_of, scalp_and_face
 from mvp4d.core.ramps import smoothstep as smooth_ramp
 from mvp4d.core.skin_colour import SkinColour, lightness_and_hue
 from mvp4d_export.avatar import Avatar, Splats
@@ -143,7 +143,7 @@ def strands(
       the triangles [S] that they are bound to and the Gaussians' tensors; None where photos show no hair, or leave
       none of it open, and for a head without landmarks or without a scalp.
     """
-    if most < 1 or not len(head.landmark_faces):
+    if most < 1 or not has_landmarks(head):
         return None
     region = Region(head)
     if not (region.scalp > 0.5).any():

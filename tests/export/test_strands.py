@@ -152,8 +152,10 @@ def test_a_seed_gives_the_same_ones(head):
     assert not (len(first[0]) == len(other[0]) and torch.equal(first[1]["position"], other[1]["position"]))
 
 
-def test_a_head_without_landmarks_has_none(head):
-    bare = dataclasses.replace(head, landmark_faces=np.zeros(0, np.int32), landmark_barycentric=np.zeros((0, 3)))
+@pytest.mark.parametrize("count", [0, 5])
+def test_a_head_without_landmarks_or_with_others_has_none(head, count):
+    names = ("landmark_faces", "landmark_barycentric")
+    bare = dataclasses.replace(head, **{name: getattr(head, name)[:count] for name in names})
     avatar = made(head, BROWN)
     assert grown(avatar, bare, front(avatar)) is None
 
