@@ -121,6 +121,7 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
 
     writer = SummaryWriter(str(work / "tensorboard"), purge_step=fit.step_done if resumed else None)
     started = saved = time.monotonic()
+    between = False
     try:
         with progress(total=fit.config.steps, what="distilling", unit="step") as bar:
             bar.update(fit.step_done)
@@ -141,12 +142,18 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
                     save_checkpoint(fit, work)
                     saved = time.monotonic()
         with unbroken():
+            if not fit.finished:
+                with contextlib.suppress(UserError, OSError):
+                    save_checkpoint(fit, work)
+            between = True  # a fit that is finished in part cannot go on: what is done would be done to it again
             fit.finish()
+            between = False
         scores = score(fit)
         for name, values in scores.items():
             writer.add_scalar(f"{name}/psnr", values["psnr"], fit.step_done)
     except (KeyboardInterrupt, torch.OutOfMemoryError):
-        save_checkpoint(fit, work)
+        if not between:
+            save_checkpoint(fit, work)
         raise
     finally:
         writer.close()

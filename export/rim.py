@@ -24,6 +24,7 @@ HAIR_RIM = (0.35, 0.8)  # cosines at which it faces the photo: colours are the m
 SKIN_RIM = (0.2, 0.5)  # the same of skin, which has a surface to ask
 AROUND = 0.006  # metres: standard deviation of that mean
 NEIGHBOURS = 64  # Gaussians that it is of
+AT_ONCE = 8192  # such means: their harmonics take 100 MB, those of all Gaussians gigabytes
 
 
 @torch.no_grad()
@@ -58,17 +59,23 @@ def even_rim(
       counts: [G] what each weighs in the mean, beside its size and opacity.
     """
     chosen = among.nonzero()[:, 0]
-    if len(chosen) < 2:
+    share = smoothstep(cosine[chosen], *passage)
+    beside = (share < 1).nonzero()[:, 0]  # [B] of them; the others keep their colours
+    if len(chosen) < 2 or not len(beside):
         return
     splats = avatar.splats(avatar.gather(avatar.rig.template))
     places = splats.means[chosen].cpu().numpy()
     size = splats.scales.sort(1).values[:, 1:].prod(1) * splats.opacities
     size = size if counts is None else size * counts
-    distance, index = cKDTree(places).query(places, min(NEIGHBOURS, len(places)))  # [M, K]
+    distance, index = cKDTree(places).query(places[beside.cpu().numpy()], min(NEIGHBOURS, len(places)))  # [B, K]
     near = torch.from_numpy(np.exp(-((distance / AROUND) ** 2) / 2)).to(size)
     index = torch.from_numpy(index).to(chosen)
     weights = near * size[chosen][index]
     own = avatar.harmonics[chosen]
-    mean = (weights[..., None] * own.flatten(1)[index]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1e-20)
-    share = smoothstep(cosine[chosen], *passage)[:, None, None]
-    avatar.harmonics[chosen] = torch.lerp(mean.view_as(own), own, share)
+    sums = [
+        (weight[..., None] * own.flatten(1)[around]).sum(1)
+        for weight, around in zip(weights.split(AT_ONCE), index.split(AT_ONCE))
+    ]
+    mean = torch.cat(sums) / weights.sum(1, keepdim=True).clamp(min=1e-20)
+    own = own[beside]
+    avatar.harmonics[chosen[beside]] = torch.lerp(mean.view_as(own), own, share[beside, None, None])

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 
 from mvp4d.core.heads.model import EYES, INTERIOR, HeadModel
 from mvp4d.core.heads.motion import Motion
-from mvp4d.core.heads.regions import CHIN, landmarks_of, scalp_and_face
+from mvp4d.core.heads.regions import CHIN, has_landmarks, landmarks_of, scalp_and_face
 from mvp4d.core.ramps import smoothstep as smooth_ramp
 from mvp4d.core.skin_colour import SkinColour, lightness_and_hue
 from mvp4d_export.avatar import Avatar, Splats
@@ -130,8 +130,8 @@ class Region:
     def crown(self) -> np.ndarray:
         """[3] from where hair falls: the top of the scalp, a third of the way to its back."""
         scalp = self.template[self.scalp > 0.5]
-        (_, top, front), (_, _, back) = scalp.max(0), scalp.min(0)
-        return np.array([0, top, (front + 2 * back) / 3], np.float32)
+        (right, top, front), (left, _, back) = scalp.max(0), scalp.min(0)
+        return np.array([(left + right) / 2, top, (front + 2 * back) / 3], np.float32)
 
 
 @torch.no_grad()
@@ -148,28 +148,33 @@ def strands(
 
     Returns:
       the triangles [S] that they are bound to and the Gaussians' tensors; None where photos show no hair, or leave
-      none of it open.
+      none of it open, and for a head without landmarks or without a scalp.
     """
-    if not len(head.landmark_faces):
+    if most < 1 or not has_landmarks(head):
+        return None
+    region = Region(head)
+    if not (region.scalp > 0.5).any():
         return None
     frames = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)
     splats = avatar.splats(avatar.gather(avatar.rig.template))
-    region = Region(head)
     hair = _hair(avatar, splats, region, (squarely > 0) & ~own)
     if hair is None:
         return None
     surface = _surface(avatar, splats, region, hair.end, torch.where(own, 0, 1 - smoothstep(squarely, *SQUARELY)))
+    if surface is None:
+        return None
     scalp, hanging, _ = region.at(surface.places, hair.end)
     where = torch.maximum(scalp, hanging) * hair.share(surface.colours, scalp) * smoothstep(surface.unshown, *UNSHOWN)
-    where = where[surface.around].mean(1) * _joined(
-        surface.places, scalp > 0.5, 2 * CELL
-    )  # not on what floats beside it
+    where = where[surface.around].mean(1)
+    where = where * _joined(surface.places, scalp > 0.5, 2 * CELL)  # not on what floats beside the head
     expected = DENSITY * surface.area * where
     expected *= min(1.0, most / max(float(expected.sum()), 1e-6))
     count = (expected + torch.rand(len(expected), generator=generator).to(expected)).floor().long()
-    index = torch.arange(len(count), device=count.device).repeat_interleave(count)[:most]
+    index = torch.arange(len(count), device=count.device).repeat_interleave(count)
     if not len(index):
         return None
+    if len(index) > most:  # by chance: the last ones are those of one side
+        index = index[torch.randperm(len(index), generator=generator)[:most].sort().values.to(index.device)]
     places, turns, brightness = _lie(surface, index, torch.from_numpy(region.crown()).to(splats.means), generator)
     colours = surface.colours[index] * (1 + hair.contrast / OVERLAID * brightness).clamp(DARKEST, LIGHTEST)[:, None]
     outside = ~parts_named(avatar.rig.part_names, (*INTERIOR, *EYES)).to(avatar.device)[triangle_parts(avatar)]
@@ -194,7 +199,7 @@ def _hair(avatar: Avatar, splats: Splats, region: Region, shown: Tensor) -> Hair
     scalp, hanging, face = region.at(splats.means[chosen], region.chin - LONGEST)
     if face.sum() < FEW:
         return None
-    colours = avatar.harmonics[chosen, 0] * SH_0 + 0.5
+    colours = (avatar.harmonics[chosen, 0] * SH_0 + 0.5).clamp(0, 1)  # as pictures show them
     hues = lightness_and_hue(colours.cpu().numpy())
     skin = SkinColour.of(hues[face.cpu().numpy()])
     skin = dataclasses.replace(skin, spread=np.minimum(skin.spread, MOST_SPREAD))
@@ -230,8 +235,9 @@ def _contrast(places: Tensor, light: Tensor, size: Tensor) -> float:
     return float(spread / ((size * mean).sum() / size.sum()).clamp(min=1e-3))
 
 
-def _surface(avatar: Avatar, splats: Splats, region: Region, end: float, unshown: Tensor) -> Surface:
-    """The avatar at rest, down to a height, as views from all sides show it; `unshown` [G]."""
+def _surface(avatar: Avatar, splats: Splats, region: Region, end: float, unshown: Tensor) -> Surface | None:
+    """The avatar at rest, down to a height, as views from all sides show it; `unshown` [G]. None: hardly anything of it
+    is solid."""
     device = avatar.device
     scalp = region.template[region.scalp > 0.5]
     centre = torch.from_numpy((scalp.max(0) + scalp.min(0)) / 2).to(device)
@@ -257,9 +263,13 @@ def _surface(avatar: Avatar, splats: Splats, region: Region, end: float, unshown
     found = torch.cat(found)
     cells = (found[:, :3] / CELL).round().long().cpu().numpy()
     found = found[torch.from_numpy(np.unique(cells, axis=0, return_index=True)[1]).to(device)]
+    if len(found) < AROUND:
+        return None
     distance, around = _around(found[:, :3])
     square = (_normals(found[:, :3], around) * found[:, 7:]).sum(1).abs() > TURNED
     found = found[square & (distance[:, -1] < SPARSE)]  # others lie between what is near and what is behind
+    if len(found) < AROUND:
+        return None
     places, colours, unshown, towards = found.split([3, 3, 1, 3], 1)
     distance, around = _around(places)
     normals = _normals(places, around)
@@ -282,7 +292,7 @@ def _camera(centre: Tensor, distance: float, up: float, turn: float) -> tuple[Te
 def _around(places: Tensor) -> tuple[Tensor, Tensor]:
     """Distances to the nearest neighbours of places [M, 3], ascending, and their indices, [M, K]; itself is first."""
     points = places.cpu().numpy()
-    distance, index = cKDTree(points).query(points, range(1, min(AROUND, len(points)) + 1))
+    distance, index = cKDTree(points).query(points, AROUND)
     return torch.from_numpy(distance).to(places), torch.from_numpy(index).to(places.device)
 
 

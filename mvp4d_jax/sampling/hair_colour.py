@@ -17,7 +17,7 @@ from mvp4d.core.cameras.crops import MARGIN
 from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.heads.mesh import neighbour_mean
 from mvp4d.core.heads.model import HeadModel
-from mvp4d.core.heads.regions import scalp_and_face
+from mvp4d.core.heads.regions import has_landmarks, scalp_and_face
 from mvp4d.core.skin_colour import SkinColour, lightness_and_hue, to_rgb
 from mvp4d_jax.geometry.frame_by_frame import draw_apart
 from mvp4d_jax.geometry.rasterize import Raster, on_pixels, rasterize
@@ -61,7 +61,7 @@ def read_hair(portrait: Portrait, margin: float = MARGIN) -> Hair | None:
       UserError: the fitted head does not lie in the photo.
     """
     index, head = portrait.reference, portrait.head
-    if not len(head.landmark_faces):
+    if not has_landmarks(head):
         return None
     motion, camera = portrait.motion[slice(index, index + 1)], portrait.camera[index]
     alpha = portrait.photos[index][..., 3:] / np.float32(255)

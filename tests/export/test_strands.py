@@ -84,7 +84,7 @@ def test_they_grow_on_the_scalp_that_no_photo_shows(head):
     assert means[:, 1].min() > landmarks_of(head)[8, 1]  # none on neck or shoulders
 
     side = means[:, 1] < head.template[:, 1].max() - 0.06
-    assert axes[side, 1].abs().mean() > 0.85  # hair falls
+    assert axes[side, 1].abs().mean() > 0.8  # hair falls (0.83 to 0.88 from seed to seed)
     outward = torch.nn.functional.normalize(means - torch.tensor([0.0, 0.03, -0.01]), dim=1)
     assert (axes * outward).sum(1).abs().mean() < 0.3  # along the head
 
@@ -140,6 +140,43 @@ def test_long_hair_that_hangs_together_has_them_below_the_chin_and_a_collar_has_
     assert found[1] == 0
 
 
+def test_an_avatar_that_is_hardly_there_has_none(head):
+    """Gaussians that show no solid surface, and those that show hardly any of it."""
+    avatar = made(head, BROWN)
+    places = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)[2]
+    shown = front(avatar)
+    with torch.no_grad():
+        avatar.logit_opacity.fill_(-6.0)
+        assert grown(avatar, head, shown) is None
+        top = (places - places[places[:, 1].argmax()]).norm(dim=1) < 0.003
+        avatar.logit_opacity[top] = 4.0
+        assert grown(avatar, head, shown) is None
+
+
+def test_a_head_without_a_scalp_has_none(head):
+    """A face alone, with hair beside it."""
+    scalp, _ = scalp_and_face(head)
+    template = head.template.copy()
+    template[scalp > 0, 1] = template[:, 1].min()
+    face = dataclasses.replace(head, template=template)
+    avatar = made(face, BROWN)
+    with torch.no_grad():
+        lifted = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)
+        hair = (lifted[2][:, 2] < 0) & (lifted[2][:, 1] > -0.04)
+        avatar.position[hair, 1] = 0.02 / lifted[1][hair]  # metres along the normal
+        avatar.harmonics[hair, 0] = (torch.tensor(BROWN) - 0.5) / SH_0
+    assert hair.sum() > 50
+    assert grown(avatar, face, torch.ones(avatar.gaussian_count)) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_colours_outside_of_what_pictures_show_count_as_shown(head):
+    """A fit's harmonics leave [0, 1] where it saw black or white."""
+    black, darker = made(head, (0.0, 0.0, 0.0)), made(head, (-0.2, -0.2, -0.2))
+    shown = front(black)
+    torch.testing.assert_close(grown(darker, head, shown)[0], grown(black, head, shown)[0])
+
+
 def test_a_seed_gives_the_same_ones(head):
     avatar = made(head, BROWN)
     own, squarely = torch.zeros(avatar.gaussian_count, dtype=torch.bool), front(avatar)
@@ -152,8 +189,10 @@ def test_a_seed_gives_the_same_ones(head):
     assert not (len(first[0]) == len(other[0]) and torch.equal(first[1]["position"], other[1]["position"]))
 
 
-def test_a_head_without_landmarks_has_none(head):
-    bare = dataclasses.replace(head, landmark_faces=np.zeros(0, np.int32), landmark_barycentric=np.zeros((0, 3)))
+@pytest.mark.parametrize("count", [0, 5])
+def test_a_head_without_landmarks_or_with_others_has_none(head, count):
+    names = ("landmark_faces", "landmark_barycentric")
+    bare = dataclasses.replace(head, **{name: getattr(head, name)[:count] for name in names})
     avatar = made(head, BROWN)
     assert grown(avatar, bare, front(avatar)) is None
 

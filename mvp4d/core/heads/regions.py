@@ -7,6 +7,7 @@ import numpy as np
 from mvp4d.core.heads.model import EYES, INTERIOR, HeadModel
 from mvp4d.core.ramps import smoothstep
 
+LANDMARKS = 68  # Multi-PIE's, of which these are the places:
 BROWS, CHIN, JAW = (19, 24), 8, (0, 16)  # landmarks: the middle of either brow, the chin, the jaw's ends at the ears
 # Where hair begins on the neutral head: how far from the ears (0) to the brows (1), and how high over these, in half
 # the distance of brows and chin.
@@ -23,6 +24,11 @@ def vertices_of(head: HeadModel, words: tuple[str, ...]) -> np.ndarray:
     return marked
 
 
+def has_landmarks(head: HeadModel) -> bool:
+    """Whether a head has the landmarks that tell its regions; those of another set lie elsewhere."""
+    return len(head.landmark_faces) == LANDMARKS
+
+
 def landmarks_of(head: HeadModel) -> np.ndarray:
     """[K, 3] metres of the landmarks of the neutral head."""
     corners = np.asarray(head.template)[np.asarray(head.faces)[np.asarray(head.landmark_faces)]]
@@ -31,7 +37,7 @@ def landmarks_of(head: HeadModel) -> np.ndarray:
 
 def scalp_and_face(head: HeadModel) -> tuple[np.ndarray, np.ndarray]:
     """[N] float32 in [0, 1] where hair may grow, and [N] bool the front of the face below the brows, but for eyes and
-    mouth, of a head that has landmarks."""
+    mouth, of a head that has landmarks (`has_landmarks`)."""
     template, landmarks = np.asarray(head.template), landmarks_of(head)
     brow, chin, ear = landmarks[list(BROWS)].mean(0), landmarks[CHIN], landmarks[list(JAW)].mean(0)
     along = (template[:, 2] - ear[2]) / (brow[2] - ear[2])
