@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from mvp4d_export.avatar import Avatar
+from mvp4d_export.initialise import SH_0
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import project_points
@@ -22,6 +23,7 @@ from mvp4d_export.visibility import smoothstep
 BALL = 0.09  # metres: radius of a head with its hair
 HAIR_RIM = (0.35, 0.8)  # cosines at which it faces the photo: colours are the mean around, their own
 SKIN_RIM = (0.2, 0.5)  # the same of skin, which has a surface to ask
+SKIN_DOTS = (0.2, 0.4)  # differences in colour from skin around, between which skin becomes a dot
 AROUND = 0.006  # metres: standard deviation of that mean
 NEIGHBOURS = 64  # Gaussians that it is of
 AT_ONCE = 8192  # such means: their harmonics take 100 MB, those of all Gaussians gigabytes
@@ -50,6 +52,7 @@ def even_rim(
     cosine: Tensor,
     passage: tuple[float, float] = HAIR_RIM,
     counts: Tensor | None = None,
+    dots: tuple[float, float] | None = None,
 ) -> None:
     """Gives Gaussians the mean colour around them as far as photos see them from beside.
 
@@ -57,6 +60,8 @@ def even_rim(
       among: [G] bool, those that the mean is of and that may change. cosine: [G] how squarely photos see them.
       passage: cosines at which colours are the mean around, their own.
       counts: [G] what each weighs in the mean, beside its size and opacity.
+      dots: distances from that mean, of the channel that differs most, at which a colour stays and is a dot. All
+        that photos see from beside change where none are given.
     """
     chosen = among.nonzero()[:, 0]
     share = smoothstep(cosine[chosen], *passage)
@@ -77,5 +82,8 @@ def even_rim(
         for weight, around in zip(weights.split(AT_ONCE), index.split(AT_ONCE))
     ]
     mean = torch.cat(sums) / weights.sum(1, keepdim=True).clamp(min=1e-20)
-    own = own[beside]
-    avatar.harmonics[chosen[beside]] = torch.lerp(mean.view_as(own), own, share[beside, None, None])
+    own, share = own[beside], share[beside]
+    mean = mean.view_as(own)
+    if dots is not None:
+        share = 1 - (1 - share) * smoothstep(SH_0 * (own - mean)[:, 0].abs().amax(1), *dots)
+    avatar.harmonics[chosen[beside]] = torch.lerp(mean, own, share[:, None, None])

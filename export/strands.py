@@ -205,12 +205,12 @@ def _hair(avatar: Avatar, splats: Splats, region: Region, shown: Tensor) -> Hair
     skin = dataclasses.replace(skin, spread=np.minimum(skin.spread, MOST_SPREAD))
     unlike = torch.from_numpy(skin.unlike(hues)).to(colours)
     size = splats.scales[chosen].sort(1).values[:, 1:].prod(1) * splats.opacities[chosen]
-    top = scalp * unlike > 0.5
+    places = splats.means[chosen]
+    top = torch.maximum(scalp, hanging * (places[:, 1] > region.chin)) * unlike > 0.5
     if top.sum() < FEW or (size * scalp * unlike).sum() < LEAST_HAIR * (size * scalp).sum():
         return None
     found = Hair(skin, cKDTree(colours[top][:: -(-int(top.sum()) // PALETTE)].cpu().numpy()), region.chin, 0.0)
     hair = torch.maximum(scalp, hanging) * found.share(colours, scalp) > 0.5
-    places = splats.means[chosen]
     hair[hair.clone()] = _joined(places[hair], top[hair], JOINED)
     end = float(places[hair, 1].quantile(LOWEST))
     return dataclasses.replace(

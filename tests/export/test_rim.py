@@ -9,9 +9,9 @@ from export_world import write_capture
 from mvp4d.core.capture import Capture
 from mvp4d_export.avatar import Avatar, AvatarConfig
 from mvp4d_export.dataset import Dataset
-from mvp4d_export.initialise import initialise
+from mvp4d_export.initialise import SH_0, initialise
 from mvp4d_export.photos import Picture
-from mvp4d_export.rim import AROUND, BALL, SKIN_RIM, even_rim, outline_cosine
+from mvp4d_export.rim import AROUND, BALL, SKIN_DOTS, SKIN_RIM, even_rim, outline_cosine
 from mvp4d_export.seeding import project_points
 from mvp4d_export.triangles import triangle_frames
 
@@ -77,17 +77,17 @@ def test_the_rim_takes_the_mean_around_it_and_the_rest_stays(scene):
     assert torch.equal(own.harmonics.detach()[3, 0], torch.full((3,), 5.0))
 
 
-def test_skin_seen_squarely_tells_more_of_the_mean_than_skin_seen_from_beside(scene):
-    """Two Gaussians at one place: a dark one from beside, a bright one that counts nine times as much."""
+def test_a_dot_on_skin_seen_from_beside_takes_the_colour_of_skin_seen_squarely(scene):
+    """Three Gaussians at one place: a dark one and a shade of skin from beside, skin that counts most."""
     _, avatar = scene
     names = ("position", "rotation", "log_scale", "logit_opacity", "harmonics")
     own = Avatar(AvatarConfig(24, 0), avatar.head)
-    tensors = {
-        name: getattr(avatar, name).detach()[:1].repeat(2, *[1] * (getattr(avatar, name).dim() - 1)) for name in names
-    }
-    own.set_gaussians(avatar.binding[:1].repeat(2), tensors)
+    own.set_gaussians(avatar.binding[[0] * 3], {name: getattr(avatar, name).detach()[[0] * 3] for name in names})
+    colours = torch.tensor([[0.1, 0.1, 0.1], [0.7, 0.6, 0.5], [0.8, 0.7, 0.6]])
     with torch.no_grad():
-        own.harmonics[:, 0] = torch.tensor([[0.0, 0, 0], [1.0, 1, 1]])
-    cosine = torch.tensor([SKIN_RIM[0], SKIN_RIM[1]])
-    even_rim(own, torch.ones(2, dtype=torch.bool), cosine, SKIN_RIM, torch.tensor([0.1, 0.9]))
-    torch.testing.assert_close(own.harmonics.detach()[:, 0], torch.tensor([[0.9] * 3, [1.0] * 3]), atol=1e-6, rtol=0)
+        own.harmonics[:, 0] = (colours - 0.5) / SH_0
+    cosine = torch.tensor([SKIN_RIM[0], SKIN_RIM[0], SKIN_RIM[1]])
+    even_rim(own, torch.ones(3, dtype=torch.bool), cosine, SKIN_RIM, torch.tensor([0.1, 0.1, 0.8]), SKIN_DOTS)
+    skin = 0.1 * colours[0] + 0.1 * colours[1] + 0.8 * colours[2]
+    expected = torch.stack((skin, colours[1], colours[2]))
+    torch.testing.assert_close(own.harmonics.detach()[:, 0] * SH_0 + 0.5, expected, atol=1e-5, rtol=0)
