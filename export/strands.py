@@ -22,7 +22,7 @@ from mvp4d.core.heads.model import EYES, INTERIOR, HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.heads.regions import CHIN, has_landmarks, landmarks_of, scalp_and_face
 from mvp4d.core.ramps import smoothstep as smooth_ramp
-from mvp4d.core.skin_colour import SkinColour, lightness_and_hue
+from mvp4d.core.skin_colour import LEAST_HAIR, SkinColour, lightness_and_hue
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.initialise import SH_0, hang
 from mvp4d_export.rig import Pose
@@ -51,7 +51,6 @@ PALETTE = 2000  # Gaussians that tell hair's colours, at most
 NEIGHBOUR = 0.02  # share of them that are nearer in colour than the one whose distance counts
 ALIKE = (0.16, 0.08)  # such distances of colours in [0, 1], off the scalp: another thing's, hair's
 MOST_SPREAD = (0.09, 0.06, 0.06)  # of skin's lightness and hue: more is light from one side, or a beard
-LEAST_HAIR = 0.12  # share of what photos show of the scalp that must be hair
 FEW = 50  # of them: fewer tell nothing
 # How they look.
 DENSITY = 15e4  # strands per square metre

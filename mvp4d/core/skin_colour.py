@@ -10,6 +10,7 @@ from mvp4d.core.ramps import smoothstep
 
 UNLIKE_SKIN = (1.5, 3.0)  # spreads of skin's colour from its median between which a colour becomes another's
 LEAST_SPREAD = (0.08, 0.03, 0.03)  # of lightness and of the opponents over it
+LEAST_HAIR = 0.12  # share of what a photo shows of the scalp that must be unlike skin: fewer is a bald head's shading
 DARK = 0.05  # lightness below which a colour has no hue
 # Of OKLab (Ottosson): linear sRGB to cones, and their cube roots to lightness and opponents. In float32, as pictures
 # are: cube roots and powers of float64 take twice as long.

@@ -18,7 +18,7 @@ from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.heads.mesh import neighbour_mean
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.regions import has_landmarks, scalp_and_face
-from mvp4d.core.skin_colour import SkinColour, lightness_and_hue, to_rgb
+from mvp4d.core.skin_colour import LEAST_HAIR, SkinColour, lightness_and_hue, to_rgb
 from mvp4d_jax.geometry.frame_by_frame import draw_apart
 from mvp4d_jax.geometry.rasterize import Raster, on_pixels, rasterize
 from mvp4d_jax.heads.skinning import skin
@@ -29,7 +29,6 @@ from mvp4d_jax.small.painting import WHOLE, vertex_colours
 SEEN = 0.5  # trust in what the photo shows of a vertex from which its colour counts as skin's
 FEW = 50  # vertices of skin, fewer of which tell nothing
 RANGE = (0.3, 0.7)  # quantiles of the photo's hair that count as its own
-LEAST_HAIR = 0.12  # share of the scalp in the photo that must be hair
 SMOOTH = 1.5 / 128  # standard deviation by which hair begins in a view, over its side
 AROUND = 6 / 128  # the same, of the mean hue
 LEAST = 1e-3  # share or change that is none
