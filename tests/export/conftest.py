@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
 from export_world import FRAME, look_at, small_config, write_capture  # noqa: E402
+from photo_world import SIDE  # noqa: E402
 
 from mvp4d.core.cameras.camera import make_camera  # noqa: E402
 from mvp4d.core.capture import Capture  # noqa: E402
@@ -43,6 +44,12 @@ FLAGS = [
 def egg(tmp_path_factory) -> Path:
     """A capture of 6 views x 6 frames of 48 x 48."""
     return write_capture(tmp_path_factory.mktemp("egg") / "capture")
+
+
+@pytest.fixture(scope="session")
+def sharp(tmp_path_factory) -> Capture:
+    """The egg's first moment from 18 sides, twice as sharp as its capture."""
+    return Capture.open(write_capture(tmp_path_factory.mktemp("sharp") / "capture", views=18, frames=1, size=SIDE))
 
 
 @pytest.fixture(scope="session")

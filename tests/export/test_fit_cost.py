@@ -5,7 +5,7 @@ import dataclasses
 
 import torch
 from export_world import FRAME, small_config, write_capture
-from test_photo_fit import SIDE, photo_fit, portrait_of
+from photo_world import SIDE, photo_fit, portrait_of
 from torch.nn.functional import normalize
 
 from mvp4d.core.capture import Capture

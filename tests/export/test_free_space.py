@@ -4,10 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from export_world import write_capture
-from test_photo_fit import photo_fit, portrait_of
+from photo_world import photo_fit, portrait_of
 
-from mvp4d.core.capture import Capture
 from mvp4d_export.free_space import Shot, agreeing
 from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.seeding import project_points
@@ -16,9 +14,8 @@ LIFT = 0.03  # metres before the rig that hair is wrongly taken to be
 
 
 @pytest.fixture(scope="module")
-def shots(egg, tmp_path_factory):
+def shots(egg, sharp):
     """An avatar and two photos of an egg, 40 degrees apart, each of which shows the rig and nothing else."""
-    sharp = Capture.open(write_capture(tmp_path_factory.mktemp("two") / "capture", views=18, frames=1, size=96))
     fit = photo_fit(egg, portrait_of(sharp, [0, 2]))
     photos = fit.photos.photos
     found = []

@@ -5,11 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from export_world import RADII, write_capture
+from export_world import RADII
+from photo_world import photo_fit, portrait_of
 from scipy import ndimage
-from test_photo_fit import photo_fit, portrait_of
 
-from mvp4d.core.capture import Capture
 from mvp4d_export.photo_depth import Sights
 from mvp4d_export.seeding import project_points
 from mvp4d_export.sheet import on_sheet
@@ -22,9 +21,8 @@ SKIN = (0.8, 0.6, 0.5)
 
 
 @pytest.fixture(scope="module")
-def looked(egg, tmp_path_factory):
+def looked(egg, sharp):
     """A fit with a photo from the side of the egg, the photo's depth, and rays [S, S, 3] in the axes of its head."""
-    sharp = Capture.open(write_capture(tmp_path_factory.mktemp("side") / "capture", views=18, frames=1, size=96))
     fit = photo_fit(egg, portrait_of(sharp, [16]))  # 40 degrees from the front
     photos = fit.photos.photos
     picture = photos.pictures[0]

@@ -2,63 +2,33 @@
 
 import dataclasses
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from export_world import RADII, small_config, write_capture
+from export_world import small_config
+from photo_world import PHOTOS, SIDE, photo_fit, portrait_of
 from scipy.spatial.transform import Rotation
 
 from mvp4d.core.capture import Capture
-from mvp4d.core.capture.portrait import Portrait, write_portrait
+from mvp4d.core.capture.portrait import write_portrait
 from mvp4d.core.errors import UserError
-from mvp4d.core.heads.model import HeadModel
-from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig, Splats
+from mvp4d_export.avatar import Avatar, AvatarConfig, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import DensifyConfig
 from mvp4d_export.distill import Distiller
 from mvp4d_export.fit_checkpoint import load_checkpoint, save_checkpoint
-from mvp4d_export.fitting import distill, fit_avatar
+from mvp4d_export.fitting import fit_avatar
 from mvp4d_export.losses import psnr
 from mvp4d_export.mouth_mask import mouth_mask
-from mvp4d_export.outside import outside
 from mvp4d_export.photo_fit import LIMITS
 from mvp4d_export.photo_start import PhotoStart
 from mvp4d_export.photos import Photos, Picture
-from mvp4d_export.presets import PhotoConfig, with_photos
+from mvp4d_export.presets import with_photos
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
 from mvp4d_export.rig import Pose
-from mvp4d_export.rim import SKIN_RIM
 from mvp4d_export.triangles import triangle_frames
 from mvp4d_export.visibility import excess_variance, light, rig_surface, smoothed
-
-SIDE = 96
-PHOTOS = PhotoConfig(side=SIDE, start_gaussians=900)
-
-
-@pytest.fixture(scope="module")
-def sharp(tmp_path_factory) -> Capture:
-    """The egg's first moment from 18 sides, twice as sharp as its capture."""
-    return Capture.open(write_capture(tmp_path_factory.mktemp("sharp") / "capture", views=18, frames=1, size=SIDE))
-
-
-def portrait_of(capture: Capture, views: list[int]) -> Portrait:
-    """Pictures of a capture's first frame as photos."""
-    photos = [
-        np.concatenate([capture.frame(capture.names[view], 0), capture.masks(view)[0][..., None]], -1) for view in views
-    ]
-    for photo in photos:  # straight colours: taken off the white
-        alpha = photo[..., 3:].astype(float) / 255
-        photo[..., :3] = np.clip(255 + (photo[..., :3] - 255.0) / np.maximum(alpha, 1 / 255), 0, 255)
-    motion = capture.motion[np.zeros(len(views), int)]
-    return Portrait(tuple(photos), capture.cameras[np.array(views), 0], motion, capture.head)
-
-
-def photo_fit(egg, portrait: Portrait, **changes) -> Distiller:
-    config = small_config(**{"photos": PHOTOS, "moments": 3, "max_gaussians": 3500, **changes})
-    config = dataclasses.replace(config, avatar=dataclasses.replace(config.avatar, antialiased=True))
-    return Distiller(Dataset.load(Capture.open(egg)), config, photos=Photos.load(portrait, SIDE))
 
 
 @pytest.mark.slow
@@ -354,87 +324,6 @@ def test_baking_blurs_by_what_no_picture_told(egg, sharp):
     torch.testing.assert_close(fit.avatar.logit_opacity[seen].detach(), opacity[seen], atol=1e-3, rtol=0)
     assert float((opacity - fit.avatar.logit_opacity.detach())[~seen].median()) > 0.3
     assert 200 < int(seen.sum()) < len(seen) - 200
-
-
-def with_landmarks(egg, folder) -> Path:
-    """The egg's capture with a head whose landmarks tell brows, chin and ears."""
-    shutil.copytree(egg, folder)
-    head = HeadModel.load(folder / "head.npz")
-    centres, faces = head.template[head.faces].mean(1) / RADII, np.zeros(68, np.int32)
-    places = {0: (-1, 0, 0), 8: (0, -0.85, 0.5), 16: (1, 0, 0), 19: (-0.3, 0.4, 0.87), 24: (0.3, 0.4, 0.87)}
-    for landmark, place in places.items():
-        faces[landmark] = ((centres - place) ** 2).sum(1).argmin()
-    barycentric = np.full((68, 3), 1 / 3, np.float32)
-    dataclasses.replace(head, landmark_faces=faces, landmark_barycentric=barycentric).save(folder / "head.npz")
-    return folder
-
-
-def test_strands_are_added_once_and_kept_by_a_checkpoint(egg, sharp, tmp_path):
-    """A fit whose writing failed goes on from what it saved when it was done: with the same strands, and no more."""
-    marked, portrait = with_landmarks(egg, tmp_path / "egg"), portrait_of(sharp, [0])
-    photos = dataclasses.replace(PHOTOS, strands=300)
-    fits = [photo_fit(marked, portrait, photos=photos) for _ in range(3)]
-    before = fits[0].avatar.gaussian_count
-    fits[0].finish()
-    fits[0].finish()
-    assert before + 200 < fits[0].avatar.gaussian_count <= before + 300
-    save_checkpoint(fits[0], tmp_path)
-    assert load_checkpoint(fits[1], tmp_path)
-    for fit in fits[1:]:
-        fit.finish()
-        assert torch.equal(fit.avatar.binding, fits[0].avatar.binding)
-        for name in GAUSSIAN_TENSORS:
-            assert torch.equal(getattr(fit.avatar, name), getattr(fits[0].avatar, name)), name
-        assert len(fit.start) == len(fit.limits[0]) == len(fit.photos.fixed) == fit.avatar.gaussian_count
-    none = photo_fit(marked, portrait, photos=dataclasses.replace(PHOTOS, strands=0))
-    none.finish()
-    assert none.avatar.gaussian_count == before
-    assert torch.equal(none.avatar.position, fits[0].avatar.position[:before])
-
-
-def test_a_fit_that_broke_off_as_it_was_finished_goes_on_from_its_last_step(egg, sharp, tmp_path, monkeypatch):
-    """Blurred once, not twice: memory may run out when the Gaussians have been changed already."""
-    portrait = portrait_of(sharp, [0])
-    plain, broken, again = (photo_fit(egg, portrait, steps=2) for _ in range(3))
-    distill(plain, tmp_path / "plain")
-
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with monkeypatch.context() as patched, pytest.raises(torch.OutOfMemoryError):
-        patched.setattr(broken, "_add_strands", full)
-        distill(broken, tmp_path / "avatar")
-    assert distill(again, tmp_path / "avatar")["resumed"]
-    for name in GAUSSIAN_TENSORS:
-        assert torch.equal(getattr(again.avatar, name), getattr(plain.avatar, name)), name
-
-
-def test_what_strays_before_the_background_of_views_goes(egg, sharp):
-    """Ten Gaussians off the rig, put 15 centimetres above the head's middle, beside its outline in every
-    view, go; nothing else does that was not outside already, and what is kept of each stays in step."""
-    fit = photo_fit(egg, portrait_of(sharp, [0]))
-    avatar, (pose, _) = fit.avatar, fit.photos.view(0)
-    off = ~fit.photos.on_surface()
-    at_first = outside(avatar, fit.data, off)
-    with torch.no_grad():
-        frames = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
-        above = frames[2][avatar.binding, 1] > 0.03  # what no neck, jaw or expression moves far
-        moved = (off & ~at_first & above).nonzero()[::20, 0][:10]
-        rotation, scale, centre = (part[avatar.binding[moved]] for part in frames)
-        there = torch.tensor([0.0, 0.15, 0]).expand(10, 3)
-        avatar.position[moved] = ((there - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
-    strayed = outside(avatar, fit.data, off)
-    assert strayed.nonzero()[:, 0].tolist() == sorted([*moved.tolist(), *at_first.nonzero()[:, 0].tolist()])
-    assert not outside(avatar, fit.data, off & False).any()
-    places, surface = avatar.position.detach().clone(), fit.photos.on_surface()[~strayed]
-    colours = avatar.harmonics.detach().clone()
-    fit.finish()
-    torch.testing.assert_close(fit.avatar.position.detach(), places[~strayed])
-    claims = fit.photos.claims.amax(0)
-    kept = surface & ((claims == 0) | (claims > SKIN_RIM[1]))  # others are seen from beside: as even as skin around
-    assert kept.sum() > 0.5 * surface.sum()
-    torch.testing.assert_close(fit.avatar.harmonics.detach()[kept], colours[~strayed][kept])
-    assert len(fit.start) == len(fit.photos.fixed) == len(fit.photos.pitch) == fit.avatar.gaussian_count
 
 
 def test_of_two_photos_the_one_that_sees_a_place_squarely_tells_its_colour(egg, sharp, monkeypatch):
