@@ -71,7 +71,7 @@ class PhotoConfig:
     trust: float = 0.9
     coarse: tuple[float, float] = (0.25, 0.65)
     start_gaussians: int = 14000
-    strands: int = 20000
+    strands: int = 16000
     rate: float = 1e-2
     pull: float = 1e-3
     colour_rate: float = 1e-3

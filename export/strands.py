@@ -53,8 +53,8 @@ ALIKE = (0.16, 0.08)  # such distances of colours in [0, 1], off the scalp: anot
 MOST_SPREAD = (0.09, 0.06, 0.06)  # of skin's lightness and hue: more is light from one side, or a beard
 FEW = 50  # of them: fewer tell nothing
 # How they look.
-DENSITY = 15e4  # strands per square metre
-LONG, WIDE = 0.005, 0.0005  # metres, standard deviations along and across
+DENSITY = 9e4  # strands per square metre
+LONG, WIDE = 0.006, 0.0006  # metres, standard deviations along and across
 SPREAD = 0.2  # of the logarithm of their size
 DEEP, LIFT = 0.004, 0.0005  # metres over which they lie, and how far before the surface at the mean
 OPACITY = 0.55
@@ -64,7 +64,7 @@ WAVE, WAVE_SIZE = 0.3, 0.02  # radians of turn that neighbours share, and metres
 STRAY = 0.12  # radians that each has of its own
 TUFT = (0.014, 0.0025)  # metres along and across
 PER_TUFT = 6  # strands
-OVERLAID = 0.65  # share of their contrast that is left where strands lie over each other
+OVERLAID = 0.75  # share of their contrast that is left where strands lie over each other
 SHARES = (0.7, 0.5, 0.4)  # of a brightness: its tuft's, its own, its height's; as lengths
 DARKEST, LIGHTEST = 0.25, 2.2  # beside the hair's colour
 
