@@ -49,6 +49,7 @@ JOINED = 0.008  # metres between Gaussians of one head of hair
 LOWEST = 0.02  # share of these that lie below its end
 PALETTE = 2000  # Gaussians that tell hair's colours, at most
 NEIGHBOUR = 0.02  # share of them that are nearer in colour than the one whose distance counts
+TYPICAL = 0.25  # the same share where hair is told from a collar: it is not like the darkest strands alone
 ALIKE = (0.16, 0.08)  # such distances of colours in [0, 1], off the scalp: another thing's, hair's
 MOST_SPREAD = (0.09, 0.06, 0.06)  # of skin's lightness and hue: more is light from one side, or a beard
 FEW = 50  # of them: fewer tell nothing
@@ -100,10 +101,13 @@ class Hair:
     end: float
     contrast: float
 
-    def share(self, colours: Tensor, scalp: Tensor) -> Tensor:
-        """[M] in [0, 1] how far colours [M, 3] are hair's: unlike skin's, and off the `scalp` [M] like its own."""
+    def share(self, colours: Tensor, scalp: Tensor, nearer: float = NEIGHBOUR) -> Tensor:
+        """[M] in [0, 1] how far colours [M, 3] are hair's: unlike skin's, and off the `scalp` [M] like its own.
+
+        The distance to its own is that beyond which all but a share `nearer` of these lie.
+        """
         points = colours.cpu().numpy()
-        distance = self.colours.query(points, [1 + int(NEIGHBOUR * self.colours.n)])[0][:, 0]
+        distance = self.colours.query(points, [1 + int(nearer * self.colours.n)])[0][:, 0]
         alike = np.maximum(scalp.cpu().numpy(), smooth_ramp(distance, *ALIKE))
         return torch.from_numpy(self.skin.unlike(lightness_and_hue(points)) * alike).to(colours)
 
@@ -209,7 +213,7 @@ def _hair(avatar: Avatar, splats: Splats, region: Region, shown: Tensor) -> Hair
     if top.sum() < FEW or (size * scalp * unlike).sum() < LEAST_HAIR * (size * scalp).sum():
         return None
     found = Hair(skin, cKDTree(colours[top][:: -(-int(top.sum()) // PALETTE)].cpu().numpy()), region.chin, 0.0)
-    hair = torch.maximum(scalp, hanging) * found.share(colours, scalp) > 0.5
+    hair = top | (hanging * found.share(colours, scalp, TYPICAL) > 0.5)
     hair[hair.clone()] = _joined(places[hair], top[hair], JOINED)
     end = float(places[hair, 1].quantile(LOWEST))
     return dataclasses.replace(

@@ -103,8 +103,9 @@ def test_there_are_none_on_bald_heads_nor_where_photos_show_all_hair(head):
     assert grown(avatar, head, torch.zeros(avatar.gaussian_count)) is None  # nor where none shows what hair is like
 
 
-def with_curtains(avatar: Avatar, head, top: float) -> Avatar:
-    """With a sheet of hair's colour on either side, 2 cm off the head, from a height down to 7 cm below the chin."""
+def with_curtains(avatar: Avatar, head, top: float, below: tuple[float, float, float] = BROWN) -> Avatar:
+    """With a sheet of hair's colour on either side, 2 cm off the head, from a height down to 7 cm below the chin; from
+    there on of another colour."""
     chin = float(landmarks_of(head)[8, 1])
     steps = torch.arange(chin - 0.07, top, 0.004), torch.arange(-0.07, 0.05, 0.004)
     height, depth = (values.reshape(-1) for values in torch.meshgrid(*steps, indexing="ij"))
@@ -119,7 +120,9 @@ def with_curtains(avatar: Avatar, head, top: float) -> Avatar:
         "rotation": rotation,
         "log_scale": (0.003 / frames[1][binding, None]).log().expand(-1, 3),
         "logit_opacity": torch.full((count,), 4.0),
-        "harmonics": ((torch.tensor(BROWN) - 0.5) / SH_0).expand(count, 1, 3),
+        "harmonics": ((torch.where(places[:, 1:2] > chin, torch.tensor(BROWN), torch.tensor(below)) - 0.5) / SH_0)[
+            :, None
+        ],
     }
     tensors = {name: torch.cat((getattr(avatar, name).detach(), more[name])) for name in GAUSSIAN_TENSORS}
     result = Avatar(avatar.config, head)
@@ -130,14 +133,15 @@ def with_curtains(avatar: Avatar, head, top: float) -> Avatar:
 def test_long_hair_that_hangs_together_has_them_below_the_chin_and_a_collar_has_none(head):
     chin = float(landmarks_of(head)[8, 1])
     found = []
-    for top in (0.05, chin - 0.02):  # from the temples; below the chin alone
-        avatar = with_curtains(made(head, BROWN), head, top)
+    # From the temples; below the chin alone; from the temples to a black collar.
+    for top, below in ((0.05, BROWN), (chin - 0.02, BROWN), (0.05, (0.04, 0.04, 0.04))):
+        avatar = with_curtains(made(head, BROWN), head, top, below)
         with torch.no_grad():
             places = avatar.splats(avatar.gather(avatar.rig.template)).means
         means, _, _ = grown(avatar, head, (places[:, 2] > 0).float())
         found.append(int(((means[:, 1] < chin - 0.02) & (means[:, 1] > chin - 0.07)).sum()))
     assert found[0] > 50
-    assert found[1] == 0
+    assert found[1] == found[2] == 0
 
 
 def test_an_avatar_that_is_hardly_there_has_none(head):
