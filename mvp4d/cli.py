@@ -11,7 +11,6 @@ import contextlib
 import difflib
 import importlib
 import importlib.metadata
-import importlib.util
 import io
 import os
 import re
@@ -24,7 +23,7 @@ from typing import NoReturn
 
 from mvp4d.core.cache import keep_programs
 from mvp4d.core.errors import UserError, memory_error, printable, system_error
-from mvp4d.core.host import has_accelerator
+from mvp4d.core.host import choose_platform
 from mvp4d.core.lock import hold
 from mvp4d.core.places import is_remote, require_local
 from mvp4d.core.stopping import Stopped, last_stop, stoppable
@@ -140,7 +139,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 2
     module_name, summary = VERBS[verb]
     module = parser = parsed = None
-    _choose_platform()
+    choose_platform()
     if verb in KEPT:
         keep_programs()
     # ffmpeg is started by fork and exec; JAX warns of forks that go on running Python.
@@ -276,15 +275,6 @@ def as_flags(message: str, parser: argparse.ArgumentParser | None) -> str:
     # The first name of a flag: the last of one that can be switched off is its --no-.
     flags = {action.dest: action.option_strings[0] for action in actions if action.option_strings}
     return re.sub(r"`(\w+)`", lambda match: flags.get(match[1], match[1]), message)
-
-
-def _choose_platform() -> None:
-    """Keeps libtpu (installed for ahead-of-time compilation) from looking for a TPU that is not there: it would wait.
-
-    JAX_PLATFORMS, where the user has set it, stands. NVIDIA machines keep JAX's own choice.
-    """
-    if not has_accelerator() and importlib.util.find_spec("libtpu") is not None:
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def _overview() -> str:

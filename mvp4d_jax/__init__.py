@@ -2,11 +2,14 @@
 
 import dataclasses
 
-import jax
-
 from mvp4d.core.cameras.camera import FIELDS, Camera
 from mvp4d.core.heads.model import STATIC_FIELDS, HeadModel
 from mvp4d.core.heads.motion import ARRAYS, Motion
+from mvp4d.core.host import choose_platform
+
+choose_platform()
+
+import jax  # noqa: E402
 
 # The nouns are numpy dataclasses; here JAX learns to pass them through its transformations.
 jax.tree_util.register_dataclass(Camera, data_fields=list(FIELDS), meta_fields=[])

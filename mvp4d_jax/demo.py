@@ -130,7 +130,7 @@ def _plan(
     stages.append(
         Stage(
             "sample",
-            f"generating {VIEWS} views over 360 degrees from one picture",
+            f"generating {VIEWS} views over 360 degrees from {'one' if len(photos) < 2 else 'the frontal'} picture",
             (
                 "sample",
                 "--weights",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 from pathlib import Path
 
@@ -16,6 +17,16 @@ def has_accelerator() -> bool:
         any(Path(folder).glob(pattern))
         for folder, pattern in (("/dev", "accel*"), ("/dev/vfio", "[0-9]*"), ("/dev", "nvidia[0-9]*"))
     )
+
+
+def choose_platform() -> None:
+    """Keeps libtpu (installed for ahead-of-time compilation) from looking for a TPU that is not there: it would wait,
+    and complain. Call before JAX is imported.
+
+    JAX_PLATFORMS, where the user has set it, stands. NVIDIA machines keep JAX's own choice.
+    """
+    if not has_accelerator() and importlib.util.find_spec("libtpu") is not None:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def cpu_count() -> int:

@@ -56,7 +56,12 @@ def write_demo_report(out: Path, photos: Sequence[Path], commands: list[Command]
         _next_steps(out, bool(photos)),
     ]
     with atomic_file(out / "report.html") as temporary:
-        write_page(temporary, "From one picture to a 4D head avatar", "".join(body))
+        write_page(temporary, f"From {how_many(photos)} to a 4D head avatar", "".join(body))
+
+
+def how_many(photos: Sequence[Path]) -> str:
+    """What the demo began with, in words."""
+    return "one picture" if len(photos) < 2 else f"{len(photos)} pictures"
 
 
 def _introduction(who: str, size: int) -> str:

@@ -49,6 +49,10 @@ class Capture:
     motion: Motion
     head: HeadModel
 
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        return f"Capture('{self.path}': {len(self.names)} views x {self.frame_count} frames, {width} x {height} pixels)"
+
     @classmethod
     def open(cls, path: str | os.PathLike) -> Capture:
         """Reads and checks everything but the pixels.

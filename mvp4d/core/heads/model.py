@@ -92,6 +92,9 @@ class HeadModel:
     joint_parents: tuple[int, ...]
     part_names: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"HeadModel('{self.name}': {self.vertex_count} vertices, {self.expression_count} expressions)"
+
     @property
     def vertex_count(self) -> int:
         return self.template.shape[0]
