@@ -8,7 +8,8 @@ An orbit or arc of N cameras is walked through, one camera per frame, while the 
 one of them films the whole motion. turn, sway and file: paths move with the motion. Expressions are matched by name.
 
 With --audio the sound starts with the motion's first frame (with --frames A:B, at frame A) and ends with the video;
---fps then keeps the motion's speed, and the camera stands still in front unless --cameras says otherwise.
+--fps then keeps the motion's speed. With --audio or --motion the camera stands still in front unless --cameras says
+otherwise.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cameras",
         metavar="SPEC",
-        help="orbit:, arc:, turn:, sway: or file: (default: orbit:360x48, with --audio turn:0)",
+        help="orbit:, arc:, turn:, sway: or file: (default: orbit:360x48; with --motion or --audio turn:0)",
     )
     parser.add_argument("--audio", type=Path, help="sound file to lay under the video")
     parser.add_argument("--out", type=Path, required=True, help="NAME.mp4, or a folder for PNG frames")
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> str:
         from mvp4d.core.heads.resample import resample
 
         motion = resample(motion, args.fps)
-    cameras = args.cameras or ("turn:0" if args.audio else "orbit:360x48")
+    cameras = args.cameras or ("turn:0" if args.audio or args.motion else "orbit:360x48")
     rendering = avatar.render(motion, cameras=cameras, size=size, fps=args.fps, background=background)
     parts = {args.out: rendering}
     if args.each_view:

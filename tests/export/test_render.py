@@ -78,6 +78,15 @@ def test_shots_walk_still_cameras_and_follow_moving_ones():
     assert plan_shot(pose, camera_path("turn:360", (48, 48), 3), (48, 48)).pairs == [(0, 0), (1, 1), (2, 2)]
 
 
+def test_a_given_motion_is_filmed_whole_from_the_front(fitted, egg, tmp_path, capsys):
+    out = tmp_path / "own.mp4"
+    for name, more in (("own", []), ("front", ["--cameras", "turn:0"])):
+        words = ["render", str(fitted[0]), "--motion", str(egg), "--size", "32", "--out", str(tmp_path / f"{name}.mp4")]
+        assert main([*words, "--device", "cpu", *more]) == 0
+    assert "rendered 6 frames of 32 x 32" in capsys.readouterr().out  # the egg's motion
+    assert out.read_bytes() == (tmp_path / "front.mp4").read_bytes()
+
+
 def test_rendering_twice_gives_the_same_bytes(fitted, egg, tmp_path, capsys):
     for name in ("one", "two"):
         assert (
