@@ -52,7 +52,8 @@ NEIGHBOUR = 0.02  # share of them that are nearer in colour than the one whose d
 TYPICAL = 0.25  # the same share where hair is told from a collar: it is not like the darkest strands alone
 ALIKE = (0.16, 0.08)  # such distances of colours in [0, 1], off the scalp: another thing's, hair's
 MOST_SPREAD = (0.09, 0.06, 0.06)  # of skin's lightness and hue: more is light from one side, or a beard
-FEW = 50  # of them: fewer tell nothing
+FEW = 50  # Gaussians of skin, and of hair, that photos show: fewer tell nothing
+LOCAL = 64  # Gaussians that tell the brightness around one
 # How they look.
 DENSITY = 9e4  # strands per square metre
 LONG, WIDE = 0.006, 0.0006  # metres, standard deviations along and across
@@ -232,7 +233,7 @@ def _joined(places: Tensor, begin: Tensor, step: float) -> Tensor:
 def _contrast(places: Tensor, light: Tensor, size: Tensor) -> float:
     """The standard deviation of brightness [M] at places [M, 3] over the mean around each, counted by `size` [M]."""
     points = places.cpu().numpy()
-    around = torch.from_numpy(cKDTree(points).query(points, min(64, len(points)))[1]).to(places.device)
+    around = torch.from_numpy(cKDTree(points).query(points, min(LOCAL, len(points)))[1]).to(places.device)
     mean = (size[around] * light[around]).sum(1) / size[around].sum(1).clamp(min=1e-12)
     spread = ((size * (light - mean).square()).sum() / size.sum()).sqrt()
     return float(spread / ((size * mean).sum() / size.sum()).clamp(min=1e-3))
