@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import read_npz
+from mvp4d.core.files import find_inside, read_npz
 from mvp4d.core.images import SUFFIXES
 from mvp4d.core.live_link import read_live_link
 
@@ -41,10 +41,13 @@ def detect(path: Path) -> tuple[str, str, Path]:
                 return module, function, path
         if (path / "fit.npz").exists():
             return detect(path / "fit.npz")
+        inside = find_inside(path, ("avatar.json", *(marker for marker, *_ in _FOLDERS)))
         raise UserError(
             path,
             "is no capture, portrait, shards, weights or avatar",
-            f"such a folder holds one of {', '.join(marker for marker, *_ in _FOLDERS)}, or a fit.npz",
+            f"such a folder holds one of {', '.join(marker for marker, *_ in _FOLDERS)}, or a fit.npz"
+            if inside is None
+            else f"there is one at {inside}",
         )
     if path.is_file() and path.suffix == ".npz":
         names = set(read_npz(path))

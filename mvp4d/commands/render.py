@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audio", type=Path, help="sound file to lay under the video")
     parser.add_argument("--out", type=Path, required=True, help="NAME.mp4, or a folder for PNG frames")
     parser.add_argument("--size", default=None, metavar="WxH|N", help="picture size (default: that of the capture)")
-    parser.add_argument("--frames", metavar="A:B", help="only these frames of the motion")
+    parser.add_argument("--frames", metavar="N|A:B", help="only the first N frames of the motion, or A to B - 1")
     parser.add_argument("--fps", type=float, help="frames per second (default: the motion's)")
     parser.add_argument("--alpha", action="store_true", help="PNG frames with straight alpha")
     parser.add_argument("--background", default="#ffffff", help="colour behind the avatar, as #rrggbb")
@@ -98,11 +98,11 @@ def parse_colour(text: str) -> tuple[float, float, float]:
 
 
 def parse_frames(text: str | None, count: int) -> tuple[int, int]:
-    """Reads "A:B" (either may be empty) to a window of the motion."""
+    """Reads "N", the first N frames, or "A:B" (either may be empty) to a window of the motion."""
     if text is None:
         return 0, count
-    match = re.fullmatch(r"(\d{0,9}):(\d{0,9})", text)
-    start, stop = (int(match[1] or 0), min(int(match[2] or count), count)) if match else (0, 0)
+    match = re.fullmatch(r"(?:(\d{0,9}):)?(\d{0,9})", text)
+    start, stop = (int(match[1] or 0), min(int(match[2] or count), count)) if match and text else (0, 0)
     if start >= stop:
-        raise UserError("`frames`", f"'{text}' is no window of {count} frames", "use for example 0:24")
+        raise UserError("`frames`", f"'{text}' is no window of {count} frames", "use for example 24 or 0:24")
     return start, stop

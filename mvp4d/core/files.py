@@ -14,7 +14,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -299,7 +299,17 @@ def check_kind(path: Path, marker: str) -> None:
         return
     found = next((what for name, (what, _) in _FOLDERS.items() if (path / name).is_file()), None)
     what = f"is {found}, not {wanted}" if found else f"is not {wanted} ({marker} is missing)"
-    raise UserError(path, what, f"{wanted} is made by {maker}")
+    inside = None if found else find_inside(path, (marker,))
+    raise UserError(path, what, f"{wanted} is made by {maker}" if inside is None else f"there is one at {inside}")
+
+
+def find_inside(path: Path, markers: Iterable[str]) -> Path | None:
+    """The first folder in a folder, by name, that holds one of these files, the first of them before others."""
+    try:
+        inside = sorted(child for child in path.iterdir() if child.is_dir())
+        return next((child for marker in markers for child in inside if (child / marker).exists()), None)
+    except OSError:
+        return None
 
 
 def check_regular(path: str | os.PathLike, limit: int) -> None:

@@ -114,7 +114,11 @@ def _of_photos(out: Path, generated: Capture, photos: Sequence[Path]) -> list[st
         "<p>The photos take part in the fit at their own size; what none of them shows is the model's, "
         f"{size} pixels wide.</p>",
         "<h2>It speaks</h2>",
-        _video(out / "talk.mp4", "From the front and 40 degrees to both sides, driven by another performance", 512),
+        _video(
+            out / "talk.mp4",
+            "Without sound: from the front and 40 degrees to both sides, driven by another performance",
+            512,
+        ),
         _video(out / "orbit.mp4", "From all around", 512),
         "<h2>From all sides</h2>",
         _orbit(out / "orbit.mp4", 256, 4),
@@ -128,7 +132,7 @@ def _of_photos(out: Path, generated: Capture, photos: Sequence[Path]) -> list[st
 
 def _overlay(path: Path) -> str:
     drawn = _shrunk(path, 4096)
-    return picture(drawn, min(1000, drawn.shape[1]))
+    return picture(drawn, min(1000, drawn.shape[1]), "The photo, cut out, and with the fitted head over it")
 
 
 def _shrunk(path: Path, side: int = 768) -> np.ndarray:
@@ -226,7 +230,7 @@ def _alone(out: Path, generated: Capture) -> list[str]:
 def _video(path: Path, caption: str, width: int) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     return (
-        f'<figure><video loop autoplay muted playsinline width="{width}" '
+        f'<figure><video controls loop autoplay muted playsinline width="{width}" '
         f'src="data:video/mp4;base64,{data}"></video><figcaption>{html.escape(caption)}</figcaption></figure>'
     )
 

@@ -54,7 +54,8 @@ def write_likeness(path: str | os.PathLike, scores: dict[str, Any], pairs: Pairs
 def pictures_beside(rows: Sequence[dict[str, Any]], pictures: Sequence[np.ndarray]) -> str:
     """Each photo with the avatar beside it, [H, 2 W, 3] uint8, full size, under it what was measured."""
     return "".join(
-        f"<figure>{picture(both, min(1060, both.shape[1]))}<figcaption style='max-width:none'>"
+        f"<figure>{picture(both, min(1060, both.shape[1]), row['name'] + ', and the avatar')}"
+        "<figcaption style='max-width:none'>"
         f"{html.escape(row['name'])}: photo, avatar; PSNR {number(row['psnr'], 1)} dB, SSIM {number(row['ssim'])}"
         "</figcaption></figure>"
         for row, both in zip(rows, pictures)

@@ -42,8 +42,9 @@ pre{padding:.7rem .9rem;overflow-x:auto}
 """
 
 
-def picture(image: np.ndarray, width: int = 160) -> str:
-    """An <img> tag with the picture [H, W, 3] (uint8, or float in [0, 1]) inside it, `width` pixels wide."""
+def picture(image: np.ndarray, width: int = 160, alt: str = "") -> str:
+    """An <img> tag with the picture [H, W, 3] (uint8, or float in [0, 1]) inside it, `width` pixels wide, and what it
+    shows in words."""
     pixels = image if image.dtype == np.uint8 else (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
     height = round(pixels.shape[0] * width / pixels.shape[1])
     drawn = Image.fromarray(pixels)
@@ -52,14 +53,14 @@ def picture(image: np.ndarray, width: int = 160) -> str:
     buffer = io.BytesIO()
     drawn.save(buffer, "PNG")
     return (
-        f'<img width="{width}" height="{height}" alt="" '
+        f'<img width="{width}" height="{height}" alt="{html.escape(alt)}" '
         f'src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
     )
 
 
 def figure(image: np.ndarray, caption: str, width: int = 160) -> str:
     """A captioned picture."""
-    return f"<figure>{picture(image, width)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    return f"<figure>{picture(image, width, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def pictures(rows: list[tuple[str, list[np.ndarray]]], headings: list[str], width: int) -> str:
@@ -67,7 +68,10 @@ def pictures(rows: list[tuple[str, list[np.ndarray]]], headings: list[str], widt
     head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
     lines = [
         f"<tr><td>{html.escape(label)}</td>"
-        + "".join(f"<td>{picture(image, width)}</td>" for image in images)
+        + "".join(
+            f"<td>{picture(image, width, ', '.join(filter(None, (label, heading))))}</td>"
+            for image, heading in zip(images, headings)
+        )
         + "</tr>"
         for label, images in rows
     ]

@@ -273,6 +273,9 @@ def _photo_landmarks(
     others = [
         found[np.isfinite(found).all((1, 2)) & ~(found == ours).all((1, 2))] for found, ours in zip(meshes, chosen)
     ]
+    for source, others_in_it in zip(sources, others):
+        if len(others_in_it) and face is None:
+            say(f"note: {source.path.name}: {len(others_in_it) + 1} faces, the largest is taken; `face` takes another")
     return [from_mesh(ours[None], source.image_size, source.fps) for ours, source in zip(chosen, sources)], others
 
 

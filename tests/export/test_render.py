@@ -10,6 +10,7 @@ from export_world import make_head, small_config
 from PIL import Image
 
 from mvp4d.cli import main
+from mvp4d.commands.render import parse_frames
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.motion_file import read_motion
 from mvp4d.core.driving import load_motion
@@ -178,6 +179,20 @@ def test_alpha_frames_lay_over_any_background(fitted, tmp_path):
     assert rgba.shape == (48, 48, 4)
     laid = rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:]) * np.array([0x10, 0xC0, 0x20]) / 255
     assert np.abs(laid - green).max() < 2 / 255
+
+
+@pytest.mark.parametrize(
+    ("text", "window"),
+    [(None, (0, 9)), ("4", (0, 4)), ("20", (0, 9)), ("2:5", (2, 5)), (":5", (0, 5)), ("7:", (7, 9)), (":", (0, 9))],
+)
+def test_a_window_of_a_motion(text, window):
+    assert parse_frames(text, 9) == window
+
+
+@pytest.mark.parametrize("text", ["", "0", "5:5", "9:", "a", "1:2:3", "-1"])
+def test_no_window_of_a_motion(text):
+    with pytest.raises(UserError, match="window of 9 frames"):
+        parse_frames(text, 9)
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,9 @@ def test_the_table_of_failures_holds_any_name(tmp_path):
         (["validate", "me.jpg"], "me.jpg: is a picture; mvp4d track fits a head to it"),
         (["validate", "voice.wav"], "voice.wav: is no folder, npz or csv file"),
         (["validate", "empty"], "fit.npz"),
+        (["validate", "demo"], "avatar; there is one at demo/me"),
+        (["render", "demo", "--out", "x"], "demo: is not an avatar (avatar.json is missing); there is one at demo/me"),
+        (["distill", "demo", "--out", "x"], "(capture.json is missing); there is one at demo/a"),
     ],
 )
 def test_what_is_given_in_the_place_of_another(tmp_path, monkeypatch, capsys, words, told):
@@ -140,7 +143,8 @@ def test_what_is_given_in_the_place_of_another(tmp_path, monkeypatch, capsys, wo
 
     monkeypatch.chdir(tmp_path)
     write_capture(tmp_path / "capture")
-    for name in ("person/portrait/portrait.json", "avatar/avatar.json", "empty/x", "me.jpg", "voice.wav"):
+    demo = ("demo/a/capture.json", "demo/b/capture.json", "demo/me/avatar.json")
+    for name in ("person/portrait/portrait.json", "avatar/avatar.json", "empty/x", "me.jpg", "voice.wav", *demo):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
