@@ -232,7 +232,10 @@ def _mouth(avatar: Avatar, face: Tensor, teeth_seen: Tensor | None) -> list[tupl
 
 
 def _gaps(points: Tensor, triangles: Tensor, row: Tensor) -> Tensor:
-    """[M] light on points [M, 3] of triangles [M, 3] of head vertices: less near the next tooth of its row [M]; -1: none."""
+    """[M] light on points [M, 3] of triangles [M, 3] of head vertices: less near the next tooth of the same row [M].
+
+    Row -1: no tooth.
+    """
     tooth = _pieces(triangles)
     light = torch.ones_like(points[:, 0])
     for own in tooth[row >= 0].unique():

@@ -22,11 +22,12 @@ MOST_STRETCH = 3.0  # by which they count as stretched
 MOTIONS = 4  # expressions that move lips most, which their triangles must follow
 MISS = 0.0015  # metres by which they may miss that
 LIP_REACH = 0.006  # metres from lips that are beside them
-ALONE = 0.4  # share of those around a Gaussian that photos must show for its colour to be the lips': at the rim of what
+ALONE = 0.3  # share of those around a Gaussian that photos must show for its colour to be the lips': at the rim of what
 # they show it is the mouth's dark
-ALIKE = 0.006  # metres over which lips that no photo shows have the colours of others
+ALIKE, MIRRORED = 0.0015, 0.3  # metres over which lips that no photo shows have the colours of others; and how much
+# less those of the other side count
 AT_LARGE = 0.003  # metres over which lips have one brightness, beside ...
-PARTING, PARTING_SHADE = 0.0012, 0.7  # ... the line where they part: metres that shade reaches, its light
+PARTING, PARTING_SHADE = 0.0012, 0.6  # ... the line where they part: metres that shade reaches, its light
 
 
 @torch.no_grad()
@@ -103,11 +104,12 @@ def finish_lips(avatar: Avatar, hidden: Tensor, pitch: Tensor) -> None:
     hidden = lips & ~told
     if not told.any():
         return
-    sides = torch.cat((places[:, :1].abs(), places[:, 1:]), 1)
     blurred = _near(places[told], places[told], pitch[told, None])
-    weight = 1 / (torch.cdist(sides[hidden], sides[told]).square() + ALIKE**2).square()
+    mirrored = places[told] * places.new_tensor([-1.0, 1.0, 1.0])
+    weight = _beside(places[hidden], places[told]) + MIRRORED * _beside(places[hidden], mirrored)
     avatar.harmonics[told] = _mean(blurred, avatar.harmonics[told])
     avatar.harmonics[hidden] = _mean(weight, avatar.harmonics[told])
+    avatar.harmonics[hidden] = _mean(_near(places[hidden], places[lips], ALIKE), avatar.harmonics[lips])  # no seam
     _part(avatar, lips, places, large)
 
 
@@ -119,6 +121,11 @@ def _mean(weight: Tensor, values: Tensor) -> Tensor:
 def _near(these: Tensor, those: Tensor, deviation: Tensor | float) -> Tensor:
     """[M, N] a Gaussian of the distance of places."""
     return (-torch.cdist(these, those).square() / (2 * deviation**2)).exp()
+
+
+def _beside(these: Tensor, those: Tensor) -> Tensor:
+    """[M, N] what falls with the fourth power of the distance of places."""
+    return 1 / (torch.cdist(these, those).square() / ALIKE**2 + 1).square()
 
 
 def _part(avatar: Avatar, lips: Tensor, places: Tensor, large: Tensor) -> None:

@@ -50,7 +50,7 @@ def test_lips_are_darker_where_they_part_and_nothing_else_changes(face):
     shade, away = colours(own)[lips] / torch.tensor(PINK), from_the_line(own, places)[lips]
     torch.testing.assert_close(shade, shade[:, :1].expand(-1, 3), rtol=0, atol=1e-3)  # the hue stays
     assert float(shade[away > 0.0013].min()) > 0.995
-    torch.testing.assert_close(shade[:, 0], 0.7 + 0.3 * (away / 0.0012).clamp(max=1) ** 2, rtol=0, atol=0.01)
+    torch.testing.assert_close(shade[:, 0], 0.6 + 0.4 * (away / 0.0012).clamp(max=1) ** 2, rtol=0, atol=0.01)
 
 
 def test_what_no_photo_shows_looks_like_the_rest(face):
@@ -83,9 +83,9 @@ def test_what_a_photo_cannot_tell_is_even(face, pitch, left):
 def test_the_rim_of_what_a_photo_shows_tells_nothing(face):
     """A few dark ones among those that a wide smile hides; where many are shown, dark ones stay."""
     lips, places = on_lips(face[0]), face[1]
-    corner = lips & (places[:, 0].abs() > 0.6 * places[lips, 0].abs().max())
-    few = corner & (torch.arange(len(lips)) % 8 == 0)
-    assert few.sum() > 20
+    corner = lips & (places[:, 0].abs() > 0.5 * places[lips, 0].abs().max())
+    few = corner & (places[:, 0].abs() > 0.75 * places[lips, 0].abs().max()) & (torch.arange(len(lips)) % 8 == 0)
+    assert few.sum() > 10
     found = []
     for hidden in (corner & ~few, lips & False):
         own = copy.deepcopy(face[0])
@@ -93,7 +93,7 @@ def test_the_rim_of_what_a_photo_shows_tells_nothing(face):
             own.harmonics[few, 0] = (torch.tensor([0.1, 0.05, 0.05]) - 0.5) / SH_0
         finish(own, hidden, 0.0001)
         found.append(float(colours(own)[few].mean()))
-    assert found[0] > 0.4 and found[1] < 0.2
+    assert found[0] > 0.35 and found[1] < 0.2
 
 
 def test_a_head_without_lips_stays_as_it_is(face):
