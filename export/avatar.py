@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -85,6 +86,10 @@ class Avatar(nn.Module):
         self.mesh = remesh(head, config.uv_resolution) if mesh is None else mesh
         for name in ("corners", "weights", "pixels", "faces", "deformable"):
             self.register_buffer(f"mesh_{name}", torch.from_numpy(getattr(self.mesh, name)), persistent=False)
+        self.register_buffer(
+            "mesh_lead", _means(self.mesh.leads, self.mesh.follows), persistent=False
+        )  # [groups + 1, P]
+        self.register_buffer("mesh_follows", torch.from_numpy(self.mesh.follows), persistent=False)  # [P]
         self.register_buffer("mesh_skin", self.gather(self.rig.skin_weights), persistent=False)  # [P, J]
         neutral = self.gather(self.rig.template)
         self.register_buffer("neutral_features", self._image(position_features(neutral)), persistent=False)
@@ -163,7 +168,8 @@ class Avatar(nn.Module):
         """[B, 3, R, R] expression images to offsets [B, P, 3]."""
         features = torch.cat((moved, self.neutral_features.expand(len(moved), -1, -1, -1)), 1)
         offsets = self.net(features).flatten(2)[:, :, self.mesh_pixels].transpose(1, 2)
-        return offsets * self.mesh_deformable[:, None]
+        offsets = offsets * self.mesh_deformable[:, None]
+        return offsets + (self.mesh_lead @ offsets)[:, self.mesh_follows]  # [B, P, 3]
 
     def vertices(self, pose: Pose, offsets: Tensor | None = None, neck: Tensor | None = None) -> Tensor:
         """UV vertices [P, 3] of one frame in head space.
@@ -323,6 +329,8 @@ class Avatar(nn.Module):
                 raise UserError(where, f"tensor '{name}' holds values that are not finite", "distil the avatar again")
         arrays = {name[5:]: value.numpy() for name, value in tensors.items() if name.startswith("head.")}
         head = HeadModel.from_rig({**arrays, **info["head"]}, where)
+        for name in ("mesh.follows", "mesh.leads"):  # an avatar may do without
+            tensors.setdefault(name, torch.zeros_like(tensors["mesh.pixels"]))
         mesh = UVMesh(
             config.uv_resolution,
             **{field.name: tensors[f"mesh.{field.name}"].numpy() for field in dataclasses.fields(UVMesh)[1:]},
@@ -331,11 +339,13 @@ class Avatar(nn.Module):
             ("corners", len(head.template)),
             ("pixels", config.uv_resolution**2),
             ("faces", len(mesh.pixels)),
+            ("follows", MOST_GROUPS),
+            ("leads", MOST_GROUPS),
         ):
             array = getattr(mesh, name)
             if array.min() < 0 or array.max() >= limit:
                 raise UserError(where, f"tensor 'mesh.{name}' points outside of its {limit} targets")
-        for name in ("corners", "weights", "deformable", "part"):
+        for name in ("corners", "weights", "deformable", "part", "follows", "leads"):
             if len(getattr(mesh, name)) != len(mesh.pixels):
                 raise UserError(
                     where, f"tensor 'mesh.{name}' is of {len(getattr(mesh, name))} points, not {len(mesh.pixels)}"
@@ -358,9 +368,18 @@ class Avatar(nn.Module):
         return avatar
 
 
+def _means(leads: np.ndarray, follows: np.ndarray) -> Tensor:
+    """[groups + 1, P] float32: what takes the mean over the vertices that lead each group; row 0 is zero."""
+    groups = 1 + max(int(follows.max(initial=0)), int(leads.max(initial=0)))
+    member = leads[None] == np.arange(groups)[:, None]
+    member[0] = False
+    return torch.from_numpy((member / np.maximum(member.sum(1, keepdims=True), 1)).astype(np.float32))
+
+
 _HEAD_TEXT = ("name", "expression_names", "joint_names", "joint_parents", "part_names")
 
 
+MOST_GROUPS = 64  # of vertices that move as one
 LOG_SCALE = (-30.0, 10.0)  # of a triangle's size: from what no float32 picture shows to far beyond any head
 POSITION = 1e4  # likewise
 LOGIT = 100.0

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
@@ -34,8 +37,10 @@ GLOSS = 0.5  # exponent of that light on teeth, which shine: they stay bright fu
 TEETH_PIXELS = 50  # of a photo that tell their colour
 TEETH_QUANTILE = 0.75  # of their brightness, which tells it: lips and gaps are darker
 TEETH_DIMMEST = 0.85  # brightness over a face's below which it is none of teeth
-SPACING = 0.0011  # metres between Gaussians of the teeth, and of the rest of the mouth ...
-MOUTH_SHARE = 4000  # ... of which there are so many at most
+SPACING, FRONT_SPACING = 0.0014, 0.0008  # metres between Gaussians of the teeth, and where they face the lips
+FRONT = 0.02  # metres behind the front within which they do
+GAP, GAP_SHADE = 0.0006, 0.35  # metres over which the gap between two teeth is dark, and what light is left in it
+MOUTH_SHARE = 4000  # Gaussians of the rest of the mouth at most
 CLOSED = 1.5  # times as broad, those of the rest: scattered at random they must leave no gaps to the back of the head
 NO_SKIN = ("lash", "lining", "nostril")
 UNFOLDS = 1.5  # growth of an area from which it counts as a fold
@@ -188,17 +193,19 @@ def _mouth(avatar: Avatar, face: Tensor, teeth_seen: Tensor | None) -> list[tupl
         return []
     corners = rig.template[rig.faces[chosen]]
     teeth = parts_named(rig.part_names, TEETH).to(avatar.device)[rig.face_parts[chosen]]
+    a, b, c = corners.unbind(1)
+    normal, middle = normalize(torch.linalg.cross(b - a, c - a), dim=1), corners.mean(1)
+    front = middle[teeth if teeth.any() else slice(None), 2].quantile(0.98)
     coarse = max(SPACING, float((areas_of(corners[~teeth]).sum() / MOUTH_SHARE).sqrt()))
-    spacing = torch.where(teeth, SPACING, coarse)
+    spacing = torch.where((normal[:, 2] > 0) & (middle[:, 2] > front - FRONT), FRONT_SPACING, SPACING)
+    spacing = torch.where(teeth, spacing, coarse)
     generator = torch.Generator().manual_seed(0)
     points, triangle, _ = scattered(corners, spacing, generator)
-    part, teeth, spacing = rig.face_parts[chosen[triangle]], teeth[triangle], spacing[triangle]
-    front = points[teeth if teeth.any() else slice(None), 2].quantile(0.98)
+    gaps = _gaps(points, rig.faces[chosen[triangle]], torch.where(teeth, rig.face_parts[chosen], -1)[triangle])
+    part, teeth, spacing, normal = (value[triangle] for value in (rig.face_parts[chosen], teeth, spacing, normal))
     fade = (1 - (front - points[:, 2]) / DEEP).clamp(0, 1)
-    a, b, c = corners.unbind(1)
-    normal = normalize(torch.linalg.cross(b - a, c - a), dim=1)[triangle]
     light = (DARKEST + (1 - DARKEST) * fade) * (SIDEWAYS + (1 - SIDEWAYS) * normal[:, 2].clamp(min=0))
-    light = torch.where(teeth, light**GLOSS, light)
+    light = torch.where(teeth, light**GLOSS * gaps, light)
     breadth = torch.where(teeth, spacing, CLOSED * spacing)
     mesh_part = triangle_parts(avatar)
     centre = triangle_frames(avatar.gather(rig.template), avatar.mesh_faces)[2]
@@ -222,6 +229,31 @@ def _mouth(avatar: Avatar, face: Tensor, teeth_seen: Tensor | None) -> list[tupl
             )
         )
     return found
+
+
+def _gaps(points: Tensor, triangles: Tensor, row: Tensor) -> Tensor:
+    """[M] light on points [M, 3] of triangles [M, 3] of head vertices: less near the next tooth of the same row [M].
+
+    Row -1: no tooth.
+    """
+    tooth = _pieces(triangles)
+    light = torch.ones_like(points[:, 0])
+    for own in tooth[row >= 0].unique():
+        here = (row >= 0) & (tooth == own)
+        others = (row == row[here][0]) & (tooth != own)
+        if others.any():
+            away = nearest(points[here], points[others])[0]
+            light[here] = 1 - (1 - GAP_SHADE) * (-(away / GAP).square()).exp()
+    return light
+
+
+def _pieces(triangles: Tensor) -> Tensor:
+    """[M] which of the pieces that hang together by their vertices each triangle [M, 3] belongs to."""
+    edges = torch.cat((triangles[:, :2], triangles[:, 1:])).cpu().numpy()
+    count = int(edges.max(initial=-1)) + 1
+    joined = coo_matrix((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), (count, count))
+    piece = connected_components(joined, directed=False)[1]
+    return torch.from_numpy(piece).to(triangles.device)[triangles[:, 0]]
 
 
 def _lids(avatar: Avatar, colours: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, dict[str, Tensor]]]:

@@ -1,6 +1,6 @@
-"""The colours of closed lids: those of the skin around them, as a fit has found it, and lashes along their edge.
+"""Closed lids: before the eyes, coloured as a fit has found the skin around them, with lashes along their edge.
 
-No photo of open eyes shows lids. In one colour they would be patches.
+No photo of open eyes shows lids. In one colour they would be patches, and a fit leaves eyes a millimetre before them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import max_pool2d
 
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
@@ -21,16 +21,21 @@ from mvp4d_export.photos import Picture
 from mvp4d_export.projection import shade
 from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import SOLID, project_points
+from mvp4d_export.triangles import to_local, triangle_frames
 from mvp4d_export.visibility import gaussians_of, light, parts_named, rig_surface
 
 AROUND = 0.008  # metres from closed lids within which skin tells their colours
 BESIDE = 0.0007  # metres from them, and from what shows of the eyes, in which it does not: edges are blurred
-LOCAL = 0.002  # metres around a pixel within which lashes and creases, darker than the mean, are told from skin
+LASHES = 0.0012  # metres: half of what lashes and creases, which are no skin, are wide
 TONES = (0.8, 0.9)  # quantiles of brightness: skin's is at least `DARKER` times the first, and below the second ...
-DARKER = 0.7  # ... which leaves out lashes and brows, and what shines
+DARKER = 0.5  # ... which leaves out brows, and what shines
 DENSE = 1500  # pixels a metre, at least, of the picture that is looked at
-NEAREST = 0.001  # metres within which distances count alike
+NEAREST = 0.002  # metres within which distances count alike
 EDGE, LASH_WIDTH, LASH_SHADE = ("lash", "lining"), 0.0012, 0.5  # parts; metres beside them that lashes shade; how far
+OVER, REACH = 0.0004, (1.5, 0.004)  # metres that eyes lie behind lids which they would cover: within so many of their
+# standard deviations, and metres
+WELL = 0.0012, 7  # metres, and how many of the lids' Gaussians lie within them around what is well before lids
+MOST_TUCK = 0.005  # metres that eyes are moved at most
 FEW = 30  # pixels that tell no colour
 
 
@@ -42,11 +47,14 @@ def lids_among(avatar: Avatar, hidden: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def shade_lids(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, viewmat: Tensor) -> None:
-    """Colours the lids' Gaussians, [G] bool, from the skin around them where the eyes are shut.
+def finish_lids(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, viewmat: Tensor) -> None:
+    """Lays eyes behind the lids' Gaussians, [G] bool, and colours these from the skin around them where they are shut.
 
-    A colour is the mean over the pixels of that skin, weighted by one over the squared distance: at the lids' edges it
-    is that of the skin beside them.
+    Gaussians are drawn in the order of their depth, so an eye's must lie behind every lid that they overlap. They move
+    along the photo's lines of sight, which leaves it as it is.
+
+    A lid's colour is the mean over the pixels of that skin, weighted by one over the squared distance: at the lids'
+    edges it is that of the skin beside them.
 
     Args:
       picture, pose, viewmat: the camera [4, 4] and the pose, one frame, from which that skin is looked at.
@@ -57,25 +65,49 @@ def shade_lids(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, viewm
         return
     eye = rig.template[rig.faces[eyes].unique()]
     left = eye[:, 0] > eye[:, 0].mean()
-    near_left = nearest(avatar.splats(avatar.gather(rig.template)).means, eye[left])[0]
-    near_right = nearest(avatar.splats(avatar.gather(rig.template)).means, eye[~left])[0]
-    for own in (lids & (near_left < near_right), lids & (near_left >= near_right)):
-        if own.any():
-            _shade(avatar, own, picture, pose, viewmat)
+    rest = avatar.splats(avatar.gather(rig.template)).means
+    nearer = nearest(rest, eye[left])[0] < nearest(rest, eye[~left])[0]  # to the left one
+    for side in (nearer, ~nearer):
+        if (lids & side).any():
+            shut = _shutting(avatar, lids & side)
+            closed = dataclasses.replace(pose, expression=torch.zeros_like(pose.expression))
+            closed.expression[:, shut] = 1
+            _tuck(avatar, side & ~gaussians_of(avatar, (*INTERIOR, *EDGE)), lids & side, closed, viewmat)
+            _shade(avatar, lids & side, shut, picture, closed, viewmat)
 
 
-def _shade(avatar: Avatar, own: Tensor, picture: Picture, pose: Pose, viewmat: Tensor) -> None:
-    """Colours the Gaussians of one eye's lids, [G] bool."""
-    rig, shut = avatar.rig, _shutting(avatar, own)
-    pose = dataclasses.replace(pose, expression=torch.zeros_like(pose.expression))
-    pose.expression[:, shut] = 1
+def _tuck(avatar: Avatar, others: Tensor, lids: Tensor, closed: Pose, viewmat: Tensor) -> None:
+    """Moves an eye's Gaussians, and of `others` [G] bool those well before its lids, [G] bool, behind these in the pose
+    that shuts it."""
+    vertices, matrix = avatar.vertices(closed), viewmat @ closed.head_matrix()[0]
+    splats = avatar.splats(vertices)
+    sight = splats.means + matrix[:3, :3].T @ matrix[:3, 3]  # [G, 3] in head axes, from the camera
+    depth, flat = sight @ matrix[2, :3], splats.means @ matrix[:2, :3].T
+    eye = gaussians_of(avatar, EYES)
+    low, high = flat[lids].amin(0) - REACH[1], flat[lids].amax(0) + REACH[1]
+    moved = (
+        others & ~lids & ((flat > low) & (flat < high)).all(1) & (depth > depth[lids].amin() - MOST_TUCK)
+    ).nonzero()[:, 0]
+    across = torch.cdist(flat[moved], flat[lids])  # [moved, lids] metres
+    reach = (REACH[0] * splats.scales[moved].amax(1)).clamp(max=REACH[1])
+    behind = torch.where(across < reach[:, None], depth[lids], -torch.inf).amax(1) + OVER
+    push = (behind - depth[moved]).clamp(0, MOST_TUCK)
+    push = torch.where(eye[moved] | ((across < WELL[0]).sum(1) > WELL[1]), push, 0)
+    means = splats.means[moved] + sight[moved] * (push / depth[moved])[:, None]
+    avatar.position[moved] = to_local(means, triangle_frames(vertices, avatar.mesh_faces), avatar.binding[moved])
+
+
+def _shade(avatar: Avatar, own: Tensor, shut: int, picture: Picture, pose: Pose, viewmat: Tensor) -> None:
+    """Colours the Gaussians of one eye's lids, [G] bool, which the expression `shut` shuts in this pose."""
+    rig = avatar.rig
     splats, matrix = avatar.splats(avatar.vertices(pose)), viewmat @ pose.head_matrix()[0]
     depth = float(project_points(splats.means[own], matrix, picture.K)[1].mean())
     scale = max(1.0, DENSE * depth / float(picture.K[0, 0]))
     K, side = torch.cat((scale * picture.K[:2], picture.K[2:])), round(scale * picture.side)
     metre = float(K[0, 0]) / depth  # in pixels
     rgb, around = _skin_around(avatar, own, splats, pose, (viewmat, K, side), metre)
-    places = _skin_toned(rgb.mean(-1), around, metre).nonzero()
+    rgb = _without_lashes(rgb, around, max(1, round(LASHES * metre)))
+    places = _skin_toned(rgb.mean(-1), around).nonzero()
     if len(places) < FEW:
         return
     pixels = project_points(splats.means[own], matrix, K)[0]
@@ -111,15 +143,19 @@ def _skin_around(
     return shown.rgb[0], near & skin
 
 
-def _skin_toned(brightness: Tensor, around: Tensor, metre: float) -> Tensor:
-    """[S, S] bool: the pixels among those `around` that are as bright, [S, S], as skin is."""
+def _without_lashes(rgb: Tensor, around: Tensor, reach: int) -> Tensor:
+    """A picture [S, S, 3] closed by `reach` pixels among those `around`: what is thin and dark goes."""
+    inside = around[None].to(rgb)
+    widest = max_pool2d(rgb.permute(2, 0, 1) * inside, 2 * reach + 1, 1, reach)
+    return -max_pool2d(torch.where(around, -widest, -1.0), 2 * reach + 1, 1, reach).permute(1, 2, 0)
+
+
+def _skin_toned(brightness: Tensor, around: Tensor) -> Tensor:
+    """[S, S] bool: the pixels among those `around` that are as bright, [S, S], as skin is, in shadow too."""
     if not around.any():
         return around
-    reach = max(1, round(LOCAL * metre))
-    sums = avg_pool2d(torch.stack((brightness * around, around.float()))[:, None], 2 * reach + 1, 1, reach)[:, 0]
     bright, most = brightness[around].quantile(brightness.new_tensor(TONES))
-    local = brightness >= sums[0] / sums[1].clamp(min=1e-6)
-    return around & local & (brightness >= DARKER * bright) & (brightness <= most)
+    return around & (brightness >= DARKER * bright) & (brightness <= most)
 
 
 def _shutting(avatar: Avatar, lids: Tensor) -> int:

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.hidden import areas_of, followed, scattered, surface_tensors
-from mvp4d_export.initialise import nearest
+from mvp4d_export.initialise import SH_0, nearest
 from mvp4d_export.visibility import gaussians_of, parts_named, triangle_parts
 
 LIPS = ("lips",)
@@ -22,6 +22,12 @@ MOST_STRETCH = 3.0  # by which they count as stretched
 MOTIONS = 4  # expressions that move lips most, which their triangles must follow
 MISS = 0.0015  # metres by which they may miss that
 LIP_REACH = 0.006  # metres from lips that are beside them
+ALONE = 0.3  # share of those around a Gaussian that photos must show for its colour to be the lips': at the rim of what
+# they show it is the mouth's dark
+ALIKE, MIRRORED = 0.0015, 0.3  # metres over which lips that no photo shows have the colours of others; and how much
+# less those of the other side count
+AT_LARGE = 0.003  # metres over which lips have one brightness, beside ...
+PARTING, PARTING_SHADE = 0.0012, 0.6  # ... the line where they part: metres that shade reaches, its light
 
 
 @torch.no_grad()
@@ -64,3 +70,77 @@ def around_lips(avatar: Avatar) -> Tensor:
     means = avatar.splats(avatar.gather(rig.template)).means
     near = nearest(means.detach(), rig.template[rig.faces[chosen].unique()])[0] < LIP_REACH
     return near & ~gaussians_of(avatar, INTERIOR)
+
+
+@torch.no_grad()
+def on_lips(avatar: Avatar) -> Tensor:
+    """[G] bool: Gaussians to which a triangle of the rig's lips is the nearest of its skin."""
+    rig, near = avatar.rig, around_lips(avatar)
+    if not near.any():
+        return near
+    outside = ~parts_named(rig.part_names, (*INTERIOR, *EYES)).to(avatar.device)[rig.face_parts]
+    middles = rig.template[rig.faces[outside]].mean(1)
+    lips = parts_named(rig.part_names, LIPS).to(avatar.device)[rig.face_parts[outside]]
+    found = near.clone()
+    found[near] = lips[nearest(avatar.splats(avatar.gather(rig.template)).means[near], middles)[1]]
+    return found
+
+
+@torch.no_grad()
+def finish_lips(avatar: Avatar, hidden: Tensor, pitch: Tensor) -> None:
+    """Evens the lips' colours as far as photos cannot tell them, and darkens the line where they part.
+
+    Args:
+      hidden: [G] bool, those that no photo shows; they take the colours of the others, of both sides.
+      pitch: [G] metres of the finest pixel that saw the others: colours are means over as much.
+    """
+    lips = on_lips(avatar)
+    places = avatar.splats(avatar.gather(avatar.rig.template)).means
+    large = _near(places[lips], places[lips], AT_LARGE)
+    large = large / large.sum(1, keepdim=True)
+    shown = ~hidden[lips]
+    told = torch.zeros_like(lips)
+    told[lips] = shown & (large @ shown.float() > ALONE)
+    hidden = lips & ~told
+    if not told.any():
+        return
+    blurred = _near(places[told], places[told], pitch[told, None])
+    mirrored = places[told] * places.new_tensor([-1.0, 1.0, 1.0])
+    weight = _beside(places[hidden], places[told]) + MIRRORED * _beside(places[hidden], mirrored)
+    avatar.harmonics[told] = _mean(blurred, avatar.harmonics[told])
+    avatar.harmonics[hidden] = _mean(weight, avatar.harmonics[told])
+    avatar.harmonics[hidden] = _mean(_near(places[hidden], places[lips], ALIKE), avatar.harmonics[lips])  # no seam
+    _part(avatar, lips, places, large)
+
+
+def _mean(weight: Tensor, values: Tensor) -> Tensor:
+    """[M, K, 3] means of values [N, K, 3] by weights [M, N]."""
+    return torch.einsum("mn,nkc->mkc", weight / weight.sum(1, keepdim=True), values)
+
+
+def _near(these: Tensor, those: Tensor, deviation: Tensor | float) -> Tensor:
+    """[M, N] a Gaussian of the distance of places."""
+    return (-torch.cdist(these, those).square() / (2 * deviation**2)).exp()
+
+
+def _beside(these: Tensor, those: Tensor) -> Tensor:
+    """[M, N] what falls with the fourth power of the distance of places."""
+    return 1 / (torch.cdist(these, those).square() / ALIKE**2 + 1).square()
+
+
+def _part(avatar: Avatar, lips: Tensor, places: Tensor, large: Tensor) -> None:
+    """Darkens lips [G] bool, L of them, beside the mouth's inside, as far as they are brighter there than a shadow is
+    beside the mean [L, L] of those around."""
+    rig = avatar.rig
+    inside = parts_named(rig.part_names, INTERIOR).to(avatar.device)[rig.face_parts]
+    lip = parts_named(rig.part_names, LIPS).to(avatar.device)[rig.face_parts]
+    vertices = rig.faces[lip].unique()
+    line = vertices[torch.isin(vertices, rig.faces[inside].unique())]
+    if not len(line):
+        return
+    near = 1 - (nearest(places[lips], rig.template[line])[0] / PARTING).clamp(max=1).square()
+    brightness = (avatar.harmonics[lips, 0] * SH_0 + 0.5).mean(1)
+    shade = (PARTING_SHADE * (large @ brightness) / brightness.clamp(min=1e-3)).clamp(max=1)
+    gain = torch.lerp(torch.ones_like(shade), shade, near)[:, None]
+    avatar.harmonics[lips, 0] = gain * avatar.harmonics[lips, 0] + (gain - 1) * 0.5 / SH_0
+    avatar.harmonics[lips, 1:] *= gain[:, None]

@@ -20,7 +20,8 @@ from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.despeckle import fade_specks
 from mvp4d_export.hidden import NO_SKIN, OwnMouths
-from mvp4d_export.lids import lids_among, shade_lids
+from mvp4d_export.lids import finish_lids, lids_among
+from mvp4d_export.lips import finish_lips
 from mvp4d_export.mouth_mask import mouth_mask
 from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.photos import Photos, Picture
@@ -217,7 +218,8 @@ class PhotoFit:
         avatar.log_scale.copy_(size.clamp(min=1e-12).log() / 2)
         self._even_rim()
         index = self.photos.reference
-        shade_lids(avatar, lids_among(avatar, self.fixed), self.photos.pictures[index], *self.view(index))
+        finish_lips(avatar, self.fixed, self.pitch)
+        finish_lids(avatar, lids_among(avatar, self.fixed), self.photos.pictures[index], *self.view(index))
         fade_specks(avatar, self.photos.pictures[index], *self.view(index))
 
     def _even_rim(self) -> None:

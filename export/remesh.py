@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.model import EYES, INTERIOR, HeadModel
 
 MAX_STRETCH = 2.5  # a grid edge that an expression lengthens by more, and
 MIN_STRETCH = 0.004  # by more than this many metres, spans a gap (the lips, the lids) and is not built
 MAX_EDGE = 4.0  # in units of the median edge: longer ones span a seam of the UV chart
 ACTIVE_OFFSET = 0.001  # metres an expression must move a point for it to be fully deformable
 JAW_OPEN = 0.35  # radians of jaw rotation for the stretch test
-RIGID_PARTS = ("eyeball", "eyes", "teeth", "tongue", "gum", "cornea")
+MOUTH = ("teeth", "tongue", "gum")  # parts that move as one, and so does each eye
+LEAD_REACH = 0.008  # metres around such a part within which the skin leads it
+LEAD_FROM = 0.5  # of how far the net may act: less leads nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,9 @@ class UVMesh:
       faces: [T, 3] int64 into P, counter-clockwise seen from outside.
       deformable: [P] float32 in [0, 1], how far the deformation net may act there.
       part: [P] int64 the head's part.
+      follows: [P] int64 the rigid group that a vertex belongs to, from 1 on; 0: none. A group moves by the mean of what
+        the net moves the vertices around it, so that lids stay on eyes and lips on teeth.
+      leads: [P] int64 the group that a vertex around it leads; 0: none.
     """
 
     resolution: int
@@ -37,6 +43,8 @@ class UVMesh:
     faces: np.ndarray
     deformable: np.ndarray
     part: np.ndarray
+    follows: np.ndarray
+    leads: np.ndarray
 
 
 def remesh(head: HeadModel, resolution: int) -> UVMesh:
@@ -66,9 +74,31 @@ def remesh(head: HeadModel, resolution: int) -> UVMesh:
         poses.append(_open_jaw(head, gather, neutral))
     faces = faces[_unstretched(neutral, poses, faces)]
     faces = _outward(neutral, faces, _mesh_normals(head)[owner[pixels]])
-    rigid = [any(word in name.lower() for word in RIGID_PARTS) for name in head.part_names]
-    deformable = _activity(neutral, poses) * ~np.asarray(rigid)[part]
-    return UVMesh(resolution, corners, weights, pixels, faces, deformable.astype(np.float32), part)
+    follows = _groups(head, neutral, part)
+    deformable = np.where(follows > 0, 0, _activity(neutral, poses)).astype(np.float32)
+    leads = _leads(neutral, follows, (deformable > LEAD_FROM) & ~_named(head, INTERIOR)[part])
+    return UVMesh(resolution, corners, weights, pixels, faces, deformable, part, follows, leads)
+
+
+def _named(head: HeadModel, words: tuple[str, ...]) -> np.ndarray:
+    """[parts] bool: parts of the head that one of the words names."""
+    return np.array([any(word in name.lower() for word in words) for name in head.part_names], bool)
+
+
+def _groups(head: HeadModel, neutral: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """[P] the rigid group of each vertex: 1 and 2 the eyes, 3 what is hard or fleshy in the mouth, 0 none."""
+    eye, side = _named(head, EYES)[part], neutral[:, 0] > 0
+    return np.select([eye & ~side, eye & side, _named(head, MOUTH)[part]], [1, 2, 3], 0)
+
+
+def _leads(neutral: np.ndarray, follows: np.ndarray, able: np.ndarray) -> np.ndarray:
+    """[P] the nearest group within reach of those that are able to lead."""
+    led = np.flatnonzero(follows)
+    leads = np.zeros(len(neutral), np.int64)
+    if len(led) and able.any():
+        away, nearest = cKDTree(neutral[led]).query(neutral[able])
+        leads[able] = np.where(away < LEAD_REACH, follows[led][nearest], 0)
+    return leads
 
 
 def _grid_triangles(pixels: np.ndarray, resolution: int) -> np.ndarray:

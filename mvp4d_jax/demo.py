@@ -121,6 +121,7 @@ def _plan(
                 "--seed",
                 "1",
                 "--motion-only",
+                "--from-rest",
                 "--out",
                 str(drive),
             ),

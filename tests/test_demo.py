@@ -83,7 +83,7 @@ def test_the_folders_name_is_no_part_of_the_record(programs, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     demo.run_stages(_stages(Path(named)), Path(named))
     record = json.loads((inside / "demo.json").read_text())
-    drive = ["studio", "--identity", "11004", "--frames", "100", "--seed", "1", "--motion-only", "--out"]
+    drive = ["studio", "--identity", "11004", "--frames", "100", "--seed", "1", "--motion-only", "--from-rest", "--out"]
     assert record["drive"]["command"] == [*drive, "OUT/drive.npz"]
     assert "file:OUT/truth/cameras.npz" in record["compare"]["command"]
     programs.ran = []

@@ -2,7 +2,7 @@
 
   mvp4d studio --out out/person --identity 7 --cameras orbit:360x8 --frames 13 --size 128
   mvp4d studio --out out/set --identities 0:300 --cameras random:8 --size 64      one capture each; run again to go on
-  mvp4d studio --out drive.npz --identity 7 --frames 100 --motion-only            a performance, to drive avatars with
+  mvp4d studio --out drive.npz --identity 7 --frames 100 --motion-only --from-rest       to drive avatars with
   mvp4d studio --sheet docs/images                                                contact sheets of many people
 
 Identities 0 to 9,999 are for training, 10,000 to 10,999 for validation, 11,000 and more for tests.
@@ -42,6 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="film nothing: write the performance alone to --out, a .npz for `mvp4d render --motion`",
     )
+    parser.add_argument(
+        "--from-rest", action="store_true", help="with --motion-only: a face at rest begins and ends the performance"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--sheet", metavar="FOLDER", help="write contact sheets there instead of a capture")
 
@@ -71,6 +74,8 @@ def run(args: argparse.Namespace) -> str:
         raise UserError("--views", f"{args.views}", "1 to 1000")
     if args.motion_only and identities is not None:
         raise UserError("--motion-only", "writes the motion of one person", "give --identity instead of --identities")
+    if args.from_rest and not args.motion_only:
+        raise UserError("--from-rest", "is for a performance alone", "give --motion-only too, or leave it out")
     from mvp4d_jax.studio.produce import Order, make_capture, make_set, write_motion
 
     cameras = args.cameras or f"orbit:360x{args.views or 8}"
@@ -79,7 +84,7 @@ def run(args: argparse.Namespace) -> str:
         made = make_set(args.out, identities, order)
         return f"{len(identities)} captures in {args.out} ({made} new)"
     if args.motion_only:
-        path = write_motion(args.out, args.identity, order, overwrite=args.overwrite)
+        path = write_motion(args.out, args.identity, order, from_rest=args.from_rest, overwrite=args.overwrite)
         return f"{order.frames} frames of motion: {path}"
     path = make_capture(args.out, args.identity, order, overwrite=args.overwrite)
     return f"capture: {Path(path)}"

@@ -6,12 +6,15 @@ performance.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import Motion
 
 KINDS = ("mixed", "speech", "expressive", "turning", "still")
+REST_SECONDS = 0.4  # from a face at rest to the performance, and back
 # Mouth shapes of speech, by ARKit names ("*" stands for Left and Right).
 VISEMES = {
     "rest": {},
@@ -93,6 +96,19 @@ def make_motion(
     expression = np.clip(face.values, 0.0, 1.0).astype(np.float32)
     zeros = np.zeros((frames, 3), np.float32)
     return Motion(expression, 0.45 * turn, sway.astype(np.float32), 0.55 * turn, zeros, eyes, fps)
+
+
+def at_rest_at_ends(motion: Motion) -> Motion:
+    """The same performance, whose face and gaze begin and end at rest: a film's first picture, and one that loops."""
+    time = np.arange(motion.frame_count) / motion.fps
+    at = np.clip(np.minimum(time, time[-1] - time) / REST_SECONDS, 0, 1).astype(np.float32)
+    at = at * at * (3 - 2 * at)
+    return dataclasses.replace(
+        motion,
+        expression=motion.expression * at[:, None],
+        jaw=motion.jaw * at[:, None],
+        eyes=motion.eyes * at[:, None, None],
+    )
 
 
 def pose_vector(expression_names: tuple[str, ...], weights: dict[str, float]) -> np.ndarray:

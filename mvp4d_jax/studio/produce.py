@@ -23,7 +23,7 @@ from mvp4d.core.outputs import check_file, check_folder
 from mvp4d.core.places import without_folders
 from mvp4d.core.progress import progress, say
 from mvp4d.core.room import require_space
-from mvp4d_jax.studio.motions import KINDS
+from mvp4d_jax.studio.motions import KINDS, at_rest_at_ends
 from mvp4d_jax.studio.studio import Studio, builtin_head
 from mvp4d_jax.studio.traits import random_for, split_of
 
@@ -151,13 +151,19 @@ def make_capture(
 
 
 def write_motion(
-    path: str | os.PathLike, identity: int, order: Order | None = None, *, overwrite: bool = False
+    path: str | os.PathLike,
+    identity: int,
+    order: Order | None = None,
+    *,
+    from_rest: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Writes the performance of a capture alone, without filming it: a `fit.npz` of F frames, with the V cameras.
 
     Args:
       path: the .npz to make.
       identity: the person's number.
+      from_rest: begin and end with a face at rest.
       overwrite: replace a file that is there.
 
     Raises:
@@ -175,8 +181,9 @@ def write_motion(
             "`cameras`", f"'{order.cameras}' move, a motion's file has still ones", "for example orbit:360x1"
         )
     studio, views = Studio(identity, order.seed, order.own_motion), len(cameras.fx)
+    motion = _motion(studio, order)
     Fit(
-        _motion(studio, order),
+        at_rest_at_ends(motion) if from_rest else motion,
         cameras[:, None],
         np.full((views, 2), order.size),
         rig_names(views),

@@ -212,6 +212,33 @@ def test_teeth_have_the_colour_that_a_photo_shows(avatar):
     np.testing.assert_allclose(brightest.detach(), white, atol=0.02)
 
 
+def pieces(faces: list[list[int]]) -> list[set[int]]:
+    """Sets of vertices that hang together by triangles."""
+    found: list[set[int]] = []
+    for face in faces:
+        joined = [piece for piece in found if piece & set(face)]
+        found = [piece for piece in found if not piece & set(face)] + [set(face).union(*joined)]
+    return found
+
+
+def test_teeth_stand_in_a_row(avatar):
+    """Dark where one ends and the next one of its jaw begins, and not where the jaws meet."""
+    rig, own = avatar.rig, copy.deepcopy(avatar)
+    with torch.no_grad():
+        places = own.splats(own.gather(rig.template)).means
+    brightness = (own.harmonics[:, 0] * SH_0 + 0.5).mean(1).detach()
+    for jaw in ("upper_teeth", "lower_teeth"):
+        faces = rig.faces[rig.face_parts == rig.part_names.index(jaw)]
+        middles = torch.stack([rig.template[sorted(tooth)].mean(0) for tooth in pieces(faces.tolist())])
+        front = middles[middles[:, 2] > middles[:, 2].max() - 0.003]  # the incisors
+        a, b = front[front[:, 0].argsort()][len(front) // 2 - 1 : len(front) // 2 + 1]
+        facing = gaussians_of(own, (jaw,)) & (places[:, 2] > front[:, 2].mean()) & ((places[:, 1] - a[1]).abs() < 0.002)
+        between = facing & ((places[:, 0] - (a[0] + b[0]) / 2).abs() < 0.0004)
+        on = facing & ((places[:, 0] - b[0]).abs() < 0.001)
+        assert between.sum() >= 2 and on.sum() > 5
+        assert float(brightness[between].mean()) < 0.7 * float(brightness[on].mean())
+
+
 def test_one_photo_claims_an_eye_and_the_reference_claims_more(avatar):
     places = avatar.splats(avatar.gather(avatar.rig.template)).means.detach()
     squarely = (0.5 + 4 * places[:, 0]).clamp(0, 1)  # more on the head's left

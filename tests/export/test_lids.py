@@ -9,8 +9,9 @@ from test_hidden import SIDE, avatar, camera, drawn, of_parts, pose_of  # noqa: 
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.hidden import lid_triangles
 from mvp4d_export.initialise import SH_0
-from mvp4d_export.lids import shade_lids
+from mvp4d_export.lids import finish_lids
 from mvp4d_export.photos import Picture
+from mvp4d_export.triangles import to_local, triangle_frames
 from mvp4d_export.visibility import gaussians_of, parts_named, triangle_parts
 
 LEFT, RIGHT, BROW, GREEN = (0.7, 0.5, 0.4), (0.4, 0.3, 0.25), (0.05, 0.04, 0.04), (0.0, 1.0, 0.0)
@@ -41,11 +42,11 @@ def test_lids_take_the_colour_of_the_skin_beside_each_eye(face):
     viewmat, K = camera(own, EYE)
     picture = Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
     others = own.harmonics[~lids].clone()
-    shade_lids(own, lids, picture, pose_of(own), viewmat)
+    finish_lids(own, lids, picture, pose_of(own), viewmat)
     torch.testing.assert_close(own.harmonics[~lids], others, rtol=0, atol=0)
     means = own.splats(own.gather(own.rig.template)).means
     for side, colour in ((means[:, 0] > 0, LEFT), (means[:, 0] <= 0, RIGHT)):
-        rgb = own.harmonics[lids & side, 0] * SH_0 + 0.5
+        rgb = own.harmonics[lids & side, 0].detach() * SH_0 + 0.5
         shade = (rgb / torch.tensor(colour)).mean(1, keepdim=True)
         torch.testing.assert_close(rgb, shade * torch.tensor(colour), rtol=0, atol=0.02)  # the hue is the skin's
         plain = (shade > 0.97).float().mean()
@@ -61,7 +62,7 @@ def test_a_shut_eye_looks_like_skin(face):
     assert int((before[..., 1] > 0.9).sum()) > 200
     viewmat, K = camera(own, EYE)
     picture = Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
-    shade_lids(own, lids, picture, pose_of(own), viewmat)
+    finish_lids(own, lids, picture, pose_of(own), viewmat)
     after, _ = drawn(own, shut, EYE)
     patch = before[..., 1] > 0.9
     off = torch.stack([(after - torch.tensor(colour)).abs().amax(-1) for colour in (LEFT, RIGHT)]).amin(0)
@@ -73,5 +74,38 @@ def test_a_head_without_lids_stays_as_it_is(avatar):  # noqa: F811
     before = own.harmonics.clone()
     viewmat, K = camera(own, EYE)
     picture = Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
-    shade_lids(own, torch.zeros(own.gaussian_count, dtype=torch.bool), picture, pose_of(own), viewmat)
+    finish_lids(own, torch.zeros(own.gaussian_count, dtype=torch.bool), picture, pose_of(own), viewmat)
     torch.testing.assert_close(own.harmonics, before, rtol=0, atol=0)
+
+
+def test_shut_lids_hide_eyes_that_a_fit_left_before_them(face):
+    """And a speck on their middle; the picture of open eyes stays as it was."""
+    own, lids = copy.deepcopy(face[0]), face[1]
+    viewmat, K = camera(own, EYE)
+    picture = Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
+    shut, eyes = pose_of(own, eyeBlinkLeft=1.0, eyeBlinkRight=1.0), gaussians_of(own, EYES)
+    vertices = own.vertices(shut)
+    means = own.splats(vertices).means.detach()
+    middle = means[lids & (means[:, 0] > 0)].mean(0)
+    away = torch.where(lids | eyes, torch.inf, (means - middle).norm(dim=1))
+    covered = torch.cdist(means[:, :2], means[lids][:, :2]).amin(1) < 0.001
+    chosen = (eyes & covered) | (torch.arange(len(eyes)) == away.argmin())
+    forward = viewmat[2, :3]
+    sight = means + viewmat[:3, :3].T @ viewmat[:3, 3]
+    nearer = means - 0.002 / (sight @ forward)[:, None] * sight  # by 2 mm of depth
+    nearer[away.argmin()] = middle - 0.003 * forward
+    with torch.no_grad():
+        frames = triangle_frames(vertices, own.mesh_faces)
+        own.position[chosen] = to_local(nearer[chosen], frames, own.binding[chosen])
+        own.harmonics[chosen, 0] = (torch.tensor([0.0, 0, 1]) - 0.5) / SH_0
+    blue = [(drawn(own, pose, EYE)[0] @ torch.tensor([-1.0, 0, 1]) > 0.3).sum() for pose in (pose_of(own), shut)]
+    assert min(blue) > 500
+    at = own.splats(own.vertices(shut)).means @ viewmat[:3, :3].T + viewmat[:3, 3]
+    finish_lids(own, lids, picture, pose_of(own), viewmat)
+    after = own.splats(own.vertices(shut)).means @ viewmat[:3, :3].T + viewmat[:3, 3]
+    torch.testing.assert_close(after[:, :2] / after[:, 2:], at[:, :2] / at[:, 2:], rtol=0, atol=1e-5)
+    assert float((after - at)[:, 2].min()) > -1e-5 and float((after - at)[:, 2].max()) > 0.002
+    open_eyes = drawn(own, pose_of(own), EYE)[0] @ torch.tensor([-1.0, 0, 1]) > 0.3
+    assert open_eyes.sum() > 0.8 * blue[0]
+    still = drawn(own, shut, EYE)[0] @ torch.tensor([-1.0, 0, 1]) > 0.3
+    assert still.sum() < 0.03 * blue[1]

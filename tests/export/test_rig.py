@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 import torch
 from export_world import make_head, make_motion
+from safetensors.torch import load_file, save_file
 from scipy.spatial.transform import Rotation
 
 from mvp4d.core.capture.motion_file import read_motion
+from mvp4d.core.errors import UserError
+from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import ARRAYS
+from mvp4d_export.avatar import Avatar, AvatarConfig
+from mvp4d_export.deformation import NetConfig
 from mvp4d_export.remesh import remesh
 from mvp4d_export.rig import Pose, Rig, rotation_matrix
 from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions, to_head, to_local, triangle_frames
@@ -141,3 +146,53 @@ def test_remesh_lies_on_the_head():
     assert np.linalg.norm(normals, axis=1).sum() > 0.9 * area
     assert mesh.deformable.max() == 1
     assert mesh.deformable[points[:, 2] < -0.05].max() < 0.05
+
+
+def test_eyes_and_teeth_move_as_one_by_the_mean_of_the_skin_around_them():
+    """Whatever the net says: lids stay on eyes, lips on teeth."""
+    avatar = Avatar(AvatarConfig(144, 0, NetConfig((8, 8), 1, 1)), load_head("builtin"))
+    mesh, names = avatar.mesh, np.array(avatar.rig.part_names)[avatar.mesh.part]
+    places = avatar.gather(avatar.rig.template).numpy()
+    left, eyes = places[:, 0] > 0, np.isin(names, ["sclera", "iris", "pupil"])
+    mouth = np.isin(names, ["upper_teeth", "lower_teeth", "gums", "tongue"])
+    torch.manual_seed(0)
+    torch.nn.init.normal_(avatar.net.head.weight, std=0.3)
+    moved = avatar.offsets(_pose(avatar, 0.5)).detach().numpy()
+    able = (mesh.deformable > 0.5) & ~np.isin(names, ["mouth_inside"])
+    rigid = np.where(eyes | mouth)[0]
+    apart = np.linalg.norm(places[able][:, None] - places[rigid], axis=-1)  # [able, rigid]
+    for group in (eyes & left, eyes & ~left, mouth):
+        own = np.isin(rigid, np.where(group)[0])
+        near = (apart[:, own].min(1) < 0.008) & (apart[:, own].min(1) <= apart.min(1))
+        assert near.sum() > 30
+        mean = moved[able][near].mean(0)
+        assert np.linalg.norm(mean) > 1e-4 and np.linalg.norm(moved[able][near] - mean, axis=1).max() > 1e-4
+        np.testing.assert_allclose(moved[group], np.broadcast_to(mean, moved[group].shape), atol=1e-7)
+    plain = ~eyes & ~mouth & (mesh.deformable == 0)
+    assert plain.any() and not moved[plain].any()
+
+
+def test_an_avatar_whose_eyes_follow_nothing_is_read(tmp_path):
+    avatar = Avatar(AvatarConfig(48, 0, NetConfig((8, 8), 1, 1)), load_head("builtin"))
+    torch.nn.init.normal_(avatar.net.head.weight, std=0.3)
+    avatar.save(tmp_path / "avatar")
+    pose = _pose(avatar, 0.3)
+    torch.testing.assert_close(Avatar.load(tmp_path / "avatar").offsets(pose), avatar.offsets(pose))
+    where = tmp_path / "avatar" / "avatar.safetensors"
+    tensors = load_file(where)
+    save_file({k: v for k, v in tensors.items() if k not in ("mesh.follows", "mesh.leads")}, where)
+    without = Avatar.load(tmp_path / "avatar")
+    still = torch.from_numpy(avatar.mesh.follows > 0)
+    offsets = without.offsets(pose)
+    assert not offsets[still].any()
+    torch.testing.assert_close(offsets[~still], avatar.offsets(pose)[~still])
+    without.save(tmp_path / "again")
+    tensors["mesh.leads"][0] = 64
+    save_file(tensors, where)
+    with pytest.raises(UserError, match="leads"):
+        Avatar.load(tmp_path / "avatar")
+
+
+def _pose(avatar: Avatar, expression: float) -> Pose:
+    values = torch.full((1, len(avatar.rig.expression_names)), expression)
+    return Pose(values, *(torch.zeros(1, 3) for _ in range(4)), torch.zeros(1, 2, 3))

@@ -1,0 +1,104 @@
+"""Finished lips: as even as a photo can tell, alike where none shows them, dark where they part."""
+
+import copy
+
+import pytest
+import torch
+from test_hidden import avatar  # noqa: F401
+
+from mvp4d.core.heads.model import INTERIOR
+from mvp4d_export.initialise import SH_0
+from mvp4d_export.lips import finish_lips, on_lips, seed_lips
+
+PINK, GREEN = (0.8, 0.45, 0.45), (0.0, 1.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def face(avatar):  # noqa: F811
+    """The built-in head with lips in one colour, and where they lie at rest, [G, 3]."""
+    own = copy.deepcopy(avatar)
+    seed_lips(own)
+    with torch.no_grad():
+        own.harmonics[on_lips(own), 0] = (torch.tensor(PINK) - 0.5) / SH_0
+        return own, own.splats(own.gather(own.rig.template)).means
+
+
+def colours(own):
+    return (own.harmonics[:, 0] * SH_0 + 0.5).detach()
+
+
+def finish(own, hidden, pitch=0.0005):
+    finish_lips(own, hidden, torch.full((own.gaussian_count,), pitch))
+
+
+def from_the_line(own, places):
+    """[G] metres to the vertices that lips share with the mouth's inside."""
+    rig = own.rig
+    named = [any(word in name for word in INTERIOR) for name in rig.part_names]
+    inside = rig.faces[torch.tensor(named)[rig.face_parts]].unique()
+    lips = rig.faces[rig.face_parts == rig.part_names.index("lips")].unique()
+    shared = sorted(set(inside.tolist()) & set(lips.tolist()))
+    assert len(shared) > 20
+    return torch.cdist(places, rig.template[shared]).amin(1)
+
+
+def test_lips_are_darker_where_they_part_and_nothing_else_changes(face):
+    own, places = copy.deepcopy(face[0]), face[1]
+    lips, before = on_lips(own), face[0].harmonics
+    finish(own, torch.zeros_like(lips))
+    torch.testing.assert_close(own.harmonics[~lips], before[~lips], rtol=0, atol=0)
+    shade, away = colours(own)[lips] / torch.tensor(PINK), from_the_line(own, places)[lips]
+    torch.testing.assert_close(shade, shade[:, :1].expand(-1, 3), rtol=0, atol=1e-3)  # the hue stays
+    assert float(shade[away > 0.0013].min()) > 0.995
+    torch.testing.assert_close(shade[:, 0], 0.6 + 0.4 * (away / 0.0012).clamp(max=1) ** 2, rtol=0, atol=0.01)
+
+
+def test_what_no_photo_shows_looks_like_the_rest(face):
+    own, places = copy.deepcopy(face[0]), face[1]
+    lips = on_lips(own)
+    hidden = lips & (places[:, 0] > 0.005)
+    with torch.no_grad():
+        own.harmonics[hidden, 0] = (torch.tensor(GREEN) - 0.5) / SH_0
+    finish(own, hidden)
+    off = from_the_line(own, places) > 0.0013
+    torch.testing.assert_close(
+        colours(own)[lips & off], torch.tensor(PINK).expand(int((lips & off).sum()), 3), rtol=0, atol=0.01
+    )
+
+
+@pytest.mark.parametrize(("pitch", "left"), [(0.0001, 1.0), (0.003, 0.35)])
+def test_what_a_photo_cannot_tell_is_even(face, pitch, left):
+    """Stripes of 3 mm stay where a pixel is much finer, and go where it is as wide."""
+    own, places = copy.deepcopy(face[0]), face[1]
+    lips, off = on_lips(own), from_the_line(own, places) > 0.0013
+    stripes = 0.1 * (2 * torch.pi * places[:, 0] / 0.006).cos()
+    with torch.no_grad():
+        own.harmonics[lips, 0] += stripes[lips, None] / SH_0
+    finish(own, torch.zeros_like(lips), pitch)
+    rest = (colours(own) - torch.tensor(PINK)).mean(1)[lips & off]
+    share = float(rest @ stripes[lips & off] / stripes[lips & off].square().sum())
+    assert share > 0.9 * left if left == 1 else share < left
+
+
+def test_the_rim_of_what_a_photo_shows_tells_nothing(face):
+    """A few dark ones among those that a wide smile hides; where many are shown, dark ones stay."""
+    lips, places = on_lips(face[0]), face[1]
+    corner = lips & (places[:, 0].abs() > 0.5 * places[lips, 0].abs().max())
+    few = corner & (places[:, 0].abs() > 0.75 * places[lips, 0].abs().max()) & (torch.arange(len(lips)) % 8 == 0)
+    assert few.sum() > 10
+    found = []
+    for hidden in (corner & ~few, lips & False):
+        own = copy.deepcopy(face[0])
+        with torch.no_grad():
+            own.harmonics[few, 0] = (torch.tensor([0.1, 0.05, 0.05]) - 0.5) / SH_0
+        finish(own, hidden, 0.0001)
+        found.append(float(colours(own)[few].mean()))
+    assert found[0] > 0.35 and found[1] < 0.2
+
+
+def test_a_head_without_lips_stays_as_it_is(face):
+    own = copy.deepcopy(face[0])
+    own.rig.part_names = tuple(name.replace("lips", "skin") for name in own.rig.part_names)
+    before = own.harmonics.clone()
+    finish(own, torch.zeros(own.gaussian_count, dtype=torch.bool))
+    torch.testing.assert_close(own.harmonics, before, rtol=0, atol=0)
