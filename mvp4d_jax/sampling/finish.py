@@ -4,7 +4,7 @@ enlarged, given its detail and mattes."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from mvp4d_jax.sampling.hair_colour import colour_hair, read_hair
 from mvp4d_jax.sampling.matte import matte
 from mvp4d_jax.sampling.photo_detail import add_detail, read_photo, read_poses
 from mvp4d_jax.sampling.shot import camera_window
-from mvp4d_jax.sampling.temporal_filter import REACH, Sight, steady
+from mvp4d_jax.sampling.temporal_filter import JOIN, REACH, Sight, joined, steady
 
 CHUNK = 16  # frames of a view finished at a time
 
@@ -48,6 +48,7 @@ class Finisher:
     Args:
       cameras: [V, F' = 1 or F] of pictures of `size` pixels a side.
       portrait: the person's photos, or None; they have the margin `crop_margin` around the head as the model sees them.
+      seams: the first frame of each of the model's windows but the first.
 
     Attributes:
       side: pixels a side of the finished pictures. cameras: theirs.
@@ -62,7 +63,9 @@ class Finisher:
         size: int,
         portrait: Portrait | None,
         crop_margin: float,
+        seams: Sequence[int] = (),
     ):
+        self.seams = seams
         self.todo, self.head, self.size, self.side = todo, head, size, size * todo.enlarge
         self._own = cameras
         self.cameras = resize(cameras, (size, size), (self.side, self.side))
@@ -95,12 +98,15 @@ class Finisher:
 
     def _filtered(self, view: int, frames: np.ndarray, part: slice) -> tuple[np.ndarray, Raster]:
         """Some frames of a view, filtered in time, and the rig in them."""
-        around = slice(max(0, part.start - REACH), min(len(frames), part.stop + REACH))
+        reach = REACH + JOIN
+        around = slice(max(0, part.start - reach), min(len(frames), part.stop + reach))
         cameras = camera_window(self._own, around.start, around.stop)[view]
         raster = self._raster(cameras, around, self.size)
         sight = Sight.of(self.head, cameras, self.vertices[around], raster)
         inside = slice(part.start - around.start, part.stop - around.start)
-        pictures = steady(self.head, sight, frames[around], inside.start, inside.stop)
+        seams = [seam - around.start for seam in self.seams if around.start < seam < around.stop]
+        pictures = joined(self.head, sight, frames[around], seams)
+        pictures = steady(self.head, sight, pictures, inside.start, inside.stop)
         return pictures, jax.tree.map(lambda array: array[inside], raster)
 
     def _raster(self, cameras: Camera, part: slice, side: int) -> Raster:

@@ -328,7 +328,14 @@ class _Run:
         motion = pad_motion(shot.motion, plan.frames)
         cameras = camera_window(shot.cameras, 0, plan.frames)
         finisher = Finisher(
-            shot.finishing, shot.head, motion, cameras, self.facts.image_size, shot.portrait, self.facts.crop_margin
+            shot.finishing,
+            shot.head,
+            motion,
+            cameras,
+            self.facts.image_size,
+            shot.portrait,
+            self.facts.crop_margin,
+            [window.start + window.clean_frames for window in plan.windows[1:]],
         )
         writer = CaptureWriter(
             self.out,

@@ -4,12 +4,15 @@ The fitted rig tells where a pixel's surface is in the frames before and after; 
 moves with the nearest of it. A frame becomes the mean of itself and those neighbours, each carried to it and counted
 only where it shows the same: the same part of the head, not hidden, and alike in colour at large. Shading that changes
 as the head turns, lids, gaze and lips stay, shimmer and the steps between the two frames of a latent go.
+
+Where two windows of the model meet, what changes at large from one frame to the next is first spread over the frames on
+either side (`joined`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates, spline_filter
@@ -27,6 +30,8 @@ HIDDEN = 0.006  # metres behind what a neighbour shows from which it hides a sur
 UNLIKE = 0.1  # difference of colours at large by which a neighbour counts 0.6 as much
 AT_LARGE = 1 / 128  # standard deviation over which colours are compared, over a picture's side
 BESIDE = 4 / 128  # the same, of the motion beside the rig
+JOIN = 4  # frames on either side of a seam that its step is spread over
+OTHER = 0.25  # difference of colours from which a step is none of the same thing
 MARGIN = 3  # pixels beside the person that are worked on, too
 WHITE = 250  # of 255: the darkest channel of what nobody is in
 
@@ -55,6 +60,58 @@ class Sight:
         pixels, depth = (np.stack([np.asarray(array, np.float32) for array in arrays]) for arrays in zip(*shown))
         part = np.where(raster.face >= 0, np.asarray(head.face_parts, np.int16)[np.maximum(raster.face, 0)], -1)
         return cls(raster, part, pixels, depth)
+
+
+def joined(head: HeadModel, sight: Sight, frames: np.ndarray, seams: Sequence[int]) -> np.ndarray:
+    """Frames [F, H, W, 3] uint8 of one view whose windows meet without a step.
+
+    Args:
+      sight: the rig in these frames. seams: the first frame of each window but the first, of those within them.
+    """
+    if not len(seams):
+        return frames
+    steps = dict(zip(seams, draw_apart(lambda seam: _step(head, sight, frames, seam), seams)))
+
+    def join(frame: int) -> np.ndarray:
+        box, result = _box(frames[frame]), frames[frame].copy()
+        change = np.zeros((*result[box].shape[:2], 3), np.float32)
+        for seam, step in steps.items():
+            away = frame - seam if frame >= seam else frame + 1 - seam
+            if abs(away) < JOIN:
+                share = 0.5 - abs(away) / (2 * JOIN)
+                change += (-share if frame >= seam else share) * _carried(head, sight, step, seam, frame, box)
+        change *= (result[box].min(-1) < WHITE)[..., None]
+        result[box] = (result[box] + change + 0.5).clip(0, 255)
+        return result
+
+    return draw_apart(join, range(len(frames)))
+
+
+def _carried(
+    head: HeadModel, sight: Sight, step: np.ndarray, seam: int, frame: int, box: tuple[slice, slice]
+) -> np.ndarray:
+    """[h, w, 3] what a picture [H, W, 3] of the frame `seam` is in the box of another frame."""
+    if frame == seam or not step[box].size:
+        return step[box]
+    place, _ = _carrier(head, sight, frame, box)(seam)
+    return np.stack([map_coordinates(step[..., part], place, order=1, mode="nearest") for part in range(3)], -1)
+
+
+def _step(head: HeadModel, sight: Sight, frames: np.ndarray, frame: int) -> np.ndarray:
+    """[H, W, 3] of 255: by how much a frame differs at large from the one before, carried to it, where both show the
+    same; it fades beside that."""
+    box = slice(0, frames.shape[1]), slice(0, frames.shape[2])
+    place, seen = _carrier(head, sight, frame, box)(frame - 1)
+    before = np.stack(
+        [map_coordinates(part, place, order=3, mode="nearest", prefilter=False) for part in _spline(frames[frame - 1])],
+        -1,
+    )
+    step = frames[frame] - before
+    seen = (seen & (np.abs(step).max(-1) < 255 * OTHER) & (frames[frame].min(-1) < WHITE)).astype(np.float32)
+    sigma = AT_LARGE * len(frames[frame])
+    near = gaussian_filter(seen, sigma)[..., None]
+    mean = gaussian_filter(step * seen[..., None], (sigma, sigma, 0)) / np.maximum(near, 1e-3)
+    return mean * np.minimum(1, 2 * near)
 
 
 def steady(head: HeadModel, sight: Sight, frames: np.ndarray, start: int, stop: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.sampling.finish import Finisher, Finishing, enlarged
-from mvp4d_jax.sampling.temporal_filter import KERNEL, REACH, Sight, steady
+from mvp4d_jax.sampling.temporal_filter import KERNEL, REACH, Sight, joined, steady
 
 INSIDE = slice(10, -10)  # off the plate's outline
 KINDS = ("still", "moving")
@@ -30,13 +30,17 @@ def cameras(shifts):
     return Camera(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS})
 
 
-def filtered(head, motion, views, frames):
-    """Frames [F, S, S, 3] uint8, all of them filtered."""
+def sight_of(head, motion, views):
     vertices = np.asarray(skin(head, motion))
     raster = rasterize(
         jax.tree.map(lambda array: np.asarray(array, np.float32), views), vertices, head.faces, (SIZE, SIZE)
     )
-    return steady(head, Sight.of(head, views, vertices, raster), frames, 0, len(frames))
+    return Sight.of(head, views, vertices, raster)
+
+
+def filtered(head, motion, views, frames):
+    """Frames [F, S, S, 3] uint8, all of them filtered."""
+    return steady(head, sight_of(head, motion, views), frames, 0, len(frames))
 
 
 def as_bytes(values):
@@ -97,14 +101,51 @@ def test_a_change_of_colour_at_large_stays():
     np.testing.assert_array_equal(found[:, INSIDE, INSIDE], frames[:, INSIDE, INSIDE])
 
 
+def test_the_step_between_two_windows_is_spread_over_four_frames_on_either_side():
+    head, frames = head_of(plate(HALF, 0.0)), np.full((14, SIZE, SIZE, 3), 100, np.uint8)
+    frames[7:] = 116
+    found = joined(head, sight_of(head, still(14), camera()), frames, [7])
+    ramp = [100, 100, 100, 102, 104, 106, 108, 108, 110, 112, 114, 116, 116, 116]
+    np.testing.assert_array_equal(
+        found[:, INSIDE, INSIDE, 0], np.broadcast_to(np.array(ramp)[:, None, None], (14, 44, 44))
+    )
+    same = joined(head, sight_of(head, still(14), camera()), frames, [])
+    np.testing.assert_array_equal(same, frames)
+
+
+def test_the_step_between_two_windows_moves_with_the_head():
+    """Of a moving texture that is as much brighter in the later window the texture stays, and the step goes."""
+    shifts, (row, column) = 1.3 * np.arange(9) - 5, np.mgrid[:SIZE, :SIZE] + 0.5
+    waves = [0.5 + 0.1 * np.sin(2 * np.pi * (column - shift) / 16) * np.cos(2 * np.pi * row / 16) for shift in shifts]
+    truth = np.stack(waves)[..., None].repeat(3, -1)
+    brighter = np.clip((np.abs(column - 32)[None] - shifts[:, None, None]) / 8, -1, 1)[..., None] * 0.04  # a part of it
+    frames = as_bytes(truth + brighter * (np.arange(9) >= 5)[:, None, None, None])
+    head = head_of(plate(HALF, 0.0))
+    found = joined(head, sight_of(head, still(9), cameras(shifts)), frames, [5]) / 255 - truth
+    before, after = found[4, INSIDE, 16:-16], found[5, INSIDE, 16:-16]
+    shift = np.rint(shifts[5] - shifts[4]).astype(int)
+    assert np.abs(after[:, shift:] - before[:, :-shift]).max() < 0.25 * 0.04
+    assert np.abs(found[:1, INSIDE, 16:-16]).max() < 1.5 / 255  # five frames away
+
+
+def test_what_opens_at_once_is_no_step():
+    head, frames = head_of(plate(HALF, 0.0)), np.full((10, SIZE, SIZE, 3), 100, np.uint8)
+    frames[5:, 28:-28, 28:-28] = 220
+    found = joined(head, sight_of(head, still(10), camera()), frames, [5])
+    np.testing.assert_array_equal(found[:, INSIDE, INSIDE], frames[:, INSIDE, INSIDE])
+
+
 def test_a_long_view_is_filtered_alike_whole_and_in_parts():
     noise = np.random.default_rng(1).normal(size=(37, SIZE, SIZE, 3))
     frames, head = as_bytes(0.5 + 0.05 * gaussian_filter(noise, (0, 1, 1, 0))), head_of(plate(HALF, 0.0))
     shifts = np.linspace(-4, 4, 37)
     views = Camera(**{name: getattr(cameras(shifts), name)[None] for name in FIELDS})
-    finisher = Finisher(Finishing(temporal_filter=True), head, still(37), views, SIZE, None, 1.0)
+    seams = [9, 17, 25, 33]
+    finisher = Finisher(Finishing(temporal_filter=True), head, still(37), views, SIZE, None, 1.0, seams)
     found = np.stack([picture for picture, _ in finisher.view(0, frames)])
-    np.testing.assert_array_equal(found, filtered(head, still(37), cameras(shifts), frames))
+    whole = joined(head, sight_of(head, still(37), cameras(shifts)), frames, seams)
+    assert (whole != frames)[5:37].any((1, 2, 3)).all()
+    np.testing.assert_array_equal(found, filtered(head, still(37), cameras(shifts), whole))
 
 
 def test_enlarged_views_are_the_filtered_ones_larger():
