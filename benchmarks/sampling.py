@@ -36,7 +36,7 @@ from mvp4d_jax.sampling.plan import Plan, make_plan
 from mvp4d_jax.studio.produce import Order, make_capture
 
 FIRST_TEST_IDENTITY = 11_000
-MEMORY_MARK, SEAM_MARK = 2.0, 1.5  # GB above the model; ratio
+MEMORY_MARK, SEAM_MARK = 2.0, 1.1  # GB above the model; ratio over the truth's
 
 
 def sample(
@@ -51,8 +51,8 @@ def sample(
             "latent_size": facts.latent_size,
             "trained_views": facts.views,
             "window_frames": facts.frames,
-            "steps": args.steps,
-            "guidance_scale": args.guidance,
+            "steps": _steps(args, generator),
+            "guidance_scale": _guidance(args, generator),
             "seed": seed,
             "stride": facts.conditioning.temporal_stride,
             **changes,
@@ -69,7 +69,9 @@ def sample(
         portrait=source,
         finishing=Finishing(facts.sampler.photo_detail, facts.sampler.temporal_filter, facts.sampler.hair_colour),
     )
-    capture = generator.run(plan, shot, DenoiseOptions(snr_shift=facts.snr_shift), out, f"{seed} {changes}")
+    capture = generator.run(
+        plan, shot, DenoiseOptions(facts.sampler.method, snr_shift=facts.snr_shift), out, f"{seed} {changes}"
+    )
     return capture, plan
 
 
@@ -97,11 +99,12 @@ def seam(args: argparse.Namespace) -> None:
             coded = through_autoencoder(generator.coder, real, plan)
             for label, videos in zip(ratios, (all_frames(capture), coded, real)):
                 ratios[label] += [seam_ratio(video / 255, seams) for video in videos]
-    print(f"two windows of {facts.frames} frames, {args.identities} identities x 8 views, {_how(args)}\n")
+    print(f"two windows of {facts.frames} frames, {args.identities} identities x 8 views, {_how(args, generator)}\n")
     print("| | mean over views | worst view |\n|---|---|---|")
     for label, values in ratios.items():
         print(f"| {label}: across the seam / inside | {np.mean(values):.2f} | {np.max(values):.2f} |")
-    print(f"\nmark: mean <= {SEAM_MARK}: {'met' if np.mean(ratios['generated']) <= SEAM_MARK else 'MISSED'}")
+    share = np.mean(ratios["generated"]) / np.mean(ratios["truth"])
+    print(f"\n{share:.2f} times the truth's; mark: {SEAM_MARK}: {'met' if share <= SEAM_MARK else 'MISSED'}")
 
 
 def all_frames(capture: Capture) -> np.ndarray:
@@ -151,7 +154,7 @@ def routing(args: argparse.Namespace) -> None:
             rows["truth"].append((np.nan, np.nan, own["error_px"], own["matches"], neighbours(truth), np.nan))
     print(
         f"16 views x {facts.frames} frames in groups of {facts.views} with one anchor, {args.identities} identities, "
-        f"{_how(args)}\n"
+        f"{_how(args, generator)}\n"
     )
     print(
         "| | PSNR | SSIM | reprojection error, px | SIFT matches | neighbouring views differ by, /255 | s |\n"
@@ -216,8 +219,7 @@ def resume(args: argparse.Namespace) -> None:
             truth,
             "--cameras",
             truth,
-            "--steps",
-            str(args.steps),
+            *(() if args.steps is None else ("--steps", str(args.steps))),
             "--out",
         ]
         whole = subprocess.run([*words, folder / "whole"], check=True, capture_output=True, text=True)
@@ -241,8 +243,16 @@ def resume(args: argparse.Namespace) -> None:
         sys.exit("the resumed run is not what it should be")
 
 
-def _how(args: argparse.Namespace) -> str:
-    return f"weights {args.weights}, {args.steps} steps, guidance {args.guidance:g}"
+def _steps(args: argparse.Namespace, generator: Generator) -> int:
+    return args.steps or generator.release.facts.sampler.steps
+
+
+def _guidance(args: argparse.Namespace, generator: Generator) -> float:
+    return generator.release.facts.sampler.guidance if args.guidance is None else args.guidance
+
+
+def _how(args: argparse.Namespace, generator: Generator) -> str:
+    return f"weights {args.weights}, {_steps(args, generator)} steps, guidance {_guidance(args, generator):g}"
 
 
 def main() -> None:
@@ -251,8 +261,8 @@ def main() -> None:
     parser.add_argument("measure", choices=measures)
     parser.add_argument("--weights", default="tiny")
     parser.add_argument("--identities", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--guidance", type=float, default=1.5)
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the weights' own)")
+    parser.add_argument("--guidance", type=float, help="1 is off (default: the weights' own)")
     parser.add_argument("--views", type=int, default=16, help="of `memory`")
     args = parser.parse_args()
     measures[args.measure](args)

@@ -19,10 +19,14 @@ from mvp4d_export.turned import turned_view
 from mvp4d_export.visibility import smoothstep
 
 ANGLES = tuple(math.radians(degrees) for degrees in (-60.0, -40.0, -20.0, 20.0, 40.0, 60.0))  # from the photo's view
-SIDE = 256  # pixels of these views
-AROUND = 7  # of them a side: the square in which company counts
+SIDE, MARGIN = (
+    256,
+    64,
+)  # pixels of these views that show what the photo's crop does, and on each side of that: shoulders
+AROUND, AROUND_LARGE = 7, 27  # pixels a side: the square in which company counts, and that of Gaussians ...
+LARGE = 3.0  # ... of so many pixels or more, which fill the smaller one alone
 # Mean alpha there, where it is least of all views, between which a Gaussian passes from speck to fine.
-ALONE = (0.2, 0.35)
+ALONE, ALONE_LARGE = (0.2, 0.35), (0.3, 0.45)
 LEAST = 0.1  # pixels that it shows in a view which judges it
 
 
@@ -35,20 +39,28 @@ def fade_specks(avatar: Avatar, picture: Picture, pose: Pose, viewmat: Tensor) -
     """
     K = picture.K.clone()
     K[:2] *= SIDE / picture.side
+    K[:2, 2] += MARGIN
     splats = avatar.splats(avatar.vertices(pose))
-    company = torch.ones(avatar.gaussian_count, device=avatar.device)
+    kept = torch.ones(avatar.gaussian_count, device=avatar.device)
     for angle in ANGLES:
-        company = torch.minimum(company, _company(avatar, splats, pose, turned_view(viewmat, pose, angle), K))
-    opacity = torch.sigmoid(avatar.logit_opacity) * smoothstep(company, *ALONE)
+        kept = torch.minimum(kept, _kept(avatar, splats, pose, turned_view(viewmat, pose, angle), K))
+    opacity = torch.sigmoid(avatar.logit_opacity) * kept
     avatar.logit_opacity.copy_(torch.logit(opacity.clamp(1e-5, 1 - 1e-5)))
 
 
-def _company(avatar: Avatar, splats: Splats, pose: Pose, camera: Tensor, K: Tensor) -> Tensor:
-    """[G] mean alpha around the pixels that each Gaussian shows in a view; 1 where it shows none."""
+def _kept(avatar: Avatar, splats: Splats, pose: Pose, camera: Tensor, K: Tensor) -> Tensor:
+    """[G] what Gaussians keep by the mean alpha around the pixels that they show in a view; 1 where they show none."""
     values = splats.means.new_zeros(len(splats.means), 3, requires_grad=True)
+    side = SIDE + 2 * MARGIN
     with torch.enable_grad():  # gradients of colours are blending weights: summed, and times the alpha around
-        drawn = avatar.render(splats, pose, camera[None], K[None], SIDE, SIDE, colours=values)
-        around = avg_pool2d(drawn.alpha.detach()[None], AROUND, 1, AROUND // 2)[0, 0]
-        total = drawn.rgb[0, ..., 0].sum() + (drawn.rgb[0, ..., 1] * around).sum()
-        shown, weighed = torch.autograd.grad(total, values)[0].unbind(1)[:2]
-    return torch.where(shown > LEAST, weighed / shown.clamp(min=LEAST), 1.0)
+        drawn = avatar.render(splats, pose, camera[None], K[None], side, side, colours=values)
+        alpha, rgb = drawn.alpha.detach()[None], drawn.rgb[0]
+        near, far = (avg_pool2d(alpha, width, 1, width // 2)[0, 0] for width in (AROUND, AROUND_LARGE))
+        total = rgb[..., 0].sum() + (rgb[..., 1] * near).sum() + (rgb[..., 2] * far).sum()
+        shown, *weighed = torch.autograd.grad(total, values)[0].unbind(1)
+    matrix = camera @ pose.head_matrix()[0]
+    depth = (splats.means @ matrix[2, :3] + matrix[2, 3]).clamp(min=1e-3)
+    large = splats.scales.sort(1).values[:, 1] * K[0, 0] / depth > LARGE  # both of the longer axes
+    near, far = (value / shown.clamp(min=LEAST) for value in weighed)
+    kept = torch.where(large, smoothstep(far, *ALONE_LARGE), smoothstep(near, *ALONE))
+    return torch.where(shown > LEAST, kept, 1.0)

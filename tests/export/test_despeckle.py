@@ -1,5 +1,6 @@
 """Gaussians that stand alone beside the head fade; those that have company stay."""
 
+import pytest
 import torch
 from export_world import write_capture
 
@@ -14,7 +15,8 @@ from mvp4d_export.photos import Picture
 SIDE = 96
 
 
-def test_a_gaussian_alone_fades_and_a_lock_of_them_stays(tmp_path):
+@pytest.mark.parametrize(("size", "away"), [(0.001, 0.06), (0.006, 0.05)])
+def test_a_gaussian_alone_fades_and_a_lock_of_them_stays(size, away, tmp_path):
     data = Dataset.load(Capture.open(write_capture(tmp_path / "capture", views=4, frames=1, size=SIDE)))
     avatar = Avatar(AvatarConfig(24, 0), data.capture.head)
     on_hull = initialise(avatar, data, 3000, 0)
@@ -26,9 +28,9 @@ def test_a_gaussian_alone_fades_and_a_lock_of_them_stays(tmp_path):
         top = splats.means[:, 1].argsort(descending=True)
         alone, lock = top[:1], top[1:60]
         off = 1 / local_scale(avatar, splats)
-        avatar.position[alone, 1] += 0.06 * off[alone]  # off the surface, by metres
+        avatar.position[alone, 1] += away * off[alone]  # off the surface, by metres
         avatar.position[lock, 1] += 0.01 * off[lock]
-        avatar.log_scale[alone] = torch.log(0.001 * off[alone])[:, None]
+        avatar.log_scale[alone] = torch.log(size * off[alone])[:, None]
     pictures, masks, viewmats, Ks = data.batch([0], 0)
     before = torch.sigmoid(avatar.logit_opacity)
     fade_specks(avatar, Picture(pictures[0], masks[0], torch.ones(SIDE, SIDE), Ks[0]), data.pose[:1], viewmats[0])
