@@ -48,6 +48,9 @@ class Avatar:
     module: AvatarModule
     report: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Avatar({str(self.path)!r}, {self.module.gaussian_count} Gaussians on head {self.head.name!r})"
+
     @property
     def head(self) -> HeadModel:
         return self.module.head
@@ -187,6 +190,10 @@ class Rendering:
     avatar: Avatar
     shot: Any
     fps: float
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return f"Rendering({len(self)} frames of {width} x {height}, {self.fps:g} a second, of {self.avatar!r})"
 
     def __len__(self) -> int:
         return len(self.shot.pairs)

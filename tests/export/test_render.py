@@ -9,6 +9,7 @@ import torch
 from export_world import make_head, small_config
 from PIL import Image
 
+from mvp4d.avatar import open_avatar
 from mvp4d.cli import main
 from mvp4d.commands.render import parse_frames
 from mvp4d.core.capture import Capture
@@ -86,6 +87,14 @@ def test_a_given_motion_is_filmed_whole_from_the_front(fitted, egg, tmp_path, ca
         assert main([*words, "--device", "cpu", *more]) == 0
     assert "rendered 6 frames of 32 x 32" in capsys.readouterr().out  # the egg's motion
     assert out.read_bytes() == (tmp_path / "front.mp4").read_bytes()
+
+
+def test_an_avatar_and_a_rendering_print_as_one_line(fitted):
+    avatar = open_avatar(fitted[0], device="cpu")
+    told = f"Avatar({str(fitted[0])!r}, {avatar.module.gaussian_count} Gaussians on head {avatar.head.name!r})"
+    assert repr(avatar) == told
+    shot = avatar.render(cameras="orbit:360x5", size=(24, 32), fps=12.5)
+    assert repr(shot) == f"Rendering(5 frames of 32 x 24, 12.5 a second, of {told})"
 
 
 def test_rendering_twice_gives_the_same_bytes(fitted, egg, tmp_path, capsys):
