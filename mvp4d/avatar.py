@@ -49,7 +49,7 @@ class Avatar:
     report: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"Avatar({str(self.path)!r}, {self.module.gaussian_count} Gaussians on head {self.head.name!r})"
+        return f"Avatar('{self.path}': {self.module.gaussian_count} Gaussians on head '{self.head.name}')"
 
     @property
     def head(self) -> HeadModel:

@@ -91,7 +91,7 @@ def test_a_given_motion_is_filmed_whole_from_the_front(fitted, egg, tmp_path, ca
 
 def test_an_avatar_and_a_rendering_print_as_one_line(fitted):
     avatar = open_avatar(fitted[0], device="cpu")
-    told = f"Avatar({str(fitted[0])!r}, {avatar.module.gaussian_count} Gaussians on head {avatar.head.name!r})"
+    told = f"Avatar('{fitted[0]}': {avatar.module.gaussian_count} Gaussians on head '{avatar.head.name}')"
     assert repr(avatar) == told
     shot = avatar.render(cameras="orbit:360x5", size=(24, 32), fps=12.5)
     assert repr(shot) == f"Rendering(5 frames of 32 x 24, 12.5 a second, of {told})"
