@@ -1,4 +1,4 @@
-"""Specks: Gaussians that stand alone beside the person in views from beside a photo's. They end the fit faded.
+"""Specks: Gaussians that stand alone beside the person in views from beside and behind. They end the fit faded.
 
 A photo's pixels at the rim of hair and collars may hang at a depth that no other picture contradicts: its own view
 shows them in place, generated views are too coarse for them.
@@ -18,11 +18,9 @@ from mvp4d_export.rig import Pose
 from mvp4d_export.turned import turned_view
 from mvp4d_export.visibility import smoothstep
 
-ANGLES = tuple(math.radians(degrees) for degrees in (-60.0, -40.0, -20.0, 20.0, 40.0, 60.0))  # from the photo's view
-SIDE, MARGIN = (
-    256,
-    64,
-)  # pixels of these views that show what the photo's crop does, and on each side of that: shoulders
+# Degrees from the photo's view.
+ANGLES = (-150.0, -120.0, -90.0, -60.0, -40.0, -20.0, 20.0, 40.0, 60.0, 90.0, 120.0, 150.0, 180.0)
+SIDE, MARGIN = 256, 64  # pixels of these views that show what the photo's crop does; on each side of that, shoulders
 AROUND, AROUND_LARGE = 7, 27  # pixels a side: the square in which company counts, and that of Gaussians ...
 LARGE = 3.0  # ... of so many pixels or more, which fill the smaller one alone
 # Mean alpha there, where it is least of all views, between which a Gaussian passes from speck to fine.
@@ -43,7 +41,7 @@ def fade_specks(avatar: Avatar, picture: Picture, pose: Pose, viewmat: Tensor) -
     splats = avatar.splats(avatar.vertices(pose))
     kept = torch.ones(avatar.gaussian_count, device=avatar.device)
     for angle in ANGLES:
-        kept = torch.minimum(kept, _kept(avatar, splats, pose, turned_view(viewmat, pose, angle), K))
+        kept = torch.minimum(kept, _kept(avatar, splats, pose, turned_view(viewmat, pose, math.radians(angle)), K))
     opacity = torch.sigmoid(avatar.logit_opacity) * kept
     avatar.logit_opacity.copy_(torch.logit(opacity.clamp(1e-5, 1 - 1e-5)))
 
