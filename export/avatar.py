@@ -335,6 +335,10 @@ class Avatar(nn.Module):
             config.uv_resolution,
             **{field.name: tensors[f"mesh.{field.name}"].numpy() for field in dataclasses.fields(UVMesh)[1:]},
         )
+        for name in ("follows", "leads"):
+            array = getattr(mesh, name)
+            if array.ndim != 1 or array.dtype != np.int64:
+                raise UserError(where, f"tensor 'mesh.{name}' is {array.dtype} {array.shape}, not one int64 a point")
         for name, limit in (
             ("corners", len(head.template)),
             ("pixels", config.uv_resolution**2),

@@ -187,10 +187,17 @@ def test_an_avatar_whose_eyes_follow_nothing_is_read(tmp_path):
     assert not offsets[still].any()
     torch.testing.assert_close(offsets[~still], avatar.offsets(pose)[~still])
     without.save(tmp_path / "again")
-    tensors["mesh.leads"][0] = 64
-    save_file(tensors, where)
-    with pytest.raises(UserError, match="leads"):
-        Avatar.load(tmp_path / "avatar")
+    beyond = tensors["mesh.leads"].clone()
+    beyond[0] = 64
+    for name, wrong in (
+        ("leads", beyond),
+        ("leads", tensors["mesh.leads"].float()),
+        ("follows", tensors["mesh.follows"].to(torch.uint8)),
+        ("follows", tensors["mesh.follows"][:, None].repeat(1, 2)),
+    ):
+        save_file({**tensors, f"mesh.{name}": wrong}, where)
+        with pytest.raises(UserError, match=name):
+            Avatar.load(tmp_path / "avatar")
 
 
 def _pose(avatar: Avatar, expression: float) -> Pose:
