@@ -248,9 +248,7 @@ def test_teeth_of_a_fine_mesh_have_no_gaps_within(avatar):
         for _ in range(fine):
             rig.template, rig.faces = halved(rig.template, rig.faces)
             rig.face_parts = rig.face_parts.repeat(4)
-        ((_, tensors),) = [
-            found for found in _mouth(own, torch.tensor(SKIN), None) if upper(own, found[0])
-        ]
+        ((_, tensors),) = [found for found in _mouth(own, torch.tensor(SKIN), None) if upper(own, found[0])]
         brightness.append(float((tensors["harmonics"][:, 0] * SH_0 + 0.5).mean()))
     assert abs(brightness[1] - brightness[0]) < 0.01
 
@@ -261,8 +259,8 @@ def upper(own, binding):
 
 def halved(places, faces):
     """Each triangle in four."""
-    edges, place = torch.stack((faces, faces.roll(-1, 1)), -1).sort(-1).values.flatten(0, 1).unique(
-        dim=0, return_inverse=True
+    edges, place = (
+        torch.stack((faces, faces.roll(-1, 1)), -1).sort(-1).values.flatten(0, 1).unique(dim=0, return_inverse=True)
     )
     a, b, c = (faces[:, k] for k in range(3))
     ab, bc, ca = (len(places) + place.view(-1, 3)).unbind(1)
