@@ -91,6 +91,9 @@ class Avatar(nn.Module):
         )  # [groups + 1, P]
         self.register_buffer("mesh_follows", torch.from_numpy(self.mesh.follows), persistent=False)  # [P]
         self.register_buffer("mesh_skin", self.gather(self.rig.skin_weights), persistent=False)  # [P, J]
+        still = _without_gaze(self.mesh_skin, head)
+        still = torch.where(self.mesh_follows[:, None] > 0, still, self.mesh_skin)
+        self.register_buffer("mesh_turn", still, persistent=False)  # [P, J] what turns offsets
         neutral = self.gather(self.rig.template)
         self.register_buffer("neutral_features", self._image(position_features(neutral)), persistent=False)
         self.net = DeformationNet(config.net) if config.net is not None else None
@@ -184,7 +187,7 @@ class Avatar(nn.Module):
         if neck is not None:
             pose = dataclasses.replace(pose, neck=pose.neck + neck)
         skinned, joint_rotations = self.rig(pose)
-        turn = torch.einsum("pj,jab->pab", self.mesh_skin, joint_rotations[0])  # [P, 3, 3]
+        turn = torch.einsum("pj,jab->pab", self.mesh_turn, joint_rotations[0])  # [P, 3, 3]
         return self.gather(skinned[0]) + (turn * offsets[:, None, :]).sum(-1)
 
     def splats(self, vertices: Tensor) -> Splats:
@@ -335,6 +338,10 @@ class Avatar(nn.Module):
             config.uv_resolution,
             **{field.name: tensors[f"mesh.{field.name}"].numpy() for field in dataclasses.fields(UVMesh)[1:]},
         )
+        for name in ("follows", "leads"):
+            array = getattr(mesh, name)
+            if array.ndim != 1 or array.dtype != np.int64:
+                raise UserError(where, f"tensor 'mesh.{name}' is {array.dtype} {array.shape}, not one int64 a point")
         for name, limit in (
             ("corners", len(head.template)),
             ("pixels", config.uv_resolution**2),
@@ -374,6 +381,21 @@ def _means(leads: np.ndarray, follows: np.ndarray) -> Tensor:
     member = leads[None] == np.arange(groups)[:, None]
     member[0] = False
     return torch.from_numpy((member / np.maximum(member.sum(1, keepdims=True), 1)).astype(np.float32))
+
+
+def _without_gaze(skin: Tensor, head: HeadModel) -> Tensor:
+    """Weights [P, J] whose share of the eyes' joints is their parents': an eye that turns stays where it is."""
+    skin = skin.clone()
+    for index in eye_joints(head):
+        skin[:, head.joint_parents[index]] += skin[:, index]
+        skin[:, index] = 0
+    return skin
+
+
+def eye_joints(head: HeadModel) -> list[int]:
+    """Those that turn on another joint."""
+    named = [name in ("left_eye", "right_eye") for name in head.joint_names]
+    return [index for index, parent in enumerate(head.joint_parents) if named[index] and parent >= 0]
 
 
 _HEAD_TEXT = ("name", "expression_names", "joint_names", "joint_parents", "part_names")

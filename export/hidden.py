@@ -201,7 +201,8 @@ def _mouth(avatar: Avatar, face: Tensor, teeth_seen: Tensor | None) -> list[tupl
     spacing = torch.where(teeth, spacing, coarse)
     generator = torch.Generator().manual_seed(0)
     points, triangle, _ = scattered(corners, spacing, generator)
-    gaps = _gaps(points, rig.faces[chosen[triangle]], torch.where(teeth, rig.face_parts[chosen], -1)[triangle])
+    tooth = _pieces(rig.faces[chosen])[triangle]  # of the mesh: points lie on some of its triangles alone
+    gaps = _gaps(points, tooth, torch.where(teeth, rig.face_parts[chosen], -1)[triangle])
     part, teeth, spacing, normal = (value[triangle] for value in (rig.face_parts[chosen], teeth, spacing, normal))
     fade = (1 - (front - points[:, 2]) / DEEP).clamp(0, 1)
     light = (DARKEST + (1 - DARKEST) * fade) * (SIDEWAYS + (1 - SIDEWAYS) * normal[:, 2].clamp(min=0))
@@ -231,12 +232,8 @@ def _mouth(avatar: Avatar, face: Tensor, teeth_seen: Tensor | None) -> list[tupl
     return found
 
 
-def _gaps(points: Tensor, triangles: Tensor, row: Tensor) -> Tensor:
-    """[M] light on points [M, 3] of triangles [M, 3] of head vertices: less near the next tooth of the same row [M].
-
-    Row -1: no tooth.
-    """
-    tooth = _pieces(triangles)
+def _gaps(points: Tensor, tooth: Tensor, row: Tensor) -> Tensor:
+    """[M] light on points [M, 3] of teeth [M]: less near the next tooth of the same row [M]; row -1: no tooth."""
     light = torch.ones_like(points[:, 0])
     for own in tooth[row >= 0].unique():
         here = (row >= 0) & (tooth == own)

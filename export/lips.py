@@ -36,7 +36,7 @@ def seed_lips(avatar: Avatar) -> int:
     rig = avatar.rig
     lips = parts_named(rig.part_names, LIPS).to(avatar.device)
     chosen = lips[rig.face_parts].nonzero()[:, 0]
-    if not len(chosen):
+    if not len(chosen) or not len(rig.expression_basis):
         return 0
     corners = rig.template[rig.faces[chosen]]
     vertices = rig.faces[chosen].unique()

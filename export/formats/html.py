@@ -24,7 +24,7 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file
 from mvp4d.core.progress import say
 from mvp4d.core.sound import read_sound as decode
-from mvp4d_export.avatar import Avatar
+from mvp4d_export.avatar import Avatar, eye_joints
 from mvp4d_export.bake import Baked, bake
 from mvp4d_export.formats import Clip, Job
 from mvp4d_export.projection import ALPHA_THRESHOLD
@@ -115,10 +115,11 @@ def _contents(
         "shapes": ("i2", shapes),
         "shape_scale": ("f4", scale),
         "weights": ("u2", np.round(avatar.mesh_skin.numpy() * 65535)),
-        "joints": ("f4", rig.joints.numpy()),
     }
-    if rig.joint_expression_basis.abs().max() > 0:
-        arrays["joint_shapes"] = ("f4", rig.joint_expression_basis.numpy())
+    joints, joint_shapes = _joints(avatar, baked)
+    arrays["joints"] = ("f4", joints)
+    if np.abs(joint_shapes).max(initial=0) > 0:
+        arrays["joint_shapes"] = ("f4", joint_shapes)
     motions = []
     for index, (clip, sound) in enumerate(zip(clips, sounds)):
         motion = clip.motion
@@ -141,6 +142,20 @@ def _contents(
         "parents": [int(parent) for parent in rig.joint_parents],
         "motions": motions,
     }, arrays
+
+
+def _joints(avatar: Avatar, baked: Baked) -> tuple[np.ndarray, np.ndarray]:
+    """Joints [J, 3] and how expressions move them [E, J, 3]: an eye's turns it about where the deformation has it."""
+    rig = avatar.rig
+    joints, shapes = rig.joints.numpy().copy(), rig.joint_expression_basis.numpy().copy()
+    moved = baked.template - avatar.gather(rig.template).numpy()
+    posed = baked.shapes[: len(shapes)] - avatar.gather(rig.expression_basis).numpy()
+    for index in eye_joints(avatar.head):
+        own = (avatar.mesh.follows > 0) & (avatar.mesh_skin[:, index].numpy() > 0.5)
+        if own.any():
+            joints[index] += moved[own].mean(0)
+            shapes[:, index] += posed[:, own].mean(1)
+    return joints, shapes
 
 
 def _gaussians(avatar: Avatar) -> tuple[dict[str, tuple[str, np.ndarray]], int, int]:

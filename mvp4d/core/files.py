@@ -306,7 +306,7 @@ def check_kind(path: Path, marker: str) -> None:
 def find_inside(path: Path, markers: Iterable[str]) -> Path | None:
     """The first folder in a folder, by name, that holds one of these files, the first of them before others."""
     try:
-        inside = sorted(child for child in path.iterdir() if child.is_dir())
+        inside = sorted(child for child in path.iterdir() if child.is_dir() and os.access(child, os.X_OK))
         return next((child for marker in markers for child in inside if (child / marker).exists()), None)
     except OSError:
         return None

@@ -10,14 +10,14 @@ import torch
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
-from mvp4d_export.hidden import MOUTH_COLOURS, OwnMouths, in_light, lid_triangles, seed_hidden, teeth_colour
+from mvp4d_export.hidden import MOUTH_COLOURS, OwnMouths, _mouth, in_light, lid_triangles, seed_hidden, teeth_colour
 from mvp4d_export.initialise import SH_0
 from mvp4d_export.lids import lids_among
 from mvp4d_export.lips import seed_lips
 from mvp4d_export.mouth_mask import grown
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
-from mvp4d_export.visibility import OTHERS, TEETH, claims, gaussians_of, rig_surface
+from mvp4d_export.visibility import OTHERS, TEETH, claims, gaussians_of, rig_surface, triangle_parts
 
 SKIN, BLUE = (0.78, 0.6, 0.5), (0.0, 0.0, 1.0)
 SIDE = 160
@@ -237,6 +237,35 @@ def test_teeth_stand_in_a_row(avatar):
         on = facing & ((places[:, 0] - b[0]).abs() < 0.001)
         assert between.sum() >= 2 and on.sum() > 5
         assert float(brightness[between].mean()) < 0.7 * float(brightness[on].mean())
+
+
+def test_teeth_of_a_fine_mesh_have_no_gaps_within(avatar):
+    """Where points lie on few of its triangles."""
+    brightness = []
+    for fine in (0, 2):
+        own = copy.deepcopy(avatar)
+        rig = own.rig
+        for _ in range(fine):
+            rig.template, rig.faces = halved(rig.template, rig.faces)
+            rig.face_parts = rig.face_parts.repeat(4)
+        ((_, tensors),) = [found for found in _mouth(own, torch.tensor(SKIN), None) if upper(own, found[0])]
+        brightness.append(float((tensors["harmonics"][:, 0] * SH_0 + 0.5).mean()))
+    assert abs(brightness[1] - brightness[0]) < 0.01
+
+
+def upper(own, binding):
+    return own.rig.part_names[int(triangle_parts(own)[binding[0]])] == "upper_teeth"
+
+
+def halved(places, faces):
+    """Each triangle in four."""
+    edges, place = (
+        torch.stack((faces, faces.roll(-1, 1)), -1).sort(-1).values.flatten(0, 1).unique(dim=0, return_inverse=True)
+    )
+    a, b, c = (faces[:, k] for k in range(3))
+    ab, bc, ca = (len(places) + place.view(-1, 3)).unbind(1)
+    rows = [(a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca)]
+    return torch.cat((places, places[edges].mean(1))), torch.cat([torch.stack(row, 1) for row in rows])
 
 
 def test_one_photo_claims_an_eye_and_the_reference_claims_more(avatar):

@@ -172,6 +172,20 @@ def test_eyes_and_teeth_move_as_one_by_the_mean_of_the_skin_around_them():
     assert plain.any() and not moved[plain].any()
 
 
+def test_eyes_that_turn_stay_where_the_skin_around_them_is():
+    avatar = Avatar(AvatarConfig(48, 0, NetConfig((8, 8), 1, 1)), load_head("builtin"))
+    torch.manual_seed(0)
+    torch.nn.init.normal_(avatar.net.head.weight, std=0.3)
+    pose = _pose(avatar, 0.1)
+    offsets = avatar.offsets(pose).detach()
+    pose.eyes[:] = torch.tensor([0.2, 0.5, 0.0])
+    moved = (avatar.vertices(pose, offsets) - avatar.vertices(pose, torch.zeros_like(offsets))).detach()
+    for group in (1, 2):
+        own = torch.from_numpy(avatar.mesh.follows == group)
+        assert float(offsets[own].norm(dim=1).min()) > 1e-4
+        torch.testing.assert_close(moved[own], offsets[own], rtol=0, atol=1e-6)
+
+
 def test_an_avatar_whose_eyes_follow_nothing_is_read(tmp_path):
     avatar = Avatar(AvatarConfig(48, 0, NetConfig((8, 8), 1, 1)), load_head("builtin"))
     torch.nn.init.normal_(avatar.net.head.weight, std=0.3)
@@ -187,10 +201,17 @@ def test_an_avatar_whose_eyes_follow_nothing_is_read(tmp_path):
     assert not offsets[still].any()
     torch.testing.assert_close(offsets[~still], avatar.offsets(pose)[~still])
     without.save(tmp_path / "again")
-    tensors["mesh.leads"][0] = 64
-    save_file(tensors, where)
-    with pytest.raises(UserError, match="leads"):
-        Avatar.load(tmp_path / "avatar")
+    beyond = tensors["mesh.leads"].clone()
+    beyond[0] = 64
+    for name, wrong in (
+        ("leads", beyond),
+        ("leads", tensors["mesh.leads"].float()),
+        ("follows", tensors["mesh.follows"].to(torch.uint8)),
+        ("follows", tensors["mesh.follows"][:, None].repeat(1, 2)),
+    ):
+        save_file({**tensors, f"mesh.{name}": wrong}, where)
+        with pytest.raises(UserError, match=name):
+            Avatar.load(tmp_path / "avatar")
 
 
 def _pose(avatar: Avatar, expression: float) -> Pose:

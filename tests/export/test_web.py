@@ -23,10 +23,12 @@ from scipy.spatial.transform import Rotation
 from mvp4d.avatar import open_avatar
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
+from mvp4d.core.heads import load_head
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.video import VideoWriter
 from mvp4d_export.avatar import Avatar, AvatarConfig
 from mvp4d_export.bake import bake
+from mvp4d_export.deformation import NetConfig
 from mvp4d_export.formats import Clip
 from mvp4d_export.formats.html import WEB, page
 from mvp4d_export.render import plan_rendering, render_frames, to_bytes
@@ -89,6 +91,25 @@ def test_the_arrays_pose_the_same_vertices(avatar, text):
         with torch.no_grad():
             truth = module.vertices(Pose.of(motion)[frame : frame + 1]).numpy()
         assert np.linalg.norm(posed - truth, axis=1).max() < 1e-4
+
+
+def test_an_eye_turns_about_where_the_deformation_has_it():
+    avatar = Avatar(AvatarConfig(48, 0, NetConfig((4, 4), 1, 1)), load_head("builtin"), 1)
+    with torch.no_grad():
+        avatar.rotation[:, 0] = 1
+        avatar.net.head.bias.copy_(torch.tensor([0.1, 0.0, -0.3]))
+    motion = Motion.still(1, len(avatar.rig.expression_names))
+    motion.eyes[:] = (0.2, 0.5, 0.0)
+    arrays = decode(page(avatar, (Clip("gaze", motion),), title="x")[0])[1]
+    template, joints = (arrays[name].reshape(-1, 3) for name in ("template", "joints"))
+    with torch.no_grad():
+        truth = avatar.vertices(Pose.of(motion)).numpy()
+    for name in ("left_eye", "right_eye"):
+        index = avatar.head.joint_names.index(name)
+        own = (avatar.mesh.follows > 0) & (avatar.mesh_skin[:, index].numpy() > 0.99)
+        assert np.linalg.norm(template - avatar.gather(avatar.rig.template).numpy(), axis=1)[own].min() > 1e-4
+        posed = (template[own] - joints[index]) @ rotation(motion.eyes[0, 0]).T + joints[index]
+        np.testing.assert_allclose(posed, truth[own], rtol=0, atol=1e-5)
 
 
 def test_the_arrays_hold_the_gaussians(avatar, text):
