@@ -51,7 +51,7 @@ def finish_lids(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, view
     """Lays eyes behind the lids' Gaussians, [G] bool, and colours these from the skin around them where they are shut.
 
     Gaussians are drawn in the order of their depth, so an eye's must lie behind every lid that they overlap. They move
-    along the photo's lines of sight, which leaves it as it is.
+    along the photo's lines of sight, which hardly changes it.
 
     A lid's colour is the mean over the pixels of that skin, weighted by one over the squared distance: at the lids'
     edges it is that of the skin beside them.

@@ -16,6 +16,7 @@ MAX_EDGE = 4.0  # in units of the median edge: longer ones span a seam of the UV
 ACTIVE_OFFSET = 0.001  # metres an expression must move a point for it to be fully deformable
 JAW_OPEN = 0.35  # radians of jaw rotation for the stretch test
 MOUTH = ("teeth", "tongue", "gum")  # parts that move as one, and so does each eye
+BESIDE_EYES = ("lid", "lash", "brow")  # which are none, whatever else their names hold
 LEAD_REACH = 0.008  # metres around such a part within which the skin leads it
 LEAD_FROM = 0.5  # of how far the net may act: less leads nothing
 
@@ -87,7 +88,7 @@ def _named(head: HeadModel, words: tuple[str, ...]) -> np.ndarray:
 
 def _groups(head: HeadModel, neutral: np.ndarray, part: np.ndarray) -> np.ndarray:
     """[P] the rigid group of each vertex: 1 and 2 the eyes, 3 what is hard or fleshy in the mouth, 0 none."""
-    eye, side = _named(head, EYES)[part], neutral[:, 0] > 0
+    eye, side = (_named(head, EYES) & ~_named(head, BESIDE_EYES))[part], neutral[:, 0] > 0
     return np.select([eye & ~side, eye & side, _named(head, MOUTH)[part]], [1, 2, 3], 0)
 
 

@@ -61,6 +61,8 @@ def resumes(args: argparse.Namespace) -> bool:
 
 def run(args: argparse.Namespace) -> str:
     # JAX is loaded only once the flags are known to make sense.
+    if args.from_rest and not args.motion_only:
+        raise UserError("--from-rest", "is for a performance alone", "give --motion-only too, or leave it out")
     if args.sheet:
         from mvp4d_jax.studio.sheets import write_sheets
 
@@ -74,8 +76,6 @@ def run(args: argparse.Namespace) -> str:
         raise UserError("--views", f"{args.views}", "1 to 1000")
     if args.motion_only and identities is not None:
         raise UserError("--motion-only", "writes the motion of one person", "give --identity instead of --identities")
-    if args.from_rest and not args.motion_only:
-        raise UserError("--from-rest", "is for a performance alone", "give --motion-only too, or leave it out")
     from mvp4d_jax.studio.produce import Order, make_capture, make_set, write_motion
 
     cameras = args.cameras or f"orbit:360x{args.views or 8}"

@@ -1,5 +1,7 @@
 """The rig against the JAX skinning, through files alone; triangle frames and quaternions against scipy."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -184,6 +186,16 @@ def test_eyes_that_turn_stay_where_the_skin_around_them_is():
         own = torch.from_numpy(avatar.mesh.follows == group)
         assert float(offsets[own].norm(dim=1).min()) > 1e-4
         torch.testing.assert_close(moved[own], offsets[own], rtol=0, atol=1e-6)
+
+
+def test_lids_and_lashes_are_no_eyes_by_any_name():
+    head = load_head("builtin")
+    called = {"lashes": "eyelashes", "lid_lining": "eyelid_lining"}
+    renamed = dataclasses.replace(head, part_names=tuple(called.get(name, name) for name in head.part_names))
+    ours, theirs = remesh(head, 96), remesh(renamed, 96)
+    np.testing.assert_array_equal(theirs.follows, ours.follows)
+    np.testing.assert_array_equal(theirs.deformable, ours.deformable)
+    assert (ours.follows == 1).any() and (ours.follows == 2).any()
 
 
 def test_an_avatar_whose_eyes_follow_nothing_is_read(tmp_path):
