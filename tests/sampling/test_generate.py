@@ -14,7 +14,7 @@ from mvp4d.core.capture.portrait import read_portrait
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.sampling import generate, photo_detail
-from mvp4d_jax.sampling.temporal_filter import Sight, steady
+from mvp4d_jax.sampling.temporal_filter import Sight, joined, steady
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_with_photo_detail_the_same_views_take_it(release, scene, sampled, tmp_p
         assert (np.abs(expected.astype(int) - plain.frames(view)).max() > 0) == (view == 0)  # the other sees the back
 
 
-def test_with_the_temporal_filter_they_are_the_same_views_filtered(release, scene, sampled, tmp_path):
+def test_with_the_temporal_filter_they_are_the_same_views_joined_and_filtered(release, scene, sampled, tmp_path):
     out = tmp_path / "sampled"
     assert main(_arguments(release, scene, out, "--temporal-filter")) == 0
     capture, plain = Capture.open(out), Capture.open(sampled)
@@ -95,7 +95,9 @@ def test_with_the_temporal_filter_they_are_the_same_views_filtered(release, scen
         camera = capture.cameras[view]
         raster = rasterize(camera, vertices, capture.head.faces, (SIZE, SIZE))
         sight = Sight.of(capture.head, camera, vertices, raster)
-        expected = steady(capture.head, sight, plain.frames(view), 0, capture.frame_count)
+        whole = joined(capture.head, sight, plain.frames(view), [5])  # frames 0 to 4, then on from the last of them
+        assert np.abs(whole.astype(int) - plain.frames(view)).max() > 0
+        expected = steady(capture.head, sight, whole, 0, capture.frame_count)
         np.testing.assert_allclose(capture.frames(view).astype(int), expected.astype(int), atol=1)
         assert np.abs(expected.astype(int) - plain.frames(view)).max() > 0
 
