@@ -35,7 +35,7 @@ EDGE, LASH_WIDTH, LASH_SHADE = ("lash", "lining"), 0.0012, 0.5  # parts; metres 
 OVER, REACH = 0.0004, (1.5, 0.004)  # metres that eyes lie behind lids which they would cover: within so many of their
 # standard deviations, and metres
 WELL = 0.0012, 7  # metres, and how many of the lids' Gaussians lie within them around what is well before lids
-MOST_TUCK = 0.005  # metres that eyes are moved at most
+MOST_TUCK, MOST_SKIN = 0.005, 0.001  # metres that eyes are moved at most, and skin, which lies before open eyes
 FEW = 30  # pixels that tell no colour
 
 
@@ -92,7 +92,8 @@ def _tuck(avatar: Avatar, others: Tensor, lids: Tensor, closed: Pose, viewmat: T
     reach = (REACH[0] * splats.scales[moved].amax(1)).clamp(max=REACH[1])
     behind = torch.where(across < reach[:, None], depth[lids], -torch.inf).amax(1) + OVER
     push = (behind - depth[moved]).clamp(0, MOST_TUCK)
-    push = torch.where(eye[moved] | ((across < WELL[0]).sum(1) > WELL[1]), push, 0)
+    skin = torch.where((across < WELL[0]).sum(1) > WELL[1], push.clamp(max=MOST_SKIN), 0)
+    push = torch.where(eye[moved], push, skin)
     means = splats.means[moved] + sight[moved] * (push / depth[moved])[:, None]
     avatar.position[moved] = to_local(means, triangle_frames(vertices, avatar.mesh_faces), avatar.binding[moved])
 

@@ -27,7 +27,8 @@ ALONE = 0.3  # share of those around a Gaussian that photos must show for its co
 ALIKE, MIRRORED = 0.0015, 0.3  # metres over which lips that no photo shows have the colours of others; and how much
 # less those of the other side count
 AT_LARGE = 0.003  # metres over which lips have one brightness, beside ...
-PARTING, PARTING_SHADE = 0.0012, 0.6  # ... the line where they part: metres that shade reaches, its light
+PARTING, PARTING_SHADE = 0.0012, 0.55  # ... the line where they touch: metres that shade reaches, its light
+FROM_BEFORE = (1.0, 1.0, 0.0)  # of a point: where it lies in sight of a camera before the face
 
 
 @torch.no_grad()
@@ -129,18 +130,27 @@ def _beside(these: Tensor, those: Tensor) -> Tensor:
 
 
 def _part(avatar: Avatar, lips: Tensor, places: Tensor, large: Tensor) -> None:
-    """Darkens lips [G] bool, L of them, beside the mouth's inside, as far as they are brighter there than a shadow is
-    beside the mean [L, L] of those around."""
-    rig = avatar.rig
-    inside = parts_named(rig.part_names, INTERIOR).to(avatar.device)[rig.face_parts]
-    lip = parts_named(rig.part_names, LIPS).to(avatar.device)[rig.face_parts]
-    vertices = rig.faces[lip].unique()
-    line = vertices[torch.isin(vertices, rig.faces[inside].unique())]
+    """Darkens lips [G] bool, L of them, where they touch as the face is seen from before, as far as they are brighter
+    there than a shadow is beside the mean [L, L] of those around."""
+    line = _line(avatar)
     if not len(line):
         return
-    near = 1 - (nearest(places[lips], rig.template[line])[0] / PARTING).clamp(max=1).square()
+    near = 1 - (nearest(places[lips] * line.new_tensor(FROM_BEFORE), line)[0] / PARTING).clamp(max=1).square()
     brightness = (avatar.harmonics[lips, 0] * SH_0 + 0.5).mean(1)
     shade = (PARTING_SHADE * (large @ brightness) / brightness.clamp(min=1e-3)).clamp(max=1)
     gain = torch.lerp(torch.ones_like(shade), shade, near)[:, None]
     avatar.harmonics[lips, 0] = gain * avatar.harmonics[lips, 0] + (gain - 1) * 0.5 / SH_0
     avatar.harmonics[lips, 1:] *= gain[:, None]
+
+
+def _line(avatar: Avatar) -> Tensor:
+    """[M, 3] points of the edges where the rig's lips end at the mouth's inside, z 0."""
+    rig = avatar.rig
+    inside = parts_named(rig.part_names, INTERIOR).to(avatar.device)[rig.face_parts]
+    lip = parts_named(rig.part_names, LIPS).to(avatar.device)[rig.face_parts]
+    faces = rig.faces[lip]
+    edges = torch.stack((faces, faces.roll(1, 1)), -1).flatten(0, 1)
+    edges = edges[torch.isin(edges, rig.faces[inside].unique()).all(1)]
+    first, second = rig.template[edges].unbind(1)
+    points = [torch.lerp(first, second, share) for share in (0.0, 0.25, 0.5, 0.75)]
+    return torch.cat(points) * first.new_tensor(FROM_BEFORE)

@@ -43,7 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="film nothing: write the performance alone to --out, a .npz for `mvp4d render --motion`",
     )
     parser.add_argument(
-        "--from-rest", action="store_true", help="with --motion-only: a face at rest begins and ends the performance"
+        "--from-rest",
+        action="store_true",
+        help="with --motion-only: the performance begins and ends at rest, and loops",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--sheet", metavar="FOLDER", help="write contact sheets there instead of a capture")

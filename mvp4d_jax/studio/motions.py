@@ -14,7 +14,7 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import Motion
 
 KINDS = ("mixed", "speech", "expressive", "turning", "still")
-REST_SECONDS = 0.4  # from a face at rest to the performance, and back
+REST_SECONDS, LID_SECONDS = 0.4, 0.08  # from a head at rest to the performance, and back; of its blinks
 # Mouth shapes of speech, by ARKit names ("*" stands for Left and Right).
 VISEMES = {
     "rest": {},
@@ -98,17 +98,25 @@ def make_motion(
     return Motion(expression, 0.45 * turn, sway.astype(np.float32), 0.55 * turn, zeros, eyes, fps)
 
 
-def at_rest_at_ends(motion: Motion) -> Motion:
-    """The same performance, whose face and gaze begin and end at rest: a film's first picture, and one that loops."""
+def at_rest_at_ends(motion: Motion, expression_names: tuple[str, ...]) -> Motion:
+    """The same performance, which begins and ends at rest in one pose: a film that has a first picture, and loops.
+
+    Blinks keep their depth but at the very ends: half a blink looks tired.
+    """
     time = np.arange(motion.frame_count) / motion.fps
-    at = np.clip(np.minimum(time, time[-1] - time) / REST_SECONDS, 0, 1).astype(np.float32)
-    at = at * at * (3 - 2 * at)
+    away = np.minimum(time, time[-1] - time)
+    at, lids = (_eased(away / seconds).astype(np.float32)[:, None] for seconds in (REST_SECONDS, LID_SECONDS))
+    blinks = np.array(["blink" in name.lower() for name in expression_names], bool)
+    parts = {name: getattr(motion, name) * at for name in ("rotation", "translation", "neck", "jaw")}
     return dataclasses.replace(
-        motion,
-        expression=motion.expression * at[:, None],
-        jaw=motion.jaw * at[:, None],
-        eyes=motion.eyes * at[:, None, None],
+        motion, expression=motion.expression * np.where(blinks, lids, at), eyes=motion.eyes * at[:, :, None], **parts
     )
+
+
+def _eased(x: np.ndarray) -> np.ndarray:
+    """0 to 1 without a jerk at either end."""
+    x = np.clip(x, 0, 1)
+    return x * x * (3 - 2 * x)
 
 
 def pose_vector(expression_names: tuple[str, ...], weights: dict[str, float]) -> np.ndarray:

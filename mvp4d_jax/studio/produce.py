@@ -163,7 +163,7 @@ def write_motion(
     Args:
       path: the .npz to make.
       identity: the person's number.
-      from_rest: begin and end with a face at rest.
+      from_rest: begin and end at rest.
       overwrite: replace a file that is there.
 
     Raises:
@@ -183,7 +183,7 @@ def write_motion(
     studio, views = Studio(identity, order.seed, order.own_motion), len(cameras.fx)
     motion = _motion(studio, order)
     Fit(
-        at_rest_at_ends(motion) if from_rest else motion,
+        at_rest_at_ends(motion, studio.head.expression_names) if from_rest else motion,
         cameras[:, None],
         np.full((views, 2), order.size),
         rig_names(views),
