@@ -27,7 +27,7 @@ ALONE = 0.3  # share of those around a Gaussian that photos must show for its co
 ALIKE, MIRRORED = 0.0015, 0.3  # metres over which lips that no photo shows have the colours of others; and how much
 # less those of the other side count
 AT_LARGE = 0.003  # metres over which lips have one brightness, beside ...
-PARTING, PARTING_SHADE = 0.0012, 0.55  # ... the line where they touch: metres that shade reaches, its light
+PARTING, PARTING_SHADE = 0.001, 0.72  # ... the line where they touch: metres that shade reaches, its light
 FROM_BEFORE = (1.0, 1.0, 0.0)  # of a point: where it lies in sight of a camera before the face
 
 

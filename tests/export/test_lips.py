@@ -56,7 +56,7 @@ def test_lips_are_darker_where_they_part_and_nothing_else_changes(face):
     shade, away = colours(own)[lips] / torch.tensor(PINK), from_the_line(own, places)[lips]
     torch.testing.assert_close(shade, shade[:, :1].expand(-1, 3), rtol=0, atol=1e-3)  # the hue stays
     assert float(shade[away > 0.0013].min()) > 0.995
-    torch.testing.assert_close(shade[:, 0], 0.55 + 0.45 * (away / 0.0012).clamp(max=1) ** 2, rtol=0, atol=0.05)
+    torch.testing.assert_close(shade[:, 0], 0.72 + 0.28 * (away / 0.001).clamp(max=1) ** 2, rtol=0, atol=0.05)
 
 
 def test_what_no_photo_shows_looks_like_the_rest(face):
