@@ -12,6 +12,7 @@ import numpy as np
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.ramps import smoothstep
 
 KINDS = ("mixed", "speech", "expressive", "turning", "still")
 REST_SECONDS, LID_SECONDS = 0.4, 0.08  # from a head at rest to the performance, and back; of its blinks
@@ -105,18 +106,12 @@ def at_rest_at_ends(motion: Motion, expression_names: tuple[str, ...]) -> Motion
     """
     time = np.arange(motion.frame_count) / motion.fps
     away = np.minimum(time, time[-1] - time)
-    at, lids = (_eased(away / seconds).astype(np.float32)[:, None] for seconds in (REST_SECONDS, LID_SECONDS))
+    at, lids = (smoothstep(away, 0.0, seconds).astype(np.float32)[:, None] for seconds in (REST_SECONDS, LID_SECONDS))
     blinks = np.array(["blink" in name.lower() for name in expression_names], bool)
     parts = {name: getattr(motion, name) * at for name in ("rotation", "translation", "neck", "jaw")}
     return dataclasses.replace(
         motion, expression=motion.expression * np.where(blinks, lids, at), eyes=motion.eyes * at[:, :, None], **parts
     )
-
-
-def _eased(x: np.ndarray) -> np.ndarray:
-    """0 to 1 without a jerk at either end."""
-    x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)
 
 
 def pose_vector(expression_names: tuple[str, ...], weights: dict[str, float]) -> np.ndarray:
