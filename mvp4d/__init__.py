@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mvp4d.api import Model, Views, distill, evaluate, film, load, open_capture, track, validate
+    from mvp4d.api import Model, distill, evaluate, film, load, open_capture, track, validate
     from mvp4d.avatar import Avatar, Rendering, open_avatar
     from mvp4d.core.cameras.camera import Camera
     from mvp4d.core.cameras.rigs import camera_rig
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mvp4d.core.heads.motion import Motion
     from mvp4d.core.progress import silence
     from mvp4d.core.speech.speak import speak
+    from mvp4d.views import Views
 
 __version__ = "0.2.0"
 
@@ -37,7 +38,6 @@ _HOMES = {
     **dict.fromkeys(
         (
             "Model",
-            "Views",
             "distill",
             "evaluate",
             "film",
@@ -55,6 +55,7 @@ _HOMES = {
     "Motion": "mvp4d.core.heads.motion",
     "Portrait": "mvp4d.core.capture.portrait",
     "UserError": "mvp4d.core.errors",
+    "Views": "mvp4d.views",
     "camera_rig": "mvp4d.core.cameras.rigs",
     "load_head": "mvp4d.core.heads",
     "load_motion": "mvp4d.core.driving",

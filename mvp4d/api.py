@@ -6,24 +6,23 @@ Each function imports the half that it needs when it is called: `track`, `film`,
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import inspect
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mvp4d.avatar import Avatar, open_avatar
-from mvp4d.core.arguments import Pathlike, checked
+from mvp4d.core.arguments import Pathlike, checked, checked_fields
 from mvp4d.core.cameras.camera import Camera
-from mvp4d.core.capture import Capture, CaptureWriter
+from mvp4d.core.capture import Capture
 from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.progress import say
+from mvp4d.views import Views, on_disk
 
 if TYPE_CHECKING:
     from mvp4d_jax.sampling.job import Job
@@ -165,11 +164,10 @@ class Model:
         from mvp4d_jax.sampling.inputs import open_portrait
         from mvp4d_jax.sampling.job import Settings, plan_job
 
-        try:
-            chosen = Settings(**settings)
-        except TypeError as error:
-            known = ", ".join(field.name for field in dataclasses.fields(Settings))
-            raise UserError("settings", str(error).removeprefix("Settings.__init__() "), f"known are {known}") from None
+        beside = [
+            name for name, entry in inspect.signature(self.plan).parameters.items() if entry.kind is entry.KEYWORD_ONLY
+        ]
+        chosen = checked_fields(Settings, settings, beside)
         portrait = open_portrait(reference, fit=fit, head=head, mask=mask, matte=matte)
         return plan_job(
             self.folder,
@@ -259,69 +257,6 @@ def _written(capture: Capture | None) -> Capture:
     return capture
 
 
-@dataclasses.dataclass(frozen=True)
-class Views:
-    """Multi-view video in memory.
-
-    Attributes:
-      frames: [V, F, H, W, 3] uint8 on white; masks: [V, F, H, W] uint8 alpha, or None.
-      cameras: [V, F'], F' = 1 or F; names: V.
-      motion: F frames.
-      head: the personalised rig.
-      extra: what is kept in capture.json beside that.
-    """
-
-    frames: np.ndarray
-    masks: np.ndarray | None
-    cameras: Camera
-    names: tuple[str, ...]
-    motion: Motion
-    head: HeadModel
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
-    portrait: Portrait | None = None
-
-    @classmethod
-    def read(cls, capture: Capture | Pathlike) -> Views:
-        """Every picture of a capture."""
-        from mvp4d.core.capture.portrait import read_portrait
-
-        capture = capture if isinstance(capture, Capture) else Capture.open(capture)
-        views = range(capture.view_count)
-        masks = np.stack([capture.masks(view) for view in views]) if capture.has_masks else None
-        return cls(
-            np.stack([capture.frames(view) for view in views]),
-            masks,
-            capture.cameras,
-            capture.names,
-            capture.motion,
-            capture.head,
-            dict(capture.info.extra),
-            read_portrait(capture.path, capture.head),
-        )
-
-    def save(self, out: Pathlike, *, overwrite: bool = False) -> Capture:
-        """Writes a capture folder."""
-        size = (int(self.frames.shape[2]), int(self.frames.shape[3]))
-        writer = CaptureWriter(
-            out,
-            head=self.head,
-            motion=self.motion,
-            cameras=self.cameras,
-            names=self.names,
-            image_size=size,
-            masks=self.masks is not None,
-            extra=self.extra,
-            portrait=self.portrait,
-            source="mvp4d",
-            overwrite=overwrite,
-        )
-        with writer:
-            for view in range(len(self.frames)):
-                for frame, picture in enumerate(self.frames[view]):
-                    writer.add(view, frame, picture, None if self.masks is None else self.masks[view, frame])
-        return Capture.open(out)
-
-
 @checked
 def open_capture(path: Pathlike) -> Capture:
     """Opens a capture folder. Raises UserError naming the file and field at fault."""
@@ -368,9 +303,15 @@ def distill(
     device: str | None = None,
     hold_views: int = 0,
     hold_times: int = 0,
+    steps: int | None = None,
+    views_per_step: int | None = None,
+    densify: str | None = None,
+    deformation: bool = True,
+    antialiased: bool = False,
+    colour_correction: bool = False,
+    photos: bool = True,
     lpips: Pathlike | None = None,
     overwrite: bool = False,
-    **options: Any,
 ) -> Avatar:
     """Fits a 4D Gaussian avatar to multi-view video.
 
@@ -380,14 +321,16 @@ def distill(
       preset: "cpu", "low", "default" or "high"; "default" with CUDA, else "cpu".
       device: "cpu" or "cuda"; CUDA where there is one.
       hold_views, hold_times: views and frames left out of the fit and scored.
+      steps, views_per_step, densify, deformation, antialiased: changes to the preset
+        (`mvp4d_export.presets.changed`).
+      colour_correction: learn a colour transform per view.
+      photos: False leaves out the photos that the capture keeps.
       lpips: safetensors with VGG-16 and LPIPS weights.
       overwrite: replace an avatar that is there.
-      options: changes to the preset (`mvp4d_export.presets.changed`): `steps`, `views_per_step`, `densify`,
-        `deformation`, `antialiased`; `colour_correction`; `photos=False` leaves out the photos that the capture keeps.
     """
     from mvp4d_export.fitting import fit_avatar
 
-    with _on_disk(views) as capture:
+    with on_disk(views) as capture:
         report = fit_avatar(
             capture,
             Path(out),
@@ -396,21 +339,18 @@ def distill(
             device=device,
             hold_views=hold_views,
             hold_times=hold_times,
+            steps=steps,
+            views_per_step=views_per_step,
+            densify=densify,
+            deformation=deformation,
+            antialiased=antialiased,
+            colour_correction=colour_correction,
+            photos=photos,
             lpips=lpips,
             overwrite=overwrite,
-            **options,
         )
     avatar = open_avatar(out, device=device)
     return dataclasses.replace(avatar, report=report)
-
-
-@contextlib.contextmanager
-def _on_disk(views: Capture | Views | Pathlike) -> Iterator[Capture]:
-    if isinstance(views, Views):
-        with tempfile.TemporaryDirectory(prefix="mvp4d-") as folder:
-            yield views.save(Path(folder) / "views")
-    else:
-        yield views if isinstance(views, Capture) else Capture.open(views)
 
 
 @checked

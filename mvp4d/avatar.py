@@ -70,7 +70,8 @@ class Avatar:
         self,
         motion: Motion | Pathlike | None = None,
         *,
-        cameras: str | Camera = "orbit:360x48",
+        cameras: str | Camera | None = None,
+        frames: int | tuple[int, int] | None = None,
         size: int | tuple[int, int] | None = None,
         fps: float | None = None,
         background: tuple[float, float, float] = (1.0, 1.0, 1.0),
@@ -80,14 +81,23 @@ class Avatar:
         Args:
           motion: driving motion; the avatar's own by default.
           cameras: a rig; still ones are walked through while the motion loops, turn:, sway: and file: paths move with
-            it. Or Camera [N], one for each frame.
+            it. Or Camera [N], one for each frame. By default (`default_cameras`) an orbit, and the front where a motion
+            is given.
+          frames: the first so many of the motion; or (A, B), frames A to B - 1. All by default.
           size: (height, width) or a side in pixels; that of the capture by default.
           fps: the motion's by default.
           background: colour in [0, 1].
+
+        Raises:
+          UserError: names the argument that cannot be rendered.
         """
         from mvp4d_export.render import plan_rendering
 
         chosen = self.motion(motion)
+        start, stop = frame_window(frames, chosen.frame_count)
+        chosen = chosen[start:stop]
+        if cameras is None:
+            cameras = default_cameras(motion is not None)
         if size is None:
             size = self.module.image_size
         height_width = (size, size) if isinstance(size, int | np.integer) else (size[0], size[1])
@@ -171,6 +181,24 @@ class Avatar:
             Clip(_clip_name(item), self.motion(item), None if sound is None else Path(sound))
             for item, sound in itertools.zip_longest(given, sounds)
         )
+
+
+def default_cameras(performs: bool) -> str:
+    """The rig that films an avatar where none is given: from the front when it is to perform something, else around."""
+    return "turn:0" if performs else "orbit:360x48"
+
+
+def frame_window(frames: int | tuple[int, int] | None, count: int) -> tuple[int, int]:
+    """(start, stop) of `frames` as `Avatar.render` takes it, in a motion of `count` frames; stop is `count` at most.
+
+    Raises:
+      UserError: holds no frame of the motion.
+    """
+    start, stop = (0, count) if frames is None else (0, frames) if isinstance(frames, int | np.integer) else frames
+    stop = min(stop, count)
+    if not 0 <= start < stop:
+        raise UserError("`frames`", f"holds none of the motion's {count} frames", "give a number, or where from and to")
+    return int(start), int(stop)
 
 
 def _listed(motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None) -> list[Motion | Pathlike | None]:

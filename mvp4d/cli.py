@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import importlib.metadata
 import io
@@ -22,7 +21,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from mvp4d.core.cache import keep_programs
-from mvp4d.core.errors import UserError, memory_error, printable, system_error
+from mvp4d.core.errors import UserError, meant, memory_error, printable, system_error
 from mvp4d.core.host import choose_platform
 from mvp4d.core.lock import hold
 from mvp4d.core.places import is_remote, require_local
@@ -114,8 +113,18 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the flags in one line."""
 
     def error(self, message: str) -> NoReturn:
-        line = UserError(self.prog, message, f"see '{self.prog} --help'")
-        self.exit(2, f"{line}\n")
+        self.refuse(message, f"see '{self.prog} --help'")
+
+    def unknown(self, words: Sequence[str]) -> NoReturn:
+        """Refuses words that no flag takes, and names the flag that the first may stand for."""
+        close = meant(words[0].partition("=")[0], self._option_string_actions) if words[0].startswith("-") else None
+        self.refuse(
+            f"unrecognized arguments: {' '.join(words)}",
+            f"did you mean {close}?" if close else f"see '{self.prog} --help'",
+        )
+
+    def refuse(self, message: str, fix: str) -> NoReturn:
+        self.exit(2, f"{UserError(self.prog, message, fix)}\n")
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -133,8 +142,8 @@ def _dispatch(arguments: list[str]) -> int:
         _tell(f"mvp4d {printable(verb)}: the folder that you are in does not exist any more; go to another (cd)")
         return 2
     if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else "; see 'mvp4d --help'"
+        close = meant(verb, VERBS)
+        hint = f"; did you mean '{close}'?" if close else "; see 'mvp4d --help'"
         _tell(f"mvp4d: no such command '{printable(' '.join(verb.split()))}'{hint}")
         return 2
     module_name, summary = VERBS[verb]
@@ -157,7 +166,7 @@ def _dispatch(arguments: list[str]) -> int:
         if getattr(module, "TAKES_OVERRIDES", False):  # `--config.a.b=v`: the verb knows which exist
             parsed.overrides = leftovers
         elif leftovers:
-            parser.error(f"unrecognized arguments: {' '.join(leftovers)}")
+            parser.unknown(leftovers)
         _refuse_numbers(parsed)
         _refuse_buckets(module, parsed)
         with _held(module, parsed):

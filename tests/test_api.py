@@ -67,8 +67,14 @@ def test_errors_speak_of_arguments_and_the_command_line_of_flags(world, tmp_path
     release, scene = world
     with pytest.raises(mvp4d.UserError, match=r"^`frames`: 50 asked for"):
         mvp4d.load(release).sample(scene, motion=scene, cameras=scene, frames=50)
-    with pytest.raises(mvp4d.UserError, match="settings: got an unexpected keyword argument 'stepz'"):
-        mvp4d.load(release).sample(scene, motion=scene, cameras=scene, stepz=3)
+    for wrong, line in (
+        ({"stepz": 3}, "`stepz`: no such argument; did you mean `steps`?"),
+        ({"clean_view": scene}, "`clean_view`: no such argument; did you mean `clean_views`?"),
+        ({"steps": "3"}, "`steps`: '3' (str) is not of type int | None"),
+    ):
+        with pytest.raises(mvp4d.UserError) as caught:
+            mvp4d.load(release).sample(scene, motion=scene, cameras=scene, **wrong)
+        assert str(caught.value) == line
     from mvp4d.cli import main
 
     words = [

@@ -62,6 +62,37 @@ def test_what_does_not_fit_is_one_line(words, options, line):
     assert str(caught.value) == line
 
 
+@checked
+def render(motion: "str", *, size: "int" = 1, frames: "int | None" = None) -> int:
+    return 7
+
+
+@pytest.mark.parametrize(
+    "words, options, line",
+    [
+        (("a",), {"frame": 3}, "`frame`: no such argument; did you mean `frames`?"),
+        (("a",), {"colour": 3}, "`colour`: no such argument; known are motion, size, frames"),
+        ((), {"size": 3}, "`motion`: is missing: render() cannot do without"),
+        (("a", 3), {}, "render(): too many positional arguments; it takes motion, size, frames"),
+        (("a",), {"motion": "b"}, "render(): multiple values for argument 'motion'; it takes motion, size, frames"),
+    ],
+)
+def test_names_that_do_not_fit_are_one_line(words, options, line):
+    with pytest.raises(mvp4d.UserError) as caught:
+        render(*words, **options)
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"), [(["--motoin", "a.npz"], "did you mean --motion?"), (["bee"], "see 'mvp4d render --help'")]
+)
+def test_a_flag_that_is_none_names_the_nearest(words, fix, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["render", "avatar", "--out", "a.mp4", *words])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"mvp4d render: unrecognized arguments: {' '.join(words)}; {fix}\n"
+
+
 @pytest.mark.parametrize(
     "call, name",
     [
@@ -73,6 +104,9 @@ def test_what_does_not_fit_is_one_line(words, options, line):
         (lambda: mvp4d.camera_rig("orbit:360x2", 64), "image_size"),
         (lambda: mvp4d.distill(3, out="x"), "views"),
         (lambda: mvp4d.validate(3), "path"),
+        (lambda: mvp4d.distill("x", out="y", step=3), "step"),
+        (lambda: mvp4d.load_head(3), "spec"),
+        (lambda: mvp4d.load_motion("a.csv"), "head"),
     ],
 )
 def test_public_functions_name_the_argument(call, name):

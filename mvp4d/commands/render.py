@@ -43,10 +43,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    size, background = parse_size(args.size), parse_colour(args.background)
+    size, background, frames = parse_size(args.size), parse_colour(args.background), parse_frames(args.frames)
     if args.fps is not None:
         check_fps(args.fps, "`fps`", "it")
-    from mvp4d import open_avatar
+    from mvp4d.avatar import default_cameras, frame_window, open_avatar
     from mvp4d_export.render import check_target
 
     if args.each_view and args.out.name in ("", ".."):  # of which the views' names are made
@@ -55,13 +55,13 @@ def run(args: argparse.Namespace) -> str:
         check_target(args.out, args.alpha, args.overwrite)
     avatar = open_avatar(args.avatar, device=args.device)
     motion = avatar.motion(args.motion)
-    start, stop = parse_frames(args.frames, motion.frame_count)
+    start, stop = frame_window(frames, motion.frame_count)
     audio_start, motion = start / motion.fps, motion[start:stop]
     if args.audio is not None and args.fps is not None:
         from mvp4d.core.heads.resample import resample
 
         motion = resample(motion, args.fps)
-    cameras = args.cameras or ("turn:0" if args.audio or args.motion else "orbit:360x48")
+    cameras = args.cameras or default_cameras(bool(args.motion or args.audio))
     rendering = avatar.render(motion, cameras=cameras, size=size, fps=args.fps, background=background)
     parts = {args.out: rendering}
     if args.each_view:
@@ -97,12 +97,12 @@ def parse_colour(text: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def parse_frames(text: str | None, count: int) -> tuple[int, int]:
-    """Reads "N", the first N frames, or "A:B" (either may be empty) to a window of the motion."""
+def parse_frames(text: str | None) -> int | tuple[int, int] | None:
+    """Reads "N", the first N frames, or "A:B" (either may be empty), frames A to B - 1."""
     if text is None:
-        return 0, count
-    match = re.fullmatch(r"(?:(\d{0,9}):)?(\d{0,9})", text)
-    start, stop = (int(match[1] or 0), min(int(match[2] or count), count)) if match and text else (0, 0)
-    if start >= stop:
-        raise UserError("`frames`", f"'{text}' is no window of {count} frames", "use for example 24 or 0:24")
-    return start, stop
+        return None
+    match = re.fullmatch(r"(?:(\d{0,9})(:))?(\d{0,9})", text)
+    if not match or not text:
+        raise UserError("`frames`", f"'{text}' is no window of frames", "use for example 24 or 0:24")
+    stop = int(match[3] or 10**9)
+    return (int(match[1] or 0), stop) if match[2] else stop

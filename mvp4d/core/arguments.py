@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import math
 import numbers
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from mvp4d.core.errors import UserError
+from mvp4d.core.errors import UserError, meant
 
 Pathlike = str | os.PathLike[str]
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 _PLAIN: dict[str, Any] = {
     "None": type(None),
     "str": str,
@@ -29,20 +31,23 @@ _PLAIN: dict[str, Any] = {
 
 
 def checked(function: F) -> F:
-    """Holds what a function is called with against its annotations; what `**options` takes is its own affair.
+    """Holds what a function is called with against its names and annotations; what `**options` takes is its own affair.
 
     Numbers are finite, and a `seed` is one that numpy takes. Annotations are read as they are written (their module has
     `from __future__ import annotations`): None, str, int, float, bool, Pathlike, classes by their names, Sequence[...],
     tuple[...] and what `|` joins.
 
     Raises (when called):
-      UserError: names the argument.
+      UserError: names the argument, and the one that a name which is none may stand for.
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs)  # a TypeError of Python's own where names are wrong
+        try:
+            given = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise _misfit(function.__name__, signature, args, kwargs, error) from None
         for name, value in given.arguments.items():
             entry = signature.parameters[name]
             if entry.kind is entry.VAR_KEYWORD or entry.annotation is entry.empty:
@@ -52,6 +57,50 @@ def checked(function: F) -> F:
         return function(*args, **kwargs)
 
     return cast("F", call)
+
+
+def checked_fields(kind: type[T], given: dict[str, Any], also: Iterable[str] = ()) -> T:
+    """A dataclass made of what a `**options` took, held against its fields as `checked` holds arguments.
+
+    Args:
+      kind: the dataclass.
+      given: values by name.
+      also: names beside its fields that one which is none may stand for.
+
+    Raises:
+      UserError: names the argument.
+    """
+    fields = {field.name: str(field.type) for field in dataclasses.fields(cast("Any", kind))}
+    for name, value in given.items():
+        if name not in fields:
+            raise _unknown(name, [*fields, *also])
+        _check(name, value, fields[name])
+    return kind(**given)
+
+
+def _unknown(name: str, known: Sequence[str]) -> UserError:
+    close = meant(name, known)
+    return UserError(
+        f"`{name}`", "no such argument", f"did you mean `{close}`?" if close else f"known are {', '.join(known)}"
+    )
+
+
+def _misfit(
+    function: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any], error: TypeError
+) -> UserError:
+    """What is wrong with a call that Python refuses."""
+    entries = {name: entry for name, entry in signature.parameters.items() if name not in ("self", "cls")}
+    named = [name for name, entry in entries.items() if entry.kind not in (entry.VAR_POSITIONAL, entry.VAR_KEYWORD)]
+    takes_any = any(entry.kind is entry.VAR_KEYWORD for entry in entries.values())
+    unknown = [name for name in kwargs if name not in named]
+    if unknown and not takes_any:
+        return _unknown(unknown[0], named)
+    try:
+        given = signature.bind_partial(*args, **kwargs).arguments
+    except TypeError:  # too many in a row, or one of them twice
+        return UserError(f"{function}()", str(error), f"it takes {', '.join(named)}")
+    missing = [name for name in named if entries[name].default is inspect.Parameter.empty and name not in given]
+    return UserError(f"`{missing[0]}`", f"is missing: {function}() cannot do without")
 
 
 def _check(name: str, value: object, wanted: str) -> None:

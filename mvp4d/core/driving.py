@@ -3,15 +3,16 @@ position."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 from pathlib import Path
 
 import numpy as np
 
+from mvp4d.core.arguments import Pathlike, checked
 from mvp4d.core.capture.fit import check_same_head, pad_expression, read_fit_motion
 from mvp4d.core.capture.motion_file import NamedMotion, read_motion, write_motion
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import read_npz
+from mvp4d.core.files import find_inside, read_npz
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.heads.retarget import retarget
@@ -23,7 +24,8 @@ from mvp4d.core.progress import say
 _KINDS = "give a motion.npz, a fit.npz, a capture or avatar folder, or a Live Link Face .csv"
 
 
-def load_motion(path: str | os.PathLike, head: HeadModel) -> tuple[Motion, str]:
+@checked
+def load_motion(path: Pathlike, head: HeadModel) -> tuple[Motion, str]:
     """Reads a driving motion for `head`.
 
     Args:
@@ -34,7 +36,7 @@ def load_motion(path: str | os.PathLike, head: HeadModel) -> tuple[Motion, str]:
       notice: one line on what could not be carried over, empty when everything was.
 
     Raises:
-      UserError: the file is missing, damaged or of no known kind.
+      UserError: the file is missing, damaged or of no known kind; of a folder that is none, names the motion in it.
     """
     path = Path(path)
     if not path.exists():
@@ -42,6 +44,9 @@ def load_motion(path: str | os.PathLike, head: HeadModel) -> tuple[Motion, str]:
     if path.suffix.lower() == ".csv":
         motion, names = read_live_link(path)
         return retarget(motion, "arkit", names, head)
+    if path.is_dir() and not (path / "motion.npz").exists():
+        inside = _motion_inside(path)
+        raise UserError(path, "is no motion", _KINDS if inside is None else f"there is one at {inside}")
     if path.is_dir() or path.suffix.lower() == ".npz":
         where = path / "motion.npz" if path.is_dir() else path
         arrays = read_npz(where)
@@ -49,6 +54,18 @@ def load_motion(path: str | os.PathLike, head: HeadModel) -> tuple[Motion, str]:
             return _from_fit(*read_fit_motion(arrays, where), head, where)
         return _from_motion(read_motion(where, arrays), head, where)
     raise UserError(path, f"cannot tell what kind of motion '{path.suffix or path.name}' is", _KINDS)
+
+
+def _motion_inside(path: Path) -> Path | None:
+    """The first motion in a folder, by name: files before folders."""
+    for file in sorted(item for item in path.iterdir() if item.is_file() and item.suffix.lower() in (".npz", ".csv")):
+        with contextlib.suppress(UserError):  # some other file
+            if file.suffix.lower() == ".csv":
+                read_live_link(file)
+                return file
+            if {"expr", "expression"} & set(read_npz(file)):
+                return file
+    return find_inside(path, ("motion.npz",))
 
 
 def _from_fit(motion: Motion, name: str, head: HeadModel, where: Path) -> tuple[Motion, str]:

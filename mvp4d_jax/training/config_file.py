@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import json
@@ -13,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mvp4d.core.errors import UserError
+from mvp4d.core.errors import UserError, meant
 from mvp4d.core.files import read_json
 from mvp4d.core.places import is_remote, place
 from mvp4d_jax.data.encode import PrepareOptions
@@ -98,11 +97,11 @@ def _made_by_python(name: str, path: Path) -> object:
     elif name in packaged():
         module = importlib.import_module(f"{PACKAGE}.{name}")
     else:
-        close = difflib.get_close_matches(name, packaged(), n=1)
+        close = meant(name, packaged())
         raise UserError(
             f"--config {name}",
             "no such config",
-            f"did you mean '{close[0]}'?" if close else f"packaged configs are {', '.join(packaged())}",
+            f"did you mean '{close}'?" if close else f"packaged configs are {', '.join(packaged())}",
         )
     if not callable(getattr(module, "get_config", None)):
         raise UserError(name, "has no function get_config()", "a config file defines get_config() -> ConfigDict")
@@ -166,11 +165,11 @@ def _compare(given: Any, reference: ConfigDict, where: str, name: str, stored: b
     filled = where.removeprefix("config.") in CLASSES
     unknown = set() if stored or filled or where == "config.stages" else set(given) - set(reference) - {"job"}
     if unknown and reference:
-        meant = difflib.get_close_matches(min(unknown), list(reference), n=1)
+        close = meant(min(unknown), reference)
         raise UserError(
             name,
             f"{where} has no '{min(unknown)}'",
-            f"did you mean '{meant[0]}'?" if meant else f"known are {', '.join(reference)}",
+            f"did you mean '{close}'?" if close else f"known are {', '.join(reference)}",
         )
     for key, default in reference.items():
         if key not in given and stored and f"{where}.{key}" in NEWER:

@@ -1,7 +1,6 @@
 """Driving motion from other sources, by expression names."""
 
 import dataclasses
-import types
 
 import numpy as np
 import pytest
@@ -9,12 +8,22 @@ from scipy.spatial.transform import Rotation
 
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
+from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.heads.retarget import canonical_name, retarget
 from mvp4d.core.live_link import read_live_link
 
 NAMES = ("jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "mouthSmileLeft")
-HEAD = types.SimpleNamespace(name="builtin", expression_names=NAMES, expression_count=len(NAMES))
+
+
+def _head(**parts):
+    """A head of which these parts alone are asked for."""
+    head = object.__new__(HeadModel)
+    vars(head).update(parts)
+    return head
+
+
+HEAD = _head(name="builtin", expression_names=NAMES, expression_basis=np.zeros((len(NAMES), 1, 3)))
 HEADER = [
     "Timecode",
     "BlendshapeCount",
@@ -140,10 +149,10 @@ def test_a_real_recording_drives_the_builtin_head(shared_data):
 def test_a_motion_file_names_its_head_and_is_matched_by_name(tmp_path):
     from mvp4d.core.capture.motion_file import write_motion
 
-    source = types.SimpleNamespace(
+    source = _head(
         name="other",
         expression_names=("mouthSmile_L", "jawOpen"),
-        expression_count=2,
+        expression_basis=np.zeros((2, 1, 3)),
         joint_names=("left_eye", "right_eye"),
         joints=np.array([[0, 0.1, 0], [0, 0.1, 0]]),
     )
@@ -151,7 +160,7 @@ def test_a_motion_file_names_its_head_and_is_matched_by_name(tmp_path):
     write_motion(tmp_path / "motion.npz", motion, source)
     out, notice = load_motion(
         tmp_path / "motion.npz",
-        types.SimpleNamespace(**vars(HEAD), joint_names=("left_eye", "right_eye"), joints=np.zeros((2, 3))),
+        _head(**vars(HEAD), joint_names=("left_eye", "right_eye"), joints=np.zeros((2, 3))),
     )
     np.testing.assert_allclose(out.expression[0], [0.2, 0, 0, 0.1], atol=1e-7)
     np.testing.assert_allclose(out.translation[0], [0, 0.1, 0], atol=1e-7)  # the eyes are where they were recorded

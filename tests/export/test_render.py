@@ -1,6 +1,7 @@
 """Cameras against the other half's rigs, videos and frames, and that rendering is deterministic."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from export_world import make_head, small_config
 from PIL import Image
 
-from mvp4d.avatar import open_avatar
+from mvp4d.avatar import frame_window, open_avatar
 from mvp4d.cli import main
 from mvp4d.commands.render import parse_frames
 from mvp4d.core.capture import Capture
@@ -87,6 +88,32 @@ def test_a_given_motion_is_filmed_whole_from_the_front(fitted, egg, tmp_path, ca
         assert main([*words, "--device", "cpu", *more]) == 0
     assert "rendered 6 frames of 32 x 32" in capsys.readouterr().out  # the egg's motion
     assert out.read_bytes() == (tmp_path / "front.mp4").read_bytes()
+
+
+def test_a_program_films_as_the_command_line_does(fitted, egg, tmp_path):
+    """Where no cameras are given: a motion from the front, the avatar's own from all around; a window of its frames."""
+    avatar = open_avatar(fitted[0], device="cpu")
+    front = avatar.render(egg, cameras="turn:0", size=24).frames()
+    np.testing.assert_array_equal(avatar.render(egg, size=24).frames(), front)
+    np.testing.assert_array_equal(avatar.render(egg, frames=(2, 50), size=24).frames(), front[2:])
+    np.testing.assert_array_equal(avatar.render(egg, frames=3, size=24).frames(), front[:3])
+    assert len(avatar.render(size=24)) == 48
+    words = ["render", str(fitted[0]), "--motion", str(egg), "--size", "24", "--frames", "2:", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "a"), "--background", "#ffffff"]) == 0
+    written = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((tmp_path / "a").glob("*.png"))]
+    np.testing.assert_array_equal(written, front[2:])
+
+
+def test_a_folder_that_is_no_motion_names_the_one_in_it(fitted, tmp_path, capsys):
+    words = ["render", str(fitted[0]), "--motion", str(tmp_path), "--out", str(tmp_path / "a.mp4")]
+    shutil.copytree(fitted[0], tmp_path / "avatar")
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"mvp4d render: {tmp_path}: is no motion; there is one at {tmp_path / 'avatar'}\n"
+    (tmp_path / "a.npz").write_bytes(b"no npz")
+    shutil.copy(fitted[0] / "cameras.npz", tmp_path / "cameras.npz")
+    shutil.copy(fitted[0] / "motion.npz", tmp_path / "drive.npz")
+    assert main(words) == 2
+    assert capsys.readouterr().err.endswith(f"is no motion; there is one at {tmp_path / 'drive.npz'}\n")
 
 
 def test_an_avatar_and_a_rendering_print_as_one_line(fitted):
@@ -195,13 +222,13 @@ def test_alpha_frames_lay_over_any_background(fitted, tmp_path):
     [(None, (0, 9)), ("4", (0, 4)), ("20", (0, 9)), ("2:5", (2, 5)), (":5", (0, 5)), ("7:", (7, 9)), (":", (0, 9))],
 )
 def test_a_window_of_a_motion(text, window):
-    assert parse_frames(text, 9) == window
+    assert frame_window(parse_frames(text), 9) == window
 
 
 @pytest.mark.parametrize("text", ["", "0", "5:5", "9:", "a", "1:2:3", "-1"])
 def test_no_window_of_a_motion(text):
-    with pytest.raises(UserError, match="window of 9 frames"):
-        parse_frames(text, 9)
+    with pytest.raises(UserError, match="`frames`: "):
+        frame_window(parse_frames(text), 9)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ class Kind:
 
 
 def _views(path: Path) -> object:
-    from mvp4d.api import Views
+    from mvp4d.views import Views
 
     return Views.read(path)
 

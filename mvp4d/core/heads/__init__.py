@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from mvp4d.core.arguments import checked
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
 
 
+@checked
 def load_head(spec: str) -> HeadModel:
     """Reads a head model.
 
