@@ -21,11 +21,12 @@ from types import ModuleType
 from typing import NoReturn
 
 from mvp4d.core.cache import keep_programs
-from mvp4d.core.errors import UserError, meant, memory_error, printable, system_error
+from mvp4d.core.errors import UserError, memory_error, printable, system_error
 from mvp4d.core.host import choose_platform
 from mvp4d.core.lock import hold
 from mvp4d.core.places import is_remote, require_local
 from mvp4d.core.stopping import Stopped, last_stop, stoppable
+from mvp4d.core.words import meant
 
 # verb -> (module, one line for --help)
 VERBS: dict[str, tuple[str, str]] = {

@@ -10,6 +10,7 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.files import find_inside, read_npz
 from mvp4d.core.images import SUFFIXES
 from mvp4d.core.live_link import read_live_link
+from mvp4d.core.words import counted
 
 # What marks each kind of folder, in order, with the module and function that check it. They are imported when they are
 # needed: checking an avatar needs torch, checking weights needs Flax.
@@ -70,14 +71,16 @@ def detect(path: Path) -> tuple[str, str, Path]:
 
 def _recording(path: Path) -> str:
     motion, names = read_live_link(path)
-    return f"{path}: Live Link recording, {motion.frame_count} frames, {motion.fps:g} fps, {len(names)} expressions"
+    frames, expressions = counted(motion.frame_count, "frame"), counted(len(names), "expression")
+    return f"{path}: Live Link recording, {frames}, {motion.fps:g} fps, {expressions}"
 
 
 def _shards(path: Path) -> str:
     from mvp4d_jax.data.shards import Shards
 
     shards = Shards.open(path)
-    return f"{path}: shards, {len(shards.scenes)} scenes in {len(shards.manifest['files'])} files, checksums right"
+    scenes, files = counted(len(shards.scenes), "scene"), counted(len(shards.manifest["files"]), "file")
+    return f"{path}: shards, {scenes} in {files}, checksums right"
 
 
 def _avatar(path: Path) -> str:

@@ -29,6 +29,7 @@ TOP = {"demo"}
 CORE_GROUND = {
     "arguments",
     "errors",
+    "words",
     "files",
     "outputs",
     "stamps",

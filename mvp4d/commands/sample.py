@@ -83,7 +83,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--temporal-filter",
         action=argparse.BooleanOptionalAction,
-        help="average what moving surfaces show in neighbouring frames: less flicker (default: the weights' own)",
+        help="average what moving surfaces show in neighbouring frames, and join windows where they meet: less flicker "
+        "(default: the weights' own)",
     )
     how.add_argument(
         "--hair-colour",

@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="with --motion-only: the performance begins and ends at rest, and loops",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    parser.add_argument("--sheet", metavar="FOLDER", help="write contact sheets there instead of a capture")
+    parser.add_argument("--sheet", metavar="FOLDER", help="write contact sheets of many people there, and nothing else")
 
 
 def shares_out(args: argparse.Namespace) -> bool:
@@ -66,6 +66,9 @@ def run(args: argparse.Namespace) -> str:
     if args.from_rest and not args.motion_only:
         raise UserError("--from-rest", "is for a performance alone", "give --motion-only too, or leave it out")
     if args.sheet:
+        foreign = _given(args, beside=("sheet", "overwrite"))
+        if foreign:
+            raise UserError(f"`{foreign[0]}`", "has no part in contact sheets", "leave it out, or give no --sheet")
         from mvp4d_jax.studio.sheets import write_sheets
 
         return f"look at {', '.join(str(path) for path in write_sheets(args.sheet, overwrite=args.overwrite))}"
@@ -90,6 +93,13 @@ def run(args: argparse.Namespace) -> str:
         return f"{order.frames} frames of motion: {path}"
     path = make_capture(args.out, args.identity, order, overwrite=args.overwrite)
     return f"capture: {Path(path)}"
+
+
+def _given(args: argparse.Namespace, beside: tuple[str, ...]) -> list[str]:
+    """Flags that are not at their defaults, but for those of `beside`."""
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    return [name for name, value in vars(args).items() if name not in beside and value != parser.get_default(name)]
 
 
 def _range(text: str) -> range:

@@ -14,7 +14,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from mvp4d.core.errors import UserError, meant
+from mvp4d.core.errors import UserError
+from mvp4d.core.words import meant
 
 Pathlike = str | os.PathLike[str]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
-from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -33,11 +31,6 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
     )
-
-
-def meant(word: str, known: Iterable[str]) -> str | None:
-    """The known word that a mistyped one is nearest to; None where none is near."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
 def _clipped(text: str, most: int = 400) -> str:

@@ -102,11 +102,15 @@ def make_motion(
 def at_rest_at_ends(motion: Motion, expression_names: tuple[str, ...]) -> Motion:
     """The same performance, which begins and ends at rest in one pose: a film that has a first picture, and loops.
 
-    Blinks keep their depth but at the very ends: half a blink looks tired.
+    Each passage takes a third of it at most. Blinks keep their depth but at the very ends: half a blink looks tired.
     """
     time = np.arange(motion.frame_count) / motion.fps
     away = np.minimum(time, time[-1] - time)
-    at, lids = (smoothstep(away, 0.0, seconds).astype(np.float32)[:, None] for seconds in (REST_SECONDS, LID_SECONDS))
+    longest = max(time[-1] / 3, np.finfo(float).tiny)
+    at, lids = (
+        smoothstep(away, 0.0, min(seconds, longest)).astype(np.float32)[:, None]
+        for seconds in (REST_SECONDS, LID_SECONDS)
+    )
     blinks = np.array(["blink" in name.lower() for name in expression_names], bool)
     parts = {name: getattr(motion, name) * at for name in ("rotation", "translation", "neck", "jaw")}
     return dataclasses.replace(

@@ -163,7 +163,7 @@ def write_motion(
     Args:
       path: the .npz to make.
       identity: the person's number.
-      from_rest: begin and end at rest.
+      from_rest: begin and end at rest; of 3 frames or more.
       overwrite: replace a file that is there.
 
     Raises:
@@ -174,6 +174,8 @@ def write_motion(
     split_of(identity)
     if path.suffix != ".npz":
         raise UserError(path, "is to hold a motion alone", "name it .npz")
+    if from_rest and order.frames < 3:
+        raise UserError("`frames`", f"{order.frames}, from rest to rest, hold no performance", "3 or more")
     check_file(path, overwrite)
     cameras = make_cameras(order, identity)
     if cameras.fx.ndim != 1:

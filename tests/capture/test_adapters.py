@@ -129,9 +129,9 @@ def test_driving_sequence_loads(shared_data):
 @pytest.mark.parametrize(
     "path, said",
     [
-        ("lincoln", "1 frames at 30 fps, 1 cameras (800 x 600), 150 identity and 65 expression"),
-        ("tesla", "1 frames at 30 fps, 1 cameras (1144 x 912), 150 identity and 65 expression"),
-        ("driving_00", "384 frames at 24 fps, 1 cameras (512 x 512), no identity and 65 expression"),
+        ("lincoln", "1 frame at 30 fps, 150 identity coefficients, 65 expression coefficients, 1 camera (800 x 600)"),
+        ("tesla", "1 frame at 30 fps, 150 identity coefficients, 65 expression coefficients, 1 camera (1144 x 912)"),
+        ("driving_00", "384 frames at 24 fps, 65 expression coefficients, 1 camera (512 x 512)"),
         ("driving_00/orbit.npz", "camera path, 384 frames, 512 x 512 pixels"),
     ],
 )
@@ -319,7 +319,7 @@ def test_commands(tmp_path, capsys):
     assert main(["validate", str(tmp_path)]) == 2
     assert main(["export", str(tmp_path / "c"), "--format", "obj", "--out", str(tmp_path / "x")]) == 2
     captured = capsys.readouterr()
-    assert "3 views x 4 frames" in captured.out and "fit of head 'toy'" in captured.out
+    assert "3 views x 4 frames" in captured.out and "a fit without an identity, of head 'toy'" in captured.out
     assert captured.err.count("already there") == 3 and "Traceback" not in captured.err
 
 

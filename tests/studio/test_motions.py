@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from mvp4d.cli import main
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import ARRAYS
+from mvp4d.validation import validate
 from mvp4d_jax.studio.motions import EXPRESSIONS, KINDS, VISEMES, at_rest_at_ends, make_motion, pose_vector
 from mvp4d_jax.studio.produce import Order, write_motion
 from mvp4d_jax.studio.studio import builtin_head
@@ -80,6 +82,9 @@ def test_a_performance_may_begin_and_end_at_rest(names):
     np.testing.assert_array_equal(rested.expression[2:-2, blink], motion.expression[2:-2, blink])
     assert motion.expression[0].max() > 0.3  # there is something to leave out
     assert not at_rest_at_ends(motion[:1], names).expression.any()
+    short = at_rest_at_ends(motion[20:30], names)  # 0.36 s, of which each passage takes 0.12
+    np.testing.assert_array_equal(short.neck[3:7], motion.neck[23:27])
+    assert not short.neck[[0, -1]].any()
 
 
 def test_mistakes(names):
@@ -97,3 +102,27 @@ def test_a_motion_alone_touches_no_device(tmp_path, monkeypatch):
     monkeypatch.setattr("jax.devices", touched)
     path = write_motion(tmp_path / "drive.npz", 7, Order("orbit:360x1", frames=3))
     assert Fit.load(path).motion.frame_count == 3
+
+
+@pytest.mark.parametrize(
+    "words, where",
+    [
+        (["--sheet", "sheets", "--identity", "7"], "--identity: has no part in contact sheets"),
+        (["--sheet", "sheets", "--out", "x"], "--out: has no part in contact sheets"),
+        (["--out", "a.npz", "--motion-only", "--from-rest", "--frames", "2"], "--frames: 2, from rest to rest"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_one_line(words, where, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["studio", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"mvp4d studio: {where}") and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_says_how_much_it_holds(tmp_path, capsys):
+    assert main(["studio", "--out", str(tmp_path / "a.npz"), "--motion-only", "--frames", "1", "--views", "1"]) == 0
+    assert validate(tmp_path / "a.npz") == (
+        f"{tmp_path / 'a.npz'}: motion, kept as a fit without an identity, of head 'builtin', 1 frame at 25 fps, "
+        "52 expression coefficients, 1 camera (128 x 128)"
+    )

@@ -14,6 +14,7 @@ import numpy as np
 from mvp4d.core.cameras.camera import FIELDS, Camera, check, check_focal
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, read_npz
+from mvp4d.core.words import counted
 
 ARRAYS = ("extr", "fx", "fy", "cx", "cy")
 MAX_SIDE = 65_536
@@ -95,4 +96,4 @@ def validate_path(path: str | os.PathLike) -> str:
     """Checks `orbit.npz` and says what it is in one line. Raises UserError."""
     found = CameraPath.load(path)
     height, width = found.image_size
-    return f"{path}: camera path, {found.camera.batch_shape[0]} frames, {height} x {width} pixels"
+    return f"{path}: camera path, {counted(found.camera.batch_shape[0], 'frame')}, {height} x {width} pixels"

@@ -20,6 +20,7 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, read_json, read_npz
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.words import counted
 
 CAP4D_HEAD = "flame2023-nojaw"  # the head of every file that does not name one
 _LIMIT = 1 << 29
@@ -216,8 +217,10 @@ def validate_fit(path: str | os.PathLike) -> str:
     """Checks `fit.npz` and says what it is in one line. Raises UserError."""
     fit = Fit.load(path)
     sizes = sorted({f"{height} x {width}" for height, width in fit.resolutions.tolist()})
-    shape = "no identity" if fit.shape is None else f"{len(fit.shape)} identity"
+    kind = "fit" if fit.shape is not None else "motion, kept as a fit without an identity,"
+    shape = "" if fit.shape is None else f"{counted(len(fit.shape), 'identity coefficient')}, "
     return (
-        f"{path}: fit of head '{fit.head}', {fit.frame_count} frames at {fit.motion.fps:g} fps, {len(fit.names)} "
-        f"cameras ({', '.join(sizes)}), {shape} and {fit.motion.expression.shape[1]} expression coefficients"
+        f"{path}: {kind} of head '{fit.head}', {counted(fit.frame_count, 'frame')} at {fit.motion.fps:g} fps, {shape}"
+        f"{counted(fit.motion.expression.shape[1], 'expression coefficient')}, "
+        f"{counted(len(fit.names), 'camera')} ({', '.join(sizes)})"
     )

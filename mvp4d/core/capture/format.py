@@ -25,6 +25,7 @@ from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import ARRAYS, Motion
 from mvp4d.core.outputs import check_folder
 from mvp4d.core.video import VideoWriter, read_video
+from mvp4d.core.words import counted
 
 _ARRAY_LIMIT = 1 << 30  # bytes that one npz of a capture may unpack to
 
@@ -200,10 +201,11 @@ def validate(path: str | os.PathLike) -> str:
             if capture.has_masks:
                 capture.mask(view, frame)
     portrait = read_portrait(capture.path, capture.head)
-    photos = "" if portrait is None else f", portrait of {len(portrait.photos)} photos"
+    photos = "" if portrait is None else f", portrait of {counted(len(portrait.photos), 'photo')}"
     height, width = capture.image_size
     return (
-        f"{path}: capture, {capture.view_count} views x {capture.frame_count} frames, {height} x {width} pixels, "
+        f"{path}: capture, {counted(capture.view_count, 'view')} x {counted(capture.frame_count, 'frame')}, "
+        f"{height} x {width} pixels, "
         f"{capture.fps:g} fps, head '{capture.head.name}', {'with' if capture.has_masks else 'no'} masks{photos}"
     )
 

@@ -15,6 +15,7 @@ from mvp4d.core.files import atomic_file, read_json, read_npz
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import ARRAYS, Motion
 from mvp4d.core.heads.transfer import eye_centre
+from mvp4d.core.words import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ def validate_motion(path: str | os.PathLike) -> str:
     """Checks `motion.npz` and says what it is in one line. Raises UserError."""
     found = read_motion(path)
     of = f"head '{found.head}'" if found.names is not None else "a head that it does not name"
-    return f"{path}: motion of {of}, {found.motion.frame_count} frames at {found.motion.fps:g} fps"
+    return f"{path}: motion of {of}, {counted(found.motion.frame_count, 'frame')} at {found.motion.fps:g} fps"
 
 
 _Names = tuple[str, tuple[str, ...], np.ndarray | None]

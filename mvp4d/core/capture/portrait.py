@@ -27,6 +27,7 @@ from mvp4d.core.files import atomic_folder, check_kind, read_json, read_npz, wri
 from mvp4d.core.heads.check import check_head
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.words import counted
 
 FORMAT, VERSION = "mvp4d-portrait", 1
 FOLDER, KIND = "portrait", "person"
@@ -164,7 +165,7 @@ def validate_person(path: str | os.PathLike) -> str:
     """Reads a person's folder whole and says what it is in one line. Raises UserError."""
     portrait = open_person(path)
     sizes = ", ".join(f"{photo.shape[0]} x {photo.shape[1]}" for photo in portrait.photos)
-    return f"{path}: portrait of {len(portrait.photos)} photos ({sizes}) on head '{portrait.head.name}'"
+    return f"{path}: portrait of {counted(len(portrait.photos), 'photo')} ({sizes}) on head '{portrait.head.name}'"
 
 
 def _photo(folder: Path, entry: object, index: int, where: Path) -> np.ndarray:

@@ -1,0 +1,16 @@
+"""Words of messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def counted(count: int, noun: str) -> str:
+    """1 photo, 2 photos."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def meant(word: str, known: Iterable[str]) -> str | None:
+    """The known word that a mistyped one is nearest to; None where none is near."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
