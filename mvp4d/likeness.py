@@ -23,6 +23,7 @@ ANGLES = (-60, -40, -20, 0, 20, 40, 60)  # degrees to the side that faces are lo
 FRAMES = 5  # of the motion, at each angle or in each view
 WIDEST = 75.0  # degrees from the reference up to which views are described: the detector wants a face
 SIZE = 512  # pixels of the pictures that are described
+SHOWN = 1.2  # of the fitted head's box: where pairs end below; fits see photos down to 1.3 of it (export/photos.py)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Likeness:
     Attributes:
       scores: JSON-able: "likeness" (`evaluation.likeness.score_likeness`); "photos", a row for each photo: PSNR and
         SSIM of the avatar at its camera, pose and expression; "left_out": what was not measured, and why.
-      pairs: for each photo, the photo on white and the avatar as it shows it, both [H, W, 3] uint8.
+      pairs: for each photo, the photo on white and the avatar as it shows it, both [H, W, 3] uint8; without what lies
+        below the head and collar, which is measured all the same.
     """
 
     scores: dict[str, Any]
@@ -65,6 +67,7 @@ def measure_avatar(
     """
     from mvp4d_jax.evaluation.likeness import score_likeness
     from mvp4d_jax.evaluation.metrics import psnr, ssim
+    from mvp4d_jax.geometry.framing import crop_box
 
     portrait = find_portrait(against)
     if portrait.head.name != avatar.head.name:
@@ -94,7 +97,9 @@ def measure_avatar(
                 "ssim": float(ssim(ours[None] / np.float32(255), theirs[None] / np.float32(255))[0]),
             }
         )
-        pairs.append((theirs, ours))
+        box = crop_box(photo.shape[:2], portrait.camera[index], portrait.motion[one], portrait.head, SHOWN)
+        below = max(round(float(box[3])), 1)
+        pairs.append((theirs[:below], ours[:below]))
     return Likeness({**scores, "photos": rows}, pairs)
 
 

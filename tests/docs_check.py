@@ -62,7 +62,8 @@ def docstring(path: Path) -> list[tuple[bool, list[str]]]:
 
 def shown() -> dict[Path, list[tuple[bool, list[str]]]]:
     """All that users are shown: file -> its blocks."""
-    report = [command for command, _ in demo_report.next_steps(Path("out/a demo"), own=False)]
+    report = [command for command, _ in demo_report.next_steps(Path("out/a demo"), ())]
+    report += [command for command, _ in demo_report.next_steps(Path("out/a demo"), [Path("me.jpg")])]
     return {
         **{path: blocks(path) for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]},
         **{path: header(path) for path in sorted((ROOT / "launch").glob("*.sh"))},

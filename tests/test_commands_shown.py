@@ -6,7 +6,7 @@ from pathlib import Path
 import docs_check
 import pytest
 
-from mvp4d_jax.evaluation.demo_report import next_steps
+from mvp4d_jax.evaluation.demo_report import how_many, next_steps
 
 SHOWN = docs_check.shown()
 
@@ -37,7 +37,19 @@ def test_what_a_command_lacks_is_told(line, told):
 
 @pytest.mark.parametrize("name", ["a demo", "o'clock", "$HOME", "plain"])
 def test_the_reports_commands_name_the_avatar_as_a_shell_takes_it(name):
-    words = [shlex.split(command) for command, _ in next_steps(Path(name), own=True)]
+    words = [shlex.split(command) for command, _ in next_steps(Path(name), [Path("a.jpg"), Path("b.jpg")])]
     taken = [line[2] for line in words if line[1] in ("view", "render", "export")]
     assert taken == [f"{name}/avatar"] * 4
-    assert not [line for line in words if line[1] == "demo"]  # that is what the user has just done
+    assert not [line for line in words if line[1] in ("demo", "train")]  # the one has just been done
+
+
+def test_who_gave_one_photo_is_told_to_give_more():
+    words = [shlex.split(command) for command, _ in next_steps(Path("out/me"), [Path("my photo.jpg")])]
+    assert words[-2:] == [
+        ["mvp4d", "demo", "--photo", "my photo.jpg", "side.jpg", "--out", "out/me_more"],
+        ["mvp4d", "demo", "--video", "clip.mp4", "--out", "out/me_more"],
+    ]
+    assert not [line for line in words if line[1] == "train"]
+    assert [how_many([Path(name) for name in names]) for names in ((), "a", "ab", ["a.MP4"])] == [
+        "one photo", "one photo", "2 photos", "a clip",
+    ]  # fmt: skip

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.portrait import open_person
 from mvp4d.core.files import atomic_file
-from mvp4d.core.video import read_video
+from mvp4d.core.video import SUFFIXES, read_video
 from mvp4d_jax.evaluation.evaluate import baseline_pictures, by_angle, mean, score_view
 from mvp4d_jax.evaluation.likeness_report import likeness_table, pair_names, pictures_beside
 from mvp4d_jax.evaluation.report import MEASURES, by_ring, compare, figure, number, picture, pictures, write_page
@@ -40,7 +40,7 @@ def write_demo_report(out: Path, photos: Sequence[Path], commands: list[Command]
         _of_photos(out, generated, photos)
         if photos
         else [
-            _introduction("one picture of a synthetic person whom the weights have never seen", size),
+            _introduction("one photo of a synthetic person whom the weights have never seen", size),
             _live(out, _shrunk(out / "generated_reference.png"), "The reference"),
             "<h2>How it came about</h2>",
             _beginning(out),
@@ -53,7 +53,7 @@ def write_demo_report(out: Path, photos: Sequence[Path], commands: list[Command]
         "<h2>What was run</h2>",
         _commands(commands, machine),
         "<h2>Go on from here</h2>",
-        _next_steps(out, bool(photos)),
+        _next_steps(out, photos),
     ]
     with atomic_file(out / "report.html") as temporary:
         write_page(temporary, f"From {how_many(photos)} to a 4D head avatar", "".join(body))
@@ -61,7 +61,13 @@ def write_demo_report(out: Path, photos: Sequence[Path], commands: list[Command]
 
 def how_many(photos: Sequence[Path]) -> str:
     """What the demo began with, in words."""
-    return "one picture" if len(photos) < 2 else f"{len(photos)} pictures"
+    if _is_clip(photos):
+        return "a clip"
+    return "one photo" if len(photos) < 2 else f"{len(photos)} photos"
+
+
+def _is_clip(photos: Sequence[Path]) -> bool:
+    return len(photos) == 1 and photos[0].suffix.lower() in SUFFIXES
 
 
 def _introduction(who: str, size: int) -> str:
@@ -100,7 +106,7 @@ def _of_photos(out: Path, generated: Capture, photos: Sequence[Path]) -> list[st
     """Photos beside the avatar, at full size; the avatar in motion; likeness; cut-outs; the generated views."""
     size = generated.image_size[0]
     scores = json.loads((out / "likeness" / "evaluation.json").read_text(encoding="utf-8"))
-    who = photos[0].name if len(photos) == 1 else f"{len(photos)} photos of one person"
+    who = photos[0].name if len(photos) == 1 else f"{how_many(photos)} of one person"
     person = open_person(out / "person")
     photo = np.uint8(np.rint(255 * person.on_background(person.reference)))
     return [
@@ -236,13 +242,13 @@ def _video(path: Path, caption: str, width: int) -> str:
 
 
 def _orbit(path: Path, width: int, columns: int = 8) -> str:
-    """Eight frames of the orbit video, `columns` in a row, `width` pixels wide."""
+    """The frames of the orbit video that are nearest to each eighth of a turn, `columns` in a row, `width` pixels
+    wide."""
     frames = list(read_video(path))
-    chosen = (np.arange(8) * len(frames) / 8).astype(int)
     parts = []
-    for row in chosen.reshape(-1, columns):
-        headings = [f"{360 * index / len(frames):.0f}°" for index in row]
-        parts.append(pictures([("", [frames[index] for index in row])], headings, width))
+    for row in np.arange(8).reshape(-1, columns):
+        nearest = [frames[round(len(frames) * eighth / 8) % len(frames)] for eighth in row]
+        parts.append(pictures([("", nearest)], [f"{45 * eighth}°" for eighth in row], width))
     return "".join(parts)
 
 
@@ -265,9 +271,13 @@ def _commands(commands: list[Command], machine: str) -> str:
     )
 
 
-def next_steps(out: Path, own: bool) -> list[tuple[str, str]]:
-    """Commands to go on with, as a shell takes them, and what each is for; `own`: the demo was of the user's photos."""
-    avatar = shlex.quote(str(out / "avatar"))
+def next_steps(out: Path, photos: Sequence[Path]) -> list[tuple[str, str]]:
+    """Commands to go on with, as a shell takes them, and what each is for.
+
+    Args:
+      photos: the user's, of which the demo was; none for a test identity's.
+    """
+    avatar, more = shlex.quote(str(out / "avatar")), shlex.quote(f"{out}_more")
     steps = [
         (f"mvp4d view {avatar}", "turn the avatar in the browser, move its sliders"),
         (
@@ -276,19 +286,35 @@ def next_steps(out: Path, own: bool) -> list[tuple[str, str]]:
         ),
         (f"mvp4d export {avatar} --motion drive.csv --out me.html", "a page that anyone can open"),
         (f"mvp4d export {avatar} --format ply --out head.ply", "a frame for any Gaussian splat viewer"),
-        ("mvp4d demo --photo portrait.jpg --out out/me", "your own picture"),
-        ("mvp4d prepare captures --config tiny_128 --out shards", "shards of captures, to train weights of your own"),
-        (
-            "mvp4d train --config tiny_128 --config.data.shards=shards --workdir runs/tiny_128",
-            "the training, on one GPU (docs/weights.md)",
-        ),
     ]
-    return [step for step in steps if not (own and step[0].startswith("mvp4d demo"))]
+    if not photos:
+        return [
+            *steps,
+            ("mvp4d demo --photo portrait.jpg --out out/me", "your own photo"),
+            (
+                "mvp4d prepare captures --config tiny_128 --out shards",
+                "shards of captures, to train weights of your own",
+            ),
+            (
+                "mvp4d train --config tiny_128 --config.data.shards=shards --workdir runs/tiny_128",
+                "the training, on one GPU (docs/weights.md)",
+            ),
+        ]
+    if len(photos) == 1 and not _is_clip(photos):
+        first = shlex.quote(str(photos[0]))
+        steps += [
+            (
+                f"mvp4d demo --photo {first} side.jpg --out {more}",
+                "with photos from other sides more of it is the person",
+            ),
+            (f"mvp4d demo --video clip.mp4 --out {more}", "or with a clip in which the head turns"),
+        ]
+    return steps
 
 
-def _next_steps(out: Path, own: bool) -> str:
+def _next_steps(out: Path, photos: Sequence[Path]) -> str:
     lines = "".join(
         f'<tr><td>{what}</td><td style="text-align:left"><code>{html.escape(command)}</code></td></tr>'
-        for command, what in next_steps(out, own)
+        for command, what in next_steps(out, photos)
     )
     return f"<table>{lines}</table>"

@@ -67,11 +67,16 @@ def likeness_table(scores: dict[str, Any], what: str = "avatar") -> str:
     if "CSIM" in scores["left_out"]:
         return f"<p>Left out: CSIM ({html.escape(scores['left_out']['CSIM'])}).</p>"
     scores = scores["likeness"]
-    rows = [{"view": f"{what}, {row['angle']:+.0f}°", **_columns(row)} for row in scores["views"]]
-    rows.append({"view": f"{what}, all", **_columns(scores["all"])})
-    rows += [{"view": f"photo {row['name']}", **_columns(row)} for row in scores["photos"]]
+    rows = [
+        *((f"{what}, {round(row['angle']):+d}°".replace("+0°", "0°"), row) for row in scores["views"]),
+        (f"{what}, all", scores["all"]),
+        *((f"photo {row['name']}", row) for row in scores["photos"]),
+    ]
+    described = [{"view": name, **_columns(row)} for name, row in rows if row["distance"] is not None]
+    missed = [name for name, row in rows if row["distance"] is None and row is not scores["all"]]
     return (
-        table(rows, ["view", "distance", "CSIM", "faces found"])
+        (table(described, ["view", "distance", "CSIM", "faces found"]) if described else "")
+        + (f"<p>No face was found in {html.escape('; '.join(missed))}.</p>" if missed else "")
         + "<p class='note'>Medians of the distance and the cosine (CSIM) of dlib's face descriptors to "
         f"{html.escape(scores['reference'])}; 0.6 is dlib's own limit for the same person, two photos of one "
         "person are 0.3 to 0.5 apart, of two persons 0.7 to 0.9. Degrees to the side, while it speaks; the "

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from mvp4d.core.cameras.camera import Camera, stack
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.portrait import Portrait, save_person
 from mvp4d.core.errors import UserError
+from mvp4d.core.heads.motion import Motion
 from mvp4d.core.outputs import MARKER, check_folder, mark_folder
-from mvp4d.likeness import Likeness
+from mvp4d.likeness import Likeness, measure_avatar
 from mvp4d_jax.evaluation import likeness
 from mvp4d_jax.evaluation.likeness_report import likeness_table
 from mvp4d_jax.tracking import likeness as describing
@@ -58,6 +60,7 @@ def test_medians_by_hand(monkeypatch):
     assert found["all"]["distance"] == front["distance"] and found["all"]["frames"] == 6
     page = likeness_table({"likeness": found, "left_out": {}})
     assert "2 of 3" in page and f"{front['distance']:.3f}" in page
+    assert "No face was found in avatar, +90°" in page and "0 of 3" not in page
     assert "no network" in likeness_table({"left_out": {"CSIM": "no network"}})
 
 
@@ -68,6 +71,34 @@ def test_csim_of_views_leaves_out_frames_without_a_face(monkeypatch):
     monkeypatch.setattr(likeness, "describe_faces", lambda pictures, count: rows)
     values = likeness.csim_of_views([np.stack([PICTURE] * 3)] * 2, [np.stack([PICTURE] * 3)] * 2)
     assert values[0] == pytest.approx((0.5 + 1) / 2) and np.isnan(values[1])
+
+
+class Mirror:
+    """An avatar that shows the photos themselves, of any size."""
+
+    head = ball()
+
+    def motion(self, given):
+        return motion(3)
+
+    def render(self, motion, *, cameras, size):
+        shown = (size, size) if isinstance(size, int) else size
+        return SimpleNamespace(frames=lambda: np.full((1, *shown, 3), 255, np.uint8), each_view=lambda: [])
+
+
+def test_pairs_end_below_the_head(monkeypatch):
+    """A ball of a head two metres before a camera: pairs end at 1.2 times its half extent, below its middle."""
+    monkeypatch.setattr(likeness, "score_likeness", lambda portrait, views: {})
+    pose = np.diag([1.0, -1.0, -1.0, 1.0])
+    pose[2, 3] = 2.0
+    camera = Camera(pose, *(np.float64(value) for value in (300, 300, 40, 70)))
+    photo = np.full((200, 80, 4), 255, np.uint8)
+    found = measure_avatar(Mirror(), Portrait((photo,), stack([camera]), Motion.still(1, 2), ball(), 0, ("a.png",)))
+    x, y, z = np.asarray(ball().template, np.float64).T
+    across, down = 40 + 300 * x / (2 - z), 70 - 300 * y / (2 - z)
+    below = round((down.min() + down.max()) / 2 + 1.2 * max(np.ptp(across), np.ptp(down)) / 2)
+    assert [picture.shape for picture in found.pairs[0]] == [(below, 80, 3)] * 2 and 80 < below < 100
+    assert found.scores["photos"] == [{"name": "a.png", "psnr": np.inf, "ssim": pytest.approx(1)}]
 
 
 ECHO = """
