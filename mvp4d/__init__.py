@@ -3,7 +3,7 @@
     import mvp4d
 
     person = mvp4d.track("me.jpg")
-    views = mvp4d.load("tiny").sample(person, motion="drive.csv", cameras="orbit:360x8", out="out/views")
+    views = mvp4d.load("tiny_128_turbo").sample(person, motion="drive.csv", cameras="orbit:360x8", out="out/views")
     avatar = mvp4d.distill(views, preset="cpu", out="out/avatar")
     avatar.render(motion="drive.csv", cameras="turn:360", size=512).save("talk.mp4")
 

@@ -265,8 +265,8 @@ def open_capture(path: Pathlike) -> Capture:
 
 @checked
 def evaluate(
-    capture: Capture | Pathlike,
-    against: Capture | Pathlike,
+    capture: Capture | Views | Pathlike,
+    against: Capture | Views | Pathlike,
     *,
     baselines: bool = False,
     lpips: Pathlike | None = None,
@@ -286,11 +286,11 @@ def evaluate(
     """
     from mvp4d_jax.evaluation.evaluate import evaluate as measure
 
-    ours, truth = (item if isinstance(item, Capture) else Capture.open(item) for item in (capture, against))
     measure_jod = None
     if jod:
         from mvp4d_export.jod import jod_of_views as measure_jod
-    return measure(ours, truth, lpips_weights=lpips, baselines=baselines, likeness=likeness, jod=measure_jod)
+    with on_disk(capture) as ours, on_disk(against) as truth:
+        return measure(ours, truth, lpips_weights=lpips, baselines=baselines, likeness=likeness, jod=measure_jod)
 
 
 @checked

@@ -53,6 +53,7 @@ def test_sampling_gives_arrays_or_a_capture_and_they_agree(world, tmp_path):
     saved = views.save(tmp_path / "saved")
     np.testing.assert_array_equal(saved.frames(0), capture.frames(0))
     assert saved.names == capture.names
+    assert mvp4d.evaluate(views, scene)["mean"] == mvp4d.evaluate(capture, scene)["mean"]
 
 
 def test_silence_is_silent(world, tmp_path, capfd):

@@ -23,7 +23,7 @@ from mvp4d.core.progress import progress
 DLIB = Environment(
     "dlib-20.0.1-1",
     "dlib's face descriptors",
-    250,
+    240,
     ("dlib-bin==20.0.1.post1", "numpy==1.26.4", "face-recognition-models==0.3.0"),
     ("dlib",),
     "or do without them",
