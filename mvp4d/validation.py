@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+from mvp4d.core import images, video
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import find_inside, read_npz
-from mvp4d.core.images import SUFFIXES
 from mvp4d.core.live_link import read_live_link
 from mvp4d.core.words import counted
 
@@ -56,14 +56,17 @@ def detect(path: Path) -> tuple[str, str, Path]:
             return "mvp4d.core.capture.fit", "validate_fit", path
         if "expression" in names and names & {"rotation", "translation", "neck", "jaw", "eyes"}:
             return "mvp4d.core.capture.motion_file", "validate_motion", path
+        if "world_to_camera" in names:
+            raise UserError(path, "holds the cameras of a capture or an avatar", f"give its folder, {path.parent}")
         if names & {"extr", "fx", "fy", "cx", "cy"}:
             return "mvp4d.core.cameras.path", "validate_path", path
         held = ", ".join(sorted(names)[:12]) or "nothing"
         raise UserError(path, "is no fit, motion or camera path", f"it holds {held}")
     if path.is_file() and path.suffix.lower() == ".csv":
         return "mvp4d.validation", "_recording", path
-    if path.suffix.lower() in SUFFIXES:
-        raise UserError(path, "is a picture", "mvp4d track fits a head to it")
+    for kind, suffixes in (("picture", images.SUFFIXES), ("video", video.SUFFIXES)):
+        if path.suffix.lower() in suffixes:
+            raise UserError(path, f"is a {kind}", "mvp4d track fits a head to it")
     raise UserError(
         path, "is no folder, npz or csv file", "give a capture, fit, motion, camera path, shards, weights or avatar"
     )

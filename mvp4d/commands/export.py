@@ -18,6 +18,7 @@ import numpy as np
 
 from mvp4d.commands.clips import add_clips
 from mvp4d.core.errors import UserError
+from mvp4d.core.words import counted
 
 CAPTURES = {
     "gaussian-avatars": ("mvp4d.core.capture.gaussian_avatars", "export_gaussian_avatars"),
@@ -121,7 +122,8 @@ def _motion(args: argparse.Namespace) -> str:
     motion, notice = load_motion(args.path, head)
     lost = write_live_link(args.out, motion, head.expression_names)
     notes = "; ".join(note for note in (notice, lost) if note)
-    return f"{args.out}: {motion.frame_count} frames at {motion.fps:g} a second" + (f" ({notes})" if notes else "")
+    frames = f"{counted(motion.frame_count, 'frame')} at {motion.fps:g} a second"
+    return f"{args.out}: {frames}" + (f" ({notes})" if notes else "")
 
 
 def _refuse_avatars_flags(args: argparse.Namespace, why: str, fix: str) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from mvp4d.core.capture.schema import check_fps
 from mvp4d.core.errors import UserError
+from mvp4d.core.words import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> str:
     for path, part in parts.items():
         part.save(path, alpha=args.alpha, overwrite=args.overwrite, audio=args.audio, audio_start=audio_start)
     height, width = rendering.size
-    return f"rendered {sum(len(part) for part in parts.values())} frames of {width} x {height}: {args.out}"
+    frames = counted(sum(len(part) for part in parts.values()), "frame")
+    return f"rendered {frames} of {width} x {height}: {args.out}"
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from mvp4d.commands.hosts import add_host_flags, among_hosts, join_hosts
 from mvp4d.core.errors import UserError
 from mvp4d.core.host import has_accelerator, keep_freed_memory
+from mvp4d.core.words import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -179,7 +180,7 @@ def _sample(args: argparse.Namespace, out: Path) -> str:
     if capture is None:
         return f"process 0 wrote {out}"
     return (
-        f"{capture.view_count} views x {capture.frame_count} frames: {out}; look at {out}.mp4; "
+        f"{counted(capture.view_count, 'view')} x {counted(capture.frame_count, 'frame')}: {out}; look at {out}.mp4; "
         f"next: mvp4d distill {out} --out AVATAR"
     )
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mvp4d.core.words import counted
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sound", metavar="SPEECH", type=Path, help="a sound file: WAV, FLAC, MP3, M4A, ...")
@@ -39,4 +41,4 @@ def run(args: argparse.Namespace) -> str:
         out=args.out,
         overwrite=args.overwrite,
     )
-    return f"{args.out}: {motion.frame_count} frames at {motion.fps:g} a second"
+    return f"{args.out}: {counted(motion.frame_count, 'frame')} at {motion.fps:g} a second"

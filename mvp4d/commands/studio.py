@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.words import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> str:
         return f"{len(identities)} captures in {args.out} ({made} new)"
     if args.motion_only:
         path = write_motion(args.out, args.identity, order, from_rest=args.from_rest, overwrite=args.overwrite)
-        return f"{order.frames} frames of motion: {path}"
+        return f"{counted(order.frames, 'frame')} of motion: {path}"
     path = make_capture(args.out, args.identity, order, overwrite=args.overwrite)
     return f"capture: {Path(path)}"
 

@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.words import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -189,7 +190,7 @@ def _rig(args: argparse.Namespace) -> str:
         else:
             write_rig_capture(args.out, source, head, fit, overwrite=args.overwrite)
     return (
-        f"{args.out}: head '{head.name}', {len(views)} views x {fit.frame_count} frames, landmarks within "
+        f"{args.out}: head '{head.name}', {len(views)} views x {counted(fit.frame_count, 'frame')}, landmarks within "
         f"{100 * np.nanmedian(solution.error):.1f} % of the face box; look at {overlay}"
     )
 
@@ -226,7 +227,7 @@ def _live(args: argparse.Namespace) -> str:
     with contextlib.closing(follow(source, head, paced=False, focal=args.focal)) as poses:
         motion = record(progress(poses, total=total, what="following", unit="frame"), source)
     write_motion_out(args.out, motion, head)
-    count = f"{motion.frame_count} frames at {motion.fps:g} a second"
+    count = f"{counted(motion.frame_count, 'frame')} at {motion.fps:g} a second"
     return f"{args.out}: {count}; next: mvp4d view AVATAR --motion {args.out}"
 
 
@@ -258,7 +259,7 @@ def _fit(args: argparse.Namespace) -> str:
         fit.save(args.out)
     angles = np.degrees(fit.motion.rotation[0])
     return (
-        f"{args.out}: head '{head.name}', {fit.frame_count} frames, landmarks within "
+        f"{args.out}: head '{head.name}', {counted(fit.frame_count, 'frame')}, landmarks within "
         f"{100 * np.nanmean(solution.error):.1f} % of the face box, first rotation {angles[0]:.0f} {angles[1]:.0f} "
         f"{angles[2]:.0f} degrees; look at {overlay}"
     )

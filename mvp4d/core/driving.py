@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mvp4d.core import video
 from mvp4d.core.arguments import Pathlike, checked
 from mvp4d.core.capture.fit import check_same_head, pad_expression, read_fit_motion
 from mvp4d.core.capture.motion_file import NamedMotion, read_motion, write_motion
@@ -21,6 +22,7 @@ from mvp4d.core.live_link import check_recording, read_live_link, write_live_lin
 from mvp4d.core.outputs import check_file
 from mvp4d.core.progress import say
 
+_MAKERS = {"track": video.SUFFIXES, "speak": (".wav", ".flac", ".mp3", ".m4a", ".ogg")}  # verb -> what it takes
 _KINDS = "give a motion.npz, a fit.npz, a capture or avatar folder, or a Live Link Face .csv"
 
 
@@ -53,6 +55,9 @@ def load_motion(path: Pathlike, head: HeadModel) -> tuple[Motion, str]:
         if "expr" in arrays:
             return _from_fit(*read_fit_motion(arrays, where), head, where)
         return _from_motion(read_motion(where, arrays), head, where)
+    maker = next((maker for maker, suffixes in _MAKERS.items() if path.suffix.lower() in suffixes), None)
+    if maker is not None:
+        raise UserError(path, "is no motion yet", f"mvp4d {maker} {path.name} --out NAME.npz makes one of it")
     raise UserError(path, f"cannot tell what kind of motion '{path.suffix or path.name}' is", _KINDS)
 
 

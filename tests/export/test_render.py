@@ -109,6 +109,10 @@ def test_a_folder_that_is_no_motion_names_the_one_in_it(fitted, tmp_path, capsys
     shutil.copytree(fitted[0], tmp_path / "avatar")
     assert main(words) == 2
     assert capsys.readouterr().err == f"mvp4d render: {tmp_path}: is no motion; there is one at {tmp_path / 'avatar'}\n"
+    for name, verb in (("a.MOV", "track"), ("a.wav", "speak")):
+        (tmp_path / name).touch()
+        assert main([*words[:3], str(tmp_path / name), *words[4:]]) == 2
+        assert f"is no motion yet; mvp4d {verb} {name} --out NAME.npz makes one of it" in capsys.readouterr().err
     (tmp_path / "a.npz").write_bytes(b"no npz")
     shutil.copy(fitted[0] / "cameras.npz", tmp_path / "cameras.npz")
     shutil.copy(fitted[0] / "motion.npz", tmp_path / "drive.npz")

@@ -130,6 +130,11 @@ def test_the_table_of_failures_holds_any_name(tmp_path):
         (["export", "capture", "--out", "x.ply"], "--format: is missing; use one of gaussian-avatars"),
         (["validate", "head.npz"], "head.npz: is no fit, motion or camera path; it holds faces, uv"),
         (["validate", "me.jpg"], "me.jpg: is a picture; mvp4d track fits a head to it"),
+        (["validate", "clip.mp4"], "clip.mp4: is a video; mvp4d track fits a head to it"),
+        (
+            ["validate", "capture/cameras.npz"],
+            "capture/cameras.npz: holds the cameras of a capture or an avatar; give its folder, capture",
+        ),
         (["validate", "voice.wav"], "voice.wav: is no folder, npz or csv file"),
         (["validate", "empty"], "fit.npz"),
         (["validate", "demo"], "avatar; there is one at demo/me"),
@@ -144,7 +149,15 @@ def test_what_is_given_in_the_place_of_another(tmp_path, monkeypatch, capsys, wo
     monkeypatch.chdir(tmp_path)
     write_capture(tmp_path / "capture")
     demo = ("demo/a/capture.json", "demo/b/capture.json", "demo/me/avatar.json")
-    for name in ("person/portrait/portrait.json", "avatar/avatar.json", "empty/x", "me.jpg", "voice.wav", *demo):
+    for name in (
+        "person/portrait/portrait.json",
+        "avatar/avatar.json",
+        "empty/x",
+        "me.jpg",
+        "clip.mp4",
+        "voice.wav",
+        *demo,
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
