@@ -1,4 +1,4 @@
-"""All stages on the built-in weights: one picture -> 8 synchronised views over 360 degrees -> a 4D Gaussian avatar
+"""All stages on the built-in weights: one photo -> 8 synchronised views over 360 degrees -> a 4D Gaussian avatar
 -> an orbit video while it speaks -> report.html.
 
 With --photo (one or several of one person) or --video, the photos take part in the fit, and the report says how much

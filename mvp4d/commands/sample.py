@@ -1,4 +1,4 @@
-"""Generates synchronised multi-view video of a head from one picture.
+"""Generates synchronised multi-view video of a head from one photo.
 
 The reference is a photo with its fit (`mvp4d track PHOTO --head HEAD --out fit.npz`) or a capture, whose reference
 frame is taken. The motion is a motion.npz, a fit.npz, a capture or a Live Link Face CSV. Cameras are a rig
