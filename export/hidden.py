@@ -93,7 +93,7 @@ def seed_hidden(avatar: Avatar, lids: Tensor, face: Tensor, teeth: Tensor | None
     Returns:
       how many there are: the last ones.
     """
-    colours = _skin_beside_eyes(avatar, face)
+    colours = skin_beside_eyes(avatar, face)
     parts = [*_mouth(avatar, face, teeth), *_lids(avatar, colours)]
     keep = ~(gaussians_of(avatar, INTERIOR) | lids[avatar.binding])
     binding = torch.cat([avatar.binding[keep], *(binding for binding, _ in parts)])
@@ -305,7 +305,7 @@ def followed(avatar: Avatar, heads: list[Tensor], points: list[Tensor], among: T
     return candidates.gather(1, best[:, None])[:, 0], off
 
 
-def _skin_beside_eyes(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, Tensor]]:
+def skin_beside_eyes(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Middle [3] of each eye and colour [3] of the skin around it, lids and brows left out."""
     rig = avatar.rig
     eyes = parts_named(rig.part_names, EYES).to(avatar.device)

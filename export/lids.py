@@ -36,6 +36,8 @@ OVER, REACH = 0.0004, (1.5, 0.004)  # metres that eyes lie behind lids which the
 # standard deviations, and metres
 WELL = 0.0012, 7  # metres, and how many of the lids' Gaussians lie within them around what is well before lids
 MOST_TUCK, MOST_SKIN = 0.005, 0.001  # metres that eyes are moved at most, and skin, which lies before open eyes
+CARRIED, STANDS = 0.003, 0.002  # metres that a blink moves what goes with lids; before them, from which it is no skin
+FADED = -8.0  # logit of opacity
 FEW = 30  # pixels that tell no colour
 
 
@@ -78,16 +80,15 @@ def finish_lids(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, view
 
 def _tuck(avatar: Avatar, others: Tensor, lids: Tensor, closed: Pose, viewmat: Tensor) -> None:
     """Moves an eye's Gaussians, and of `others` [G] bool those well before its lids, [G] bool, behind these in the pose
-    that shuts it."""
+    that shuts it; what stands off the lids goes."""
     vertices, matrix = avatar.vertices(closed), viewmat @ closed.head_matrix()[0]
     splats = avatar.splats(vertices)
     sight = splats.means + matrix[:3, :3].T @ matrix[:3, 3]  # [G, 3] in head axes, from the camera
     depth, flat = sight @ matrix[2, :3], splats.means @ matrix[:2, :3].T
     eye = gaussians_of(avatar, EYES)
     low, high = flat[lids].amin(0) - REACH[1], flat[lids].amax(0) + REACH[1]
-    moved = (
-        others & ~lids & ((flat > low) & (flat < high)).all(1) & (depth > depth[lids].amin() - MOST_TUCK)
-    ).nonzero()[:, 0]
+    over = others & ~lids & ((flat > low) & (flat < high)).all(1)
+    moved = (over & (depth > depth[lids].amin() - MOST_TUCK)).nonzero()[:, 0]
     across = torch.cdist(flat[moved], flat[lids])  # [moved, lids] metres
     reach = (REACH[0] * splats.scales[moved].amax(1)).clamp(max=REACH[1])
     behind = torch.where(across < reach[:, None], depth[lids], -torch.inf).amax(1) + OVER
@@ -96,6 +97,19 @@ def _tuck(avatar: Avatar, others: Tensor, lids: Tensor, closed: Pose, viewmat: T
     push = torch.where(eye[moved], push, skin)
     means = splats.means[moved] + sight[moved] * (push / depth[moved])[:, None]
     avatar.position[moved] = to_local(means, triangle_frames(vertices, avatar.mesh_faces), avatar.binding[moved])
+    carried = (splats.means - avatar.splats(avatar.gather(avatar.rig.template)).means).norm(dim=1) > CARRIED
+    _fade_before(avatar, (over & ~eye & carried).nonzero()[:, 0], lids, flat, depth)
+
+
+def _fade_before(avatar: Avatar, carried: Tensor, lids: Tensor, flat: Tensor, depth: Tensor) -> None:
+    """Fades what is carried along by lids, [M] of G, and stands well before these, [G] bool, once they are shut.
+
+    Hair before an open eye, which a fit has bound to the lid, would be a spot there. `flat` [G, 2], `depth` [G]: across
+    and along the camera's axis, metres.
+    """
+    near = torch.cdist(flat[carried], flat[lids]) < WELL[0]
+    stands = torch.where(near, depth[lids], torch.inf).amin(1) - depth[carried]
+    avatar.logit_opacity[carried[(near.sum(1) > WELL[1]) & (stands > STANDS)]] = FADED
 
 
 def _shade(avatar: Avatar, own: Tensor, shut: int, picture: Picture, pose: Pose, viewmat: Tensor) -> None:

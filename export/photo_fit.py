@@ -33,6 +33,7 @@ from mvp4d_export.rim import SKIN_DOTS, SKIN_RIM, even_rim, outline_cosine
 from mvp4d_export.sheet import on_sheet
 from mvp4d_export.triangles import matrix_to_quaternion, to_local, triangle_frames
 from mvp4d_export.turned import TURNS, turned_picture, turned_view
+from mvp4d_export.unseen_eyes import lay_eye, unseen_eyes
 from mvp4d_export.visibility import (
     FACING_FROM,
     FACING_TO,
@@ -197,6 +198,10 @@ class PhotoFit:
         Gaussians that no photo sees are thinned out as they grow, as the generated views that see them have it.
         """
         avatar, data = self.avatar, self.data
+        for eye in unseen_eyes(avatar, self.shown):
+            lay_eye(avatar, eye)
+            self.pitch[eye] = avatar.config.pitch
+            self.across[eye] = torch.eye(3, device=avatar.device) / avatar.config.pitch**2
         pose, viewmats, Ks = data.pose[:1], data.viewmats[:, 0], data.Ks[:, 0]
         splats = avatar.splats(avatar.vertices(pose))
         everywhere = torch.ones(data.size, device=avatar.device)

@@ -109,3 +109,29 @@ def test_shut_lids_hide_eyes_that_a_fit_left_before_them(face):
     assert open_eyes.sum() > 0.8 * blue[0]
     still = drawn(own, shut, EYE)[0] @ torch.tensor([-1.0, 0, 1]) > 0.3
     assert still.sum() < 0.03 * blue[1]
+
+
+@pytest.mark.parametrize("off, gone", [(0.005, True), (0.0005, False)])
+def test_hair_that_lids_carry_is_no_spot_on_them(face, off, gone):
+    """Bound to what a blink moves and `off` metres before a shut lid: gone; skin, which lies nearer, stays."""
+    own, lids = copy.deepcopy(face[0]), face[1]
+    viewmat, K = camera(own, EYE)
+    picture = Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
+    shut = pose_of(own, eyeBlinkLeft=1.0, eyeBlinkRight=1.0)
+    with torch.no_grad():
+        vertices = own.vertices(shut)
+        rest, closed = own.splats(own.gather(own.rig.template)).means, own.splats(vertices).means
+        skin = ~lids & ~gaussians_of(own, (*INTERIOR, *EYES, "lash", "lining"))
+        hair = int(torch.where(skin, (closed - rest).norm(dim=1), 0.0).argmax())
+        assert float((closed - rest)[hair].norm()) > 0.003
+        lid = lids & ((closed[:, 0] > 0) == (closed[hair, 0] > 0))
+        middle = closed[lid].mean(0)
+        place = closed[lid][(closed[lid] - middle)[:, :2].norm(dim=1).argmin()] + torch.tensor([0.0, 0, off])
+        own.position[hair] = to_local(
+            place[None], triangle_frames(vertices, own.mesh_faces), own.binding[hair : hair + 1]
+        )[0]
+    finish_lids(own, lids, picture, pose_of(own), viewmat)
+    opacity = own.logit_opacity.detach().sigmoid()
+    assert float(opacity[hair]) < 0.001 if gone else float(opacity[hair]) > 0.9
+    others = torch.arange(own.gaussian_count) != hair
+    assert torch.equal(own.logit_opacity[others], face[0].logit_opacity[others])

@@ -1,0 +1,99 @@
+"""Eyes that no photo shows open: the head's own, as the inside of a mouth that no photo shows.
+
+Views that are generated from a photo of shut eyes know nothing of them: what they draw between open lids is dark skin.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mvp4d.core.heads.model import EYES
+from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
+from mvp4d_export.hidden import BRIGHT, areas_of, in_light, scattered, skin_beside_eyes, surface_tensors
+from mvp4d_export.initialise import nearest
+from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.visibility import gaussians_of, parts_named, smoothstep
+
+# Straight colours in the light of a face as bright as `hidden.BRIGHT`; the commonest iris is brown.
+WHITE, IRIS, PUPIL = (0.80, 0.77, 0.74), (0.26, 0.17, 0.11), (0.05, 0.04, 0.04)
+SEEN, ENOUGH = 0.5, 0.2  # how well a photo shows a Gaussian that counts as seen; share of an iris that shows its colour
+ASIDE, ASIDE_SHADE = 0.35, 0.55  # cosine to the line of sight below which an eye is behind lids, and its light there
+EDGE = 0.0006  # metres over which iris passes into white
+GONE = -8.0  # logit of opacity of Gaussians that are left over
+
+
+@torch.no_grad()
+def unseen_eyes(avatar: Avatar, shown: Tensor) -> list[Tensor]:
+    """[G] bool for each eye where no photo shows an iris; `shown` [G] tells how well one shows each Gaussian.
+
+    None where one eye is seen: views that are made from it know the other. None of heads whose parts do not tell irises
+    apart.
+    """
+    eyes, irises = gaussians_of(avatar, EYES), gaussians_of(avatar, ("iris",))
+    left = avatar.splats(avatar.gather(avatar.rig.template)).means[:, 0] >= 0
+    sides = [side for side in (left, ~left) if (irises & side).any()]
+    if any((shown[irises & side] > SEEN).float().mean() >= ENOUGH for side in sides):
+        return []
+    return [eyes & side for side in sides]
+
+
+@torch.no_grad()
+def lay_eye(avatar: Avatar, own: Tensor) -> None:
+    """Spreads an eye's Gaussians, [G] bool, over the front of the head's own, white, iris and pupil in the light of the
+    skin around it."""
+    rig, places = avatar.rig, own.nonzero()[:, 0]
+    left = bool(avatar.splats(avatar.gather(rig.template)).means[places, 0].mean() >= 0)
+
+    def corners_of(*words: str) -> Tensor:
+        corners = rig.template[rig.faces[parts_named(rig.part_names, words).to(avatar.device)[rig.face_parts]]]
+        return corners[(corners.mean(1)[:, 0] >= 0) == left]
+
+    corners = corners_of(*EYES)
+    normals = _normals(corners)
+    corners, normals = corners[normals[:, 2] > ASIDE], normals[normals[:, 2] > ASIDE]
+    spacing = math.sqrt(float(areas_of(corners).sum()) / len(places))
+    points, triangle, _ = scattered(corners, spacing, torch.Generator().manual_seed(0))
+    count = min(len(points), len(places))
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(1))[:count].to(points.device)
+    points, normal = points[order], normals[triangle[order]]
+
+    middle = corners_of("pupil").flatten(0, 1).mean(0)
+    off = (points - middle)[:, :2].norm(dim=1)
+    colours = _colours(avatar, middle, off, *(_radius(corners_of(word), middle) for word in ("iris", "pupil")))
+    light = ASIDE_SHADE + (1 - ASIDE_SHADE) * smoothstep(normal[:, 2], ASIDE, 1.0)
+
+    among = avatar.binding[places].unique()
+    frames = triangle_frames(avatar.gather(rig.template), avatar.mesh_faces)
+    bound = among[nearest(points, frames[2][among])[1]]
+    laid = surface_tensors(avatar, rig.template, bound, points, normal, colours * light[:, None], spacing)
+    binding = avatar.binding.clone()
+    binding[places[:count]] = bound
+    tensors = {name: getattr(avatar, name).detach().clone() for name in GAUSSIAN_TENSORS}
+    for name, values in laid.items():
+        tensors[name][places[:count]] = values
+    tensors["logit_opacity"][places[count:]] = GONE
+    avatar.set_gaussians(binding, tensors)
+
+
+def _colours(avatar: Avatar, middle: Tensor, off: Tensor, iris: float, pupil: float) -> Tensor:
+    """[M, 3] colours at metres `off` [M] from the pupil's middle [3], in the light of the skin beside that eye."""
+    nearby = skin_beside_eyes(avatar, avatar.harmonics.new_full((3,), BRIGHT))
+    face = nearby[torch.stack([place for place, _ in nearby]).sub(middle).norm(dim=1).argmin()][1]
+    white, brown, black = (in_light(colour, face) for colour in (WHITE, IRIS, PUPIL))
+    outside, inside = (smoothstep(off, radius - EDGE, radius + EDGE)[:, None] for radius in (iris, pupil))
+    return torch.lerp(torch.lerp(black, brown, inside), white, outside)
+
+
+def _radius(corners: Tensor, middle: Tensor) -> float:
+    """Metres across the line of sight from a point [3] to the farthest corner of triangles [T, 3, 3]."""
+    return float((corners - middle)[..., :2].norm(dim=-1).amax())
+
+
+def _normals(corners: Tensor) -> Tensor:
+    """[T, 3] unit normals of triangles [T, 3, 3]."""
+    a, b, c = corners.unbind(1)
+    return normalize(torch.linalg.cross(b - a, c - a), dim=1)
