@@ -27,11 +27,12 @@ class UVMesh:
 
     Attributes:
       resolution: R.
-      corners: [P, 3] int64 head vertices, and weights [P, 3] float32: a remesh vertex is their weighted sum.
+      corners: [P, 3] head vertices, of the type of the head's faces, and weights [P, 3] float32: a remesh vertex is
+        their weighted sum.
       pixels: [P] int64 row * R + column; row 0 is v = 0.
       faces: [T, 3] int64 into P, counter-clockwise seen from outside.
       deformable: [P] float32 in [0, 1], how far the deformation net may act there.
-      part: [P] int64 the head's part.
+      part: [P] the head's part, of the type of its `face_parts`.
       follows: [P] int64 the rigid group that a vertex belongs to, from 1 on; 0: none. A group moves by the mean of what
         the net moves the vertices around it, so that lids stay on eyes and lips on teeth.
       leads: [P] int64 the group that a vertex around it leads; 0: none.
