@@ -13,6 +13,7 @@ from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import Frames, to_head, to_local, triangle_frames
+from mvp4d_export.visibility import parts_named
 
 MARGIN = (0.14, 0.13, 0.14)  # metres around the rig that hair and clothes may take
 REACH = 0.13  # metres from the nearest triangle that a Gaussian may start at
@@ -148,8 +149,7 @@ def _neighbour_distance(points: Tensor) -> Tensor:
 def _surface_samples(avatar: Avatar, data: Dataset, time: int, seed: int) -> Tensor:
     """Points spread over the whole rig by area: they close the seams of the UV chart."""
     vertices, _ = avatar.rig(data.pose[time : time + 1])
-    hidden = [any(word in name.lower() for word in HIDDEN_PARTS) for name in avatar.rig.part_names]
-    outside = ~torch.tensor(hidden, device=vertices.device)[avatar.rig.face_parts]
+    outside = ~parts_named(avatar.rig.part_names, HIDDEN_PARTS).to(avatar.device)[avatar.rig.face_parts]
     corners = vertices[0][avatar.rig.faces[outside]].cpu()
     area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)
     generator = torch.Generator().manual_seed(seed)
