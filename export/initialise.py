@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, grid_sample, max_pool3d, normalize
 
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
-from mvp4d_export.rig import Pose
+from mvp4d_export.rig import Pose, Rig
 from mvp4d_export.triangles import Frames, to_head, to_local, triangle_frames
 from mvp4d_export.visibility import parts_named
 
@@ -127,7 +127,11 @@ def hang(avatar: Avatar, points: Tensor, centres: Tensor, among: Tensor) -> Tens
 
 def moved(avatar: Avatar) -> Tensor:
     """[T] metres that the expression that moves a triangle most moves it, the jaw's among them."""
-    rig = avatar.rig
+    return avatar.gather(moved_vertices(avatar.rig)[:, None])[avatar.mesh_faces].amax((1, 2))
+
+
+def moved_vertices(rig: Rig) -> Tensor:
+    """[N] metres, likewise, of the vertices of a rig."""
     zero = rig.template.new_zeros
     most = zero(len(rig.template))
     for offset in rig.expression_basis:
@@ -135,8 +139,7 @@ def moved(avatar: Avatar) -> Tensor:
     jaw = zero(1, 3)
     jaw[0, 0] = JAW_OPEN
     pose = Pose(zero(1, len(rig.expression_basis)), zero(1, 3), zero(1, 3), zero(1, 3), jaw, zero(1, 2, 3))
-    most = torch.maximum(most, (rig(pose)[0][0] - rig.template).norm(dim=1))
-    return avatar.gather(most[:, None])[avatar.mesh_faces].amax((1, 2))
+    return torch.maximum(most, (rig(pose)[0][0] - rig.template).norm(dim=1))
 
 
 def _neighbour_distance(points: Tensor) -> Tensor:
