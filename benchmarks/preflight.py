@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 
 from mvp4d.core.errors import UserError
-from mvp4d_jax.preflight.preflight import GIB, Topology, least_seconds, preflight
+from mvp4d_jax.devices import GIB
+from mvp4d_jax.preflight.preflight import Topology, least_seconds, preflight
 
 VIEWS = "--config.stages.full.mixture.multiview.views={}"
 BATCH = "--config.stages.full.mixture.multiview.batch={}"

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from mvp4d_jax import parallel
+from mvp4d_jax.devices import GIB
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.preflight.jobs import heaviest
 from mvp4d_jax.training.config import load_config
@@ -25,8 +26,6 @@ from mvp4d_jax.training.hlo import program_cost
 from mvp4d_jax.training.metrics import tokens_of
 from mvp4d_jax.training.plan import batch_shapes, resolve
 from mvp4d_jax.training.state import ModelTemplate, initial_state, make_optimiser
-
-GIB = 2**30
 
 
 def main() -> None:

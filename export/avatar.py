@@ -9,23 +9,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import atomic_folder, check_kind, check_regular, read_json
+from mvp4d.core.files import atomic_folder
 from mvp4d.core.heads.model import RIG_FIELDS, HeadModel
+from mvp4d_export.avatar_check import (
+    FORMAT,
+    VERSION,
+    check_gaussians,
+    config_fields,
+    fill,
+    read_files,
+    read_mesh,
+    whole_number,
+)
 from mvp4d_export.deformation import EXPRESSION_UNIT, DeformationNet, NetConfig, position_features
 from mvp4d_export.projection import EPS_2D, NEAR
 from mvp4d_export.rasterize import Rendering, rasterize
 from mvp4d_export.remesh import UVMesh, remesh
 from mvp4d_export.rig import Pose, Rig
-from mvp4d_export.tensors import read_tensors
 from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions, triangle_frames
 
-FORMAT, VERSION = "mvp4d-avatar", 2
 GAUSSIAN_TENSORS = ("position", "rotation", "log_scale", "logit_opacity", "harmonics")
+_HEAD_TEXT = ("name", "expression_names", "joint_names", "joint_parents", "part_names")  # of the head, in avatar.json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,24 +292,8 @@ class Avatar(nn.Module):
           UserError: one line that names the file and what is wrong with it.
         """
         path = Path(path)
-        where, weights = path / "avatar.json", path / "avatar.safetensors"
-        check_kind(path, "avatar.json")
-        info = read_json(where)
-        if not isinstance(info, dict) or info.get("format") != FORMAT:
-            raise UserError(where, f"field 'format' is not '{FORMAT}'", "this is not an avatar")
-        if info.get("version") != VERSION:
-            raise UserError(
-                where,
-                f"field 'version' is {info.get('version')}, this program reads {VERSION}",
-                "update the program or distil the avatar again",
-            )
-        check_regular(weights, 1 << 36)
-        try:
-            tensors = read_tensors(weights)
-        except (OSError, SafetensorError, ValueError) as error:
-            raise UserError(
-                weights, f"not a readable safetensors file ({str(error)[:120]})", "distil the avatar again"
-            ) from None
+        info, tensors = read_files(path)
+        weights = path / "avatar.safetensors"
         try:
             return cls._from_files(info, tensors, weights).to(device)
         except UserError:
@@ -324,54 +316,26 @@ class Avatar(nn.Module):
 
     @classmethod
     def _from_files(cls, info: dict, tensors: dict[str, Tensor], where: Path) -> Avatar:
-        config = _config(info, where.with_name("avatar.json"))
-        gaussians = _whole(info, "gaussians", 0, 100_000_000, where.with_name("avatar.json"))
-        frames = _whole(info, "frames", 0, 1_000_000, where.with_name("avatar.json"))
-        for name, value in tensors.items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                raise UserError(where, f"tensor '{name}' holds values that are not finite", "distil the avatar again")
+        said = where.with_name("avatar.json")
+        config = AvatarConfig(**config_fields(info, said))
+        gaussians = whole_number(info, "gaussians", 0, 100_000_000, said)
+        frames = whole_number(info, "frames", 0, 1_000_000, said)
         arrays = {name[5:]: value.numpy() for name, value in tensors.items() if name.startswith("head.")}
         head = HeadModel.from_rig({**arrays, **info["head"]}, where)
-        for name in ("mesh.follows", "mesh.leads"):  # an avatar may do without
-            tensors.setdefault(name, torch.zeros_like(tensors["mesh.pixels"]))
-        mesh = UVMesh(
-            config.uv_resolution,
-            **{field.name: tensors[f"mesh.{field.name}"].numpy() for field in dataclasses.fields(UVMesh)[1:]},
-        )
-        for name in ("follows", "leads"):
-            array = getattr(mesh, name)
-            if array.ndim != 1 or array.dtype != np.int64:
-                raise UserError(where, f"tensor 'mesh.{name}' is {array.dtype} {array.shape}, not one int64 a point")
-        for name, limit in (
-            ("corners", len(head.template)),
-            ("pixels", config.uv_resolution**2),
-            ("faces", len(mesh.pixels)),
-            ("follows", MOST_GROUPS),
-            ("leads", MOST_GROUPS),
-        ):
-            array = getattr(mesh, name)
-            if array.min() < 0 or array.max() >= limit:
-                raise UserError(where, f"tensor 'mesh.{name}' points outside of its {limit} targets")
-        for name in ("corners", "weights", "deformable", "part", "follows", "leads"):
-            if len(getattr(mesh, name)) != len(mesh.pixels):
-                raise UserError(
-                    where, f"tensor 'mesh.{name}' is of {len(getattr(mesh, name))} points, not {len(mesh.pixels)}"
-                )
-        avatar = cls(config, head, gaussians, frames, mesh)
-        if avatar.net is None and any(name.startswith("net.") for name in tensors):
+        avatar = cls(config, head, gaussians, frames, read_mesh(tensors, config.uv_resolution, head, where))
+        net = {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
+        if avatar.net is None and net:
             raise UserError(where, "holds a deformation net, which avatar.json does not", "distil the avatar again")
-        avatar.extra = info["extra"] if isinstance(info.get("extra"), dict) else {}
         if avatar.net is not None:
-            avatar.net.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
+            avatar.net.load_state_dict(net)
+        avatar.extra = info.get("extra", {})
         with torch.no_grad():
-            for name in GAUSSIAN_TENSORS:
-                _fill(getattr(avatar, name), tensors[f"gaussians.{name}"], f"gaussians.{name}", where)
-            _fill(avatar.binding, tensors["gaussians.binding"], "gaussians.binding", where)
-            _fill(avatar.neck_offsets, tensors["neck_offsets"], "neck_offsets", where)
-        if len(avatar.binding) and not 0 <= int(avatar.binding.min()) <= int(avatar.binding.max()) < len(mesh.faces):
-            raise UserError(where, "tensor 'gaussians.binding' points outside of the triangles")
+            for name in (*GAUSSIAN_TENSORS, "binding"):
+                fill(getattr(avatar, name), tensors, f"gaussians.{name}", where)
+            fill(avatar.neck_offsets, tensors, "neck_offsets", where)
+            values = {name: getattr(avatar, name) for name in GAUSSIAN_TENSORS}
+            check_gaussians(values, avatar.binding, len(avatar.mesh.faces), where)
         avatar._bind(avatar.binding)
-        _check_ranges(avatar, where)
         return avatar
 
 
@@ -396,73 +360,3 @@ def eye_joints(head: HeadModel) -> list[int]:
     """Those that turn on another joint."""
     named = [name in ("left_eye", "right_eye") for name in head.joint_names]
     return [index for index, parent in enumerate(head.joint_parents) if named[index] and parent >= 0]
-
-
-_HEAD_TEXT = ("name", "expression_names", "joint_names", "joint_parents", "part_names")
-
-
-MOST_GROUPS = 64  # of vertices that move as one
-LOG_SCALE = (-30.0, 10.0)  # of a triangle's size: from what no float32 picture shows to far beyond any head
-POSITION = 1e4  # likewise
-LOGIT = 100.0
-
-
-def _config(info: dict, where: Path) -> AvatarConfig:
-    net, extra = info.get("net"), info.get("extra", {})
-    if not isinstance(extra, dict):
-        raise UserError(where, f"field 'extra' is {str(extra)[:40]}", "it is an object")
-    if net is not None:
-        channels = net.get("channels") if isinstance(net, dict) else None
-        whole = isinstance(channels, list) and 1 <= len(channels) <= 8
-        if not whole or not all(type(item) is int and 1 <= item <= 2048 for item in channels):
-            raise UserError(where, f"field 'net' is {str(net)[:60]}", "its 'channels' are 1 to 8 whole numbers")
-        net = NetConfig(tuple(channels), _whole(net, "blocks", 1, 64, where), _whole(net, "stride", 1, 16, where))
-    if not isinstance(info.get("antialiased"), bool):
-        raise UserError(where, f"field 'antialiased' is {str(info.get('antialiased'))[:40]}", "it is true or false")
-    pitch = info.get("pitch")
-    if isinstance(pitch, bool) or not isinstance(pitch, (int, float)) or not 0 <= pitch <= 1:
-        raise UserError(where, f"field 'pitch' is {str(pitch)[:40]}", "it is in metres, 0 to 1")
-    return AvatarConfig(
-        _whole(info, "uv_resolution", 2, 4096, where),
-        _whole(info, "sh_degree", 0, 3, where),
-        net,
-        info["antialiased"],
-        float(pitch),
-    )
-
-
-def _whole(info: dict, name: str, low: int, high: int, where: Path) -> int:
-    value = info.get(name)
-    if type(value) is not int or not low <= value <= high:
-        raise UserError(where, f"field '{name}' is {str(value)[:40]}", f"it is a whole number {low}..{high}")
-    return value
-
-
-def _check_ranges(avatar: Avatar, where: Path) -> None:
-    """Refuses Gaussians that are finite, and yet nowhere or of no size."""
-    for name, low, high in (
-        ("log_scale", *LOG_SCALE),
-        ("position", -POSITION, POSITION),
-        ("logit_opacity", -LOGIT, LOGIT),
-    ):
-        values = getattr(avatar, name).detach()
-        if values.numel() and not (low <= float(values.min()) and float(values.max()) <= high):
-            raise UserError(
-                where,
-                f"tensor 'gaussians.{name}' reaches from {float(values.min()):.4g} to {float(values.max()):.4g}",
-                f"it lies between {low:g} and {high:g}",
-            )
-    if avatar.rotation.numel() and not float(avatar.rotation.detach().norm(dim=-1).min()) > 1e-8:
-        raise UserError(where, "tensor 'gaussians.rotation' has a quaternion of no length", "distil the avatar again")
-
-
-def _fill(target: Tensor, value: Tensor, name: str, where: Path) -> None:
-    if target.shape != value.shape:
-        raise UserError(
-            where,
-            f"tensor '{name}' is {tuple(value.shape)}, avatar.json says {tuple(target.shape)}",
-            "the avatar is damaged; distil it again",
-        )
-    if value.is_floating_point() != target.is_floating_point():
-        raise UserError(where, f"tensor '{name}' is {value.dtype}, expected {target.dtype}", "distil the avatar again")
-    target.copy_(value)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate, max_pool2d, pad
 
-from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.initialise import hang
 from mvp4d_export.mouth_mask import grown
@@ -21,7 +20,7 @@ from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import project_points
 from mvp4d_export.triangles import to_head, to_local, triangle_frames
-from mvp4d_export.visibility import parts_named, triangle_parts
+from mvp4d_export.visibility import outer_parts, triangle_parts
 
 FAINT, MARGIN = 0.02, 0.012  # alpha, and share of a photo's side around it, in which hair may still be
 THROUGH = 0.012  # metres before hair in a photo from which something is in its way
@@ -67,7 +66,7 @@ def agreeing(avatar: Avatar, shots: list[Shot]) -> list[PhotoDepth]:
     """
     if len(shots) == 1:
         return [shots[0].shown]
-    outside = ~parts_named(avatar.rig.part_names, (*INTERIOR, *EYES)).to(avatar.device)[triangle_parts(avatar)]
+    outside = outer_parts(avatar)[triangle_parts(avatar)]
     return [_settled(avatar, shot, [other for other in shots if other is not shot], outside) for shot in shots]
 
 

@@ -18,7 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d, normalize
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.dataset import Dataset
-from mvp4d_export.initialise import SH_0, nearest
+from mvp4d_export.initialise import SH_0, moved_vertices, nearest
 from mvp4d_export.triangles import to_head, to_local, triangle_frames
 from mvp4d_export.visibility import TEETH, gaussians_of, parts_named, shows_parts, triangle_parts
 
@@ -40,6 +40,7 @@ TEETH_DIMMEST = 0.85  # brightness over a face's below which it is none of teeth
 SPACING, FRONT_SPACING = 0.0014, 0.0008  # metres between Gaussians of the teeth, and where they face the lips
 FRONT = 0.02  # metres behind the front within which they do
 GAP, GAP_SHADE = 0.0006, 0.35  # metres over which the gap between two teeth is dark, and what light is left in it
+LOWER = 0.003  # metres that motions of the rig move lower teeth at least, and upper ones never
 MOUTH_SHARE = 4000  # Gaussians of the rest of the mouth at most
 CLOSED = 1.5  # times as broad, those of the rest: scattered at random they must leave no gaps to the back of the head
 NO_SKIN = ("lash", "lining", "nostril")
@@ -202,7 +203,9 @@ def _mouth(avatar: Avatar, face: Tensor, teeth_seen: Tensor | None) -> list[tupl
     generator = torch.Generator().manual_seed(0)
     points, triangle, _ = scattered(corners, spacing, generator)
     tooth = _pieces(rig.faces[chosen])[triangle]  # of the mesh: points lie on some of its triangles alone
-    gaps = _gaps(points, tooth, torch.where(teeth, rig.face_parts[chosen], -1)[triangle])
+    lower = moved_vertices(rig)[rig.faces[chosen]].mean(1) > LOWER  # some heads have both jaws in one part
+    row = torch.where(teeth, 2 * rig.face_parts[chosen] + lower, -1)
+    gaps = _gaps(points, tooth, row[triangle])
     part, teeth, spacing, normal = (value[triangle] for value in (rig.face_parts[chosen], teeth, spacing, normal))
     fade = (1 - (front - points[:, 2]) / DEEP).clamp(0, 1)
     light = (DARKEST + (1 - DARKEST) * fade) * (SIDEWAYS + (1 - SIDEWAYS) * normal[:, 2].clamp(min=0))

@@ -11,8 +11,9 @@ from torch.nn.functional import avg_pool2d, grid_sample, max_pool3d, normalize
 
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
-from mvp4d_export.rig import Pose
+from mvp4d_export.rig import Pose, Rig
 from mvp4d_export.triangles import Frames, to_head, to_local, triangle_frames
+from mvp4d_export.visibility import parts_named
 
 MARGIN = (0.14, 0.13, 0.14)  # metres around the rig that hair and clothes may take
 REACH = 0.13  # metres from the nearest triangle that a Gaussian may start at
@@ -126,7 +127,11 @@ def hang(avatar: Avatar, points: Tensor, centres: Tensor, among: Tensor) -> Tens
 
 def moved(avatar: Avatar) -> Tensor:
     """[T] metres that the expression that moves a triangle most moves it, the jaw's among them."""
-    rig = avatar.rig
+    return avatar.gather(moved_vertices(avatar.rig)[:, None])[avatar.mesh_faces].amax((1, 2))
+
+
+def moved_vertices(rig: Rig) -> Tensor:
+    """[N] metres, likewise, of the vertices of a rig."""
     zero = rig.template.new_zeros
     most = zero(len(rig.template))
     for offset in rig.expression_basis:
@@ -134,8 +139,7 @@ def moved(avatar: Avatar) -> Tensor:
     jaw = zero(1, 3)
     jaw[0, 0] = JAW_OPEN
     pose = Pose(zero(1, len(rig.expression_basis)), zero(1, 3), zero(1, 3), zero(1, 3), jaw, zero(1, 2, 3))
-    most = torch.maximum(most, (rig(pose)[0][0] - rig.template).norm(dim=1))
-    return avatar.gather(most[:, None])[avatar.mesh_faces].amax((1, 2))
+    return torch.maximum(most, (rig(pose)[0][0] - rig.template).norm(dim=1))
 
 
 def _neighbour_distance(points: Tensor) -> Tensor:
@@ -148,8 +152,7 @@ def _neighbour_distance(points: Tensor) -> Tensor:
 def _surface_samples(avatar: Avatar, data: Dataset, time: int, seed: int) -> Tensor:
     """Points spread over the whole rig by area: they close the seams of the UV chart."""
     vertices, _ = avatar.rig(data.pose[time : time + 1])
-    hidden = [any(word in name.lower() for word in HIDDEN_PARTS) for name in avatar.rig.part_names]
-    outside = ~torch.tensor(hidden, device=vertices.device)[avatar.rig.face_parts]
+    outside = ~parts_named(avatar.rig.part_names, HIDDEN_PARTS).to(avatar.device)[avatar.rig.face_parts]
     corners = vertices[0][avatar.rig.faces[outside]].cpu()
     area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)
     generator = torch.Generator().manual_seed(seed)

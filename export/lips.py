@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mvp4d.core.heads.model import EYES, INTERIOR
+from mvp4d.core.heads.model import INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.hidden import areas_of, followed, scattered, surface_tensors
 from mvp4d_export.initialise import SH_0, nearest
-from mvp4d_export.visibility import gaussians_of, parts_named, triangle_parts
+from mvp4d_export.visibility import gaussians_of, outer_parts, parts_named, triangle_parts
 
 LIPS = ("lips",)
 SPACING = 0.0009  # metres between Gaussians of the lips where these motions stretch them most
@@ -47,7 +47,7 @@ def seed_lips(avatar: Avatar) -> int:
     spacing = SPACING * (areas_of(corners) / stretched.clamp(min=1e-12)).sqrt().clamp(min=1 / MOST_STRETCH)
     points, triangle, inside = scattered(corners, spacing, torch.Generator().manual_seed(0))
     there = [(inside[..., None] * head[rig.faces[chosen[triangle]]]).sum(1) for head in heads]
-    outside = ~parts_named(rig.part_names, (*INTERIOR, *EYES)).to(avatar.device)[triangle_parts(avatar)]
+    outside = outer_parts(avatar)[triangle_parts(avatar)]
     binding, off = followed(avatar, [rig.template, *heads], [points, *there], outside.nonzero()[:, 0])
     a, b, c = corners.unbind(1)
     normal = normalize(torch.linalg.cross(b - a, c - a), dim=1)[triangle]
@@ -79,7 +79,7 @@ def on_lips(avatar: Avatar) -> Tensor:
     rig, near = avatar.rig, around_lips(avatar)
     if not near.any():
         return near
-    outside = ~parts_named(rig.part_names, (*INTERIOR, *EYES)).to(avatar.device)[rig.face_parts]
+    outside = outer_parts(avatar)[rig.face_parts]
     middles = rig.template[rig.faces[outside]].mean(1)
     lips = parts_named(rig.part_names, LIPS).to(avatar.device)[rig.face_parts[outside]]
     found = near.clone()

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 
-from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.hair_edge import to_the_edge
@@ -23,7 +22,7 @@ from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.thickness import Thickness, centres, like_skin
 from mvp4d_export.triangles import to_head, to_local, triangle_frames
-from mvp4d_export.visibility import Surface, parts_named, rig_surface, triangle_parts
+from mvp4d_export.visibility import Surface, outer_parts, rig_surface, triangle_parts
 
 TIMES = 3  # moments of the generated views that are looked at
 CELLS = 64  # lines of sight along a picture's side
@@ -92,7 +91,7 @@ class Sights:
     def __init__(self, avatar: Avatar, data: Dataset, gain: Tensor):
         """`gain` [3] is the views' colours over the photos'."""
         self.avatar = avatar
-        outer = ~parts_named(avatar.rig.part_names, (*INTERIOR, *EYES)).to(avatar.device)
+        outer = outer_parts(avatar)
         self.outside = outer[triangle_parts(avatar)]
         self.covered = outer[avatar.rig.face_parts]  # which of the rig's triangles hair and clothes may cover
         last = len(data.train_times) - 1

@@ -14,6 +14,7 @@ from scipy.spatial.distance import cdist
 
 from mvp4d.core.cameras.camera import Camera, project
 from mvp4d.core.heads.model import HeadModel
+from mvp4d.core.heads.regions import at_landmarks
 
 LINES = (  # of Multi-PIE's 68 points, each from end to end
     (36, 37, 38, 39),  # lids: upper, lower
@@ -45,8 +46,7 @@ def on_head(
     """
     if len(head.landmark_faces) != len(seen) or not np.isfinite(seen).all():
         return photo
-    corners = np.asarray(vertices)[np.asarray(head.faces)[np.asarray(head.landmark_faces)]]
-    points = (corners * np.asarray(head.landmark_barycentric)[..., None]).sum(1)
+    points = at_landmarks(head, vertices)
     own, depth = (np.asarray(values) for values in project(camera, points))
     outward = points - points[FACE].mean(0) + BEHIND * forward
     matrix = np.asarray(camera.world_to_camera)

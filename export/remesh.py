@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import EYES, INTERIOR, HeadModel
+from mvp4d.core.heads.regions import parts_named
 
 MAX_STRETCH = 2.5  # a grid edge that an expression lengthens by more, and
 MIN_STRETCH = 0.004  # by more than this many metres, spans a gap (the lips, the lids) and is not built
@@ -27,11 +28,12 @@ class UVMesh:
 
     Attributes:
       resolution: R.
-      corners: [P, 3] int64 head vertices, and weights [P, 3] float32: a remesh vertex is their weighted sum.
+      corners: [P, 3] head vertices, of the type of the head's faces, and weights [P, 3] float32: a remesh vertex is
+        their weighted sum.
       pixels: [P] int64 row * R + column; row 0 is v = 0.
       faces: [T, 3] int64 into P, counter-clockwise seen from outside.
       deformable: [P] float32 in [0, 1], how far the deformation net may act there.
-      part: [P] int64 the head's part.
+      part: [P] the head's part, of the type of its `face_parts`.
       follows: [P] int64 the rigid group that a vertex belongs to, from 1 on; 0: none. A group moves by the mean of what
         the net moves the vertices around it, so that lids stay on eyes and lips on teeth.
       leads: [P] int64 the group that a vertex around it leads; 0: none.
@@ -77,19 +79,17 @@ def remesh(head: HeadModel, resolution: int) -> UVMesh:
     faces = _outward(neutral, faces, _mesh_normals(head)[owner[pixels]])
     follows = _groups(head, neutral, part)
     deformable = np.where(follows > 0, 0, _activity(neutral, poses)).astype(np.float32)
-    leads = _leads(neutral, follows, (deformable > LEAD_FROM) & ~_named(head, INTERIOR)[part])
+    leads = _leads(neutral, follows, (deformable > LEAD_FROM) & ~parts_named(head.part_names, INTERIOR)[part])
     return UVMesh(resolution, corners, weights, pixels, faces, deformable, part, follows, leads)
-
-
-def _named(head: HeadModel, words: tuple[str, ...]) -> np.ndarray:
-    """[parts] bool: parts of the head that one of the words names."""
-    return np.array([any(word in name.lower() for word in words) for name in head.part_names], bool)
 
 
 def _groups(head: HeadModel, neutral: np.ndarray, part: np.ndarray) -> np.ndarray:
     """[P] the rigid group of each vertex: 1 and 2 the eyes, 3 what is hard or fleshy in the mouth, 0 none."""
-    eye, side = (_named(head, EYES) & ~_named(head, BESIDE_EYES))[part], neutral[:, 0] > 0
-    return np.select([eye & ~side, eye & side, _named(head, MOUTH)[part]], [1, 2, 3], 0)
+    eye, side = (
+        (parts_named(head.part_names, EYES) & ~parts_named(head.part_names, BESIDE_EYES))[part],
+        neutral[:, 0] > 0,
+    )
+    return np.select([eye & ~side, eye & side, parts_named(head.part_names, MOUTH)[part]], [1, 2, 3], 0)
 
 
 def _leads(neutral: np.ndarray, follows: np.ndarray, able: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import to_head, to_local, triangle_frames
-from mvp4d_export.visibility import claims, parts_named, triangle_parts
+from mvp4d_export.visibility import claims, outer_parts, parts_named, triangle_parts
 
 CELL = 6  # pixels a side of the squares that a photo is cut into: one Gaussian each where it is plain, four where not
 SMOOTH = 0.012  # of a picture's side over which depth off the rig is averaged to tell its slope
@@ -176,7 +176,7 @@ def _bound(avatar: Avatar, pose: Pose, seeds: Seeds) -> dict[str, Tensor]:
     part = triangle_parts(avatar)
     names, device = avatar.rig.part_names, avatar.device
     eyes = parts_named(names, EYES).to(device)
-    outside = ~parts_named(names, (*INTERIOR, *EYES)).to(device)[part]
+    outside = outer_parts(avatar)[part]
     binding = torch.zeros(len(seeds.points), dtype=torch.int64, device=avatar.device)
     for wanted in seeds.part.unique().tolist():
         chosen = seeds.part == wanted

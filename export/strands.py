@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mvp4d.core.heads.model import EYES, INTERIOR, HeadModel
+from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.heads.regions import CHIN, has_landmarks, landmarks_of, scalp_and_face
 from mvp4d.core.ramps import smoothstep as smooth_ramp
@@ -27,7 +27,7 @@ from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.initialise import SH_0, hang
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import matrix_to_quaternion, to_local, triangle_frames
-from mvp4d_export.visibility import parts_named, smoothstep, triangle_parts
+from mvp4d_export.visibility import outer_parts, smoothstep, triangle_parts
 
 # The surface.
 RINGS = ((0.0, 8), (45.0, 6), (80.0, 1))  # degrees up, and how many views from there
@@ -181,7 +181,7 @@ def strands(
         index = index[torch.randperm(len(index), generator=generator)[:most].sort().values.to(index.device)]
     places, turns, brightness = _lie(surface, index, torch.from_numpy(region.crown()).to(splats.means), generator)
     colours = surface.colours[index] * (1 + hair.contrast / OVERLAID * brightness).clamp(DARKEST, LIGHTEST)[:, None]
-    outside = ~parts_named(avatar.rig.part_names, (*INTERIOR, *EYES)).to(avatar.device)[triangle_parts(avatar)]
+    outside = outer_parts(avatar)[triangle_parts(avatar)]
     binding = hang(avatar, places, frames[2], outside)
     size = torch.tensor([LONG, WIDE, WIDE], device=avatar.device) * torch.exp(
         SPREAD * torch.randn(len(index), 1, generator=generator).to(places)

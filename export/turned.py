@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d
 
-from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import SOLID, project_points
-from mvp4d_export.visibility import FACING_FROM, FACING_TO, Surface, parts_named, rig_surface, smoothstep
+from mvp4d_export.visibility import FACING_FROM, FACING_TO, Surface, outer_parts, rig_surface, smoothstep
 
 TURNS = tuple(math.radians(degrees) for degrees in (30.0, -30.0, 50.0, -50.0))  # about the head's upward axis
 BEHIND = 0.003  # metres that a point of the rig may lie behind what a photo shows there and still be it
@@ -68,8 +67,7 @@ def turned_picture(
 
 def _skin(avatar: Avatar, surface: Surface) -> Tensor:
     """[S, S] bool: where a picture shows the rig, but for what lips and lids cover and uncover."""
-    hidden = parts_named(avatar.rig.part_names, (*INTERIOR, *EYES)).to(surface.depth.device)
-    return (surface.face >= 0) & ~hidden[avatar.rig.face_parts[surface.face.clamp(min=0)]]
+    return (surface.face >= 0) & outer_parts(avatar)[avatar.rig.face_parts[surface.face.clamp(min=0)]]
 
 
 def _steps(depth: Tensor) -> Tensor:

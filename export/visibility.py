@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mvp4d.core.heads.model import EYES
+from mvp4d.core.heads import regions
+from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.cover import first_triangle
 from mvp4d_export.projection import EPS_2D, quaternion_to_matrix
@@ -73,7 +74,12 @@ def shows_parts(avatar: Avatar, pose: Pose, viewmat: Tensor, K: Tensor, side: in
 
 def parts_named(names: tuple[str, ...], words: tuple[str, ...]) -> Tensor:
     """[parts] bool: whose names hold one of the words."""
-    return torch.tensor([any(word in name.lower() for word in words) for name in names])
+    return torch.from_numpy(regions.parts_named(names, words))
+
+
+def outer_parts(avatar: Avatar) -> Tensor:
+    """[parts] bool: what hair and clothes may hang on, neither eyes nor the mouth's inside."""
+    return ~parts_named(avatar.rig.part_names, (*INTERIOR, *EYES)).to(avatar.device)
 
 
 def gaussians_of(avatar: Avatar, words: tuple[str, ...]) -> Tensor:

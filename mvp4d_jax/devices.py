@@ -10,6 +10,7 @@ import functools
 import json
 from pathlib import Path
 
+GIB = 1 << 30  # bytes
 FLAGS = Path(__file__).parent / "preflight" / "flags.json"
 
 

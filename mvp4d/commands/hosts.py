@@ -24,7 +24,7 @@ def among_hosts(args: argparse.Namespace) -> bool:
 
 def join_hosts(args: argparse.Namespace) -> None:
     """Meets the other processes, where there are any; before anything touches a device."""
-    from mvp4d_jax import parallel
+    from mvp4d_jax import processes
 
     if among_hosts(args):
-        parallel.initialise_processes(args.coordinator, args.processes, args.process, timeout=args.join_timeout)
+        processes.initialise_processes(args.coordinator, args.processes, args.process, timeout=args.join_timeout)

@@ -103,9 +103,9 @@ def _join(timeout: float) -> tuple[int, int]:
     """(index, count) of this process among those of the job."""
     import jax
 
-    from mvp4d_jax import parallel
+    from mvp4d_jax import processes
 
-    parallel.initialise_processes(timeout=timeout, otherwise="give `share` I/N")
+    processes.initialise_processes(timeout=timeout, otherwise="give `share` I/N")
     return jax.process_index(), jax.process_count()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from mvp4d.core.cameras import crops
-from mvp4d.core.cameras.camera import FIELDS, Camera, project
+from mvp4d.core.cameras.camera import FIELDS, Camera, angle_off, project
 from mvp4d.core.capture import Capture
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
@@ -413,10 +413,7 @@ def _frontal_angles(capture: Capture, frames: Sequence[int]) -> np.ndarray:
     for place, frame in enumerate(frames):
         forward, centre = turn[place, :, 2], np.asarray(motion.translation)[frame]
         for view in range(capture.view_count):
-            matrix = np.asarray(capture.camera(view, frame).world_to_camera)
-            towards = -matrix[:3, :3].T @ matrix[:3, 3] - centre
-            cosine = forward @ towards / np.linalg.norm(towards)
-            angles[view, place] = np.arccos(np.clip(cosine, -1, 1))
+            angles[view, place] = angle_off(capture.camera(view, frame), centre, forward)
     return angles
 
 

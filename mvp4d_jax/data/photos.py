@@ -17,6 +17,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from mvp4d.core.cameras.camera import Camera, project
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.heads.regions import at_landmarks
 from mvp4d_jax.heads.skinning import landmarks, skin
 
 CORRELATION = 0.04  # metres over which the surface's error is alike
@@ -138,11 +139,9 @@ def apart(head: HeadModel, motion: Motion) -> np.ndarray:
 
 def _face(head: HeadModel, values: np.ndarray) -> tuple[np.ndarray, float]:
     """Values [..., N, 3] at the landmarks [..., K, 3], and the larger side of the landmarks' box in x and y, metres."""
-    corners = np.asarray(head.faces)[np.asarray(head.landmark_faces)]  # [K, 3]
-    weights = np.asarray(head.landmark_barycentric, np.float64)
-    template = np.einsum("kci,kc->ki", np.asarray(head.template, np.float64)[corners], weights)
-    extent = template.max(0) - template.min(0)
-    return np.einsum("...kci,kc->...ki", values[..., corners, :], weights), float(extent[:2].max())
+    neutral = at_landmarks(head, np.asarray(head.template, np.float64))
+    extent = neutral.max(0) - neutral.min(0)
+    return at_landmarks(head, values), float(extent[:2].max())
 
 
 def _rms(vectors: np.ndarray) -> float:

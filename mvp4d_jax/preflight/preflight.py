@@ -24,10 +24,9 @@ from typing import Any
 from mvp4d.core.errors import UserError
 from mvp4d.core.progress import say
 from mvp4d.core.stopping import tied
-from mvp4d_jax.devices import GPUS, TPUS, Kind, compiler_flags
+from mvp4d_jax.devices import GIB, GPUS, TPUS, Kind, compiler_flags
 from mvp4d_jax.training.config import load_config
 
-GIB = 1 << 30
 TOLD_EVERY = 10.0  # seconds, on a terminal
 MOST_CHIPS = 9216
 MORE_DEVICES = "more devices along fsdp or context"

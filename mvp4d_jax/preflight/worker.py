@@ -16,8 +16,9 @@ import jax
 from jax.experimental import topologies
 
 from mvp4d.core.errors import UserError
+from mvp4d_jax.devices import GIB
 from mvp4d_jax.preflight.jobs import PARTS, make_job
-from mvp4d_jax.preflight.preflight import GIB, Topology
+from mvp4d_jax.preflight.preflight import Topology
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.hlo import compiled_cost
 

@@ -11,12 +11,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from mvp4d_jax.devices import kind_of
+from mvp4d_jax.devices import GIB, kind_of
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer_config import TransformerConfig
 from mvp4d_jax.sampling.plan import Plan
 
-GIB = 1 << 30
 # Arrays of a token's width that are alive at once in a layer, beside the two of `mlp_ratio` widths in its MLP: the
 # tokens, their normalised copy, queries, keys, values and what attention gives.
 ALIVE = 6

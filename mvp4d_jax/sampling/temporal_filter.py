@@ -94,7 +94,7 @@ def _carried(
     if frame == seam or not step[box].size:
         return step[box]
     place, _ = _carrier(head, sight, frame, box)(seam)
-    return np.stack([map_coordinates(step[..., part], place, order=1, mode="nearest") for part in range(3)], -1)
+    return _found(np.moveaxis(step, -1, 0), place, order=1)
 
 
 def _step(head: HeadModel, sight: Sight, frames: np.ndarray, frame: int) -> np.ndarray:
@@ -102,11 +102,7 @@ def _step(head: HeadModel, sight: Sight, frames: np.ndarray, frame: int) -> np.n
     same; it fades beside that."""
     box = slice(0, frames.shape[1]), slice(0, frames.shape[2])
     place, seen = _carrier(head, sight, frame, box)(frame - 1)
-    before = np.stack(
-        [map_coordinates(part, place, order=3, mode="nearest", prefilter=False) for part in _spline(frames[frame - 1])],
-        -1,
-    )
-    step = frames[frame] - before
+    step = frames[frame] - _found(_spline(frames[frame - 1]), place)
     seen = (seen & (np.abs(step).max(-1) < 255 * OTHER) & (frames[frame].min(-1) < WHITE)).astype(np.float32)
     sigma = AT_LARGE * len(frames[frame])
     near = gaussian_filter(seen, sigma)[..., None]
@@ -133,6 +129,13 @@ def _spline(picture: np.ndarray) -> np.ndarray:
     return np.stack([spline_filter(picture[..., channel], order=3, output=np.float32) for channel in range(3)])
 
 
+def _found(planes: np.ndarray, place: np.ndarray, order: int = 3) -> np.ndarray:
+    """[h, w, 3] what planes [3, H, W], cubic `_spline` coefficients or for order 1 a picture's, have at [2, h, w] row
+    and column."""
+    planes = [map_coordinates(plane, place, order=order, mode="nearest", prefilter=False) for plane in planes]
+    return np.stack(planes, -1)
+
+
 def _mean(head: HeadModel, sight: Sight, frames: np.ndarray, splines: list[np.ndarray], frame: int) -> np.ndarray:
     """[H, W, 3] uint8 of one frame."""
     box = _box(frames[frame])
@@ -147,9 +150,7 @@ def _mean(head: HeadModel, sight: Sight, frames: np.ndarray, splines: list[np.nd
         if other == frame:
             continue
         place, seen = carry(other)
-        carried = np.stack(
-            [map_coordinates(spline, place, order=3, mode="nearest", prefilter=False) for spline in splines[other]], -1
-        )
+        carried = _found(splines[other], place)
         off = gaussian_filter(carried, (sigma, sigma, 0)) - large
         share = KERNEL[REACH + other - frame] * seen * np.exp(np.einsum("hwc,hwc->hw", off, off) / (-2 * UNLIKE**2))
         total += share[..., None] * carried

@@ -16,6 +16,7 @@ from mvp4d.core.cameras.camera import Camera, project
 from mvp4d.core.heads.mesh import neighbour_mean, vertex_normals
 from mvp4d.core.heads.model import INTERIOR, HeadModel
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.heads.regions import parts_named
 from mvp4d.core.ramps import smoothstep
 from mvp4d.core.rotation import array_namespace
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
@@ -202,8 +203,7 @@ def _steps(depth: np.ndarray, face: np.ndarray, head: HeadModel) -> np.ndarray:
 
     A surface that turns away gets deeper towards its outline too, but not all at once.
     """
-    interior = [index for index, name in enumerate(head.part_names) if any(part in name for part in INTERIOR)]
-    hidden = np.isin(np.asarray(head.face_parts)[np.maximum(face, 0)], interior)
+    hidden = parts_named(head.part_names, INTERIOR)[np.asarray(head.face_parts)[np.maximum(face, 0)]]
     near = np.pad(np.where(face >= 0, depth, np.nan), 1, constant_values=np.nan)
     far = np.pad(np.where((face >= 0) & ~hidden, depth, np.nan), 1, constant_values=np.nan)
     steps = np.zeros_like(near, bool)

@@ -16,6 +16,7 @@ from mvp4d_jax.studio import hair, wardrobe
 from mvp4d_jax.studio.eyes import paint_eye
 from mvp4d_jax.studio.lighting import harmonics
 from mvp4d_jax.studio.rendering import Figure, faces_around
+from mvp4d_jax.studio.ribbons import Ribbons
 from mvp4d_jax.studio.shading import CLOTH, EYE, HAIR, METAL, MOUTH, SKIN, TRAITS
 from mvp4d_jax.studio.skin_texture import SKIN_PARTS, paint
 from mvp4d_jax.studio.surface import RadialSurface
@@ -139,7 +140,7 @@ def _traits(identity: Identity) -> np.ndarray:
     return np.array([values[name] for name in TRAITS], np.float32)
 
 
-def _from_ribbons(item: hair.Ribbons, rng: np.random.Generator) -> _Extra:
+def _from_ribbons(item: Ribbons, rng: np.random.Generator) -> _Extra:
     """Two vertices a point, normals turned outwards at the edges as on a round lock."""
     count, number, _ = item.points.shape
     tangent = np.gradient(item.points, axis=1)

@@ -12,31 +12,13 @@ import dataclasses
 import numpy as np
 
 from mvp4d_jax.studio import face_regions
+from mvp4d_jax.studio.facial_hair import grow_beard, grow_brows
+from mvp4d_jax.studio.ribbons import Ribbons, ease, on_skin, scatter, tone, unit
 from mvp4d_jax.studio.surface import RadialSurface
 from mvp4d_jax.studio.traits import Identity
 
 TIE = np.array([0.0, 0.020, -0.105])  # where a ponytail is bound
 BUN = np.array([0.0, 0.075, -0.088])
-
-
-@dataclasses.dataclass
-class Ribbons:
-    """Ribbons before they become triangles. R ribbons, K points each.
-
-    Attributes:
-      points: [R, K, 3] centre lines, metres; width: [R, K] full width.
-      outward: [R, K, 3] the side that faces away from the head, any length.
-      random: [R] in [0, 1]; colour: [R, 3]; gloss: [R].
-      follow: [R] bool: moves with the skin under its root (brows, beard) rather than with the skull.
-    """
-
-    points: np.ndarray
-    width: np.ndarray
-    outward: np.ndarray
-    random: np.ndarray
-    colour: np.ndarray
-    gloss: np.ndarray
-    follow: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,44 +83,12 @@ def grow(
       vertices: [N, 3] the person at rest; canonical: [N, 3] the head before identity; faces: [T, 3] of the skin.
       surface, torso: of the person's head and shoulders, around the middle of each.
     """
-    parts = [_brows(identity, vertices, canonical, faces, rng)]
+    parts = [grow_brows(identity, vertices, canonical, faces, rng)]
     if identity.beard not in ("none", "stubble"):
-        parts.append(_beard(identity, vertices, canonical, faces, rng))
+        parts.append(grow_beard(identity, vertices, canonical, faces, rng))
     if identity.style in STYLES:
         parts += _scalp_hair(identity, STYLES[identity.style], vertices, canonical, faces, surface, torso, rng)
     return parts
-
-
-def scatter(
-    weights: np.ndarray, vertices: np.ndarray, faces: np.ndarray, count: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """`count` points spread evenly by area times weight: the face [count] and barycentrics [count, 3] of each."""
-    corners = vertices[faces]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1)
-    total = np.cumsum(area * weights[faces].mean(1))
-    # Shuffled, so that locks left out for want of room are missing evenly.
-    ticks = rng.permutation((np.arange(count) + rng.random(count)) / count) * total[-1]
-    face = np.minimum(np.searchsorted(total, ticks), len(faces) - 1)
-    u, v = rng.random(count), rng.random(count)
-    flip = u + v > 1
-    u, v = np.where(flip, 1 - u, u), np.where(flip, 1 - v, v)
-    return face, np.stack([1 - u - v, u, v], -1)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
-
-
-def _at(face: np.ndarray, weight: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> tuple:
-    """Points [R, 3] and normals [R, 3] of the skin at barycentrics."""
-    corners = vertices[faces[face]]
-    normal = _unit(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
-    return np.einsum("rc,rcd->rd", weight, corners), normal
-
-
-def _tone(identity: Identity, count: int, rng: np.random.Generator, spread: float) -> np.ndarray:
-    shade = np.exp(rng.normal(0, spread, count))[:, None] * (1 + rng.normal(0, 0.03, (count, 3)))
-    return np.array(identity.hair) * shade
 
 
 def _scalp_hair(
@@ -154,18 +104,18 @@ def _scalp_hair(
     recede = 0.018 * max(0.0, identity.age - 0.35) * (identity.beard != "none" or rng.random() < 0.3)
     weights = face_regions.scalp(canonical, recede)
     face, weight = scatter(weights, vertices, faces, style.locks, rng)
-    roots, normals = _at(face, weight, vertices, faces)
-    rest, _ = _at(face, weight, canonical, faces)
+    roots, normals = on_skin(face, weight, vertices, faces)
+    rest, _ = on_skin(face, weight, canonical, faces)
     count = style.locks
     layer = rng.random(count) ** 0.7
     turn = face_regions.azimuth(rest)
     length = rng.uniform(*style.length, count)
     if style.cut is not None:
         length = np.clip((rest[:, 1] - style.cut) * 1.12 + 0.02, *style.length) * rng.uniform(0.9, 1.04, count)
-    over_brow = _ease((0.75 - turn) / 0.4) * _ease((rest[:, 1] - 0.03) / 0.03)
+    over_brow = ease((0.75 - turn) / 0.4) * ease((rest[:, 1] - 0.03) / 0.03)
     length *= 1 + (style.front - 1) * over_brow
     if style.flow in ("back", "forward", "radial", "part") and style.length[1] < 0.12:
-        length *= 0.45 + 0.55 * _ease((rest[:, 1] + 0.02) / 0.07)  # shorter at the nape and the temples
+        length *= 0.45 + 0.55 * ease((rest[:, 1] + 0.02) / 0.07)  # shorter at the nape and the temples
     if style.flow in ("tie", "bun"):
         return _bound_hair(identity, style, roots, layer, surface, rng)
     part = float(rng.choice([-1, 1]) * rng.uniform(0.012, 0.034)) if rng.random() < 0.75 else 0.0
@@ -180,14 +130,9 @@ def _scalp_hair(
     along = np.linspace(0, 1, style.points)
     width = style.width * rng.uniform(0.7, 1.3, (count, 1)) * np.minimum(1.0, 0.55 + 2 * along)
     width *= np.maximum(np.clip((1.04 - along) / 0.30, 0.0, 1.0), style.tip)
-    colour = _tone(identity, count, rng, 0.13) * (0.72 + 0.28 * layer[:, None])
+    colour = tone(identity, count, rng, 0.13) * (0.72 + 0.28 * layer[:, None])
     gloss = np.full(count, {"radial": 0.4, "cloud": 0.3}.get(style.flow, 1.0))
     return [Ribbons(points, width, points - surface.centre, rng.random(count), colour, gloss, np.zeros(count, bool))]
-
-
-def _ease(value: np.ndarray) -> np.ndarray:
-    value = np.clip(value, 0, 1)
-    return value * value * (3 - 2 * value)
 
 
 def _direction(style: Style, points: np.ndarray, roots: np.ndarray, part: float, free: np.ndarray) -> np.ndarray:
@@ -198,18 +143,18 @@ def _direction(style: Style, points: np.ndarray, roots: np.ndarray, part: float,
         return crown * 0.0
     if style.flow == "back":
         side = np.sign(points[:, :1]) * np.array([0.25, 0.0, 0.0])
-        top = _ease((roots[:, 1:2] - 0.02) / 0.05)
+        top = ease((roots[:, 1:2] - 0.02) / 0.05)
         return top * (np.array([0.0, 0.15, -1.0]) + side) + (1 - top) * np.array([0.0, -0.8, -0.45])
     if style.flow == "forward":
-        return _unit(crown) + np.array([0.0, -0.3, 0.5])
+        return unit(crown) + np.array([0.0, -0.3, 0.5])
     if style.flow == "part":
-        over = _ease((points[:, 1:2] - 0.01) / 0.06)
+        over = ease((points[:, 1:2] - 0.01) / 0.06)
         side = np.tanh((roots[:, :1] - part) / 0.006)
         sideways = np.concatenate([side, -0.15 + 0 * side, -0.30 + 0 * side], -1)
-        behind = _ease((-roots[:, 2:3] - 0.02) / 0.05)
-        return over * ((1 - behind) * sideways + behind * (_unit(crown) * 0.6 + down)) + (1 - over) * down
-    fall = _unit(crown * np.array([1.0, 0.2, 1.0])) * 0.8 + down
-    ahead = _unit(crown * np.array([0.4, 0.0, 1.0])) + down * 0.6
+        behind = ease((-roots[:, 2:3] - 0.02) / 0.05)
+        return over * ((1 - behind) * sideways + behind * (unit(crown) * 0.6 + down)) + (1 - over) * down
+    fall = unit(crown * np.array([1.0, 0.2, 1.0])) * 0.8 + down
+    ahead = unit(crown * np.array([0.4, 0.0, 1.0])) + down * 0.6
     return np.where(free[:, None], ahead, fall)
 
 
@@ -234,16 +179,16 @@ def _follow(
     points = [roots - 0.001 * normals]
     for k in range(1, style.points):
         here = points[-1]
-        outward = _unit(here - surface.centre)
+        outward = unit(here - surface.centre)
         want = _direction(style, here, roots, part, free) + jitter
         if style.flow == "radial":
             want = outward * (1.4 - style.gravity) + jitter * 1.2
         want = want + np.array([0.0, -1.0, 0.0]) * style.gravity * (k / style.points)
         want = want - outward * np.minimum(np.sum(want * outward, -1, keepdims=True), 0)
         rise = 0.8 if k == 1 else 0.12
-        ahead = here + step * _unit(_unit(want) + rise * outward * (style.flow != "radial"))
+        ahead = here + step * unit(unit(want) + rise * outward * (style.flow != "radial"))
         climb = np.minimum(1.0, 0.35 + 0.65 * k / max(2.0, 0.35 * style.points))
-        tuck = 1.0 - 0.35 * _ease((k / (style.points - 1) - 0.7) / 0.3) * (style.flow in ("part", "down"))
+        tuck = 1.0 - 0.35 * ease((k / (style.points - 1) - 0.7) / 0.3) * (style.flow in ("part", "down"))
         ahead = surface.push_out(ahead, lift * climb * tuck)
         if hangs:
             ahead = _clear_face(ahead, free)
@@ -262,11 +207,11 @@ def _cloud(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Locks of frizzy hair: short arcs at every height of a soft ball around the scalp, [R, K, 3]."""
-    outward = _unit(roots - surface.centre)
+    outward = unit(roots - surface.centre)
     start = roots + outward * np.maximum(lift - 0.35 * length, 0.0)[:, None]
-    tangent = _unit(np.cross(outward, rng.normal(0, 1, roots.shape)))
+    tangent = unit(np.cross(outward, rng.normal(0, 1, roots.shape)))
     tangent[:, 1] -= style.gravity
-    toward = _unit(outward * (0.8 - 0.5 * style.gravity) + style.spread * tangent)
+    toward = unit(outward * (0.8 - 0.5 * style.gravity) + style.spread * tangent)
     along = np.linspace(0, 1, style.points)[None, :, None] * length[:, None, None]
     return start[:, None] + along * toward[:, None]
 
@@ -287,7 +232,7 @@ def _clear_face(points: np.ndarray, free: np.ndarray) -> np.ndarray:
     """Turns points that hang before the face to its side; locks that are `free` may cover the forehead."""
     turn, y = face_regions.azimuth(points), points[:, 1]
     low = np.where(free, 0.024, 0.064)
-    keep = 1.12 * _ease((low - y) / np.where(free, 0.024, 0.050))
+    keep = 1.12 * ease((low - y) / np.where(free, 0.024, 0.050))
     keep = np.where(y < -0.105, np.maximum(keep - 4.0 * (-0.105 - y), 0.55), keep)
     target = np.maximum(turn, keep)
     radius = np.hypot(points[:, 0], points[:, 2])
@@ -300,9 +245,9 @@ def _curl(
 ) -> np.ndarray:
     """Winds centre lines into helices that open up along their length."""
     count, number, _ = points.shape
-    tangent = _unit(np.gradient(points, axis=1))
-    outward = _unit(points - surface.centre)
-    side = _unit(np.cross(tangent, outward))
+    tangent = unit(np.gradient(points, axis=1))
+    outward = unit(points - surface.centre)
+    side = unit(np.cross(tangent, outward))
     travelled = np.concatenate([np.zeros((count, 1)), np.linalg.norm(np.diff(points, axis=1), axis=-1).cumsum(1)], 1)
     group = np.round(face_regions.azimuth(points[:, 0]) * 9) + np.sign(points[:, 0, 0]) * 31
     phase = (group * 2.4 + rng.normal(0, 0.9, count))[:, None] + travelled * style.turns * 2 * np.pi
@@ -324,12 +269,12 @@ def _bound_hair(
     knot = surface.push_out(knot[None], 0.006)[0]
     count = len(roots)
     along = np.linspace(0, 1, style.points)
-    aim = _unit(roots - surface.centre)[:, None] * (1 - along[:, None]) + _unit(knot - surface.centre) * along[:, None]
+    aim = unit(roots - surface.centre)[:, None] * (1 - along[:, None]) + unit(knot - surface.centre) * along[:, None]
     reach = (
         np.linalg.norm(roots - surface.centre, axis=-1)[:, None] * (1 - along)
         + np.linalg.norm(knot - surface.centre) * along
     )
-    points = surface.centre + _unit(aim) * reach[..., None]
+    points = surface.centre + unit(aim) * reach[..., None]
     arch = np.sin(np.pi * np.clip(along * 1.05, 0, 1)) * 0.7 + 0.3 * np.minimum(along * 6, 1)
     points = surface.push_out(points, identity.volume * style.volume * (0.3 + 0.7 * layer[:, None]) * arch)
     points[:, -1] = knot + (points[:, -2] - knot) * 0.12
@@ -339,7 +284,7 @@ def _bound_hair(
         width,
         points - surface.centre,
         rng.random(count),
-        _tone(identity, count, rng, 0.12),
+        tone(identity, count, rng, 0.12),
         np.full(count, 1.2),
         np.zeros(count, bool),
     )
@@ -372,7 +317,7 @@ def _tail(
         width,
         outward,
         rng.random(count),
-        _tone(identity, count, rng, 0.15),
+        tone(identity, count, rng, 0.15),
         np.ones(count),
         np.zeros(count, bool),
     )
@@ -382,8 +327,8 @@ def _bun(
     identity: Identity, style: Style, knot: np.ndarray, surface: RadialSurface, rng: np.random.Generator
 ) -> Ribbons:
     count, number, radius = 220, style.points, 0.030 * rng.uniform(0.85, 1.2)
-    axis = _unit(knot - surface.centre)
-    first = _unit(np.cross(axis, np.array([1.0, 0.0, 0.0])))
+    axis = unit(knot - surface.centre)
+    first = unit(np.cross(axis, np.array([1.0, 0.0, 0.0])))
     second = np.cross(axis, first)
     start, tilt = rng.uniform(0, 2 * np.pi, (count, 1)), rng.uniform(-1, 1, (count, 1))
     turn = start + np.linspace(0, 2.2, number)
@@ -399,66 +344,7 @@ def _bun(
         width,
         points - centre,
         rng.random(count),
-        _tone(identity, count, rng, 0.15),
+        tone(identity, count, rng, 0.15),
         np.ones(count),
         np.zeros(count, bool),
-    )
-
-
-def _brows(
-    identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray, rng: np.random.Generator
-) -> Ribbons:
-    count, number = 300, 3
-    density, _ = face_regions.brow(canonical)
-    face, weight = scatter(density + 1e-9, vertices, faces, count, rng)
-    roots, normals = _at(face, weight, vertices, faces)
-    rest, _ = _at(face, weight, canonical, faces)
-    inside, along = face_regions.brow(rest)
-    side = np.sign(roots[:, :1])
-    slope = np.stack([np.ones(count), 1.1 * (1 - along) - 0.55 * along, np.zeros(count)], -1) * np.concatenate(
-        [side, np.ones((count, 2))], -1
-    )
-    slope = _unit(slope - np.sum(slope * normals, -1, keepdims=True) * normals + rng.normal(0, 0.15, (count, 3)))
-    length = (0.0065 + 0.002 * rng.random(count)) * identity.brow_weight**0.3 * (0.6 + 0.4 * inside)
-    t = np.linspace(0, 1, number)[None, :, None]
-    points = roots[:, None] + t * length[:, None, None] * slope[:, None] + normals[:, None] * (0.0004 + 0.0006 * t)
-    width = 0.0007 * identity.brow_weight * np.array([1.0, 0.9, 0.25]) * np.ones((count, 1))
-    tone = np.minimum(np.array(identity.hair) * 0.75, 0.22) * np.exp(rng.normal(0, 0.15, (count, 1)))
-    return Ribbons(
-        points,
-        width,
-        np.repeat(normals[:, None], number, 1),
-        rng.random(count),
-        tone,
-        np.full(count, 0.2),
-        np.ones(count, bool),
-    )
-
-
-def _beard(
-    identity: Identity, vertices: np.ndarray, canonical: np.ndarray, faces: np.ndarray, rng: np.random.Generator
-) -> Ribbons:
-    count, number = {"moustache": 180, "goatee": 380, "full": 620}[identity.beard], 4
-    face, weight = scatter(face_regions.beard(canonical, identity.beard) + 1e-9, vertices, faces, count, rng)
-    roots, normals = _at(face, weight, vertices, faces)
-    rest, _ = _at(face, weight, canonical, faces)
-    lip = (rest[:, 1] > -0.067)[:, None] & (np.abs(rest[:, :1]) < 0.03)
-    flow = np.where(
-        lip, np.sign(roots[:, :1]) * np.array([0.7, 0, 0]) + np.array([0.0, -0.7, 0.0]), np.array([0.0, -1.0, 0.15])
-    )
-    length = rng.uniform(0.008, 0.016, count) * identity.volume * np.where(lip[:, 0], 0.55, 1.0)
-    length *= 0.5 + 0.5 * _ease((rest[:, 2] - 0.0) / 0.06)
-    t = np.linspace(0, 1, number)[None, :, None]
-    flow = _unit(flow - np.sum(flow * normals, -1, keepdims=True) * normals * 0.9 + rng.normal(0, 0.22, (count, 3)))
-    points = roots[:, None] + length[:, None, None] * (t * flow[:, None] + normals[:, None] * 0.45 * np.sqrt(t))
-    width = np.array([0.8, 1.0, 0.8, 0.15]) * rng.uniform(0.0034, 0.0055, (count, 1))
-    tone = _tone(identity, count, rng, 0.18) * np.array([1.05, 0.95, 0.9])
-    return Ribbons(
-        points,
-        width,
-        np.repeat(normals[:, None], number, 1),
-        rng.random(count),
-        tone,
-        np.full(count, 0.35),
-        np.ones(count, bool),
     )

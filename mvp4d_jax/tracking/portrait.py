@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
-from mvp4d.core.cameras.camera import Camera, crop, project, resize, stack
+from mvp4d.core.cameras.camera import Camera, angle_off, crop, project, resize, stack
 from mvp4d.core.cameras.crops import MARGIN, head_vertices
 from mvp4d.core.capture.portrait import MAX_PHOTOS, Portrait
 from mvp4d.core.errors import UserError
@@ -227,9 +227,7 @@ def assemble(shots: Sequence[Shot], rig: HeadModel, *, cut: bool) -> Portrait:
 def frontal_angle(camera: Camera, motion: Motion) -> float:
     """Degrees between a head's forward axis and the direction from it to the camera. Both unbatched, one frame."""
     forward = Rotation.from_rotvec(np.asarray(motion.rotation[0], np.float64)).apply([0.0, 0.0, 1.0])
-    matrix = np.asarray(camera.world_to_camera, np.float64)
-    towards = -matrix[:3, :3].T @ matrix[:3, 3] - np.asarray(motion.translation[0], np.float64)
-    return float(np.degrees(np.arccos(np.clip(forward @ towards / np.linalg.norm(towards), -1, 1))))
+    return float(np.degrees(angle_off(camera, np.asarray(motion.translation[0], np.float64), forward)))
 
 
 def _check_inputs(

@@ -11,6 +11,7 @@ import jax
 
 from mvp4d_jax import parallel
 from mvp4d_jax.data.resident import resident_bytes
+from mvp4d_jax.devices import GIB
 from mvp4d_jax.models.checkpoint import expected_shapes
 from mvp4d_jax.models.checkpoint_config import read_config
 from mvp4d_jax.models.transformer_config import TransformerConfig, forward_flops
@@ -158,4 +159,4 @@ def _work(launch: Launch, stage: Stage) -> float:
 
 
 def _amount(size: float) -> str:
-    return f"{size / memory.GIB:.2f} GiB" if size >= 0.01 * memory.GIB else f"{size / 2**20:.2f} MiB"
+    return f"{size / GIB:.2f} GiB" if size >= 0.01 * GIB else f"{size / 2**20:.2f} MiB"

@@ -21,6 +21,7 @@ from mvp4d_jax import parallel
 from mvp4d_jax.data.pipeline import Batches, iterate
 from mvp4d_jax.data.resident import Resident, Tables
 from mvp4d_jax.data.shards import Shards
+from mvp4d_jax.devices import GIB
 from mvp4d_jax.models.checkpoint import load_transformer
 from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.training import dump, memory
@@ -321,7 +322,7 @@ class _Run:
                 modality.batch,
                 f"{tokens:,}",
                 flops / 1e12,
-                memory.needed(compiled) / memory.GIB,
+                memory.needed(compiled) / GIB,
             )
             self.metrics.write(int(state.step), {"stage": stage.name, f"compile_seconds_{modality.kind}": seconds})
         return steps, work

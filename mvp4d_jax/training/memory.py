@@ -8,8 +8,7 @@ from typing import Any
 import jax
 
 from mvp4d.core.errors import UserError
-
-GIB = 1 << 30
+from mvp4d_jax.devices import GIB
 
 
 def needed(compiled: Any) -> int:

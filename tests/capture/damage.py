@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 Damage = Callable[[Path], None]
 
@@ -227,3 +228,8 @@ JSON_NONSENSE: dict[str, Damage] = {
     "pipe": pipe_in_place,
     "dangling link": dangling_link,
 }
+
+
+def other_size(path: Path) -> None:
+    """A picture of another size than that of a small capture's."""
+    Image.new("RGB", (11, 12)).save(path)

@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 
 from mvp4d.core.cameras.camera import make_camera
+from mvp4d.core.capture import Capture
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d_export.avatar import AvatarConfig
 from mvp4d_export.cameras import camera_matrices
+from mvp4d_export.dataset import Dataset
 from mvp4d_export.deformation import NetConfig
 from mvp4d_export.presets import DistillConfig, preset
 from mvp4d_export.rasterize import rasterize
@@ -283,3 +285,8 @@ def _rotation(axis_angle: np.ndarray) -> np.ndarray:
     x, y, z = axis_angle / angle
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def load(path, **options) -> Dataset:
+    """A capture's folder as a fit reads it."""
+    return Dataset.load(Capture.open(path), **options)

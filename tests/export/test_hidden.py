@@ -1,6 +1,7 @@
 """What lips and lids hide: there when they open and close, and out of sight when they do not."""
 
 import copy
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -239,6 +240,21 @@ def test_teeth_stand_in_a_row(avatar):
         assert float(brightness[between].mean()) < 0.7 * float(brightness[on].mean())
 
 
+def test_where_jaws_meet_in_one_part_no_teeth_are_darker(avatar):
+    """As in two parts: each Gaussian of the teeth has the same colour."""
+    head = load_head("builtin")
+    upper, lower = (head.part_names.index(jaw) for jaw in ("upper_teeth", "lower_teeth"))
+    parts = np.where(head.face_parts == lower, upper, head.face_parts).astype(np.uint8)
+    names = tuple("teeth" if name == "upper_teeth" else name for name in head.part_names)
+    joined = Avatar(avatar.config, dataclasses.replace(head, face_parts=parts, part_names=names))
+    colours = []
+    for own in (avatar, joined):
+        found = [tensors for binding, tensors in _mouth(own, torch.tensor(SKIN), None) if in_part(own, binding, TEETH)]
+        colours.append(torch.cat([tensors["harmonics"][:, 0] for tensors in found]).sort(0).values)
+    assert len(found) == 1 and len(colours[0]) > 1000
+    torch.testing.assert_close(colours[1], colours[0])
+
+
 def test_teeth_of_a_fine_mesh_have_no_gaps_within(avatar):
     """Where points lie on few of its triangles."""
     brightness = []
@@ -246,26 +262,32 @@ def test_teeth_of_a_fine_mesh_have_no_gaps_within(avatar):
         own = copy.deepcopy(avatar)
         rig = own.rig
         for _ in range(fine):
-            rig.template, rig.faces = halved(rig.template, rig.faces)
-            rig.face_parts = rig.face_parts.repeat(4)
-        ((_, tensors),) = [found for found in _mouth(own, torch.tensor(SKIN), None) if upper(own, found[0])]
+            moved = rig.expression_basis.transpose(0, 1)  # [N, E, 3]
+            values, faces = halved(torch.cat((rig.template, rig.skin_weights, moved.flatten(1)), 1), rig.faces)
+            rig.template, rig.skin_weights, moved = values.split((3, rig.skin_weights.shape[1], moved[0].numel()), 1)
+            rig.expression_basis = moved.unflatten(1, (-1, 3)).transpose(0, 1)
+            rig.faces, rig.face_parts = faces, rig.face_parts.repeat(4)
+        ((_, tensors),) = [
+            found for found in _mouth(own, torch.tensor(SKIN), None) if in_part(own, found[0], ("upper",))
+        ]
         brightness.append(float((tensors["harmonics"][:, 0] * SH_0 + 0.5).mean()))
     assert abs(brightness[1] - brightness[0]) < 0.01
 
 
-def upper(own, binding):
-    return own.rig.part_names[int(triangle_parts(own)[binding[0]])] == "upper_teeth"
+def in_part(own, binding, words):
+    """Whether Gaussians of one part are in one that a word names."""
+    return any(word in own.rig.part_names[int(triangle_parts(own)[binding[0]])] for word in words)
 
 
-def halved(places, faces):
-    """Each triangle in four."""
+def halved(values, faces):
+    """Each triangle in four, of values [N, C] at its corners."""
     edges, place = (
         torch.stack((faces, faces.roll(-1, 1)), -1).sort(-1).values.flatten(0, 1).unique(dim=0, return_inverse=True)
     )
     a, b, c = (faces[:, k] for k in range(3))
-    ab, bc, ca = (len(places) + place.view(-1, 3)).unbind(1)
+    ab, bc, ca = (len(values) + place.view(-1, 3)).unbind(1)
     rows = [(a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca)]
-    return torch.cat((places, places[edges].mean(1))), torch.cat([torch.stack(row, 1) for row in rows])
+    return torch.cat((values, values[edges].mean(1))), torch.cat([torch.stack(row, 1) for row in rows])
 
 
 def test_one_photo_claims_an_eye_and_the_reference_claims_more(avatar):

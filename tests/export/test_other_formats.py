@@ -301,15 +301,46 @@ def test_a_damaged_avatar_ends_in_one_line(fitted, tmp_path, capsys, format):
     assert not (tmp_path / "out").exists()
 
 
+WRONG_TABLES = {
+    "a point fewer": lambda table: table[:-1],
+    "none": lambda table: table[:0],
+    "an axis more": lambda table: table[..., None].repeat(*[1] * table.ndim, 2),
+    "an axis before": lambda table: table[None],
+    "one number": lambda table: table.reshape(-1)[0],
+    "another type": lambda table: table.double() if table.is_floating_point() else table.float(),
+    "booleans": lambda table: table.bool(),
+}
+
+
+@pytest.mark.parametrize("how", WRONG_TABLES)
+def test_tables_of_the_mesh_of_another_type_or_shape_end_in_one_line(fitted, tmp_path, how):
+    """A point fewer is no fault of `faces`, whose count is its own, and is one of all others where `pixels` lack it."""
+    folder = shutil.copytree(fitted[0], tmp_path / "avatar")
+    sound = load_file(folder / "avatar.safetensors")
+    for name in ("corners", "weights", "pixels", "faces", "deformable", "part", "follows", "leads"):
+        if how == "a point fewer" and name == "faces":
+            continue
+        wrong = WRONG_TABLES[how](sound[f"mesh.{name}"]).contiguous()
+        save_file({**sound, f"mesh.{name}": wrong}, folder / "avatar.safetensors")
+        told = r"tensor 'mesh\.\w+'" if name == "pixels" else rf"tensor 'mesh\.{name}'"
+        with pytest.raises(UserError, match=told + r" is \w+ \[.*\], expected [\w ]+ \[.*\]; .*distil it again"):
+            Avatar.load(folder)
+
+
 def test_an_avatar_with_missing_parts_ends_in_one_line(fitted, tmp_path):
-    """A point fewer in one of the mesh's tables; a net of which the settings know nothing."""
-    for name in ("corners", "weights", "deformable", "part"):
+    """One of the mesh's tables; a net of which the settings know nothing; a part that the head has not."""
+    for name in ("corners", "weights", "pixels", "faces", "deformable", "part"):
         folder = shutil.copytree(fitted[0], tmp_path / name)
         tensors = load_file(folder / "avatar.safetensors")
-        tensors[f"mesh.{name}"] = tensors[f"mesh.{name}"][:-1].clone()
-        save_file(tensors, folder / "avatar.safetensors")
-        with pytest.raises(UserError, match=rf"tensor 'mesh\.{name}' is of \d+ points, not \d+"):
+        save_file(
+            {key: value for key, value in tensors.items() if key != f"mesh.{name}"}, folder / "avatar.safetensors"
+        )
+        with pytest.raises(UserError, match=rf"lacks tensor 'mesh\.{name}'"):
             Avatar.load(folder)
+    tensors["mesh.part"] = tensors["mesh.part"] + 100
+    save_file(tensors, folder / "avatar.safetensors")
+    with pytest.raises(UserError, match=r"tensor 'mesh\.part' points outside of its \d+ targets"):
+        Avatar.load(folder)
     folder = shutil.copytree(fitted[0], tmp_path / "net")
     info = json.loads((folder / "avatar.json").read_text())
     del info["net"]

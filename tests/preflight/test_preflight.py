@@ -11,11 +11,12 @@ from flax import nnx
 
 from mvp4d import cli
 from mvp4d.core.errors import UserError
+from mvp4d_jax.devices import GIB
 from mvp4d_jax.models.attention_splash import padded_length
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.preflight import jobs
 from mvp4d_jax.preflight import preflight as preflight_module
-from mvp4d_jax.preflight.preflight import GIB, Topology, preflight
+from mvp4d_jax.preflight.preflight import Topology, preflight
 from mvp4d_jax.preflight.worker import _out_of_memory
 from mvp4d_jax.training.config import load_config
 from mvp4d_jax.training.metrics import tokens_of

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mvp4d_jax.devices import TPUS, compiler_flags, kind_of
-from mvp4d_jax.preflight.preflight import GIB, Topology
+from mvp4d_jax.devices import GIB, TPUS, compiler_flags, kind_of
+from mvp4d_jax.preflight.preflight import Topology
 
 HERE = Path(__file__).parent
 # Two layers of the 2B width, 8 samples of 5,120 tokens: what is compiled for a layer depends on neither number.

@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import pytest
 
-from mvp4d_jax.devices import GPUS
-from mvp4d_jax.preflight.preflight import GIB, Topology, preflight
+from mvp4d_jax.devices import GIB, GPUS
+from mvp4d_jax.preflight.preflight import Topology, preflight
 from mvp4d_jax.sampling import memory
 from mvp4d_jax.sampling.plan import make_plan
 from mvp4d_jax.training.config import load_config

@@ -14,6 +14,7 @@ from mvp4d import cli
 from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
 from mvp4d_jax.data.shards import MANIFEST
+from mvp4d_jax.devices import GIB
 from mvp4d_jax.models.checkpoint import save_transformer
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.release import BUILT_IN
@@ -251,14 +252,14 @@ def test_too_many_slices_for_the_data_axis():
 
 
 def test_resident_shards_count_among_a_steps_memory(monkeypatch):
-    sizes = dict.fromkeys(("argument", "output", "alias", "temp"), memory.GIB)
+    sizes = dict.fromkeys(("argument", "output", "alias", "temp"), GIB)
     step = SimpleNamespace(
         memory_analysis=lambda: SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
     )
     mesh = parallel.make_mesh((1, 1, 1))
-    monkeypatch.setattr(memory, "limit", lambda _: 3 * memory.GIB)
+    monkeypatch.setattr(memory, "limit", lambda _: 3 * GIB)
     memory.check(step, mesh, "stage 'all'")
     with pytest.raises(
         UserError, match=r"and the resident shards need 3\.00 GiB .* has 3\.00; leave config\.data\.res"
     ):
-        memory.check(step, mesh, "stage 'all'", resident=memory.GIB + 1)
+        memory.check(step, mesh, "stage 'all'", resident=GIB + 1)

@@ -98,6 +98,13 @@ def centre(camera: Camera) -> Array:
     return -rotate(_inverse_rotation(camera), camera.world_to_camera[..., :3, 3])
 
 
+def angle_off(camera: Camera, place: np.ndarray, direction: np.ndarray) -> float:
+    """Radians between a unit direction [3] and the way from a place [3] to an unbatched camera; world axes."""
+    matrix = np.asarray(camera.world_to_camera)
+    towards = -matrix[:3, :3].T @ matrix[:3, 3] - place
+    return float(np.arccos(np.clip(direction @ towards / np.linalg.norm(towards), -1, 1)))
+
+
 def axis_in_head(camera: Camera, rotation: Array) -> np.ndarray:
     """Unit optical axis [3], float64, of an unbatched camera in the axes of a head turned by axis-angle [3] radians."""
     from scipy.spatial.transform import Rotation  # takes longer to load than all else here

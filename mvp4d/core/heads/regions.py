@@ -16,9 +16,14 @@ RAMP = 0.15  # of that unit on either side of it over which hair begins
 FACE = (-1.2, -0.3)  # likewise the heights between which a face's front is skin
 
 
+def parts_named(names: tuple[str, ...], words: tuple[str, ...]) -> np.ndarray:
+    """[parts] bool: whose names, in any case, hold one of the words."""
+    return np.array([any(word in name.lower() for word in words) for name in names], bool)
+
+
 def vertices_of(head: HeadModel, words: tuple[str, ...]) -> np.ndarray:
     """[N] float32: 1 on vertices of parts whose names hold one of the words."""
-    chosen = np.array([any(word in name.lower() for word in words) for name in head.part_names])
+    chosen = parts_named(head.part_names, words)
     marked = np.zeros(head.vertex_count, np.float32)
     marked[np.asarray(head.faces)[chosen[np.asarray(head.face_parts)]]] = 1
     return marked
@@ -31,8 +36,13 @@ def has_landmarks(head: HeadModel) -> bool:
 
 def landmarks_of(head: HeadModel) -> np.ndarray:
     """[K, 3] metres of the landmarks of the neutral head."""
-    corners = np.asarray(head.template)[np.asarray(head.faces)[np.asarray(head.landmark_faces)]]
-    return (corners * np.asarray(head.landmark_barycentric)[..., None]).sum(1)
+    return at_landmarks(head, head.template)
+
+
+def at_landmarks(head: HeadModel, values: np.ndarray) -> np.ndarray:
+    """[..., K, C] at the landmarks, of values [..., N, C] of a head's vertices."""
+    corners = np.asarray(head.faces)[np.asarray(head.landmark_faces)]  # [K, 3]
+    return (np.asarray(values)[..., corners, :] * np.asarray(head.landmark_barycentric)[..., None]).sum(-2)
 
 
 def scalp_and_face(head: HeadModel) -> tuple[np.ndarray, np.ndarray]:
