@@ -22,6 +22,7 @@ from mvp4d_export.visibility import gaussians_of, parts_named, smoothstep
 WHITE, IRIS, PUPIL = (0.80, 0.77, 0.74), (0.26, 0.17, 0.11), (0.05, 0.04, 0.04)
 SEEN, ENOUGH = 0.5, 0.2  # how well a photo shows a Gaussian that counts as seen; share of an iris that shows its colour
 ASIDE, ASIDE_SHADE = 0.35, 0.55  # cosine to the line of sight below which an eye is behind lids, and its light there
+PUPIL_SHARE = 0.35  # of an iris's radius: 4.2 of 12 mm
 EDGE = 0.0006  # metres over which iris passes into white
 GONE = -8.0  # logit of opacity of Gaussians that are left over
 
@@ -61,9 +62,10 @@ def lay_eye(avatar: Avatar, own: Tensor) -> None:
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(1))[:count].to(points.device)
     points, normal = points[order], normals[triangle[order]]
 
-    middle = corners_of("pupil").flatten(0, 1).mean(0)
-    off = (points - middle)[:, :2].norm(dim=1)
-    colours = _colours(avatar, middle, off, *(_radius(corners_of(word), middle) for word in ("iris", "pupil")))
+    iris = corners_of("iris", "pupil").flatten(0, 1)
+    middle = (iris.amin(0) + iris.amax(0)) / 2
+    radius = float((iris - middle)[:, :2].norm(dim=1).amax())
+    colours = _colours(avatar, middle, (points - middle)[:, :2].norm(dim=1), radius)
     light = ASIDE_SHADE + (1 - ASIDE_SHADE) * smoothstep(normal[:, 2], ASIDE, 1.0)
 
     among = avatar.binding[places].unique()
@@ -79,18 +81,14 @@ def lay_eye(avatar: Avatar, own: Tensor) -> None:
     avatar.set_gaussians(binding, tensors)
 
 
-def _colours(avatar: Avatar, middle: Tensor, off: Tensor, iris: float, pupil: float) -> Tensor:
-    """[M, 3] colours at metres `off` [M] from the pupil's middle [3], in the light of the skin beside that eye."""
+def _colours(avatar: Avatar, middle: Tensor, off: Tensor, iris: float) -> Tensor:
+    """[M, 3] colours at metres `off` [M] from the middle [3] of an iris of that radius, in the light of the skin beside
+    that eye."""
     nearby = skin_beside_eyes(avatar, avatar.harmonics.new_full((3,), BRIGHT))
     face = nearby[torch.stack([place for place, _ in nearby]).sub(middle).norm(dim=1).argmin()][1]
     white, brown, black = (in_light(colour, face) for colour in (WHITE, IRIS, PUPIL))
-    outside, inside = (smoothstep(off, radius - EDGE, radius + EDGE)[:, None] for radius in (iris, pupil))
+    outside, inside = (smoothstep(off, radius - EDGE, radius + EDGE)[:, None] for radius in (iris, PUPIL_SHARE * iris))
     return torch.lerp(torch.lerp(black, brown, inside), white, outside)
-
-
-def _radius(corners: Tensor, middle: Tensor) -> float:
-    """Metres across the line of sight from a point [3] to the farthest corner of triangles [T, 3, 3]."""
-    return float((corners - middle)[..., :2].norm(dim=-1).amax())
 
 
 def _normals(corners: Tensor) -> Tensor:

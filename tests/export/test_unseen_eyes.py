@@ -40,11 +40,17 @@ def test_only_eyes_that_no_photo_shows_are_unseen(blind):
         assert torch.equal(found[0] | found[1], eyes)
 
 
-def test_an_unseen_eye_gets_pupil_iris_and_white(blind):
-    """By the part that the rig shows in each pixel from before it; white is greyer than skin. Nothing else moves."""
+@pytest.mark.parametrize("tells_pupil", [True, False])
+def test_an_unseen_eye_gets_pupil_iris_and_white(blind, tells_pupil):
+    """By the part that the rig shows in each pixel from before it; white is greyer than skin. Nothing else moves. Heads
+    need not tell pupils from irises (ICT)."""
     own = copy.deepcopy(blind)
+    names = own.rig.part_names
+    if not tells_pupil:
+        own.rig.part_names = tuple(name.replace("pupil", "iris") for name in names)
     for eye in unseen_eyes(own, torch.zeros(own.gaussian_count)):
         lay_eye(own, eye)
+    own.rig.part_names = names
     others = ~gaussians_of(blind, EYES)
     assert torch.equal(own.binding[others], blind.binding[others])
     for name in GAUSSIAN_TENSORS:
