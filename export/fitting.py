@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,6 +31,9 @@ from mvp4d_export.fit_score import score
 from mvp4d_export.losses import Lpips
 from mvp4d_export.photos import Photos
 from mvp4d_export.presets import DistillConfig, adapted, changed, preset, with_photos
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 WORK = "distill run"
 
@@ -120,27 +123,10 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
     from tensorboardX import SummaryWriter
 
     writer = SummaryWriter(str(work / "tensorboard"), purge_step=fit.step_done if resumed else None)
-    started = saved = time.monotonic()
+    started = time.monotonic()
     between = False
     try:
-        with progress(total=fit.config.steps, what="distilling", unit="step") as bar:
-            bar.update(fit.step_done)
-            while fit.step_done < fit.config.steps:
-                with unbroken():  # the checkpoint of a stopped run holds whole steps
-                    numbers = fit.train_step()
-                bar.set_postfix(
-                    loss=f"{numbers['loss']:.4f}",
-                    psnr=f"{numbers['psnr']:.2f}",
-                    gaussians=numbers["gaussians"],
-                    refresh=False,
-                )
-                bar.update(1)
-                if fit.step_done % 10 == 0:
-                    for name, value in numbers.items():
-                        writer.add_scalar(name, value, fit.step_done)
-                if time.monotonic() - saved > fit.config.checkpoint_seconds:
-                    save_checkpoint(fit, work)
-                    saved = time.monotonic()
+        _take_steps(fit, work, writer)
         with unbroken():
             if not fit.finished:
                 with contextlib.suppress(UserError, OSError):
@@ -157,21 +143,7 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
         raise
     finally:
         writer.close()
-    names = fit.data.capture.names
-    report = {
-        "scores": scores,
-        "held_views": [names[view] for view in fit.data.held_views],
-        "held_times": fit.data.held_times,
-        "gaussians": fit.avatar.gaussian_count,
-        "steps": fit.config.steps,
-        "seconds": round(time.monotonic() - started, 1),
-        "resumed": resumed,
-        "seed": fit.seed,
-        "photos": 0 if fit.photos is None else len(fit.photos.photos),
-        "perceptual": perceptual_term(fit.config, fit.lpips is not None),
-        "device": str(fit.device),
-        "config": dataclasses.asdict(fit.config),
-    }
+    report = _report(fit, scores, time.monotonic() - started, resumed)
     try:
         _write(fit, out, work, report, overwrite)
     except BaseException:
@@ -180,6 +152,47 @@ def distill(fit: Distiller, out: Path, *, overwrite: bool = False) -> dict:
         raise
     drop_work_folder(work, WORK)
     return report
+
+
+def _take_steps(fit: Distiller, work: Path, writer: SummaryWriter) -> None:
+    """The steps that are left, logged, with a checkpoint every so often."""
+    saved = time.monotonic()
+    with progress(total=fit.config.steps, what="distilling", unit="step") as bar:
+        bar.update(fit.step_done)
+        while fit.step_done < fit.config.steps:
+            with unbroken():  # the checkpoint of a stopped run holds whole steps
+                numbers = fit.train_step()
+            bar.set_postfix(
+                loss=f"{numbers['loss']:.4f}",
+                psnr=f"{numbers['psnr']:.2f}",
+                gaussians=numbers["gaussians"],
+                refresh=False,
+            )
+            bar.update(1)
+            if fit.step_done % 10 == 0:
+                for name, value in numbers.items():
+                    writer.add_scalar(name, value, fit.step_done)
+            if time.monotonic() - saved > fit.config.checkpoint_seconds:
+                save_checkpoint(fit, work)
+                saved = time.monotonic()
+
+
+def _report(fit: Distiller, scores: dict, seconds: float, resumed: bool) -> dict:
+    names = fit.data.capture.names
+    return {
+        "scores": scores,
+        "held_views": [names[view] for view in fit.data.held_views],
+        "held_times": fit.data.held_times,
+        "gaussians": fit.avatar.gaussian_count,
+        "steps": fit.config.steps,
+        "seconds": round(seconds, 1),
+        "resumed": resumed,
+        "seed": fit.seed,
+        "photos": 0 if fit.photos is None else len(fit.photos.photos),
+        "perceptual": perceptual_term(fit.config, fit.lpips is not None),
+        "device": str(fit.device),
+        "config": dataclasses.asdict(fit.config),
+    }
 
 
 def perceptual_term(config: DistillConfig, lpips: bool) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
@@ -19,7 +18,8 @@ from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.initialise import SH_0, moved_vertices, nearest
-from mvp4d_export.triangles import to_head, to_local, triangle_frames
+from mvp4d_export.laid import areas_of, followed, scattered, surface_tensors
+from mvp4d_export.triangles import triangle_frames
 from mvp4d_export.visibility import TEETH, gaussians_of, parts_named, shows_parts, triangle_parts
 
 # Straight colours of the mouth at its lips, in the light of a face as bright as `BRIGHT`.
@@ -43,21 +43,18 @@ GAP, GAP_SHADE = 0.0006, 0.35  # metres over which the gap between two teeth is 
 LOWER = 0.003  # metres that motions of the rig move lower teeth at least, and upper ones never
 MOUTH_SHARE = 4000  # Gaussians of the rest of the mouth at most
 CLOSED = 1.5  # times as broad, those of the rest: scattered at random they must leave no gaps to the back of the head
-NO_SKIN = ("lash", "lining", "nostril")
+NOT_SKIN = (*INTERIOR, *EYES, "lash", "lining", "nostril")  # parts
 UNFOLDS = 1.5  # growth of an area from which it counts as a fold
 LID_REACH = 0.012  # metres from the eyes within which folds may be lids ...
 LID_COVER = 0.004  # ... which lie so near to them where they unfold: a brow that is raised does not
 FOLD_SPACING, FOLD_SIZE = 0.0006, 0.0009  # metres between Gaussians on unfolded lids, and those they are as large for
 RING = (0.010, 0.020)  # metres from an eye's middle sideways of it in which skin below it tells a lid's colour
-FOLD_MISS, CANDIDATES = 0.0008, 16  # metres by which they may miss the rig's lid at rest; triangles they may follow
+FOLD_MISS = 0.0008  # metres by which they may miss the rig's lid at rest
 LID_LIFT = 0.0006  # metres that they lie before it: eyes have thickness
 SOCKET = (0.008, 0.014)  # the same above it, where a deep-set eye is in shadow
 SKIN_QUANTILE = 0.7  # of the colours there, which is skin's
 FEW = 8  # Gaussians that tell no colour
 LID_SHADE = 0.9  # of a lid's light beside that skin's
-FLAT = 0.3  # thickness of a Gaussian over its width
-WIDTH = 0.7  # standard deviation of a Gaussian over the spacing
-OPAQUE = 4.0  # logit
 
 
 @torch.no_grad()
@@ -65,7 +62,7 @@ def lid_triangles(avatar: Avatar) -> Tensor:
     """[T] bool: triangles of the UV remesh on the skin that a blink unfolds over the eyes."""
     rig, part = avatar.rig, triangle_parts(avatar)
     eyes = parts_named(rig.part_names, EYES).to(avatar.device)
-    skin = ~parts_named(rig.part_names, (*INTERIOR, *EYES, *NO_SKIN)).to(avatar.device)[part]
+    skin = ~parts_named(rig.part_names, NOT_SKIN).to(avatar.device)[part]
     if not eyes.any() or not len(rig.expression_basis):
         return torch.zeros_like(skin)
     rest = avatar.gather(rig.template)
@@ -262,7 +259,7 @@ def _lids(avatar: Avatar, colours: list[tuple[Tensor, Tensor]]) -> list[tuple[Te
     eyes = parts_named(rig.part_names, EYES).to(avatar.device)
     if not colours or not len(rig.expression_basis):
         return []
-    skin = ~parts_named(rig.part_names, (*INTERIOR, *EYES, *NO_SKIN)).to(avatar.device)
+    skin = ~parts_named(rig.part_names, NOT_SKIN).to(avatar.device)
     eye = rig.template[rig.faces[eyes[rig.face_parts]].flatten().unique()]
     rest = rig.template[rig.faces]
     near = skin[rig.face_parts] & (nearest(rest.mean(1), eye)[0] < LID_REACH)
@@ -291,23 +288,6 @@ def _lids(avatar: Avatar, colours: list[tuple[Tensor, Tensor]]) -> list[tuple[Te
     return found
 
 
-def followed(avatar: Avatar, heads: list[Tensor], points: list[Tensor], among: Tensor) -> tuple[Tensor, Tensor]:
-    """The triangles [M], of `among`, that carry points [M, 3] on the first of some heads [N, 3] best to where they are
-    on the others, and the metres [M] by which they miss that at most."""
-    frames = triangle_frames(avatar.gather(heads[0]), avatar.mesh_faces)
-    count = min(CANDIDATES, len(among))
-    _, index = cKDTree(frames[2][among].cpu().numpy()).query(points[0].cpu().numpy(), k=list(range(1, count + 1)))
-    candidates = among[torch.from_numpy(index).to(among.device)]  # [M, count]
-    at = candidates.flatten()
-    local = to_local(points[0].repeat_interleave(count, 0), frames, at)
-    off = torch.zeros_like(candidates, dtype=local.dtype)
-    for head, there in zip(heads[1:], points[1:]):
-        carried = to_head(local, triangle_frames(avatar.gather(head), avatar.mesh_faces), at)
-        off = torch.maximum(off, (carried.view(*off.shape, 3) - there[:, None]).norm(dim=-1))
-    off, best = off.min(1)
-    return candidates.gather(1, best[:, None])[:, 0], off
-
-
 def skin_beside_eyes(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Middle [3] of each eye and colour [3] of the skin around it, lids and brows left out."""
     rig = avatar.rig
@@ -315,7 +295,7 @@ def skin_beside_eyes(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, Tensor]
     vertices = rig.template[rig.faces[eyes[rig.face_parts]].flatten().unique()]
     if not len(vertices):
         return []
-    skin = ~gaussians_of(avatar, (*INTERIOR, *EYES, *NO_SKIN))
+    skin = ~gaussians_of(avatar, NOT_SKIN)
     means = avatar.splats(avatar.gather(rig.template)).means
     rgb = avatar.harmonics[:, 0] * SH_0 + 0.5
     found = []
@@ -334,52 +314,3 @@ def skin_beside_eyes(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, Tensor]
             colour = (colour + rgb[above].quantile(SKIN_QUANTILE, 0)) / 2
         found.append((middle, colour))
     return found
-
-
-def surface_tensors(
-    avatar: Avatar,
-    head: Tensor,
-    binding: Tensor,
-    points: Tensor,
-    normal: Tensor,
-    colours: Tensor,
-    spacing: float | Tensor,
-) -> dict[str, Tensor]:
-    """Opaque flat Gaussians at points [M, 3] of a head [N, 3], `spacing` metres apart (of each: [M]), on triangles
-    `binding` [M]."""
-    frames = triangle_frames(avatar.gather(head), avatar.mesh_faces)
-    rotation, scale, _ = frames
-    local = to_local(points, frames, binding)
-    count, device = len(points), avatar.device
-    size = WIDTH * points.new_tensor(1.0).mul(spacing).expand(count)[:, None].repeat(1, 3)
-    across = (rotation[binding][:, :, 1] * normal).sum(1).abs() > 0.8  # the triangle lies as the surface does there
-    size[across, 1] *= FLAT
-    harmonics = torch.zeros(count, avatar.config.harmonic_count, 3, device=device)
-    harmonics[:, 0] = (colours.clamp(0.01, 0.99) - 0.5) / SH_0
-    turn = torch.zeros(count, 4, device=device)
-    turn[:, 0] = 1
-    return {
-        "position": local,
-        "rotation": turn,
-        "log_scale": (size / scale[binding, None]).log(),
-        "logit_opacity": torch.full((count,), OPAQUE, device=device),
-        "harmonics": harmonics,
-    }
-
-
-def areas_of(corners: Tensor) -> Tensor:
-    """[T] areas of triangles [T, 3, 3]."""
-    return torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1) / 2
-
-
-def scattered(corners: Tensor, spacing: float | Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Points [M, 3] on triangles [T, 3, 3], about `spacing` metres apart (of each triangle: [T]), the triangle [M] of
-    each, and where in it: barycentric [M, 3]."""
-    expected = areas_of(corners) / spacing**2
-    count = (expected + torch.rand(len(expected), generator=generator).to(expected)).floor().long()
-    triangle = torch.arange(len(corners), device=corners.device).repeat_interleave(count)
-    corner = corners[triangle]
-    u = torch.rand(len(corner), 2, generator=generator).to(corner)
-    u = torch.where(u.sum(1, keepdim=True) > 1, 1 - u, u)
-    weights = torch.cat((1 - u.sum(1, keepdim=True), u), 1)
-    return (weights[..., None] * corner).sum(1), triangle, weights

@@ -11,22 +11,25 @@ from torch.nn.functional import avg_pool2d, grid_sample, max_pool3d, normalize
 
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
+from mvp4d_export.remesh import JAW_OPEN
 from mvp4d_export.rig import Pose, Rig
 from mvp4d_export.triangles import Frames, to_head, to_local, triangle_frames
 from mvp4d_export.visibility import parts_named
 
 MARGIN = (0.14, 0.13, 0.14)  # metres around the rig that hair and clothes may take
 REACH = 0.13  # metres from the nearest triangle that a Gaussian may start at
-TIMES = 5  # moments that must agree on the hull
+TIMES, AGREED = 5, 0.7  # moments that are asked for the hull, and the share of them that must agree
 TRIANGLE_SHARE = 0.6  # of all Gaussians, at most, start on a triangle each
-SURFACE_SHARE = 0.2  # of all Gaussians, at most, close the seams of the UV chart
+SURFACE_SHARE = 0.2  # of all Gaussians, at most, close the seams of the UV chart ...
+SAMPLES, SEAM = 20_000, 0.8  # ... at some of so many places, this share of the triangles' spacing from other points
 HIDDEN_PARTS = ("inside", "socket", "nostril", "gum", "tongue")
-COARSE_STEP = 0.012  # metres between hull points of the first try
+COARSE_STEP, FINEST_STEP = 0.012, 0.004  # metres between hull points of the first try, and at least
 TOLERANCE = 0.06  # share of the pictures in which a hull point may fall outside of the mask
+SPACING = (0.0008, 0.012)  # metres between neighbours, as far as it tells a Gaussian's size
+WIDTH, FLAT = 0.65, 0.35  # standard deviation over that spacing; thickness on the rig over the width
 CLOSED = 1.3  # how much larger Gaussians on the rig are than those off it: nothing shines through a face
 ASKANCE = 0.05  # least cosine by which a view counts for the colours of a surface
 DEPTH_SLACK = 0.012  # metres behind the nearest point at which a point still counts as visible
-JAW_OPEN = 0.35  # radians
 STILL = 0.003  # metres that expressions may move skin on which hair and clothes hang
 HANGING = 0.012  # metres from the skin beyond which they do not follow all that it does
 SH_0 = 0.28209479177387814
@@ -41,35 +44,12 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
     offsets = torch.zeros(len(avatar.mesh_pixels), 3, device=device)
     posed = [avatar.vertices(data.pose[time : time + 1], offsets) for time in times]
     frames = [triangle_frames(vertices, avatar.mesh_faces) for vertices in posed]
-    centres = frames[0][2]
-    binding = torch.arange(len(centres), device=device)
-    if len(binding) > TRIANGLE_SHARE * limit:
-        spacing = float(frames[0][1].median())
-        binding = _thin(centres, TRIANGLE_SHARE * limit, spacing).sort().values
-    points = centres[binding]
-
-    spacing = frames[0][1].median() * (len(centres) / len(binding)) ** 0.5
-    extra = _surface_samples(avatar, data, times[0], seed)
-    extra = extra[nearest(extra, points)[0] > 0.8 * spacing]
-    extra = extra[_thin(extra, SURFACE_SHARE * limit, float(0.8 * spacing))]
-    points = torch.cat((points, extra))
-    on_rig = len(points)
-    if data.masks is not None and limit > on_rig:
-        points = torch.cat((points, _hull(data, times, frames, points, limit - on_rig)))
-    everywhere = torch.ones(len(centres), dtype=torch.bool, device=device)
-    binding = torch.cat(
-        (
-            binding,
-            nearest(points[len(binding) : on_rig], centres)[1],
-            hang(avatar, points[on_rig:], centres, everywhere),
-        )
-    )
-
+    points, binding, on_rig = _start(avatar, data, times, frames, limit, seed)
     local = to_local(points, frames[0], binding)
-    size = _neighbour_distance(points).clamp(0.0008, 0.012)
-    flat = size[:, None].repeat(1, 3) * 0.65
+    size = _neighbour_distance(points).clamp(*SPACING)
+    flat = size[:, None].repeat(1, 3) * WIDTH
     flat[:on_rig] *= CLOSED
-    flat[:on_rig, 1] *= 0.35  # thin along the triangle's normal
+    flat[:on_rig, 1] *= FLAT  # thin along the triangle's normal
     normals = frames[0][0][binding, :, 1]
     normals[on_rig:] = 0
     colour = _colours(avatar, data, times[0], points, normals)
@@ -89,6 +69,31 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
         },
     )
     return len(points) - on_rig
+
+
+def _start(
+    avatar: Avatar, data: Dataset, times: list[int], frames: list[Frames], limit: int, seed: int
+) -> tuple[Tensor, Tensor, int]:
+    """Points [M, 3] in the first of these moments, the triangles [M] that carry them, and how many of them lie on the
+    rig: the first ones."""
+    centres, device = frames[0][2], avatar.device
+    binding = torch.arange(len(centres), device=device)
+    if len(binding) > TRIANGLE_SHARE * limit:
+        spacing = float(frames[0][1].median())
+        binding = _thin(centres, TRIANGLE_SHARE * limit, spacing).sort().values
+    points = centres[binding]
+
+    spacing = frames[0][1].median() * (len(centres) / len(binding)) ** 0.5
+    extra = _surface_samples(avatar, data, times[0], seed)
+    extra = extra[nearest(extra, points)[0] > SEAM * spacing]
+    extra = extra[_thin(extra, SURFACE_SHARE * limit, float(SEAM * spacing))]
+    points = torch.cat((points, extra))
+    on_rig = len(points)
+    if data.masks is not None and limit > on_rig:
+        points = torch.cat((points, _hull(data, times, frames, points, limit - on_rig)))
+    everywhere = torch.ones(len(centres), dtype=torch.bool, device=device)
+    seams = nearest(points[len(binding) : on_rig], centres)[1]
+    return points, torch.cat((binding, seams, hang(avatar, points[on_rig:], centres, everywhere))), on_rig
 
 
 @torch.no_grad()
@@ -156,7 +161,7 @@ def _surface_samples(avatar: Avatar, data: Dataset, time: int, seed: int) -> Ten
     corners = vertices[0][avatar.rig.faces[outside]].cpu()
     area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)
     generator = torch.Generator().manual_seed(seed)
-    face = torch.multinomial(area + 1e-12, 20000, replacement=True, generator=generator)
+    face = torch.multinomial(area + 1e-12, SAMPLES, replacement=True, generator=generator)
     u = torch.rand(len(face), 2, generator=generator)
     u = torch.where(u.sum(1, keepdim=True) > 1, 1 - u, u)
     a, b, c = corners[face].unbind(1)
@@ -184,7 +189,7 @@ def _hull(data: Dataset, times: list[int], frames: list[Frames], taken: Tensor, 
     step, points = COARSE_STEP, _hull_at(data, times, frames, taken, COARSE_STEP)
     for _ in range(4):
         # The count of a surface goes with the inverse square of the step.
-        finer = max(0.004, step * (len(points) / max(0.95 * budget, 1)) ** 0.5)
+        finer = max(FINEST_STEP, step * (len(points) / max(0.95 * budget, 1)) ** 0.5)
         if len(points) <= budget and finer > 0.95 * step:
             return points
         step = finer
@@ -211,7 +216,7 @@ def _hull_at(data: Dataset, times: list[int], frames: list[Frames], taken: Tenso
     local = to_local(points, frames[0], bound)
     for time, frame in zip(times, frames):
         agreed += _inside(data, time, to_head(local, frame, bound)) >= 1 - 2 * TOLERANCE
-    return points[agreed >= 0.7 * len(times)]
+    return points[agreed >= AGREED * len(times)]
 
 
 def _project(data: Dataset, time: int, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch.nn.functional import max_pool2d
 
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
-from mvp4d_export.hidden import NO_SKIN
+from mvp4d_export.hidden import NOT_SKIN
 from mvp4d_export.initialise import SH_0, nearest
 from mvp4d_export.lips import around_lips
 from mvp4d_export.mouth_mask import grown
@@ -152,7 +152,7 @@ def _skin_around(
     marks = torch.stack((own, gaussians_of(avatar, EYES), own & False), 1).float()
     share, white, _ = avatar.render(splats, pose, *views, dark, colours=marks).rgb[0].unbind(-1)
     surface = rig_surface(avatar, pose, viewmat, K, side)
-    other = parts_named(avatar.rig.part_names, (*INTERIOR, *EYES, *NO_SKIN)).to(avatar.device)
+    other = parts_named(avatar.rig.part_names, NOT_SKIN).to(avatar.device)
     skin = (surface.face >= 0) & ~other[avatar.rig.face_parts[surface.face.clamp(min=0)]] & (shown.alpha[0] > SOLID)
     near = grown(share > 0.5, round(AROUND * metre)) & ~grown(share + white > 0.2, max(1, round(BESIDE * metre)))
     return shown.rgb[0], near & skin

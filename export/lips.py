@@ -12,8 +12,8 @@ from torch.nn.functional import normalize
 
 from mvp4d.core.heads.model import INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
-from mvp4d_export.hidden import areas_of, followed, scattered, surface_tensors
 from mvp4d_export.initialise import SH_0, nearest
+from mvp4d_export.laid import areas_of, followed, scattered, surface_tensors
 from mvp4d_export.visibility import gaussians_of, outer_parts, parts_named, triangle_parts
 
 LIPS = ("lips",)

@@ -19,7 +19,7 @@ from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.despeckle import fade_specks
-from mvp4d_export.hidden import NO_SKIN, OwnMouths
+from mvp4d_export.hidden import NOT_SKIN, OwnMouths
 from mvp4d_export.lids import finish_lids, lids_among
 from mvp4d_export.lips import finish_lips
 from mvp4d_export.mouth_mask import mouth_mask
@@ -232,7 +232,7 @@ class PhotoFit:
         surface, claimed = self.on_surface(), self.claims.amax(0)
         told = claimed > 0  # of the others generated views alone tell the colours
         even_rim(self.avatar, ~surface & ~self.fixed, torch.where(told, self.squarely(), 1.0))
-        skin = surface & ~self.fixed & ~gaussians_of(self.avatar, (*INTERIOR, *EYES, *NO_SKIN, "lip"))
+        skin = surface & ~self.fixed & ~gaussians_of(self.avatar, (*NOT_SKIN, "lip"))
         even_rim(self.avatar, skin, torch.where(told, claimed, 1.0), SKIN_RIM, LEAST_CLAIM + claimed, SKIN_DOTS)
 
     @torch.no_grad()

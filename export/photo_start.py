@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d
 
-from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS
 from mvp4d_export.free_space import THROUGH, Shot, agreeing, before_background
-from mvp4d_export.hidden import NO_SKIN, in_light, lid_triangles, seed_hidden, teeth_colour
+from mvp4d_export.hidden import NOT_SKIN, in_light, lid_triangles, seed_hidden, teeth_colour
 from mvp4d_export.initialise import SH_0, STILL, moved, recolour
 from mvp4d_export.lips import seed_lips
 from mvp4d_export.photo_depth import Sights, photo_depth
@@ -91,7 +90,7 @@ class PhotoStart:
     @torch.no_grad()
     def _face_colour(self) -> Tensor:
         """[3] median colour of the skin that photos show squarely; of all skin where they show none."""
-        skin = ~gaussians_of(self.avatar, (*INTERIOR, *EYES, *NO_SKIN))
+        skin = ~gaussians_of(self.avatar, NOT_SKIN)
         means = self.avatar.splats(self.avatar.gather(self.avatar.rig.template)).means
         near = (moved(self.avatar) > STILL)[self.avatar.binding]  # hair and clothes hardly follow the face
         chosen = skin & near & (self.fit.shown > 0.5) & (means[:, 2] > 0)

@@ -171,18 +171,12 @@ def strands(
     where = torch.maximum(scalp, hanging) * hair.share(surface.colours, scalp) * smoothstep(surface.unshown, *UNSHOWN)
     where = where[surface.around].mean(1)
     where = where * _joined(surface.places, scalp > 0.5, 2 * CELL)  # not on what floats beside the head
-    expected = DENSITY * surface.area * where
-    expected *= min(1.0, most / max(float(expected.sum()), 1e-6))
-    count = (expected + torch.rand(len(expected), generator=generator).to(expected)).floor().long()
-    index = torch.arange(len(count), device=count.device).repeat_interleave(count)
+    index = _drawn(DENSITY * surface.area * where, most, generator)
     if not len(index):
         return None
-    if len(index) > most:  # by chance: the last ones are those of one side
-        index = index[torch.randperm(len(index), generator=generator)[:most].sort().values.to(index.device)]
     places, turns, brightness = _lie(surface, index, torch.from_numpy(region.crown()).to(splats.means), generator)
     colours = surface.colours[index] * (1 + hair.contrast / OVERLAID * brightness).clamp(DARKEST, LIGHTEST)[:, None]
-    outside = outer_parts(avatar)[triangle_parts(avatar)]
-    binding = hang(avatar, places, frames[2], outside)
+    binding = hang(avatar, places, frames[2], outer_parts(avatar)[triangle_parts(avatar)])
     size = torch.tensor([LONG, WIDE, WIDE], device=avatar.device) * torch.exp(
         SPREAD * torch.randn(len(index), 1, generator=generator).to(places)
     )
@@ -195,6 +189,16 @@ def strands(
         "logit_opacity": torch.logit((OPACITY * where[index].sqrt()).clamp(1e-3, OPACITY)),
         "harmonics": harmonics,
     }
+
+
+def _drawn(expected: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """[S] points of which strands grow, as many at each as `expected` [M] in the mean, and `most` in all."""
+    expected = expected * min(1.0, most / max(float(expected.sum()), 1e-6))
+    count = (expected + torch.rand(len(expected), generator=generator).to(expected)).floor().long()
+    index = torch.arange(len(count), device=count.device).repeat_interleave(count)
+    if len(index) > most:  # by chance: the last ones are those of one side
+        index = index[torch.randperm(len(index), generator=generator)[:most].sort().values.to(index.device)]
+    return index
 
 
 def _hair(avatar: Avatar, splats: Splats, region: Region, shown: Tensor) -> Hair | None:

@@ -13,8 +13,9 @@ from torch.nn.functional import normalize
 
 from mvp4d.core.heads.model import EYES
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
-from mvp4d_export.hidden import BRIGHT, areas_of, in_light, scattered, skin_beside_eyes, surface_tensors
+from mvp4d_export.hidden import BRIGHT, in_light, skin_beside_eyes
 from mvp4d_export.initialise import nearest
+from mvp4d_export.laid import areas_of, scattered, surface_tensors
 from mvp4d_export.triangles import triangle_frames
 from mvp4d_export.visibility import gaussians_of, parts_named, smoothstep
 
