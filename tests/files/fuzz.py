@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import zipfile
@@ -232,9 +233,11 @@ def _safetensors(path: Path, rng: Random) -> str:
         at = start + 4 * int(rng.integers((end - start) // 4))
         body[at : at + 4] = struct.pack("<f", float("nan") if how == "NaN" else -1e30)
     elif how == "dtype":
-        header[name]["dtype"] = _pick(rng, ("F16", "I32", "BOOL", "F99", 5))
+        header[name]["dtype"] = _pick(rng, ("F16", "F32", "F64", "I32", "I64", "BOOL", "F99", 5))
     elif how == "shape":
-        header[name]["shape"] = _pick(rng, ([10**30], [-1], [], [1, *header[name]["shape"]], "x", [0]))
+        shape = header[name]["shape"]
+        others = [10**30], [-1], [], [1, *shape], [*shape, 1], shape[::-1], [math.prod(shape)], "x", [0]
+        header[name]["shape"] = _pick(rng, others)
     elif how == "offsets":
         header[name]["data_offsets"] = _pick(rng, ([0, 10**18], [end, start], [], [-1, 4], None))
     elif how == "dropped":
