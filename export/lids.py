@@ -37,7 +37,7 @@ OVER, REACH = 0.0004, (1.5, 0.004)  # metres that eyes lie behind lids which the
 WELL = 0.0012, 7  # metres, and how many of the lids' Gaussians lie within them around what is well before lids
 MOST_TUCK, MOST_SKIN = 0.005, 0.001  # metres that eyes are moved at most, and skin, which lies before open eyes
 CARRIED, STANDS = 0.003, 0.002  # metres that a blink moves what goes with lids; before them, from which it is no skin
-FADED = -8.0  # logit of opacity
+HAIRS, FADED = 12, -8.0  # how many of them may be hair; their logit of opacity
 FEW = 30  # pixels that tell no colour
 
 
@@ -104,12 +104,15 @@ def _tuck(avatar: Avatar, others: Tensor, lids: Tensor, closed: Pose, viewmat: T
 def _fade_before(avatar: Avatar, carried: Tensor, lids: Tensor, flat: Tensor, depth: Tensor) -> None:
     """Fades what is carried along by lids, [M] of G, and stands well before these, [G] bool, once they are shut.
 
-    Hair before an open eye, which a fit has bound to the lid, would be a spot there. `flat` [G, 2], `depth` [G]: across
+    Hair before an open eye, which a fit has bound to the lid, would be a spot there. More than a few are no hair, the
+    rim of glasses perhaps. `flat` [G, 2], `depth` [G]: across
     and along the camera's axis, metres.
     """
     near = torch.cdist(flat[carried], flat[lids]) < WELL[0]
     stands = torch.where(near, depth[lids], torch.inf).amin(1) - depth[carried]
-    avatar.logit_opacity[carried[(near.sum(1) > WELL[1]) & (stands > STANDS)]] = FADED
+    stray = carried[(near.sum(1) > WELL[1]) & (stands > STANDS)]
+    if len(stray) <= HAIRS:
+        avatar.logit_opacity[stray] = FADED
 
 
 def _shade(avatar: Avatar, own: Tensor, shut: int, picture: Picture, pose: Pose, viewmat: Tensor) -> None:

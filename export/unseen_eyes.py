@@ -21,7 +21,8 @@ from mvp4d_export.visibility import gaussians_of, parts_named, smoothstep
 
 # Straight colours in the light of a face as bright as `hidden.BRIGHT`; the commonest iris is brown.
 WHITE, IRIS, PUPIL = (0.80, 0.77, 0.74), (0.26, 0.17, 0.11), (0.05, 0.04, 0.04)
-SEEN, ENOUGH = 0.5, 0.2  # how well a photo shows a Gaussian that counts as seen; share of an iris that shows its colour
+SEEN = 0.5  # how well a photo shows a Gaussian that counts as seen
+FEW = 20  # Gaussians of an eye below which they cannot show one
 ASIDE, ASIDE_SHADE = 0.35, 0.55  # cosine to the line of sight below which an eye is behind lids, and its light there
 PUPIL_SHARE = 0.35  # of an iris's radius: 4.2 of 12 mm
 EDGE = 0.0006  # metres over which iris passes into white
@@ -30,17 +31,17 @@ GONE = -8.0  # logit of opacity of Gaussians that are left over
 
 @torch.no_grad()
 def unseen_eyes(avatar: Avatar, shown: Tensor) -> list[Tensor]:
-    """[G] bool for each eye where no photo shows an iris; `shown` [G] tells how well one shows each Gaussian.
+    """[G] bool for each eye where no photo shows any of an iris; `shown` [G] tells how well one shows each Gaussian.
 
-    None where one eye is seen: views that are made from it know the other. None of heads whose parts do not tell irises
-    apart.
+    None where a part of one iris is seen: views that are made from it know the other, and its colour. None of heads
+    whose parts do not tell irises apart, and of eyes of too few Gaussians.
     """
-    eyes, irises = gaussians_of(avatar, EYES), gaussians_of(avatar, ("iris",))
-    left = avatar.splats(avatar.gather(avatar.rig.template)).means[:, 0] >= 0
-    sides = [side for side in (left, ~left) if (irises & side).any()]
-    if any((shown[irises & side] > SEEN).float().mean() >= ENOUGH for side in sides):
+    told = parts_named(avatar.rig.part_names, ("iris",)).to(avatar.device)[avatar.rig.face_parts]
+    seen = gaussians_of(avatar, ("iris", "pupil")) & (shown > SEEN)
+    if not told.any() or seen.any():
         return []
-    return [eyes & side for side in sides]
+    eyes, left = gaussians_of(avatar, EYES), avatar.splats(avatar.gather(avatar.rig.template)).means[:, 0] >= 0
+    return [eyes & side for side in (left, ~left) if int((eyes & side).sum()) >= FEW]
 
 
 @torch.no_grad()

@@ -164,10 +164,13 @@ class Model:
         from mvp4d_jax.sampling.inputs import open_portrait
         from mvp4d_jax.sampling.job import Settings, plan_job
 
-        beside = [
-            name for name, entry in inspect.signature(self.plan).parameters.items() if entry.kind is entry.KEYWORD_ONLY
-        ]
-        chosen = checked_fields(Settings, settings, beside)
+        beside = {
+            name
+            for method in (self.plan, self.sample)
+            for name, entry in inspect.signature(method).parameters.items()
+            if entry.kind is entry.KEYWORD_ONLY
+        }
+        chosen = checked_fields(Settings, settings, sorted(beside - settings.keys()))
         portrait = open_portrait(reference, fit=fit, head=head, mask=mask, matte=matte)
         return plan_job(
             self.folder,

@@ -19,6 +19,7 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.progress import say
+from mvp4d.core.words import counted
 
 if TYPE_CHECKING:
     from mvp4d_export.avatar import Avatar as AvatarModule
@@ -221,7 +222,8 @@ class Rendering:
 
     def __repr__(self) -> str:
         height, width = self.size
-        return f"Rendering({len(self)} frames of {width} x {height}, {self.fps:g} a second, of {self.avatar!r})"
+        frames = counted(len(self), "frame")
+        return f"Rendering({frames} of {width} x {height}, {self.fps:g} a second, of {self.avatar!r})"
 
     def __len__(self) -> int:
         return len(self.shot.pairs)

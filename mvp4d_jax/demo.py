@@ -131,7 +131,7 @@ def _plan(
     stages.append(
         Stage(
             "sample",
-            f"generating {VIEWS} views over 360 degrees from {'one' if len(photos) < 2 else 'the frontal'} photo",
+            f"generating {VIEWS} views over 360 degrees from the reference picture",
             (
                 "sample",
                 "--weights",

@@ -70,6 +70,8 @@ def test_errors_speak_of_arguments_and_the_command_line_of_flags(world, tmp_path
         mvp4d.load(release).sample(scene, motion=scene, cameras=scene, frames=50)
     for wrong, line in (
         ({"stepz": 3}, "`stepz`: no such argument; did you mean `steps`?"),
+        ({"ouput": "a"}, "`ouput`: no such argument; did you mean `out`?"),
+        ({"overwritte": True}, "`overwritte`: no such argument; did you mean `overwrite`?"),
         ({"clean_view": scene}, "`clean_view`: no such argument; did you mean `clean_views`?"),
         ({"steps": "3"}, "`steps`: '3' (str) is not of type int | None"),
     ):

@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mvp4d.core.words import counted
+
 REPORT = ("evaluation.json", "evaluation.html")
 
 
@@ -74,9 +76,9 @@ def _capture(args: argparse.Namespace, folder: Path) -> str:
     _keep(folder, scores)
     write_report(folder / REPORT[1], scores, capture, truth)
     _finish(folder)
-    mean = scores["mean"]
+    mean, views = scores["mean"], counted(len(scores["views"]), "view")
     return (
-        f"PSNR {mean['psnr']:.2f} dB, SSIM {mean['ssim']:.3f} over {len(scores['views'])} views; "
+        f"PSNR {mean['psnr']:.2f} dB, SSIM {mean['ssim']:.3f} over {views}; "
         f"left out: {', '.join(scores['left_out'])}; see {folder / 'evaluation.html'}"
     )
 

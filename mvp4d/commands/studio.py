@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> str:
     order = Order(cameras, args.frames, args.size, args.fps, args.motion, args.seed, args.own_motion)
     if identities is not None:
         made = make_set(args.out, identities, order)
-        return f"{len(identities)} captures in {args.out} ({made} new)"
+        return f"{counted(len(identities), 'capture')} in {args.out} ({made} new)"
     if args.motion_only:
         path = write_motion(args.out, args.identity, order, from_rest=args.from_rest, overwrite=args.overwrite)
         return f"{counted(order.frames, 'frame')} of motion: {path}"

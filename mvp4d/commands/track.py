@@ -190,8 +190,8 @@ def _rig(args: argparse.Namespace) -> str:
         else:
             write_rig_capture(args.out, source, head, fit, overwrite=args.overwrite)
     return (
-        f"{args.out}: head '{head.name}', {len(views)} views x {counted(fit.frame_count, 'frame')}, landmarks within "
-        f"{100 * np.nanmedian(solution.error):.1f} % of the face box; look at {overlay}"
+        f"{args.out}: head '{head.name}', {counted(len(views), 'view')} x {counted(fit.frame_count, 'frame')}, "
+        f"landmarks within {100 * np.nanmedian(solution.error):.1f} % of the face box; look at {overlay}"
     )
 
 

@@ -76,7 +76,7 @@ def checked_fields(kind: type[T], given: dict[str, Any], also: Iterable[str] = (
         if name not in fields:
             raise _unknown(name, [*fields, *also])
         _check(name, value, fields[name])
-    return kind(**given)
+    return kind(**{name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()})
 
 
 def _unknown(name: str, known: Sequence[str]) -> UserError:
@@ -96,11 +96,17 @@ def _misfit(
     unknown = [name for name in kwargs if name not in named]
     if unknown and not takes_any:
         return _unknown(unknown[0], named)
+    absent = [name for name in named if name not in kwargs]
+    for name in unknown:
+        if meant(name, absent):
+            return _unknown(name, absent)
     try:
         given = signature.bind_partial(*args, **kwargs).arguments
     except TypeError:  # too many in a row, or one of them twice
         return UserError(f"{function}()", str(error), f"it takes {', '.join(named)}")
     missing = [name for name in named if entries[name].default is inspect.Parameter.empty and name not in given]
+    if not missing:  # a method, called on its class
+        return UserError(f"{function}()", str(error))
     return UserError(f"`{missing[0]}`", f"is missing: {function}() cannot do without")
 
 
@@ -128,7 +134,7 @@ def _fits_one(value: object, word: str) -> bool:
     if outer is None:
         return any(base.__name__ == word for base in type(value).__mro__)
     if (
-        isinstance(value, str | bytes | dict | os.PathLike)
+        isinstance(value, str | bytes | dict | range | os.PathLike)
         or not isinstance(value, Iterable)
         or not hasattr(value, "__len__")
     ):

@@ -4,6 +4,7 @@ position."""
 from __future__ import annotations
 
 import contextlib
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,8 @@ def load_motion(path: Pathlike, head: HeadModel) -> tuple[Motion, str]:
         return _from_motion(read_motion(where, arrays), head, where)
     maker = next((maker for maker, suffixes in _MAKERS.items() if path.suffix.lower() in suffixes), None)
     if maker is not None:
-        raise UserError(path, "is no motion yet", f"mvp4d {maker} {path.name} --out NAME.npz makes one of it")
+        source = shlex.quote(str(path))
+        raise UserError(path, "is no motion yet", f"mvp4d {maker} {source} --out NAME.npz makes one of it")
     raise UserError(path, f"cannot tell what kind of motion '{path.suffix or path.name}' is", _KINDS)
 
 

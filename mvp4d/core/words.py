@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+NEAR = 0.7  # difflib's ratio from which one word may be meant by another; its own 0.6 takes "out" for "routing"
+
 
 def counted(count: int, noun: str) -> str:
     """1 photo, 2 photos."""
@@ -13,4 +15,4 @@ def counted(count: int, noun: str) -> str:
 
 def meant(word: str, known: Iterable[str]) -> str | None:
     """The known word that a mistyped one is nearest to; None where none is near."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=NEAR)), None)

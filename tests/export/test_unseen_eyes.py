@@ -29,11 +29,14 @@ def blind(avatar):  # noqa: F811
 
 def test_only_eyes_that_no_photo_shows_are_unseen(blind):
     """None where a photo shows one of them, both where all is hidden; white alone tells no iris."""
-    eyes, iris = gaussians_of(blind, EYES), gaussians_of(blind, ("iris",))
+    eyes, iris = gaussians_of(blind, EYES), gaussians_of(blind, ("iris", "pupil"))
     left = blind.splats(blind.gather(blind.rig.template)).means[:, 0] >= 0
     seen = torch.ones(blind.gaussian_count)
     assert unseen_eyes(blind, seen) == []
     assert unseen_eyes(blind, torch.where(left, 1.0, 0.0)) == []
+    glimpse = torch.zeros_like(seen)
+    glimpse[iris.nonzero()[0]] = 1  # a narrowed eye: its colour is known
+    assert unseen_eyes(blind, glimpse) == []
     for shown in (torch.zeros_like(seen), torch.where(iris, 0.0, 1.0)):
         found = unseen_eyes(blind, shown)
         assert [int((eye & ~side).sum()) for eye, side in zip(found, (left, ~left), strict=True)] == [0, 0]

@@ -100,7 +100,7 @@ def centre(camera: Camera) -> Array:
 
 def angle_off(camera: Camera, place: np.ndarray, direction: np.ndarray) -> float:
     """Radians between a unit direction [3] and the way from a place [3] to an unbatched camera; world axes."""
-    matrix = np.asarray(camera.world_to_camera)
+    matrix = np.asarray(camera.world_to_camera, np.float64)
     towards = -matrix[:3, :3].T @ matrix[:3, 3] - place
     return float(np.arccos(np.clip(direction @ towards / np.linalg.norm(towards), -1, 1)))
 

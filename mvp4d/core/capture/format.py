@@ -52,7 +52,8 @@ class Capture:
 
     def __repr__(self) -> str:
         height, width = self.image_size
-        return f"Capture('{self.path}': {len(self.names)} views x {self.frame_count} frames, {width} x {height} pixels)"
+        views, frames = counted(len(self.names), "view"), counted(self.frame_count, "frame")
+        return f"Capture('{self.path}': {views} x {frames}, {width} x {height} pixels)"
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> Capture:
