@@ -45,6 +45,14 @@ def test_landmarks_may_be_missing(person, tmp_path):
         np.testing.assert_equal(open_person(tmp_path / name).landmarks, points)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_landmarks_may_be_of_half_precision(person):
+    path, portrait = person
+    half = portrait.landmarks.astype(np.float16)
+    _landmarks(path, points=half)
+    np.testing.assert_array_equal(open_person(path).landmarks, half.astype(np.float64))
+
+
 def test_validate_says_what_it_is(person, capsys):
     assert main(["validate", str(person[0])]) == 0
     assert "portrait of 2 photos (40 x 43, 64 x 67)" in capsys.readouterr().out

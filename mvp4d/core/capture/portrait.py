@@ -190,7 +190,8 @@ def _check_landmarks(points: np.ndarray, count: int, where: object) -> None:
         raise UserError(
             where, f"landmarks are {points.dtype} {list(points.shape)}, expected {[count, POINTS, 2]} numbers"
         )
-    if not (np.isnan(points) | (np.abs(points) < FARTHEST)).all():
+    wide = points.astype(np.float64)  # the limit is more than float16 holds
+    if not (np.isnan(wide) | (np.abs(wide) < FARTHEST)).all():
         raise UserError(where, f"landmarks lie {FARTHEST:.0e} pixels away or further", "track the photos again")
 
 
