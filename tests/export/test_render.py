@@ -1,6 +1,7 @@
 """Cameras against the other half's rigs, videos and frames, and that rendering is deterministic."""
 
 import dataclasses
+import shlex
 import shutil
 
 import numpy as np
@@ -112,7 +113,8 @@ def test_a_folder_that_is_no_motion_names_the_one_in_it(fitted, tmp_path, capsys
     for name, verb in (("a.MOV", "track"), ("a.wav", "speak")):
         (tmp_path / name).touch()
         assert main([*words[:3], str(tmp_path / name), *words[4:]]) == 2
-        assert f"is no motion yet; mvp4d {verb} {name} --out NAME.npz makes one of it" in capsys.readouterr().err
+        maker = f"mvp4d {verb} {shlex.quote(str(tmp_path / name))} --out NAME.npz makes one of it"
+        assert f"is no motion yet; {maker}" in capsys.readouterr().err
     (tmp_path / "a.npz").write_bytes(b"no npz")
     shutil.copy(fitted[0] / "cameras.npz", tmp_path / "cameras.npz")
     shutil.copy(fitted[0] / "motion.npz", tmp_path / "drive.npz")

@@ -219,8 +219,8 @@ def validate_fit(path: str | os.PathLike) -> str:
     sizes = sorted({f"{height} x {width}" for height, width in fit.resolutions.tolist()})
     kind = "fit" if fit.shape is not None else "motion, kept as a fit without an identity,"
     shape = "" if fit.shape is None else f"{counted(len(fit.shape), 'identity coefficient')}, "
-    cameras = "" if fit.shape is None else f", {counted(len(fit.names), 'camera')} ({', '.join(sizes)})"
     return (
         f"{path}: {kind} of head '{fit.head}', {counted(fit.frame_count, 'frame')} at {fit.motion.fps:g} fps, {shape}"
-        f"{counted(fit.motion.expression.shape[1], 'expression coefficient')}{cameras}"
+        f"{counted(fit.motion.expression.shape[1], 'expression coefficient')}, "
+        f"{counted(len(fit.names), 'camera')} ({', '.join(sizes)})"
     )
