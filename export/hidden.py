@@ -12,14 +12,14 @@ import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, normalize
+from torch.nn.functional import adaptive_avg_pool2d
 
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.initialise import SH_0, moved_vertices, nearest
 from mvp4d_export.laid import areas_of, followed, scattered, surface_tensors
-from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.triangles import normals_of, triangle_frames
 from mvp4d_export.visibility import TEETH, gaussians_of, parts_named, shows_parts, triangle_parts
 
 # Straight colours of the mouth at its lips, in the light of a face as bright as `BRIGHT`.
@@ -191,8 +191,7 @@ def _mouth(avatar: Avatar, face: Tensor, teeth_seen: Tensor | None) -> list[tupl
         return []
     corners = rig.template[rig.faces[chosen]]
     teeth = parts_named(rig.part_names, TEETH).to(avatar.device)[rig.face_parts[chosen]]
-    a, b, c = corners.unbind(1)
-    normal, middle = normalize(torch.linalg.cross(b - a, c - a), dim=1), corners.mean(1)
+    normal, middle = normals_of(corners), corners.mean(1)
     front = middle[teeth if teeth.any() else slice(None), 2].quantile(0.98)
     coarse = max(SPACING, float((areas_of(corners[~teeth]).sum() / MOUTH_SHARE).sqrt()))
     spacing = torch.where((normal[:, 2] > 0) & (middle[:, 2] > front - FRONT), FRONT_SPACING, SPACING)
@@ -279,8 +278,7 @@ def _lids(avatar: Avatar, colours: list[tuple[Tensor, Tensor]]) -> list[tuple[Te
         at_rest = (inside[..., None] * rest[faces[triangle]]).sum(1)
         binding, off = followed(avatar, [posed, rig.template], [points, at_rest], own)
         kept = (off < FOLD_MISS) & (nearest(points, eye)[0] < LID_COVER)
-        a, b, c = posed[rig.faces[faces]].unbind(1)
-        normal = normalize(torch.linalg.cross(b - a, c - a), dim=1)[triangle]
+        normal = normals_of(posed[rig.faces[faces]])[triangle]
         points = points + LID_LIFT * normal
         colour = shades[torch.cdist(points, middles).argmin(1)]
         tensors = surface_tensors(avatar, posed, binding, points, normal, colour, FOLD_SIZE)

@@ -13,7 +13,7 @@ from mvp4d_export.triangles import to_head, to_local, triangle_frames
 CANDIDATES = 16  # triangles around a place, of which it follows one
 FLAT = 0.3  # thickness of a Gaussian over its width
 WIDTH = 0.7  # standard deviation of a Gaussian over the spacing
-OPAQUE = 4.0  # logit
+OPAQUE, FADED = 4.0, -8.0  # logits of what is laid, and of what is not to show
 
 
 def surface_tensors(

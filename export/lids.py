@@ -15,6 +15,7 @@ from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.hidden import NOT_SKIN
 from mvp4d_export.initialise import SH_0, nearest
+from mvp4d_export.laid import FADED
 from mvp4d_export.lips import around_lips
 from mvp4d_export.mouth_mask import grown
 from mvp4d_export.photos import Picture
@@ -37,7 +38,7 @@ OVER, REACH = 0.0004, (1.5, 0.004)  # metres that eyes lie behind lids which the
 WELL = 0.0012, 7  # metres, and how many of the lids' Gaussians lie within them around what is well before lids
 MOST_TUCK, MOST_SKIN = 0.005, 0.001  # metres that eyes are moved at most, and skin, which lies before open eyes
 CARRIED, STANDS = 0.003, 0.002  # metres that a blink moves what goes with lids; before them, from which it is no skin
-HAIRS, FADED = 12, -8.0  # how many of them may be hair; their logit of opacity
+HAIRS = 12  # how many of them may be hair
 FEW = 30  # pixels that tell no colour
 
 
@@ -105,8 +106,7 @@ def _fade_before(avatar: Avatar, carried: Tensor, lids: Tensor, flat: Tensor, de
     """Fades what is carried along by lids, [M] of G, and stands well before these, [G] bool, once they are shut.
 
     Hair before an open eye, which a fit has bound to the lid, would be a spot there. More than a few are no hair, the
-    rim of glasses perhaps. `flat` [G, 2], `depth` [G]: across
-    and along the camera's axis, metres.
+    rim of glasses perhaps. `flat` [G, 2], `depth` [G]: across and along the camera's axis, metres.
     """
     near = torch.cdist(flat[carried], flat[lids]) < WELL[0]
     stands = torch.where(near, depth[lids], torch.inf).amin(1) - depth[carried]

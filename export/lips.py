@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from mvp4d.core.heads.model import INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.initialise import SH_0, nearest
 from mvp4d_export.laid import areas_of, followed, scattered, surface_tensors
+from mvp4d_export.triangles import normals_of
 from mvp4d_export.visibility import gaussians_of, outer_parts, parts_named, triangle_parts
 
 LIPS = ("lips",)
@@ -49,8 +49,7 @@ def seed_lips(avatar: Avatar) -> int:
     there = [(inside[..., None] * head[rig.faces[chosen[triangle]]]).sum(1) for head in heads]
     outside = outer_parts(avatar)[triangle_parts(avatar)]
     binding, off = followed(avatar, [rig.template, *heads], [points, *there], outside.nonzero()[:, 0])
-    a, b, c = corners.unbind(1)
-    normal = normalize(torch.linalg.cross(b - a, c - a), dim=1)[triangle]
+    normal = normals_of(corners)[triangle]
     tensors = surface_tensors(avatar, rig.template, binding, points, normal, torch.full_like(points, 0.5), SPACING)
     near = off < MISS
     keep = ~gaussians_of(avatar, LIPS)

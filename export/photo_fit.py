@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, normalize
 
 from mvp4d.core.heads.model import EYES, INTERIOR
+from mvp4d.core.progress import say
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
@@ -198,7 +199,10 @@ class PhotoFit:
         Gaussians that no photo sees are thinned out as they grow, as the generated views that see them have it.
         """
         avatar, data = self.avatar, self.data
-        for eye in unseen_eyes(avatar, self.shown):
+        eyes = unseen_eyes(avatar, self.shown)
+        if eyes:
+            say("no photo shows the eyes open: they are the head's own, with brown irises")
+        for eye in eyes:
             lay_eye(avatar, eye)
             self.pitch[eye] = avatar.config.pitch
             self.across[eye] = torch.eye(3, device=avatar.device) / avatar.config.pitch**2

@@ -27,6 +27,12 @@ def triangle_frames(vertices: Tensor, faces: Tensor) -> Frames:
     return torch.stack((a0, a1, a2), -1), scale, (v0 + v1 + v2) / 3
 
 
+def normals_of(corners: Tensor) -> Tensor:
+    """[..., 3] unit normals of triangles [..., 3, 3], out of the side that sees the corners counter-clockwise."""
+    a, b, c = corners.unbind(-2)
+    return normalize(torch.linalg.cross(b - a, c - a), dim=-1)
+
+
 def to_local(points: Tensor, frames: Frames, triangles: Tensor) -> Tensor:
     """Points [M, 3] of head space in the `frames` of their `triangles` [M]: [M, 3], in units of those' scale."""
     rotation, scale, centre = (value[triangles] for value in frames)

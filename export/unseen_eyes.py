@@ -9,14 +9,13 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from mvp4d.core.heads.model import EYES
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.hidden import BRIGHT, in_light, skin_beside_eyes
 from mvp4d_export.initialise import nearest
-from mvp4d_export.laid import areas_of, scattered, surface_tensors
-from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.laid import FADED, areas_of, scattered, surface_tensors
+from mvp4d_export.triangles import normals_of, triangle_frames
 from mvp4d_export.visibility import gaussians_of, parts_named, smoothstep
 
 # Straight colours in the light of a face as bright as `hidden.BRIGHT`; the commonest iris is brown.
@@ -26,7 +25,6 @@ FEW = 20  # Gaussians of an eye below which they cannot show one
 ASIDE, ASIDE_SHADE = 0.35, 0.55  # cosine to the line of sight below which an eye is behind lids, and its light there
 PUPIL_SHARE = 0.35  # of an iris's radius: 4.2 of 12 mm
 EDGE = 0.0006  # metres over which iris passes into white
-GONE = -8.0  # logit of opacity of Gaussians that are left over
 
 
 @torch.no_grad()
@@ -56,7 +54,7 @@ def lay_eye(avatar: Avatar, own: Tensor) -> None:
         return corners[(corners.mean(1)[:, 0] >= 0) == left]
 
     corners = corners_of(*EYES)
-    normals = _normals(corners)
+    normals = normals_of(corners)
     corners, normals = corners[normals[:, 2] > ASIDE], normals[normals[:, 2] > ASIDE]
     spacing = math.sqrt(float(areas_of(corners).sum()) / len(places))
     points, triangle, _ = scattered(corners, spacing, torch.Generator().manual_seed(0))
@@ -79,7 +77,7 @@ def lay_eye(avatar: Avatar, own: Tensor) -> None:
     tensors = {name: getattr(avatar, name).detach().clone() for name in GAUSSIAN_TENSORS}
     for name, values in laid.items():
         tensors[name][places[:count]] = values
-    tensors["logit_opacity"][places[count:]] = GONE
+    tensors["logit_opacity"][places[count:]] = FADED
     avatar.set_gaussians(binding, tensors)
 
 
@@ -91,9 +89,3 @@ def _colours(avatar: Avatar, middle: Tensor, off: Tensor, iris: float) -> Tensor
     white, brown, black = (in_light(colour, face) for colour in (WHITE, IRIS, PUPIL))
     outside, inside = (smoothstep(off, radius - EDGE, radius + EDGE)[:, None] for radius in (iris, PUPIL_SHARE * iris))
     return torch.lerp(torch.lerp(black, brown, inside), white, outside)
-
-
-def _normals(corners: Tensor) -> Tensor:
-    """[T, 3] unit normals of triangles [T, 3, 3]."""
-    a, b, c = corners.unbind(1)
-    return normalize(torch.linalg.cross(b - a, c - a), dim=1)

@@ -15,7 +15,7 @@ from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.cover import first_triangle
 from mvp4d_export.projection import EPS_2D, quaternion_to_matrix
 from mvp4d_export.rig import Pose
-from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.triangles import normals_of, triangle_frames
 
 TEETH = ("teeth",)
 OTHERS = 0.7  # of how squarely photos see a place, what counts of all but the reference: fewer borders, off the nose
@@ -56,8 +56,7 @@ def rig_surface(avatar: Avatar, pose: Pose, viewmat: Tensor, K: Tensor, side: in
     corners = faces[face.clamp(min=0)]
     point = (vertices[corners] * weights.to(device)[..., None]).sum(1)
     seen = point @ matrix[:3, :3].T + matrix[:3, 3]
-    a, b, c = vertices[corners].unbind(1)
-    normal = normalize(torch.linalg.cross(b - a, c - a), dim=-1)
+    normal = normals_of(vertices[corners])
     eye = -matrix[:3, :3].T @ matrix[:3, 3]
     facing = (normal * normalize(point - eye, dim=-1)).sum(-1).abs()
     shape = (side, side)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mvp4d.core.words import counted
+from mvp4d.core.words import counted, signed
 
 REPORT = ("evaluation.json", "evaluation.html")
 
@@ -117,7 +117,7 @@ def _avatar(args: argparse.Namespace, folder: Path) -> str:
 
 def _distances(likeness: dict, folder: Path) -> str:
     rows = [row for row in likeness["views"] if row["distance"] is not None]
-    by_angle = ", ".join(f"{_signed(row['angle'])}: {row['distance']:.2f}" for row in rows)
+    by_angle = ", ".join(f"{signed(row['angle'])}: {row['distance']:.2f}" for row in rows)
     return (
         f"distance of face descriptors to {likeness['reference']} by degrees to the side: "
         f"{by_angle or 'no face found'} (0.6 is the limit of the same person); see {folder / 'evaluation.html'}"
@@ -143,8 +143,3 @@ KINDS = {
     "views against photos": (_views, "lpips", "baselines", "jod", "motion"),
     "a capture": (_capture, "motion"),
 }
-
-
-def _signed(degrees: float) -> str:
-    """+20, -20, 0."""
-    return f"{degrees:+.0f}" if round(degrees) else "0"

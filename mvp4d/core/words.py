@@ -13,6 +13,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
+def signed(degrees: float) -> str:
+    """+20, -20, 0: degrees to either side."""
+    return f"{degrees:+.0f}" if round(degrees) else "0"
+
+
 def meant(word: str, known: Iterable[str]) -> str | None:
     """The known word that a mistyped one is nearest to; None where none is near."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=NEAR)), None)

@@ -12,6 +12,7 @@ import numpy as np
 
 from mvp4d.core.files import atomic_file
 from mvp4d.core.images import write_png
+from mvp4d.core.words import signed
 from mvp4d_jax.evaluation.report import figure, number, picture, table, write_page
 
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -68,7 +69,7 @@ def likeness_table(scores: dict[str, Any], what: str = "avatar") -> str:
         return f"<p>Left out: CSIM ({html.escape(scores['left_out']['CSIM'])}).</p>"
     scores = scores["likeness"]
     rows = [
-        *((f"{what}, {round(row['angle']):+d}°".replace("+0°", "0°"), row) for row in scores["views"]),
+        *((f"{what}, {signed(row['angle'])}°", row) for row in scores["views"]),
         (f"{what}, all", scores["all"]),
         *((f"photo {row['name']}", row) for row in scores["photos"]),
     ]

@@ -29,15 +29,7 @@ def grow_brows(
     points = roots[:, None] + t * length[:, None, None] * slope[:, None] + normals[:, None] * (0.0004 + 0.0006 * t)
     width = 0.0007 * identity.brow_weight * np.array([1.0, 0.9, 0.25]) * np.ones((count, 1))
     colour = np.minimum(np.array(identity.hair) * 0.75, 0.22) * np.exp(rng.normal(0, 0.15, (count, 1)))
-    return Ribbons(
-        points,
-        width,
-        np.repeat(normals[:, None], number, 1),
-        rng.random(count),
-        colour,
-        np.full(count, 0.2),
-        np.ones(count, bool),
-    )
+    return _on_skin(points, width, normals, colour, 0.2, rng)
 
 
 def grow_beard(
@@ -59,12 +51,19 @@ def grow_beard(
     points = roots[:, None] + length[:, None, None] * (t * flow[:, None] + normals[:, None] * 0.45 * np.sqrt(t))
     width = np.array([0.8, 1.0, 0.8, 0.15]) * rng.uniform(0.0034, 0.0055, (count, 1))
     colour = tone(identity, count, rng, 0.18) * np.array([1.05, 0.95, 0.9])
-    return Ribbons(
-        points,
-        width,
-        np.repeat(normals[:, None], number, 1),
-        rng.random(count),
-        colour,
-        np.full(count, 0.35),
-        np.ones(count, bool),
-    )
+    return _on_skin(points, width, normals, colour, 0.35, rng)
+
+
+def _on_skin(
+    points: np.ndarray,
+    width: np.ndarray,
+    normals: np.ndarray,
+    colour: np.ndarray,
+    gloss: float,
+    rng: np.random.Generator,
+) -> Ribbons:
+    """Ribbons of points [R, K, 3], width [R, K] and colour [R, 3] that face along the skin's normals [R, 3] at their
+    roots and move with it."""
+    count, number = points.shape[:2]
+    outward = np.repeat(normals[:, None], number, 1)
+    return Ribbons(points, width, outward, rng.random(count), colour, np.full(count, gloss), np.ones(count, bool))
