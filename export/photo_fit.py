@@ -8,6 +8,7 @@ correction that all generated views share.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import torch
@@ -20,6 +21,7 @@ from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.despeckle import fade_specks
+from mvp4d_export.hem import Frames, finish_hem
 from mvp4d_export.hidden import NOT_SKIN, OwnMouths
 from mvp4d_export.lids import finish_lids, lids_among
 from mvp4d_export.lips import finish_lips
@@ -230,6 +232,8 @@ class PhotoFit:
         finish_lips(avatar, self.fixed, self.pitch)
         finish_lids(avatar, lids_among(avatar, self.fixed), self.photos.pictures[index], *self.view(index))
         fade_specks(avatar, self.photos.pictures[index], *self.view(index))
+        photos = (Frames.of_photo(photo, *self.view(which)) for which, photo in enumerate(self.photos.pictures))
+        finish_hem(avatar, ~self.fixed, itertools.chain(Frames.of_capture(data), photos))
 
     def _even_rim(self) -> None:
         """Evens what photos see beside the rig, and dots on its skin, in colour, as far as none sees it squarely."""
