@@ -32,7 +32,7 @@ from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
 from mvp4d_export.rasterize import Rendering
 from mvp4d_export.rig import Pose, rotation_matrix
-from mvp4d_export.rim import SKIN_DOTS, SKIN_RIM, even_rim, outline_cosine
+from mvp4d_export.rim import EAR_RIM, SKIN_DOTS, SKIN_RIM, even_rim, outline_cosine
 from mvp4d_export.sheet import on_sheet
 from mvp4d_export.triangles import matrix_to_quaternion, to_local, triangle_frames
 from mvp4d_export.turned import TURNS, turned_picture, turned_view
@@ -236,12 +236,14 @@ class PhotoFit:
         finish_hem(avatar, ~self.fixed, itertools.chain(Frames.of_capture(data), photos))
 
     def _even_rim(self) -> None:
-        """Evens what photos see beside the rig, and dots on its skin, in colour, as far as none sees it squarely."""
+        """Evens colours beside the rig, of dots on its skin and of ears, as far as photos see none of it squarely."""
         surface, claimed = self.on_surface(), self.claims.amax(0)
         told = claimed > 0  # of the others generated views alone tell the colours
         even_rim(self.avatar, ~surface & ~self.fixed, torch.where(told, self.squarely(), 1.0))
         skin = surface & ~self.fixed & ~gaussians_of(self.avatar, (*NOT_SKIN, "lip"))
         even_rim(self.avatar, skin, torch.where(told, claimed, 1.0), SKIN_RIM, LEAST_CLAIM + claimed, SKIN_DOTS)
+        ears = ~self.fixed & gaussians_of(self.avatar, ("ears",))
+        even_rim(self.avatar, ears, claimed, EAR_RIM, LEAST_CLAIM + claimed)
 
     @torch.no_grad()
     def squarely(self) -> Tensor:

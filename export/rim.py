@@ -23,6 +23,7 @@ from mvp4d_export.visibility import smoothstep
 BALL = 0.09  # metres: radius of a head with its hair
 HAIR_RIM = (0.35, 0.8)  # cosines at which it faces the photo: colours are the mean around, their own
 SKIN_RIM = (0.2, 0.5)  # the same of skin, which has a surface to ask
+EAR_RIM = (0.4, 0.7)  # the same of ears, whose folds a photo shows in part and from all angles: flecks from beside
 SKIN_DOTS = (0.2, 0.4)  # differences in colour from skin around, between which skin becomes a dot
 AROUND = 0.006  # metres: standard deviation of that mean
 NEIGHBOURS = 64  # Gaussians that it is of

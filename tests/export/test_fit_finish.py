@@ -15,8 +15,9 @@ from mvp4d_export.avatar import GAUSSIAN_TENSORS
 from mvp4d_export.fit_checkpoint import load_checkpoint, save_checkpoint
 from mvp4d_export.fitting import distill
 from mvp4d_export.outside import outside
-from mvp4d_export.rim import SKIN_RIM
+from mvp4d_export.rim import EAR_RIM, SKIN_RIM
 from mvp4d_export.triangles import triangle_frames
+from mvp4d_export.visibility import gaussians_of
 
 
 def with_landmarks(egg, folder) -> Path:
@@ -98,3 +99,28 @@ def test_what_strays_before_the_background_of_views_goes(egg, sharp):
     assert kept.sum() > 0.5 * surface.sum()
     torch.testing.assert_close(fit.avatar.harmonics.detach()[kept], colours[~strayed][kept])
     assert len(fit.start) == len(fit.photos.fixed) == len(fit.photos.pitch) == fit.avatar.gaussian_count
+
+
+def test_ears_are_as_even_as_photos_see_them_from_beside(egg, sharp, tmp_path):
+    """In random colours, the side of an egg that is called ears takes means where photos tell nothing; what they see
+    squarely keeps its own, and so does all of it where it is skin."""
+    found = {}
+    for name in ("ears", "cheek"):
+        shutil.copytree(egg, tmp_path / name)
+        head = HeadModel.load(tmp_path / name / "head.npz")
+        side = (head.template[head.faces].mean(1)[:, 0] > 0).astype(np.int32)
+        dataclasses.replace(head, part_names=("skin", name), face_parts=side).save(tmp_path / name / "head.npz")
+        fit = photo_fit(tmp_path / name, portrait_of(sharp, [0]), photos=dataclasses.replace(PHOTOS, strands=0))
+        chosen, claims = gaussians_of(fit.avatar, (name,)), fit.photos.claims.amax(0)
+        with torch.no_grad():
+            colours = torch.rand(fit.avatar.gaussian_count, 3, generator=torch.Generator().manual_seed(0))
+            fit.avatar.harmonics.zero_()[:, 0] = colours
+        on_surface = fit.photos.on_surface()
+        fit.photos._even_rim()
+        own, after = colours, fit.avatar.harmonics[:, 0].detach()
+        unseen, squarely = chosen & on_surface & (claims == 0), chosen & on_surface & (claims > EAR_RIM[1])
+        assert unseen.sum() > 30 and squarely.sum() > 20
+        torch.testing.assert_close(after[squarely], own[squarely])
+        found[name] = after[unseen].std(0) / own[unseen].std(0)
+    assert (found["ears"] < 0.6).all()  # a mean of four or more
+    torch.testing.assert_close(found["cheek"], torch.ones(3))
