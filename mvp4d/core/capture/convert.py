@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from mvp4d.core import images, video
-from mvp4d.core.capture.format import Capture, CaptureWriter
+from mvp4d.core.capture.format import Capture
+from mvp4d.core.capture.writer import CaptureWriter
 from mvp4d.core.errors import UserError
 from mvp4d.core.progress import progress, say
 
