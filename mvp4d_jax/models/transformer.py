@@ -123,63 +123,85 @@ class MultiViewTransformer(nnx.Module):
         Raises:
           ValueError: shapes that do not belong together, or an input the config has no parameters for.
         """
-        config = self.config
         self._check(latents, timesteps, conditioning, reference_latents, reference_conditioning, text)
-        _, views, frames, height, width, _ = latents.shape
-        patch = config.patch_size
-        grid = (height // patch, width // patch)
-        patches = grid[0] * grid[1]
-        padded = -(-patches // self._patch_multiple()) * self._patch_multiple()
-
-        def lay(x: jax.Array) -> jax.Array:  # [B, G, h, w, C] -> [B, P, G, C p p], P padded
-            x = embeddings.patchify(x.astype(config.dtype), patch)
-            return parallel.constrain(
-                jnp.pad(x, ((0, 0), (0, padded - patches), (0, 0), (0, 0))), "batch", "tokens", None, None
-            )
-
-        noisy = lay(_with_reference(latents, reference_latents))  # [B, P, G, C p p]
-        video = self.patch_embed.proj(noisy)  # [B, P, G, D]
-        maps = None
-        if conditioning is not None or reference_conditioning is not None or config.detail_width:
-            if conditioning is None:
-                conditioning = jnp.zeros((*latents.shape[:-1], config.conditioning_channels), latents.dtype)
-            if reference_latents is not None and reference_conditioning is None:
-                reference_conditioning = jnp.zeros_like(conditioning[:, 0, 0])
-            maps = lay(_with_reference(conditioning, reference_conditioning))
-            video += self.conditioning_embed(maps)
+        batch, views, frames, height, width, _ = latents.shape
+        grid = (height // self.config.patch_size, width // self.config.patch_size)
         has_reference = reference_latents is not None
-        positions, rotary = self._positions(frames, views, grid, padded, has_reference)
+
+        noisy = self._lay(_with_reference(latents, reference_latents))  # [B, P, G, C p p]
+        video = self.patch_embed.proj(noisy)  # [B, P, G, D]
+        maps = self._maps(latents, conditioning, reference_conditioning, has_reference)
+        if maps is not None:
+            video += self.conditioning_embed(maps)
+        positions, rotary = self._positions(frames, views, grid, video.shape[1], has_reference)
         if positions is not None:
             video = (video + positions[0] + positions[1]).astype(video.dtype)
-        if text is None and config.prompt_tokens:
-            text = jnp.broadcast_to(self.prompt.get_value(), (latents.shape[0], *self.prompt.shape))
-        text = None if text is None else self.patch_embed.text_proj(text.astype(config.dtype))
+        text = self._text_tokens(text, batch)
 
         grouped, of_text = _group_timesteps(timesteps, views, frames, has_reference)
         time = jax.nn.silu(self.time_embedding(grouped))[:, None]  # [B, 1, G, E]
         text_time = jax.nn.silu(self.time_embedding(of_text))[:, None]  # [B, 1, E]
-        video = self._run_blocks(video, text, (time, text_time), rotary, patches * video.shape[2])
+        video = self._run_blocks(video, text, (time, text_time), rotary, math.prod(grid) * video.shape[2])
+        return self._read(video, noisy, maps, time, has_reference, (height, width)).reshape(latents.shape)
 
+    def _lay(self, x: jax.Array) -> jax.Array:
+        """[B, G, h, w, C] -> [B, P, G, C p p], P padded."""
+        x = embeddings.patchify(x.astype(self.config.dtype), self.config.patch_size)
+        padding = -x.shape[1] % math.lcm(self.config.pad_patches_to, parallel.axis_size("tokens"))
+        return parallel.constrain(jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))), "batch", "tokens", None, None)
+
+    def _maps(
+        self,
+        latents: jax.Array,
+        conditioning: jax.Array | None,
+        reference_conditioning: jax.Array | None,
+        has_reference: bool,
+    ) -> jax.Array | None:
+        """Maps [B, P, G, Cc p p], zeros for those that are not given; None where nothing reads them."""
+        if conditioning is None and reference_conditioning is None and not self.config.detail_width:
+            return None
+        if conditioning is None:
+            conditioning = jnp.zeros((*latents.shape[:-1], self.config.conditioning_channels), latents.dtype)
+        if has_reference and reference_conditioning is None:
+            reference_conditioning = jnp.zeros_like(conditioning[:, 0, 0])
+        return self._lay(_with_reference(conditioning, reference_conditioning))
+
+    def _text_tokens(self, text: jax.Array | None, batch: int) -> jax.Array | None:
+        """[B, T, text_dim], or the model's own prompt -> [B, T, D]."""
+        if text is None and self.config.prompt_tokens:
+            text = jnp.broadcast_to(self.prompt.get_value(), (batch, *self.prompt.shape))
+        return None if text is None else self.patch_embed.text_proj(text.astype(self.config.dtype))
+
+    def _read(
+        self,
+        video: jax.Array,
+        noisy: jax.Array,
+        maps: jax.Array | None,
+        time: jax.Array,
+        has_reference: bool,
+        size: tuple[int, int],
+    ) -> jax.Array:
+        """The layers' tokens [B, P, G, D], and what passes them by, -> v [B, V L, h, w, C] float32."""
+        config, patch = self.config, self.config.patch_size
+        patches, views = math.prod(size) // patch**2, slice(int(has_reference), None)
         shift, scale = self.norm_out.modulation(time)
         video = self.norm_out(self.norm_final(video), shift, scale, jnp.dtype(config.dtype))
 
         def unpatch(tokens: jax.Array, layer: Linear) -> jax.Array:  # [B, P, G, X] -> [B, V L, h, w, C]
-            tokens = tokens[:, :patches, int(has_reference) :]
-            return embeddings.to_latents(tokens, *layer.weights(), patch, height, width).astype(jnp.float32)
+            return embeddings.to_latents(tokens[:, :patches, views], *layer.weights(), patch, *size).astype(jnp.float32)
 
         out = unpatch(video, self.proj_out)
         if config.skip_width:
             out += unpatch(self.skip.scaled(noisy, time), self.skip.proj_out)
         if config.detail_width:
-            views = slice(int(has_reference), None)
             details = self.detail(
                 noisy[:, :, views],
                 maps[:, :, views],
                 video[:, :, views],
                 time if time.shape[2] == 1 else time[:, :, views],
             )[:, :patches]
-            out += embeddings.unpatchify(details, patch, height, width).astype(jnp.float32)
-        return out.reshape(latents.shape)
+            out += embeddings.unpatchify(details, patch, *size).astype(jnp.float32)
+        return out
 
     def _run_blocks(
         self,
@@ -199,9 +221,6 @@ class MultiViewTransformer(nnx.Module):
         if self.config.remat != "none":
             layer = jax.checkpoint(layer, policy=_POLICIES[self.config.remat], prevent_cse=False)
         return jax.lax.scan(layer, (video, text), state)[0][0]
-
-    def _patch_multiple(self) -> int:
-        return math.lcm(self.config.pad_patches_to, parallel.axis_size("tokens"))
 
     def _positions(
         self, frames: int, views: int, grid: tuple[int, int], padded: int, has_reference: bool
