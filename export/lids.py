@@ -13,13 +13,13 @@ from torch.nn.functional import max_pool2d
 
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
+from mvp4d_export.harmonics import SH_0, shade
 from mvp4d_export.hidden import NOT_SKIN
-from mvp4d_export.initialise import SH_0, nearest
+from mvp4d_export.initialise import nearest
 from mvp4d_export.laid import FADED
 from mvp4d_export.lips import around_lips
 from mvp4d_export.mouth_mask import grown
 from mvp4d_export.photos import Picture
-from mvp4d_export.projection import shade
 from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import SOLID, project_points
 from mvp4d_export.triangles import to_local, triangle_frames

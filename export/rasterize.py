@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mvp4d.core.errors import UserError
-from mvp4d_export.projection import EPS_2D, NEAR, project, shade
+from mvp4d_export.harmonics import shade
+from mvp4d_export.projection import EPS_2D, NEAR, project
 
 
 @dataclasses.dataclass
