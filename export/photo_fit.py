@@ -32,7 +32,7 @@ from mvp4d_export.rasterize import Rendering
 from mvp4d_export.rig import Pose, rotation_matrix
 from mvp4d_export.rim import SKIN_DOTS, SKIN_RIM, even_rim, outline_cosine
 from mvp4d_export.sheet import on_sheet
-from mvp4d_export.triangles import matrix_to_quaternion, to_local, triangle_frames
+from mvp4d_export.triangles import matrix_to_quaternion, to_local, triangle_frames, turn_to_local
 from mvp4d_export.turned import TURNS, turned_picture, turned_view
 from mvp4d_export.unseen_eyes import lay_eye, unseen_eyes
 from mvp4d_export.visibility import (
@@ -294,7 +294,8 @@ class PhotoFit:
             self.shown = torch.maximum(self.shown, torch.where(interior, torch.zeros_like(square), square))
             pitch = self.photos.pitch[index]
             self.pitch = torch.where(seen_well, self.pitch.clamp(max=pitch), self.pitch)
-            ray = _along(avatar, vertices, normalize(splats.means + matrix[:3, :3].T @ matrix[:3, 3], dim=1))
+            ray = normalize(splats.means + matrix[:3, :3].T @ matrix[:3, 3], dim=1)
+            ray = turn_to_local(ray, triangle_frames(vertices, avatar.mesh_faces), avatar.binding)
             across = torch.eye(3, device=avatar.device) - ray[:, :, None] * ray[:, None, :]
             across[~off, 1, 1] += 1  # the rig tells how far off its surface they lie
             self.across += seen_well[:, None, None] * across / pitch**2
@@ -392,23 +393,6 @@ class PhotoFit:
         pose = self.photos.pose[index : index + 1]
         inside = shows_parts(self.avatar, pose, self.photos.viewmats[index], picture.K, picture.side, INTERIOR)
         return mouth_mask(picture, inside)
-
-
-def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tensor:
-    """Pictures [B, H, W, 3] on a background with what is drawn before it multiplied by a gain."""
-    behind = (1 - alpha)[..., None] * background
-    return (rgb - behind) * gain + behind
-
-
-def rigid_gaussians(avatar: Avatar) -> Tensor:
-    """[G] bool: Gaussians of eyes, teeth, gums and tongue, which have a surface of their own to stay on."""
-    return gaussians_of(avatar, (*INTERIOR, *EYES))
-
-
-def _along(avatar: Avatar, vertices: Tensor, directions: Tensor) -> Tensor:
-    """Directions [G, 3] of head space in the frames of the Gaussians' triangles."""
-    rotation = triangle_frames(vertices, avatar.mesh_faces)[0][avatar.binding]
-    return (rotation * directions[:, :, None]).sum(1)
 
 
 def _direction(viewmat: Tensor, pose: Pose) -> Tensor:

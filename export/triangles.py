@@ -39,6 +39,11 @@ def to_local(points: Tensor, frames: Frames, triangles: Tensor) -> Tensor:
     return ((points - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
 
 
+def turn_to_local(directions: Tensor, frames: Frames, triangles: Tensor) -> Tensor:
+    """Directions [M, 3] of head space in the `frames` of their `triangles` [M], as long as they are."""
+    return (frames[0][triangles] * directions[:, :, None]).sum(1)
+
+
 def to_head(local: Tensor, frames: Frames, triangles: Tensor) -> Tensor:
     """The inverse of `to_local`: [M, 3] metres in head space."""
     rotation, scale, centre = (value[triangles] for value in frames)

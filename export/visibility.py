@@ -87,6 +87,11 @@ def gaussians_of(avatar: Avatar, words: tuple[str, ...]) -> Tensor:
     return chosen[triangle_parts(avatar)[avatar.binding]]
 
 
+def rigid_gaussians(avatar: Avatar) -> Tensor:
+    """[G] bool: Gaussians of eyes, teeth, gums and tongue, which have a surface of their own to stay on."""
+    return gaussians_of(avatar, (*INTERIOR, *EYES))
+
+
 def triangle_parts(avatar: Avatar) -> Tensor:
     """[T] the head's part of each triangle of the UV remesh."""
     return torch.from_numpy(avatar.mesh.part.astype(np.int64)).to(avatar.device)[avatar.mesh_faces[:, 0]]
