@@ -216,6 +216,11 @@ def write_views(out: Path, frames_of: Frames, *, scale: int = 1, **options: Any)
     return Capture.open(out)
 
 
+def identity_extra(shape: np.ndarray | None) -> dict[str, Any]:
+    """What a capture's `extra` says of identity coefficients [S], where they are known."""
+    return {} if shape is None else {"shape": [float(value) for value in shape]}
+
+
 def _add(writer: CaptureWriter, view: int, frame: int, rgb: np.ndarray, alpha: np.ndarray | None) -> None:
     for picture in (rgb, alpha):
         if picture is not None and picture.shape[:2] != writer.info.image_size:
