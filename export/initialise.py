@@ -14,7 +14,7 @@ from mvp4d_export.dataset import Dataset
 from mvp4d_export.harmonics import even_harmonics, sh_of_colour
 from mvp4d_export.remesh import JAW_OPEN
 from mvp4d_export.rig import Pose, Rig
-from mvp4d_export.triangles import Frames, to_head, to_local, triangle_frames
+from mvp4d_export.triangles import Frames, no_turns, to_head, to_local, triangle_frames
 from mvp4d_export.visibility import parts_named
 
 MARGIN = (0.14, 0.13, 0.14)  # metres around the rig that hair and clothes may take
@@ -53,14 +53,12 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
     normals = frames[0][0][binding, :, 1]
     normals[on_rig:] = 0
     colour = _colours(avatar, data, times[0], points, normals)
-    rotations = torch.zeros(len(points), 4, device=device)
-    rotations[:, 0] = 1
     opacity = torch.full((len(points),), math.log(OPACITY / (1 - OPACITY)), device=device)
     avatar.set_gaussians(
         binding,
         {
             "position": local,
-            "rotation": rotations,
+            "rotation": no_turns(len(points), device),
             "log_scale": (flat / frames[0][1][binding, None]).log(),
             "logit_opacity": opacity,
             "harmonics": even_harmonics(colour, avatar.config.harmonic_count),

@@ -27,7 +27,7 @@ from mvp4d_export.mouth_mask import mouth_mask
 from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
-from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
+from mvp4d_export.projection import EPS_2D, camera_centre, project, quaternion_to_matrix
 from mvp4d_export.rasterize import Rendering
 from mvp4d_export.rig import Pose, rotation_matrix
 from mvp4d_export.rim import SKIN_DOTS, SKIN_RIM, even_rim, outline_cosine
@@ -282,7 +282,8 @@ class PhotoFit:
             conic = flat.conics[0]
             spread = (conic[:, 0] * conic[:, 2] - conic[:, 1].square()).clamp(min=1e-12).rsqrt()
             share = seen / (2 * math.pi * spread * flat.opacities[0]).clamp(min=1e-6)
-            cosine = facing(avatar, vertices, -matrix[:3, :3].T @ matrix[:3, 3])[avatar.binding]
+            eye = camera_centre(matrix)
+            cosine = facing(avatar, vertices, eye)[avatar.binding]
             off = self._off_surface(splats, vertices)
             cosine = torch.where(off, cosine.clamp(min=0.5), cosine)
             seen_well = (share > SEEN_FROM) & (seen > 0) & ~self.fixed & (cosine > 0)
@@ -294,7 +295,7 @@ class PhotoFit:
             self.shown = torch.maximum(self.shown, torch.where(interior, torch.zeros_like(square), square))
             pitch = self.photos.pitch[index]
             self.pitch = torch.where(seen_well, self.pitch.clamp(max=pitch), self.pitch)
-            ray = normalize(splats.means + matrix[:3, :3].T @ matrix[:3, 3], dim=1)
+            ray = normalize(splats.means - eye, dim=1)
             ray = turn_to_local(ray, triangle_frames(vertices, avatar.mesh_faces), avatar.binding)
             across = torch.eye(3, device=avatar.device) - ray[:, :, None] * ray[:, None, :]
             across[~off, 1, 1] += 1  # the rig tells how far off its surface they lie
@@ -320,8 +321,7 @@ class PhotoFit:
             pose, viewmat = self.view(index)
             vertices = avatar.vertices(pose)
             matrix = viewmat @ pose.head_matrix()[0]
-            eye = -matrix[:3, :3].T @ matrix[:3, 3]
-            means = on_sheet(avatar.splats(vertices).means[chosen], eye, matrix[2, :3])
+            means = on_sheet(avatar.splats(vertices).means[chosen], camera_centre(matrix), matrix[2, :3])
             frames = triangle_frames(vertices, avatar.mesh_faces)
             avatar.position[chosen] = to_local(means, frames, avatar.binding[chosen])
 
@@ -397,5 +397,4 @@ class PhotoFit:
 
 def _direction(viewmat: Tensor, pose: Pose) -> Tensor:
     """Unit vector [3] from the head to a camera [4, 4], in head axes."""
-    matrix = viewmat @ pose.head_matrix()[0]
-    return normalize(-matrix[:3, :3].T @ matrix[:3, 3], dim=0)
+    return normalize(camera_centre(viewmat @ pose.head_matrix()[0]), dim=0)

@@ -53,6 +53,11 @@ def _matrix_entries(quaternions: Tensor) -> tuple[Tensor, ...]:
     )
 
 
+def camera_centre(matrix: Tensor) -> Tensor:
+    """[3] where a camera [4, 4] stands in the space that it takes points from."""
+    return -matrix[:3, :3].T @ matrix[:3, 3]
+
+
 def project(
     means: Tensor,
     quaternions: Tensor,

@@ -50,6 +50,13 @@ def to_head(local: Tensor, frames: Frames, triangles: Tensor) -> Tensor:
     return scale[:, None] * (rotation * local[:, None]).sum(-1) + centre
 
 
+def no_turns(count: int, device: torch.device) -> Tensor:
+    """Quaternions [count, 4] wxyz of no rotation."""
+    turns = torch.zeros(count, 4, device=device)
+    turns[:, 0] = 1
+    return turns
+
+
 def matrix_to_quaternion(matrix: Tensor) -> Tensor:
     """Unit quaternions [..., 4] wxyz of rotation matrices [..., 3, 3]: of four formulas the best conditioned."""
     m00, m01, m02, m10, m11, m12, m20, m21, m22 = matrix.flatten(-2).unbind(-1)
