@@ -4,7 +4,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from mvp4d_jax.data.encode import PrepareOptions
+from mvp4d_jax.data.options import PrepareOptions
 from mvp4d_jax.data.pipeline import SamplingOptions
 from mvp4d_jax.diffusion.distillation import DistillOptions
 from mvp4d_jax.models.transformer_config import TransformerConfig

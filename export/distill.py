@@ -20,13 +20,15 @@ from mvp4d_export.losses import Lpips, psnr
 from mvp4d_export.objective import Regulariser, picture_loss
 from mvp4d_export.optimiser import Adam
 from mvp4d_export.outside import outside
-from mvp4d_export.photo_fit import PhotoFit, rigid_gaussians, tinted
+from mvp4d_export.photo_fit import PhotoFit
 from mvp4d_export.photo_start import PhotoStart
 from mvp4d_export.photos import Photos
 from mvp4d_export.presets import DistillConfig
 from mvp4d_export.rasterize import Rendering
+from mvp4d_export.relight import tinted
 from mvp4d_export.strands import strands
 from mvp4d_export.turned import TURNS
+from mvp4d_export.visibility import rigid_gaussians
 
 MIN_SIDE = 16  # pictures are not halved below this
 DIVERGED = 4.0  # times the best running loss

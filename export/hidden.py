@@ -17,7 +17,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.dataset import Dataset
-from mvp4d_export.initialise import SH_0, moved_vertices, nearest
+from mvp4d_export.harmonics import colour_of_sh
+from mvp4d_export.initialise import moved_vertices, nearest
 from mvp4d_export.laid import areas_of, followed, scattered, surface_tensors
 from mvp4d_export.triangles import normals_of, triangle_frames
 from mvp4d_export.visibility import TEETH, gaussians_of, parts_named, shows_parts, triangle_parts
@@ -295,7 +296,7 @@ def skin_beside_eyes(avatar: Avatar, face: Tensor) -> list[tuple[Tensor, Tensor]
         return []
     skin = ~gaussians_of(avatar, NOT_SKIN)
     means = avatar.splats(avatar.gather(rig.template)).means
-    rgb = avatar.harmonics[:, 0] * SH_0 + 0.5
+    rgb = colour_of_sh(avatar.harmonics[:, 0])
     found = []
     for side in (vertices[:, 0] < 0, vertices[:, 0] >= 0):
         if not side.any():

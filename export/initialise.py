@@ -11,9 +11,10 @@ from torch.nn.functional import avg_pool2d, grid_sample, max_pool3d, normalize
 
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
+from mvp4d_export.harmonics import even_harmonics, sh_of_colour
 from mvp4d_export.remesh import JAW_OPEN
 from mvp4d_export.rig import Pose, Rig
-from mvp4d_export.triangles import Frames, to_head, to_local, triangle_frames
+from mvp4d_export.triangles import Frames, no_turns, to_head, to_local, triangle_frames
 from mvp4d_export.visibility import parts_named
 
 MARGIN = (0.14, 0.13, 0.14)  # metres around the rig that hair and clothes may take
@@ -32,7 +33,6 @@ ASKANCE = 0.05  # least cosine by which a view counts for the colours of a surfa
 DEPTH_SLACK = 0.012  # metres behind the nearest point at which a point still counts as visible
 STILL = 0.003  # metres that expressions may move skin on which hair and clothes hang
 HANGING = 0.012  # metres from the skin beyond which they do not follow all that it does
-SH_0 = 0.28209479177387814
 OPACITY = 0.75
 
 
@@ -53,19 +53,15 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
     normals = frames[0][0][binding, :, 1]
     normals[on_rig:] = 0
     colour = _colours(avatar, data, times[0], points, normals)
-    harmonics = torch.zeros(len(points), avatar.config.harmonic_count, 3, device=device)
-    harmonics[:, 0] = (colour - 0.5) / SH_0
-    rotations = torch.zeros(len(points), 4, device=device)
-    rotations[:, 0] = 1
     opacity = torch.full((len(points),), math.log(OPACITY / (1 - OPACITY)), device=device)
     avatar.set_gaussians(
         binding,
         {
             "position": local,
-            "rotation": rotations,
+            "rotation": no_turns(len(points), device),
             "log_scale": (flat / frames[0][1][binding, None]).log(),
             "logit_opacity": opacity,
-            "harmonics": harmonics,
+            "harmonics": even_harmonics(colour, avatar.config.harmonic_count),
         },
     )
     return len(points) - on_rig
@@ -103,7 +99,7 @@ def recolour(avatar: Avatar, data: Dataset, on_hull: int) -> None:
     vertices = avatar.vertices(data.pose[time : time + 1])
     normals = triangle_frames(vertices, avatar.mesh_faces)[0][avatar.binding, :, 1]
     normals[len(normals) - on_hull :] = 0
-    avatar.harmonics[:, 0] = (_colours(avatar, data, time, avatar.splats(vertices).means, normals) - 0.5) / SH_0
+    avatar.harmonics[:, 0] = sh_of_colour(_colours(avatar, data, time, avatar.splats(vertices).means, normals))
 
 
 def nearest(points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

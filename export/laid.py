@@ -7,8 +7,8 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from mvp4d_export.avatar import Avatar
-from mvp4d_export.initialise import SH_0
-from mvp4d_export.triangles import to_head, to_local, triangle_frames
+from mvp4d_export.harmonics import even_harmonics
+from mvp4d_export.triangles import no_turns, to_head, to_local, triangle_frames
 
 CANDIDATES = 16  # triangles around a place, of which it follows one
 FLAT = 0.3  # thickness of a Gaussian over its width
@@ -34,16 +34,12 @@ def surface_tensors(
     size = WIDTH * points.new_tensor(1.0).mul(spacing).expand(count)[:, None].repeat(1, 3)
     across = (rotation[binding][:, :, 1] * normal).sum(1).abs() > 0.8  # the triangle lies as the surface does there
     size[across, 1] *= FLAT
-    harmonics = torch.zeros(count, avatar.config.harmonic_count, 3, device=device)
-    harmonics[:, 0] = (colours.clamp(0.01, 0.99) - 0.5) / SH_0
-    turn = torch.zeros(count, 4, device=device)
-    turn[:, 0] = 1
     return {
         "position": local,
-        "rotation": turn,
+        "rotation": no_turns(count, device),
         "log_scale": (size / scale[binding, None]).log(),
         "logit_opacity": torch.full((count,), OPAQUE, device=device),
-        "harmonics": harmonics,
+        "harmonics": even_harmonics(colours.clamp(0.01, 0.99), avatar.config.harmonic_count),
     }
 
 

@@ -13,13 +13,14 @@ from torch.nn.functional import max_pool2d
 
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
+from mvp4d_export.harmonics import SH_0, shade
 from mvp4d_export.hidden import NOT_SKIN
-from mvp4d_export.initialise import SH_0, nearest
+from mvp4d_export.initialise import nearest
 from mvp4d_export.laid import FADED
 from mvp4d_export.lips import around_lips
 from mvp4d_export.mouth_mask import grown
 from mvp4d_export.photos import Picture
-from mvp4d_export.projection import shade
+from mvp4d_export.projection import camera_centre
 from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import SOLID, project_points
 from mvp4d_export.triangles import to_local, triangle_frames
@@ -84,7 +85,7 @@ def _tuck(avatar: Avatar, others: Tensor, lids: Tensor, closed: Pose, viewmat: T
     that shuts it; what stands off the lids goes."""
     vertices, matrix = avatar.vertices(closed), viewmat @ closed.head_matrix()[0]
     splats = avatar.splats(vertices)
-    sight = splats.means + matrix[:3, :3].T @ matrix[:3, 3]  # [G, 3] in head axes, from the camera
+    sight = splats.means - camera_centre(matrix)  # [G, 3] in head axes
     depth, flat = sight @ matrix[2, :3], splats.means @ matrix[:2, :3].T
     eye = gaussians_of(avatar, EYES)
     low, high = flat[lids].amin(0) - REACH[1], flat[lids].amax(0) + REACH[1]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mvp4d.core.heads.model import INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
-from mvp4d_export.initialise import SH_0, nearest
+from mvp4d_export.harmonics import SH_0, colour_of_sh
+from mvp4d_export.initialise import nearest
 from mvp4d_export.laid import areas_of, followed, scattered, surface_tensors
 from mvp4d_export.triangles import normals_of
 from mvp4d_export.visibility import gaussians_of, outer_parts, parts_named, triangle_parts
@@ -135,7 +136,7 @@ def _part(avatar: Avatar, lips: Tensor, places: Tensor, large: Tensor) -> None:
     if not len(line):
         return
     near = 1 - (nearest(places[lips] * line.new_tensor(FROM_BEFORE), line)[0] / PARTING).clamp(max=1).square()
-    brightness = (avatar.harmonics[lips, 0] * SH_0 + 0.5).mean(1)
+    brightness = colour_of_sh(avatar.harmonics[lips, 0]).mean(1)
     shade = (PARTING_SHADE * (large @ brightness) / brightness.clamp(min=1e-3)).clamp(max=1)
     gain = torch.lerp(torch.ones_like(shade), shade, near)[:, None]
     avatar.harmonics[lips, 0] = gain * avatar.harmonics[lips, 0] + (gain - 1) * 0.5 / SH_0

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, max_pool2d, normalize
 
+from mvp4d.core import lpips_file
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import check_regular
 from mvp4d_export.tensors import read_tensors
@@ -17,8 +18,6 @@ from mvp4d_export.tensors import read_tensors
 WINDOW, SIGMA = 11, 1.5  # Wang et al. 2004
 C1, C2 = 0.01**2, 0.03**2
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)  # Wang et al. 2003, the first three of five scales, made to sum to one
-VGG_STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # the lpips package's scaling layer
 
 
 @functools.lru_cache(maxsize=32)
@@ -86,38 +85,25 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Lpips(nn.Module):
-    """LPIPS on VGG-16 (Zhang et al. 2018).
-
-    The weights are one safetensors file: torchvision's `features.N.weight/bias` of VGG-16 and the lpips package's
-    `lin{0..4}.model.1.weight`.
-    """
+    """LPIPS on VGG-16 (Zhang et al. 2018), from weights that the user brings (`core.lpips_file`)."""
 
     def __init__(self, path: str | os.PathLike):
         super().__init__()
-        check_regular(path, 1 << 32)
+        check_regular(path, lpips_file.MOST_BYTES)
         try:
             source = read_tensors(path)
         except (OSError, SafetensorError) as error:
             raise UserError(path, f"not a readable safetensors file ({error})") from None
-        names = [f"features.{index}.{part}" for stage in VGG_STAGES for index in stage for part in ("weight", "bias")]
-        names += [f"lin{stage}.model.1.weight" for stage in range(len(VGG_STAGES))]
-        missing = [name for name in names if name not in source]
-        if missing:
-            raise UserError(
-                path,
-                f"lacks {len(missing)} tensors, {missing[0]} among them",
-                "join torchvision's VGG-16 features and the lpips package's lin layers",
-            )
-        for name in names:
+        for name in lpips_file.tensor_names(source, path):
             self.register_buffer(name.replace(".", "_"), source[name].float())
-        self.register_buffer("shift", torch.tensor(LPIPS_SHIFT)[:, None, None])
-        self.register_buffer("scale", torch.tensor(LPIPS_SCALE)[:, None, None])
+        self.register_buffer("shift", torch.tensor(lpips_file.SHIFT)[:, None, None])
+        self.register_buffer("scale", torch.tensor(lpips_file.SCALE)[:, None, None])
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """[B] distances of pictures [B, H, W, 3] in [0, 1], sides >= 16."""
         features = (2 * torch.cat((x, y)).permute(0, 3, 1, 2) - 1 - self.shift) / self.scale
         total = x.new_zeros(len(x))
-        for stage, indices in enumerate(VGG_STAGES):
+        for stage, indices in enumerate(lpips_file.STAGES):
             if stage:
                 features = max_pool2d(features, 2)
             for index in indices:

@@ -29,12 +29,12 @@ from mvp4d_export.mouth_mask import mouth_mask
 from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
-from mvp4d_export.projection import EPS_2D, project, quaternion_to_matrix
+from mvp4d_export.projection import EPS_2D, camera_centre, project, quaternion_to_matrix
 from mvp4d_export.rasterize import Rendering
 from mvp4d_export.rig import Pose, rotation_matrix
 from mvp4d_export.rim import EAR_RIM, SKIN_DOTS, SKIN_RIM, even_rim, outline_cosine
 from mvp4d_export.sheet import on_sheet
-from mvp4d_export.triangles import matrix_to_quaternion, to_local, triangle_frames
+from mvp4d_export.triangles import matrix_to_quaternion, to_local, triangle_frames, turn_to_local
 from mvp4d_export.turned import TURNS, turned_picture, turned_view
 from mvp4d_export.unseen_eyes import lay_eye, unseen_eyes
 from mvp4d_export.visibility import (
@@ -288,7 +288,8 @@ class PhotoFit:
             conic = flat.conics[0]
             spread = (conic[:, 0] * conic[:, 2] - conic[:, 1].square()).clamp(min=1e-12).rsqrt()
             share = seen / (2 * math.pi * spread * flat.opacities[0]).clamp(min=1e-6)
-            cosine = facing(avatar, vertices, -matrix[:3, :3].T @ matrix[:3, 3])[avatar.binding]
+            eye = camera_centre(matrix)
+            cosine = facing(avatar, vertices, eye)[avatar.binding]
             off = self._off_surface(splats, vertices)
             cosine = torch.where(off, cosine.clamp(min=0.5), cosine)
             seen_well = (share > SEEN_FROM) & (seen > 0) & ~self.fixed & (cosine > 0)
@@ -300,7 +301,8 @@ class PhotoFit:
             self.shown = torch.maximum(self.shown, torch.where(interior, torch.zeros_like(square), square))
             pitch = self.photos.pitch[index]
             self.pitch = torch.where(seen_well, self.pitch.clamp(max=pitch), self.pitch)
-            ray = _along(avatar, vertices, normalize(splats.means + matrix[:3, :3].T @ matrix[:3, 3], dim=1))
+            ray = normalize(splats.means - eye, dim=1)
+            ray = turn_to_local(ray, triangle_frames(vertices, avatar.mesh_faces), avatar.binding)
             across = torch.eye(3, device=avatar.device) - ray[:, :, None] * ray[:, None, :]
             across[~off, 1, 1] += 1  # the rig tells how far off its surface they lie
             self.across += seen_well[:, None, None] * across / pitch**2
@@ -325,8 +327,7 @@ class PhotoFit:
             pose, viewmat = self.view(index)
             vertices = avatar.vertices(pose)
             matrix = viewmat @ pose.head_matrix()[0]
-            eye = -matrix[:3, :3].T @ matrix[:3, 3]
-            means = on_sheet(avatar.splats(vertices).means[chosen], eye, matrix[2, :3])
+            means = on_sheet(avatar.splats(vertices).means[chosen], camera_centre(matrix), matrix[2, :3])
             frames = triangle_frames(vertices, avatar.mesh_faces)
             avatar.position[chosen] = to_local(means, frames, avatar.binding[chosen])
 
@@ -400,24 +401,6 @@ class PhotoFit:
         return mouth_mask(picture, inside)
 
 
-def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tensor:
-    """Pictures [B, H, W, 3] on a background with what is drawn before it multiplied by a gain."""
-    behind = (1 - alpha)[..., None] * background
-    return (rgb - behind) * gain + behind
-
-
-def rigid_gaussians(avatar: Avatar) -> Tensor:
-    """[G] bool: Gaussians of eyes, teeth, gums and tongue, which have a surface of their own to stay on."""
-    return gaussians_of(avatar, (*INTERIOR, *EYES))
-
-
-def _along(avatar: Avatar, vertices: Tensor, directions: Tensor) -> Tensor:
-    """Directions [G, 3] of head space in the frames of the Gaussians' triangles."""
-    rotation = triangle_frames(vertices, avatar.mesh_faces)[0][avatar.binding]
-    return (rotation * directions[:, :, None]).sum(1)
-
-
 def _direction(viewmat: Tensor, pose: Pose) -> Tensor:
     """Unit vector [3] from the head to a camera [4, 4], in head axes."""
-    matrix = viewmat @ pose.head_matrix()[0]
-    return normalize(-matrix[:3, :3].T @ matrix[:3, 3], dim=0)
+    return normalize(camera_centre(viewmat @ pose.head_matrix()[0]), dim=0)

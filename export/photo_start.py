@@ -10,8 +10,9 @@ from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d
 
 from mvp4d_export.avatar import GAUSSIAN_TENSORS
 from mvp4d_export.free_space import THROUGH, Shot, agreeing, before_background
+from mvp4d_export.harmonics import colour_of_sh, sh_of_colour
 from mvp4d_export.hidden import NOT_SKIN, in_light, lid_triangles, seed_hidden, teeth_colour
-from mvp4d_export.initialise import SH_0, STILL, moved, recolour
+from mvp4d_export.initialise import STILL, moved, recolour
 from mvp4d_export.lips import seed_lips
 from mvp4d_export.photo_depth import Sights, photo_depth
 from mvp4d_export.photo_fit import PhotoFit
@@ -95,7 +96,7 @@ class PhotoStart:
         near = (moved(self.avatar) > STILL)[self.avatar.binding]  # hair and clothes hardly follow the face
         chosen = skin & near & (self.fit.shown > 0.5) & (means[:, 2] > 0)
         chosen = chosen if chosen.any() else skin
-        return (self.avatar.harmonics[chosen, 0] * SH_0 + 0.5).median(0).values
+        return colour_of_sh(self.avatar.harmonics[chosen, 0]).median(0).values
 
     @torch.no_grad()
     def _teeth_colour(self, face: Tensor) -> Tensor | None:
@@ -111,7 +112,7 @@ class PhotoStart:
     @torch.no_grad()
     def _match_light(self) -> None:
         """Sets what generated views' light is beside the photos'."""
-        generated = self.avatar.harmonics[:, 0] * SH_0 + 0.5
+        generated = colour_of_sh(self.avatar.harmonics[:, 0])
         photo, weight = self._colours_shown()
         if (weight > 0).any():
             self.fit.shared.copy_((1 / mean_gain(generated, photo, weight) - 1).clamp(-MOST_TINT, MOST_TINT))
@@ -120,14 +121,14 @@ class PhotoStart:
     def _relight(self) -> None:
         """Puts generated views and colours into the photos' light; shown Gaussians get the photos' colours."""
         avatar = self.avatar
-        generated = avatar.harmonics[:, 0] * SH_0 + 0.5
+        generated = colour_of_sh(avatar.harmonics[:, 0])
         photo, shown = self._colours_shown()
         places = avatar.splats(avatar.gather(avatar.rig.template)).means
         gains = local_gains(places, generated, photo, shown, 1 / (1 + self.fit.shared))
         relight(avatar, self.data, gains)
         self.fit.shared.zero_()
         colour = torch.lerp(generated * gains, photo, shown[:, None]).clamp(0.01, 0.99)
-        avatar.harmonics[:, 0] = (colour - 0.5) / SH_0
+        avatar.harmonics[:, 0] = sh_of_colour(colour)
 
     def _colours_shown(self) -> tuple[Tensor, Tensor]:
         """Colours [G, 3] of the Gaussians in the first photo that shows them, the reference before others, and how far
@@ -161,7 +162,7 @@ class PhotoStart:
             near = (-torch.cdist(places[hidden], places[seen]).square() / 2).exp() * weight[seen]
             median = LIP_SHADE * colour[seen].median(0).values
             colour[hidden] = (near @ colour[seen] + LIP_FEW * median) / (near.sum(1, keepdim=True) + LIP_FEW)
-        avatar.harmonics[lips, 0] = (colour[lips].clamp(0.01, 0.99) - 0.5) / SH_0
+        avatar.harmonics[lips, 0] = sh_of_colour(colour[lips].clamp(0.01, 0.99))
         return hidden
 
     def _photo_colours(self, index: int, known: float = 0.7) -> tuple[Tensor, Tensor]:

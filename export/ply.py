@@ -12,7 +12,7 @@ from torch import Tensor
 from mvp4d.core.files import atomic_file
 from mvp4d.core.progress import progress
 from mvp4d_export.avatar import Avatar, Splats
-from mvp4d_export.projection import spherical_harmonics
+from mvp4d_export.harmonics import spherical_harmonics
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import matrix_to_quaternion, multiply_quaternions
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mvp4d.core.errors import UserError
-from mvp4d_export.projection import EPS_2D, NEAR, project, shade
+from mvp4d_export.harmonics import shade
+from mvp4d_export.projection import EPS_2D, NEAR, project
 
 
 @dataclasses.dataclass
@@ -69,36 +70,10 @@ def rasterize(
     """
     views = viewmats.shape[0]
     background = (means.new_zeros(3) if background is None else background).expand(views, 3)
+    shape, cameras = (means, quaternions, scales, opacities), (viewmats, Ks, width, height)
+    blur = {"antialiased": antialiased, "eps2d": eps2d}
     if means.device.type == "cuda":
-        from gsplat import rasterization
-
-        rgb, alpha, info = rasterization(
-            means,
-            quaternions,
-            scales,
-            opacities,
-            colours,
-            viewmats,
-            Ks,
-            width,
-            height,
-            near_plane=NEAR,
-            eps2d=eps2d,
-            sh_degree=sh_degree,
-            packed=packed,
-            rasterize_mode="antialiased" if antialiased else "classic",
-        )
-        rgb = rgb + (1 - alpha) * background[:, None, None]  # gsplat 1.5.3 refuses backgrounds where it packs
-        marked = None
-        if marks is not None:
-            with torch.no_grad():
-                marks = marks[:, None].expand(-1, 3).contiguous()
-                shape = means, quaternions, scales, opacities
-                options = {"antialiased": antialiased, "eps2d": eps2d, "packed": packed}
-                marked = rasterize(*shape, marks, viewmats, Ks, width, height, **options).rgb[..., 0]
-        if packed:
-            return Rendering(rgb, alpha[..., 0], None, None, marked)
-        return Rendering(rgb, alpha[..., 0], info["means2d"], (info["radii"] > 0).all(-1), marked)
+        return _with_gsplat(shape, colours, cameras, background, marks, sh_degree=sh_degree, packed=packed, **blur)
     if means.device.type != "cpu":
         raise UserError("device", f"no rasteriser for '{means.device.type}'", "use cpu or cuda")
     from mvp4d_export.compositor import composite  # numba, which CUDA does without, takes a second to import
@@ -106,9 +81,44 @@ def rasterize(
     if sh_degree is not None:
         colours = shade(colours, means, viewmats, sh_degree)
     colours = colours.expand(views, *means.shape)
-    projected = project(
-        means, quaternions, scales, opacities, viewmats, Ks, width, height, antialiased=antialiased, eps2d=eps2d
-    )
+    projected = project(*shape, *cameras, **blur)
     rgb, alpha, marked = composite(projected, colours, background, width, height, marks)
     marked = None if marks is None else marked
     return Rendering(rgb, alpha, projected.means2d, projected.extents[..., 0] > 0, marked)
+
+
+def _with_gsplat(
+    shape: tuple[Tensor, Tensor, Tensor, Tensor],
+    colours: Tensor,
+    cameras: tuple[Tensor, Tensor, int, int],
+    background: Tensor,
+    marks: Tensor | None,
+    *,
+    sh_degree: int | None,
+    packed: bool,
+    antialiased: bool,
+    eps2d: float,
+) -> Rendering:
+    """As `rasterize`, on CUDA: `shape` and `cameras` are its arguments before and after `colours`."""
+    from gsplat import rasterization
+
+    rgb, alpha, info = rasterization(
+        *shape,
+        colours,
+        *cameras,
+        near_plane=NEAR,
+        eps2d=eps2d,
+        sh_degree=sh_degree,
+        packed=packed,
+        rasterize_mode="antialiased" if antialiased else "classic",
+    )
+    rgb = rgb + (1 - alpha) * background[:, None, None]  # gsplat 1.5.3 refuses backgrounds where it packs
+    marked = None
+    if marks is not None:
+        with torch.no_grad():
+            grey, black = marks[:, None].expand(-1, 3).contiguous(), torch.zeros_like(background)
+            options = {"sh_degree": None, "packed": packed, "antialiased": antialiased, "eps2d": eps2d}
+            marked = _with_gsplat(shape, grey, cameras, black, None, **options).rgb[..., 0]
+    if packed:
+        return Rendering(rgb, alpha[..., 0], None, None, marked)
+    return Rendering(rgb, alpha[..., 0], info["means2d"], (info["radii"] > 0).all(-1), marked)

@@ -77,3 +77,9 @@ def relight(avatar: Avatar, data: Dataset, gains: Tensor) -> None:
         behind = 0.0 if masks is None else (1 - masks)[..., None] * data.background
         lit = (pictures - behind) * gain + behind
         data.pictures[:, moment] = (lit * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tensor:
+    """Pictures [B, H, W, 3] on a background with what is drawn before it multiplied by a gain."""
+    behind = (1 - alpha)[..., None] * background
+    return (rgb - behind) * gain + behind

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from mvp4d_export.avatar import Avatar
-from mvp4d_export.initialise import SH_0
+from mvp4d_export.harmonics import SH_0
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import project_points

@@ -11,11 +11,12 @@ from torch.nn.functional import avg_pool2d
 
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
-from mvp4d_export.initialise import OPACITY, SH_0, hang, nearest
+from mvp4d_export.harmonics import even_harmonics
+from mvp4d_export.initialise import OPACITY, hang, nearest
 from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.rig import Pose
-from mvp4d_export.triangles import to_head, to_local, triangle_frames
+from mvp4d_export.triangles import no_turns, to_head, to_local, triangle_frames
 from mvp4d_export.visibility import claims, outer_parts, parts_named, triangle_parts
 
 CELL = 6  # pixels a side of the squares that a photo is cut into: one Gaussian each where it is plain, four where not
@@ -192,18 +193,14 @@ def _bound(avatar: Avatar, pose: Pose, seeds: Seeds) -> dict[str, Tensor]:
     size = seeds.size[:, None].repeat(1, 3)
     size[:, 1] *= torch.where(seeds.part < 0, 1.0, FLAT)  # thin along the triangle's normal
     count = len(binding)
-    harmonics = torch.zeros(count, avatar.config.harmonic_count, 3, device=device)
-    harmonics[:, 0] = (seeds.colours.clamp(0.01, 0.99) - 0.5) / SH_0
-    turn = torch.zeros(count, 4, device=device)
-    turn[:, 0] = 1
     opacity = torch.full((count,), math.log(OPACITY / (1 - OPACITY)), device=device)
     return {
         "binding": binding,
         "position": local,
-        "rotation": turn,
+        "rotation": no_turns(count, device),
         "log_scale": (size / scale[binding, None]).log(),
         "logit_opacity": opacity,
-        "harmonics": harmonics,
+        "harmonics": even_harmonics(seeds.colours.clamp(0.01, 0.99), avatar.config.harmonic_count),
     }
 
 

@@ -24,7 +24,8 @@ from mvp4d.core.heads.regions import CHIN, has_landmarks, landmarks_of, scalp_an
 from mvp4d.core.ramps import smoothstep as smooth_ramp
 from mvp4d.core.skin_colour import LEAST_HAIR, SkinColour, lightness_and_hue
 from mvp4d_export.avatar import Avatar, Splats
-from mvp4d_export.initialise import SH_0, hang
+from mvp4d_export.harmonics import colour_of_sh, even_harmonics
+from mvp4d_export.initialise import hang
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import matrix_to_quaternion, to_local, triangle_frames
 from mvp4d_export.visibility import outer_parts, smoothstep, triangle_parts
@@ -180,14 +181,12 @@ def strands(
     size = torch.tensor([LONG, WIDE, WIDE], device=avatar.device) * torch.exp(
         SPREAD * torch.randn(len(index), 1, generator=generator).to(places)
     )
-    harmonics = torch.zeros(len(index), avatar.config.harmonic_count, 3, device=avatar.device)
-    harmonics[:, 0] = (colours.clamp(0.01, 0.99) - 0.5) / SH_0
     return binding, {
         "position": to_local(places, frames, binding),
         "rotation": matrix_to_quaternion(frames[0][binding].mT @ turns),
         "log_scale": (size / frames[1][binding, None]).log(),
         "logit_opacity": torch.logit((OPACITY * where[index].sqrt()).clamp(1e-3, OPACITY)),
-        "harmonics": harmonics,
+        "harmonics": even_harmonics(colours.clamp(0.01, 0.99), avatar.config.harmonic_count),
     }
 
 
@@ -207,7 +206,7 @@ def _hair(avatar: Avatar, splats: Splats, region: Region, shown: Tensor) -> Hair
     scalp, hanging, face = region.at(splats.means[chosen], region.chin - LONGEST)
     if face.sum() < FEW:
         return None
-    colours = (avatar.harmonics[chosen, 0] * SH_0 + 0.5).clamp(0, 1)  # as pictures show them
+    colours = colour_of_sh(avatar.harmonics[chosen, 0]).clamp(0, 1)  # as pictures show them
     hues = lightness_and_hue(colours.cpu().numpy())
     skin = SkinColour.of(hues[face.cpu().numpy()])
     skin = dataclasses.replace(skin, spread=np.minimum(skin.spread, MOST_SPREAD))

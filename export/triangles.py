@@ -39,10 +39,22 @@ def to_local(points: Tensor, frames: Frames, triangles: Tensor) -> Tensor:
     return ((points - centre)[:, :, None] * rotation).sum(1) / scale[:, None]
 
 
+def turn_to_local(directions: Tensor, frames: Frames, triangles: Tensor) -> Tensor:
+    """Directions [M, 3] of head space in the `frames` of their `triangles` [M], as long as they are."""
+    return (frames[0][triangles] * directions[:, :, None]).sum(1)
+
+
 def to_head(local: Tensor, frames: Frames, triangles: Tensor) -> Tensor:
     """The inverse of `to_local`: [M, 3] metres in head space."""
     rotation, scale, centre = (value[triangles] for value in frames)
     return scale[:, None] * (rotation * local[:, None]).sum(-1) + centre
+
+
+def no_turns(count: int, device: torch.device) -> Tensor:
+    """Quaternions [count, 4] wxyz of no rotation."""
+    turns = torch.zeros(count, 4, device=device)
+    turns[:, 0] = 1
+    return turns
 
 
 def matrix_to_quaternion(matrix: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from mvp4d.core.heads import regions
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.cover import first_triangle
-from mvp4d_export.projection import EPS_2D, quaternion_to_matrix
+from mvp4d_export.projection import EPS_2D, camera_centre, quaternion_to_matrix
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import normals_of, triangle_frames
 
@@ -57,7 +57,7 @@ def rig_surface(avatar: Avatar, pose: Pose, viewmat: Tensor, K: Tensor, side: in
     point = (vertices[corners] * weights.to(device)[..., None]).sum(1)
     seen = point @ matrix[:3, :3].T + matrix[:3, 3]
     normal = normals_of(vertices[corners])
-    eye = -matrix[:3, :3].T @ matrix[:3, 3]
+    eye = camera_centre(matrix)
     facing = (normal * normalize(point - eye, dim=-1)).sum(-1).abs()
     shape = (side, side)
     depth = torch.where(hit, seen[:, 2], torch.inf)
@@ -85,6 +85,11 @@ def gaussians_of(avatar: Avatar, words: tuple[str, ...]) -> Tensor:
     """[G] bool: Gaussians on triangles of parts whose names hold one of the words."""
     chosen = parts_named(avatar.rig.part_names, words).to(avatar.device)
     return chosen[triangle_parts(avatar)[avatar.binding]]
+
+
+def rigid_gaussians(avatar: Avatar) -> Tensor:
+    """[G] bool: Gaussians of eyes, teeth, gums and tongue, which have a surface of their own to stay on."""
+    return gaussians_of(avatar, (*INTERIOR, *EYES))
 
 
 def triangle_parts(avatar: Avatar) -> Tensor:

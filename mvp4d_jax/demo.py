@@ -62,198 +62,177 @@ def plan_stages(
     frames: int = FRAMES,
 ) -> list[Stage]:
     """The commands of the demo: on a test identity of the studio, or on photos of a person or a clip (`photos`)."""
-    given = (photos, masks, weights, size, identity, frames)
-    named, neutral = _plan(out, *given), _plan(Path("OUT"), *given)
+    given = (tuple(photos), tuple(masks), weights, size, identity, frames)
+    named, neutral = _Plan(out, *given).stages(), _Plan(Path("OUT"), *given).stages()
     return [dataclasses.replace(stage, recorded=same.command) for stage, same in zip(named, neutral)]
 
 
-def _plan(
-    out: Path, photos: Sequence[Path], masks: Sequence[Path], weights: str, size: int, identity: int, frames: int
-) -> list[Stage]:
-    cameras = f"orbit:360x{VIEWS}"
-    truth, person, drive = out / ("driver.npz" if photos else "truth"), out / "person", out / "drive.npz"
-    generated, avatar = out / "generated", out / "avatar"
-    what = f"filming test identity {identity} in the studio, {VIEWS} views x {frames} frames"
-    if photos:  # of whose performance the motion alone is taken
-        what = f"recording {frames} frames of expressions to show the person with"
-    stages = [
-        Stage(
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """The stages of a demo, a method each; `out` is its folder, the others are the arguments of `plan_stages`."""
+
+    out: Path
+    photos: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    weights: str
+    size: int
+    identity: int
+    frames: int
+
+    def stages(self) -> list[Stage]:
+        if self.photos:
+            return [
+                self._studio(),
+                self._track(),
+                self._drive(),
+                self._sample(),
+                self._distill(),
+                self._render(),
+                self._page(),
+                self._talk(),
+                self._likeness(),
+            ]
+        return [
+            self._studio(),
+            self._drive(),
+            self._sample(),
+            self._evaluate(),
+            self._distill(),
+            self._compare(),
+            self._render(),
+            self._page(),
+        ]
+
+    @property
+    def truth(self) -> Path:
+        """The studio's capture; where there are photos, of whose performance the motion alone is taken."""
+        return self.out / ("driver.npz" if self.photos else "truth")
+
+    @property
+    def person(self) -> Path:
+        return self.out / "person"
+
+    @property
+    def drive(self) -> Path:
+        return self.out / "drive.npz"
+
+    @property
+    def generated(self) -> Path:
+        return self.out / "generated"
+
+    @property
+    def avatar(self) -> Path:
+        return self.out / "avatar"
+
+    @property
+    def side(self) -> int:
+        """Pixels of the avatar's videos."""
+        return PHOTO_SIDE if self.photos else 2 * self.size
+
+    def _studio(self) -> Stage:
+        what = f"filming test identity {self.identity} in the studio, {VIEWS} views x {self.frames} frames"
+        if self.photos:
+            what = f"recording {self.frames} frames of expressions to show the person with"
+        command = _command(
             "studio",
-            what,
-            (
-                "studio",
-                "--identity",
-                str(identity),
-                "--cameras",
-                cameras,
-                "--frames",
-                str(frames),
-                "--size",
-                str(size),
-                *(("--motion-only",) if photos else ()),
-                "--out",
-                str(truth),
-            ),
-            truth,
+            identity=self.identity,
+            cameras=f"orbit:360x{VIEWS}",
+            frames=self.frames,
+            size=self.size,
+            motion_only=bool(self.photos),
+            out=self.truth,
         )
-    ]
-    if photos:
-        given = ("--mask", *(str(mask) for mask in masks)) if masks else ()
-        stages.append(
-            Stage(
-                "track",
-                f"fitting the built-in head to {', '.join(photo.name for photo in photos)}",
-                ("track", *(str(photo) for photo in photos), "--head", "builtin", *given, "--out", str(person)),
-                person,
-                (*photos, *masks),
-            )
+        return Stage("studio", what, command, self.truth)
+
+    def _track(self) -> Stage:
+        what = f"fitting the built-in head to {', '.join(photo.name for photo in self.photos)}"
+        command = _command("track", *self.photos, head="builtin", mask=self.masks, out=self.person)
+        return Stage("track", what, command, self.person, (*self.photos, *self.masks))
+
+    def _drive(self) -> Stage:
+        what = f"recording {ORBIT_FRAMES} frames of speech and smiles to drive the avatar with"
+        command = _command(
+            "studio",
+            identity=self.identity,
+            frames=ORBIT_FRAMES,
+            seed=1,
+            motion_only=True,
+            from_rest=True,
+            out=self.drive,
         )
-    stages.append(
-        Stage(
-            "drive",
-            f"recording {ORBIT_FRAMES} frames of speech and smiles to drive the avatar with",
-            (
-                "studio",
-                "--identity",
-                str(identity),
-                "--frames",
-                str(ORBIT_FRAMES),
-                "--seed",
-                "1",
-                "--motion-only",
-                "--from-rest",
-                "--out",
-                str(drive),
-            ),
-            drive,
-        )
-    )
-    stages.append(
-        Stage(
+        return Stage("drive", what, command, self.drive)
+
+    def _sample(self) -> Stage:
+        what = f"generating {VIEWS} views over 360 degrees from the reference picture"
+        command = _command(
             "sample",
-            f"generating {VIEWS} views over 360 degrees from the reference picture",
-            (
-                "sample",
-                "--weights",
-                weights,
-                "--reference",
-                str(person if photos else truth),
-                "--motion",
-                str(truth),
-                "--cameras",
-                cameras if photos else str(truth),
-                "--out",
-                str(generated),
-            ),
-            generated,
-            (facts,) if (facts := Path(weights) / "mvp4d.json").is_file() else (),
+            weights=self.weights,
+            reference=self.person if self.photos else self.truth,
+            motion=self.truth,
+            cameras=f"orbit:360x{VIEWS}" if self.photos else self.truth,
+            out=self.generated,
         )
-    )
-    if not photos:
-        stages.append(
-            Stage(
-                "evaluate",
-                "measuring the generated views against the studio's ground truth",
-                ("evaluate", str(generated), "--against", str(truth), "--baselines", "--out", str(out / "evaluation")),
-                out / "evaluation" / "evaluation.html",
-            )
-        )
-    steps = round(FIT_STEPS * (PHOTO_STEPS if photos else 1))
-    stages.append(
-        Stage(
-            "distill",
-            "distilling the views into a 4D Gaussian avatar",
-            ("distill", str(generated), "--out", str(avatar), "--preset", "cpu", "--steps", str(steps)),
-            avatar,
-        )
-    )
-    if not photos:
-        stages.append(
-            Stage(
-                "compare",
-                "rendering the avatar through the studio's own cameras",
-                (
-                    "render",
-                    str(avatar),
-                    "--motion",
-                    str(truth),
-                    "--cameras",
-                    f"file:{truth / 'cameras.npz'}",
-                    "--each-view",
-                    "--size",
-                    str(size),
-                    "--out",
-                    str(out / "avatar_views"),
-                ),
-                avatar_view(out, VIEWS - 1),
-            )
-        )
-    side = str(PHOTO_SIDE if photos else 2 * size)
-    stages.append(
-        Stage(
+        facts = Path(self.weights) / "mvp4d.json"
+        return Stage("sample", what, command, self.generated, (facts,) if facts.is_file() else ())
+
+    def _evaluate(self) -> Stage:
+        what = "measuring the generated views against the studio's ground truth"
+        out = self.out / "evaluation"
+        command = _command("evaluate", self.generated, against=self.truth, baselines=True, out=out)
+        return Stage("evaluate", what, command, out / "evaluation.html")
+
+    def _distill(self) -> Stage:
+        what = "distilling the views into a 4D Gaussian avatar"
+        steps = round(FIT_STEPS * (PHOTO_STEPS if self.photos else 1))
+        command = _command("distill", self.generated, out=self.avatar, preset="cpu", steps=steps)
+        return Stage("distill", what, command, self.avatar)
+
+    def _compare(self) -> Stage:
+        what = "rendering the avatar through the studio's own cameras"
+        command = _command(
             "render",
-            "rendering the avatar from all around while it speaks",
-            (
-                "render",
-                str(avatar),
-                "--motion",
-                str(drive),
-                "--cameras",
-                "turn:360",
-                "--size",
-                side,
-                "--out",
-                str(out / "orbit.mp4"),
-            ),
-            out / "orbit.mp4",
+            self.avatar,
+            motion=self.truth,
+            cameras=f"file:{self.truth / 'cameras.npz'}",
+            each_view=True,
+            size=self.size,
+            out=self.out / "avatar_views",
         )
-    )
-    stages.append(
-        Stage(
-            "page",
-            "putting the avatar into a page that any browser opens",
-            ("export", str(avatar), "--format", "html", "--motion", str(drive), "--out", str(out / "avatar.html")),
-            out / "avatar.html",
-        )
-    )
-    if photos:
-        stages.append(
-            Stage(
-                "talk",
-                "rendering the avatar from the front and both sides while it speaks",
-                (
-                    "render",
-                    str(avatar),
-                    "--motion",
-                    str(drive),
-                    "--cameras",
-                    "sway:40",
-                    "--size",
-                    side,
-                    "--out",
-                    str(out / "talk.mp4"),
-                ),
-                out / "talk.mp4",
-            )
-        )
-        stages.append(
-            Stage(
-                "likeness",
-                "measuring how much it looks like the photos",
-                (
-                    "evaluate",
-                    str(avatar),
-                    "--against",
-                    str(person),
-                    "--motion",
-                    str(drive),
-                    "--out",
-                    str(out / "likeness"),
-                ),
-                out / "likeness" / "evaluation.html",
-            )
-        )
-    return stages
+        return Stage("compare", what, command, avatar_view(self.out, VIEWS - 1))
+
+    def _render(self) -> Stage:
+        what = "rendering the avatar from all around while it speaks"
+        return self._video("render", what, "turn:360", self.out / "orbit.mp4")
+
+    def _page(self) -> Stage:
+        what = "putting the avatar into a page that any browser opens"
+        out = self.out / "avatar.html"
+        return Stage("page", what, _command("export", self.avatar, format="html", motion=self.drive, out=out), out)
+
+    def _talk(self) -> Stage:
+        what = "rendering the avatar from the front and both sides while it speaks"
+        return self._video("talk", what, "sway:40", self.out / "talk.mp4")
+
+    def _likeness(self) -> Stage:
+        what = "measuring how much it looks like the photos"
+        out = self.out / "likeness"
+        command = _command("evaluate", self.avatar, against=self.person, motion=self.drive, out=out)
+        return Stage("likeness", what, command, out / "evaluation.html")
+
+    def _video(self, name: str, what: str, cameras: str, out: Path) -> Stage:
+        command = _command("render", self.avatar, motion=self.drive, cameras=cameras, size=self.side, out=out)
+        return Stage(name, what, command, out)
+
+
+def _command(verb: str, *given: object, **options: object) -> tuple[str, ...]:
+    """A verb with its arguments, flags in the order of `options`: True is a flag alone; False and () leave it out."""
+    words = [verb, *map(str, given)]
+    for name, value in options.items():
+        if value is False or value == ():
+            continue
+        values = () if value is True else value if isinstance(value, tuple) else (value,)
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return tuple(words)
 
 
 def avatar_view(out: Path, view: int) -> Path:

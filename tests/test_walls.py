@@ -44,6 +44,7 @@ CORE_GROUND = {
     "rotation",
     "ramps",
     "skin_colour",
+    "lpips_file",
     "places",
     "host",
     "environment",

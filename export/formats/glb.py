@@ -7,8 +7,6 @@ https://github.com/KhronosGroup/glTF/tree/main/extensions/2.0/Khronos/KHR_gaussi
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from torch.nn.functional import normalize
 
@@ -17,6 +15,7 @@ from mvp4d_export.avatar import Splats
 from mvp4d_export.formats import Job
 from mvp4d_export.formats.frames import degree_of, frame_splats, host
 from mvp4d_export.formats.gltf import Buffer
+from mvp4d_export.harmonics import colour_of_sh
 
 EXTENSION = "KHR_gaussian_splatting"
 _SETTINGS = {
@@ -25,7 +24,6 @@ _SETTINGS = {
     "projection": "perspective",
     "sortingMethod": "cameraDistance",
 }
-SH_C0 = 0.5 / math.sqrt(math.pi)
 
 
 def write(job: Job) -> str:
@@ -49,7 +47,7 @@ def write(job: Job) -> str:
 def attributes(splats: Splats, buffer: Buffer) -> dict[str, int]:
     """Accessors of the Gaussians by attribute name."""
     harmonics = host(splats.harmonics)  # [G, K, 3]
-    colour = np.concatenate((harmonics[:, 0] * SH_C0 + 0.5, host(splats.opacities)[:, None]), 1)
+    colour = np.concatenate((colour_of_sh(harmonics[:, 0]), host(splats.opacities)[:, None]), 1)
     result = {
         "POSITION": buffer.add(host(splats.means), bounds=True),
         "COLOR_0": buffer.add((colour.clip(0, 1) * 255).round().astype(np.uint8), normalized=True),

@@ -33,8 +33,8 @@ from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.formats import Job
 from mvp4d_export.formats.frames import drawn, host, pick, tell_left_out
 from mvp4d_export.formats.gltf import INDICES, Buffer
+from mvp4d_export.harmonics import spherical_harmonics
 from mvp4d_export.ply import splat_bytes
-from mvp4d_export.projection import spherical_harmonics
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import triangle_frames
 

@@ -42,7 +42,8 @@ def resumes(args: argparse.Namespace) -> bool:
 
 
 def run(args: argparse.Namespace) -> str:
-    from mvp4d_jax.data.prepare import PrepareOptions, autoencoder_identity, describe, prepare
+    from mvp4d_jax.data.options import PrepareOptions
+    from mvp4d_jax.data.prepare import autoencoder_identity, describe, prepare
     from mvp4d_jax.models.checkpoint import load_autoencoder
     from mvp4d_jax.models.checkpoint_config import read_autoencoder_config
     from mvp4d_jax.processes import wait_for_all

@@ -21,8 +21,9 @@ from mvp4d.core.owner import sweep
 from mvp4d.core.progress import progress
 from mvp4d.core.room import Full, require_space
 from mvp4d.core.shares import begin_plan, raise_failures, write_table
-from mvp4d_jax.data.encode import Encoder, PrepareOptions, scene_name
+from mvp4d_jax.data.encode import Encoder, scene_name
 from mvp4d_jax.data.manifest import check_manifest
+from mvp4d_jax.data.options import PrepareOptions
 from mvp4d_jax.data.shards import FORMAT, MANIFEST, VERSION, ShardWriter
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
 from mvp4d_jax.latent_frames import latent_count

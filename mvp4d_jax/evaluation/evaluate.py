@@ -73,21 +73,7 @@ def evaluate(
       UserError: no common camera, picture sizes differ or are too small for SSIM, or baselines of a truth that names no
         reference.
     """
-    names = [name for name in capture.names if name in truth.names]
-    if not names:
-        raise UserError(
-            capture.path,
-            f"shares no camera name with {truth.path}",
-            f"it has {', '.join(capture.names[:4])}; the other {', '.join(truth.names[:4])}",
-        )
-    if tuple(capture.image_size) != tuple(truth.image_size):
-        raise UserError(
-            capture.path,
-            f"pictures are {capture.image_size}, those of {truth.path} {truth.image_size}",
-            "sample or render both at one size",
-        )
-    if min(truth.image_size) <= 2 * SSIM_RADIUS:
-        raise UserError(truth.path, f"pictures of {truth.image_size} are smaller than SSIM's window of 11 pixels")
+    names = _common_views(capture, truth)
     frames = min(capture.frame_count, truth.frame_count)
     weights = None if lpips_weights is None else load_weights(lpips_weights)
     angles = reference_angles(capture, truth)
@@ -104,8 +90,7 @@ def evaluate(
         views = _with_csim(views, capture, truth, frames)
     if jod is not None:
         left_out.pop("JOD")
-        pairs = [[source.frames(view.name, slice(frames)) for view in views] for source in (capture, truth)]
-        views = [dataclasses.replace(view, jod=value) for view, value in zip(views, jod(*pairs, truth.fps))]
+        views = _with_jod(views, capture, truth, frames, jod)
     if weights is None:
         left_out["LPIPS"] = "needs VGG-16 and lpips weights; give them as `lpips`"
     result = {
@@ -127,11 +112,41 @@ def evaluate(
     return result
 
 
+def _common_views(capture: Capture, truth: Capture) -> list[str]:
+    """Names of the cameras that both have; refuses captures that cannot be compared."""
+    names = [name for name in capture.names if name in truth.names]
+    if not names:
+        raise UserError(
+            capture.path,
+            f"shares no camera name with {truth.path}",
+            f"it has {', '.join(capture.names[:4])}; the other {', '.join(truth.names[:4])}",
+        )
+    if tuple(capture.image_size) != tuple(truth.image_size):
+        raise UserError(
+            capture.path,
+            f"pictures are {capture.image_size}, those of {truth.path} {truth.image_size}",
+            "sample or render both at one size",
+        )
+    if min(truth.image_size) <= 2 * SSIM_RADIUS:
+        raise UserError(truth.path, f"pictures of {truth.image_size} are smaller than SSIM's window of 11 pixels")
+    return names
+
+
 def _with_csim(views: list[ViewScore], capture: Capture, truth: Capture, frames: int) -> list[ViewScore]:
     seen = [view for view in views if not view.angle > FACE_ANGLE]
-    pairs = [[source.frames(view.name, slice(frames)) for view in seen] for source in (capture, truth)]
+    pairs = _pairs(seen, capture, truth, frames)
     values = dict(zip((view.name for view in seen), csim_of_views(*pairs))) if seen else {}
     return [dataclasses.replace(view, csim=values.get(view.name, float("nan"))) for view in views]
+
+
+def _with_jod(views: list[ViewScore], capture: Capture, truth: Capture, frames: int, jod: Jod) -> list[ViewScore]:
+    values = jod(*_pairs(views, capture, truth, frames), truth.fps)
+    return [dataclasses.replace(view, jod=value) for view, value in zip(views, values)]
+
+
+def _pairs(views: list[ViewScore], capture: Capture, truth: Capture, frames: int) -> list[list[np.ndarray]]:
+    """Of both captures a video [F, H, W, 3] uint8 of each view."""
+    return [[source.frames(view.name, slice(frames)) for view in views] for source in (capture, truth)]
 
 
 def score_view(name: str, angle: float, ours: np.ndarray, theirs: np.ndarray, weights: Any = None) -> ViewScore:

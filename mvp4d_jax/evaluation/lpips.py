@@ -1,8 +1,4 @@
-"""LPIPS with VGG-16 features (Zhang et al. 2018), from weights that the user brings; none are shipped.
-
-The file is a safetensors file with torchvision's `features.N.weight/bias` of VGG-16 and the lpips package's
-`lin{0..4}.model.1.weight`.
-"""
+"""LPIPS with VGG-16 features (Zhang et al. 2018), from weights that the user brings (`core.lpips_file`)."""
 
 from __future__ import annotations
 
@@ -14,13 +10,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from mvp4d.core import lpips_file
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import check_regular
 
-# torchvision's vgg16.features: convolutions of each stage; a max-pool between stages, a ReLU after each convolution
-STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)  # the lpips package's scaling layer, for pictures in [-1, 1]
-SCALE = np.array([0.458, 0.448, 0.450], np.float32)
+SHIFT, SCALE = np.array(lpips_file.SHIFT, np.float32), np.array(lpips_file.SCALE, np.float32)
 
 
 def load_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -29,22 +23,13 @@ def load_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
       UserError: not a safetensors file, or a tensor is missing.
     """
-    check_regular(path, 1 << 32)
+    check_regular(path, lpips_file.MOST_BYTES)
     try:
         source = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(path, f"not a readable safetensors file ({error})") from None
-    wanted = [f"features.{index}.{part}" for stage in STAGES for index in stage for part in ("weight", "bias")]
-    wanted += [f"lin{stage}.model.1.weight" for stage in range(len(STAGES))]
-    missing = [name for name in wanted if name not in source]
-    if missing:
-        raise UserError(
-            path,
-            f"lacks {len(missing)} tensors, {missing[0]} among them",
-            "join torchvision's VGG-16 features and the lpips package's lin layers",
-        )
     weights = {}
-    for name in wanted:
+    for name in lpips_file.tensor_names(source, path):
         value = source[name].astype(np.float32)
         if name.startswith("lin"):
             weights[name] = value.reshape(-1)
@@ -58,7 +43,7 @@ def lpips(weights: dict[str, jax.Array], image: jax.Array, truth: jax.Array) -> 
     """Perceptual distance [B] of two batches [B, H, W, 3] in [0, 1], H and W >= 16."""
     x, y = ((2 * jnp.asarray(batch, jnp.float32) - 1 - SHIFT) / SCALE for batch in (image, truth))
     total = 0.0
-    for stage, indices in enumerate(STAGES):
+    for stage, indices in enumerate(lpips_file.STAGES):
         if stage:
             x, y = _pool(x), _pool(y)
         for index in indices:

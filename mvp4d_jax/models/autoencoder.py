@@ -1,11 +1,11 @@
 """The CogVideoX causal 3D video autoencoder in Flax NNX.
 
-A video of F = 1 + 4k frames becomes L = 1 + k latent frames at an eighth of the height and width (`tiny`: a
-fourth). It is worked on in
-chunks of 8 frames (2 latent frames); what is left over joins the first chunk (49 frames: 9 + 8 x 5; 13 latent frames:
-3 + 2 x 5). Caches carry the last two frames of every causal convolution from chunk to chunk, so convolutions do not see
-the seams; GroupNorm does: it normalises one chunk at a time, which makes the chunk size part of the model. Layers and
-chunks follow diffusers' `AutoencoderKLCogVideoX`; `tests/models/test_autoencoder.py` holds the numbers to it.
+A video of F = 1 + 4k frames becomes L = 1 + k latent frames at an eighth of the height and width (`tiny`: a fourth). It
+is worked on in chunks of 8 frames (2 latent frames); what is left over joins the first chunk (49 frames: 9 + 8 x 5; 13
+latent frames: 3 + 2 x 5). Caches carry the last two frames of every causal convolution from chunk to chunk, so
+convolutions do not see the seams; GroupNorm does: it normalises one chunk at a time, which makes the chunk size part of
+the model. Layers and chunks follow diffusers' `AutoencoderKLCogVideoX`; `tests/models/test_autoencoder.py` holds the
+numbers to it.
 
 Memory: a scan over the chunks keeps one chunk's activations alive, whatever the length. Shards over the batch (views):
 no layer mixes its elements.
@@ -102,25 +102,37 @@ class Stage(nnx.Module):
         return (x if self.resample is None else self.resample(x)), new
 
 
+def _stages(
+    widths: Sequence[int],
+    depth: int,
+    config: AutoencoderConfig,
+    latent_channels: int | None,
+    resample: type[Downsample] | type[Upsample],
+    rngs: nnx.Rngs,
+) -> nnx.List:
+    """A stage of `depth` blocks for each width, resamplers between them."""
+    return nnx.List(
+        [
+            Stage(
+                (widths[max(level - 1, 0)], *[width] * depth),
+                config,
+                latent_channels=latent_channels,
+                resample=resample if level < len(widths) - 1 else None,
+                in_time=2**level < config.temporal_compression_ratio,
+                rngs=rngs,
+            )
+            for level, width in enumerate(widths)
+        ]
+    )
+
+
 class Encoder(nnx.Module):
     """One chunk of video [B, T, H, W, 3] -> moments [B, t, h, w, 2C]."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
         widths, depth = config.block_out_channels, config.layers_per_block
         self.conv_in = CausalConv3d(config.in_channels, widths[0], rngs=rngs)
-        self.blocks = nnx.List(
-            [
-                Stage(
-                    (widths[max(level - 1, 0)], *[width] * depth),
-                    config,
-                    latent_channels=None,
-                    resample=Downsample if level < len(widths) - 1 else None,
-                    in_time=2**level < config.temporal_compression_ratio,
-                    rngs=rngs,
-                )
-                for level, width in enumerate(widths)
-            ]
-        )
+        self.blocks = _stages(widths, depth, config, None, Downsample, rngs)
         self.middle = Stage((widths[-1],) * 3, config, latent_channels=None, rngs=rngs)
         self.norm_out = GroupNorm(widths[-1], groups=config.norm_num_groups, eps=1e-6)
         self.conv_out = CausalConv3d(widths[-1], 2 * config.latent_channels, rngs=rngs)
@@ -144,19 +156,7 @@ class Decoder(nnx.Module):
         latent = config.latent_channels
         self.conv_in = CausalConv3d(latent, widths[0], rngs=rngs)
         self.middle = Stage((widths[0],) * 3, config, latent_channels=latent, rngs=rngs)
-        self.blocks = nnx.List(
-            [
-                Stage(
-                    (widths[max(level - 1, 0)], *[width] * depth),
-                    config,
-                    latent_channels=latent,
-                    resample=Upsample if level < len(widths) - 1 else None,
-                    in_time=2**level < config.temporal_compression_ratio,
-                    rngs=rngs,
-                )
-                for level, width in enumerate(widths)
-            ]
-        )
+        self.blocks = _stages(widths, depth, config, latent, Upsample, rngs)
         self.norm_out = SpatialNorm(widths[-1], latent, groups=config.norm_num_groups, eps=1e-6, rngs=rngs)
         self.conv_out = CausalConv3d(widths[-1], config.out_channels, rngs=rngs)
 

@@ -17,8 +17,8 @@ from flax import nnx
 
 from mvp4d_jax import parallel
 from mvp4d_jax.models import embeddings
-from mvp4d_jax.models.attention import attention
 from mvp4d_jax.models.attention_xla import SAVED_NAME
+from mvp4d_jax.models.block import AdaLayerNorm, Block
 from mvp4d_jax.models.layers import LayerNorm, Linear
 from mvp4d_jax.models.short_paths import DetailHead, PatchSkip
 from mvp4d_jax.models.transformer_config import TransformerConfig
@@ -37,124 +37,6 @@ _POLICIES = {
     "attention": _saves_attention,
     "matmuls": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
 }
-
-
-class AdaLayerNorm(nnx.Module):
-    """LayerNorm whose output is modulated by the timestep; the text's modulation is projected beside the video's."""
-
-    def __init__(self, config: TransformerConfig, chunks: int, rngs: nnx.Rngs):
-        axes = (None, "embed")
-        self.linear = Linear(config.time_embed_dim, chunks * config.width, axes, config.dtype, rngs)
-        self.norm = LayerNorm(config.width, config.norm_eps)
-
-    def modulation(self, time: jax.Array) -> list[jax.Array]:
-        """Activated timestep embedding [..., T] -> chunks [..., D], float32."""
-        out = self.linear(time).astype(jnp.float32)
-        return jnp.split(out, out.shape[-1] // self.norm.scale.shape[-1], axis=-1)
-
-    def __call__(self, x: jax.Array, shift: jax.Array, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        return (self.norm(x) * (1.0 + scale) + shift).astype(dtype)
-
-
-class Attention(nnx.Module):
-    """Joint self-attention of text and video tokens, with a LayerNorm on every head's queries and keys."""
-
-    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        self.config = config
-        width = config.width
-        self.to_q, self.to_k, self.to_v = (
-            Linear(width, width, ("embed", "heads"), config.dtype, rngs) for _ in range(3)
-        )
-        self.to_out = Linear(width, width, ("heads", "embed"), config.dtype, rngs)
-        self.norm_q = LayerNorm(config.head_dim, config.qk_norm_eps)
-        self.norm_k = LayerNorm(config.head_dim, config.qk_norm_eps)
-
-    def __call__(
-        self, video: jax.Array, text: jax.Array | None, rotary: tuple[jax.Array, jax.Array] | None, real: int
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """video [B, P, G, D], text [B, T, D], rotary tables [P G, d] twice; `real` video tokens are no padding."""
-        batch, patches, groups, width = video.shape
-        x = video.reshape(batch, patches * groups, width)  # [B, N, D]
-        q, k, v = self._project(x, rotary)
-        if text is None:
-            out = self._attend(q, k, v, real)  # [B, N, D]
-            return self.to_out(out).reshape(video.shape), None
-        # Text comes first, so that the video's padding stays the end of the sequence.
-        length = text.shape[1]
-        q, k, v = (jnp.concatenate(both, axis=1) for both in zip(self._project(text, None), (q, k, v)))
-        pad = -q.shape[1] % parallel.axis_size("tokens")
-        q, k, v = (jnp.pad(a, ((0, 0), (0, pad), (0, 0), (0, 0))) for a in (q, k, v))
-        out = self.to_out(self._attend(q, k, v, length + real))
-        return out[:, length : length + x.shape[1]].reshape(video.shape), out[:, :length]
-
-    def _project(self, x: jax.Array, rotary: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, ...]:
-        """[B, N, D] -> queries, keys, values [B, N, H, d]."""
-        heads = (*x.shape[:2], self.config.num_heads, self.config.head_dim)
-        q, k, v = (layer(x).reshape(heads) for layer in (self.to_q, self.to_k, self.to_v))
-        q, k = self.norm_q(q).astype(x.dtype), self.norm_k(k).astype(x.dtype)
-        if rotary is not None:
-            q, k = embeddings.rotate(q, *rotary), embeddings.rotate(k, *rotary)
-        return q, k, v
-
-    def _attend(self, q: jax.Array, k: jax.Array, v: jax.Array, key_length: int) -> jax.Array:
-        out = attention(q, k, v, key_length=key_length, backend=self.config.attention_backend)
-        return out.reshape(*q.shape[:2], -1)  # [B, N, D]
-
-
-class FeedForward(nnx.Module):
-    """Two linear layers with the tanh form of GELU between them."""
-
-    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        hidden = config.mlp_ratio * config.width
-        self.up = Linear(config.width, hidden, ("embed", "mlp"), config.dtype, rngs)
-        self.down = Linear(hidden, config.width, ("mlp", "embed"), config.dtype, rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(jax.nn.gelu(self.up(x), approximate=True))
-
-
-class Block(nnx.Module):
-    """One layer: attention and feed-forward, each between a modulated norm and a gate."""
-
-    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        chunks = 6 if config.text_dim else 3  # shift, scale, gate of the video, then of the text
-        self.norm1 = AdaLayerNorm(config, chunks, rngs)
-        self.attn = Attention(config, rngs)
-        self.norm2 = AdaLayerNorm(config, chunks, rngs)
-        self.ff = FeedForward(config, rngs)
-
-    def __call__(
-        self,
-        video: jax.Array,
-        text: jax.Array | None,
-        time: tuple[jax.Array, jax.Array],
-        rotary: tuple[jax.Array, jax.Array] | None,
-        real: int,
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """One layer.
-
-        Args:
-          video: [B, P, G, D]. text: [B, T, D] or None.
-          time: activated timestep embeddings of video [B, 1, G, E] ([B, 1, 1, E]: all frames alike), text [B, 1, E].
-          rotary: cosines and sines [P G, d], or None. real: how many of the P G video tokens are no padding.
-        """
-        dtype = video.dtype
-        shift, scale, gate = self.norm1.modulation(time[0])[:3]
-        normed_text = None
-        if text is not None:
-            text_shift, text_scale, text_gate = self.norm1.modulation(time[1])[3:]
-            normed_text = self.norm1(text, text_shift, text_scale, dtype)
-        mixed, mixed_text = self.attn(self.norm1(video, shift, scale, dtype), normed_text, rotary, real)
-        video = (video + gate * mixed).astype(dtype)
-        if text is not None:
-            text = (text + text_gate * mixed_text).astype(dtype)
-
-        shift, scale, gate = self.norm2.modulation(time[0])[:3]
-        video = (video + gate * self.ff(self.norm2(video, shift, scale, dtype))).astype(dtype)
-        if text is not None:
-            text_shift, text_scale, text_gate = self.norm2.modulation(time[1])[3:]
-            text = (text + text_gate * self.ff(self.norm2(text, text_shift, text_scale, dtype))).astype(dtype)
-        return video, text
 
 
 class PatchEmbed(nnx.Module):
@@ -241,63 +123,85 @@ class MultiViewTransformer(nnx.Module):
         Raises:
           ValueError: shapes that do not belong together, or an input the config has no parameters for.
         """
-        config = self.config
         self._check(latents, timesteps, conditioning, reference_latents, reference_conditioning, text)
-        _, views, frames, height, width, _ = latents.shape
-        patch = config.patch_size
-        grid = (height // patch, width // patch)
-        patches = grid[0] * grid[1]
-        padded = -(-patches // self._patch_multiple()) * self._patch_multiple()
-
-        def lay(x: jax.Array) -> jax.Array:  # [B, G, h, w, C] -> [B, P, G, C p p], P padded
-            x = embeddings.patchify(x.astype(config.dtype), patch)
-            return parallel.constrain(
-                jnp.pad(x, ((0, 0), (0, padded - patches), (0, 0), (0, 0))), "batch", "tokens", None, None
-            )
-
-        noisy = lay(_with_reference(latents, reference_latents))  # [B, P, G, C p p]
-        video = self.patch_embed.proj(noisy)  # [B, P, G, D]
-        maps = None
-        if conditioning is not None or reference_conditioning is not None or config.detail_width:
-            if conditioning is None:
-                conditioning = jnp.zeros((*latents.shape[:-1], config.conditioning_channels), latents.dtype)
-            if reference_latents is not None and reference_conditioning is None:
-                reference_conditioning = jnp.zeros_like(conditioning[:, 0, 0])
-            maps = lay(_with_reference(conditioning, reference_conditioning))
-            video += self.conditioning_embed(maps)
+        batch, views, frames, height, width, _ = latents.shape
+        grid = (height // self.config.patch_size, width // self.config.patch_size)
         has_reference = reference_latents is not None
-        positions, rotary = self._positions(frames, views, grid, padded, has_reference)
+
+        noisy = self._lay(_with_reference(latents, reference_latents))  # [B, P, G, C p p]
+        video = self.patch_embed.proj(noisy)  # [B, P, G, D]
+        maps = self._maps(latents, conditioning, reference_conditioning, has_reference)
+        if maps is not None:
+            video += self.conditioning_embed(maps)
+        positions, rotary = self._positions(frames, views, grid, video.shape[1], has_reference)
         if positions is not None:
             video = (video + positions[0] + positions[1]).astype(video.dtype)
-        if text is None and config.prompt_tokens:
-            text = jnp.broadcast_to(self.prompt.get_value(), (latents.shape[0], *self.prompt.shape))
-        text = None if text is None else self.patch_embed.text_proj(text.astype(config.dtype))
+        text = self._text_tokens(text, batch)
 
         grouped, of_text = _group_timesteps(timesteps, views, frames, has_reference)
         time = jax.nn.silu(self.time_embedding(grouped))[:, None]  # [B, 1, G, E]
         text_time = jax.nn.silu(self.time_embedding(of_text))[:, None]  # [B, 1, E]
-        video = self._run_blocks(video, text, (time, text_time), rotary, patches * video.shape[2])
+        video = self._run_blocks(video, text, (time, text_time), rotary, math.prod(grid) * video.shape[2])
+        return self._read(video, noisy, maps, time, has_reference, (height, width)).reshape(latents.shape)
 
+    def _lay(self, x: jax.Array) -> jax.Array:
+        """[B, G, h, w, C] -> [B, P, G, C p p], P padded."""
+        x = embeddings.patchify(x.astype(self.config.dtype), self.config.patch_size)
+        padding = -x.shape[1] % math.lcm(self.config.pad_patches_to, parallel.axis_size("tokens"))
+        return parallel.constrain(jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))), "batch", "tokens", None, None)
+
+    def _maps(
+        self,
+        latents: jax.Array,
+        conditioning: jax.Array | None,
+        reference_conditioning: jax.Array | None,
+        has_reference: bool,
+    ) -> jax.Array | None:
+        """Maps [B, P, G, Cc p p], zeros for those that are not given; None where nothing reads them."""
+        if conditioning is None and reference_conditioning is None and not self.config.detail_width:
+            return None
+        if conditioning is None:
+            conditioning = jnp.zeros((*latents.shape[:-1], self.config.conditioning_channels), latents.dtype)
+        if has_reference and reference_conditioning is None:
+            reference_conditioning = jnp.zeros_like(conditioning[:, 0, 0])
+        return self._lay(_with_reference(conditioning, reference_conditioning))
+
+    def _text_tokens(self, text: jax.Array | None, batch: int) -> jax.Array | None:
+        """[B, T, text_dim], or the model's own prompt -> [B, T, D]."""
+        if text is None and self.config.prompt_tokens:
+            text = jnp.broadcast_to(self.prompt.get_value(), (batch, *self.prompt.shape))
+        return None if text is None else self.patch_embed.text_proj(text.astype(self.config.dtype))
+
+    def _read(
+        self,
+        video: jax.Array,
+        noisy: jax.Array,
+        maps: jax.Array | None,
+        time: jax.Array,
+        has_reference: bool,
+        size: tuple[int, int],
+    ) -> jax.Array:
+        """The layers' tokens [B, P, G, D], and what passes them by, -> v [B, V L, h, w, C] float32."""
+        config, patch = self.config, self.config.patch_size
+        patches, views = math.prod(size) // patch**2, slice(int(has_reference), None)
         shift, scale = self.norm_out.modulation(time)
         video = self.norm_out(self.norm_final(video), shift, scale, jnp.dtype(config.dtype))
 
         def unpatch(tokens: jax.Array, layer: Linear) -> jax.Array:  # [B, P, G, X] -> [B, V L, h, w, C]
-            tokens = tokens[:, :patches, int(has_reference) :]
-            return embeddings.to_latents(tokens, *layer.weights(), patch, height, width).astype(jnp.float32)
+            return embeddings.to_latents(tokens[:, :patches, views], *layer.weights(), patch, *size).astype(jnp.float32)
 
         out = unpatch(video, self.proj_out)
         if config.skip_width:
             out += unpatch(self.skip.scaled(noisy, time), self.skip.proj_out)
         if config.detail_width:
-            views = slice(int(has_reference), None)
             details = self.detail(
                 noisy[:, :, views],
                 maps[:, :, views],
                 video[:, :, views],
                 time if time.shape[2] == 1 else time[:, :, views],
             )[:, :patches]
-            out += embeddings.unpatchify(details, patch, height, width).astype(jnp.float32)
-        return out.reshape(latents.shape)
+            out += embeddings.unpatchify(details, patch, *size).astype(jnp.float32)
+        return out
 
     def _run_blocks(
         self,
@@ -317,9 +221,6 @@ class MultiViewTransformer(nnx.Module):
         if self.config.remat != "none":
             layer = jax.checkpoint(layer, policy=_POLICIES[self.config.remat], prevent_cse=False)
         return jax.lax.scan(layer, (video, text), state)[0][0]
-
-    def _patch_multiple(self) -> int:
-        return math.lcm(self.config.pad_patches_to, parallel.axis_size("tokens"))
 
     def _positions(
         self, frames: int, views: int, grid: tuple[int, int], padded: int, has_reference: bool

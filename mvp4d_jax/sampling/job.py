@@ -197,13 +197,7 @@ def plan_job(
       UserError: the first thing that is missing, damaged or does not fit.
     """
     settings = _complete(settings or Settings(), facts)
-    if settings.enlarge not in range(1, MOST_ENLARGED + 1):
-        raise UserError("`enlarge`", f"is {settings.enlarge}", f"give a whole number, 1 to {MOST_ENLARGED}")
-    for name in ("photo_detail", "temporal_filter", "hair_colour"):
-        if getattr(settings, name) not in (True, False):
-            raise UserError(
-                f"`{name}`", f"is {getattr(settings, name)}", "give True, False, or None for the weights' own"
-            )
+    finishing = _finishing(settings)
     check_portrait(portrait, facts)
     head, size = portrait.head, (facts.image_size, facts.image_size)
     motion, notice = pick_motion(motion, head, settings.frames)
@@ -226,13 +220,6 @@ def plan_job(
         seed=settings.seed,
         stride=facts.conditioning.temporal_stride,
     )
-    options = DenoiseOptions(
-        settings.sampler, settings.eta, facts.snr_shift, tuple(settings.guidance_interval), settings.guidance_rescale
-    )
-    try:
-        options.sampler(plan), options.guidance(plan)
-    except ValueError as error:
-        raise UserError("sampler settings", str(error)) from None
     return Job(
         folder,
         portrait,
@@ -241,16 +228,11 @@ def plan_job(
         tuple(names),
         clean,
         plan,
-        options,
+        _denoising(settings, facts, plan),
         dtype or facts.dtype,
         notice,
         mesh,
-        Finishing(
-            photo_detail=bool(settings.photo_detail),
-            temporal_filter=bool(settings.temporal_filter),
-            hair_colour=bool(settings.hair_colour),
-            enlarge=int(settings.enlarge),
-        ),
+        finishing,
     )
 
 
@@ -293,6 +275,39 @@ def _complete(settings: Settings, facts: Facts) -> Settings:
                 "leave them out",
             )
     return settings
+
+
+def _finishing(settings: Settings) -> Finishing:
+    """What is done to the views; refuses what is out of range."""
+    if settings.enlarge not in range(1, MOST_ENLARGED + 1):
+        raise UserError("`enlarge`", f"is {settings.enlarge}", f"give a whole number, 1 to {MOST_ENLARGED}")
+    for name in ("photo_detail", "temporal_filter", "hair_colour"):
+        if getattr(settings, name) not in (True, False):
+            raise UserError(
+                f"`{name}`", f"is {getattr(settings, name)}", "give True, False, or None for the weights' own"
+            )
+    return Finishing(
+        photo_detail=bool(settings.photo_detail),
+        temporal_filter=bool(settings.temporal_filter),
+        hair_colour=bool(settings.hair_colour),
+        enlarge=int(settings.enlarge),
+    )
+
+
+def _denoising(settings: Settings, facts: Facts, plan: Plan) -> DenoiseOptions:
+    """How the plan's windows are denoised.
+
+    Raises:
+      UserError: a sampler or guidance that there is not.
+    """
+    options = DenoiseOptions(
+        settings.sampler, settings.eta, facts.snr_shift, tuple(settings.guidance_interval), settings.guidance_rescale
+    )
+    try:
+        options.sampler(plan), options.guidance(plan)
+    except ValueError as error:
+        raise UserError("sampler settings", str(error)) from None
+    return options
 
 
 def _update(digest: Any, *arrays: Any) -> None:

@@ -135,7 +135,7 @@ def _track_clip(path: Path, out: Path, head: HeadModel, options: ClipOptions, la
         masks=options.matte == "auto",
         source=f"tracked clip {path.name}",
         extra={
-            "shape": [float(value) for value in solution.shape],
+            **convert.identity_extra(solution.shape),
             "landmark_error": round(float(np.nanmean(solution.error)), 4),
         },
     )

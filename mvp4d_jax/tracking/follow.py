@@ -20,14 +20,13 @@ from scipy.linalg import cho_factor, cho_solve
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.tracking.landmarks import Landmarks
+from mvp4d_jax.tracking.observations import WEIGHTS, observations
 from mvp4d_jax.tracking.problem import (
-    WEIGHTS,
     Layout,
     SolveConfig,
     frame_residuals,
     landmark_rig,
     motion_of,
-    observations,
     robust,
 )
 from mvp4d_jax.tracking.solve import start

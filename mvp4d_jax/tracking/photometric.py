@@ -14,39 +14,29 @@ weight (Geman-McClure).
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from scipy import ndimage, sparse
+from scipy import ndimage
 from scipy.linalg import cho_solve_banded, cholesky_banded
-from scipy.spatial import cKDTree
 
 from mvp4d.core.cameras.camera import Camera, centre, project, resize
-from mvp4d.core.heads.builtin.assembly import INNER_PARTS
 from mvp4d.core.heads.mesh import vertex_normals
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.progress import progress
 from mvp4d_jax.geometry.rasterize import rasterize
-from mvp4d_jax.heads.skinning import landmarks, skin
+from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.tracking.banded import band
 from mvp4d_jax.tracking.outline import Contour, Person, Skin, beyond, contour, projected, sampled, trust
 from mvp4d_jax.tracking.problem import Layout, SolveConfig, linearise, motion_of, robust
+from mvp4d_jax.tracking.skin_points import SkinPoints
 
-Array = Any
 Pictures = Callable[[], Iterable[Sequence[np.ndarray]]]  # begins the frames: V pictures uint8 [H, W, 3] of each
 MATCHED, LITTLE = 0.05, 0.25  # exposures that differ by less are taken as they are; so are those of views that see less
 EXPOSED, STRANGE = 0.02, 0.1  # blur for exposures over the face box; colours that differ by this count a quarter
 FEWEST = 30  # colours of cheeks and nose that tell a person's skin
 KEYFRAMES = 4  # that the identity is fitted on
-FRONT = 0.0  # the face is what lies further in front than this, from the ears (0) to the tip of the nose (1)
-ABOVE, BELOW = 0.8, 0.5  # how far it reaches over the nose's root and under the chin, over the length from one to other
-CHEEKS = 0.02  # metres around the nose that are but skin
-RIMMED = "lashes", "lid_lining", "sclera", "mouth_inside", "nostrils"
-RIMS = 0.002, 0.006  # metres from these parts from which a point counts, and counts in full
 FACING = 0.1, 0.4  # cosine between skin and camera from which a point counts, and counts in full
 DEPTH_SIDE, DEPTH_SLACK = 192, 0.003  # pixels of the depth maps that tell what is hidden; metres
 EDGE = 0.006, 0.015  # metres by which what lies beside a point in a picture may be nearer, and further
@@ -100,13 +90,7 @@ class Refiner:
     """What does not change from frame to frame. V views, N points."""
 
     head: HeadModel
-    surface: HeadModel
-    triangles: np.ndarray  # [t, 3] of the points
-    edges: np.ndarray  # [e, 2] of the points
-    lips: np.ndarray  # [N] bool
-    clear: np.ndarray  # [N] 0 to 1, how far from rims
-    cheeks: np.ndarray  # [N] bool: nothing but skin, on everybody
-    kernels: dict[float, sparse.csr_matrix]  # [N, N] of each blur of LEVELS
+    points: SkinPoints
     small: tuple  # what `landmark_rig` gives
     layout: Layout
     config: SolveConfig
@@ -117,44 +101,8 @@ class Refiner:
     def of(
         cls, head: HeadModel, small: tuple, layout: Layout, config: SolveConfig, cameras: Camera, boxes: np.ndarray
     ) -> Refiner:
-        template, faces = np.asarray(head.template, np.float64), np.asarray(head.faces)
-        marks = np.asarray(landmarks(head, np.asarray(head.template)), np.float64)
-        outside = np.isin(np.asarray(head.face_parts), [0, *_parts(head, "lips", "ears")])
-        ears = np.isin(np.arange(len(template)), faces[np.isin(head.face_parts, _parts(head, "ears"))])
-        lips = np.isin(np.arange(len(template)), faces[np.isin(head.face_parts, _parts(head, "lips"))])
-        whole = np.isin(np.arange(len(template)), faces[outside])
-        whole &= ~np.isin(np.arange(len(template)), faces[np.isin(head.face_parts, _parts(head, *INNER_PARTS))])
-        root, chin, tip, side = marks[27, 1], marks[8, 1], marks[30, 2], marks[[1, 15], 2].mean()
-        face = (template[:, 2] > side + FRONT * (tip - side)) & (template[:, 1] < root + ABOVE * (root - chin))
-        keep = np.flatnonzero(whole & (ears | face) & (template[:, 1] > chin - BELOW * (root - chin)))
-        normals = vertex_normals(template, faces)[keep]
-        surface = dataclasses.replace(
-            head,
-            canonical=np.asarray(head.canonical)[keep],
-            template=np.asarray(head.template)[keep],
-            faces=np.zeros((1, 3), np.int32),
-            shape_basis=np.asarray(head.shape_basis)[:, keep],
-            expression_basis=np.asarray(head.expression_basis)[:, keep],
-            pose_basis=np.asarray(head.pose_basis)[:, keep],
-            skin_weights=np.asarray(head.skin_weights)[keep],
-            landmark_faces=np.zeros(68, np.int32),
-            face_parts=np.zeros(1, np.uint8),
-            face_uvs=np.zeros((1, 3), np.int32),
-        )
-        number = np.full(len(template), -1)
-        number[keep] = np.arange(len(keep))
-        triangles = number[faces]
-        triangles = triangles[(triangles >= 0).all(1)]
-        edges = np.unique(np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
-        inner = template[faces[np.isin(head.face_parts, _parts(head, *RIMMED))].ravel()]
-        gap = cKDTree(inner).query(template[keep])[0] if len(inner) else np.full(len(keep), np.inf)
-        clear = np.clip((gap - RIMS[0]) / (RIMS[1] - RIMS[0]), 0, 1)
-        beside = np.concatenate([marks[27:36], (marks[[2, 14]] + 2 * marks[[31, 35]]) / 3])
-        cheeks = cKDTree(beside).query(template[keep])[0] < CHEEKS
-        kernels = {blur: _kernel(template[keep], normals, blur) for blur, *_ in LEVELS}
-        return cls(
-            head, surface, triangles, edges, lips[keep], clear, cheeks, kernels, small, layout, config, cameras, boxes
-        )
+        points = SkinPoints.of(head, [blur for blur, *_ in LEVELS])
+        return cls(head, points, small, layout, config, cameras, boxes)
 
     def seen(
         self, shared: np.ndarray, frame: np.ndarray, sizes: Sequence[tuple[int, int]]
@@ -162,7 +110,7 @@ class Refiner:
         """[V, N] how far each point counts in each view, 0 to 1, nothing where fewer than two views see it; and depth
         maps [n, n] of the views, whose pictures are of `sizes` (H, W), 0 where the head is not."""
         places = self.places(shared, frame)
-        normals = vertex_normals(places, self.triangles)
+        normals = vertex_normals(places, self.points.triangles)
         towards = centre(self.cameras)[:, None] - places
         cosine = (towards * normals).sum(-1) / np.linalg.norm(towards, axis=-1)
         weights = np.clip((cosine - FACING[0]) / (FACING[1] - FACING[0]), 0, 1)
@@ -184,14 +132,13 @@ class Refiner:
 
     def places(self, shared: np.ndarray, frame: np.ndarray) -> np.ndarray:
         """[N, 3] in the world."""
-        found = _places(np.float32(shared), np.float32(frame), self.surface, layout=self.layout)
-        return np.asarray(found, np.float64)
+        return self.points.places(shared, frame, self.layout)
 
     def gains(self, pictures: Sequence[Sequence[np.ndarray]], shared: np.ndarray, frames: np.ndarray) -> np.ndarray:
         """[V, 3] what each view's colours are to be multiplied by, so that all views have the same on the mean."""
         own, common, total = *np.zeros((2, len(self.boxes), 3)), np.zeros(len(self.boxes))
         for frame, views in zip(frames, pictures):
-            weights = self.seen(shared, frame, [view.shape[:2] for view in views])[0] * self.cheeks
+            weights = self.seen(shared, frame, [view.shape[:2] for view in views])[0] * self.points.cheeks
             soft = [_blurred(*one) for one in zip(views, EXPOSED * self.boxes)]
             colours = np.stack(self._colours(soft, shared, frame))
             off = ((colours - _mean(colours, weights)) ** 2).sum(-1)
@@ -213,7 +160,7 @@ class Refiner:
         """A frame's pictures, prepared."""
         soft = [_blurred(*one) * gain.astype(np.float32) for *one, gain in zip(pictures, BLUR * self.boxes, gains)]
         weights = self.seen(shared, frame, [picture.shape[:2] for picture in pictures])[0]
-        colours = np.stack(self._colours(soft, shared, frame))[(weights > 0.5) & self.cheeks]
+        colours = np.stack(self._colours(soft, shared, frame))[(weights > 0.5) & self.points.cheeks]
         if len(colours) < FEWEST:
             return [View(picture, None) for picture in soft]
         known = Skin.of(colours)
@@ -228,18 +175,18 @@ class Refiner:
     def look(self, views: Sequence[View], shared: np.ndarray, frame: np.ndarray) -> Look:
         """What a few iterations of a frame hold."""
         weights, depths = self.seen(shared, frame, [view.soft.shape[:2] for view in views])
-        jacobian = _derivatives(np.float32(shared), np.float32(frame), self.surface, layout=self.layout)
+        jacobian = self.points.derivatives(shared, frame, self.layout)
         places = self.places(shared, frame)
-        weights, normals, lines = weights * self.clear, vertex_normals(places, self.triangles), {}
+        weights, normals, lines = weights * self.points.clear, vertex_normals(places, self.points.triangles), {}
         for index, view in enumerate(views):
             camera, person = self.cameras[index], view.person
             if person is not None:
                 likeness = sampled(person.skin, project(camera, places)[0])[0][:, 0]
-                weights[index] *= np.where(self.lips, 1.0, likeness)
+                weights[index] *= np.where(self.points.lips, 1.0, likeness)
             if person is not None and person.distance is not None:
-                line = contour(places, normals, self.edges, camera, depths[index], max(view.soft.shape[:2]))
+                line = contour(places, normals, self.points.edges, camera, depths[index], max(view.soft.shape[:2]))
                 lines[index] = line, trust(line, places, camera, person)
-        return Look(np.float32(weights), np.asarray(jacobian), lines)
+        return Look(np.float32(weights), jacobian, lines)
 
     def descend(
         self,
@@ -313,7 +260,7 @@ class Refiner:
             pixels, by_place = projected(self.cameras[view], places)
             colours, by_pixel = sampled(views[view].soft, pixels)
             rows.append(np.concatenate([colours, (by_pixel @ by_place).reshape(-1, 9)], 1))
-        rows = _along(self.kernels[blur], np.float32(rows), weights)  # [v, N, 12]
+        rows = self.points.blurred(blur, np.float32(rows), weights)  # [v, N, 12]
         colours, slopes = rows[..., :3], rows[..., 3:].reshape(*rows.shape[:2], 3, 3)
         weights = weights * ((weights > 0.05).sum(0) >= 2)
         off = ((colours - _mean(colours, weights)) ** 2).sum(-1)
@@ -391,27 +338,6 @@ def _smoothed(frames: np.ndarray, blocks: np.ndarray, smooth: np.ndarray) -> np.
     return cho_solve_banded((factor, True), right).reshape(frames.shape)
 
 
-def _parts(head: HeadModel, *names: str) -> list[int]:
-    return [index for index, name in enumerate(head.part_names) if name in names]
-
-
-def _kernel(places: np.ndarray, normals: np.ndarray, blur: float) -> sparse.csr_matrix:
-    """[N, N] Gaussian over the distances between points that face the same way."""
-    pairs = cKDTree(places).query_pairs(2.5 * blur, output_type="ndarray")
-    pairs = pairs[(normals[pairs[:, 0]] * normals[pairs[:, 1]]).sum(-1) > 0.2]
-    values = np.exp(-((places[pairs[:, 0]] - places[pairs[:, 1]]) ** 2).sum(-1) / 2 / blur**2)
-    half = sparse.csr_matrix((values, pairs.T), (len(places),) * 2, dtype=np.float32)
-    return (half + half.T + sparse.identity(len(places), dtype=np.float32)).tocsr()
-
-
-def _along(kernel: sparse.csr_matrix, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Values [V, N, C] blurred along the surface, each point as its view weights it [V, N]."""
-    count = values.shape[1]
-    flat = (values * weights[..., None]).transpose(1, 0, 2).reshape(count, -1)
-    total = kernel @ weights.T + 1e-3  # [N, V]
-    return ((kernel @ flat).reshape(count, len(values), -1) / total[..., None]).transpose(1, 0, 2)
-
-
 def _blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
     return ndimage.gaussian_filter(picture.astype(np.float32) / 255, (sigma, sigma, 0))
 
@@ -420,19 +346,3 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """[N, ...] of the views' values [V, N, ...], weighted [V, N]."""
     weights = weights.reshape(*weights.shape, *(1,) * (values.ndim - 2))
     return (values * weights).sum(0) / (weights.sum(0) + 1e-6)
-
-
-@functools.partial(jax.jit, static_argnames="layout")
-def _places(shared: Array, frame: Array, surface: HeadModel, *, layout: Layout) -> Array:
-    """The points in the world [N, 3]."""
-    return skin(surface, motion_of(layout, frame[None]), shared[:-1])[0]
-
-
-@functools.partial(jax.jit, static_argnames="layout")
-def _derivatives(shared: Array, frame: Array, surface: HeadModel, *, layout: Layout) -> Array:
-    """Derivatives of the points in the world by identity and frame [N, 3, S + P]."""
-
-    def places(unknowns: Array) -> Array:
-        return skin(surface, motion_of(layout, unknowns[None, layout.shapes :]), unknowns[: layout.shapes])[0]
-
-    return jax.jacfwd(places)(jnp.concatenate([shared[:-1], frame]))

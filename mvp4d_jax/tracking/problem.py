@@ -27,7 +27,7 @@ from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking.banded import band, second_differences_transposed
-from mvp4d_jax.tracking.landmarks import Landmarks
+from mvp4d_jax.tracking.observations import WEIGHTS
 
 Array = Any
 UP = np.diag([1.0, -1.0, -1.0, 1.0])  # the tracking camera: at the origin, looking along -z of our world, y up
@@ -70,11 +70,8 @@ class SolveConfig:
     shape_count: int = 150
 
 
-# How far each landmark may be trusted: the contour of the jaw is not a fixed place on the skin.
-WEIGHTS = np.concatenate([np.full(17, 0.3), np.full(10, 0.7), np.full(9, 1.0), np.full(12, 1.3), np.full(20, 1.0)])
 # Told from a few landmarks these and the identity look alike.
 RARE = ("cheekPuff", "noseSneer", "jawForward", "jawLeft", "jawRight", "mouthLeft", "mouthRight", "tongueOut")
-EYES = np.array([[42, 43, 44, 45, 46, 47], [36, 37, 38, 39, 40, 41]])  # of the person's left eye and of the right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -367,54 +364,8 @@ def landmark_rig(head: HeadModel) -> tuple[HeadModel, np.ndarray]:
         irises.append(rows[np.argmax(template[rows, 2])] if len(rows) else corners[0, 0])
     keep, inverse = np.unique(np.concatenate([corners.reshape(-1), irises]), return_inverse=True)
     faces = inverse[: corners.size].reshape(-1, 3).astype(np.int32)
-    small = dataclasses.replace(
-        head,
-        canonical=np.asarray(head.canonical)[keep],
-        template=template[keep],
-        faces=faces,
-        shape_basis=np.asarray(head.shape_basis)[:, keep],
-        expression_basis=np.asarray(head.expression_basis)[:, keep],
-        pose_basis=np.asarray(head.pose_basis)[:, keep],
-        skin_weights=weights[keep],
-        landmark_faces=np.arange(len(faces), dtype=np.int32),
-        face_parts=np.zeros(len(faces), np.uint8),
-        face_uvs=np.zeros((len(faces), 3), np.int32),
-    )
+    small = head.with_vertices(keep, faces, np.arange(len(faces), dtype=np.int32))
     return small, inverse[corners.size :]
-
-
-def observations(seen: Landmarks, landmark: float) -> dict[str, np.ndarray]:
-    """What one camera measures in each frame; `landmark` is the standard deviation of landmarks over the face box."""
-    count = len(seen.points)
-    found, iris_found = seen.found, np.isfinite(seen.iris).all(-1)  # [F], [F, 2]
-    return {
-        "points": np.where(found[:, None, None], seen.points, 0.0)[:, None],  # [F, 1, 68, 2]
-        "weights": (found[:, None] * WEIGHTS)[:, None],
-        "iris": np.where(iris_found[..., None], seen.iris, 0.0)[:, None],
-        "iris_weights": (iris_found & found[:, None])[:, None] * 1.0,
-        "spread": np.full((count, 1), landmark * (seen.box_size if found.any() else 1.0)),
-        "image_size": np.tile(np.asarray(seen.image_size, float), (count, 1)),
-    }
-
-
-def observations_of_rig(
-    seen: Sequence[Landmarks], cameras: Camera, visible: np.ndarray, landmark: float
-) -> dict[str, np.ndarray]:
-    """What V cameras measure in each frame, and the cameras.
-
-    Args:
-      seen: of each camera; cameras: [V], known.
-      visible: [F, V, 68] how far each landmark may be trusted in each picture, 0 to 1.
-    """
-    parts = [observations(view, landmark) for view in seen]
-    data = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0] if name != "image_size"}
-    data["weights"] = data["weights"] * visible
-    data["iris_weights"] = data["iris_weights"] * visible[..., EYES].mean(-1)
-    count = len(data["points"])
-    for name in FIELDS:
-        value = np.asarray(getattr(cameras, name), np.float64)
-        data[name] = np.broadcast_to(value, (count, *value.shape))
-    return data
 
 
 def acceleration_weights(layout: Layout, config: SolveConfig, fps: float) -> np.ndarray:

@@ -24,6 +24,7 @@ from mvp4d.core.heads.motion import Motion
 from mvp4d.core.progress import say
 from mvp4d_jax.heads.skinning import landmarks
 from mvp4d_jax.tracking.landmarks import POINTS, Landmarks
+from mvp4d_jax.tracking.observations import observations_of_rig
 from mvp4d_jax.tracking.photometric import Pictures, Refiner, refine
 from mvp4d_jax.tracking.problem import (
     Layout,
@@ -34,7 +35,6 @@ from mvp4d_jax.tracking.problem import (
     landmark_rig,
     minimise,
     motion_of,
-    observations_of_rig,
 )
 
 UNITS = {"metres": 1.0, "centimetres": 100.0, "millimetres": 1000.0}  # in a metre

@@ -201,7 +201,7 @@ def write_rig_capture(
         image_size=source.sizes[0],
         masks=any(images.has_alpha(files[0]) for files in folders),
         source=f"tracked views of {source.folder.name}",
-        extra={"shape": [float(value) for value in fit.shape]},
+        extra=convert.identity_extra(fit.shape),
         overwrite=overwrite,
     )
 

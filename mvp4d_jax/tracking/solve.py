@@ -14,6 +14,7 @@ from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.heads.skinning import landmarks
 from mvp4d_jax.tracking.landmarks import Landmarks
+from mvp4d_jax.tracking.observations import observations
 from mvp4d_jax.tracking.problem import (
     UP,
     Layout,
@@ -25,7 +26,6 @@ from mvp4d_jax.tracking.problem import (
     landmark_rig,
     minimise,
     motion_of,
-    observations,
 )
 
 TOLD = 0.05  # standard deviation of a log focal length that a camera wrote down: whole millimetres, nearer when near

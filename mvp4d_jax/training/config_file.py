@@ -16,7 +16,7 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.files import read_json
 from mvp4d.core.places import is_remote, place
 from mvp4d.core.words import meant
-from mvp4d_jax.data.encode import PrepareOptions
+from mvp4d_jax.data.options import PrepareOptions
 from mvp4d_jax.data.pipeline import SamplingOptions
 from mvp4d_jax.diffusion.distillation import DistillOptions
 from mvp4d_jax.geometry.conditioning import ConditioningConfig

@@ -20,8 +20,9 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.shares import SomeFailed
 from mvp4d.validation import validate
 from mvp4d_jax.data.encode import stable_number
+from mvp4d_jax.data.options import PrepareOptions
 from mvp4d_jax.data.photos import degrade, disturb_head, disturb_pose
-from mvp4d_jax.data.prepare import PrepareOptions, describe, prepare
+from mvp4d_jax.data.prepare import describe, prepare
 from mvp4d_jax.data.shards import Shards
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
 from mvp4d_jax.models.autoencoder import VideoAutoencoder

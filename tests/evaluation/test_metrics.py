@@ -7,7 +7,8 @@ from safetensors.numpy import save_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mvp4d.core.errors import UserError
-from mvp4d_jax.evaluation.lpips import STAGES, load_weights, lpips
+from mvp4d.core.lpips_file import STAGES
+from mvp4d_jax.evaluation.lpips import load_weights, lpips
 from mvp4d_jax.evaluation.metrics import detail_ratio, flicker, psnr, seam_ratio, ssim
 
 

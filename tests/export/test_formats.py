@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 from mvp4d.avatar import open_avatar
 from mvp4d.core.capture.motion_file import read_motion
 from mvp4d.core.errors import UserError
+from mvp4d_export.harmonics import spherical_harmonics
 from mvp4d_export.ply import rotate_harmonics
-from mvp4d_export.projection import spherical_harmonics
 from mvp4d_export.rasterize import rasterize
 from mvp4d_export.rig import Pose
 

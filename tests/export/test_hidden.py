@@ -11,8 +11,8 @@ import torch
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
+from mvp4d_export.harmonics import colour_of_sh, sh_of_colour
 from mvp4d_export.hidden import MOUTH_COLOURS, OwnMouths, _mouth, in_light, lid_triangles, seed_hidden, teeth_colour
-from mvp4d_export.initialise import SH_0
 from mvp4d_export.lids import lids_among
 from mvp4d_export.lips import seed_lips
 from mvp4d_export.mouth_mask import grown
@@ -39,8 +39,8 @@ def avatar() -> Avatar:
     tensors["logit_opacity"] += 4
     avatar.set_gaussians(torch.arange(count), tensors)
     with torch.no_grad():
-        avatar.harmonics[:, 0] = (torch.tensor(SKIN) - 0.5) / SH_0
-        avatar.harmonics[gaussians_of(avatar, EYES), 0] = (torch.tensor(BLUE) - 0.5) / SH_0
+        avatar.harmonics[:, 0] = sh_of_colour(torch.tensor(SKIN))
+        avatar.harmonics[gaussians_of(avatar, EYES), 0] = sh_of_colour(torch.tensor(BLUE))
         seed_hidden(avatar, lid_triangles(avatar), torch.tensor(SKIN))
     return avatar
 
@@ -128,7 +128,7 @@ def test_lips_stay_on_the_rigs_lips(avatar, expression):
     viewmat, K = camera(own, INTERIOR)
     with torch.no_grad():
         own.harmonics.zero_()
-        own.harmonics[:, 0] = (lips.float()[:, None] * torch.tensor([1.0, 0, 0]) - 0.5) / SH_0  # red on black
+        own.harmonics[:, 0] = sh_of_colour(lips.float()[:, None] * torch.tensor([1.0, 0, 0]))  # red on black
         splats = own.splats(own.vertices(pose))
         red = own.render(splats, pose, viewmat[None], K[None], SIDE, SIDE, torch.zeros(3)).rgb[0, ..., 0]
     _, part = drawn(own, pose, INTERIOR)
@@ -208,7 +208,7 @@ def test_teeth_have_the_colour_that_a_photo_shows(avatar):
     assert teeth_colour(torch.where(where[..., None], lip, rgb), where, face) is None  # lips that are closed
     seen = copy.deepcopy(avatar)
     seed_hidden(seen, lid_triangles(seen), face, white)
-    colours = (seen.harmonics[:, 0] * SH_0 + 0.5)[gaussians_of(seen, TEETH)]
+    colours = colour_of_sh(seen.harmonics[:, 0])[gaussians_of(seen, TEETH)]
     brightest = colours[colours.mean(1).argsort(descending=True)[:50]].mean(0)
     np.testing.assert_allclose(brightest.detach(), white, atol=0.02)
 
@@ -227,7 +227,7 @@ def test_teeth_stand_in_a_row(avatar):
     rig, own = avatar.rig, copy.deepcopy(avatar)
     with torch.no_grad():
         places = own.splats(own.gather(rig.template)).means
-    brightness = (own.harmonics[:, 0] * SH_0 + 0.5).mean(1).detach()
+    brightness = colour_of_sh(own.harmonics[:, 0]).mean(1).detach()
     for jaw in ("upper_teeth", "lower_teeth"):
         faces = rig.faces[rig.face_parts == rig.part_names.index(jaw)]
         middles = torch.stack([rig.template[sorted(tooth)].mean(0) for tooth in pieces(faces.tolist())])
@@ -270,7 +270,7 @@ def test_teeth_of_a_fine_mesh_have_no_gaps_within(avatar):
         ((_, tensors),) = [
             found for found in _mouth(own, torch.tensor(SKIN), None) if in_part(own, found[0], ("upper",))
         ]
-        brightness.append(float((tensors["harmonics"][:, 0] * SH_0 + 0.5).mean()))
+        brightness.append(float(colour_of_sh(tensors["harmonics"][:, 0]).mean()))
     assert abs(brightness[1] - brightness[0]) < 0.01
 
 

@@ -7,8 +7,8 @@ import torch
 from test_hidden import SIDE, avatar, camera, drawn, of_parts, pose_of  # noqa: F401
 
 from mvp4d.core.heads.model import EYES, INTERIOR
+from mvp4d_export.harmonics import colour_of_sh, sh_of_colour
 from mvp4d_export.hidden import lid_triangles
-from mvp4d_export.initialise import SH_0
 from mvp4d_export.lids import finish_lids
 from mvp4d_export.photos import Picture
 from mvp4d_export.triangles import to_local, triangle_frames
@@ -31,7 +31,7 @@ def face(avatar):  # noqa: F811
         above = means[:, 1] - means[gaussians_of(own, EYE), 1].max()
         colours[(above > 0.008) & (above < 0.02)] = torch.tensor(BROW)
         colours[lids] = torch.tensor(GREEN)
-        own.harmonics[skin, 0] = ((colours - 0.5) / SH_0)[skin]
+        own.harmonics[skin, 0] = sh_of_colour(colours)[skin]
     return own, lids
 
 
@@ -46,7 +46,7 @@ def test_lids_take_the_colour_of_the_skin_beside_each_eye(face):
     torch.testing.assert_close(own.harmonics[~lids], others, rtol=0, atol=0)
     means = own.splats(own.gather(own.rig.template)).means
     for side, colour in ((means[:, 0] > 0, LEFT), (means[:, 0] <= 0, RIGHT)):
-        rgb = own.harmonics[lids & side, 0].detach() * SH_0 + 0.5
+        rgb = colour_of_sh(own.harmonics[lids & side, 0].detach())
         shade = (rgb / torch.tensor(colour)).mean(1, keepdim=True)
         torch.testing.assert_close(rgb, shade * torch.tensor(colour), rtol=0, atol=0.02)  # the hue is the skin's
         plain = (shade > 0.97).float().mean()
@@ -97,7 +97,7 @@ def test_shut_lids_hide_eyes_that_a_fit_left_before_them(face):
     with torch.no_grad():
         frames = triangle_frames(vertices, own.mesh_faces)
         own.position[chosen] = to_local(nearer[chosen], frames, own.binding[chosen])
-        own.harmonics[chosen, 0] = (torch.tensor([0.0, 0, 1]) - 0.5) / SH_0
+        own.harmonics[chosen, 0] = sh_of_colour(torch.tensor([0.0, 0, 1]))
     blue = [(drawn(own, pose, EYE)[0] @ torch.tensor([-1.0, 0, 1]) > 0.3).sum() for pose in (pose_of(own), shut)]
     assert min(blue) > 500
     at = own.splats(own.vertices(shut)).means @ viewmat[:3, :3].T + viewmat[:3, 3]

@@ -7,7 +7,7 @@ import torch
 from test_hidden import avatar  # noqa: F401
 
 from mvp4d.core.heads.model import INTERIOR
-from mvp4d_export.initialise import SH_0
+from mvp4d_export.harmonics import SH_0, colour_of_sh, sh_of_colour
 from mvp4d_export.lips import finish_lips, on_lips, seed_lips
 
 PINK, GREEN = (0.8, 0.45, 0.45), (0.0, 1.0, 0.0)
@@ -19,12 +19,12 @@ def face(avatar):  # noqa: F811
     own = copy.deepcopy(avatar)
     seed_lips(own)
     with torch.no_grad():
-        own.harmonics[on_lips(own), 0] = (torch.tensor(PINK) - 0.5) / SH_0
+        own.harmonics[on_lips(own), 0] = sh_of_colour(torch.tensor(PINK))
         return own, own.splats(own.gather(own.rig.template)).means
 
 
 def colours(own):
-    return (own.harmonics[:, 0] * SH_0 + 0.5).detach()
+    return colour_of_sh(own.harmonics[:, 0]).detach()
 
 
 def finish(own, hidden, pitch=0.0005):
@@ -64,7 +64,7 @@ def test_what_no_photo_shows_looks_like_the_rest(face):
     lips = on_lips(own)
     hidden = lips & (places[:, 0] > 0.005)
     with torch.no_grad():
-        own.harmonics[hidden, 0] = (torch.tensor(GREEN) - 0.5) / SH_0
+        own.harmonics[hidden, 0] = sh_of_colour(torch.tensor(GREEN))
     finish(own, hidden)
     off = from_the_line(own, places) > 0.0013
     torch.testing.assert_close(
@@ -96,7 +96,7 @@ def test_the_rim_of_what_a_photo_shows_tells_nothing(face):
     for hidden in (corner & ~few, lips & False):
         own = copy.deepcopy(face[0])
         with torch.no_grad():
-            own.harmonics[few, 0] = (torch.tensor([0.1, 0.05, 0.05]) - 0.5) / SH_0
+            own.harmonics[few, 0] = sh_of_colour(torch.tensor([0.1, 0.05, 0.05]))
         finish(own, hidden, 0.0001)
         found.append(float(colours(own)[few].mean()))
     assert found[0] > 0.35 and found[1] < 0.2

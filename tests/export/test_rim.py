@@ -9,7 +9,8 @@ from export_world import write_capture
 from mvp4d.core.capture import Capture
 from mvp4d_export.avatar import Avatar, AvatarConfig
 from mvp4d_export.dataset import Dataset
-from mvp4d_export.initialise import SH_0, initialise
+from mvp4d_export.harmonics import colour_of_sh, sh_of_colour
+from mvp4d_export.initialise import initialise
 from mvp4d_export.photos import Picture
 from mvp4d_export.rim import AROUND, BALL, SKIN_DOTS, SKIN_RIM, even_rim, outline_cosine
 from mvp4d_export.seeding import project_points
@@ -85,9 +86,9 @@ def test_a_dot_on_skin_seen_from_beside_takes_the_colour_of_skin_seen_squarely(s
     own.set_gaussians(avatar.binding[[0] * 3], {name: getattr(avatar, name).detach()[[0] * 3] for name in names})
     colours = torch.tensor([[0.1, 0.1, 0.1], [0.7, 0.6, 0.5], [0.8, 0.7, 0.6]])
     with torch.no_grad():
-        own.harmonics[:, 0] = (colours - 0.5) / SH_0
+        own.harmonics[:, 0] = sh_of_colour(colours)
     cosine = torch.tensor([SKIN_RIM[0], SKIN_RIM[0], SKIN_RIM[1]])
     even_rim(own, torch.ones(3, dtype=torch.bool), cosine, SKIN_RIM, torch.tensor([0.1, 0.1, 0.8]), SKIN_DOTS)
     skin = 0.1 * colours[0] + 0.1 * colours[1] + 0.8 * colours[2]
     expected = torch.stack((skin, colours[1], colours[2]))
-    torch.testing.assert_close(own.harmonics.detach()[:, 0] * SH_0 + 0.5, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(colour_of_sh(own.harmonics.detach()[:, 0]), expected, atol=1e-5, rtol=0)

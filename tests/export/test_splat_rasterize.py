@@ -9,7 +9,8 @@ from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_cova
 
 from mvp4d_export import compiled, compositor
 from mvp4d_export.device import in_parallel
-from mvp4d_export.projection import Projected, project, spherical_harmonics
+from mvp4d_export.harmonics import spherical_harmonics
+from mvp4d_export.projection import Projected, project
 from mvp4d_export.rasterize import rasterize
 
 ARGUMENTS = ("means", "quaternions", "scales", "opacities", "colours")

@@ -11,7 +11,8 @@ from scipy.spatial import cKDTree
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.regions import landmarks_of, scalp_and_face
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
-from mvp4d_export.initialise import SH_0, nearest
+from mvp4d_export.harmonics import colour_of_sh, sh_of_colour
+from mvp4d_export.initialise import nearest
 from mvp4d_export.projection import quaternion_to_matrix
 from mvp4d_export.strands import OVERLAID, strands
 from mvp4d_export.triangles import to_local, triangle_frames
@@ -45,7 +46,7 @@ def made(head, hair: tuple[float, float, float]) -> Avatar:
         "rotation": rotation,
         "log_scale": size.log(),
         "logit_opacity": torch.full((count,), 4.0),
-        "harmonics": ((colours - 0.5) / SH_0)[:, None],
+        "harmonics": sh_of_colour(colours)[:, None],
     }
     avatar.set_gaussians(torch.arange(count), tensors)
     return avatar
@@ -63,7 +64,7 @@ def grown(avatar: Avatar, head, squarely: torch.Tensor, most: int = 4000, seed: 
         splats = alone.splats(alone.gather(alone.rig.template))
     longest = splats.scales.argmax(1)
     axes = quaternion_to_matrix(splats.quaternions)[torch.arange(len(longest)), :, longest]
-    return splats.means, axes, added[1]["harmonics"][:, 0] * SH_0 + 0.5
+    return splats.means, axes, colour_of_sh(added[1]["harmonics"][:, 0])
 
 
 def front(avatar: Avatar) -> torch.Tensor:
@@ -120,7 +121,7 @@ def with_curtains(avatar: Avatar, head, top: float, below: tuple[float, float, f
         "rotation": rotation,
         "log_scale": (0.003 / frames[1][binding, None]).log().expand(-1, 3),
         "logit_opacity": torch.full((count,), 4.0),
-        "harmonics": ((torch.where(places[:, 1:2] > chin, torch.tensor(BROWN), torch.tensor(below)) - 0.5) / SH_0)[
+        "harmonics": sh_of_colour(torch.where(places[:, 1:2] > chin, torch.tensor(BROWN), torch.tensor(below)))[
             :, None
         ],
     }
@@ -168,7 +169,7 @@ def test_a_head_without_a_scalp_has_none(head):
         lifted = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)
         hair = (lifted[2][:, 2] < 0) & (lifted[2][:, 1] > -0.04)
         avatar.position[hair, 1] = 0.02 / lifted[1][hair]  # metres along the normal
-        avatar.harmonics[hair, 0] = (torch.tensor(BROWN) - 0.5) / SH_0
+        avatar.harmonics[hair, 0] = sh_of_colour(torch.tensor(BROWN))
     assert hair.sum() > 50
     assert grown(avatar, face, torch.ones(avatar.gaussian_count)) is None
 

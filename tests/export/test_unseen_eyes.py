@@ -8,7 +8,7 @@ from test_hidden import avatar, drawn, of_parts, pose_of  # noqa: F401
 
 from mvp4d.core.heads.model import EYES
 from mvp4d_export.avatar import GAUSSIAN_TENSORS
-from mvp4d_export.initialise import SH_0
+from mvp4d_export.harmonics import sh_of_colour
 from mvp4d_export.unseen_eyes import lay_eye, unseen_eyes
 from mvp4d_export.visibility import gaussians_of
 
@@ -23,7 +23,7 @@ def blind(avatar):  # noqa: F811
     eyes = gaussians_of(own, EYES)
     with torch.no_grad():
         own.harmonics.zero_()
-        own.harmonics[:, 0] = torch.where(eyes[:, None], torch.tensor(SHUT), torch.tensor(SKIN)).sub(0.5) / SH_0
+        own.harmonics[:, 0] = sh_of_colour(torch.where(eyes[:, None], torch.tensor(SHUT), torch.tensor(SKIN)))
     return own
 
 

@@ -21,7 +21,6 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from mvp4d.avatar import open_avatar
-from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.motion import Motion
@@ -296,88 +295,6 @@ def test_sound_leads_the_motion(visit, avatar, tmp_path):
     np.testing.assert_allclose(seen[:, 0], seen[:, 1], atol=0.05)
     tab.wait_for_selector('#play[aria-label="Play"]', timeout=20_000)
     assert tab.evaluate("() => avatar.player.position") == 5
-
-
-def test_recordings_are_read_or_refused(visit, text, tmp_path):
-    """A Live Link CSV plays as our reader reads it; a gigabyte and nonsense are refused in one line."""
-    names = [
-        "Timecode",
-        "BlendShapeCount",
-        "JawOpen",
-        "EyeBlinkLeft",
-        "MouthSmileLeft",
-        "HeadYaw",
-        "HeadPitch",
-        "HeadRoll",
-        "LeftEyeYaw",
-        "LeftEyePitch",
-        "LeftEyeRoll",
-        "RightEyeYaw",
-        "RightEyePitch",
-        "RightEyeRoll",
-    ]
-    values = np.random.default_rng(0).uniform(0, 0.6, (4, len(names) - 2)).round(4)
-    rows = [f"00:00:00:{k:02d}.000,61,{','.join(map(str, row))}" for k, row in enumerate(values)]
-    recording = tmp_path / "take.csv"
-    recording.write_text("\n".join([",".join(names), *rows]))
-    tab = visit(text, viewport=WIDE)
-    tab.set_input_files("#recording", recording)
-    tab.wait_for_selector("text=playing take.csv")
-    tab.evaluate("() => { avatar.player.pause(); avatar.player.seek(2); }")
-    tab.evaluate("() => avatar.settled()")
-    pose = tab.evaluate(
-        "() => { const { expression, rotation, eyes } = avatar.state.shown;"
-        "return [Array.from(expression), rotation, eyes]; }"
-    )
-    truth = load_motion(recording, make_head())[0][2:3]
-    for ours, theirs in zip(pose, (truth.expression, truth.rotation, truth.eyes)):
-        np.testing.assert_allclose(ours, np.ravel(theirs), atol=1e-5)
-    large = tmp_path / "large.csv"
-    with open(large, "wb") as file:
-        file.truncate(1 << 30)
-    tab.set_input_files("#recording", large)
-    tab.wait_for_selector("text=large.csv is larger than 32 MB", timeout=5000)
-    large.unlink()
-    words = "\n".join([",".join(names), ",".join("x" * len(names))])
-    for content, word in (("a,b\n1,2", "no Live Link"), (words, "not a number")):
-        recording.write_text(content)
-        tab.set_input_files("#recording", recording)
-        tab.wait_for_selector(f"text={word}", timeout=5000)
-
-
-def test_keys_mouse_and_touch_move_the_camera(visit, text):
-    tab = visit(text, viewport={"width": 390, "height": 700}, is_mobile=True, has_touch=True)
-
-    def orbit():
-        return np.array(tab.evaluate("() => { const o = avatar.orbit; return [o.azimuth, o.elevation, o.distance]; }"))
-
-    tab.focus("#stage")
-    tab.keyboard.press("ArrowRight")
-    tab.keyboard.press("+")
-    np.testing.assert_allclose(orbit(), [0.1, 0, 1.2 * 0.9])
-    session = tab.context.new_cdp_session(tab)
-
-    def touch(kind, *points):
-        session.send(
-            "Input.dispatchTouchEvent",
-            {"type": kind, "touchPoints": [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(points)]},
-        )
-
-    touch("touchStart", (200, 200))
-    touch("touchMove", (150, 200))
-    touch("touchEnd")
-    np.testing.assert_allclose(orbit(), [0.1 + 50 * 0.008, 0, 1.2 * 0.9], atol=1e-6)
-    touch("touchStart", (180, 200), (220, 200))
-    touch("touchMove", (140, 200), (260, 200))
-    touch("touchEnd")
-    assert orbit()[2] < 1.2 * 0.9 / 2  # fingers three times as far apart
-    tab.tap("summary:has-text('Mouth')")
-    slider = tab.locator("input[title='mouthSmile_L']")
-    slider.scroll_into_view_if_needed()
-    box = slider.bounding_box()
-    assert box["height"] >= 40 and box["x"] + box["width"] <= 390
-    tab.touchscreen.tap(box["x"] + 0.8 * box["width"], box["y"] + box["height"] / 2)
-    assert 0.6 < float(slider.input_value()) < 0.95
 
 
 def test_embedded_transparent_and_named(visit, text, hostile):

@@ -75,7 +75,7 @@ def test_points_that_the_nose_hides_do_not_count():
     refiner, layout = refiner_of(head, cameras)
     shared, frame = np.zeros(layout.shapes + 1), np.zeros(layout.frame_size)
     seen, _ = refiner.seen(shared, frame, [SIZE] * 3)
-    places = np.asarray(refiner.surface.template, np.float64)
+    places = np.asarray(refiner.points.rig.template, np.float64)
     hidden, edge = [], []
     for view in range(3):
         camera = resize(cameras[view], SIZE, (512, 512))
@@ -87,7 +87,7 @@ def test_points_that_the_nose_hides_do_not_count():
         nearest, furthest = (find(filled, 9)[y, x] for find in (ndimage.minimum_filter, ndimage.maximum_filter))
         edge.append((own - nearest > photometric.EDGE[0]) | (furthest - own > photometric.EDGE[1]))
     towards = photometric.centre(cameras)[:, None] - places
-    facing = (towards * vertex_normals(places, refiner.triangles)).sum(-1) / np.linalg.norm(
+    facing = (towards * vertex_normals(places, refiner.points.triangles)).sum(-1) / np.linalg.norm(
         towards, axis=-1
     ) > photometric.FACING[0]
     alone = np.array(hidden) & facing  # what only the depth maps tell

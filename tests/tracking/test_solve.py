@@ -14,6 +14,7 @@ from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking import problem as problems
 from mvp4d_jax.tracking import solve as solving
 from mvp4d_jax.tracking.landmarks import Landmarks
+from mvp4d_jax.tracking.observations import observations
 from mvp4d_jax.tracking.portrait import RARELY
 from mvp4d_jax.tracking.solve import UP, SolveConfig, solve, told
 from tests.capture.toy import make_flame
@@ -169,7 +170,7 @@ def test_the_banded_step_is_the_dense_one():
     seen = observe(head, motion, np.float32([0.8, -0.5]))
     config, small = SolveConfig(), problems.landmark_rig(head)
     layout = problems.Layout(2, 4, True, False)
-    data = problems.observations(seen, 3.0 / seen.box_size)
+    data = observations(seen, 3.0 / seen.box_size)
     problem = problems.Problem(small, layout, config, data, problems.acceleration_weights(layout, config, seen.fps))
     shared = np.array([0.2, 0.1, np.log(2.5)])
     frames = solving.start(small, layout, seen, 2000.0) + rng.normal(0, 0.01, (5, layout.frame_size))
@@ -206,7 +207,7 @@ def test_derivatives_against_finite_differences():
     head = make_flame(vertices=300)
     layout = problems.Layout(2, 4, True, False)
     seen = Landmarks(np.random.default_rng(0).uniform(200, 400, (1, 68, 2)), np.full((1, 2, 2), np.nan), SIZE)
-    small, data = problems.landmark_rig(head), problems.observations(seen, 30.0 / seen.box_size)
+    small, data = problems.landmark_rig(head), observations(seen, 30.0 / seen.box_size)
     problem = problems.Problem(small, layout, SolveConfig(), data, None)
     shared, frames = np.array([0.2, 0.1, np.log(2.5)]), np.zeros((1, layout.frame_size))
     frames[0, :6] = [0.1, -0.2, 0.05, 0.01, 0.02, -1.3]

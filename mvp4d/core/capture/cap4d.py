@@ -78,7 +78,6 @@ def import_cap4d(
                 raise UserError(mattes[view], f"and {pictures[view]} part ways at frame {frame}")
             yield picture[0], alpha
 
-    extra = {} if fit.shape is None else {"shape": [float(value) for value in fit.shape]}
     return convert.write_views(
         Path(out),
         frames_of,
@@ -90,7 +89,7 @@ def import_cap4d(
         masks=mattes is not None or convert.bring_alpha(pictures),
         reference=reference,
         source=f"CAP4D folder {source.name}",
-        extra=extra,
+        extra=convert.identity_extra(fit.shape),
         overwrite=overwrite,
     )
 

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from mvp4d.core import images, video
-from mvp4d.core.capture.format import Capture, CaptureWriter
+from mvp4d.core.capture.format import Capture
+from mvp4d.core.capture.writer import CaptureWriter
 from mvp4d.core.errors import UserError
 from mvp4d.core.progress import progress, say
 
@@ -213,6 +214,11 @@ def write_views(out: Path, frames_of: Frames, *, scale: int = 1, **options: Any)
                         "all cameras and the fit must cover the same frames",
                     )
     return Capture.open(out)
+
+
+def identity_extra(shape: np.ndarray | None) -> dict[str, Any]:
+    """What a capture's `extra` says of identity coefficients [S], where they are known."""
+    return {} if shape is None else {"shape": [float(value) for value in shape]}
 
 
 def _add(writer: CaptureWriter, view: int, frame: int, rgb: np.ndarray, alpha: np.ndarray | None) -> None:

@@ -77,7 +77,6 @@ def import_nersemble(
         for rgb in read_video(videos[view], size=sizes[0]):
             yield rgb if matrix is None else correct_colour(rgb, matrix), None
 
-    extra = {} if fitted.shape is None else {"shape": [float(value) for value in fitted.shape]}
     return convert.write_views(
         Path(out),
         frames_of,
@@ -89,7 +88,7 @@ def import_nersemble(
         image_size=size,
         masks=False,
         source=f"NeRSemble {participant.name} {sequence}",
-        extra=extra,
+        extra=convert.identity_extra(fitted.shape),
         overwrite=overwrite,
     )
 

@@ -155,7 +155,7 @@ def import_nersemble_benchmark(
         image_size=size,
         masks=masked,
         source=f"NeRSemble benchmark {task.name} {participant.name} {sequence}",
-        extra={"shape": [float(value) for value in shape]},
+        extra=convert.identity_extra(shape),
         overwrite=overwrite,
     )
 

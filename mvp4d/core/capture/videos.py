@@ -61,7 +61,6 @@ def import_videos(
     def frames_of(view: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         return convert.read_pictures(pictures[view], chosen[view])
 
-    extra = {} if fitted.shape is None else {"shape": [float(value) for value in fitted.shape]}
     return convert.write_views(
         Path(out),
         frames_of,
@@ -73,7 +72,7 @@ def import_videos(
         image_size=size,
         masks=convert.bring_alpha(pictures),
         source=f"videos of {source.name}",
-        extra=extra,
+        extra=convert.identity_extra(fitted.shape),
         overwrite=overwrite,
     )
 

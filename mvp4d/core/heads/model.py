@@ -123,6 +123,27 @@ class HeadModel:
             shape_names=(),
         )
 
+    def with_vertices(self, keep: Array, faces: Array, landmark_faces: Array) -> HeadModel:
+        """The head with the vertices `keep` [n] alone.
+
+        Args:
+          faces: [t, 3] of these vertices; they have neither part nor UVs.
+          landmark_faces: [K] of these faces.
+        """
+        return dataclasses.replace(
+            self,
+            canonical=np.asarray(self.canonical)[keep],
+            template=np.asarray(self.template)[keep],
+            faces=faces,
+            shape_basis=np.asarray(self.shape_basis)[:, keep],
+            expression_basis=np.asarray(self.expression_basis)[:, keep],
+            pose_basis=np.asarray(self.pose_basis)[:, keep],
+            skin_weights=np.asarray(self.skin_weights)[keep],
+            landmark_faces=landmark_faces,
+            face_parts=np.zeros(len(faces), np.uint8),
+            face_uvs=np.zeros((len(faces), 3), np.int32),
+        )
+
     @classmethod
     def from_rig(cls, values: dict[str, Any], where: object) -> HeadModel:
         """A personalised head from the arrays that move it: no shape modes, no landmarks, `canonical` its template.
