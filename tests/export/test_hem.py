@@ -1,12 +1,13 @@
 """The body's end at the pictures' frames fades in the colours beside it; what lies further inside stays as it is."""
 
+import math
+
 import pytest
 import torch
 
 from mvp4d.core.heads import load_head
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
 from mvp4d_export.hem import EVEN, FADES, Frames, finish_hem, inside_frames
-from mvp4d_export.initialise import SH_0
 from mvp4d_export.laid import WIDTH, surface_tensors
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
@@ -69,7 +70,7 @@ def test_the_hem_fades_in_the_colours_beside_it(avatar):
     share = ((INSIDE - EVEN[0]) / (EVEN[1] - EVEN[0])).clamp(0, 1)
     share = (3 * share**2 - 2 * share**3)[:, None]
     own = torch.where(INSIDE[:, None] < 0.02, torch.tensor(RED), torch.tensor(WHITE))
-    colours = avatar.harmonics[:, 0] * SH_0 + 0.5
+    colours = avatar.harmonics[:, 0] * (0.5 / math.sqrt(math.pi)) + 0.5
     torch.testing.assert_close(colours, torch.lerp(torch.tensor(WHITE).expand_as(own), own, share), atol=2e-3, rtol=0)
     assert torch.equal(avatar.harmonics[4:], before[1][4:])
 
