@@ -112,6 +112,47 @@ def test_a_flag_that_is_none_names_the_nearest(words, fix, capsys):
 
 
 @pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["render", "avatar", "--out", "a.mp4", "--frame", "3"], "--frame 3; did you mean --frames?"),
+        (["render", "avatar", "--uot", "a.mp4"], "--uot; did you mean --out?"),
+        (["train", "--confg", "tiny", "--config.steps=3"], "--confg; did you mean --config?"),
+    ],
+)
+def test_a_flag_is_never_guessed(words, told, capsys):
+    """`--frame` is a flag of `export`: one frame, where `--frames` is how many."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"mvp4d {words[0]}: unrecognized arguments: {told}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["validate", "~/a"],
+        ["validate", "~"],
+        ["import", ".", "--from=videos", "--fit=~/a", "--head", "builtin", "--out", "c"],
+        ["import", ".", "--from=videos", "--fit", "f.npz", "--head=flame:~/a", "--out", "c"],
+        ["train", "--config", "tiny", "--workdir", "w", "--dry-run", "--config.data.shards=~/a"],
+    ],
+)
+def test_home_is_spelt_out_where_shells_leave_it(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert f"{tmp_path}" in capsys.readouterr().err
+
+
+def test_nothing_is_written_into_a_folder_named_after_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["studio", "--motion-only", "--frames", "2", "--out=~/a~b.npz"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert (tmp_path / "home" / "a~b.npz").is_file()
+
+
+@pytest.mark.parametrize(
     "call, name",
     [
         (lambda: mvp4d.open_avatar(None), "path"),
