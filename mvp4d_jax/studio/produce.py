@@ -267,6 +267,10 @@ def _check_order(path: Path, order: Order) -> None:
     }
     for name, (now, before) in ordered.items():
         if now != before:
+            if name == "size" and isinstance(before, list) and len(set(before)) == 1:
+                now, before = order.size, before[0]
             raise UserError(
-                path.parent, f"was filmed with `{name}` {before}, now {now} is given", "choose another `out`"
+                path.parent,
+                f"was filmed with `{name}` {before}, now {now} is given",
+                f"give {before}, or choose another `out`",
             )
