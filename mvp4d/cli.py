@@ -39,7 +39,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "sample": ("mvp4d.commands.sample", "generate synchronised multi-view video from one photo"),
     "evaluate": ("mvp4d.commands.evaluate", "measure a capture against another"),
     "preflight": ("mvp4d.commands.preflight", "compile a job ahead of time for a named topology: does it fit?"),
-    "validate": ("mvp4d.commands.validate", "check a capture, fit, shards, weights or avatar"),
+    "validate": ("mvp4d.commands.validate", "check a capture, person, motion, shards, weights or avatar"),
     "import": ("mvp4d.commands.import_capture", "read another tool's folder into a capture"),
     "export": ("mvp4d.commands.export", "write a capture, an avatar or a motion in another tool's format"),
     "speak": ("mvp4d.commands.speak", "recorded speech -> a motion that says it"),

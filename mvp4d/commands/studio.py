@@ -85,7 +85,9 @@ def run(args: argparse.Namespace) -> str:
         raise UserError("--motion-only", "writes the motion of one person", "give --identity instead of --identities")
     if args.overwrite and identities is not None:
         raise UserError(
-            "`overwrite`", "is for one capture: a set keeps those that are there", "leave it out, or choose another --out"
+            "`overwrite`",
+            "is for one capture: a set keeps those that are there",
+            "leave it out, or choose another --out",
         )
     from mvp4d_jax.studio.produce import Order, make_capture, make_set, write_motion
 

@@ -167,7 +167,7 @@ def test_added_views_take_part_and_change_what_is_made(release, scene, sampled, 
 def test_plan_is_printed_and_nothing_is_done(release, scene, tmp_path, capsys):
     assert main(_arguments(release, scene, tmp_path / "out", "--plan")) == 0
     shown = capsys.readouterr().out
-    assert "2 window(s): 0-4, 4-8" in shown and "8 forward passes" in shown
+    assert "2 windows: 0-4, 4-8" in shown and "8 forward passes" in shown
     assert not (tmp_path / "out").exists()
 
 
