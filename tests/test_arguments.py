@@ -91,8 +91,12 @@ def render(motion: "str", *, size: "int" = 1, frames: "int | None" = None) -> in
         (("a",), {"frame": 3}, "`frame`: no such argument; did you mean `frames`?"),
         (("a",), {"colour": 3}, "`colour`: no such argument; known are motion, size, frames"),
         ((), {"size": 3}, "`motion`: is missing: render() cannot do without"),
-        (("a", 3), {}, "render(): too many positional arguments; it takes motion, size, frames"),
-        (("a",), {"motion": "b"}, "render(): multiple values for argument 'motion'; it takes motion, size, frames"),
+        (("a", 3), {}, "render(): too many positional arguments; in a row it takes motion; by name size, frames"),
+        (
+            ("a",),
+            {"motion": "b"},
+            "render(): multiple values for argument 'motion'; in a row it takes motion; by name size, frames",
+        ),
     ],
 )
 def test_names_that_do_not_fit_are_one_line(words, options, line):
@@ -159,9 +163,11 @@ def test_nothing_is_written_into_a_folder_named_after_home(tmp_path, monkeypatch
         (lambda: mvp4d.film(1.5, "out"), "identity"),
         (lambda: mvp4d.film(1, "out", frames=10**9), "frames"),
         (lambda: mvp4d.track(3), "photos"),
+        (lambda: mvp4d.track(), "photos"),
         (lambda: mvp4d.speak("a.wav", text=3), "text"),
         (lambda: mvp4d.camera_rig("orbit:360x2", 64), "image_size"),
         (lambda: mvp4d.distill(3, out="x"), "views"),
+        (lambda: mvp4d.distill("x", "y", preset=3), "preset"),
         (lambda: mvp4d.validate(3), "path"),
         (lambda: mvp4d.distill("x", out="y", step=3), "step"),
         (lambda: mvp4d.load_head(3), "spec"),
@@ -171,6 +177,13 @@ def test_nothing_is_written_into_a_folder_named_after_home(tmp_path, monkeypatch
 def test_public_functions_name_the_argument(call, name):
     with pytest.raises(mvp4d.UserError, match=f"^`{name}`: "):
         call()
+
+
+def test_photos_in_a_list_are_told_how_to_be_given():
+    with pytest.raises(mvp4d.UserError) as caught:
+        mvp4d.track(["a.png", "b.png"])
+    line = "`photos`: ['a.png', 'b.png'] (list) is not of type Pathlike; give them one by one: *photos"
+    assert str(caught.value) == line
 
 
 @pytest.mark.parametrize(("verb", "told", "shown"), [

@@ -30,6 +30,7 @@ def person(tmp_path):
 def test_it_comes_back_as_it_was(person):
     path, portrait = person
     found = open_person(path)
+    assert repr(found) == "Portrait(2 photos, reference b.jpg, on head 'ball')"
     assert is_person(path) and found.reference == 1 and found.sources == portrait.sources
     for ours, theirs in zip(found.photos, portrait.photos):
         np.testing.assert_array_equal(ours, theirs)
