@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> str:
     if args.fps is not None or any(source.is_dir() for source in args.sources):
         raise UserError(
             "--cameras",
-            "is missing: a folder is a rig's",
+            "is missing: a folder is a rig's and needs its calibration",
             "give it, or --share 0/1 where the folder holds clips, or in its place photos of one person (FOLDER/*)",
         )
     if args.live:
