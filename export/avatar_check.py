@@ -57,6 +57,8 @@ def read_files(path: Path) -> tuple[dict, dict[str, Tensor]]:
     check_regular(weights, MOST_BYTES)
     try:
         tensors = read_tensors(weights)
+    except PermissionError:  # nothing is wrong with the file
+        raise
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(
             weights, f"not a readable safetensors file ({str(error)[:120]})", "distil the avatar again"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file
+from mvp4d.core.progress import say
 from mvp4d_export.avatar import GAUSSIAN_TENSORS
 from mvp4d_export.distill import Distiller
 from mvp4d_export.photo_fit import SEEN
@@ -78,6 +79,7 @@ def load_checkpoint(fit: Distiller, folder: Path) -> bool:
     except (OSError, SafetensorError) as error:
         raise UserError(path, f"not a readable checkpoint ({error})", "delete it to start over") from None
     if metadata.get("fingerprint") != fingerprint(fit):
+        say("note: the fit that was stopped here had other settings or pictures: this one begins anew")
         return False
     try:
         _recall(fit, tensors, metadata)
@@ -85,6 +87,7 @@ def load_checkpoint(fit: Distiller, folder: Path) -> bool:
         raise
     except (KeyError, ValueError, RuntimeError, IndexError) as error:  # a name that lacks, a shape that differs
         raise UserError(path, f"is damaged ({str(error)[:100]})", "delete it to start over") from None
+    say(f"going on from step {fit.step_done}")
     return True
 
 

@@ -17,6 +17,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     Raises:
       OSError, SafetensorError: missing, or not such a file.
     """
+    with open(path, "rb"):  # which safetensors calls missing where it may not be read
+        pass
     with safe_open(path, "pt"):  # its header against its length, before anything as long as the file is read
         pass
     return load(Path(path).read_bytes())

@@ -8,9 +8,11 @@
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-[[ $# -ge 2 && -f $repository/launch/Dockerfile.$1 ]] || { usage "$0"; exit 2; }
+[[ $# -ge 1 ]] || { usage "$0"; exit 2; }
+[[ $1 =~ ^(tpu|cuda|cpu)$ ]] || refuse "no Dockerfile is called '$1': tpu, cuda, cpu"
+[[ $# -ge 2 ]] || refuse "name the image: REGISTRY/mvp4d-jax:TAG"
 [[ -n $2 ]] || refuse "the image's name is empty"
-[[ $# -eq 2 || $3 == --push ]] || { usage "$0"; exit 2; }
+[[ $# -eq 2 || ($# -eq 3 && $3 == --push) ]] || refuse "'${*:3}' behind the image: --push or nothing"
 run() { if [[ -n ${DRY_RUN:-} ]]; then quoted "$@"; echo; else "$@"; fi; }
 
 folder=$(mktemp -d)

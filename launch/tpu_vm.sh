@@ -146,5 +146,6 @@ status)
 log) on_hosts "tail -n 40 -f mvp4d/train.log" 0 ;;
 stop) on_hosts "bash mvp4d/code/launch/on_host.sh stop" ;;
 down) give_back ;;
-*) usage "$0"; exit 2 ;;
+'') usage "$0"; exit 2 ;;
+*) refuse "no such command '$verb'; '$0 --help' lists them" ;;
 esac

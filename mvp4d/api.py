@@ -146,6 +146,10 @@ class Model:
     dtype: str | None = None
     _generator: Any = dataclasses.field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        side, dtype = self.facts.image_size, self.dtype or self.facts.dtype
+        return f"Model('{self.folder}': {side} x {side} pixels, head '{self.facts.head}', {dtype}, mesh {self.mesh})"
+
     @checked
     def plan(
         self,
@@ -299,8 +303,8 @@ def evaluate(
 @checked
 def distill(
     views: Capture | Views | Pathlike,
-    *,
     out: Pathlike,
+    *,
     preset: str | None = None,
     seed: int = 0,
     device: str | None = None,

@@ -83,7 +83,7 @@ class Avatar:
           motion: driving motion; the avatar's own by default.
           cameras: a rig; still ones are walked through while the motion loops, turn:, sway: and file: paths move with
             it. Or Camera [N], one for each frame. By default (`default_cameras`) an orbit, and the front where a motion
-            is given.
+            or `frames` are given.
           frames: the first so many of the motion; or (A, B), frames A to B - 1. All by default.
           size: (height, width) or a side in pixels; that of the capture by default.
           fps: the motion's by default.
@@ -98,7 +98,7 @@ class Avatar:
         start, stop = frame_window(frames, chosen.frame_count)
         chosen = chosen[start:stop]
         if cameras is None:
-            cameras = default_cameras(motion is not None)
+            cameras = default_cameras(motion is not None or frames is not None)
         if size is None:
             size = self.module.image_size
         height_width = (size, size) if isinstance(size, int | np.integer) else (size[0], size[1])
@@ -185,7 +185,8 @@ class Avatar:
 
 
 def default_cameras(performs: bool) -> str:
-    """The rig that films an avatar where none is given: from the front when it is to perform something, else around."""
+    """The rig that films an avatar where none is given: from the front when it is to perform something (a motion, a
+    sound, certain frames), else from all around."""
     return "turn:0" if performs else "orbit:360x48"
 
 

@@ -18,7 +18,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mvp4d.core.cache import keep_programs
 from mvp4d.core.errors import UserError, memory_error, printable, system_error
@@ -39,7 +39,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "sample": ("mvp4d.commands.sample", "generate synchronised multi-view video from one photo"),
     "evaluate": ("mvp4d.commands.evaluate", "measure a capture against another"),
     "preflight": ("mvp4d.commands.preflight", "compile a job ahead of time for a named topology: does it fit?"),
-    "validate": ("mvp4d.commands.validate", "check a capture, fit, shards, weights or avatar"),
+    "validate": ("mvp4d.commands.validate", "check a capture, person, motion, shards, weights or avatar"),
     "import": ("mvp4d.commands.import_capture", "read another tool's folder into a capture"),
     "export": ("mvp4d.commands.export", "write a capture, an avatar or a motion in another tool's format"),
     "speak": ("mvp4d.commands.speak", "recorded speech -> a motion that says it"),
@@ -50,6 +50,8 @@ VERBS: dict[str, tuple[str, str]] = {
 # Verbs that run JAX and whose compiled programs are kept in the user's cache. `train` keeps them in its workdir, and
 # `preflight` has them compiled to look at.
 KEPT = frozenset({"demo", "studio", "track", "prepare", "sample", "evaluate", "view"})
+# A path below the user's home, behind a flag and a kind of file.
+_HOME = re.compile(r"((?:--[\w.-]+=)?(?:(?:file|flame|ict):)?)(~(?:/.*)?)", re.DOTALL)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,7 +115,17 @@ def _drop_output() -> None:
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the flags in one line."""
 
+    words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.words = args or ()
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
+        flags = (word for word in self.words if word.startswith("--") and not word.startswith("--config."))
+        foreign = [flag for flag in flags if flag.partition("=")[0] not in self._option_string_actions]
+        if foreign and "required" in message:  # what lacks may be what is misspelt
+            self.unknown(foreign)
         self.refuse(message, f"see '{self.prog} --help'")
 
     def unknown(self, words: Sequence[str]) -> NoReturn:
@@ -160,9 +172,11 @@ def _dispatch(arguments: list[str]) -> int:
             prog=f"mvp4d {verb}",
             description=module.__doc__ or summary,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # `--frame` of one verb is another flag than `--frames` of the next
         )
         module.configure(parser)
         _refuse_empty(rest)
+        rest = [_at_home(word) for word in rest]
         parsed, leftovers = parser.parse_known_args(rest)
         if getattr(module, "TAKES_OVERRIDES", False):  # `--config.a.b=v`: the verb knows which exist
             parsed.overrides = leftovers
@@ -255,6 +269,12 @@ def _refuse_empty(words: Sequence[str]) -> None:
         if not word or named:
             flag = named or (before if before.startswith("-") else "")
             raise UserError(flag or "an argument", "is empty", "give a value, or leave it out")
+
+
+def _at_home(word: str) -> str:
+    """The word with `~/` spelt out where shells leave it: behind `=` and `file:`, and in quotes."""
+    found = _HOME.fullmatch(word)
+    return word if found is None else found[1] + os.path.expanduser(found[2])
 
 
 def _refuse_numbers(args: argparse.Namespace) -> None:

@@ -64,6 +64,8 @@ def detect(path: Path) -> tuple[str, str, Path]:
         raise UserError(path, "is no fit, motion or camera path", f"it holds {held}")
     if path.is_file() and path.suffix.lower() == ".csv":
         return "mvp4d.validation", "_recording", path
+    if path.suffix in (".json", ".safetensors") and any((path.parent / marker).is_file() for marker, *_ in _FOLDERS):
+        raise UserError(path, "is a part of what its folder holds", f"give the folder, {path.parent}")
     for kind, suffixes in (("picture", images.SUFFIXES), ("video", video.SUFFIXES)):
         if path.suffix.lower() in suffixes:
             raise UserError(path, f"is a {kind}", "mvp4d track fits a head to it")

@@ -17,6 +17,7 @@ from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d.core.capture.portrait import Portrait, read_portrait
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.words import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Views:
     head: HeadModel
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
     portrait: Portrait | None = None
+
+    def __repr__(self) -> str:
+        views, frames, height, width = self.frames.shape[:4]
+        return f"Views({counted(views, 'view')} x {counted(frames, 'frame')}, {width} x {height} pixels)"
 
     @classmethod
     @checked

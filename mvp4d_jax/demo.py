@@ -272,9 +272,9 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
         status = run_command([*stage.command, *_overwrite(stage)])
         if status:
             raise UserError(
-                f"demo, stage '{stage.name}'",
+                f"stage '{stage.name}'",
                 f"stopped with status {status} (its own message is above)",
-                "run the same command again to go on from here",
+                "mend that, then run the same command again to go on from here",
             )
         record[stage.name] = {**entry, "seconds": round(time.monotonic() - began, 1)}
         write_json(record_path, record)

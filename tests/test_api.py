@@ -56,6 +56,26 @@ def test_sampling_gives_arrays_or_a_capture_and_they_agree(world, tmp_path):
     assert mvp4d.evaluate(views, scene)["mean"] == mvp4d.evaluate(capture, scene)["mean"]
 
 
+def test_what_a_notebook_shows_is_one_line(world):
+    release, scene = world
+    truth = mvp4d.open_capture(scene)
+    (views, frames), (height, width) = (len(truth.names), truth.frame_count), truth.image_size
+    shown = {
+        repr(mvp4d.Views.read(truth)): f"Views({views} views x {frames} frames, {width} x {height} pixels)",
+        repr(truth.motion[:1]): f"Motion(frames x expressions: 1 x {truth.head.expression_count}, 25.0 a second)",
+        repr(mvp4d.camera_rig("orbit:90x3", (8, 8))): "Camera(3)",
+        repr(mvp4d.camera_rig("turn:90", (8, 8), 5)): "Camera(1 x 5)",
+        repr(mvp4d.camera_rig("turn:90", (8, 8), 5)[0, 0]): "Camera(one)",
+    }
+    assert list(shown) == list(shown.values())
+    assert repr(mvp4d.load(release)).startswith(f"Model('{release}': ") and "\n" not in repr(mvp4d.load(release))
+
+
+def test_a_shell_completes_what_is_public():
+    names = [name for name in dir(mvp4d) if not name.startswith("_")]
+    assert names == sorted(mvp4d.__all__)
+
+
 def test_silence_is_silent(world, tmp_path, capfd):
     release, scene = world
     capfd.readouterr()

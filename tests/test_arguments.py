@@ -91,8 +91,12 @@ def render(motion: "str", *, size: "int" = 1, frames: "int | None" = None) -> in
         (("a",), {"frame": 3}, "`frame`: no such argument; did you mean `frames`?"),
         (("a",), {"colour": 3}, "`colour`: no such argument; known are motion, size, frames"),
         ((), {"size": 3}, "`motion`: is missing: render() cannot do without"),
-        (("a", 3), {}, "render(): too many positional arguments; it takes motion, size, frames"),
-        (("a",), {"motion": "b"}, "render(): multiple values for argument 'motion'; it takes motion, size, frames"),
+        (("a", 3), {}, "render(): too many positional arguments; in a row it takes motion; by name size, frames"),
+        (
+            ("a",),
+            {"motion": "b"},
+            "render(): multiple values for argument 'motion'; in a row it takes motion; by name size, frames",
+        ),
     ],
 )
 def test_names_that_do_not_fit_are_one_line(words, options, line):
@@ -112,15 +116,58 @@ def test_a_flag_that_is_none_names_the_nearest(words, fix, capsys):
 
 
 @pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["render", "avatar", "--out", "a.mp4", "--frame", "3"], "--frame 3; did you mean --frames?"),
+        (["render", "avatar", "--uot", "a.mp4"], "--uot; did you mean --out?"),
+        (["train", "--confg", "tiny", "--config.steps=3"], "--confg; did you mean --config?"),
+    ],
+)
+def test_a_flag_is_never_guessed(words, told, capsys):
+    """`--frame` is a flag of `export`: one frame, where `--frames` is how many."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"mvp4d {words[0]}: unrecognized arguments: {told}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["validate", "~/a"],
+        ["validate", "~"],
+        ["import", ".", "--from=videos", "--fit=~/a", "--head", "builtin", "--out", "c"],
+        ["import", ".", "--from=videos", "--fit", "f.npz", "--head=flame:~/a", "--out", "c"],
+        ["train", "--config", "tiny", "--workdir", "w", "--dry-run", "--config.data.shards=~/a"],
+    ],
+)
+def test_home_is_spelt_out_where_shells_leave_it(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert f"{tmp_path}" in capsys.readouterr().err
+
+
+def test_nothing_is_written_into_a_folder_named_after_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["studio", "--motion-only", "--frames", "2", "--out=~/a~b.npz"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert (tmp_path / "home" / "a~b.npz").is_file()
+
+
+@pytest.mark.parametrize(
     "call, name",
     [
         (lambda: mvp4d.open_avatar(None), "path"),
         (lambda: mvp4d.film(1.5, "out"), "identity"),
         (lambda: mvp4d.film(1, "out", frames=10**9), "frames"),
         (lambda: mvp4d.track(3), "photos"),
+        (lambda: mvp4d.track(), "photos"),
         (lambda: mvp4d.speak("a.wav", text=3), "text"),
         (lambda: mvp4d.camera_rig("orbit:360x2", 64), "image_size"),
         (lambda: mvp4d.distill(3, out="x"), "views"),
+        (lambda: mvp4d.distill("x", "y", preset=3), "preset"),
         (lambda: mvp4d.validate(3), "path"),
         (lambda: mvp4d.distill("x", out="y", step=3), "step"),
         (lambda: mvp4d.load_head(3), "spec"),
@@ -130,6 +177,13 @@ def test_a_flag_that_is_none_names_the_nearest(words, fix, capsys):
 def test_public_functions_name_the_argument(call, name):
     with pytest.raises(mvp4d.UserError, match=f"^`{name}`: "):
         call()
+
+
+def test_photos_in_a_list_are_told_how_to_be_given():
+    with pytest.raises(mvp4d.UserError) as caught:
+        mvp4d.track(["a.png", "b.png"])
+    line = "`photos`: ['a.png', 'b.png'] (list) is not of type Pathlike; give them one by one: *photos"
+    assert str(caught.value) == line
 
 
 @pytest.mark.parametrize(("verb", "told", "shown"), [

@@ -2,10 +2,13 @@
 
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import docs_check
 import pytest
 
+from mvp4d.cli import main
+from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.evaluation.demo_report import how_many, next_steps
 
 SHOWN = docs_check.shown()
@@ -53,3 +56,19 @@ def test_who_gave_one_photo_is_told_to_give_more():
     assert [how_many([Path(name) for name in names]) for names in ((), "a", "ab", ["a.MP4"])] == [
         "one photo", "one photo", "2 photos", "a clip",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["distill", "views", "--out", "my avatar"], ["my avatar"]),
+        (["speak", "o'hare.wav", "--out", "my talk.npz"], ["o'hare.wav", "my talk.npz"]),
+    ],
+)
+def test_what_a_verb_says_to_do_next_is_a_command(words, names, monkeypatch, capsys):
+    report = {"scores": {}, "gaussians": 1, "seconds": 1.0}
+    monkeypatch.setattr("mvp4d.distill", lambda *_, **__: SimpleNamespace(report=report), raising=False)
+    monkeypatch.setattr("mvp4d.speak", lambda *_, **__: Motion.still(3, 52), raising=False)
+    assert main(words) == 0
+    line = capsys.readouterr().out.strip().partition("; next: ")[2]
+    assert docs_check.check_line(line) is None and set(names) <= set(shlex.split(line))

@@ -135,6 +135,27 @@ def test_what_is_no_photo_is_told_before_the_first_stage(programs, tmp_path, cap
     assert not programs.ran and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "holds", "told"),
+    [
+        (["--frames", "0"], None, "--frames: is 0; use 1 to 100,000"),
+        (["--identity=-1"], None, "--identity: -1 is negative; identities count from 0"),
+        ([], "capture.json", "holds a capture; give the demo a folder of its own"),
+        ([], "avatar.json", "holds an avatar; give the demo a folder of its own"),
+        ([], "portrait/portrait.json", "holds a person; give the demo a folder of its own"),
+    ],
+)
+def test_a_demo_that_cannot_be_runs_no_stage(programs, tmp_path, capsys, words, holds, told):
+    out = tmp_path / "out"
+    if holds:
+        (out / holds).parent.mkdir(parents=True)
+        (out / holds).touch()
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["demo", "--weights", "tiny", "--out", str(out), *words]) == 2
+    assert told in capsys.readouterr().err and programs.ran == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize(("views", "fit", "told"), [
     (("cpu", "cpu"), "cpu", "without a GPU"),
     (("gpu", "NVIDIA H200"), "cuda:0", "views on NVIDIA H200, avatar on cuda:0"),

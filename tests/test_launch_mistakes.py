@@ -121,6 +121,13 @@ def test_numbers_of_the_watcher():
 
 def test_an_image_has_a_name():
     assert "the image's name is empty" in refused("image.sh", "cpu", "")
+    assert "name the image" in refused("image.sh", "cpu")
+    assert "no Dockerfile is called 'tpuu': tpu, cuda, cpu" in refused("image.sh", "tpuu", "image")
+    assert "'--psh' behind the image" in refused("image.sh", "cpu", "image", "--psh")
+
+
+def test_a_command_of_the_watcher_that_is_none():
+    assert "no such command 'trian'; '" in refused("tpu_vm.sh", "trian", *ARGUMENTS, **TPU)
 
 
 def test_nothing_is_stopped_where_nothing_was_installed(tmp_path):

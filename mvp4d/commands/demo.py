@@ -54,19 +54,26 @@ def run(args: argparse.Namespace) -> str:
     """Runs the stages, writes the report, says where it is."""
     from mvp4d.core.errors import UserError
     from mvp4d.core.host import cpu_count
+    from mvp4d.core.outputs import check_nothing_else
     from mvp4d_jax.demo import plan_stages, run_stages
     from mvp4d_jax.evaluation.demo_report import write_demo_report
     from mvp4d_jax.release import read_facts, resolve_weights
+    from mvp4d_jax.studio.produce import Order
+    from mvp4d_jax.studio.traits import split_of
     from mvp4d_jax.tracking.portrait import check_photos
 
+    # All that can be known to be wrong, before the first stage spends time.
     photos = [Path(path) for path in args.photo or ([args.video] if args.video else [])]
     masks = [Path(path) for path in args.masks or []]
     if masks and not photos:
         raise UserError("`masks`", "is for photos", "give `photo`, too")
-    if photos:  # before the first stage spends time
+    if photos:
         check_photos(photos, masks or None)
     facts = read_facts(resolve_weights(args.weights))
+    Order(frames=args.frames, size=facts.image_size).check()
+    split_of(args.identity)
     out = Path(args.out)
+    check_nothing_else(out, "demo")
     out.mkdir(parents=True, exist_ok=True)
     minutes = "4 to 6" if facts.image_size <= 128 else "10"  # docs/benchmarks.md; more with more photos
     print(f"about {minutes} minutes on two idle cores ({cpu_count()} here); all goes to {out}", flush=True)

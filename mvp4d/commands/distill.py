@@ -7,6 +7,7 @@ high (one GPU, hours). The avatar folder holds report.json with the scores of he
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 PRESETS = ("cpu", "low", "default", "high")
@@ -56,4 +57,5 @@ def run(args: argparse.Namespace) -> str:
         f"  {group:<22} PSNR {score['psnr']:6.2f} dB   SSIM {score['ssim']:.4f}   ({score['pictures']} pictures)"
         for group, score in report["scores"].items()
     ]
-    return "\n".join([*lines, f"avatar: {args.out} ({report['gaussians']} Gaussians, {report['seconds']:.0f} s)"])
+    made = f"avatar: {args.out} ({report['gaussians']} Gaussians, {report['seconds']:.0f} s)"
+    return "\n".join([*lines, f"{made}; next: mvp4d view {shlex.quote(str(args.out))}"])

@@ -138,7 +138,8 @@ def _capture(args: argparse.Namespace) -> str:
     capture = Capture.open(args.path)
     if args.format not in CAPTURES:
         what = "is missing" if args.format is None else f"'{args.format}' is no format of captures"
-        raise UserError("`format`", what, f"use one of {', '.join(CAPTURES)}")
+        fix = f"{args.path} is a capture: use one of {', '.join(CAPTURES)}, or give the avatar that was distilled of it"
+        raise UserError("`format`", what, fix)
     _refuse_avatars_flags(args, "a capture is written as it is", "leave it out")
     module, function = CAPTURES[args.format]
     note = getattr(importlib.import_module(module), function)(capture, args.out, overwrite=args.overwrite)

@@ -8,8 +8,8 @@ An orbit or arc of N cameras is walked through, one camera per frame, while the 
 one of them films the whole motion. turn, sway and file: paths move with the motion. Expressions are matched by name.
 
 With --audio the sound starts with the motion's first frame (with --frames A:B, at frame A) and ends with the video;
---fps then keeps the motion's speed. With --audio or --motion the camera stands still in front unless --cameras says
-otherwise.
+--fps then keeps the motion's speed. With --motion, --audio or --frames the camera stands still in front unless
+--cameras says otherwise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cameras",
         metavar="SPEC",
-        help="orbit:, arc:, turn:, sway: or file: (default: orbit:360x48; with --motion or --audio turn:0)",
+        help="orbit:, arc:, turn:, sway: or file: (default: orbit:360x48; with --motion, --audio or --frames turn:0)",
     )
     parser.add_argument("--audio", type=Path, help="sound file to lay under the video")
     parser.add_argument("--out", type=Path, required=True, help="NAME.mp4, or a folder for PNG frames")
@@ -37,7 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", metavar="N|A:B", help="only the first N frames of the motion, or A to B - 1")
     parser.add_argument("--fps", type=float, help="frames per second (default: the motion's)")
     parser.add_argument("--alpha", action="store_true", help="PNG frames with straight alpha")
-    parser.add_argument("--background", default="#ffffff", help="colour behind the avatar, as #rrggbb")
+    parser.add_argument(
+        "--background", metavar="RRGGBB", default="ffffff", help="colour behind the avatar (default ffffff, white)"
+    )
     parser.add_argument("--each-view", action="store_true", help="one video per still camera")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument("--overwrite", action="store_true", help="replace a video or frames that this program rendered")
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> str:
         from mvp4d.core.heads.resample import resample
 
         motion = resample(motion, args.fps)
-    cameras = args.cameras or default_cameras(bool(args.motion or args.audio))
+    cameras = args.cameras or default_cameras(bool(args.motion or args.audio or args.frames))
     rendering = avatar.render(motion, cameras=cameras, size=size, fps=args.fps, background=background)
     parts = {args.out: rendering}
     if args.each_view:
@@ -76,7 +78,8 @@ def run(args: argparse.Namespace) -> str:
         part.save(path, alpha=args.alpha, overwrite=args.overwrite, audio=args.audio, audio_start=audio_start)
     height, width = rendering.size
     frames = counted(sum(len(part) for part in parts.values()), "frame")
-    return f"rendered {frames} of {width} x {height}: {args.out}"
+    first, *others = parts
+    return f"rendered {frames} of {width} x {height}: {first}" + (f" to {others[-1]}" if others else "")
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -91,9 +94,9 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def parse_colour(text: str) -> tuple[float, float, float]:
-    """#rrggbb to [0, 1]."""
-    if not re.fullmatch(r"#?[0-9a-fA-F]{6}", text):
-        raise UserError("`background`", f"'{text}' is no colour", "use for example #ffffff")
+    """rrggbb or #rrggbb to [0, 1]."""
+    if not re.fullmatch(r"#?[0-9a-fA-F]{6}", text):  # without #, which begins a comment in a shell
+        raise UserError("`background`", f"'{text}' is no colour", "use for example ffffff")
     digits = text.removeprefix("#")
     red, green, blue = (int(digits[k : k + 2], 16) / 255 for k in (0, 2, 4))
     return red, green, blue

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 from pathlib import Path
 
 from mvp4d.commands.hosts import add_host_flags, among_hosts, join_hosts
@@ -181,7 +182,7 @@ def _sample(args: argparse.Namespace, out: Path) -> str:
         return f"process 0 wrote {out}"
     return (
         f"{counted(capture.view_count, 'view')} x {counted(capture.frame_count, 'frame')}: {out}; look at {out}.mp4; "
-        f"next: mvp4d distill {out} --out AVATAR"
+        f"next: mvp4d distill {shlex.quote(str(out))} --out AVATAR"
     )
 
 

@@ -12,6 +12,7 @@ Timed phones are a CSV with the columns phone, start, end, or JSON with these ke
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from mvp4d.core.words import counted
@@ -41,4 +42,8 @@ def run(args: argparse.Namespace) -> str:
         out=args.out,
         overwrite=args.overwrite,
     )
-    return f"{args.out}: {counted(motion.frame_count, 'frame')} at {motion.fps:g} a second"
+    out, sound = shlex.quote(str(args.out)), shlex.quote(str(args.sound))
+    return (
+        f"{args.out}: {counted(motion.frame_count, 'frame')} at {motion.fps:g} a second; "
+        f"next: mvp4d render AVATAR --motion {out} --audio {sound} --out NAME.mp4"
+    )

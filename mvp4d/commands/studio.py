@@ -20,8 +20,9 @@ from mvp4d.core.words import counted
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="the capture to make, or with --identities the folder of captures")
-    parser.add_argument("--identity", type=int, default=0, help="which person (default 0)")
-    parser.add_argument("--identities", metavar="A:B", help="render identities A to B - 1, one capture each")
+    people = parser.add_mutually_exclusive_group()
+    people.add_argument("--identity", type=int, default=0, help="which person (default 0)")
+    people.add_argument("--identities", metavar="A:B", help="render identities A to B - 1, one capture each")
     cameras = parser.add_mutually_exclusive_group()
     cameras.add_argument("--cameras", metavar="SPEC", help="orbit:360x8, arc:120x6@15, turn:360, file:P, random:8")
     cameras.add_argument("--views", type=int, help="that many cameras evenly around the head (default 8)")
@@ -48,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --motion-only: the performance begins and ends at rest, and loops",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace the capture, motion or sheets that are there")
     parser.add_argument("--sheet", metavar="FOLDER", help="write contact sheets of many people there, and nothing else")
 
 
@@ -82,6 +83,12 @@ def run(args: argparse.Namespace) -> str:
         raise UserError("--views", f"{args.views}", "1 to 1000")
     if args.motion_only and identities is not None:
         raise UserError("--motion-only", "writes the motion of one person", "give --identity instead of --identities")
+    if args.overwrite and identities is not None:
+        raise UserError(
+            "`overwrite`",
+            "is for one capture: a set keeps those that are there",
+            "leave it out, or choose another --out",
+        )
     from mvp4d_jax.studio.produce import Order, make_capture, make_set, write_motion
 
     cameras = args.cameras or f"orbit:360x{args.views or 8}"

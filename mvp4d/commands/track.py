@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -97,8 +98,8 @@ def run(args: argparse.Namespace) -> str:
     if args.fps is not None or any(source.is_dir() for source in args.sources):
         raise UserError(
             "--cameras",
-            "is missing: a folder is a rig's",
-            "give its calibration; --share 0/1 for a folder of clips; or photos or a video of one camera",
+            "is missing: a folder is a rig's and needs its calibration",
+            "give it, or --share 0/1 where the folder holds clips, or in its place photos of one person (FOLDER/*)",
         )
     if args.live:
         return _live(args)
@@ -147,9 +148,11 @@ def _person(args: argparse.Namespace) -> str:
         write_png(temporary, draw_portrait(portrait))
         save_person(args.out, portrait, overwrite=args.overwrite)
     count = len(portrait.photos)
+    weights = "tiny_128_turbo" if args.head == "builtin" else "WEIGHTS"
     return (
-        f"{args.out}: head '{portrait.head.name}', {count} photo{'s' if count > 1 else ''}, reference "
-        f"{portrait.sources[portrait.reference]}; look at {overlay}; next: mvp4d sample --reference {args.out}"
+        f"{args.out}: head '{portrait.head.name}', {counted(count, 'photo')}, reference "
+        f"{portrait.sources[portrait.reference]}; look at {overlay}; next: mvp4d sample --weights {weights} "
+        f"--reference {shlex.quote(str(args.out))} --motion MOTION --cameras orbit:360x8 --out CAPTURE"
     )
 
 
@@ -228,7 +231,7 @@ def _live(args: argparse.Namespace) -> str:
         motion = record(progress(poses, total=total, what="following", unit="frame"), source)
     write_motion_out(args.out, motion, head)
     count = f"{counted(motion.frame_count, 'frame')} at {motion.fps:g} a second"
-    return f"{args.out}: {count}; next: mvp4d view AVATAR --motion {args.out}"
+    return f"{args.out}: {count}; next: mvp4d view AVATAR --motion {shlex.quote(str(args.out))}"
 
 
 def _fit(args: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""Check a capture, fit, camera path, shards, weights or avatar, and say in one line what it is.
+"""Check a capture, person, fit, motion, camera path, shards, weights or avatar, and say in one line what it is.
 
   mvp4d validate PATH
 

@@ -53,8 +53,9 @@ def checked(function: F) -> F:
             entry = signature.parameters[name]
             if entry.kind is entry.VAR_KEYWORD or entry.annotation is entry.empty:
                 continue
-            for item in value if entry.kind is entry.VAR_POSITIONAL else (value,):
-                _check(name, item, entry.annotation)
+            many = entry.kind is entry.VAR_POSITIONAL
+            for item in value if many else (value,):
+                _check(name, item, entry.annotation, many)
         return function(*args, **kwargs)
 
     return cast("F", call)
@@ -103,17 +104,21 @@ def _misfit(
     try:
         given = signature.bind_partial(*args, **kwargs).arguments
     except TypeError:  # too many in a row, or one of them twice
-        return UserError(f"{function}()", str(error), f"it takes {', '.join(named)}")
+        row = [name for name in named if entries[name].kind is not entries[name].KEYWORD_ONLY]
+        others = [name for name in named if name not in row]
+        by_name = f"; by name {', '.join(others)}" if others else ""
+        return UserError(f"{function}()", str(error), f"in a row it takes {', '.join(row)}{by_name}")
     missing = [name for name in named if entries[name].default is inspect.Parameter.empty and name not in given]
     if not missing:  # a method, called on its class
         return UserError(f"{function}()", str(error))
     return UserError(f"`{missing[0]}`", f"is missing: {function}() cannot do without")
 
 
-def _check(name: str, value: object, wanted: str) -> None:
+def _check(name: str, value: object, wanted: str, one_of_many: bool = False) -> None:
     if not fits(value, wanted):
         shown = " ".join(repr(value).split())
-        raise UserError(f"`{name}`", f"{shown[:60]} ({type(value).__name__}) is not of type {wanted}")
+        fix = f"give them one by one: *{name}" if one_of_many and isinstance(value, list | tuple) else ""
+        raise UserError(f"`{name}`", f"{shown[:60]} ({type(value).__name__}) is not of type {wanted}", fix)
     if name == "seed" and isinstance(value, numbers.Integral) and not 0 <= int(value) < 2**32:
         raise UserError("`seed`", f"is {value}", "it is a whole number from 0 to 4,294,967,295")
     if isinstance(value, numbers.Real) and not math.isfinite(value):

@@ -15,6 +15,7 @@ from mvp4d.core.capture.fit import check_same_head, pad_expression, read_fit_mot
 from mvp4d.core.capture.motion_file import NamedMotion, read_motion, write_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import find_inside, read_npz
+from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.heads.retarget import retarget
@@ -28,8 +29,8 @@ _KINDS = "give a motion.npz, a fit.npz, a capture or avatar folder, or a Live Li
 
 
 @checked
-def load_motion(path: Pathlike, head: HeadModel) -> tuple[Motion, str]:
-    """Reads a driving motion for `head`.
+def load_motion(path: Pathlike, head: str | HeadModel) -> tuple[Motion, str]:
+    """Reads a driving motion for `head`: a HeadModel, or "builtin", "ict:PATH" or "flame:PATH".
 
     Args:
       path: a `motion.npz`, a `fit.npz`, a capture or avatar folder, or a Live Link Face CSV.
@@ -44,6 +45,8 @@ def load_motion(path: Pathlike, head: HeadModel) -> tuple[Motion, str]:
     path = Path(path)
     if not path.exists():
         raise UserError(path, "no such motion", _KINDS)
+    if isinstance(head, str):
+        head = load_head(head)
     if path.suffix.lower() == ".csv":
         motion, names = read_live_link(path)
         return retarget(motion, "arkit", names, head)

@@ -98,20 +98,30 @@ def check_workdir(path: str | os.PathLike) -> None:
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise UserError(path, "is a file", "a workdir is a folder: choose another name")
-    names = {
-        "capture.json": "a capture",
-        "avatar.json": "an avatar",
-        "mvp4d.json": "a release",
-        "manifest.json": "shards",
-    }
-    found = next((kind for name, kind in names.items() if (folder / name).is_file()), None)
-    if found is not None:
-        raise UserError(path, f"holds {found}", "give the run a folder of its own")
+    check_nothing_else(path, "run")
     if not folder.is_dir() or (folder / "config.json").is_file() or (folder / "checkpoints").is_dir():
         return
     foreign = next((entry.name for entry in sorted(folder.iterdir()) if not _may_lie_in_workdir(entry)), None)
     if foreign is not None:
         raise UserError(path, f"holds '{foreign}', and no run was there", "give the run a folder of its own")
+
+
+def check_nothing_else(path: str | os.PathLike, what: str) -> None:
+    """Refuses a folder for a run or a demo, which are many files, that this program made for something else.
+
+    Raises:
+      UserError: says what it holds.
+    """
+    names = {
+        "capture.json": "a capture",
+        "avatar.json": "an avatar",
+        "mvp4d.json": "a release",
+        "manifest.json": "shards",
+        "portrait/portrait.json": "a person",
+    }
+    found = next((kind for name, kind in names.items() if (Path(path) / name).is_file()), None)
+    if found is not None:
+        raise UserError(path, f"holds {found}", f"give the {what} a folder of its own")
 
 
 def _may_lie_in_workdir(path: Path) -> bool:

@@ -55,6 +55,11 @@ class Topology:
         kind, _, sizes = text.partition(":")
         kind = {"v7x": "tpu7x", "v5lite": "v5e"}.get(kind, kind)
         known = {**TPUS, **GPUS}
+        google, dash, _ = kind.partition("-")
+        if dash and ({"v5litepod": "v5e"}.get(google, google)) in TPUS:
+            raise UserError(
+                f"--topology {text}", "is Google's name of a size", "give kind and shape, v5p:4x4x4 for v5p-128"
+            )
         if kind not in known:
             raise UserError(
                 f"--topology {text}",

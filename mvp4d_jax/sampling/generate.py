@@ -28,7 +28,7 @@ from mvp4d.core.lock import hold
 from mvp4d.core.outputs import check_file, check_folder, drop_work_folder, mark_finishing, was_finishing, work_folder
 from mvp4d.core.owner import sweep
 from mvp4d.core.places import beside
-from mvp4d.core.progress import progress
+from mvp4d.core.progress import progress, say
 from mvp4d.core.room import require_space
 from mvp4d_jax.processes import begin_together, from_first, is_first
 from mvp4d_jax.release import Release
@@ -245,6 +245,7 @@ class _Run:
         """Opens the work folder; one that belongs to other inputs is emptied."""
         note = self.work / "run.json"
         if note.is_file() and fingerprint.encode() not in note.read_bytes():
+            say("note: the run that was stopped here had other settings or inputs: this one begins anew")
             drop_work_folder(self.work, WORK)
         work_folder(self.work, WORK)
         sweep(self.work)

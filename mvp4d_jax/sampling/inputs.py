@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +65,18 @@ def open_portrait(
         return reference
     if not isinstance(reference, Capture) and is_person(reference):
         return open_person(reference)
+    if not isinstance(reference, Capture) and (inside := _person_inside(Path(reference))) is not None:
+        raise UserError(reference, "is neither a person's folder nor a capture", f"there is a person at {inside}")
     if isinstance(reference, Capture) or Path(reference).is_dir():
         return portrait_of_capture(reference if isinstance(reference, Capture) else Capture.open(reference))
     return _portrait_of_photo(Path(reference), fit, head, mask, matte)
+
+
+def _person_inside(path: Path) -> Path | None:
+    """The first person's folder in a folder that is no capture itself (a demo's holds person and generated views)."""
+    if not path.is_dir() or (path / "capture.json").exists():
+        return None
+    return next((child for child in sorted(path.iterdir()) if is_person(child)), None)
 
 
 def portrait_of_capture(capture: Capture) -> Portrait:
@@ -103,7 +113,9 @@ def _portrait_of_photo(
     if fit is None:
         name = head.name if isinstance(head, HeadModel) else head
         raise UserError(
-            "`fit`", "a photo needs the fit of its head", f"make one: mvp4d track {path} --head {name} --out fit.npz"
+            "`fit`",
+            "a photo needs the fit of its head",
+            f"give it, or a person as `reference`: mvp4d track {shlex.quote(str(path))} --head {name} --out PERSON",
         )
     where = "`fit`" if isinstance(fit, Fit) else fit
     fit = fit if isinstance(fit, Fit) else Fit.load(fit)

@@ -16,6 +16,7 @@ import json
 import numpy as np
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.words import counted
 from mvp4d_jax.latent_frames import fill, frame_count, latent_count
 
 ROUTINGS = ("random", "circular")
@@ -227,11 +228,13 @@ def describe(
     grouping = (
         "jointly"
         if plan.joint
-        else (f"in {plan.groups} groups of {plan.group_size}, {plan.anchors} anchors, {plan.routing} routing")
+        else (
+            f"in {plan.groups} groups of {plan.group_size}, {counted(plan.anchors, 'anchor')}, {plan.routing} routing"
+        )
     )
     lines = [
         f"views     {plan.views} {grouping}" + (f", beside {plan.clean_views} clean views" if plan.clean_views else ""),
-        f"frames    {plan.frames} in {len(plan.windows)} window(s): {windows}",
+        f"frames    {plan.frames} in {counted(len(plan.windows), 'window')}: {windows}",
         f"tokens    {plan.tokens(patch):,} in the longest sequence",
         f"work      {plan.forwards():,} forward passes, {total / 1e12:,.2f} TFLOP in {dtype}",
     ]

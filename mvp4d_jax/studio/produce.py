@@ -54,13 +54,13 @@ class Order:
     def check(self) -> None:
         """Raises a UserError for what can be known to be wrong before anything is rendered."""
         if not 1 <= self.frames <= 100_000:
-            raise UserError("`frames`", f"{self.frames}", "1 to 100000")
+            raise UserError("`frames`", f"is {self.frames}", "use 1 to 100,000")
         if not 8 <= self.size <= 2048:
-            raise UserError("`size`", f"{self.size} pixels", "8 to 2048")
+            raise UserError("`size`", f"is {self.size} pixels", "use 8 to 2048")
         if self.fps is not None and not 1 <= self.fps <= 240:
-            raise UserError("`fps`", f"{self.fps:g}", "1 to 240")
+            raise UserError("`fps`", f"is {self.fps:g}", "use 1 to 240")
         if not 0 <= self.own_motion <= 2:
-            raise UserError("`own_motion`", f"{self.own_motion:g}", "0 (as the rig moves) to 2; 1 is a person's")
+            raise UserError("`own_motion`", f"is {self.own_motion:g}", "use 0 (as the rig moves) to 2; 1 is a person's")
         if self.motion not in KINDS and not Path(self.motion).is_file():
             raise UserError(
                 "`motion`",
@@ -267,6 +267,10 @@ def _check_order(path: Path, order: Order) -> None:
     }
     for name, (now, before) in ordered.items():
         if now != before:
+            if name == "size" and isinstance(before, list) and len(set(before)) == 1:
+                now, before = order.size, before[0]
             raise UserError(
-                path.parent, f"was filmed with `{name}` {before}, now {now} is given", "choose another `out`"
+                path.parent,
+                f"was filmed with `{name}` {before}, now {now} is given",
+                f"give {before}, or choose another `out`",
             )

@@ -116,7 +116,7 @@ def split_of(identity: int) -> str:
       UserError: a negative number.
     """
     if identity < 0:
-        raise UserError("identity", f"{identity} is negative", "identities count from 0")
+        raise UserError("`identity`", f"{identity} is negative", "identities count from 0")
     return "train" if identity < TRAIN_END else "validation" if identity < VALIDATION_END else "test"
 
 

@@ -60,7 +60,7 @@ def choose_frames(
         inside = ((points >= 0) & (points <= [width, height])).all((1, 2))
     good = seen.found & inside & (error < 1.5 * np.nanmedian(error))
     if not good.any():
-        raise UserError("`paths`", "the clip has no frame whose face lies whole in the picture", "give another clip")
+        raise UserError("`photos`", "the clip has no frame whose face lies whole in the picture", "give another clip")
     sharp = np.array([sharpness(frame, points[index]) if good[index] else 0.0 for index, frame in enumerate(frames)])
     sharp = np.minimum(sharp / np.quantile(sharp[good], 0.9), 1.0)
     place = np.concatenate([np.asarray(motion.rotation, float) / TURN, np.asarray(motion.expression, float) / MIMIC], 1)

@@ -239,7 +239,7 @@ def _check_inputs(
     most: int,
 ) -> None:
     if not sources:
-        raise UserError("`paths`", "no photo", "give at least one")
+        raise UserError("`photos`", "no photo", "give at least one")
     if matte not in ("auto", "none"):
         raise UserError("`matte`", f"'{matte}' is none of auto, none")
     video = next((source for source in sources if source.video), None)

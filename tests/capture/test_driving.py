@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
+from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
 from mvp4d.core.heads.retarget import canonical_name, retarget
@@ -174,3 +175,12 @@ def test_nameless_expressions_of_another_count_are_refused(tmp_path):
     np.savez(tmp_path / "motion.npz", **{name: getattr(motion, name) for name in ARRAYS}, fps=25.0)
     with pytest.raises(UserError, match="50 expressions without names"):
         load_motion(tmp_path / "motion.npz", HEAD)
+
+
+def test_a_head_may_be_given_by_its_spec(recording):
+    found, notice = load_motion(recording, "builtin")
+    expected, _ = load_motion(recording, load_head("builtin"))
+    np.testing.assert_array_equal(found.expression, expected.expression)
+    assert found.expression.any() and not notice
+    with pytest.raises(UserError, match="`head`: 'buildin' is not a head model"):
+        load_motion(recording, "buildin")

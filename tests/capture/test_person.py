@@ -1,13 +1,16 @@
 """A person's folder: written, read, checked, and refused where it is damaged."""
 
+import argparse
 import dataclasses
 import json
+import shlex
 
 import numpy as np
 import pytest
 from small_world import ball, motion
 
 from mvp4d.cli import main
+from mvp4d.commands import sample
 from mvp4d.core.cameras.camera import FIELDS, Camera, look_at, stack
 from mvp4d.core.capture.portrait import Portrait, is_person, open_person, save_person
 from mvp4d.core.errors import UserError
@@ -27,6 +30,7 @@ def person(tmp_path):
 def test_it_comes_back_as_it_was(person):
     path, portrait = person
     found = open_person(path)
+    assert repr(found) == "Portrait(2 photos, reference b.jpg, on head 'ball')"
     assert is_person(path) and found.reference == 1 and found.sources == portrait.sources
     for ours, theirs in zip(found.photos, portrait.photos):
         np.testing.assert_array_equal(ours, theirs)
@@ -56,6 +60,16 @@ def test_landmarks_may_be_of_half_precision(person):
 def test_validate_says_what_it_is(person, capsys):
     assert main(["validate", str(person[0])]) == 0
     assert "portrait of 2 photos (40 x 43, 64 x 67)" in capsys.readouterr().out
+
+
+def test_the_next_command_is_one_that_a_shell_and_the_verb_take(person, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mvp4d.track", lambda *photos, **options: person[1], raising=False)
+    out = tmp_path / "Ich, am See"
+    assert main(["track", "a.jpg", "--out", str(out)]) == 0
+    words = shlex.split(capsys.readouterr().out.partition("next: mvp4d ")[2])
+    parser = argparse.ArgumentParser()
+    sample.configure(parser)
+    assert words[0] == "sample" and parser.parse_args(words[1:]).reference == str(out)
 
 
 def test_only_a_person_is_replaced(person):

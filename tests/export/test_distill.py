@@ -68,7 +68,7 @@ def test_start_covers_what_the_rig_does_not(egg):
     assert float((splats.means[:, 1] > 0.112).sum()) > 10
 
 
-def test_resumed_fit_equals_an_uninterrupted_one(egg, tmp_path):
+def test_resumed_fit_equals_an_uninterrupted_one(egg, tmp_path, capsys):
     schedule = densify.DensifyConfig(rounds=2, start=0.2, stop=0.8)
     config = small_config(steps=12, moments=2, views=1, densify=schedule)
     whole = Distiller(load(egg), config)
@@ -80,13 +80,14 @@ def test_resumed_fit_equals_an_uninterrupted_one(egg, tmp_path):
     save_checkpoint(first, tmp_path)
     second = Distiller(load(egg), config)
     assert load_checkpoint(second, tmp_path)
-    assert second.step_done == 7
+    assert second.step_done == 7 and "going on from step 7\n" in capsys.readouterr().err
     for _ in range(5):
         second.train_step()
     for name, value in whole.parameters().items():
         torch.testing.assert_close(second.parameters()[name], value, rtol=0, atol=0)
     other = Distiller(load(egg), config, seed=1)
     assert not load_checkpoint(other, tmp_path)
+    assert "had other settings or pictures: this one begins anew" in capsys.readouterr().err
     tensors, path = load_file(tmp_path / "checkpoint.safetensors"), tmp_path / "damaged" / "checkpoint.safetensors"
     path.parent.mkdir()
     facts = {"fingerprint": fingerprint(first), "step": "7", "best": "0.0", "finished": "0", "average": "None"}

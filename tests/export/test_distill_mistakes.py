@@ -165,3 +165,15 @@ def test_an_avatar_whose_file_is_cut_short_while_it_is_used(fitted, tmp_path):
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "avatar"], capture_output=True, text=True)
     whole = sum(float(value.double().sum()) for value in Avatar.load(fitted[0]).buffers())
     assert done.returncode == 0 and float(done.stdout) == whole, done.stderr
+
+
+def test_an_avatar_that_may_not_be_read_is_not_called_damaged(fitted, monkeypatch, capsys):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("mvp4d_export.avatar_check.read_tensors", refused)
+    from mvp4d.cli import main
+
+    assert main(["validate", str(fitted[0])]) == 2
+    told = f"{fitted[0] / 'avatar.safetensors'}: permission denied; check who may read and write there"
+    assert capsys.readouterr().err == f"mvp4d validate: {told}\n"

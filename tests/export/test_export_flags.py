@@ -47,3 +47,12 @@ def test_flags_that_a_format_would_not_heed_are_refused(fitted, egg, tmp_path, c
         line = capsys.readouterr().err
         assert line.startswith(f"mvp4d export: {flag}: ") and line.count("\n") == 1
         assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "what"), [([], "is missing"), (["--format", "html"], "'html' is no format of captures")]
+)
+def test_a_capture_in_an_avatars_place_is_called_one(egg, tmp_path, capsys, more, what):
+    assert main(["export", str(egg), "--out", str(tmp_path / "me.html"), *more]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"mvp4d export: --format: {what}; {egg} is a capture: ") and "avatar" in line

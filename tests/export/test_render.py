@@ -99,6 +99,7 @@ def test_a_program_films_as_the_command_line_does(fitted, egg, tmp_path):
     np.testing.assert_array_equal(avatar.render(egg, frames=(2, 50), size=24).frames(), front[2:])
     np.testing.assert_array_equal(avatar.render(egg, frames=3, size=24).frames(), front[:3])
     assert len(avatar.render(size=24)) == 48
+    assert len(avatar.render(frames=3, size=24)) == 3
     words = ["render", str(fitted[0]), "--motion", str(egg), "--size", "24", "--frames", "2:", "--device", "cpu"]
     assert main([*words, "--out", str(tmp_path / "a"), "--background", "#ffffff"]) == 0
     written = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((tmp_path / "a").glob("*.png"))]
@@ -128,6 +129,21 @@ def test_an_avatar_and_a_rendering_print_as_one_line(fitted):
     assert repr(avatar) == told
     shot = avatar.render(cameras="orbit:360x5", size=(24, 32), fps=12.5)
     assert repr(shot) == f"Rendering(5 frames of 32 x 24, 12.5 a second, of {told})"
+
+
+@pytest.mark.parametrize(
+    ("more", "said", "written"),
+    [
+        (["--out", "a", "--frames", "2"], "2 frames of 24 x 24: a", ["a"]),
+        (["--out", "a.mp4", "--cameras", "orbit:90x3", "--frames", "2", "--each-view"],
+         "6 frames of 24 x 24: a_00.mp4 to a_02.mp4", ["a_00.mp4", "a_01.mp4", "a_02.mp4"]),
+    ],
+)  # fmt: skip
+def test_the_closing_line_names_what_was_written(fitted, tmp_path, monkeypatch, capsys, more, said, written):
+    monkeypatch.chdir(tmp_path)
+    assert main(["render", str(fitted[0]), "--size", "24", "--device", "cpu", *more]) == 0
+    assert capsys.readouterr().out == f"rendered {said}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == written
 
 
 def test_rendering_twice_gives_the_same_bytes(fitted, egg, tmp_path, capsys):
@@ -243,7 +259,7 @@ def test_no_window_of_a_motion(text):
         (["--out", "x.mp4", "--alpha"], "--alpha"),
         (["--out", "x.gif"], ".gif"),
         (["--out", "x.mp4", "--size", "2"], "--size"),
-        (["--out", "x.mp4", "--background", "red"], "--background"),
+        (["--out", "x.mp4", "--background", "red"], "--background: 'red' is no colour; use for example ffffff"),
         (["--out", "x.mp4", "--frames", "9:3"], "--frames"),
         (["--out", "x.mp4", "--motion", "none.npz"], "none.npz"),
     ],

@@ -127,7 +127,10 @@ def test_the_table_of_failures_holds_any_name(tmp_path):
             "capture: is a capture, not an avatar; an avatar is made by mvp4d distill",
         ),
         (["render", "empty", "--out", "x"], "empty: is not an avatar (avatar.json is missing)"),
-        (["export", "capture", "--out", "x.ply"], "--format: is missing; use one of gaussian-avatars"),
+        (
+            ["export", "capture", "--out", "x.ply"],
+            "--format: is missing; capture is a capture: use one of gaussian-avatars",
+        ),
         (["validate", "head.npz"], "head.npz: is no fit, motion or camera path; it holds faces, uv"),
         (["validate", "me.jpg"], "me.jpg: is a picture; mvp4d track fits a head to it"),
         (["validate", "clip.mp4"], "clip.mp4: is a video; mvp4d track fits a head to it"),
@@ -135,10 +138,25 @@ def test_the_table_of_failures_holds_any_name(tmp_path):
             ["validate", "capture/cameras.npz"],
             "capture/cameras.npz: holds the cameras of a capture or an avatar; give its folder, capture",
         ),
+        (["validate", "capture/capture.json"], "is a part of what its folder holds; give the folder, capture"),
+        (["validate", "avatar/avatar.json"], "is a part of what its folder holds; give the folder, avatar"),
         (["validate", "voice.wav"], "voice.wav: is no folder, npz or csv file"),
         (["validate", "empty"], "fit.npz"),
         (["validate", "demo"], "avatar; there is one at demo/me"),
         (["render", "demo", "--out", "x"], "demo: is not an avatar (avatar.json is missing); there is one at demo/me"),
+        (
+            ["sample", "--weights", "tiny", "--reference", "demo", "--motion", "x", "--cameras", "x", "--out", "x"],
+            "demo: is neither a person's folder nor a capture; there is a person at demo/z",
+        ),
+        (
+            ["sample", "--weights", "tiny", "--reference", "me.jpg", "--motion", "x", "--cameras", "x", "--out", "x"],
+            "give it, or a person as --reference: mvp4d track me.jpg --head builtin --out PERSON",
+        ),
+        (["track", "empty", "--out", "x"], "or in its place photos of one person (FOLDER/*)"),
+        (
+            ["import", ".", "--from=videos", "--fit=f.npz", "--head", "buildin", "--out", "x"],
+            "--head: 'buildin' is not a head model",
+        ),
         (["distill", "demo", "--out", "x"], "(capture.json is missing); there is one at demo/a"),
     ],
 )
@@ -148,7 +166,7 @@ def test_what_is_given_in_the_place_of_another(tmp_path, monkeypatch, capsys, wo
 
     monkeypatch.chdir(tmp_path)
     write_capture(tmp_path / "capture")
-    demo = ("demo/a/capture.json", "demo/b/capture.json", "demo/me/avatar.json")
+    demo = ("demo/a/capture.json", "demo/a/portrait/portrait.json", "demo/b/capture.json", "demo/me/avatar.json")
     for name in (
         "person/portrait/portrait.json",
         "avatar/avatar.json",
@@ -157,6 +175,7 @@ def test_what_is_given_in_the_place_of_another(tmp_path, monkeypatch, capsys, wo
         "clip.mp4",
         "voice.wav",
         *demo,
+        "demo/z/portrait/portrait.json",
     ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,9 @@ def test_gpu_topologies_are_host_devices():
     "text, said",
     [
         ("v9:2x2", "'v9' is not known"),
+        ("v5p-128", "is Google's name of a size; give kind and shape, v5p:4x4x4 for v5p-128"),
+        ("v5litepod-16", "is Google's name of a size"),
+        ("a100-41:8", "'a100-41' is not known"),
         ("v5p", "'' is no shape; for example v5p:4x4x4"),
         ("v5p:4x4", "has 2 dimensions; v5p has 3"),
         ("v6e:2x2x2", "has 3 dimensions; v6e has 2"),

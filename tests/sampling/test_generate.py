@@ -145,7 +145,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(release, scene, sampled, tmp_pat
     np.testing.assert_array_equal(_pixels(out), _pixels(sampled))
 
 
-def test_kept_windows_of_another_run_are_not_used(release, scene, sampled, tmp_path, monkeypatch):
+def test_kept_windows_of_another_run_are_not_used(release, scene, sampled, tmp_path, monkeypatch, capsys):
     out = tmp_path / "sampled"
 
     def stop(*arguments, **named):
@@ -154,7 +154,9 @@ def test_kept_windows_of_another_run_are_not_used(release, scene, sampled, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(generate.CaptureWriter, "__enter__", stop)
         assert main(_arguments(release, scene, out, "--seed", "5")) == 130
+    assert "begins anew" not in capsys.readouterr().err
     assert main(_arguments(release, scene, out)) == 0
+    assert "had other settings or inputs: this one begins anew" in capsys.readouterr().err
     np.testing.assert_array_equal(_pixels(out), _pixels(sampled))
 
 
@@ -167,7 +169,7 @@ def test_added_views_take_part_and_change_what_is_made(release, scene, sampled, 
 def test_plan_is_printed_and_nothing_is_done(release, scene, tmp_path, capsys):
     assert main(_arguments(release, scene, tmp_path / "out", "--plan")) == 0
     shown = capsys.readouterr().out
-    assert "2 window(s): 0-4, 4-8" in shown and "8 forward passes" in shown
+    assert "2 windows: 0-4, 4-8" in shown and "8 forward passes" in shown
     assert not (tmp_path / "out").exists()
 
 

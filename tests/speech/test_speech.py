@@ -246,7 +246,7 @@ def test_mistakes_end_in_one_line(tmp_path):
         (write_wav(tmp_path / "music.wav", chords), {}, "no English speech"),
         (sound, {"text": "12 monkeys"}, "digits"),
         (sound, {"text": "世界"}, "no English word"),
-        (sound, {"text": str(tmp_path / "none.txt")}, "not a readable text"),
+        (sound, {"text": str(tmp_path / "none.txt")}, "none.txt: no such file"),
         (sound, {"text": "a", "phones": []}, "give one of them"),
         (sound, {"fps": 0.0}, "frames per second"),
         (sound, {"phones": [Phone("AA", 3.0, 4.0)]}, "the sound lasts 1.5 s"),

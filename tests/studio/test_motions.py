@@ -110,6 +110,7 @@ def test_a_motion_alone_touches_no_device(tmp_path, monkeypatch):
         (["--sheet", "sheets", "--identity", "7"], "--identity: has no part in contact sheets"),
         (["--sheet", "sheets", "--out", "x"], "--out: has no part in contact sheets"),
         (["--out", "a.npz", "--motion-only", "--from-rest", "--frames", "2"], "--frames: 2, from rest to rest"),
+        (["--out", "set", "--identities", "0:2", "--overwrite"], "--overwrite: is for one capture"),
     ],
 )
 def test_flags_that_do_not_go_together_are_one_line(words, where, tmp_path, monkeypatch, capsys):

@@ -147,13 +147,16 @@ def test_a_recording_is_filmed_at_the_rate_that_is_asked_for(flags, fps, tmp_pat
 def test_set_goes_on_where_it_stopped(tmp_path):
     order = Order("random:2", frames=1, size=SIZE)
     assert make_set(tmp_path, range(6, 7), order) == 1
-    before = (tmp_path / "00006" / "capture.json").stat().st_mtime_ns
+    written = (tmp_path / "00006" / "capture.json").stat().st_mtime_ns
     assert make_set(tmp_path, range(6, 7), order) == 0
     for change in ({"size": 24}, {"frames": order.frames + 1}, {"seed": 9}, {"own_motion": 1.0}, {"fps": 30.0}):
-        with pytest.raises(UserError, match=f"was filmed with `{next(iter(change))}`"):
+        (name, now), *_ = change.items()
+        before = {"size": SIZE, "frames": 1, "seed": 0, "own_motion": 0.0, "fps": 25.0}[name]
+        line = f"was filmed with `{name}` {before}, now {now} is given; give {before}, or choose another `out`$"
+        with pytest.raises(UserError, match=line):
             make_set(tmp_path, range(6, 8), dataclasses.replace(order, **change))
     assert not (tmp_path / "00007").exists()
-    assert (tmp_path / "00006" / "capture.json").stat().st_mtime_ns == before
+    assert (tmp_path / "00006" / "capture.json").stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,9 @@ class Camera:
     cx: Array
     cy: Array
 
+    def __repr__(self) -> str:
+        return f"Camera({' x '.join(map(str, self.batch_shape)) or 'one'})"
+
     @property
     def batch_shape(self) -> tuple[int, ...]:
         return tuple(self.world_to_camera.shape[:-2])

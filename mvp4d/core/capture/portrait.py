@@ -58,6 +58,11 @@ class Portrait:
     sources: tuple[str, ...] = ()
     landmarks: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        names = [*self.sources, *map(str, range(len(self.sources), len(self.photos)))]
+        photos = f"{counted(len(names), 'photo')}, reference {names[self.reference]}"
+        return f"Portrait({photos}, on head '{self.head.name}')"
+
     def __post_init__(self):
         count = len(self.photos)
         if not 1 <= count <= MAX_PHOTOS:

@@ -34,7 +34,7 @@ def load_head(spec: str) -> HeadModel:
 
         path, _, additions = rest.partition("?")
         return load_flame(path, additions=tuple(item for item in additions.split(",") if item))
-    raise UserError("head", f"'{spec}' is not a head model", "use builtin, ict:PATH or flame:PATH")
+    raise UserError("`head`", f"'{spec}' is not a head model", "use builtin, ict:PATH or flame:PATH")
 
 
 __all__ = ["HeadModel", "load_head"]

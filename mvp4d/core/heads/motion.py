@@ -31,6 +31,10 @@ class Motion:
     eyes: Array
     fps: float = 25.0
 
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, np.shape(self.expression)))
+        return f"Motion(frames x expressions: {shape}, {self.fps} a second)"
+
     @property
     def frame_count(self) -> int:
         return self.expression.shape[0]

@@ -13,6 +13,7 @@ import numpy as np
 from mvp4d.core.arguments import checked
 from mvp4d.core.driving import check_motion_out, write_motion_out
 from mvp4d.core.errors import UserError
+from mvp4d.core.files import read_text
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.arkit import ARKIT_NAMES
 from mvp4d.core.heads.model import HeadModel
@@ -102,10 +103,7 @@ def _read_text(text: str) -> str:
     path = Path(text) if text.lower().endswith(".txt") else None
     if path is None:
         return text
-    try:
-        return path.read_text(encoding="utf-8")[: 1 << 20]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(path, f"not a readable text ({error})") from None
+    return read_text(path, limit=1 << 20)
 
 
 def _by_joints(source: Motion, motion: Motion) -> Motion:
