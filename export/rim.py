@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from mvp4d_export.avatar import Avatar
-from mvp4d_export.harmonics import SH_0
+from mvp4d_export.harmonics import SH_0, colour_of_sh
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import project_points
@@ -25,6 +25,7 @@ HAIR_RIM = (0.35, 0.8)  # cosines at which it faces the photo: colours are the m
 SKIN_RIM = (0.2, 0.5)  # the same of skin, which has a surface to ask
 EAR_RIM = (0.4, 0.7)  # the same of ears, whose folds a photo shows in part and from all angles: flecks from beside
 SKIN_DOTS = (0.2, 0.4)  # differences in colour from skin around, between which skin becomes a dot
+DARK = 0.3  # brightness around below which such differences shrink with it: light dots stand out in dark hair
 AROUND = 0.006  # metres: standard deviation of that mean
 NEIGHBOURS = 64  # Gaussians that it is of
 AT_ONCE = 8192  # such means: their harmonics take 100 MB, those of all Gaussians gigabytes
@@ -61,8 +62,8 @@ def even_rim(
       among: [G] bool, those that the mean is of and that may change. cosine: [G] how squarely photos see them.
       passage: cosines at which colours are the mean around, their own.
       counts: [G] what each weighs in the mean, beside its size and opacity.
-      dots: distances from that mean, of the channel that differs most, at which a colour stays and is a dot. All
-        that photos see from beside change where none are given.
+      dots: distances from that mean, of the channel that differs most, at which a colour stays and is a dot; less in
+        the dark. All that photos see from beside change where none are given.
     """
     chosen = among.nonzero()[:, 0]
     share = smoothstep(cosine[chosen], *passage)
@@ -86,5 +87,7 @@ def even_rim(
     own, share = own[beside], share[beside]
     mean = mean.view_as(own)
     if dots is not None:
-        share = 1 - (1 - share) * smoothstep(SH_0 * (own - mean)[:, 0].abs().amax(1), *dots)
+        differs = SH_0 * (own - mean)[:, 0].abs().amax(1)
+        around = colour_of_sh(mean[:, 0]).mean(1).clamp(1e-3, DARK)
+        share = 1 - (1 - share) * smoothstep(differs * DARK / around, *dots)
     avatar.harmonics[chosen[beside]] = torch.lerp(mean, own, share[:, None, None])

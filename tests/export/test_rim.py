@@ -78,17 +78,24 @@ def test_the_rim_takes_the_mean_around_it_and_the_rest_stays(scene):
     assert torch.equal(own.harmonics.detach()[3, 0], torch.full((3,), 5.0))
 
 
-def test_a_dot_on_skin_seen_from_beside_takes_the_colour_of_skin_seen_squarely(scene):
-    """Three Gaussians at one place: a dark one and a shade of skin from beside, skin that counts most."""
+@pytest.mark.parametrize(
+    "colours",
+    [
+        [[0.1, 0.1, 0.1], [0.7, 0.6, 0.5], [0.8, 0.7, 0.6]],
+        [[0.21, 0.21, 0.18], [0.04, 0.03, 0.03], [0.05, 0.04, 0.03]],  # less than a dot on skin differs, in dark hair
+    ],
+)
+def test_a_dot_seen_from_beside_takes_the_colour_of_what_is_seen_squarely(colours, scene):
+    """Three Gaussians at one place: another thing's and a shade of its own from beside, what counts most."""
     _, avatar = scene
     names = ("position", "rotation", "log_scale", "logit_opacity", "harmonics")
     own = Avatar(AvatarConfig(24, 0), avatar.head)
     own.set_gaussians(avatar.binding[[0] * 3], {name: getattr(avatar, name).detach()[[0] * 3] for name in names})
-    colours = torch.tensor([[0.1, 0.1, 0.1], [0.7, 0.6, 0.5], [0.8, 0.7, 0.6]])
+    colours = torch.tensor(colours)
     with torch.no_grad():
         own.harmonics[:, 0] = sh_of_colour(colours)
     cosine = torch.tensor([SKIN_RIM[0], SKIN_RIM[0], SKIN_RIM[1]])
     even_rim(own, torch.ones(3, dtype=torch.bool), cosine, SKIN_RIM, torch.tensor([0.1, 0.1, 0.8]), SKIN_DOTS)
-    skin = 0.1 * colours[0] + 0.1 * colours[1] + 0.8 * colours[2]
-    expected = torch.stack((skin, colours[1], colours[2]))
+    mean = 0.1 * colours[0] + 0.1 * colours[1] + 0.8 * colours[2]
+    expected = torch.stack((mean, colours[1], colours[2]))
     torch.testing.assert_close(colour_of_sh(own.harmonics.detach()[:, 0]), expected, atol=1e-5, rtol=0)
