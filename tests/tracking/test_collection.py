@@ -108,7 +108,7 @@ def test_processes_that_begin_together_are_one_collection(clips, tmp_path, monke
         (["--share", "0/1", "--mask", "m.png"], "--share: takes no --mask"),
         (["--share", "0/1", "--most", "3"], "--share: takes no --most"),
         (["--share", "0/1", "--landmarks", "x.npz"], "--landmarks: is no folder"),
-        ([], "--share 0/1 for a folder of clips"),
+        ([], "--share 0/1 where the folder holds clips"),
     ],
 )
 def test_refusals(clips, tmp_path, capsys, more, message):
