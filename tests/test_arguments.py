@@ -121,6 +121,7 @@ def test_a_flag_that_is_none_names_the_nearest(words, fix, capsys):
         (["render", "avatar", "--out", "a.mp4", "--frame", "3"], "--frame 3; did you mean --frames?"),
         (["render", "avatar", "--uot", "a.mp4"], "--uot; did you mean --out?"),
         (["train", "--confg", "tiny", "--config.steps=3"], "--confg; did you mean --config?"),
+        (["render", "--uot", "a.mp4", "--", "avatar"], "--uot; did you mean --out?"),
     ],
 )
 def test_a_flag_is_never_guessed(words, told, capsys):
@@ -129,6 +130,14 @@ def test_a_flag_is_never_guessed(words, told, capsys):
         main(words)
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"mvp4d {words[0]}: unrecognized arguments: {told}\n"
+
+
+@pytest.mark.parametrize("words", [["--", "avatar"], ["--", "--avatar"]])
+def test_what_ends_the_flags_is_none_of_them(words, capsys):
+    with pytest.raises(SystemExit):
+        main(["render", *words])
+    told = "the following arguments are required: --out; see 'mvp4d render --help'"
+    assert capsys.readouterr().err == f"mvp4d render: {told}\n"
 
 
 @pytest.mark.parametrize(
@@ -146,6 +155,23 @@ def test_home_is_spelt_out_where_shells_leave_it(words, tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     assert f"{tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "spelt"),
+    [
+        ("--config.data.shards=~/a,~/b", "--config.data.shards=/me/a,/me/b"),
+        ("--config.data.shards=a,~", "--config.data.shards=a,/me"),
+        ("--config.initial=a~/b,~c", "--config.initial=a~/b,~c"),
+        ("~/a,~/b", "/me/a,~/b"),
+        ("--out=~other/a", "--out=~other/a"),
+        ("--cameras=file:~/a", "--cameras=file:/me/a"),
+        ("~ he said", "~ he said"),
+    ],
+)
+def test_where_home_is_spelt_out(word, spelt, monkeypatch):
+    monkeypatch.setenv("HOME", "/me")
+    assert _at_home(word) == spelt
 
 
 def test_nothing_is_written_into_a_folder_named_after_home(tmp_path, monkeypatch):
