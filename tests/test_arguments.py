@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mvp4d
-from mvp4d.cli import VERBS, as_flags, main
+from mvp4d.cli import VERBS, _at_home, as_flags, main
 from mvp4d.core.arguments import checked
 
 

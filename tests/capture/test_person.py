@@ -41,6 +41,12 @@ def test_it_comes_back_as_it_was(person):
     np.testing.assert_array_equal(found.head.template, portrait.head.template)
 
 
+def test_what_is_shown_of_a_person_whose_photos_have_no_names(person):
+    for sources in ((), ("", "")):
+        nameless = dataclasses.replace(person[1], sources=sources)
+        assert repr(nameless) == "Portrait(2 photos, reference 1, on head 'ball')"
+
+
 def test_landmarks_may_be_missing(person, tmp_path):
     _, portrait = person
     for name, points in (("none", None), ("one", portrait.landmarks * [[[np.nan]], [[1]]])):
