@@ -55,7 +55,7 @@ class Frames:
 
     @classmethod
     def of_photo(cls, picture: Picture, pose: Pose, viewmat: Tensor) -> Frames:
-        """A photo, whose crop may be wider than it is."""
+        """A photo that has a pixel; its crop may be wider than it is."""
         rows, columns = (picture.known > 0).nonzero().T
         ends = int(columns.min()), int(columns.max()) + 1, int(rows.max()) + 1
         return cls(pose, viewmat[None], picture.K[None], *ends)
@@ -98,5 +98,5 @@ def finish_hem(avatar: Avatar, among: Tensor, pictures: Iterable[Frames]) -> Non
     mean = torch.zeros_like(avatar.harmonics[hem])  # [H, S, 3]: the same from all sides
     mean[:, 0] = (weights * avatar.harmonics[beside, 0][index]).sum(1) / weights.sum(1)
     avatar.harmonics[hem] = torch.lerp(mean, avatar.harmonics[hem], smoothstep(inside[hem], *EVEN)[:, None, None])
-    faded = opacity * torch.where(among, smoothstep(inside, *FADES), 1.0)
-    avatar.logit_opacity.copy_(torch.logit(faded.clamp(1e-5, 1 - 1e-5)))
+    faded = opacity[hem] * smoothstep(inside[hem], *FADES)
+    avatar.logit_opacity[hem] = torch.logit(faded.clamp(1e-5, 1 - 1e-5))

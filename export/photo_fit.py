@@ -232,8 +232,8 @@ class PhotoFit:
         finish_lips(avatar, self.fixed, self.pitch)
         finish_lids(avatar, lids_among(avatar, self.fixed), self.photos.pictures[index], *self.view(index))
         fade_specks(avatar, self.photos.pictures[index], *self.view(index))
-        photos = (Frames.of_photo(photo, *self.view(which)) for which, photo in enumerate(self.photos.pictures))
-        finish_hem(avatar, ~self.fixed, itertools.chain(Frames.of_capture(data), photos))
+        photos = [(photo, *self.view(which)) for which, photo in enumerate(self.photos.pictures) if photo.known.any()]
+        finish_hem(avatar, ~self.fixed, [*Frames.of_capture(data), *itertools.starmap(Frames.of_photo, photos)])
 
     def _even_rim(self) -> None:
         """Evens colours beside the rig, of dots on its skin and of ears, as far as photos see none of it squarely."""

@@ -101,6 +101,18 @@ def test_what_strays_before_the_background_of_views_goes(egg, sharp):
     assert len(fit.start) == len(fit.photos.fixed) == len(fit.photos.pitch) == fit.avatar.gaussian_count
 
 
+def test_a_photo_without_a_pixel_ends_nothing(egg, sharp):
+    """Cut out at its border, the reference says nothing: the fit ends as that of the other photo does."""
+    fit = photo_fit(egg, portrait_of(sharp, [0, 4]))
+    nothing, other = fit.photos.photos.pictures
+    nothing = dataclasses.replace(nothing, known=torch.zeros_like(nothing.known))
+    fit.photos.photos = dataclasses.replace(fit.photos.photos, pictures=(nothing, other))
+    fit.photos._pictures.clear()
+    fit.photos.look()
+    fit.finish()
+    assert all(torch.isfinite(getattr(fit.avatar, name)).all() for name in GAUSSIAN_TENSORS)
+
+
 def test_ears_are_as_even_as_photos_see_them_from_beside(egg, sharp, tmp_path):
     """In random colours, the side of an egg that is called ears takes means where photos tell nothing; what they see
     squarely keeps its own, and so does all of it where it is skin."""

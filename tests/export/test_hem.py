@@ -82,3 +82,13 @@ def test_what_is_not_among_them_and_what_has_nothing_beside_it_stays(avatar):
     finish_hem(avatar, INSIDE < 0.01, [seen(avatar)])
     for name, value in before.items():
         assert torch.equal(getattr(avatar, name), value)
+
+
+def test_what_lies_further_inside_keeps_its_opacity_to_the_bit(avatar):
+    """The head's own, more opaque than a float can say, and what is hidden behind it."""
+    with torch.no_grad():
+        avatar.logit_opacity[-2:] = torch.tensor([20.0, -20.0])
+    before = avatar.logit_opacity.detach().clone()
+    finish_hem(avatar, torch.ones(len(INSIDE), dtype=torch.bool), [seen(avatar)])
+    assert avatar.logit_opacity[0] < before[0] - 5
+    assert torch.equal(avatar.logit_opacity[4:], before[4:])
