@@ -85,7 +85,7 @@ def test_what_is_shown_of_trees_without_arrays(world):
         assert repr(hollow).startswith(type(noun).__name__)
     flat = dataclasses.replace(views, frames=views.frames[0])
     assert repr(flat) == f"Views(of shape {FRAMES} x {SIZE} x {SIZE} x 3)"
-    with pytest.raises(mvp4d.UserError, match="`capture`: .Views.of shape 9 x"):
+    with pytest.raises(mvp4d.UserError, match=r"`capture`: \[Views\(of shape 9 x"):
         mvp4d.evaluate(capture=[flat], against=world[1])
 
 

@@ -15,7 +15,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def sides(array: Any, *, less: int = 0) -> str:
-    """2 x 3, an array's shape but for its last `less` axes; nothing for what is no array, as jax leaves in its trees."""
+    """2 x 3, an array's shape but for its last `less` axes; nothing for what is none, as jax has in its trees."""
     shape = tuple(getattr(array, "shape", ()))
     return " x ".join(map(str, shape[: len(shape) - less]))
 
