@@ -40,6 +40,7 @@ from mvp4d_export.unseen_eyes import lay_eye, unseen_eyes
 from mvp4d_export.visibility import (
     FACING_FROM,
     FACING_TO,
+    OTHERS,
     claims,
     excess_variance,
     facing,
@@ -243,7 +244,9 @@ class PhotoFit:
         skin = surface & ~self.fixed & ~gaussians_of(self.avatar, (*NOT_SKIN, "lip"))
         even_rim(self.avatar, skin, torch.where(told, claimed, 1.0), SKIN_RIM, LEAST_CLAIM + claimed, SKIN_DOTS)
         ears = ~self.fixed & gaussians_of(self.avatar, ("ears",))
-        even_rim(self.avatar, ears, claimed, EAR_RIM, LEAST_CLAIM + claimed)
+        weight = torch.full_like(self.claims[:, :1], OTHERS)
+        weight[self.photos.reference] = 1
+        even_rim(self.avatar, ears, (self.claims / weight).amax(0), EAR_RIM, LEAST_CLAIM + claimed)
 
     @torch.no_grad()
     def squarely(self) -> Tensor:
