@@ -210,6 +210,9 @@ def test_photos_in_a_list_are_told_how_to_be_given():
         mvp4d.track(["a.png", "b.png"])
     line = "`photos`: ['a.png', 'b.png'] (list) is not of type Pathlike; give them one by one: *photos"
     assert str(caught.value) == line
+    with pytest.raises(mvp4d.UserError) as caught:
+        mvp4d.track(photos=["a.png", "b.png"])
+    assert str(caught.value) == "`photos`: does not go by name; give them one by one: *photos"
 
 
 @pytest.mark.parametrize(("verb", "told", "shown"), [
