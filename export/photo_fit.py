@@ -21,7 +21,7 @@ from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.despeckle import fade_specks
-from mvp4d_export.hem import Frames, finish_hem
+from mvp4d_export.hem import Edges, finish_hem
 from mvp4d_export.hidden import NOT_SKIN, OwnMouths
 from mvp4d_export.lids import finish_lids, lids_among
 from mvp4d_export.lips import finish_lips
@@ -234,7 +234,7 @@ class PhotoFit:
         finish_lids(avatar, lids_among(avatar, self.fixed), self.photos.pictures[index], *self.view(index))
         fade_specks(avatar, self.photos.pictures[index], *self.view(index))
         photos = [(photo, *self.view(which)) for which, photo in enumerate(self.photos.pictures) if photo.known.any()]
-        finish_hem(avatar, ~self.fixed, [*Frames.of_capture(data), *itertools.starmap(Frames.of_photo, photos)])
+        finish_hem(avatar, ~self.fixed, [*Edges.of_capture(data), *itertools.starmap(Edges.of_photo, photos)])
 
     def _even_rim(self) -> None:
         """Evens colours beside the rig, of dots on its skin and of ears, as far as photos see none of it squarely."""

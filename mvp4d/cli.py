@@ -53,7 +53,7 @@ VERBS: dict[str, tuple[str, str]] = {
 KEPT = frozenset({"demo", "studio", "track", "prepare", "sample", "evaluate", "view"})
 # A path below the user's home, behind a flag and a kind of file, or in a setting's list.
 _HOME = re.compile(r"((?:--[\w.-]+=)?(?:(?:file|flame|ict):)?)(~(?:/.*)?)", re.DOTALL)
-_HOMES = re.compile(r"(?<=[=,])~(?=[/,]|$)")
+_HOME_IN_LIST = re.compile(r"(?<=[=,])~(?=[/,]|$)")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -277,7 +277,7 @@ def _refuse_empty(words: Sequence[str]) -> None:
 def _at_home(word: str) -> str:
     """The word with `~/` spelt out where shells leave it: behind `=` and `file:`, in quotes and in a setting's list."""
     if word.startswith("--config."):
-        return _HOMES.sub(lambda _: os.path.expanduser("~"), word)
+        return _HOME_IN_LIST.sub(lambda _: os.path.expanduser("~"), word)
     found = _HOME.fullmatch(word)
     return word if found is None else found[1] + os.path.expanduser(found[2])
 
