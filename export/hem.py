@@ -30,8 +30,8 @@ MOMENTS = 9  # of the capture that are looked at, at most
 
 
 @dataclasses.dataclass(frozen=True)
-class Frames:
-    """Pictures of one moment.
+class Edges:
+    """Pictures of one moment, and where they end.
 
     Attributes:
       pose: one frame. viewmats: [V, 4, 4]. Ks: [V, 3, 3].
@@ -46,7 +46,7 @@ class Frames:
     bottom: int
 
     @classmethod
-    def of_capture(cls, data: Dataset) -> Iterator[Frames]:
+    def of_capture(cls, data: Dataset) -> Iterator[Edges]:
         """The views that are fitted, at moments spread over their time."""
         height, width = data.size
         for time in data.train_times[:: -(-len(data.train_times) // MOMENTS)]:
@@ -54,30 +54,30 @@ class Frames:
             yield cls(data.pose[time : time + 1], data.viewmats[views, time], data.Ks[views, time], 0, width, height)
 
     @classmethod
-    def of_photo(cls, picture: Picture, pose: Pose, viewmat: Tensor) -> Frames:
-        """A photo, whose crop may be wider than it is."""
+    def of_photo(cls, picture: Picture, pose: Pose, viewmat: Tensor) -> Edges:
+        """A photo that has a pixel; its crop may be wider than it is."""
         rows, columns = (picture.known > 0).nonzero().T
         ends = int(columns.min()), int(columns.max()) + 1, int(rows.max()) + 1
         return cls(pose, viewmat[None], picture.K[None], *ends)
 
 
 @torch.no_grad()
-def inside_frames(avatar: Avatar, pictures: Iterable[Frames]) -> Tensor:
+def inside_frames(avatar: Avatar, pictures: Iterable[Edges]) -> Tensor:
     """[G] metres to which Gaussians reach inside of the frame that shows them best: off its left, right, lower edge."""
     best = torch.full((avatar.gaussian_count,), -torch.inf, device=avatar.device)
-    for frames in pictures:
-        splats = avatar.splats(avatar.vertices(frames.pose))
+    for edges in pictures:
+        splats = avatar.splats(avatar.vertices(edges.pose))
         means, reach = splats.means, REACH * splats.scales.amax(1)
-        for viewmat, K in zip(frames.viewmats @ frames.pose.head_matrix(), frames.Ks):
+        for viewmat, K in zip(edges.viewmats @ edges.pose.head_matrix(), edges.Ks):
             pixels, depth = project_points(means, viewmat, K)
             column, row = pixels.unbind(1)
-            within = torch.stack((column - frames.left, frames.right - column, frames.bottom - row)).amin(0)
+            within = torch.stack((column - edges.left, edges.right - column, edges.bottom - row)).amin(0)
             best = torch.where(depth > 0, torch.maximum(best, within * depth / K[0, 0] - reach), best)
     return best
 
 
 @torch.no_grad()
-def finish_hem(avatar: Avatar, among: Tensor, pictures: Iterable[Frames]) -> None:
+def finish_hem(avatar: Avatar, among: Tensor, pictures: Iterable[Edges]) -> None:
     """Fades Gaussians at the edges of all frames, and gives them the colours beside them.
 
     Args:
@@ -98,5 +98,5 @@ def finish_hem(avatar: Avatar, among: Tensor, pictures: Iterable[Frames]) -> Non
     mean = torch.zeros_like(avatar.harmonics[hem])  # [H, S, 3]: the same from all sides
     mean[:, 0] = (weights * avatar.harmonics[beside, 0][index]).sum(1) / weights.sum(1)
     avatar.harmonics[hem] = torch.lerp(mean, avatar.harmonics[hem], smoothstep(inside[hem], *EVEN)[:, None, None])
-    faded = opacity * torch.where(among, smoothstep(inside, *FADES), 1.0)
-    avatar.logit_opacity.copy_(torch.logit(faded.clamp(1e-5, 1 - 1e-5)))
+    faded = opacity[hem] * smoothstep(inside[hem], *FADES)
+    avatar.logit_opacity[hem] = torch.logit(faded.clamp(1e-5, 1 - 1e-5))

@@ -21,7 +21,7 @@ from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.despeckle import fade_specks
-from mvp4d_export.hem import Frames, finish_hem
+from mvp4d_export.hem import Edges, finish_hem
 from mvp4d_export.hidden import NOT_SKIN, OwnMouths
 from mvp4d_export.lids import finish_lids, lids_among
 from mvp4d_export.lips import finish_lips
@@ -40,6 +40,7 @@ from mvp4d_export.unseen_eyes import lay_eye, unseen_eyes
 from mvp4d_export.visibility import (
     FACING_FROM,
     FACING_TO,
+    OTHERS,
     claims,
     excess_variance,
     facing,
@@ -232,8 +233,8 @@ class PhotoFit:
         finish_lips(avatar, self.fixed, self.pitch)
         finish_lids(avatar, lids_among(avatar, self.fixed), self.photos.pictures[index], *self.view(index))
         fade_specks(avatar, self.photos.pictures[index], *self.view(index))
-        photos = (Frames.of_photo(photo, *self.view(which)) for which, photo in enumerate(self.photos.pictures))
-        finish_hem(avatar, ~self.fixed, itertools.chain(Frames.of_capture(data), photos))
+        photos = [(photo, *self.view(which)) for which, photo in enumerate(self.photos.pictures) if photo.known.any()]
+        finish_hem(avatar, ~self.fixed, [*Edges.of_capture(data), *itertools.starmap(Edges.of_photo, photos)])
 
     def _even_rim(self) -> None:
         """Evens colours beside the rig, of dots on its skin and of ears, as far as photos see none of it squarely."""
@@ -243,7 +244,9 @@ class PhotoFit:
         skin = surface & ~self.fixed & ~gaussians_of(self.avatar, (*NOT_SKIN, "lip"))
         even_rim(self.avatar, skin, torch.where(told, claimed, 1.0), SKIN_RIM, LEAST_CLAIM + claimed, SKIN_DOTS)
         ears = ~self.fixed & gaussians_of(self.avatar, ("ears",))
-        even_rim(self.avatar, ears, claimed, EAR_RIM, LEAST_CLAIM + claimed)
+        weight = torch.full_like(self.claims[:, :1], OTHERS)
+        weight[self.photos.reference] = 1
+        even_rim(self.avatar, ears, (self.claims / weight).amax(0), EAR_RIM, LEAST_CLAIM + claimed)
 
     @torch.no_grad()
     def squarely(self) -> Tensor:

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import io
+import itertools
 import os
 import re
 import signal
@@ -50,8 +51,9 @@ VERBS: dict[str, tuple[str, str]] = {
 # Verbs that run JAX and whose compiled programs are kept in the user's cache. `train` keeps them in its workdir, and
 # `preflight` has them compiled to look at.
 KEPT = frozenset({"demo", "studio", "track", "prepare", "sample", "evaluate", "view"})
-# A path below the user's home, behind a flag and a kind of file.
+# A path below the user's home, behind a flag and a kind of file, or in a setting's list.
 _HOME = re.compile(r"((?:--[\w.-]+=)?(?:(?:file|flame|ict):)?)(~(?:/.*)?)", re.DOTALL)
+_HOME_IN_LIST = re.compile(r"(?<=[=,])~(?=[/,]|$)")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,7 +124,8 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        flags = (word for word in self.words if word.startswith("--") and not word.startswith("--config."))
+        known = itertools.takewhile(lambda word: word != "--", self.words)  # behind it there are no flags
+        flags = (word for word in known if word.startswith("--") and not word.startswith("--config."))
         foreign = [flag for flag in flags if flag.partition("=")[0] not in self._option_string_actions]
         if foreign and "required" in message:  # what lacks may be what is misspelt
             self.unknown(foreign)
@@ -272,7 +275,9 @@ def _refuse_empty(words: Sequence[str]) -> None:
 
 
 def _at_home(word: str) -> str:
-    """The word with `~/` spelt out where shells leave it: behind `=` and `file:`, and in quotes."""
+    """The word with `~/` spelt out where shells leave it: behind `=` and `file:`, in quotes and in a setting's list."""
+    if word.startswith("--config."):
+        return _HOME_IN_LIST.sub(lambda _: os.path.expanduser("~"), word)
     found = _HOME.fullmatch(word)
     return word if found is None else found[1] + os.path.expanduser(found[2])
 

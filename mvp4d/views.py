@@ -17,7 +17,7 @@ from mvp4d.core.capture import Capture, CaptureWriter
 from mvp4d.core.capture.portrait import Portrait, read_portrait
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
-from mvp4d.core.words import counted
+from mvp4d.core.words import counted, sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,10 @@ class Views:
     portrait: Portrait | None = None
 
     def __repr__(self) -> str:
-        views, frames, height, width = self.frames.shape[:4]
+        shape = getattr(self.frames, "shape", ())
+        if len(shape) != 5:
+            return f"Views(of shape {sides(self.frames)})"
+        views, frames, height, width, _ = shape
         return f"Views({counted(views, 'view')} x {counted(frames, 'frame')}, {width} x {height} pixels)"
 
     @classmethod

@@ -159,7 +159,7 @@ def check_verb(words: list[str]) -> str | None:
     if words[0] not in VERBS:
         return f"no verb '{words[0]}'"
     module = importlib.import_module(VERBS[words[0]][0])
-    parser = argparse.ArgumentParser(prog=f"mvp4d {words[0]}", exit_on_error=False)
+    parser = argparse.ArgumentParser(prog=f"mvp4d {words[0]}", exit_on_error=False, allow_abbrev=False)
     module.configure(parser)
     said = io.StringIO()
     try:

@@ -1,5 +1,7 @@
 """The public API as a program uses it."""
 
+import copy
+import dataclasses
 import inspect
 import re
 import subprocess
@@ -69,6 +71,22 @@ def test_what_a_notebook_shows_is_one_line(world):
     }
     assert list(shown) == list(shown.values())
     assert repr(mvp4d.load(release)).startswith(f"Model('{release}': ") and "\n" not in repr(mvp4d.load(release))
+
+
+def test_what_is_shown_of_trees_without_arrays(world):
+    """jax's trees hold whatever stands for arrays, and its errors and pytest's show them."""
+    truth = mvp4d.open_capture(world[1])
+    views = mvp4d.Views.read(truth)
+    for noun in (truth.cameras, truth.motion, truth.head, views):
+        hollow = copy.copy(noun)
+        for field in dataclasses.fields(noun):
+            if isinstance(getattr(noun, field.name), np.ndarray):
+                object.__setattr__(hollow, field.name, None)
+        assert repr(hollow).startswith(type(noun).__name__)
+    flat = dataclasses.replace(views, frames=views.frames[0])
+    assert repr(flat) == f"Views(of shape {FRAMES} x {SIZE} x {SIZE} x 3)"
+    with pytest.raises(mvp4d.UserError, match=r"`capture`: \[Views\(of shape 9 x"):
+        mvp4d.evaluate(capture=[flat], against=world[1])
 
 
 def test_a_shell_completes_what_is_public():

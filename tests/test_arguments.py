@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mvp4d
-from mvp4d.cli import VERBS, as_flags, main
+from mvp4d.cli import VERBS, _at_home, as_flags, main
 from mvp4d.core.arguments import checked
 
 
@@ -121,6 +121,7 @@ def test_a_flag_that_is_none_names_the_nearest(words, fix, capsys):
         (["render", "avatar", "--out", "a.mp4", "--frame", "3"], "--frame 3; did you mean --frames?"),
         (["render", "avatar", "--uot", "a.mp4"], "--uot; did you mean --out?"),
         (["train", "--confg", "tiny", "--config.steps=3"], "--confg; did you mean --config?"),
+        (["render", "--uot", "a.mp4", "--", "avatar"], "--uot; did you mean --out?"),
     ],
 )
 def test_a_flag_is_never_guessed(words, told, capsys):
@@ -129,6 +130,14 @@ def test_a_flag_is_never_guessed(words, told, capsys):
         main(words)
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"mvp4d {words[0]}: unrecognized arguments: {told}\n"
+
+
+@pytest.mark.parametrize("words", [["--", "avatar"], ["--", "--avatar"]])
+def test_what_ends_the_flags_is_none_of_them(words, capsys):
+    with pytest.raises(SystemExit):
+        main(["render", *words])
+    told = "the following arguments are required: --out; see 'mvp4d render --help'"
+    assert capsys.readouterr().err == f"mvp4d render: {told}\n"
 
 
 @pytest.mark.parametrize(
@@ -146,6 +155,23 @@ def test_home_is_spelt_out_where_shells_leave_it(words, tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     assert f"{tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "spelt"),
+    [
+        ("--config.data.shards=~/a,~/b", "--config.data.shards=/me/a,/me/b"),
+        ("--config.data.shards=a,~", "--config.data.shards=a,/me"),
+        ("--config.initial=a~/b,~c", "--config.initial=a~/b,~c"),
+        ("~/a,~/b", "/me/a,~/b"),
+        ("--out=~other/a", "--out=~other/a"),
+        ("--cameras=file:~/a", "--cameras=file:/me/a"),
+        ("~ he said", "~ he said"),
+    ],
+)
+def test_where_home_is_spelt_out(word, spelt, monkeypatch):
+    monkeypatch.setenv("HOME", "/me")
+    assert _at_home(word) == spelt
 
 
 def test_nothing_is_written_into_a_folder_named_after_home(tmp_path, monkeypatch):
@@ -184,6 +210,9 @@ def test_photos_in_a_list_are_told_how_to_be_given():
         mvp4d.track(["a.png", "b.png"])
     line = "`photos`: ['a.png', 'b.png'] (list) is not of type Pathlike; give them one by one: *photos"
     assert str(caught.value) == line
+    with pytest.raises(mvp4d.UserError) as caught:
+        mvp4d.track(photos=["a.png", "b.png"])
+    assert str(caught.value) == "`photos`: does not go by name; give them one by one: *photos"
 
 
 @pytest.mark.parametrize(("verb", "told", "shown"), [

@@ -33,6 +33,7 @@ def test_every_kind_of_page_is_read():
     ("mvp4d train --config tiny --workdir runs/tiny", "config.data.shards"),
     ("mvp4d prepare captures --config small --out shards", "config.autoencoder"),
     ("mvp4d train --config tiny_autoencoder --workdir runs/vae --export vae", "config.data.captures"),
+    ("mvp4d render out/avatar --out a.mp4 --frame 3", "unknown argument '--frame'"),
 ])  # fmt: skip
 def test_what_a_command_lacks_is_told(line, told):
     assert told in docs_check.check_line(line)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mvp4d import cli
 from mvp4d.cli import main
 from mvp4d.commands.demo import _devices
 from mvp4d.core.capture import Capture, validate
@@ -154,6 +155,17 @@ def test_a_demo_that_cannot_be_runs_no_stage(programs, tmp_path, capsys, words, 
     assert main(["demo", "--weights", "tiny", "--out", str(out), *words]) == 2
     assert told in capsys.readouterr().err and programs.ran == []
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_is_called_as_home_is_written_is_another_place(programs, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    Path("~").mkdir()
+    programs.dies_in = "distill"
+    assert main(["demo", "--weights", "tiny", "--out", "./~/demo"]) == 2
+    assert programs.ran[-1][0] == "distill" and not (tmp_path / "home").exists()
+    assert [word for words in programs.ran for word in words if cli._at_home(word) != word] == []
+    assert (tmp_path / "~" / "demo" / "demo.json").is_file()
 
 
 @pytest.mark.parametrize(("views", "fit", "told"), [

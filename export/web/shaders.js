@@ -1,5 +1,5 @@
 // The shaders: a triangle around each Gaussian's ellipse, its pixels, and the picture that comes of them.
-// Conventions and constants are those of export/projection.py and export/compositor.py.
+// Conventions and constants are those of export/projection.py, harmonics.py and compositor.py.
 
 export const PROJECT = `#version 300 es
 precision highp float; precision highp int; precision highp sampler2D; precision highp usampler2D;

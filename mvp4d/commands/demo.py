@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> str:
     from mvp4d_jax.tracking.portrait import check_photos
 
     # All that can be known to be wrong, before the first stage spends time.
-    photos = [Path(path) for path in args.photo or ([args.video] if args.video else [])]
-    masks = [Path(path) for path in args.masks or []]
+    photos = [_for_stages(path) for path in args.photo or ([args.video] if args.video else [])]
+    masks = [_for_stages(path) for path in args.masks or []]
     if masks and not photos:
         raise UserError("`masks`", "is for photos", "give `photo`, too")
     if photos:
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> str:
     facts = read_facts(resolve_weights(args.weights))
     Order(frames=args.frames, size=facts.image_size).check()
     split_of(args.identity)
-    out = Path(args.out)
+    out = _for_stages(args.out)
     check_nothing_else(out, "demo")
     out.mkdir(parents=True, exist_ok=True)
     minutes = "4 to 6" if facts.image_size <= 128 else "10"  # docs/benchmarks.md; more with more photos
@@ -90,6 +90,12 @@ def run(args: argparse.Namespace) -> str:
     commands = [(stage.name, stage.what, stage.command, seconds[stage.name]) for stage in stages]
     write_demo_report(out, photos, commands, f"{cpu_count()} cores, {platform.machine()}, {_devices(out)}")
     return f"done in {sum(seconds.values()):.0f} s: open {out / 'report.html'}"
+
+
+def _for_stages(path: str) -> Path:
+    """A path as commands take it. A Path drops the `./` of `./~/a`, and `~/a` is another place to them."""
+    found = Path(path)
+    return found.absolute() if found.parts[:1] == ("~",) else found
 
 
 def _devices(out: Path) -> str:

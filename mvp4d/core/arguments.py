@@ -96,6 +96,8 @@ def _misfit(
     takes_any = any(entry.kind is entry.VAR_KEYWORD for entry in entries.values())
     unknown = [name for name in kwargs if name not in named]
     if unknown and not takes_any:
+        if unknown[0] in entries:
+            return UserError(f"`{unknown[0]}`", "does not go by name", f"give them one by one: *{unknown[0]}")
         return _unknown(unknown[0], named)
     absent = [name for name in named if name not in kwargs]
     for name in unknown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 NEAR = 0.7  # difflib's ratio from which one word may be meant by another; its own 0.6 takes "out" for "routing"
 
@@ -11,6 +12,12 @@ NEAR = 0.7  # difflib's ratio from which one word may be meant by another; its o
 def counted(count: int, noun: str) -> str:
     """1 photo, 2 photos."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def sides(array: Any, *, less: int = 0) -> str:
+    """2 x 3, an array's shape but for its last `less` axes; nothing for what is none, as jax has in its trees."""
+    shape = tuple(getattr(array, "shape", ()))
+    return " x ".join(map(str, shape[: len(shape) - less]))
 
 
 def signed(degrees: float) -> str:

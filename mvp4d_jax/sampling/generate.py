@@ -30,6 +30,7 @@ from mvp4d.core.owner import sweep
 from mvp4d.core.places import beside
 from mvp4d.core.progress import progress, say
 from mvp4d.core.room import require_space
+from mvp4d.core.words import counted
 from mvp4d_jax.processes import begin_together, from_first, is_first
 from mvp4d_jax.release import Release
 from mvp4d_jax.sampling.ahead import one_ahead
@@ -220,6 +221,8 @@ class _Run:
         decoded = from_first(
             lambda: [self._frames_path(index, last_view).is_file() for index in range(count)], (count,), bool
         )
+        if is_first() and denoised.any():
+            say(f"going on: {denoised.sum()} of {counted(count, 'window')} denoised")
         with progress(total=int((~denoised).sum()) * self.plan.steps, what="denoising", unit="step") as bar:
             views: Iterator[int] = iter(range(self.plan.views))
             maps = one_ahead(self._maps, np.flatnonzero(~denoised).tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from pathlib import Path
@@ -76,7 +77,10 @@ def _person_inside(path: Path) -> Path | None:
     """The first person's folder in a folder that is no capture itself (a demo's holds person and generated views)."""
     if not path.is_dir() or (path / "capture.json").exists():
         return None
-    return next((child for child in sorted(path.iterdir()) if is_person(child)), None)
+    with contextlib.suppress(OSError):  # what may not be looked into is none of the mistake
+        inside = (child for child in sorted(path.iterdir()) if os.access(child, os.X_OK))
+        return next((child for child in inside if is_person(child)), None)
+    return None
 
 
 def portrait_of_capture(capture: Capture) -> Portrait:

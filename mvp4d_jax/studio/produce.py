@@ -269,8 +269,7 @@ def _check_order(path: Path, order: Order) -> None:
         if now != before:
             if name == "size" and isinstance(before, list) and len(set(before)) == 1:
                 now, before = order.size, before[0]
-            raise UserError(
-                path.parent,
-                f"was filmed with `{name}` {before}, now {now} is given",
-                f"give {before}, or choose another `out`",
-            )
+            fix = "choose another `out`"
+            if isinstance(before, str | int | float):  # what a flag takes; a capture of elsewhere may tell none
+                fix = f"give {before}, or {fix}"
+            raise UserError(path.parent, f"was filmed with `{name}` {before}, now {now} is given", fix)

@@ -14,6 +14,7 @@ from mvp4d.commands import sample
 from mvp4d.core.cameras.camera import FIELDS, Camera, look_at, stack
 from mvp4d.core.capture.portrait import Portrait, is_person, open_person, save_person
 from mvp4d.core.errors import UserError
+from mvp4d_jax.sampling import inputs
 
 
 @pytest.fixture
@@ -39,6 +40,12 @@ def test_it_comes_back_as_it_was(person):
     np.testing.assert_array_equal(found.motion.rotation, portrait.motion.rotation)
     np.testing.assert_array_equal(found.landmarks, portrait.landmarks)
     np.testing.assert_array_equal(found.head.template, portrait.head.template)
+
+
+def test_what_is_shown_of_a_person_whose_photos_have_no_names(person):
+    for sources in ((), ("", "")):
+        nameless = dataclasses.replace(person[1], sources=sources)
+        assert repr(nameless) == "Portrait(2 photos, reference 1, on head 'ball')"
 
 
 def test_landmarks_may_be_missing(person, tmp_path):
@@ -70,6 +77,22 @@ def test_the_next_command_is_one_that_a_shell_and_the_verb_take(person, tmp_path
     parser = argparse.ArgumentParser()
     sample.configure(parser)
     assert words[0] == "sample" and parser.parse_args(words[1:]).reference == str(out)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_passed_over(person, monkeypatch):
+    """Beside the person lies somebody else's folder: that is not what is wrong with the reference."""
+    (person[0].parent / "other").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: path.name != "other")
+    looked = inputs.is_person
+
+    def refused(path):
+        if path.name == "other":
+            raise PermissionError(13, "Permission denied", str(path))
+        return looked(path)
+
+    monkeypatch.setattr(inputs, "is_person", refused)
+    with pytest.raises(UserError, match=f"there is a person at {person[0]}"):
+        inputs.open_portrait(person[0].parent)
 
 
 def test_only_a_person_is_replaced(person):

@@ -33,6 +33,15 @@ def with_landmarks(egg, folder) -> Path:
     return folder
 
 
+def with_side(egg, folder, name) -> Path:
+    """The egg's capture with a head whose left half is a part of this name."""
+    shutil.copytree(egg, folder)
+    head = HeadModel.load(folder / "head.npz")
+    side = (head.template[head.faces].mean(1)[:, 0] > 0).astype(np.int32)
+    dataclasses.replace(head, part_names=("skin", name), face_parts=side).save(folder / "head.npz")
+    return folder
+
+
 def test_strands_are_added_once_and_kept_by_a_checkpoint(egg, sharp, tmp_path):
     """A fit whose writing failed goes on from what it saved when it was done: with the same strands, and no more."""
     marked, portrait = with_landmarks(egg, tmp_path / "egg"), portrait_of(sharp, [0])
@@ -101,16 +110,25 @@ def test_what_strays_before_the_background_of_views_goes(egg, sharp):
     assert len(fit.start) == len(fit.photos.fixed) == len(fit.photos.pitch) == fit.avatar.gaussian_count
 
 
+def test_a_photo_without_a_pixel_ends_nothing(egg, sharp):
+    """Cut out at its border, the reference says nothing: the fit ends as that of the other photo does."""
+    fit = photo_fit(egg, portrait_of(sharp, [0, 4]))
+    nothing, other = fit.photos.photos.pictures
+    nothing = dataclasses.replace(nothing, known=torch.zeros_like(nothing.known))
+    fit.photos.photos = dataclasses.replace(fit.photos.photos, pictures=(nothing, other))
+    fit.photos._pictures.clear()
+    fit.photos.look()
+    fit.finish()
+    assert all(torch.isfinite(getattr(fit.avatar, name)).all() for name in GAUSSIAN_TENSORS)
+
+
 def test_ears_are_as_even_as_photos_see_them_from_beside(egg, sharp, tmp_path):
     """In random colours, the side of an egg that is called ears takes means where photos tell nothing; what they see
     squarely keeps its own, and so does all of it where it is skin."""
     found = {}
     for name in ("ears", "cheek"):
-        shutil.copytree(egg, tmp_path / name)
-        head = HeadModel.load(tmp_path / name / "head.npz")
-        side = (head.template[head.faces].mean(1)[:, 0] > 0).astype(np.int32)
-        dataclasses.replace(head, part_names=("skin", name), face_parts=side).save(tmp_path / name / "head.npz")
-        fit = photo_fit(tmp_path / name, portrait_of(sharp, [0]), photos=dataclasses.replace(PHOTOS, strands=0))
+        capture = with_side(egg, tmp_path / name, name)
+        fit = photo_fit(capture, portrait_of(sharp, [0]), photos=dataclasses.replace(PHOTOS, strands=0))
         chosen, claims = gaussians_of(fit.avatar, (name,)), fit.photos.claims.amax(0)
         with torch.no_grad():
             colours = torch.rand(fit.avatar.gaussian_count, 3, generator=torch.Generator().manual_seed(0))
@@ -124,3 +142,17 @@ def test_ears_are_as_even_as_photos_see_them_from_beside(egg, sharp, tmp_path):
         found[name] = after[unseen].std(0) / own[unseen].std(0)
     assert (found["ears"] < 0.6).all()  # a mean of four or more
     torch.testing.assert_close(found["cheek"], torch.ones(3))
+
+
+def test_an_ear_that_a_photo_from_beside_shows_squarely_keeps_its_colours(egg, sharp, tmp_path):
+    """Such a photo's claims weigh less than the reference's; its cosines are the same."""
+    capture = with_side(egg, tmp_path / "egg", "ears")
+    fit = photo_fit(capture, portrait_of(sharp, [0, 4]), photos=dataclasses.replace(PHOTOS, strands=0))
+    claims, ears = fit.photos.claims, gaussians_of(fit.avatar, ("ears",)) & fit.photos.on_surface()
+    squarely = ears & (claims[0] < EAR_RIM[0]) & (claims[1] < EAR_RIM[1]) & (claims[1] > SKIN_RIM[1])
+    assert squarely.sum() > 10
+    with torch.no_grad():
+        own = torch.rand(fit.avatar.gaussian_count, 3, generator=torch.Generator().manual_seed(0))
+        fit.avatar.harmonics.zero_()[:, 0] = own
+    fit.photos._even_rim()
+    torch.testing.assert_close(fit.avatar.harmonics[:, 0].detach()[squarely], own[squarely])

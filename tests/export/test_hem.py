@@ -7,7 +7,7 @@ import torch
 
 from mvp4d.core.heads import load_head
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
-from mvp4d_export.hem import EVEN, FADES, Frames, finish_hem, inside_frames
+from mvp4d_export.hem import EVEN, FADES, Edges, finish_hem, inside_frames
 from mvp4d_export.laid import WIDTH, surface_tensors
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
@@ -35,15 +35,15 @@ def avatar(head) -> Avatar:
     return found
 
 
-def seen(avatar: Avatar, known: torch.Tensor | None = None, lower: float = 0.0, behind: bool = False) -> Frames:
-    """Frames of a photo from a metre before the head at rest, `lower` metres below it, or from `behind` the camera."""
+def seen(avatar: Avatar, known: torch.Tensor | None = None, lower: float = 0.0, behind: bool = False) -> Edges:
+    """Edges of a photo from a metre before the head at rest, `lower` metres below it, or from `behind` the camera."""
     flat = torch.zeros(1, 3)
     pose = Pose(torch.zeros(1, len(avatar.rig.expression_basis)), flat, flat, flat, flat, torch.zeros(1, 2, 3))
     viewmat = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))  # OpenCV's axes: y down, z away
     viewmat[1, 3], viewmat[2, 3] = -lower, -1.0 if behind else 1.0
     K = torch.tensor([[FOCAL, 0, SIDE / 2], [0, FOCAL, SIDE / 2], [0, 0, 1]])
     known = torch.ones(SIDE, SIDE) if known is None else known
-    return Frames.of_photo(Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), known, K), pose, viewmat)
+    return Edges.of_photo(Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), known, K), pose, viewmat)
 
 
 def test_how_far_gaussians_reach_into_the_frame_that_shows_them_best(avatar):
@@ -82,3 +82,13 @@ def test_what_is_not_among_them_and_what_has_nothing_beside_it_stays(avatar):
     finish_hem(avatar, INSIDE < 0.01, [seen(avatar)])
     for name, value in before.items():
         assert torch.equal(getattr(avatar, name), value)
+
+
+def test_what_lies_further_inside_keeps_its_opacity_to_the_bit(avatar):
+    """The head's own, more opaque than a float can say, and what is hidden behind it."""
+    with torch.no_grad():
+        avatar.logit_opacity[-2:] = torch.tensor([20.0, -20.0])
+    before = avatar.logit_opacity.detach().clone()
+    finish_hem(avatar, torch.ones(len(INSIDE), dtype=torch.bool), [seen(avatar)])
+    assert avatar.logit_opacity[0] < before[0] - 5
+    assert torch.equal(avatar.logit_opacity[4:], before[4:])

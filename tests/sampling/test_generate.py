@@ -132,6 +132,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(release, scene, sampled, tmp_pat
     monkeypatch.setattr(generate, "denoise", dies_at_the_second_window)
     out = tmp_path / "sampled"
     assert main(_arguments(release, scene, out)) == 130
+    assert "going on" not in capsys.readouterr().err
     kept = tmp_path / "sampled.work" / "latents_000.npz"
     assert not out.exists() and kept.is_file()
     whole = kept.read_bytes()
@@ -142,6 +143,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(release, scene, sampled, tmp_pat
     kept.write_bytes(whole)
     assert main(_arguments(release, scene, out)) == 0
     assert calls == [0, 1, 1]  # the first window was not done again
+    assert "going on: 1 of 2 windows denoised\n" in capsys.readouterr().err
     np.testing.assert_array_equal(_pixels(out), _pixels(sampled))
 
 

@@ -1,6 +1,7 @@
 """The studio's pictures: the same for the same seed, on true white, where the head model says they are."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -157,6 +158,15 @@ def test_set_goes_on_where_it_stopped(tmp_path):
             make_set(tmp_path, range(6, 8), dataclasses.replace(order, **change))
     assert not (tmp_path / "00007").exists()
     assert (tmp_path / "00006" / "capture.json").stat().st_mtime_ns == written
+
+
+def test_a_capture_that_tells_no_order_is_not_asked_for_again(tmp_path):
+    order, path = Order("random:2", frames=1, size=SIZE), tmp_path / "00006" / "capture.json"
+    path.parent.mkdir()
+    for facts, told in (({}, "`cameras` None"), ({"image_size": [SIZE, 20]}, f"`size` \\[{SIZE}, 20\\]")):
+        path.write_text(json.dumps({"image_size": [SIZE, SIZE], "frame_count": 1, "fps": 25.0, "extra": {}, **facts}))
+        with pytest.raises(UserError, match=f"was filmed with {told}, now .* is given; choose another `out`$"):
+            make_set(tmp_path, range(6, 7), order)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import numpy as np
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.rotation import array_namespace, rotate
+from mvp4d.core.words import sides
 
 Array = Any
 
@@ -36,7 +37,7 @@ class Camera:
     cy: Array
 
     def __repr__(self) -> str:
-        return f"Camera({' x '.join(map(str, self.batch_shape)) or 'one'})"
+        return f"Camera({sides(self.world_to_camera, less=2) or 'one'})"
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

@@ -59,8 +59,8 @@ class Portrait:
     landmarks: np.ndarray | None = None
 
     def __repr__(self) -> str:
-        names = [*self.sources, *map(str, range(len(self.sources), len(self.photos)))]
-        photos = f"{counted(len(names), 'photo')}, reference {names[self.reference]}"
+        reference = (self.sources and self.sources[self.reference]) or self.reference
+        photos = f"{counted(len(self.photos), 'photo')}, reference {reference}"
         return f"Portrait({photos}, on head '{self.head.name}')"
 
     def __post_init__(self):

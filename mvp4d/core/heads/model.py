@@ -15,6 +15,7 @@ import numpy as np
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, read_npz
 from mvp4d.core.heads.check import check_head
+from mvp4d.core.words import sides
 
 Array = Any  # numpy or jax array
 
@@ -93,7 +94,8 @@ class HeadModel:
     part_names: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return f"HeadModel('{self.name}': {self.vertex_count} vertices, {self.expression_count} expressions)"
+        vertices, expressions = sides(self.template, less=1), sides(self.expression_basis, less=2)
+        return f"HeadModel('{self.name}': {vertices} vertices, {expressions} expressions)"
 
     @property
     def vertex_count(self) -> int:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mvp4d.core.words import sides
+
 Array = Any
 
 
@@ -32,8 +34,7 @@ class Motion:
     fps: float = 25.0
 
     def __repr__(self) -> str:
-        shape = " x ".join(map(str, np.shape(self.expression)))
-        return f"Motion(frames x expressions: {shape}, {self.fps} a second)"
+        return f"Motion(frames x expressions: {sides(self.expression)}, {self.fps} a second)"
 
     @property
     def frame_count(self) -> int:
