@@ -21,7 +21,7 @@ from mvp4d_export.seeding import project_points
 from mvp4d_export.visibility import smoothstep
 
 EVEN = (-0.004, 0.018)  # metres inside of frames at which a colour is the mean of those beside the hem, its own
-FADES = (0.0, 0.014)  # metres inside of frames at which a Gaussian is gone, whole
+FADES = (-0.003, 0.009)  # metres inside of frames at which a Gaussian is gone, whole
 BESIDE = 0.02  # metres beside the hem whose colours it takes
 NEIGHBOURS = 24  # Gaussians that one mean is of
 VISIBLE = 0.2  # opacity that these have at least
