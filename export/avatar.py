@@ -339,6 +339,11 @@ class Avatar(nn.Module):
         return avatar
 
 
+def logit_of(opacity: Tensor) -> Tensor:
+    """What `Avatar.logit_opacity` holds for opacities [...] in [0, 1], whose ends have no logit: finite."""
+    return torch.logit(opacity.clamp(1e-5, 1 - 1e-5))
+
+
 def _means(leads: np.ndarray, follows: np.ndarray) -> Tensor:
     """[groups + 1, P] float32: what takes the mean over the vertices that lead each group; row 0 is zero."""
     groups = 1 + max(int(follows.max(initial=0)), int(leads.max(initial=0)))

@@ -118,6 +118,10 @@ class Dataset:
     def size(self) -> tuple[int, int]:
         return self.capture.image_size
 
+    def moments(self, most: int) -> list[int]:
+        """Indices of at most so many of the fitted frames, evenly spaced."""
+        return self.train_times[:: -(-len(self.train_times) // most)]
+
     def batch(
         self, views: list[int], time: int, level: int = 0, background: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from mvp4d_export.avatar import Avatar, Splats
+from mvp4d_export.avatar import Avatar, Splats, logit_of
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.turned import turned_view
@@ -43,7 +43,7 @@ def fade_specks(avatar: Avatar, picture: Picture, pose: Pose, viewmat: Tensor) -
     for angle in ANGLES:
         kept = torch.minimum(kept, _kept(avatar, splats, pose, turned_view(viewmat, pose, math.radians(angle)), K))
     opacity = torch.sigmoid(avatar.logit_opacity) * kept
-    avatar.logit_opacity.copy_(torch.logit(opacity.clamp(1e-5, 1 - 1e-5)))
+    avatar.logit_opacity.copy_(logit_of(opacity))
 
 
 def _kept(avatar: Avatar, splats: Splats, pose: Pose, camera: Tensor, K: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from mvp4d_export.avatar import Avatar
+from mvp4d_export.avatar import Avatar, logit_of
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
@@ -49,7 +49,7 @@ class Edges:
     def of_capture(cls, data: Dataset) -> Iterator[Edges]:
         """The views that are fitted, at moments spread over their time."""
         height, width = data.size
-        for time in data.train_times[:: -(-len(data.train_times) // MOMENTS)]:
+        for time in data.moments(MOMENTS):
             views = [view for view in data.train_views if data.usable[view, time]]
             yield cls(data.pose[time : time + 1], data.viewmats[views, time], data.Ks[views, time], 0, width, height)
 
@@ -99,4 +99,4 @@ def finish_hem(avatar: Avatar, among: Tensor, pictures: Iterable[Edges]) -> None
     mean[:, 0] = (weights * avatar.harmonics[beside, 0][index]).sum(1) / weights.sum(1)
     avatar.harmonics[hem] = torch.lerp(mean, avatar.harmonics[hem], smoothstep(inside[hem], *EVEN)[:, None, None])
     faded = opacity[hem] * smoothstep(inside[hem], *FADES)
-    avatar.logit_opacity[hem] = torch.logit(faded.clamp(1e-5, 1 - 1e-5))
+    avatar.logit_opacity[hem] = logit_of(faded)

@@ -24,8 +24,7 @@ def outside(avatar: Avatar, data: Dataset, off: Tensor) -> Tensor:
     if data.masks is None:
         return off & False
     reach = max(1, round(BESIDE / data.pixel_pitch))
-    times = data.train_times[:: -(-len(data.train_times) // MOMENTS)]
-    for time in times:
+    for time in data.moments(MOMENTS):
         pose = data.pose[time : time + 1]
         means = avatar.splats(avatar.vertices(pose)).means
         for view in data.train_views:

@@ -17,7 +17,7 @@ from torch.nn.functional import max_pool2d, normalize
 
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d.core.progress import say
-from mvp4d_export.avatar import Avatar, Splats
+from mvp4d_export.avatar import Avatar, Splats, logit_of
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.despeckle import fade_specks
@@ -216,7 +216,7 @@ class PhotoFit:
         towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
         finest = avatar.config.pitch
         thinned = smoothed(splats, excess_variance(self.pitch, finest), towards, weights + HIDDEN).opacities
-        avatar.logit_opacity.copy_(torch.logit(thinned.clamp(1e-5, 1 - 1e-5)))
+        avatar.logit_opacity.copy_(logit_of(thinned))
 
         one = torch.eye(3, device=avatar.device)
         known = self.across / EPS_2D + one / (EPS_2D * data.pixel_pitch**2)
