@@ -54,6 +54,7 @@ class PhotoConfig:
     """How photos enter a fit.
 
     Attributes:
+      steps: optimiser steps of a fit with photos; 0 takes the preset's own.
       side: pixels a side of a photo's crop, at most.
       every: of so many steps one is of photos.
       weight: of a photo's loss beside that of generated views.
@@ -65,6 +66,7 @@ class PhotoConfig:
       colour_rate, colour_pull: of the colour corrections that photos and generated views have.
     """
 
+    steps: int = 0
     side: int = 512
     every: int = 3
     weight: float = 2.0
@@ -138,6 +140,7 @@ PRESETS = {
         picture_side=128,
         rates=dataclasses.replace(_FAST, position=3e-2, log_scale=2e-2, harmonics=2e-2, harmonics_rest=2e-3),
         densify=DensifyConfig(rounds=10, stop=0.7, gradient=1e-4),
+        photos=PhotoConfig(steps=500),
     ),
     "low": DistillConfig(
         AvatarConfig(96, 2, NetConfig((16, 32, 64), 1, 2)),
@@ -192,6 +195,7 @@ def adapted(config: DistillConfig, image_size: tuple[int, int]) -> DistillConfig
 def with_photos(config: DistillConfig) -> DistillConfig:
     """The config for captures with photos: room for the Gaussians that start from these, blur by what saw them.
 
+    In preset `cpu` steps are fewer: likeness and closed loop gain nothing past some 500 (docs/benchmarks.md).
     A small UV square grows: its triangles carry lips and lids that a photo shows sharply. In preset `cpu` Gaussians of
     photos, lips, lids and mouth fill the room. So densification drops and adds none: what it added at a photo's rims
     would be dots from beside.
@@ -200,7 +204,8 @@ def with_photos(config: DistillConfig) -> DistillConfig:
     avatar = dataclasses.replace(avatar, antialiased=True, uv_resolution=max(144, avatar.uv_resolution))
     start = max(config.start_gaussians, 18000)
     most = max(config.max_gaussians, start) + photos.start_gaussians
-    return dataclasses.replace(config, avatar=avatar, start_gaussians=start, max_gaussians=most)
+    steps = photos.steps or config.steps
+    return dataclasses.replace(config, avatar=avatar, steps=steps, start_gaussians=start, max_gaussians=most)
 
 
 def changed(
