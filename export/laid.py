@@ -5,10 +5,18 @@ from __future__ import annotations
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from mvp4d_export.avatar import Avatar
+from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.harmonics import even_harmonics
-from mvp4d_export.triangles import no_turns, to_head, to_local, triangle_frames
+from mvp4d_export.triangles import (
+    matrix_to_quaternion,
+    multiply_quaternions,
+    no_turns,
+    to_head,
+    to_local,
+    triangle_frames,
+)
 
 CANDIDATES = 16  # triangles around a place, of which it follows one
 FLAT = 0.3  # thickness of a Gaussian over its width
@@ -76,3 +84,20 @@ def followed(avatar: Avatar, heads: list[Tensor], points: list[Tensor], among: T
         off = torch.maximum(off, (carried.view(*off.shape, 3) - there[:, None]).norm(dim=-1))
     off, best = off.min(1)
     return candidates.gather(1, best[:, None])[:, 0], off
+
+
+@torch.no_grad()
+def bind(avatar: Avatar, which: Tensor, binding: Tensor) -> None:
+    """Binds some Gaussians, indices [M], to other triangles [M]; at rest they stay where and as they are."""
+    rest = avatar.gather(avatar.rig.template)
+    frames = triangle_frames(rest, avatar.mesh_faces)
+    rotation, scale, _ = frames
+    splats, old = avatar.splats(rest), avatar.binding[which]
+    turn = matrix_to_quaternion(rotation[binding].mT @ rotation[old])
+    tensors = {name: getattr(avatar, name).detach().clone() for name in GAUSSIAN_TENSORS}
+    tensors["position"][which] = to_local(splats.means[which], frames, binding)
+    tensors["rotation"][which] = multiply_quaternions(turn, normalize(avatar.rotation[which], dim=-1))
+    tensors["log_scale"][which] += (scale[old] / scale[binding]).log()[:, None]
+    bindings = avatar.binding.clone()
+    bindings[which] = binding
+    avatar.set_gaussians(bindings, tensors)

@@ -13,10 +13,10 @@ from torch.nn.functional import max_pool2d
 
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
-from mvp4d_export.harmonics import SH_0, shade
+from mvp4d_export.harmonics import SH_0, colour_of_sh, even_harmonics, shade
 from mvp4d_export.hidden import NOT_SKIN
 from mvp4d_export.initialise import nearest
-from mvp4d_export.laid import FADED
+from mvp4d_export.laid import FADED, bind, followed
 from mvp4d_export.lips import around_lips
 from mvp4d_export.mouth_mask import grown
 from mvp4d_export.photos import Picture
@@ -24,16 +24,22 @@ from mvp4d_export.projection import camera_centre
 from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import SOLID, project_points
 from mvp4d_export.triangles import to_local, triangle_frames
-from mvp4d_export.visibility import gaussians_of, light, parts_named, rig_surface
+from mvp4d_export.visibility import gaussians_of, light, parts_named, rig_surface, smoothstep, triangle_parts
 
-AROUND = 0.008  # metres from closed lids within which skin tells their colours
+AROUND = 0.010  # metres from closed lids within which skin tells their tone
 BESIDE = 0.0007  # metres from them, and from what shows of the eyes, in which it does not: edges are blurred
-LASHES = 0.0012  # metres: half of what lashes and creases, which are no skin, are wide
-TONES = (0.8, 0.9)  # quantiles of brightness: skin's is at least `DARKER` times the first, and below the second ...
-DARKER = 0.5  # ... which leaves out brows, and what shines
+THIN = 0.0012  # metres: half of what lashes and creases, which are no skin, are wide
+TONES = (0.8, 0.97)  # quantiles of brightness: skin's is at least `DARKER` times the first, and below the second ...
+DARKER = 0.25  # ... which leaves out brows, and what shines
+LIT, ROUNDS = 0.8, 10  # weight of skin that is brighter than the tone, of 1; rounds in which that is found
+SHADE = 0.96  # of that tone, of lids
+RING, FADE = 0.0015, 0.005  # metres beside them that tell their edges' colours, which pass into the tone over so many
 DENSE = 1500  # pixels a metre, at least, of the picture that is looked at
-NEAREST = 0.002  # metres within which distances count alike
-EDGE, LASH_WIDTH, LASH_SHADE = ("lash", "lining"), 0.0012, 0.5  # parts; metres beside them that lashes shade; how far
+NEAREST = 0.0007  # metres within which distances count alike
+EDGE, LASH_WIDTH, LASH_SHADE = ("lash", "lining"), 0.0007, 0.45  # parts; metres beside them that lashes shade; how far
+LASH = ("lash",)  # parts
+STRAY, BELOW = 0.004, 0.001  # metres from lashes, and below them, within which a photo's may lie
+DARK, LEFT = 0.6, 0.25  # of the skin's brightness, and of the edge's way: darker is lashes, more is left behind
 OVER, REACH = 0.0004, (1.5, 0.004)  # metres that eyes lie behind lids which they would cover: within so many of their
 # standard deviations, and metres
 WELL = 0.0012, 7  # metres, and how many of the lids' Gaussians lie within them around what is well before lids
@@ -57,8 +63,8 @@ def finish_lids(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, view
     Gaussians are drawn in the order of their depth, so an eye's must lie behind every lid that they overlap. They move
     along the photo's lines of sight, which hardly changes it.
 
-    A lid's colour is the mean over the pixels of that skin, weighted by one over the squared distance: at the lids'
-    edges it is that of the skin beside them.
+    A lid's colour is that of what lies right beside it, creases too, and further in the tone of the skin around it.
+    Along its edge are lashes. A photo's own lashes go along.
 
     Args:
       picture, pose, viewmat: the camera [4, 4] and the pose, one frame, from which that skin is looked at.
@@ -77,6 +83,7 @@ def finish_lids(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, view
             closed = dataclasses.replace(pose, expression=torch.zeros_like(pose.expression))
             closed.expression[:, shut] = 1
             _tuck(avatar, side & ~gaussians_of(avatar, (*INTERIOR, *EDGE)), lids & side, closed, viewmat)
+            _carry_lashes(avatar, side & ~lids & ~gaussians_of(avatar, EYES), shut)
             _shade(avatar, lids & side, shut, picture, closed, viewmat)
 
 
@@ -116,28 +123,51 @@ def _fade_before(avatar: Avatar, carried: Tensor, lids: Tensor, flat: Tensor, de
         avatar.logit_opacity[stray] = FADED
 
 
+def _carry_lashes(avatar: Avatar, others: Tensor, shut: int) -> None:
+    """Binds those of `others`, [G] bool, that are a photo's lashes to what goes with the lid's edge as `shut` shuts it.
+
+    They lie some millimetres from the rig's, on skin that a blink leaves behind or carries half the way: dark lines on
+    the lid. At rest nothing changes.
+    """
+    rig = avatar.rig
+    offset = rig.expression_basis[shut]
+    lashes = rig.faces[parts_named(rig.part_names, LASH).to(avatar.device)[rig.face_parts]].unique()
+    lashes = lashes[offset[lashes].norm(dim=1) > CARRIED]
+    if not len(lashes):
+        return
+    means, shut_means = (avatar.splats(avatar.gather(head)).means for head in (rig.template, rig.template + offset))
+    away, which = nearest(means, rig.template[lashes])
+    way = offset[lashes][which]  # of the edge, [G, 3]
+    near = others & (away < STRAY) & (means[:, 1] > rig.template[lashes][which][:, 1] - BELOW)
+    if not near.any():
+        return
+    bright = colour_of_sh(avatar.harmonics[:, 0]).mean(1)
+    dark = bright < DARK * bright[others & (away < AROUND)].quantile(TONES[0])
+    left = (shut_means - means - way).norm(dim=1) > LEFT * way.norm(dim=1)
+    moved = (near & dark & left).nonzero()[:, 0]
+    skin = (~parts_named(rig.part_names, NOT_SKIN).to(avatar.device)[triangle_parts(avatar)]).nonzero()[:, 0]
+    if len(moved) and len(skin):
+        places = [means[moved], (means + way)[moved]]
+        bind(avatar, moved, followed(avatar, [rig.template, rig.template + offset], places, skin)[0])
+
+
 def _shade(avatar: Avatar, own: Tensor, shut: int, picture: Picture, pose: Pose, viewmat: Tensor) -> None:
     """Colours the Gaussians of one eye's lids, [G] bool, which the expression `shut` shuts in this pose."""
-    rig = avatar.rig
     splats, matrix = avatar.splats(avatar.vertices(pose)), viewmat @ pose.head_matrix()[0]
     depth = float(project_points(splats.means[own], matrix, picture.K)[1].mean())
     scale = max(1.0, DENSE * depth / float(picture.K[0, 0]))
     K, side = torch.cat((scale * picture.K[:2], picture.K[2:])), round(scale * picture.side)
     metre = float(K[0, 0]) / depth  # in pixels
-    rgb, around = _skin_around(avatar, own, splats, pose, (viewmat, K, side), metre)
-    rgb = _without_lashes(rgb, around, max(1, round(LASHES * metre)))
-    places = _skin_toned(rgb.mean(-1), around).nonzero()
-    if len(places) < FEW:
+    rgb, around, beside = _skin_around(avatar, own, splats, pose, (viewmat, K, side), metre)
+    skin = _skin_toned(_without_lashes(rgb, around, max(1, round(THIN * metre))).mean(-1), around)
+    if min(int(skin.sum()), int(beside.sum())) < FEW:
         return
-    pixels = project_points(splats.means[own], matrix, K)[0]
-    weight = 1 / ((torch.cdist(pixels, places.flip(1) + 0.5) / metre).square() + NEAREST**2).square()
-    colour = weight @ rgb[places[:, 0], places[:, 1]] / weight.sum(1, keepdim=True)
-    edge = parts_named(rig.part_names, EDGE).to(avatar.device)[rig.face_parts]
-    if edge.any():
-        corners = (rig.template + rig.expression_basis[shut])[rig.faces[edge]]
-        sides = [torch.lerp(corners, corners.roll(1, 1), share).flatten(0, 1) for share in (0.0, 0.25, 0.5, 0.75)]
-        away = torch.cdist(pixels, project_points(torch.cat(sides), matrix, K)[0]).amin(1) / metre
-        colour = colour * (LASH_SHADE + (1 - LASH_SHADE) * (away / LASH_WIDTH).clamp(max=1).square())[:, None]
+    pixels, lashes = (project_points(points, matrix, K)[0] for points in (splats.means[own], _edge(avatar, shut)))
+    tone = SHADE * _plane(rgb, skin, pixels)
+    colour = _from_edges(rgb, beside, pixels, tone, metre)
+    if len(lashes):
+        away = torch.cdist(pixels, lashes).amin(1, keepdim=True) / metre
+        colour = torch.lerp(colour, LASH_SHADE * tone, (-(away / LASH_WIDTH).square()).exp())
     seen = light(avatar, splats, pose, viewmat, K, around.float())
     change = (seen[:, None, None] * avatar.harmonics[:, 1:]).sum(0) / seen.sum()  # from side to side, as around them
     harmonics = torch.cat((change.new_zeros(1, 3), change)).expand(len(colour), -1, -1).clone()
@@ -146,20 +176,63 @@ def _shade(avatar: Avatar, own: Tensor, shut: int, picture: Picture, pose: Pose,
     avatar.harmonics[own] = harmonics
 
 
+def _from_edges(rgb: Tensor, beside: Tensor, pixels: Tensor, tone: Tensor, metre: float) -> Tensor:
+    """[M, 3] colours at `pixels` [M, 2]: they pass from those right beside, [S, S] bool of a picture [S, S, 3], to
+    `tone` [M, 3]."""
+    places = beside.nonzero()
+    across = torch.cdist(pixels, places.flip(1) + 0.5) / metre
+    weight = 1 / (across.square() + NEAREST**2).square()
+    edge = weight @ rgb[places[:, 0], places[:, 1]] / weight.sum(1, keepdim=True)
+    return torch.lerp(edge, tone, smoothstep(across.amin(1), 0.0, FADE)[:, None])
+
+
+def _edge(avatar: Avatar, shut: int) -> Tensor:
+    """[E, 3] points along the lids' edges, where the expression `shut` shuts them; none of heads without such parts."""
+    rig = avatar.rig
+    edge = parts_named(rig.part_names, EDGE).to(avatar.device)[rig.face_parts]
+    corners = (rig.template + rig.expression_basis[shut])[rig.faces[edge]]
+    return torch.cat([torch.lerp(corners, corners.roll(1, 1), share).flatten(0, 1) for share in (0.0, 0.25, 0.5, 0.75)])
+
+
+def _plane(rgb: Tensor, where: Tensor, pixels: Tensor) -> Tensor:
+    """[M, 3] colours at `pixels` [M, 2] of a plane through those of a picture [S, S, 3] where [S, S] bool is.
+
+    Asymmetric least squares (Newey & Powell 1987) in brightness: what lies in shadow counts for little.
+    """
+    places = where.nonzero()
+    colours, middle, spread = rgb[places[:, 0], places[:, 1]], places.float().mean(0), places.float().std()
+
+    def rows(at: Tensor) -> Tensor:
+        return torch.cat((torch.ones_like(at[:, :1]), (at - middle) / spread), 1)
+
+    known = rows(places.float())
+    weight, ridge = torch.ones_like(known[:, :1]), 1e-3 * torch.eye(3, device=rgb.device)  # places may lie on a line
+    for _ in range(ROUNDS):
+        plane = torch.linalg.solve(known.mT @ (weight * known) + ridge, known.mT @ (weight * colours))
+        above = (colours - known @ plane).mean(1, keepdim=True) > 0
+        weight = torch.where(above, LIT, 1 - LIT)
+    return rows(pixels.flip(1) - 0.5) @ plane
+
+
 def _skin_around(
     avatar: Avatar, own: Tensor, splats: Splats, pose: Pose, camera: tuple[Tensor, Tensor, int], metre: float
-) -> tuple[Tensor, Tensor]:
-    """A picture [S, S, 3] from a camera (viewmat, K, S), and [S, S] bool the skin around the Gaussians `own` in it."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A picture [S, S, 3] from a camera (viewmat, K, S), and [S, S] bool in it the skin around the Gaussians `own`, and
+    what lies right beside them; these have no part in its colours there."""
     viewmat, K, side = camera
     dark, views = torch.zeros(3, device=avatar.device), (viewmat[None], K[None], side, side)
-    shown = avatar.render(splats, pose, *views, dark)
+    harmonics = splats.harmonics.clone()
+    harmonics[own] = even_harmonics(dark.expand(int(own.sum()), 3), avatar.config.harmonic_count)
+    shown = avatar.render(dataclasses.replace(splats, harmonics=harmonics), pose, *views, dark)
     marks = torch.stack((own, gaussians_of(avatar, EYES), own & False), 1).float()
     share, white, _ = avatar.render(splats, pose, *views, dark, colours=marks).rgb[0].unbind(-1)
     surface = rig_surface(avatar, pose, viewmat, K, side)
     other = parts_named(avatar.rig.part_names, NOT_SKIN).to(avatar.device)
-    skin = (surface.face >= 0) & ~other[avatar.rig.face_parts[surface.face.clamp(min=0)]] & (shown.alpha[0] > SOLID)
-    near = grown(share > 0.5, round(AROUND * metre)) & ~grown(share + white > 0.2, max(1, round(BESIDE * metre)))
-    return shown.rgb[0], near & skin
+    solid, lid = shown.alpha[0] > SOLID, share > 0.5
+    skin = (surface.face >= 0) & ~other[avatar.rig.face_parts[surface.face.clamp(min=0)]] & solid
+    near = grown(lid, round(AROUND * metre)) & ~grown(share + white > 0.2, max(1, round(BESIDE * metre)))
+    beside = grown(lid, max(1, round(RING * metre))) & ~lid & (white < 0.2) & solid
+    return shown.rgb[0] / (1 - share).clamp(min=0.5)[..., None], near & skin, beside
 
 
 def _without_lashes(rgb: Tensor, around: Tensor, reach: int) -> Tensor:

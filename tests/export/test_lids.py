@@ -36,7 +36,7 @@ def face(avatar):  # noqa: F811
 
 
 def test_lids_take_the_colour_of_the_skin_beside_each_eye(face):
-    """Of either side, none of the brow; a quarter of them, along their edge, are in the lashes' shade."""
+    """Of either side, none of the brow; along their edge they are in the lashes' shade."""
     own, lids = copy.deepcopy(face[0]), face[1]
     assert int(lids.sum()) > 500
     viewmat, K = camera(own, EYE)
@@ -48,9 +48,9 @@ def test_lids_take_the_colour_of_the_skin_beside_each_eye(face):
     for side, colour in ((means[:, 0] > 0, LEFT), (means[:, 0] <= 0, RIGHT)):
         rgb = colour_of_sh(own.harmonics[lids & side, 0].detach())
         shade = (rgb / torch.tensor(colour)).mean(1, keepdim=True)
-        torch.testing.assert_close(rgb, shade * torch.tensor(colour), rtol=0, atol=0.02)  # the hue is the skin's
-        plain = (shade > 0.97).float().mean()
-        assert float(shade.max()) < 1.02 and float(shade.min()) > 0.45
+        torch.testing.assert_close(rgb, shade * torch.tensor(colour), rtol=0, atol=0.025)  # the hue is the skin's
+        plain = (shade > 0.93).float().mean()
+        assert float(shade.max()) < 1.02 and float(shade.min()) > 0.4
         assert 0.4 < float(plain) < 0.95
 
 
@@ -136,3 +136,37 @@ def test_hair_that_lids_carry_is_no_spot_on_them(face, off, gone):
     assert float(opacity[hair]) < 0.001 if gone else float(opacity[hair]) > 0.9
     others = torch.arange(own.gaussian_count) != hair
     assert torch.equal(own.logit_opacity[others], face[0].logit_opacity[others])
+
+
+def test_lashes_that_a_photo_shows_beside_the_rigs_go_along(face):
+    """Dark, 2 mm above the lid's edge and bound to a brow: at rest it stays as it is, a blink carries it with the edge;
+    as bright as skin it is left where it is."""
+    viewmat, K = camera(face[0], EYE)
+    picture = Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
+    rig = face[0].rig
+    blink = rig.template + rig.expression_basis[list(rig.expression_names).index("eyeBlinkLeft")]
+    lashes = rig.faces[parts_named(rig.part_names, ("lash",))[rig.face_parts]].unique()
+    most = lashes[(blink - rig.template)[lashes].norm(dim=1).argmax()]
+    way = (blink - rig.template)[most]
+    place = rig.template[most] + torch.tensor([0.0, 0.002, 0.0])
+    for share, carried in ((0.1, True), (1.0, False)):
+        own, lids = copy.deepcopy(face[0]), face[1]
+        still = (own.splats(own.gather(blink)).means - own.splats(own.gather(rig.template)).means).norm(dim=1) < 1e-4
+        skin = ~lids & ~gaussians_of(own, (*INTERIOR, *EYES, "lash", "lining"))
+        away = (own.splats(own.gather(rig.template)).means - place).norm(dim=1)
+        chosen = int(torch.where(still & skin, away, torch.inf).argmin())
+        with torch.no_grad():
+            frames = triangle_frames(own.gather(rig.template), own.mesh_faces)
+            own.position[chosen] = to_local(place[None], frames, own.binding[chosen : chosen + 1])[0]
+            own.rotation[chosen] = torch.tensor([0.9, 0.1, -0.3, 0.2])
+            own.log_scale[chosen] = torch.tensor([0.0, -0.5, -1.0])
+            own.harmonics[chosen, 0] = sh_of_colour(share * torch.tensor(LEFT))
+        before = own.splats(own.gather(rig.template))
+        finish_lids(own, lids, picture, pose_of(own), viewmat)
+        after, shut = (own.splats(own.gather(head)) for head in (rig.template, blink))
+        torch.testing.assert_close(after.scales[chosen], before.scales[chosen], rtol=1e-4, atol=0)
+        torch.testing.assert_close(after.means[chosen], before.means[chosen], rtol=0, atol=0.0011)  # tucked by 1 mm
+        same = (after.quaternions[chosen] * before.quaternions[chosen]).sum() / before.quaternions[chosen].norm() ** 2
+        assert abs(float(same.detach())) > 0.9999
+        moved = (shut.means - after.means)[chosen].detach()
+        assert float((moved - way * carried).norm()) < 0.25 * float(way.norm())
