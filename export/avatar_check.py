@@ -51,7 +51,7 @@ def read_files(path: Path) -> tuple[dict, dict[str, Tensor]]:
     if info.get("version") != VERSION:
         raise UserError(
             where,
-            f"field 'version' is {info.get('version')}, this program reads {VERSION}",
+            f"field 'version' is {str(info.get('version'))[:40]}, this program reads {VERSION}",
             "update the program or distil the avatar again",
         )
     check_regular(weights, MOST_BYTES)

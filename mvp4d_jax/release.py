@@ -10,7 +10,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from mvp4d.core.errors import UserError
-from mvp4d.core.files import read_json
+from mvp4d.core.files import kind_of, read_json
 from mvp4d_jax import parallel
 from mvp4d_jax.diffusion.samplers import SamplerConfig
 from mvp4d_jax.geometry.conditioning import ConditioningConfig
@@ -104,9 +104,10 @@ def resolve_weights(name: str | os.PathLike) -> Path:
     """
     path = BUILT_IN / name if str(name) in built_in() else Path(name)
     if not (path / FACTS).is_file():
+        found = kind_of(path)
         raise UserError(
             path,
-            f"holds no release ({FACTS} is missing)",
+            f"is {found}, not a release" if found else f"holds no release ({FACTS} is missing)",
             f"give {', '.join(built_in())}, or a folder that 'mvp4d train --export' wrote",
         )
     return path

@@ -297,10 +297,15 @@ def check_kind(path: Path, marker: str) -> None:
         raise UserError(path, "no such folder" if not path.exists() else "not a folder", f"{wanted} is a folder")
     if (path / marker).exists():
         return
-    found = next((what for name, (what, _) in _FOLDERS.items() if (path / name).is_file()), None)
+    found = kind_of(path)
     what = f"is {found}, not {wanted}" if found else f"is not {wanted} ({marker} is missing)"
     inside = None if found else find_inside(path, (marker,))
     raise UserError(path, what, f"{wanted} is made by {maker}" if inside is None else f"there is one at {inside}")
+
+
+def kind_of(path: Path) -> str | None:
+    """What a folder is ("an avatar"), where it is one of the project's."""
+    return next((what for name, (what, _) in _FOLDERS.items() if (path / name).is_file()), None)
 
 
 def find_inside(path: Path, markers: Iterable[str]) -> Path | None:

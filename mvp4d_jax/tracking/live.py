@@ -13,6 +13,7 @@ import json
 import os
 import queue
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -35,6 +36,7 @@ from mvp4d_jax.tracking.landmarks import MESH_POINTS, from_mesh
 from mvp4d_jax.tracking.problem import SolveConfig
 from mvp4d_jax.tracking.track import Source
 
+VIDEO = "/dev/video"  # and a camera's number, on Linux
 CAMERA_FOCAL = 1.1  # of a webcam, over its longer side: 49 degrees
 CAMERA_FPS = 30.0  # what is recorded from one has
 HELD = 1.0  # seconds without a face before anything is said
@@ -79,12 +81,15 @@ def open_source(text: str | os.PathLike) -> int | Source:
     """A camera's number, or a video file.
 
     Raises:
-      UserError: no such file, or no video.
+      UserError: no such camera where that can be told (Linux), no such file, or no video.
     """
     if str(text).isdecimal():
         if len(str(text)) > 4:
             raise UserError(f"camera {text}", "cannot be opened", "cameras are numbered from 0")
-        return int(str(text))
+        number = int(str(text))
+        if sys.platform == "linux" and not Path(f"{VIDEO}{number}").exists():
+            raise UserError(f"camera {number}", "is not there", "plug it in, or give another number or a video")
+        return number
     if not Path(text).exists():
         raise UserError(text, "no such file", "give a video, or a camera's number (0)")
     source = Source.open(Path(text))

@@ -70,3 +70,9 @@ def test_weights_go_to_the_mesh_in_shards(folder):
         leaf.sharding.is_fully_replicated and leaf.sharding.device_set == set(mesh.devices.flat) for leaf in coder
     )
     assert dataclasses.is_dataclass(release.facts)
+
+
+def test_another_kind_of_folder_is_named(tmp_path):
+    (tmp_path / "avatar.json").write_text("{}")
+    with pytest.raises(UserError, match="is an avatar, not a release; give tiny"):
+        load_release(tmp_path)
