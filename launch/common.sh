@@ -43,11 +43,13 @@ check_names() {
 
 # check_arguments VERB ARGUMENTS...: what `mvp4d VERB` would refuse on every host, refused before a host is asked for.
 check_arguments() {
-  local verb=$1 word config='' out=''
+  local verb=$1 word config='' out='' last=''
   shift
   for word; do
+    [[ $last != --config ]] || check_config "$word"
+    last=$word
     case ${word%%=*} in
-    --config) config=1 ;;
+    --config) config=1; [[ $word != --config=* ]] || check_config "${word#*=}" ;;
     --out) out=1 ;;
     --w*) refuse "$word: this script sets --workdir itself (see its header); leave it out" ;;
     esac
@@ -55,6 +57,14 @@ check_arguments() {
   [[ -n $config ]] || refuse "the arguments of \`mvp4d $verb\` name no --config"
   [[ $verb != prepare || -n $out ]] || refuse "the arguments of \`mvp4d prepare\` name no --out"
   [[ $verb != train || $1 == -* ]] || refuse "'$1': give the arguments of \`mvp4d train\` alone, --config first"
+}
+
+# check_config NAME: one that comes with the project; files are the hosts' to read.
+check_config() {
+  local names
+  case $1 in *.py | *.json | *://*) return ;; esac
+  names=$(cd "$repository/configs" && printf '%s\n' *.py | sed -e 's/\.py$//' -e '/^__init__$/d' -e '/^base$/d')
+  grep -qxF -e "$1" <<<"$names" || refuse "--config $1: no such config; packaged configs are ${names//$'\n'/, }"
 }
 
 # check_paths ARGUMENTS...: weights, shards, captures and outputs lie where the hosts see them: in the bucket's mount, or among

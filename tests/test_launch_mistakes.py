@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from mvp4d_jax.training.config_file import packaged
 from tests.test_launch import ARGUMENTS, GKE, LAUNCH, TPU, XPK, dry_run, launch
 
 SLURM = {"NODES": "2", "GPUS": "8", "WORKDIR": "/scratch/run"}
@@ -66,6 +67,15 @@ def test_a_preparations_paths_are_in_the_bucket():
 
 def test_a_preparation_names_its_output():
     assert "name no --out" in refused("tpu_vm.sh", "prepare", "/mnt/captures", *ARGUMENTS, **TPU)
+
+
+@pytest.mark.parametrize("words", [["--config", "mvp4d_2c"], ["--config=mvp4d_2c"], ["--config", "base"]])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_config_that_is_none(script, words):
+    """The names are those that `mvp4d train` would offer on the hosts."""
+    settings, verb = SCRIPTS[script]
+    said = refused(script, *verb, *words, *ARGUMENTS[2:], **settings)
+    assert f"no such config; packaged configs are {', '.join(packaged())}" in said
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
