@@ -20,6 +20,7 @@ from mvp4d_export.losses import Lpips, psnr
 from mvp4d_export.objective import Regulariser, picture_loss
 from mvp4d_export.optimiser import Adam
 from mvp4d_export.outside import outside
+from mvp4d_export.photo_end import finish_photos, seen_squarely
 from mvp4d_export.photo_fit import PhotoFit
 from mvp4d_export.photo_start import PhotoStart
 from mvp4d_export.photos import Photos
@@ -348,7 +349,7 @@ class Distiller:
             if strayed.any():
                 none = {name: getattr(self.avatar, name).detach()[:0] for name in GAUSSIAN_TENSORS}
                 self._apply(densify.Change(~strayed, self.avatar.binding[:0], none))
-            self.photos.bake()
+            finish_photos(self.photos)
             self._add_strands()
         self.finished = True
 
@@ -356,7 +357,7 @@ class Distiller:
         """Gives hair that no photo shows its strands."""
         photos, generator = self.photos, _generator(self.seed, 5)
         head, most = self.data.capture.head, self.config.photos.strands
-        added = strands(self.avatar, head, photos.squarely(), photos.fixed, most, generator)
+        added = strands(self.avatar, head, seen_squarely(photos), photos.fixed, most, generator)
         if added is not None:
             everyone = torch.ones(self.avatar.gaussian_count, dtype=torch.bool, device=self.device)
             self._apply(densify.Change(everyone, *added))

@@ -8,7 +8,6 @@ correction that all generated views share.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 
 import torch
@@ -16,31 +15,22 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, normalize
 
 from mvp4d.core.heads.model import EYES, INTERIOR
-from mvp4d.core.progress import say
-from mvp4d_export.avatar import Avatar, Splats, logit_of
+from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
-from mvp4d_export.densify import local_scale
-from mvp4d_export.despeckle import fade_specks
-from mvp4d_export.hem import Edges, finish_hem
-from mvp4d_export.hidden import NOT_SKIN, OwnMouths
-from mvp4d_export.lids import finish_lids, lids_among
-from mvp4d_export.lips import finish_lips
+from mvp4d_export.hidden import OwnMouths
 from mvp4d_export.mouth_mask import mouth_mask
 from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
-from mvp4d_export.projection import EPS_2D, camera_centre, project, quaternion_to_matrix
+from mvp4d_export.projection import camera_centre, project
 from mvp4d_export.rasterize import Rendering
 from mvp4d_export.rig import Pose, rotation_matrix
-from mvp4d_export.rim import EAR_RIM, SKIN_DOTS, SKIN_RIM, even_rim, outline_cosine
 from mvp4d_export.sheet import on_sheet
-from mvp4d_export.triangles import matrix_to_quaternion, to_local, triangle_frames, turn_to_local
+from mvp4d_export.triangles import to_local, triangle_frames, turn_to_local
 from mvp4d_export.turned import TURNS, turned_picture, turned_view
-from mvp4d_export.unseen_eyes import lay_eye, unseen_eyes
 from mvp4d_export.visibility import (
     FACING_FROM,
     FACING_TO,
-    OTHERS,
     claims,
     excess_variance,
     facing,
@@ -59,9 +49,7 @@ OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no u
 SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
 YIELD_FROM, YIELD_TO = 0.5, 0.95  # claims over the largest: a photo counts least, fully
 YIELDED = 0.1  # what the least is
-HIDDEN = 1e-3  # pixels that a Gaussian counts for in a view that it is hidden from
 BESIDE_FROM, BESIDE_TO = 0.1, 0.6  # the same: what a photo shows may look otherwise from there, as it does in the photo
-LEAST_CLAIM = 0.05  # to tell the colour around skin that photos see from beside
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
 
 
@@ -191,71 +179,8 @@ class PhotoFit:
         shown = max(self.avatar.config.pitch, float((matrices[:, 2, 3] / Ks[:, 0, 0]).mean()))
         if shown >= self.data.pixel_pitch:
             return splats
-        towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
+        towards = torch.stack([direction_to(viewmat, pose) for viewmat in viewmats])
         return smoothed(splats, excess_variance(self.pitch, shown), towards)
-
-    @torch.no_grad()
-    def bake(self) -> None:
-        """Blurs every Gaussian by what it lacks at the finest pitch, which alone then describes the avatar.
-
-        Generated views tell its place to their pitch in all directions, a photo to its own across the line of sight.
-        Gaussians that no photo sees are thinned out as they grow, as the generated views that see them have it.
-        """
-        avatar, data = self.avatar, self.data
-        eyes = unseen_eyes(avatar, self.shown)
-        if eyes:
-            say("no photo shows the eyes open: they are the head's own, with brown irises")
-        for eye in eyes:
-            lay_eye(avatar, eye)
-            self.pitch[eye] = avatar.config.pitch
-            self.across[eye] = torch.eye(3, device=avatar.device) / avatar.config.pitch**2
-        pose, viewmats, Ks = data.pose[:1], data.viewmats[:, 0], data.Ks[:, 0]
-        splats = avatar.splats(avatar.vertices(pose))
-        everywhere = torch.ones(data.size, device=avatar.device)
-        weights = torch.stack([light(avatar, splats, pose, viewmat, K, everywhere) for viewmat, K in zip(viewmats, Ks)])
-        towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
-        finest = avatar.config.pitch
-        thinned = smoothed(splats, excess_variance(self.pitch, finest), towards, weights + HIDDEN).opacities
-        avatar.logit_opacity.copy_(logit_of(thinned))
-
-        one = torch.eye(3, device=avatar.device)
-        known = self.across / EPS_2D + one / (EPS_2D * data.pixel_pitch**2)
-        size, axes = torch.linalg.eigh(torch.linalg.inv(known))
-        lacking = (size - EPS_2D * finest**2).clamp(min=0)
-        lacking = (axes * lacking[:, None]) @ axes.mT / local_scale(avatar, splats)[:, None, None].square()
-        own = quaternion_to_matrix(avatar.rotation) * avatar.log_scale.exp()[:, None]
-        size, axes = torch.linalg.eigh(own @ own.mT + lacking)
-        axes[..., 0] *= torch.linalg.det(axes)[:, None]  # a rotation
-        avatar.rotation.copy_(matrix_to_quaternion(axes))
-        avatar.log_scale.copy_(size.clamp(min=1e-12).log() / 2)
-        self._even_rim()
-        index = self.photos.reference
-        finish_lips(avatar, self.fixed, self.pitch)
-        finish_lids(avatar, lids_among(avatar, self.fixed), self.photos.pictures[index], *self.view(index))
-        fade_specks(avatar, self.photos.pictures[index], *self.view(index))
-        photos = [(photo, *self.view(which)) for which, photo in enumerate(self.photos.pictures) if photo.known.any()]
-        finish_hem(avatar, ~self.fixed, [*Edges.of_capture(data), *itertools.starmap(Edges.of_photo, photos)])
-
-    def _even_rim(self) -> None:
-        """Evens colours beside the rig, of dots on its skin and of ears, as far as photos see none of it squarely."""
-        surface, claimed = self.on_surface(), self.claims.amax(0)
-        told = claimed > 0  # of the others generated views alone tell the colours
-        even_rim(self.avatar, ~surface & ~self.fixed, torch.where(told, self.squarely(), 1.0))
-        skin = surface & ~self.fixed & ~gaussians_of(self.avatar, (*NOT_SKIN, "lip"))
-        even_rim(self.avatar, skin, torch.where(told, claimed, 1.0), SKIN_RIM, LEAST_CLAIM + claimed, SKIN_DOTS)
-        ears = ~self.fixed & gaussians_of(self.avatar, ("ears",))
-        weight = torch.full_like(self.claims[:, :1], OTHERS)
-        weight[self.photos.reference] = 1
-        even_rim(self.avatar, ears, (self.claims / weight).amax(0), EAR_RIM, LEAST_CLAIM + claimed)
-
-    @torch.no_grad()
-    def squarely(self) -> Tensor:
-        """[G] cosine at which photos see hair at best where Gaussians lie (`rim.outline_cosine`); 0: none sees them."""
-        best = torch.zeros(self.avatar.gaussian_count, device=self.avatar.device)
-        for index, picture in enumerate(self.photos.pictures):
-            cosine = outline_cosine(self.avatar, picture, *self.view(index))
-            best = torch.maximum(best, torch.where(self.claims[index] > 0, cosine, 0.0))
-        return best
 
     @torch.no_grad()
     def look(self) -> None:
@@ -362,7 +287,7 @@ class PhotoFit:
           where a photo was taken; [B, 1, 1] of their outlines.
         """
         pose, viewmats = self.data.pose[moment : moment + 1], self.data.viewmats[views, moment]
-        towards = torch.stack([_direction(viewmat, pose) for viewmat in viewmats])
+        towards = torch.stack([direction_to(viewmat, pose) for viewmat in viewmats])
         cosine = (towards @ self._directions().T).amax(1)[:, None, None]
         near, beside = smoothstep(cosine, NEAR_FROM, NEAR_TO), smoothstep(cosine, BESIDE_FROM, BESIDE_TO)
         shown = drawn.marked * beside + (1 - drawn.alpha) * near
@@ -393,7 +318,7 @@ class PhotoFit:
     def _directions(self) -> Tensor:
         """[N, 3] where the photos' cameras stand, as unit vectors in head axes."""
         views = [self.view(index) for index in range(len(self.photos))]
-        return torch.stack([_direction(viewmat, pose) for pose, viewmat in views])
+        return torch.stack([direction_to(viewmat, pose) for pose, viewmat in views])
 
     @torch.no_grad()
     def _mouth(self, index: int) -> Tensor:
@@ -404,6 +329,6 @@ class PhotoFit:
         return mouth_mask(picture, inside)
 
 
-def _direction(viewmat: Tensor, pose: Pose) -> Tensor:
+def direction_to(viewmat: Tensor, pose: Pose) -> Tensor:
     """Unit vector [3] from the head to a camera [4, 4], in head axes."""
     return normalize(camera_centre(viewmat @ pose.head_matrix()[0]), dim=0)

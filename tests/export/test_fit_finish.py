@@ -15,6 +15,7 @@ from mvp4d_export.avatar import GAUSSIAN_TENSORS
 from mvp4d_export.fit_checkpoint import load_checkpoint, save_checkpoint
 from mvp4d_export.fitting import distill
 from mvp4d_export.outside import outside
+from mvp4d_export.photo_end import even_rims
 from mvp4d_export.rim import EAR_RIM, SKIN_RIM
 from mvp4d_export.triangles import triangle_frames
 from mvp4d_export.visibility import gaussians_of
@@ -134,7 +135,7 @@ def test_ears_are_as_even_as_photos_see_them_from_beside(egg, sharp, tmp_path):
             colours = torch.rand(fit.avatar.gaussian_count, 3, generator=torch.Generator().manual_seed(0))
             fit.avatar.harmonics.zero_()[:, 0] = colours
         on_surface = fit.photos.on_surface()
-        fit.photos._even_rim()
+        even_rims(fit.photos)
         own, after = colours, fit.avatar.harmonics[:, 0].detach()
         unseen, squarely = chosen & on_surface & (claims == 0), chosen & on_surface & (claims > EAR_RIM[1])
         assert unseen.sum() > 30 and squarely.sum() > 20
@@ -154,5 +155,5 @@ def test_an_ear_that_a_photo_from_beside_shows_squarely_keeps_its_colours(egg, s
     with torch.no_grad():
         own = torch.rand(fit.avatar.gaussian_count, 3, generator=torch.Generator().manual_seed(0))
         fit.avatar.harmonics.zero_()[:, 0] = own
-    fit.photos._even_rim()
+    even_rims(fit.photos)
     torch.testing.assert_close(fit.avatar.harmonics[:, 0].detach()[squarely], own[squarely])

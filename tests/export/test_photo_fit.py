@@ -290,7 +290,7 @@ def test_baking_blurs_by_what_no_picture_told(egg, sharp, monkeypatch):
     """Covariances before and after: nothing is added across a photo's line of sight, the coarse pitch along it, but on
     the rig, whose normal is known too: of M = t t' + n n' with an angle a between line of sight and n, the smallest
     eigenvalue is 1 - sin a."""
-    monkeypatch.setattr("mvp4d_export.photo_fit.fade_specks", lambda *_: None)  # of which this head has some, behind
+    monkeypatch.setattr("mvp4d_export.photo_end.fade_specks", lambda *_: None)  # of which this head has some, behind
     fit = photo_fit(egg, portrait_of(sharp, [0]))
     pose, viewmat = fit.photos.view(0)
 
