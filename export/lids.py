@@ -34,12 +34,14 @@ DARKER = 0.25  # ... which leaves out brows, and what shines
 LIT, ROUNDS = 0.8, 10  # weight of skin that is brighter than the tone, of 1; rounds in which that is found
 SHADE = 0.96  # of that tone, of lids
 RING, FADE = 0.0015, 0.005  # metres beside them that tell their edges' colours, which pass into the tone over so many
+MOST = 0.6  # of a lid's colour that is that tone: what lies beside it tells its light
 DENSE = 1500  # pixels a metre, at least, of the picture that is looked at
 NEAREST = 0.0007  # metres within which distances count alike
 EDGE, LASH_WIDTH, LASH_SHADE = ("lash", "lining"), 0.0007, 0.45  # parts; metres beside them that lashes shade; how far
 LASH = ("lash",)  # parts
 STRAY, BELOW = 0.004, 0.001  # metres from lashes, and below them, within which a photo's may lie
 DARK, LEFT = 0.6, 0.25  # of the skin's brightness, and of the edge's way: darker is lashes, more is left behind
+PEEPS = (0.05, 0.3)  # light that comes through of a lid over the most: from hidden to seen
 OVER, REACH = 0.0004, (1.5, 0.004)  # metres that eyes lie behind lids which they would cover: within so many of their
 # standard deviations, and metres
 WELL = 0.0012, 7  # metres, and how many of the lids' Gaussians lie within them around what is well before lids
@@ -85,6 +87,7 @@ def finish_lids(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, view
             _tuck(avatar, side & ~gaussians_of(avatar, (*INTERIOR, *EDGE)), lids & side, closed, viewmat)
             _carry_lashes(avatar, side & ~lids & ~gaussians_of(avatar, EYES), shut)
             _shade(avatar, lids & side, shut, picture, closed, viewmat)
+    _darken(avatar, lids, picture, pose, viewmat)
 
 
 def _tuck(avatar: Avatar, others: Tensor, lids: Tensor, closed: Pose, viewmat: Tensor) -> None:
@@ -176,6 +179,18 @@ def _shade(avatar: Avatar, own: Tensor, shut: int, picture: Picture, pose: Pose,
     avatar.harmonics[own] = harmonics
 
 
+def _darken(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, viewmat: Tensor) -> None:
+    """Makes what an open eye leaves to see of its lids, [G] bool, no brighter than the photo is there: lashes, shadow."""
+    splats, matrix = avatar.splats(avatar.vertices(pose)), viewmat @ pose.head_matrix()[0]
+    seen = light(avatar, splats, pose, viewmat, picture.K, torch.ones_like(picture.alpha))[lids]
+    share = seen / seen.amax().clamp(min=1e-6)
+    pixels = (project_points(splats.means[lids], matrix, picture.K)[0] - 0.5).round().long().clamp(0, picture.side - 1)
+    photo = picture.rgb[pixels[:, 1], pixels[:, 0]]
+    colour = shade(avatar.harmonics[lids], splats.means[lids], matrix[None], avatar.config.sh_degree)[0]
+    excess = (colour - photo).clamp(min=0) * smoothstep(share, *PEEPS)[:, None]
+    avatar.harmonics[lids, 0] -= excess / SH_0
+
+
 def _from_edges(rgb: Tensor, beside: Tensor, pixels: Tensor, tone: Tensor, metre: float) -> Tensor:
     """[M, 3] colours at `pixels` [M, 2]: they pass from those right beside, [S, S] bool of a picture [S, S, 3], to
     `tone` [M, 3]."""
@@ -183,7 +198,7 @@ def _from_edges(rgb: Tensor, beside: Tensor, pixels: Tensor, tone: Tensor, metre
     across = torch.cdist(pixels, places.flip(1) + 0.5) / metre
     weight = 1 / (across.square() + NEAREST**2).square()
     edge = weight @ rgb[places[:, 0], places[:, 1]] / weight.sum(1, keepdim=True)
-    return torch.lerp(edge, tone, smoothstep(across.amin(1), 0.0, FADE)[:, None])
+    return torch.lerp(edge, tone, MOST * smoothstep(across.amin(1), 0.0, FADE)[:, None])
 
 
 def _edge(avatar: Avatar, shut: int) -> Tensor:

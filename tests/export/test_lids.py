@@ -12,7 +12,7 @@ from mvp4d_export.hidden import lid_triangles
 from mvp4d_export.lids import finish_lids
 from mvp4d_export.photos import Picture
 from mvp4d_export.triangles import to_local, triangle_frames
-from mvp4d_export.visibility import gaussians_of, parts_named, triangle_parts
+from mvp4d_export.visibility import gaussians_of, light, parts_named, triangle_parts
 
 LEFT, RIGHT, BROW, GREEN = (0.7, 0.5, 0.4), (0.4, 0.3, 0.25), (0.05, 0.04, 0.04), (0.0, 1.0, 0.0)
 EYE = ("sclera",)
@@ -40,7 +40,7 @@ def test_lids_take_the_colour_of_the_skin_beside_each_eye(face):
     own, lids = copy.deepcopy(face[0]), face[1]
     assert int(lids.sum()) > 500
     viewmat, K = camera(own, EYE)
-    picture = Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
+    picture = Picture(torch.ones(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
     others = own.harmonics[~lids].clone()
     finish_lids(own, lids, picture, pose_of(own), viewmat)
     torch.testing.assert_close(own.harmonics[~lids], others, rtol=0, atol=0)
@@ -61,7 +61,7 @@ def test_a_shut_eye_looks_like_skin(face):
     before, _ = drawn(own, shut, EYE)
     assert int((before[..., 1] > 0.9).sum()) > 200
     viewmat, K = camera(own, EYE)
-    picture = Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
+    picture = Picture(torch.ones(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
     finish_lids(own, lids, picture, pose_of(own), viewmat)
     after, _ = drawn(own, shut, EYE)
     patch = before[..., 1] > 0.9
@@ -69,11 +69,27 @@ def test_a_shut_eye_looks_like_skin(face):
     assert float((off[patch] < 0.03).float().mean()) > 0.5
 
 
+def test_open_eyes_leave_nothing_to_see_that_is_brighter_than_the_photo(face):
+    """A dark photo darkens the lids that it shows, and none that are folded away."""
+    found = {}
+    viewmat, K = camera(face[0], EYE)
+    for bright in (1.0, 0.1):
+        own, lids = copy.deepcopy(face[0]), face[1]
+        picture = Picture(torch.full((SIDE, SIDE, 3), bright), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
+        finish_lids(own, lids, picture, pose_of(own), viewmat)
+        found[bright] = colour_of_sh(own.harmonics[lids, 0].detach())
+    seen = light(own, own.splats(own.vertices(pose_of(own))), pose_of(own), viewmat, K, torch.ones(SIDE, SIDE))[lids]
+    shown, folded = seen > 0.3 * seen.max(), seen < 0.05 * seen.max()
+    assert shown.sum() > 10 and folded.sum() > 500
+    torch.testing.assert_close(found[0.1][shown], found[1.0][shown].clamp(max=0.1), rtol=0, atol=1e-3)
+    torch.testing.assert_close(found[0.1][folded], found[1.0][folded], rtol=0, atol=1e-6)
+
+
 def test_a_head_without_lids_stays_as_it_is(avatar):  # noqa: F811
     own = copy.deepcopy(avatar)
     before = own.harmonics.clone()
     viewmat, K = camera(own, EYE)
-    picture = Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
+    picture = Picture(torch.ones(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
     finish_lids(own, torch.zeros(own.gaussian_count, dtype=torch.bool), picture, pose_of(own), viewmat)
     torch.testing.assert_close(own.harmonics, before, rtol=0, atol=0)
 
@@ -82,7 +98,7 @@ def test_shut_lids_hide_eyes_that_a_fit_left_before_them(face):
     """And a speck on their middle; the picture of open eyes stays as it was."""
     own, lids = copy.deepcopy(face[0]), face[1]
     viewmat, K = camera(own, EYE)
-    picture = Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
+    picture = Picture(torch.ones(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
     shut, eyes = pose_of(own, eyeBlinkLeft=1.0, eyeBlinkRight=1.0), gaussians_of(own, EYES)
     vertices = own.vertices(shut)
     means = own.splats(vertices).means.detach()
@@ -117,7 +133,7 @@ def test_hair_that_lids_carry_is_no_spot_on_them(face, off, gone):
     """Bound to what a blink moves and `off` metres before a shut lid: gone; skin, which lies nearer, stays."""
     own, lids = copy.deepcopy(face[0]), face[1]
     viewmat, K = camera(own, EYE)
-    picture = Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
+    picture = Picture(torch.ones(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
     shut = pose_of(own, eyeBlinkLeft=1.0, eyeBlinkRight=1.0)
     with torch.no_grad():
         vertices = own.vertices(shut)
@@ -142,7 +158,7 @@ def test_lashes_that_a_photo_shows_beside_the_rigs_go_along(face):
     """Dark, 2 mm above the lid's edge and bound to a brow: at rest it stays as it is, a blink carries it with the edge;
     as bright as skin it is left where it is."""
     viewmat, K = camera(face[0], EYE)
-    picture = Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
+    picture = Picture(torch.ones(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), K)
     rig = face[0].rig
     blink = rig.template + rig.expression_basis[list(rig.expression_names).index("eyeBlinkLeft")]
     lashes = rig.faces[parts_named(rig.part_names, ("lash",))[rig.face_parts]].unique()
