@@ -180,7 +180,7 @@ def _shade(avatar: Avatar, own: Tensor, shut: int, picture: Picture, pose: Pose,
 
 
 def _darken(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, viewmat: Tensor) -> None:
-    """Makes what an open eye leaves to see of its lids, [G] bool, no brighter than the photo is there: lashes, shadow."""
+    """Makes what an open eye leaves to see of its lids, [G] bool, no brighter than the photo: lashes, shadow."""
     splats, matrix = avatar.splats(avatar.vertices(pose)), viewmat @ pose.head_matrix()[0]
     seen = light(avatar, splats, pose, viewmat, picture.K, torch.ones_like(picture.alpha))[lids]
     share = seen / seen.amax().clamp(min=1e-6)
