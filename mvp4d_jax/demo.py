@@ -24,7 +24,6 @@ TEST_IDENTITY = 11_004  # of the studio's test range: the weights have never see
 VIEWS, FRAMES, ORBIT_FRAMES = 8, 17, 100
 PHOTO_SIDE = 512  # pixels of the videos of a person whose photos are in the fit
 STOP_SECONDS = 60  # for a stage to save what it has
-FIT_STEPS = 900  # without photos: half of the preset's, a demo is waited for
 
 
 _REPLACING = ("studio", "track", "sample", "evaluate", "distill", "render", "export")  # verbs with --overwrite
@@ -182,8 +181,7 @@ class _Plan:
 
     def _distill(self) -> Stage:
         what = "distilling the views into a 4D Gaussian avatar"
-        steps = () if self.photos else FIT_STEPS
-        command = _command("distill", self.generated, out=self.avatar, preset="cpu", steps=steps)
+        command = _command("distill", self.generated, out=self.avatar, preset="cpu")
         return Stage("distill", what, command, self.avatar)
 
     def _compare(self) -> Stage:

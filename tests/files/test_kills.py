@@ -121,7 +121,10 @@ COMMANDS: dict[str, Callable[[Path, Path], list[str]]] = {
     ],
     "demo": lambda world, out: ["demo", "--weights", "tiny", "--frames", "5", "--out", str(out / "d")],
 }
-SMALL_DEMO = "import mvp4d_jax.demo as demo; demo.VIEWS, demo.ORBIT_FRAMES, demo.FIT_STEPS = 3, 8, 30"
+SMALL_DEMO = (
+    "import mvp4d_jax.demo as demo; demo.VIEWS, demo.ORBIT_FRAMES, run = 3, 8, demo.run_command; "
+    "demo.run_command = lambda words: run([*words, *['--steps', '30'] * (words[0] == 'distill')])"
+)
 
 
 def start(words: list[str], limit: int | None = None) -> subprocess.Popen:
