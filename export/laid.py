@@ -87,12 +87,12 @@ def followed(avatar: Avatar, heads: list[Tensor], points: list[Tensor], among: T
 
 
 @torch.no_grad()
-def bind(avatar: Avatar, which: Tensor, binding: Tensor) -> None:
-    """Binds some Gaussians, indices [M], to other triangles [M]; at rest they stay where and as they are."""
-    rest = avatar.gather(avatar.rig.template)
-    frames = triangle_frames(rest, avatar.mesh_faces)
+def bind(avatar: Avatar, which: Tensor, binding: Tensor, vertices: Tensor) -> None:
+    """Binds some Gaussians, indices [M], to other triangles [M]; on UV vertices [P, 3] they stay where and as they
+    are."""
+    frames = triangle_frames(vertices, avatar.mesh_faces)
     rotation, scale, _ = frames
-    splats, old = avatar.splats(rest), avatar.binding[which]
+    splats, old = avatar.splats(vertices), avatar.binding[which]
     turn = matrix_to_quaternion(rotation[binding].mT @ rotation[old])
     tensors = {name: getattr(avatar, name).detach().clone() for name in GAUSSIAN_TENSORS}
     tensors["position"][which] = to_local(splats.means[which], frames, binding)

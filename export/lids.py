@@ -30,18 +30,19 @@ AROUND = 0.010  # metres from closed lids within which skin tells their tone
 BESIDE = 0.0007  # metres from them, and from what shows of the eyes, in which it does not: edges are blurred
 THIN = 0.0012  # metres: half of what lashes and creases, which are no skin, are wide
 TONES = (0.8, 0.97)  # quantiles of brightness: skin's is at least `DARKER` times the first, and below the second ...
-DARKER = 0.25  # ... which leaves out brows, and what shines
+DARKER = 0.25  # ... which leaves out black hair, and what shines
 LIT, ROUNDS = 0.8, 10  # weight of skin that is brighter than the tone, of 1; rounds in which that is found
+RIDGE = 0.02  # what holds its slopes: few pixels tell none
 SHADE = 0.96  # of that tone, of lids
 RING, FADE = 0.0015, 0.005  # metres beside them that tell their edges' colours, which pass into the tone over so many
 MOST = 0.6  # of a lid's colour that is that tone: what lies beside it tells its light
 DENSE = 1500  # pixels a metre, at least, of the picture that is looked at
 NEAREST = 0.0007  # metres within which distances count alike
-EDGE, LASH_WIDTH, LASH_SHADE = ("lash", "lining"), 0.0007, 0.45  # parts; metres beside them that lashes shade; how far
+EDGE, LASH_WIDTH, LASH_SHADE = ("lash", "lining"), 0.0012, 0.35  # parts; metres beside them that lashes shade; how far
 LASH = ("lash",)  # parts
 STRAY, BELOW = 0.004, 0.001  # metres from lashes, and below them, within which a photo's may lie
 DARK, LEFT = 0.6, 0.25  # of the skin's brightness, and of the edge's way: darker is lashes, more is left behind
-PEEPS = (0.05, 0.3)  # light that comes through of a lid over the most: from hidden to seen
+PEEPS = (0.1, 0.3)  # share of a lid's Gaussian that a photo shows, from hidden to seen: they overlap
 OVER, REACH = 0.0004, (1.5, 0.004)  # metres that eyes lie behind lids which they would cover: within so many of their
 # standard deviations, and metres
 WELL = 0.0012, 7  # metres, and how many of the lids' Gaussians lie within them around what is well before lids
@@ -85,8 +86,8 @@ def finish_lids(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, view
             closed = dataclasses.replace(pose, expression=torch.zeros_like(pose.expression))
             closed.expression[:, shut] = 1
             _tuck(avatar, side & ~gaussians_of(avatar, (*INTERIOR, *EDGE)), lids & side, closed, viewmat)
-            _carry_lashes(avatar, side & ~lids & ~gaussians_of(avatar, EYES), shut)
-            _shade(avatar, lids & side, shut, picture, closed, viewmat)
+            _carry_lashes(avatar, side & ~lids & ~gaussians_of(avatar, EYES), shut, pose)
+            _shade(avatar, lids & side, picture, closed, viewmat)
     _darken(avatar, lids, picture, pose, viewmat)
 
 
@@ -126,11 +127,11 @@ def _fade_before(avatar: Avatar, carried: Tensor, lids: Tensor, flat: Tensor, de
         avatar.logit_opacity[stray] = FADED
 
 
-def _carry_lashes(avatar: Avatar, others: Tensor, shut: int) -> None:
+def _carry_lashes(avatar: Avatar, others: Tensor, shut: int, pose: Pose) -> None:
     """Binds those of `others`, [G] bool, that are a photo's lashes to what goes with the lid's edge as `shut` shuts it.
 
     They lie some millimetres from the rig's, on skin that a blink leaves behind or carries half the way: dark lines on
-    the lid. At rest nothing changes.
+    the lid. In this pose nothing changes.
     """
     rig = avatar.rig
     offset = rig.expression_basis[shut]
@@ -146,28 +147,32 @@ def _carry_lashes(avatar: Avatar, others: Tensor, shut: int) -> None:
         return
     bright = colour_of_sh(avatar.harmonics[:, 0]).mean(1)
     dark = bright < DARK * bright[others & (away < AROUND)].quantile(TONES[0])
-    left = (shut_means - means - way).norm(dim=1) > LEFT * way.norm(dim=1)
-    moved = (near & dark & left).nonzero()[:, 0]
+    missed = (shut_means - means - way).norm(dim=1)
+    moved = (near & dark & (missed > LEFT * way.norm(dim=1))).nonzero()[:, 0]
     skin = (~parts_named(rig.part_names, NOT_SKIN).to(avatar.device)[triangle_parts(avatar)]).nonzero()[:, 0]
-    if len(moved) and len(skin):
-        places = [means[moved], (means + way)[moved]]
-        bind(avatar, moved, followed(avatar, [rig.template, rig.template + offset], places, skin)[0])
+    if not len(moved) or not len(skin):
+        return
+    places = [means[moved], (means + way)[moved]]
+    binding, misses = followed(avatar, [rig.template, rig.template + offset], places, skin)
+    better = misses < missed[moved]
+    bind(avatar, moved[better], binding[better], avatar.vertices(pose))
 
 
-def _shade(avatar: Avatar, own: Tensor, shut: int, picture: Picture, pose: Pose, viewmat: Tensor) -> None:
-    """Colours the Gaussians of one eye's lids, [G] bool, which the expression `shut` shuts in this pose."""
-    splats, matrix = avatar.splats(avatar.vertices(pose)), viewmat @ pose.head_matrix()[0]
+def _shade(avatar: Avatar, own: Tensor, picture: Picture, pose: Pose, viewmat: Tensor) -> None:
+    """Colours the Gaussians of one eye's lids, [G] bool, which are shut in this pose."""
+    vertices = avatar.vertices(pose)
+    splats, matrix = avatar.splats(vertices), viewmat @ pose.head_matrix()[0]
     depth = float(project_points(splats.means[own], matrix, picture.K)[1].mean())
     scale = max(1.0, DENSE * depth / float(picture.K[0, 0]))
     K, side = torch.cat((scale * picture.K[:2], picture.K[2:])), round(scale * picture.side)
     metre = float(K[0, 0]) / depth  # in pixels
     rgb, around, beside = _skin_around(avatar, own, splats, pose, (viewmat, K, side), metre)
     skin = _skin_toned(_without_lashes(rgb, around, max(1, round(THIN * metre))).mean(-1), around)
-    if min(int(skin.sum()), int(beside.sum())) < FEW:
+    if int(skin.sum()) < FEW:
         return
-    pixels, lashes = (project_points(points, matrix, K)[0] for points in (splats.means[own], _edge(avatar, shut)))
+    pixels, lashes = (project_points(points, matrix, K)[0] for points in (splats.means[own], _edge(avatar, vertices)))
     tone = SHADE * _plane(rgb, skin, pixels)
-    colour = _from_edges(rgb, beside, pixels, tone, metre)
+    colour = _from_edges(rgb, beside, pixels, tone, metre) if beside.any() else tone
     if len(lashes):
         away = torch.cdist(pixels, lashes).amin(1, keepdim=True) / metre
         colour = torch.lerp(colour, LASH_SHADE * tone, (-(away / LASH_WIDTH).square()).exp())
@@ -182,8 +187,9 @@ def _shade(avatar: Avatar, own: Tensor, shut: int, picture: Picture, pose: Pose,
 def _darken(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, viewmat: Tensor) -> None:
     """Makes what an open eye leaves to see of its lids, [G] bool, no brighter than the photo: lashes, shadow."""
     splats, matrix = avatar.splats(avatar.vertices(pose)), viewmat @ pose.head_matrix()[0]
-    seen = light(avatar, splats, pose, viewmat, picture.K, torch.ones_like(picture.alpha))[lids]
-    share = seen / seen.amax().clamp(min=1e-6)
+    seen = light(avatar, splats, pose, viewmat, picture.K, picture.alpha * picture.known)[lids]
+    pixel = float(project_points(splats.means[lids], matrix, picture.K)[1].mean()) / float(picture.K[0, 0])  # metres
+    share = seen * pixel**2 / (2 * torch.pi * splats.scales[lids].sort(1).values[:, 1:].prod(1))
     pixels = (project_points(splats.means[lids], matrix, picture.K)[0] - 0.5).round().long().clamp(0, picture.side - 1)
     photo = picture.rgb[pixels[:, 1], pixels[:, 0]]
     colour = shade(avatar.harmonics[lids], splats.means[lids], matrix[None], avatar.config.sh_degree)[0]
@@ -201,11 +207,10 @@ def _from_edges(rgb: Tensor, beside: Tensor, pixels: Tensor, tone: Tensor, metre
     return torch.lerp(edge, tone, MOST * smoothstep(across.amin(1), 0.0, FADE)[:, None])
 
 
-def _edge(avatar: Avatar, shut: int) -> Tensor:
-    """[E, 3] points along the lids' edges, where the expression `shut` shuts them; none of heads without such parts."""
-    rig = avatar.rig
-    edge = parts_named(rig.part_names, EDGE).to(avatar.device)[rig.face_parts]
-    corners = (rig.template + rig.expression_basis[shut])[rig.faces[edge]]
+def _edge(avatar: Avatar, vertices: Tensor) -> Tensor:
+    """[E, 3] points along the lids' edges of UV vertices [P, 3]; none of heads without such parts."""
+    own = parts_named(avatar.rig.part_names, EDGE).to(avatar.device)[triangle_parts(avatar)]
+    corners = vertices[avatar.mesh_faces[own]]
     return torch.cat([torch.lerp(corners, corners.roll(1, 1), share).flatten(0, 1) for share in (0.0, 0.25, 0.5, 0.75)])
 
 
@@ -215,18 +220,19 @@ def _plane(rgb: Tensor, where: Tensor, pixels: Tensor) -> Tensor:
     Asymmetric least squares (Newey & Powell 1987) in brightness: what lies in shadow counts for little.
     """
     places = where.nonzero()
-    colours, middle, spread = rgb[places[:, 0], places[:, 1]], places.float().mean(0), places.float().std()
+    colours, middle = rgb[places[:, 0], places[:, 1]], places.float().mean(0)
+    spread = (places - middle).std()
 
     def rows(at: Tensor) -> Tensor:
         return torch.cat((torch.ones_like(at[:, :1]), (at - middle) / spread), 1)
 
-    known = rows(places.float())
-    weight, ridge = torch.ones_like(known[:, :1]), 1e-3 * torch.eye(3, device=rgb.device)  # places may lie on a line
+    known, slopes = rows(places.float()), torch.diag(rgb.new_tensor([0.0, RIDGE, RIDGE]))
+    weight = torch.ones_like(known[:, :1])
     for _ in range(ROUNDS):
-        plane = torch.linalg.solve(known.mT @ (weight * known) + ridge, known.mT @ (weight * colours))
-        above = (colours - known @ plane).mean(1, keepdim=True) > 0
-        weight = torch.where(above, LIT, 1 - LIT)
-    return rows(pixels.flip(1) - 0.5) @ plane
+        weighted = known.mT @ (weight * known) + weight.sum() * slopes
+        plane = torch.linalg.solve(weighted, known.mT @ (weight * colours))
+        weight = torch.where((colours - known @ plane).mean(1, keepdim=True) > 0, LIT, 1 - LIT)
+    return (rows(pixels.flip(1) - 0.5) @ plane).clamp(colours.amin(0), colours.amax(0))
 
 
 def _skin_around(

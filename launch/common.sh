@@ -54,6 +54,7 @@ check_arguments() {
     --w*) refuse "$word: this script sets --workdir itself (see its header); leave it out" ;;
     esac
   done
+  [[ $last != --config ]] || refuse "--config names no config"
   [[ -n $config ]] || refuse "the arguments of \`mvp4d $verb\` name no --config"
   [[ $verb != prepare || -n $out ]] || refuse "the arguments of \`mvp4d prepare\` name no --out"
   [[ $verb != train || $1 == -* ]] || refuse "'$1': give the arguments of \`mvp4d train\` alone, --config first"
@@ -63,7 +64,7 @@ check_arguments() {
 check_config() {
   local names
   case $1 in *.py | *.json | *://*) return ;; esac
-  names=$(cd "$repository/configs" && printf '%s\n' *.py | sed -e 's/\.py$//' -e '/^__init__$/d' -e '/^base$/d')
+  names=$(cd "$repository/configs" && printf '%s\n' *.py | sed -e 's/\.py$//' -e '/^__init__$/d' -e '/^base$/d' | LC_ALL=C sort)
   grep -qxF -e "$1" <<<"$names" || refuse "--config $1: no such config; packaged configs are ${names//$'\n'/, }"
 }
 

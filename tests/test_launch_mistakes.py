@@ -78,6 +78,10 @@ def test_a_config_that_is_none(script, words):
     assert f"no such config; packaged configs are {', '.join(packaged())}" in said
 
 
+def test_a_config_without_a_name():
+    assert "--config names no config" in refused("tpu_vm.sh", "train", *ARGUMENTS, "--config", **TPU)
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_needs_no_variables(script):
     own = {name: value for name, value in os.environ.items() if name not in {*TPU, *GKE, *XPK, *SLURM}}

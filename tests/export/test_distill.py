@@ -26,7 +26,7 @@ from mvp4d_export.fit_checkpoint import fingerprint, load_checkpoint, save_check
 from mvp4d_export.fit_score import score
 from mvp4d_export.fitting import distill
 from mvp4d_export.losses import psnr
-from mvp4d_export.presets import adapted, preset
+from mvp4d_export.presets import adapted, changed, preset, with_photos
 from mvp4d_export.rig import Pose
 
 
@@ -323,3 +323,10 @@ def test_presets_shrink_for_small_pictures():
     assert adapted(preset("default"), (64, 64)) == preset("default")
     with pytest.raises(UserError, match="turbo"):
         preset("turbo")
+
+
+def test_photos_need_fewer_steps_on_a_cpu_and_the_flag_overrides():
+    plain, photos = preset("cpu"), with_photos(preset("cpu"))
+    assert photos.steps < plain.steps / 3 and changed(photos, steps=7).steps == 7
+    for name in ("low", "default", "high"):
+        assert with_photos(preset(name)).steps == preset(name).steps
