@@ -20,6 +20,7 @@ from mvp4d_export.dataset import Dataset
 from mvp4d_export.harmonics import colour_of_sh
 from mvp4d_export.initialise import moved_vertices, nearest
 from mvp4d_export.laid import areas_of, followed, scattered, surface_tensors
+from mvp4d_export.rig import Rig
 from mvp4d_export.triangles import normals_of, triangle_frames
 from mvp4d_export.visibility import TEETH, gaussians_of, parts_named, shows_parts, triangle_parts
 
@@ -82,18 +83,18 @@ def lid_triangles(avatar: Avatar) -> Tensor:
 
 
 @torch.no_grad()
-def seed_hidden(avatar: Avatar, lids: Tensor, face: Tensor, teeth: Tensor | None = None) -> int:
+def seed_hidden(avatar: Avatar, lids: Tensor, face: Tensor, teeth: Tensor | None = None, longer: float = 0.0) -> int:
     """Puts the head's own Gaussians in the place of those of mouth and lids.
 
     Args:
       lids: [T] bool, `lid_triangles`. face: [3] the skin's colour in the photo, which tells its light.
-      teeth: [3] their colour where a photo shows them.
+      teeth: [3] their colour where a photo shows them. longer: metres that the upper ones are, than the head's.
 
     Returns:
       how many there are: the last ones.
     """
     colours = skin_beside_eyes(avatar, face)
-    parts = [*_mouth(avatar, face, teeth), *_lids(avatar, colours)]
+    parts = [*_mouth(avatar, face, teeth, longer), *_lids(avatar, colours)]
     keep = ~(gaussians_of(avatar, INTERIOR) | lids[avatar.binding])
     binding = torch.cat([avatar.binding[keep], *(binding for binding, _ in parts)])
     tensors = {
@@ -183,7 +184,15 @@ def _saturation(colour: Tensor) -> Tensor:
     return (colour.amax() - colour.amin()) / colour.amax().clamp(min=1e-3)
 
 
-def _mouth(avatar: Avatar, face: Tensor, teeth_seen: Tensor | None) -> list[tuple[Tensor, dict[str, Tensor]]]:
+def upper_teeth(rig: Rig) -> Tensor:
+    """[F] bool: the rig's triangles on teeth that motions do not move with the jaw; some heads have all in one part."""
+    teeth = parts_named(rig.part_names, TEETH).to(rig.faces.device)[rig.face_parts]
+    return teeth & (moved_vertices(rig)[rig.faces].mean(1) <= LOWER)
+
+
+def _mouth(
+    avatar: Avatar, face: Tensor, teeth_seen: Tensor | None, longer: float = 0.0
+) -> list[tuple[Tensor, dict[str, Tensor]]]:
     """Binding and tensors of the mouth's Gaussians, a part at a time, lit from before the lips."""
     rig = avatar.rig
     hidden = parts_named(rig.part_names, INTERIOR).to(avatar.device)
@@ -192,6 +201,11 @@ def _mouth(avatar: Avatar, face: Tensor, teeth_seen: Tensor | None) -> list[tupl
         return []
     corners = rig.template[rig.faces[chosen]]
     teeth = parts_named(rig.part_names, TEETH).to(avatar.device)[rig.face_parts[chosen]]
+    upper = upper_teeth(rig)[chosen]
+    if upper.any():
+        height = corners[upper][..., 1]
+        gums = height.amax()
+        corners[upper, :, 1] = gums - (gums - height) * (1 + longer / float(gums - height.amin()))
     normal, middle = normals_of(corners), corners.mean(1)
     front = middle[teeth if teeth.any() else slice(None), 2].quantile(0.98)
     coarse = max(SPACING, float((areas_of(corners[~teeth]).sum() / MOUTH_SHARE).sqrt()))
@@ -200,8 +214,7 @@ def _mouth(avatar: Avatar, face: Tensor, teeth_seen: Tensor | None) -> list[tupl
     generator = torch.Generator().manual_seed(0)
     points, triangle, _ = scattered(corners, spacing, generator)
     tooth = _pieces(rig.faces[chosen])[triangle]  # of the mesh: points lie on some of its triangles alone
-    lower = moved_vertices(rig)[rig.faces[chosen]].mean(1) > LOWER  # some heads have both jaws in one part
-    row = torch.where(teeth, 2 * rig.face_parts[chosen] + lower, -1)
+    row = torch.where(teeth, 2 * rig.face_parts[chosen] + ~upper, -1)
     gaps = _gaps(points, tooth, row[triangle])
     part, teeth, spacing, normal = (value[triangle] for value in (rig.face_parts[chosen], teeth, spacing, normal))
     fade = (1 - (front - points[:, 2]) / DEEP).clamp(0, 1)

@@ -18,6 +18,7 @@ from mvp4d_export.photo_depth import Sights, photo_depth
 from mvp4d_export.photo_fit import PhotoFit
 from mvp4d_export.relight import local_gains, mean_gain, relight
 from mvp4d_export.seeding import project_points, seed_from_photos
+from mvp4d_export.teeth import longer_teeth
 from mvp4d_export.visibility import TEETH, gaussians_of, rig_surface, shows_parts, smoothstep
 
 MOST_TINT = 0.5  # that the colours' match before the fit may change
@@ -48,7 +49,7 @@ class PhotoStart:
         face = self._face_colour()
         lids = lid_triangles(self.avatar)
         seed_from_photos(self.avatar, self.photos, self.fit.depths, self.fit.mouths, budget, seed, lids)
-        own = seed_hidden(self.avatar, lids, face, self._teeth_colour(face))
+        own = seed_hidden(self.avatar, lids, face, *self._teeth(face))
         lips = seed_lips(self.avatar)
         ends = torch.arange(self.avatar.gaussian_count, 0, -1, device=face.device)  # 1 for the last one
         self.fit.fixed = (ends > lips) & (ends <= lips + own)
@@ -99,15 +100,17 @@ class PhotoStart:
         return colour_of_sh(self.avatar.harmonics[chosen, 0]).median(0).values
 
     @torch.no_grad()
-    def _teeth_colour(self, face: Tensor) -> Tensor | None:
-        """[3] colour of the teeth in the first photo that shows them, the reference before others; None: none does."""
+    def _teeth(self, face: Tensor) -> tuple[Tensor | None, float]:
+        """[3] colour of the teeth in the first photo that shows them, the reference before others, and metres that the
+        upper ones are longer there than the head's; None, 0: none does."""
         for index in [self.photos.reference, *range(len(self.photos))]:
             picture, pose = self.photos.pictures[index], self.photos.pose[index : index + 1]
-            teeth = shows_parts(self.avatar, pose, self.photos.viewmats[index], picture.K, picture.side, TEETH)
+            viewmat = self.photos.viewmats[index]
+            teeth = shows_parts(self.avatar, pose, viewmat, picture.K, picture.side, TEETH)
             found = teeth_colour(picture.rgb, teeth & (self.fit.mouths[index] > 0), face)
             if found is not None:
-                return found
-        return None
+                return found, longer_teeth(self.avatar, picture, self.fit.mouths[index] > 0, found, pose, viewmat)
+        return None, 0.0
 
     @torch.no_grad()
     def _match_light(self) -> None:
