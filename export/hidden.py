@@ -202,10 +202,10 @@ def _mouth(
     corners = rig.template[rig.faces[chosen]]
     teeth = parts_named(rig.part_names, TEETH).to(avatar.device)[rig.face_parts[chosen]]
     upper = upper_teeth(rig)[chosen]
-    if upper.any():
+    if longer and upper.any():
         height = corners[upper][..., 1]
         gums = height.amax()
-        corners[upper, :, 1] = gums - (gums - height) * (1 + longer / float(gums - height.amin()))
+        corners[upper, :, 1] = gums - (gums - height) * (1 + longer / (gums - height.amin()).clamp(min=1e-3))
     normal, middle = normals_of(corners), corners.mean(1)
     front = middle[teeth if teeth.any() else slice(None), 2].quantile(0.98)
     coarse = max(SPACING, float((areas_of(corners[~teeth]).sum() / MOUTH_SHARE).sqrt()))
