@@ -58,6 +58,8 @@ LOCAL = 64  # Gaussians that tell the brightness around one
 # How they look.
 DENSITY = 9e4  # strands per square metre
 LONG, WIDE = 0.006, 0.0006  # metres, standard deviations along and across
+CROPPED = (0.007, 0.011)  # metres that half of the hair stands off the rig, from cropped to full
+SHORT = 0.3  # of a strand's length, depth and tuft in cropped hair
 SPREAD = 0.2  # of the logarithm of their size
 DEEP, LIFT = 0.004, 0.0005  # metres over which they lie, and how far before the surface at the mean
 OPACITY = 0.55
@@ -132,6 +134,10 @@ class Region:
         scalp, face = (torch.from_numpy(values[nearest]).to(places.device) for values in (self.scalp, self.face))
         return near * scalp, hanging, face & (off < OFF_RIG[0])
 
+    def fullness(self, places: Tensor) -> float:
+        """How far hair at places [M, 3] is no cropped hair, in [0, 1]: half of it stands off the rig."""
+        return float(smooth_ramp(np.median(self.tree.query(places.cpu().numpy())[0]), *CROPPED))
+
     def crown(self) -> np.ndarray:
         """[3] from where hair falls: the top of the scalp, a third of the way to its back."""
         scalp = self.template[self.scalp > 0.5]
@@ -175,10 +181,12 @@ def strands(
     index = _drawn(DENSITY * surface.area * where, most, generator)
     if not len(index):
         return None
-    places, turns, brightness = _lie(surface, index, torch.from_numpy(region.crown()).to(splats.means), generator)
+    length = SHORT + (1 - SHORT) * region.fullness(surface.places[where > where.amax() / 2])
+    crown = torch.from_numpy(region.crown()).to(splats.means)
+    places, turns, brightness = _lie(surface, index, crown, length, generator)
     colours = surface.colours[index] * (1 + hair.contrast / OVERLAID * brightness).clamp(DARKEST, LIGHTEST)[:, None]
     binding = hang(avatar, places, frames[2], outer_parts(avatar)[triangle_parts(avatar)])
-    size = torch.tensor([LONG, WIDE, WIDE], device=avatar.device) * torch.exp(
+    size = torch.tensor([length * LONG, WIDE, WIDE], device=avatar.device) * torch.exp(
         SPREAD * torch.randn(len(index), 1, generator=generator).to(places)
     )
     return binding, {
@@ -309,9 +317,11 @@ def _normals(places: Tensor, around: Tensor) -> Tensor:
     return torch.linalg.eigh(offsets.mT @ offsets)[1][..., 0]
 
 
-def _lie(surface: Surface, index: Tensor, crown: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Strands on points `index` [S] of a surface: their places [S, 3], rotations [S, 3, 3], whose first columns run
-    along them, and brightness [S] of mean 0 and standard deviation 1."""
+def _lie(
+    surface: Surface, index: Tensor, crown: Tensor, length: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Strands on points `index` [S] of a surface, `length` over full: their places [S, 3], rotations [S, 3, 3], whose
+    first columns run along them, and brightness [S] of mean 0 and standard deviation 1."""
 
     def random(*shape: int, normal: bool = True) -> Tensor:
         return (torch.randn if normal else torch.rand)(*shape, generator=generator).to(crown)
@@ -331,12 +341,14 @@ def _lie(surface: Surface, index: Tensor, crown: Tensor, generator: torch.Genera
     normal = normalize(normal - (normal * along).sum(1, keepdim=True) * along, dim=1)
     turns = torch.stack((along, torch.linalg.cross(normal, along), normal), -1)
 
+    size = torch.tensor([max(length * TUFT[0], TUFT[1]), TUFT[1]]).to(crown)
     middle = torch.randperm(count, generator=generator)[: max(1, count // PER_TUFT)].to(index.device)
-    tuft = _smooth(places, places[middle], random(len(middle)), torch.tensor(TUFT).to(crown), turns)
+    tuft = _smooth(places, places[middle], random(len(middle)), size, turns)
     height = random(count, normal=False) - 0.5
     parts = torch.stack((tuft, random(count), height * 12**0.5))
     shares = torch.tensor(SHARES).to(crown)
-    return places + (DEEP * height + LIFT)[:, None] * surface.normals[index], turns, shares / shares.norm() @ parts
+    lifted = places + (length * DEEP * height + LIFT)[:, None] * surface.normals[index]
+    return lifted, turns, shares / shares.norm() @ parts
 
 
 def _smooth(places: Tensor, spots: Tensor, values: Tensor, size: float | Tensor, turns: Tensor | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
 from mvp4d_export.harmonics import colour_of_sh, sh_of_colour
 from mvp4d_export.initialise import nearest
 from mvp4d_export.projection import quaternion_to_matrix
-from mvp4d_export.strands import OVERLAID, strands
+from mvp4d_export.strands import LONG, OVERLAID, SHORT, strands
 from mvp4d_export.triangles import to_local, triangle_frames
 
 SKIN, BROWN = (0.80, 0.60, 0.50), (0.30, 0.20, 0.12)
@@ -143,6 +143,25 @@ def test_long_hair_that_hangs_together_has_them_below_the_chin_and_a_collar_has_
         found.append(int(((means[:, 1] < chin - 0.02) & (means[:, 1] > chin - 0.07)).sum()))
     assert found[0] > 50
     assert found[1] == found[2] == 0
+
+
+def test_cropped_hair_has_short_ones(head):
+    """Hair on the rig itself, and the same 20 mm off it."""
+    lengths = []
+    for off in (0.0, 0.02):
+        avatar = made(head, BROWN)
+        frames = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)
+        scalp = scalp_and_face(head)[0][cKDTree(head.template).query(frames[2].numpy())[1]] > 0.5
+        with torch.no_grad():  # the second axis of a triangle's frame is its normal
+            avatar.position[scalp, 1] = off / frames[1][scalp]
+            avatar.log_scale[scalp] += 0.5 * bool(off)  # no gaps
+        own = torch.zeros(avatar.gaussian_count, dtype=torch.bool)
+        added = strands(avatar, head, front(avatar), own, 4000, torch.Generator().manual_seed(0))
+        alone = Avatar(avatar.config, head)
+        alone.set_gaussians(*added)
+        with torch.no_grad():
+            lengths.append(float(alone.splats(alone.gather(alone.rig.template)).scales.amax(1).median()))
+    assert abs(lengths[0] - SHORT * LONG) < 0.1 * SHORT * LONG and abs(lengths[1] - LONG) < 0.1 * LONG
 
 
 def test_an_avatar_that_is_hardly_there_has_none(head):
