@@ -141,8 +141,8 @@ def _carry_lashes(avatar: Avatar, others: Tensor, shut: int, pose: Pose) -> None
         return
     means, shut_means = (avatar.splats(avatar.gather(head)).means for head in (rig.template, rig.template + offset))
     away, which = nearest(means, rig.template[lashes])
-    way = offset[lashes][which]  # of the edge, [G, 3]
-    near = others & (away < STRAY) & (means[:, 1] > rig.template[lashes][which][:, 1] - BELOW)
+    way, height = offset[lashes[which]], rig.template[lashes[which], 1]  # of the edge, [G, 3] and [G]
+    near = others & (away < STRAY) & (means[:, 1] > height - BELOW)
     if not near.any():
         return
     bright = colour_of_sh(avatar.harmonics[:, 0]).mean(1)
@@ -188,10 +188,11 @@ def _darken(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, viewmat:
     """Makes what an open eye leaves to see of its lids, [G] bool, no brighter than the photo: lashes, shadow."""
     splats, matrix = avatar.splats(avatar.vertices(pose)), viewmat @ pose.head_matrix()[0]
     seen = light(avatar, splats, pose, viewmat, picture.K, picture.alpha * picture.known)[lids]
-    pixel = float(project_points(splats.means[lids], matrix, picture.K)[1].mean()) / float(picture.K[0, 0])  # metres
+    pixels, depth = project_points(splats.means[lids], matrix, picture.K)
+    pixel = float(depth.mean()) / float(picture.K[0, 0])  # metres
     share = seen * pixel**2 / (2 * torch.pi * splats.scales[lids].sort(1).values[:, 1:].prod(1))
-    pixels = (project_points(splats.means[lids], matrix, picture.K)[0] - 0.5).round().long().clamp(0, picture.side - 1)
-    photo = picture.rgb[pixels[:, 1], pixels[:, 0]]
+    column, row = (pixels - 0.5).round().long().clamp(0, picture.side - 1).unbind(1)
+    photo = picture.rgb[row, column]
     colour = shade(avatar.harmonics[lids], splats.means[lids], matrix[None], avatar.config.sh_degree)[0]
     excess = (colour - photo).clamp(min=0) * smoothstep(share, *PEEPS)[:, None]
     avatar.harmonics[lids, 0] -= excess / SH_0

@@ -105,11 +105,11 @@ class PhotoStart:
         upper ones are longer there than the head's; None, 0: none does."""
         for index in [self.photos.reference, *range(len(self.photos))]:
             picture, pose = self.photos.pictures[index], self.photos.pose[index : index + 1]
-            viewmat = self.photos.viewmats[index]
+            viewmat, mouth = self.photos.viewmats[index], self.fit.mouths[index] > 0
             teeth = shows_parts(self.avatar, pose, viewmat, picture.K, picture.side, TEETH)
-            found = teeth_colour(picture.rgb, teeth & (self.fit.mouths[index] > 0), face)
+            found = teeth_colour(picture.rgb, teeth & mouth, face)
             if found is not None:
-                return found, longer_teeth(self.avatar, picture, self.fit.mouths[index] > 0, found, pose, viewmat)
+                return found, longer_teeth(self.avatar, picture, mouth, found, pose, viewmat)
         return None, 0.0
 
     @torch.no_grad()
