@@ -1,7 +1,8 @@
-"""The hem: the end of the body where the pictures' frames end. It fades in one colour there, instead of fraying.
+"""The hem: the end of the body where the pictures' frames end. It is cut level and fades in one colour there.
 
 A Gaussian at the edge of every frame is seen in part, and by few pictures: large ones, light and dark, fit that part
-as well as the body would. Whoever looks from further away sees the rest of them.
+as well as the body would. Whoever looks from further away sees the rest of them. Frames end at other heights all
+around the body, the more so the nearer it is to their cameras: it is cut where most of them still show it.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from mvp4d_export.avatar import Avatar, logit_of
+from mvp4d_export.avatar import Avatar, Splats, logit_of
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
@@ -25,6 +30,14 @@ FADES = (-0.003, 0.009)  # metres inside of frames at which a Gaussian is gone, 
 BESIDE = 0.02  # metres beside the hem whose colours it takes
 NEIGHBOURS = 24  # Gaussians that one mean is of
 VISIBLE = 0.2  # opacity that these have at least
+BEHIND = 0.03  # metres beyond the body's axis to which a camera sees what lies there
+AT_END = (-0.004, 0.008)  # metres above the end of frames at which Gaussians tell where these end
+CUT_QUANTILE = 0.75  # of their heights: most of the body above it is seen
+CUT = (-0.006, 0.010)  # metres above that cut at which a Gaussian is gone, whole
+ISLAND = 0.06  # metres above the cut within which what hangs together with nothing above goes
+LINKED = 0.003, 2.0  # Gaussians hang together within so many metres and standard deviations
+FAINT = 0.05  # opacity that one has at least
+FEW = 32  # Gaussians that tell no end
 REACH = 1.0  # standard deviations to which a Gaussian reaches
 MOMENTS = 9  # of the capture that are looked at, at most
 
@@ -62,41 +75,88 @@ class Edges:
 
 
 @torch.no_grad()
-def inside_frames(avatar: Avatar, pictures: Iterable[Edges]) -> Tensor:
-    """[G] metres to which Gaussians reach inside of the frame that shows them best: off its left, right, lower edge."""
-    best = torch.full((avatar.gaussian_count,), -torch.inf, device=avatar.device)
+def inside_frames(avatar: Avatar, pictures: Iterable[Edges]) -> tuple[Tensor, Tensor]:
+    """How far Gaussians reach into the frames, the best of all pictures.
+
+    Returns:
+      inside: [G] metres off the left, right and lower edge. above: [G] metres above the lower edge of frames whose
+      cameras are on the Gaussian's side of the body: others look through it.
+    """
+    inside = torch.full((avatar.gaussian_count,), -torch.inf, device=avatar.device)
+    above, axis = inside.clone(), avatar.rig.template.mean(0)
     for edges in pictures:
         splats = avatar.splats(avatar.vertices(edges.pose))
         means, reach = splats.means, REACH * splats.scales.amax(1)
+        around = (means - axis)[:, ::2]
         for viewmat, K in zip(edges.viewmats @ edges.pose.head_matrix(), edges.Ks):
             pixels, depth = project_points(means, viewmat, K)
             column, row = pixels.unbind(1)
-            within = torch.stack((column - edges.left, edges.right - column, edges.bottom - row)).amin(0)
-            best = torch.where(depth > 0, torch.maximum(best, within * depth / K[0, 0] - reach), best)
-    return best
+            metres, camera = depth / K[0, 0], -viewmat[:3, :3].T @ viewmat[:3, 3]
+            aside = torch.minimum(column - edges.left, edges.right - column) * metres - reach
+            low = (edges.bottom - row) * metres - reach
+            before = depth > 0
+            inside = torch.where(before, torch.maximum(inside, torch.minimum(aside, low)), inside)
+            faced = before & (around @ normalize((camera - axis)[::2], dim=0) > -BEHIND)
+            above = torch.where(faced, torch.maximum(above, low), above)
+    return inside, above
 
 
 @torch.no_grad()
 def finish_hem(avatar: Avatar, among: Tensor, pictures: Iterable[Edges]) -> None:
-    """Fades Gaussians at the edges of all frames, and gives them the colours beside them.
+    """Fades Gaussians at the edges of all frames and below a level cut, and gives them the colours beside them.
 
     Args:
       among: [G] bool, those that may change.
       pictures: all that shows the person, generated views and photos.
     """
-    inside = inside_frames(avatar, pictures)
+    inside, above = inside_frames(avatar, pictures)
     opacity = avatar.logit_opacity.sigmoid()
-    hem = among & (inside < EVEN[1])
-    beside = among & ~hem & (inside < EVEN[1] + BESIDE) & (opacity > VISIBLE)
+    told = torch.minimum(inside, above)
+    hem = among & (told < EVEN[1])
+    beside = among & ~hem & (told < EVEN[1] + BESIDE) & (opacity > VISIBLE)
     if not hem.any() or not beside.any():
         return
-    places = avatar.splats(avatar.gather(avatar.rig.template)).means
+    splats = avatar.splats(avatar.gather(avatar.rig.template))
+    places = splats.means
+    mean = _mean_light(avatar, places, opacity, hem, beside)
+    avatar.harmonics[hem] = torch.lerp(mean, avatar.harmonics[hem], smoothstep(told[hem], *EVEN)[:, None, None])
+
+    share = smoothstep(inside, *FADES)
+    ends = among & (opacity > VISIBLE) & (above > AT_END[0]) & (above < AT_END[1])
+    if ends.sum() > FEW:
+        height = places[:, 1] - places[ends, 1].quantile(CUT_QUANTILE)
+        share = share * smoothstep(height, *CUT)
+        share = torch.where(_left_over(splats, opacity * share > FAINT, height), 0.0, share)
+    fades = among & (share < 1)
+    avatar.logit_opacity[fades] = logit_of(opacity[fades] * share[fades])
+
+
+def _mean_light(avatar: Avatar, places: Tensor, opacity: Tensor, hem: Tensor, beside: Tensor) -> Tensor:
+    """[H, S, 3] harmonics of the hem [G] bool: the mean of the nearest of those beside it [G], alike from all sides."""
     count = min(NEIGHBOURS, int(beside.sum()))
     _, index = cKDTree(places[beside].cpu().numpy()).query(places[hem].cpu().numpy(), [*range(1, count + 1)])
     index = torch.from_numpy(index).to(places.device)  # [H, K]
     weights = opacity[beside][index][..., None]
-    mean = torch.zeros_like(avatar.harmonics[hem])  # [H, S, 3]: the same from all sides
+    mean = torch.zeros_like(avatar.harmonics[hem])
     mean[:, 0] = (weights * avatar.harmonics[beside, 0][index]).sum(1) / weights.sum(1)
-    avatar.harmonics[hem] = torch.lerp(mean, avatar.harmonics[hem], smoothstep(inside[hem], *EVEN)[:, None, None])
-    faded = opacity[hem] * smoothstep(inside[hem], *FADES)
-    avatar.logit_opacity[hem] = logit_of(faded)
+    return mean
+
+
+def _left_over(splats: Splats, solid: Tensor, height: Tensor) -> Tensor:
+    """[G] bool: what the cut leaves of the body that hangs together with nothing further up.
+
+    Args:
+      solid: [G] bool, Gaussians that can be seen. height: [G] metres above the cut.
+    """
+    near = (solid & (height < ISLAND)).nonzero()[:, 0]
+    means, reach = splats.means[near].cpu().numpy(), splats.scales[near].amax(1).cpu().numpy()
+    neighbours = cKDTree(means).query_ball_point(means, LINKED[0] + LINKED[1] * reach)
+    columns = np.concatenate([np.asarray(found, np.int64) for found in neighbours])
+    rows = np.repeat(np.arange(len(near)), [len(found) for found in neighbours])
+    joined = coo_matrix((np.ones(len(rows), bool), (rows, columns)), (len(near), len(near)))
+    count, piece = connected_components(joined, directed=False)
+    attached = np.zeros(count, bool)
+    attached[piece[(height[near] > ISLAND / 2).cpu().numpy()]] = True
+    left = torch.zeros_like(solid)
+    left[near] = torch.from_numpy(~attached[piece]).to(solid.device)
+    return left | ~solid & (height < CUT[1])

@@ -35,13 +35,15 @@ BRIGHT, COLOURED = 0.6, 0.3  # mean and saturation of a face's colours in the li
 FACE, TINGE = (0.78, 0.6, 0.5), 0.5  # one in white light, and how far the mouth's hue follows that of another face
 DEEP, DARKEST = 0.05, 0.2  # metres behind the teeth's front over which light fades, to this share
 SIDEWAYS = 0.55  # share of light on a surface that is seen edge-on
-GLOSS = 0.5  # exponent of that light on teeth, which shine: they stay bright further back
+WET = 0.8  # exponent of that light on the tongue, which shines
+TEETH_LIT, TEETH_DEEP = 0.008, 0.027  # metres of teeth behind their front that are lit, and over which light fades then
+EDGE = 0.75  # share of light where teeth bite
 TEETH_PIXELS = 50  # of a photo that tell their colour
 TEETH_QUANTILE = 0.75  # of their brightness, which tells it: lips and gaps are darker
 TEETH_DIMMEST = 0.85  # brightness over a face's below which it is none of teeth
 SPACING, FRONT_SPACING = 0.0014, 0.0008  # metres between Gaussians of the teeth, and where they face the lips
 FRONT = 0.02  # metres behind the front within which they do
-GAP, GAP_SHADE = 0.0006, 0.35  # metres over which the gap between two teeth is dark, and what light is left in it
+GAP, GAP_SHADE = 0.0009, 0.42  # metres over which the gap between two teeth is dark, and what light is left in it
 LOWER = 0.003  # metres that motions of the rig move lower teeth at least, and upper ones never
 MOUTH_SHARE = 4000  # Gaussians of the rest of the mouth at most
 CLOSED = 1.5  # times as broad, those of the rest: scattered at random they must leave no gaps to the back of the head
@@ -217,9 +219,13 @@ def _mouth(
     row = torch.where(teeth, 2 * rig.face_parts[chosen] + ~upper, -1)
     gaps = _gaps(points, tooth, row[triangle])
     part, teeth, spacing, normal = (value[triangle] for value in (rig.face_parts[chosen], teeth, spacing, normal))
-    fade = (1 - (front - points[:, 2]) / DEEP).clamp(0, 1)
-    light = (DARKEST + (1 - DARKEST) * fade) * (SIDEWAYS + (1 - SIDEWAYS) * normal[:, 2].clamp(min=0))
-    light = torch.where(teeth, light**GLOSS * gaps, light)
+    behind = front - points[:, 2]
+    light = _dimmed(behind / DEEP) * (SIDEWAYS + (1 - SIDEWAYS) * normal[:, 2].clamp(min=0))
+    edges = 1 - (1 - EDGE) * normal[:, 1].square()
+    wet = torch.tensor(["tongue" in name.lower() for name in rig.part_names], device=avatar.device)[part]
+    light = torch.where(
+        teeth, gaps * edges * _dimmed((behind - TEETH_LIT) / TEETH_DEEP), light ** torch.where(wet, WET, 1.0)
+    )
     breadth = torch.where(teeth, spacing, CLOSED * spacing)
     mesh_part = triangle_parts(avatar)
     centre = triangle_frames(avatar.gather(rig.template), avatar.mesh_faces)[2]
@@ -243,6 +249,11 @@ def _mouth(
             )
         )
     return found
+
+
+def _dimmed(depth: Tensor) -> Tensor:
+    """Light at a depth in shares of that at which it has faded to `DARKEST`."""
+    return 1 - (1 - DARKEST) * depth.clamp(0, 1)
 
 
 def _gaps(points: Tensor, tooth: Tensor, row: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from mvp4d.core.heads import load_head
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
-from mvp4d_export.hem import EVEN, FADES, Edges, finish_hem, inside_frames
+from mvp4d_export.hem import AT_END, CUT, CUT_QUANTILE, EVEN, FADES, Edges, finish_hem, inside_frames
 from mvp4d_export.laid import WIDTH, surface_tensors
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
@@ -27,38 +27,51 @@ def head():
 def avatar(head) -> Avatar:
     """Gaussians below one another on the axis of the camera's picture, red within 2 cm of its edge, else white."""
     found = Avatar(AvatarConfig(24, 0), head)
-    places = torch.stack((torch.zeros(len(INSIDE)), INSIDE + SIZE - END, torch.zeros(len(INSIDE))), 1)
-    colours = torch.where(INSIDE[:, None] < 0.02, torch.tensor(RED), torch.tensor(WHITE))
-    binding, flat = torch.zeros(len(INSIDE), dtype=torch.long), torch.zeros_like(places)
-    tensors = surface_tensors(found, found.rig.template, binding, places, flat, colours, SIZE / WIDTH)
-    found.set_gaussians(binding, {name: tensors[name] for name in GAUSSIAN_TENSORS})
+    place(found, torch.stack((torch.zeros(len(INSIDE)), INSIDE + SIZE - END, torch.zeros(len(INSIDE))), 1))
     return found
 
 
-def seen(avatar: Avatar, known: torch.Tensor | None = None, lower: float = 0.0, behind: bool = False) -> Edges:
-    """Edges of a photo from a metre before the head at rest, `lower` metres below it, or from `behind` the camera."""
+def place(found: Avatar, places: torch.Tensor) -> None:
+    """Gives an avatar Gaussians at metres [G, 3] from the body's axis."""
+    places = places + found.rig.template.mean(0) * torch.tensor([1.0, 0.0, 1.0])
+    red = places[:, 1:2] < 0.02 + SIZE - END
+    colours = torch.where(red, torch.tensor(RED), torch.tensor(WHITE))
+    binding, flat = torch.zeros(len(places), dtype=torch.long), torch.zeros_like(places)
+    tensors = surface_tensors(found, found.rig.template, binding, places, flat, colours, SIZE / WIDTH)
+    found.set_gaussians(binding, {name: tensors[name] for name in GAUSSIAN_TENSORS})
+
+
+def seen(
+    avatar: Avatar, known: torch.Tensor | None = None, lower: float = 0.0, behind: bool = False, back: bool = False
+) -> Edges:
+    """Edges of a photo from a metre before the body's axis at rest, `lower` metres below it: of what lies `behind` the
+    camera, or from the `back` of the head."""
     flat = torch.zeros(1, 3)
     pose = Pose(torch.zeros(1, len(avatar.rig.expression_basis)), flat, flat, flat, flat, torch.zeros(1, 2, 3))
     viewmat = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))  # OpenCV's axes: y down, z away
-    viewmat[1, 3], viewmat[2, 3] = -lower, -1.0 if behind else 1.0
+    if back:
+        viewmat[0, 0], viewmat[2, 2] = -1.0, 1.0
+    viewmat[:3, 3] = torch.tensor([0, -lower, -1.0 if behind else 1.0])
+    axis = avatar.rig.template.mean(0) * torch.tensor([1.0, 0.0, 1.0])
+    viewmat[:3, 3] -= viewmat[:3, :3] @ axis
     K = torch.tensor([[FOCAL, 0, SIDE / 2], [0, FOCAL, SIDE / 2], [0, 0, 1]])
     known = torch.ones(SIDE, SIDE) if known is None else known
     return Edges.of_photo(Picture(torch.zeros(SIDE, SIDE, 3), torch.ones(SIDE, SIDE), known, K), pose, viewmat)
 
 
 def test_how_far_gaussians_reach_into_the_frame_that_shows_them_best(avatar):
-    torch.testing.assert_close(inside_frames(avatar, [seen(avatar)]), INSIDE, atol=2e-5, rtol=0)
+    torch.testing.assert_close(inside_frames(avatar, [seen(avatar)])[0], INSIDE, atol=2e-5, rtol=0)
     both = [seen(avatar), seen(avatar, lower=0.1), seen(avatar, behind=True)]
-    torch.testing.assert_close(inside_frames(avatar, both), INSIDE + 0.1, atol=2e-5, rtol=0)
+    torch.testing.assert_close(inside_frames(avatar, both)[0], INSIDE + 0.1, atol=2e-5, rtol=0)
 
 
 def test_a_photo_ends_where_its_pixels_end(avatar):
     known = torch.ones(SIDE, SIDE)
     known[90:] = 0  # a crop wider than the photo: its end lies 5 cm higher
-    torch.testing.assert_close(inside_frames(avatar, [seen(avatar, known)]), INSIDE - 0.05, atol=2e-5, rtol=0)
+    torch.testing.assert_close(inside_frames(avatar, [seen(avatar, known)])[0], INSIDE - 0.05, atol=2e-5, rtol=0)
     known[:, 51:] = 0  # and its right edge 5 mm beside the Gaussians
     nearest = torch.minimum(INSIDE - 0.05, torch.tensor(0.005 - SIZE))
-    torch.testing.assert_close(inside_frames(avatar, [seen(avatar, known)]), nearest, atol=2e-5, rtol=0)
+    torch.testing.assert_close(inside_frames(avatar, [seen(avatar, known)])[0], nearest, atol=2e-5, rtol=0)
 
 
 def test_the_hem_fades_in_the_colours_beside_it(avatar):
@@ -92,3 +105,54 @@ def test_what_lies_further_inside_keeps_its_opacity_to_the_bit(avatar):
     finish_hem(avatar, torch.ones(len(INSIDE), dtype=torch.bool), [seen(avatar)])
     assert avatar.logit_opacity[0] < before[0] - 5
     assert torch.equal(avatar.logit_opacity[4:], before[4:])
+
+
+def test_a_camera_behind_the_body_does_not_see_its_front(avatar):
+    """Through the body it has the front inside of its frame, which ends lower there."""
+    before = torch.tensor([[0.0, -0.20, 0.1], [0.0, -0.20, -0.1], [0.2, -0.20, 0.0]])  # chest, back, shoulder
+    place(avatar, before)
+    inside, above = inside_frames(avatar, [seen(avatar, back=True)])
+    depth = torch.tensor([1.1, 0.9, 1.0])
+    height = END * depth - 0.20 - SIZE
+    torch.testing.assert_close(inside[:2], height[:2], atol=2e-5, rtol=0)
+    torch.testing.assert_close(above[1:], height[1:], atol=2e-5, rtol=0)
+    assert above[0] == -torch.inf
+    _, both = inside_frames(avatar, [seen(avatar, back=True), seen(avatar)])
+    torch.testing.assert_close(both[0], height[1], atol=2e-5, rtol=0)
+
+
+def test_the_body_is_cut_level_where_most_of_it_is_seen(avatar):
+    """Frames that end lower, from behind, leave a back that goes on: it is cut where the front ends."""
+    heights = torch.linspace(-0.240, -0.150, 91)
+    chest = torch.stack((torch.zeros(91), heights, torch.full((91,), 0.1)), 1)
+    behind = chest * torch.tensor([1.0, 1.0, -1.0])
+    columns = torch.tensor([[0.01 * column, 0.0, 0.0] for column in range(5)])
+    place(avatar, torch.cat(((chest[:, None] + columns).flatten(0, 1), behind)))
+    opacity = avatar.logit_opacity.sigmoid().detach().clone()
+    finish_hem(avatar, torch.ones(546, dtype=torch.bool), [seen(avatar), seen(avatar, lower=0.05, back=True)])
+    _, above = inside_frames(avatar, [seen(avatar), seen(avatar, lower=0.05, back=True)])
+    ends = (above > AT_END[0]) & (above < AT_END[1])
+    rest = torch.cat((heights[:, None].expand(-1, 5).reshape(-1), heights))
+    cut = rest[ends].sort().values[round(CUT_QUANTILE * (int(ends.sum()) - 1))]
+    share = avatar.logit_opacity.sigmoid().detach() / opacity
+    assert float(share[rest < cut + CUT[0] - 0.001].max()) < 1e-3  # front and back alike
+    whole = (rest > cut + CUT[1] + 0.001) & (rest > -0.9 * END + SIZE + FADES[1] + 0.001)
+    torch.testing.assert_close(share[whole], torch.ones(int(whole.sum())), atol=1e-4, rtol=0)
+    assert -0.225 - CUT[1] < float(cut) < -0.225 + 0.05  # where frames from before end, 0.9 metres away
+
+
+def test_what_the_cut_leaves_apart_goes(avatar):
+    """A shoulder's rest beside the body, above the cut; a sparse back of broad Gaussians hangs together and stays."""
+    heights = torch.linspace(-0.240, -0.150, 91)
+    chest = torch.stack((torch.zeros(91), heights, torch.full((91,), 0.1)), 1)
+    columns = torch.tensor([[0.005 * column, 0.0, 0.0] for column in range(5)])
+    rest = torch.stack((torch.full((8,), 0.2), torch.linspace(-0.210, -0.203, 8), torch.zeros(8)), 1)
+    sparse = torch.stack((torch.zeros(9), torch.linspace(-0.205, -0.109, 9), torch.full((9,), -0.1)), 1)
+    place(avatar, torch.cat(((chest[:, None] + columns).flatten(0, 1), rest, sparse)))
+    with torch.no_grad():
+        avatar.log_scale[-9:] += math.log(3.0)  # 12 mm apart, of 6 mm
+    opacity = avatar.logit_opacity.sigmoid().detach().clone()
+    finish_hem(avatar, torch.ones(len(opacity), dtype=torch.bool), [seen(avatar), seen(avatar, back=True)])
+    share = avatar.logit_opacity.sigmoid().detach() / opacity
+    assert float(share[455:463].max()) < 1e-3
+    assert float(share[-8:].min()) > 0.99

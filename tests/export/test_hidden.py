@@ -81,10 +81,24 @@ def of_parts(avatar: Avatar, part: torch.Tensor, words: tuple[str, ...]) -> torc
 
 def test_an_open_mouth_is_dark_with_bright_teeth(avatar):
     rgb, part = drawn(avatar, pose_of(avatar, jawOpen=0.8), INTERIOR)
-    inside, teeth = of_parts(avatar, part, ("inside", "tongue")), of_parts(avatar, part, ("teeth",))
-    assert int(inside.sum()) > 300 and int(teeth.sum()) > 30
-    assert float(rgb[inside].mean()) < 0.25  # skin is 0.63
+    inside, tongue, teeth = (of_parts(avatar, part, (name,)) for name in ("inside", "tongue", "teeth"))
+    assert int(inside.sum() + tongue.sum()) > 300 and int(teeth.sum()) > 30
+    assert float(rgb[inside | tongue].mean()) < 0.25  # skin is 0.63
     assert float(rgb[teeth].mean()) > 2 * float(rgb[inside].mean())
+    assert float(rgb[inside].mean()) < float(rgb[tongue].mean()) < 0.6 * float(rgb[teeth].mean())
+
+
+def test_teeth_and_the_tongue_are_darker_further_back(avatar):
+    """Light comes from before the lips."""
+    with torch.no_grad():
+        places = avatar.splats(avatar.gather(avatar.rig.template)).means
+        brightness = colour_of_sh(avatar.harmonics[:, 0]).mean(1)
+    for name, deep in (("upper_teeth", 0.015), ("lower_teeth", 0.015), ("tongue", 0.015)):
+        own = gaussians_of(avatar, (name,))
+        depth = places[own, 2].max() - places[own, 2]
+        near, far = brightness[own][depth < 0.006], brightness[own][depth > 2 * deep]
+        assert len(near) > 20 and len(far) > 20
+        assert float(far.mean()) < 0.6 * float(near.mean())
 
 
 @pytest.mark.parametrize("wide", [0.4, 0.8])
