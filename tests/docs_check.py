@@ -192,8 +192,8 @@ def _missing(verb: str, config, exported: bool) -> str | None:
 
 def _own_scratch(scratch: Path, name: str) -> Path:
     """A folder for the commands of one config, whose names (shards, vae) are other configs', too."""
-    own = scratch / name
-    own.mkdir()
+    own = scratch / "configs" / name
+    own.mkdir(parents=True)
     (scratch / ".programs").mkdir(exist_ok=True)
     for shared in ("CogVideoX-2b", ".programs"):
         (own / shared).symlink_to(scratch / shared)

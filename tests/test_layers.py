@@ -1,4 +1,4 @@
-"""The walls of the house: who may import whom, read off the source and tried in fresh processes."""
+"""Layers: who may import whom, read off the source and tried in fresh processes."""
 
 import ast
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Each room of mvp4d_jax with the rooms it may use beside itself, mvp4d.core and the ground.
-FLOORS = {
+# Each package of mvp4d_jax with the packages it may import beside itself, mvp4d.core and BASE.
+LAYERS = {
     "heads": set(),
     "geometry": {"heads"},
     "studio": {"heads", "geometry"},
@@ -24,9 +24,10 @@ FLOORS = {
     "training": {"heads", "geometry", "small", "models", "diffusion", "data", "release", "sampling", "evaluation"},
     "preflight": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "training"},
 }
-TOP = {"demo"}
-# Rooms of mvp4d.core likewise; the others are its ground.
-CORE_GROUND = {
+BASE = {"parallel", "processes", "programs", "devices", "latent_frames"}  # modules that every package may import
+TOP = {"demo"}  # modules that may import all
+# Those of mvp4d.core likewise.
+CORE_BASE = {
     "arguments",
     "errors",
     "words",
@@ -51,7 +52,7 @@ CORE_GROUND = {
     "cache",
     "shares",
 }
-CORE_FLOORS = {
+CORE_LAYERS = {
     "heads": set(),
     "cameras": {"heads"},
     "live_link": {"heads"},
@@ -79,7 +80,8 @@ def _sources(folder: str) -> list[Path]:
     return found
 
 
-def _room(dotted: str, package: str) -> str | None:
+def _part(dotted: str, package: str) -> str | None:
+    """The package or module right inside `package` that a dotted name lies in; None outside of it."""
     inside = dotted.removeprefix(f"{package}.")
     return inside.split(".")[0] if inside != dotted else None
 
@@ -99,7 +101,7 @@ def test_who_imports_whom(folder, forbidden):
 
 
 @pytest.mark.parametrize("folder", ["mvp4d/core", "mvp4d_jax", "export"])
-def test_nothing_reaches_up_to_the_public_face(folder):
+def test_nothing_imports_the_public_api(folder):
     for path in _sources(folder):
         above = {name for name in _imports(path) if name.split(".")[0] == "mvp4d" and not name.startswith("mvp4d.core")}
         above -= {"mvp4d"} if any(name.startswith("mvp4d.core") for name in _imports(path)) else set()
@@ -107,34 +109,31 @@ def test_nothing_reaches_up_to_the_public_face(folder):
 
 
 @pytest.mark.parametrize(
-    "package, floors, ground",
-    [
-        ("mvp4d_jax", FLOORS, {"parallel", "processes", "programs", "devices", "latent_frames"}),
-        ("mvp4d.core", CORE_FLOORS, CORE_GROUND),
-    ],
+    "package, layers, base",
+    [("mvp4d_jax", LAYERS, BASE), ("mvp4d.core", CORE_LAYERS, CORE_BASE)],
 )
-def test_floors(package, floors, ground):
+def test_a_package_imports_its_layers_alone(package, layers, base):
     folder = package.replace(".", "/")
     for path in _sources(folder):
         relative = path.relative_to(ROOT / folder)
-        room = relative.parts[0].removesuffix(".py")
-        if room in TOP or room == "__init__":
+        part = relative.parts[0].removesuffix(".py")
+        if part in TOP or part == "__init__":
             continue
-        used = {_room(name, package) for name in _imports(path)} - {None, room}
-        allowed = ground | floors.get(room, set())
-        assert used <= allowed, f"{relative} reaches into {sorted(used - allowed)}"
+        used = {_part(name, package) for name in _imports(path)} - {None, part}
+        allowed = base | layers.get(part, set())
+        assert used <= allowed, f"{relative} imports {sorted(used - allowed)}"
 
 
-@pytest.mark.parametrize("floors", [FLOORS, CORE_FLOORS])
-def test_floors_have_no_circles(floors):
+@pytest.mark.parametrize("layers", [LAYERS, CORE_LAYERS])
+def test_layers_have_no_cycles(layers):
     done: set[str] = set()
-    while len(done) < len(floors):
-        ready = {room for room, below in floors.items() if room not in done and below <= done}
-        assert ready, f"circle among {sorted(set(floors) - done)}"
+    while len(done) < len(layers):
+        ready = {part for part, below in layers.items() if part not in done and below <= done}
+        assert ready, f"cycle among {sorted(set(layers) - done)}"
         done |= ready
 
 
-def _speaks_text(call: ast.Call) -> bool:
+def _handles_text(call: ast.Call) -> bool:
     """Whether a call reads or writes text: its encoding would be the machine's, where none is named."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     if name in ("read_text", "write_text") and isinstance(call.func, ast.Attribute):
@@ -153,20 +152,20 @@ def test_text_has_an_encoding(folder):
     """Files of the project and of others are UTF-8 on a machine whose locale is another one, too."""
     for path in _sources(folder):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and _speaks_text(node):
+            if isinstance(node, ast.Call) and _handles_text(node):
                 named = {word.arg for word in node.keywords}
                 assert "encoding" in named, f"{path.relative_to(ROOT)}:{node.lineno}"
 
 
 BLOCK = """
 import importlib.abc, sys
-class Wall(importlib.abc.MetaPathFinder):
+class Blocked(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {blocked!r}:
-            raise ImportError("behind the wall: " + name)
-sys.meta_path.insert(0, Wall())
+            raise ImportError("blocked: " + name)
+sys.meta_path.insert(0, Blocked())
 """
-GUESTS = {"facemesh.py", "selfie.py", "descriptors.py"}  # scripts of the tracker's own environments
+FOREIGN = {"facemesh.py", "selfie.py", "descriptors.py"}  # scripts of the tracker's own environments
 JAX_HALF, TORCH_HALF = {"jax", "flax", "optax", "orbax", "grain", "mvp4d_jax"}, {"torch", "gsplat", "mvp4d_export"}
 
 
@@ -185,18 +184,18 @@ def _python(program: str, blocked: set[str]) -> str:
 def _modules(folder: str, package: str) -> str:
     names = []
     for path in _sources(folder):
-        if path.name in GUESTS:
+        if path.name in FOREIGN:
             continue
         parts = path.relative_to(ROOT / folder).with_suffix("").parts
         names.append(".".join((package, *parts)).removesuffix(".__init__"))
     return f"import importlib\nfor name in {names!r}: importlib.import_module(name)\n"
 
 
-def test_core_stands_alone():
+def test_core_imports_without_either_half():
     _python(_modules("mvp4d/core", "mvp4d.core"), JAX_HALF | TORCH_HALF)
 
 
-def test_jax_half_stands_without_torch():
+def test_the_jax_half_imports_without_torch():
     _python(_modules("mvp4d_jax", "mvp4d_jax"), TORCH_HALF)
 
 
@@ -218,11 +217,11 @@ print(torch.zeros(1).numpy())
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_torch_half_stands_without_jax():
+def test_the_torch_half_imports_without_jax():
     _python(_modules("export", "mvp4d_export"), JAX_HALF)
 
 
-def test_public_face_loads_neither_half():
+def test_the_public_api_loads_neither_half():
     program = """
 import sys, mvp4d, mvp4d.cli
 assert mvp4d.cli.main(["--help"]) == 0
