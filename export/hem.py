@@ -149,6 +149,8 @@ def _left_over(splats: Splats, solid: Tensor, height: Tensor) -> Tensor:
       solid: [G] bool, Gaussians that can be seen. height: [G] metres above the cut.
     """
     near = (solid & (height < ISLAND)).nonzero()[:, 0]
+    if not len(near):
+        return torch.zeros_like(solid)
     means, reach = splats.means[near].cpu().numpy(), splats.scales[near].amax(1).cpu().numpy()
     neighbours = cKDTree(means).query_ball_point(means, LINKED[0] + LINKED[1] * reach)
     columns = np.concatenate([np.asarray(found, np.int64) for found in neighbours])
