@@ -222,6 +222,12 @@ def test_a_stopped_fit_with_photos_goes_on_as_if_it_had_not(egg, sharp, tmp_path
         first.train_step()
     save_checkpoint(first, tmp_path)
     assert load_checkpoint(second, tmp_path)
+    kept = first.photos.state()
+    assert set(kept) == {"fixed", "shown", "pitch", "across", "claims", "corrections"}
+    for name, value in second.photos.state().items():
+        assert torch.equal(value, kept[name]), name
+    first.photos.look()
+    assert not torch.equal(first.photos.across, kept["across"])  # places have changed: measured anew it differs
     second.train_step()
     for mine, theirs in zip(second.limits, whole.limits):
         assert torch.equal(mine, theirs)
