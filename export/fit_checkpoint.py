@@ -31,7 +31,7 @@ def fingerprint(fit: Distiller) -> str:
         fit.data.digest,
         capture.names,
         fit.data.held_views,
-        fit.data.held_times,
+        fit.data.held_frames,
         fit.colour_correction,
         fit.lpips is not None,
         None if fit.photos is None else fit.photos.photos.digest,

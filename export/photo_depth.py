@@ -24,7 +24,7 @@ from mvp4d_export.thickness import Thickness, centres, like_skin
 from mvp4d_export.triangles import to_head, to_local, triangle_frames
 from mvp4d_export.visibility import Surface, outer_parts, rig_surface, triangle_parts
 
-TIMES = 3  # moments of the generated views that are looked at
+FRAMES = 3  # of the generated views that are looked at
 CELLS = 64  # lines of sight along a picture's side
 STEP = 0.006  # metres between points of a line of sight
 BEFORE_RIG = 0.06  # metres before the rig in which hair may be
@@ -56,7 +56,7 @@ class PhotoDepth:
 
 @dataclasses.dataclass(frozen=True)
 class Sight:
-    """A generated view of one moment.
+    """A generated view of one video frame.
 
     Attributes:
       picture: [3, h, w] in the photo's light. mask: [h, w]. rig: [h, w] metres, the rig's depth, 1,000 where it is not.
@@ -85,7 +85,7 @@ class Sight:
 
 
 class Sights:
-    """Generated views at some moments, and how the points of another pose come there."""
+    """Generated views of some frames, and how the points of another pose come there."""
 
     @torch.no_grad()
     def __init__(self, avatar: Avatar, data: Dataset, gain: Tensor):
@@ -94,17 +94,17 @@ class Sights:
         outer = outer_parts(avatar)
         self.outside = outer[triangle_parts(avatar)]
         self.covered = outer[avatar.rig.face_parts]  # which of the rig's triangles hair and clothes may cover
-        last = len(data.train_times) - 1
-        times = sorted({data.train_times[int(i)] for i in torch.linspace(0, last, TIMES)})
-        self.moments = [(data.pose[time : time + 1], self._sights(data, time, gain)) for time in times]
+        last = len(data.train_frames) - 1
+        frames = sorted({data.train_frames[int(i)] for i in torch.linspace(0, last, FRAMES)})
+        self.by_frame = [(data.pose[frame : frame + 1], self._sights(data, frame, gain)) for frame in frames]
 
-    def _sights(self, data: Dataset, time: int, gain: Tensor) -> list[Sight]:
-        pose, found = data.pose[time : time + 1], []
+    def _sights(self, data: Dataset, frame: int, gain: Tensor) -> list[Sight]:
+        pose, found = data.pose[frame : frame + 1], []
         height, width = data.size
         for view in data.train_views:
-            if not data.usable[view, time]:
+            if not data.usable[view, frame]:
                 continue
-            pictures, masks, viewmats, Ks = data.batch([view], time)
+            pictures, masks, viewmats, Ks = data.batch([view], frame)
             surface = rig_surface(self.avatar, pose, viewmats[0], Ks[0], max(height, width))
             rig, face = (value[:height, :width] for value in (surface.depth, surface.face))
             smooth = avg_pool2d(pictures.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False)[0]
@@ -119,7 +119,7 @@ class Sights:
             Thickness.of_outline(
                 self.avatar, sight.face, sight.rig, sight.mask, sight.picture.permute(1, 2, 0), sight.K[0, 0], skin
             )
-            for _, sights in self.moments
+            for _, sights in self.by_frame
             for sight in sights
         ]
 
@@ -142,8 +142,8 @@ class Sights:
         frames = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
         bound = hang(avatar, points, frames[2], self.outside)
         local = to_local(points, frames, bound)
-        for moment, sights in self.moments:
-            there = to_head(local, triangle_frames(avatar.vertices(moment), avatar.mesh_faces), bound)
+        for posed, sights in self.by_frame:
+            there = to_head(local, triangle_frames(avatar.vertices(posed), avatar.mesh_faces), bound)
             for sight in sights:
                 yield sight.look(there)
 

@@ -229,8 +229,8 @@ class PhotoFit:
         return ~off_surface(self.avatar, self.avatar.splats(vertices), vertices)
 
     @torch.no_grad()
-    def view_weights(self, drawn: Rendering, moment: int, views: list[int]) -> tuple[Tensor, Tensor]:
-        """How much the pixels of generated views count, B views of a moment.
+    def view_weights(self, drawn: Rendering, frame: int, views: list[int]) -> tuple[Tensor, Tensor]:
+        """How much the pixels of generated views count, B views of a frame.
 
         Args:
           drawn: these views, with `shown` as marks.
@@ -239,7 +239,7 @@ class PhotoFit:
           [B, h, w] of their colours: little where photos show the surface, and little beside the head in views from
           where a photo was taken; [B, 1, 1] of their outlines.
         """
-        pose, viewmats = self.data.pose[moment : moment + 1], self.data.viewmats[views, moment]
+        pose, viewmats = self.data.pose[frame : frame + 1], self.data.viewmats[views, frame]
         towards = torch.stack([direction_to(viewmat, pose) for viewmat in viewmats])
         cosine = (towards @ self._directions().T).amax(1)[:, None, None]
         near, beside = smoothstep(cosine, NEAR_FROM, NEAR_TO), smoothstep(cosine, BESIDE_FROM, BESIDE_TO)
@@ -264,9 +264,9 @@ class PhotoFit:
             return torch.ones_like(drawn.alpha[0])
         return (drawn.marked[0] + 1 - drawn.alpha[0]).clamp(0, 1)
 
-    def with_own_mouths(self, pictures: Tensor, moment: int, views: list[int]) -> tuple[Tensor, Tensor]:
-        """Generated views [B, h, w, 3] of a moment with the head's own mouth where the rig has it open, [B, h, w]."""
-        return self._mouths_of_views(pictures, moment, views, self.fixed, self.view_gain(views))
+    def with_own_mouths(self, pictures: Tensor, frame: int, views: list[int]) -> tuple[Tensor, Tensor]:
+        """Generated views [B, h, w, 3] of a frame with the head's own mouth where the rig has it open, [B, h, w]."""
+        return self._mouths_of_views(pictures, frame, views, self.fixed, self.view_gain(views))
 
     def _directions(self) -> Tensor:
         """[N, 3] where the photos' cameras stand, as unit vectors in head axes."""
