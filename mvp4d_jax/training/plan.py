@@ -70,7 +70,7 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A config, resolved."""
 
     transformer: TransformerConfig
@@ -91,7 +91,7 @@ class Plan:
         """The stage that takes the update after `step` updates."""
         return next((stage for stage in self.stages if step < stage.stop), self.stages[-1])
 
-    def for_stage(self, stage: Stage) -> Plan:
+    def for_stage(self, stage: Stage) -> TrainingPlan:
         """The plan with what a stage has of its own: mesh, remat, shift of the noise schedule."""
         shift = self.loss.snr_shift if stage.snr_shift is None else stage.snr_shift
         if shift == BY_TOKENS:
@@ -128,7 +128,7 @@ class Plan:
         return rate
 
 
-def resolve(config: ml_collections.ConfigDict) -> Plan:
+def resolve(config: ml_collections.ConfigDict) -> TrainingPlan:
     """Reads and checks a config.
 
     Raises:
@@ -183,7 +183,7 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
         start = stage.stop
     if not stages or start < 1:
         raise UserError("config.stages", "have no steps", "give at least one stage with steps")
-    return Plan(
+    return TrainingPlan(
         transformer,
         autoencoder,
         conditioning,
@@ -288,7 +288,7 @@ def autoencoder_folder(config: ml_collections.ConfigDict) -> Path | None:
     return folder
 
 
-def check_prepare(config: ml_collections.ConfigDict, plan: Plan) -> None:
+def check_prepare(config: ml_collections.ConfigDict, plan: TrainingPlan) -> None:
     """Raises UserError where shards of `config.prepare` would serve no stage of the config."""
     sizes = sorted({stage.image_size for stage in plan.stages})
     if config.prepare.image_size not in sizes:
@@ -316,7 +316,7 @@ def validates(config: ml_collections.ConfigDict) -> bool:
     return bool(config.data.validation_shards) and config.validation.batches > 0
 
 
-def check_batches(plan: Plan, devices: Sequence[jax.Device] | None = None, *, validated: bool = False) -> None:
+def check_batches(plan: TrainingPlan, devices: Sequence[jax.Device] | None = None, *, validated: bool = False) -> None:
     """Raises UserError for a batch of any stage, or a micro-batch of it, that the stage's mesh does not divide.
 
     Args:
@@ -337,7 +337,7 @@ def check_batches(plan: Plan, devices: Sequence[jax.Device] | None = None, *, va
             parallel.check_batch(mesh, modality.batch, f"{where}, which validation takes in stage '{stage.name}', too")
 
 
-def batch_shapes(plan: Plan, stage: Stage, modality: Modality, layout: jax.sharding.Sharding) -> dict[str, Any]:
+def batch_shapes(plan: TrainingPlan, stage: Stage, modality: Modality, layout: jax.sharding.Sharding) -> dict[str, Any]:
     """The model's inputs of one step, as shapes with shardings."""
     size, channels = plan.latent_size(stage), plan.autoencoder.latent_channels
     b, v, n, cc = modality.batch, modality.views, modality.latents, plan.transformer.conditioning_channels
