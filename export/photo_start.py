@@ -103,7 +103,7 @@ class PhotoStart:
     def _teeth(self, face: Tensor) -> tuple[Tensor | None, float]:
         """[3] colour of the teeth in the first photo that shows them, the reference before others, and metres that the
         upper ones are longer there than the head's; None, 0: none does."""
-        for index in [self.photos.reference, *range(len(self.photos))]:
+        for index in self.photos.reference_first:
             picture, pose = self.photos.pictures[index], self.photos.pose[index : index + 1]
             viewmat, mouth = self.photos.viewmats[index], self.fit.mouths[index] > 0
             teeth = shows_parts(self.avatar, pose, viewmat, picture.K, picture.side, TEETH)
@@ -138,7 +138,7 @@ class PhotoStart:
         it does [G]."""
         avatar = self.avatar
         photo, weight = torch.zeros_like(avatar.harmonics[:, 0]), torch.zeros_like(self.fit.shown)
-        for index in [self.photos.reference, *range(len(self.photos))]:
+        for index in self.photos.reference_first:
             colour, seen = self._photo_colours(index)
             better = (weight == 0) & (seen > 0)
             photo = torch.where(better[:, None], colour, photo)

@@ -135,20 +135,7 @@ def resolve(config: ml_collections.ConfigDict) -> TrainingPlan:
       UserError: naming the field at fault.
     """
     autoencoder = AutoencoderConfig.named(config.autoencoder_size)
-    ratio = autoencoder.spatial_compression_ratio
-    if config.conditioning.get("image_to_latent", ratio) != ratio:
-        raise UserError(
-            "config.conditioning.image_to_latent",
-            f"is {config.conditioning.image_to_latent}",
-            f"leave it out: the {config.autoencoder_size} autoencoder makes it {ratio}",
-        )
-    conditioning = _options(ConditioningConfig, config.conditioning, "conditioning")
-    conditioning = dataclasses.replace(
-        conditioning,
-        image_to_latent=ratio,
-        temporal_stride=autoencoder.temporal_compression_ratio,
-        painted=autoencoder.latent_channels if conditioning.painted else 0,
-    )
+    conditioning = _conditioning(config, autoencoder)
     transformer = _transformer(config, conditioning)
     if transformer.latent_channels != autoencoder.latent_channels:
         raise UserError(
@@ -158,11 +145,55 @@ def resolve(config: ml_collections.ConfigDict) -> TrainingPlan:
             "use the same size",
         )
     optimiser = _options(OptimiserOptions, config.optimiser, "optimiser")
+    loss = _loss(config, conditioning)
+    stages = _stages(config, autoencoder, transformer, optimiser)
+    return TrainingPlan(
+        transformer,
+        autoencoder,
+        conditioning,
+        optimiser,
+        loss,
+        _options(SamplingOptions, config.sampling, "sampling"),
+        stages,
+        tuple(config.mesh),
+        _options(DistillOptions, config.get("distill", ml_collections.ConfigDict()), "distill"),
+    )
+
+
+def _conditioning(config: ml_collections.ConfigDict, autoencoder: AutoencoderConfig) -> ConditioningConfig:
+    """The maps' config with what the autoencoder decides: their size beside pictures, in time, and painted channels."""
+    ratio = autoencoder.spatial_compression_ratio
+    if config.conditioning.get("image_to_latent", ratio) != ratio:
+        raise UserError(
+            "config.conditioning.image_to_latent",
+            f"is {config.conditioning.image_to_latent}",
+            f"leave it out: the {config.autoencoder_size} autoencoder makes it {ratio}",
+        )
+    conditioning = _options(ConditioningConfig, config.conditioning, "conditioning")
+    return dataclasses.replace(
+        conditioning,
+        image_to_latent=ratio,
+        temporal_stride=autoencoder.temporal_compression_ratio,
+        painted=autoencoder.latent_channels if conditioning.painted else 0,
+    )
+
+
+def _loss(config: ml_collections.ConfigDict, conditioning: ConditioningConfig) -> LossOptions:
     loss = _options(LossOptions, config.loss, "loss")
     if loss.photo and not conditioning.painted:
         raise UserError(
             "config.loss.photo", f"is {loss.photo:g} without config.conditioning.painted", "set that too, or 0 here"
         )
+    return loss
+
+
+def _stages(
+    config: ml_collections.ConfigDict,
+    autoencoder: AutoencoderConfig,
+    transformer: TransformerConfig,
+    optimiser: OptimiserOptions,
+) -> tuple[Stage, ...]:
+    """The stages of the curriculum, in the order they run."""
     stages, start = [], 0
     if not set(config.curriculum) <= set(config.stages) or len(set(config.curriculum)) != len(config.curriculum):
         raise UserError(
@@ -172,7 +203,7 @@ def resolve(config: ml_collections.ConfigDict) -> TrainingPlan:
         )
     for name in config.curriculum:  # a ConfigDict keeps its keys in alphabetical order
         stage = _stage(name, start, config.stages[name], autoencoder.temporal_compression_ratio)
-        multiple = ratio * transformer.patch_size
+        multiple = autoencoder.spatial_compression_ratio * transformer.patch_size
         if stage.image_size % multiple:
             raise UserError(
                 f"config.stages.{name}.image_size", f"is {stage.image_size}", f"choose a multiple of {multiple}"
@@ -183,17 +214,7 @@ def resolve(config: ml_collections.ConfigDict) -> TrainingPlan:
         start = stage.stop
     if not stages or start < 1:
         raise UserError("config.stages", "have no steps", "give at least one stage with steps")
-    return TrainingPlan(
-        transformer,
-        autoencoder,
-        conditioning,
-        optimiser,
-        loss,
-        _options(SamplingOptions, config.sampling, "sampling"),
-        tuple(stages),
-        tuple(config.mesh),
-        _options(DistillOptions, config.get("distill", ml_collections.ConfigDict()), "distill"),
-    )
+    return tuple(stages)
 
 
 def _transformer(config: ml_collections.ConfigDict, conditioning: ConditioningConfig) -> TransformerConfig:
