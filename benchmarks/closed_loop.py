@@ -39,7 +39,7 @@ from mvp4d_jax.parallel import make_mesh
 from mvp4d_jax.release import load_release
 from mvp4d_jax.sampling.denoise import DenoiseOptions
 from mvp4d_jax.sampling.finish import Finishing
-from mvp4d_jax.sampling.generate import Generator, Shot
+from mvp4d_jax.sampling.generate import Generator, SamplingInputs
 from mvp4d_jax.sampling.inputs import portrait_of_capture
 from mvp4d_jax.sampling.plan import make_plan
 from mvp4d_jax.studio.studio import Studio
@@ -102,7 +102,7 @@ def generate(
         seed=identity,
         stride=facts.conditioning.temporal_stride,
     )
-    shot = Shot(
+    shot = SamplingInputs(
         reference,
         truth.head,
         truth.motion[slice(0, FRAMES)],

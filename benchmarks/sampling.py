@@ -30,9 +30,9 @@ from mvp4d_jax.release import load_release
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions
 from mvp4d_jax.sampling.finish import Finishing
-from mvp4d_jax.sampling.generate import Generator, Shot
+from mvp4d_jax.sampling.generate import Generator, SamplingInputs
 from mvp4d_jax.sampling.inputs import portrait_of_capture
-from mvp4d_jax.sampling.plan import Plan, make_plan
+from mvp4d_jax.sampling.plan import SamplingPlan, make_plan
 from mvp4d_jax.studio.produce import Order, make_capture
 
 FIRST_TEST_IDENTITY = 11_000
@@ -41,7 +41,7 @@ MEMORY_MARK, SEAM_MARK = 2.0, 1.1  # GB above the model; ratio over the truth's
 
 def sample(
     generator: Generator, truth: Capture, out: Path, seed: int, args: argparse.Namespace, **changes
-) -> tuple[Capture, Plan]:
+) -> tuple[Capture, SamplingPlan]:
     """The truth's views and motion, from its reference."""
     facts = generator.release.facts
     plan = make_plan(
@@ -60,7 +60,7 @@ def sample(
     )
     source = portrait_of_capture(truth)
     reference = generator.reference(source)
-    shot = Shot(
+    shot = SamplingInputs(
         reference,
         truth.head,
         truth.motion,
@@ -112,7 +112,7 @@ def all_frames(capture: Capture) -> np.ndarray:
     return np.stack([capture.frames(view) for view in range(capture.view_count)])
 
 
-def through_autoencoder(coder: Coder, frames: np.ndarray, plan: Plan) -> np.ndarray:
+def through_autoencoder(coder: Coder, frames: np.ndarray, plan: SamplingPlan) -> np.ndarray:
     """Frames [V, F, H, W, 3] uint8 as a perfect model would give them: windows coded one after another, as sampled."""
     out = np.zeros_like(frames)
     for window in plan.windows:

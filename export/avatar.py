@@ -62,7 +62,7 @@ class AvatarConfig:
 
 @dataclasses.dataclass
 class Splats:
-    """Gaussians of one moment in head space. G of them; `harmonics` [G, K, 3] are in head axes too."""
+    """Gaussians of one video frame in head space. G of them; `harmonics` [G, K, 3] are in head axes too."""
 
     means: Tensor
     quaternions: Tensor

@@ -30,7 +30,7 @@ class Dataset:
       viewmats: [V, F, 4, 4]; Ks: [V, F, 3, 3] at full size.
       pose: F frames.
       usable: [V, F] bool: the picture shows somebody.
-      train_views, held_views, train_times, held_times: indices.
+      train_views, held_views, train_frames, held_frames: indices.
     """
 
     capture: Capture
@@ -43,18 +43,19 @@ class Dataset:
     usable: np.ndarray
     train_views: list[int]
     held_views: list[int]
-    train_times: list[int]
-    held_times: list[int]
+    train_frames: list[int]
+    held_frames: list[int]
 
     @classmethod
     def load(cls, capture: Capture, *, hold_views: int = 0, hold_times: int = 0, device: str = "cpu") -> Dataset:
-        """Reads every picture; holds out evenly spaced views and times.
+        """Reads every picture; holds out evenly spaced views and frames.
 
         Raises:
           UserError: too little left to fit, a frame that no view shows, a damaged picture.
         """
         views, frames = len(capture.names), capture.frame_count
-        held_views, held_times = _spaced(views, hold_views, "`hold_views`"), _spaced(frames, hold_times, "`hold_times`")
+        held_views = _spaced(views, hold_views, "`hold_views`")
+        held_frames = _spaced(frames, hold_times, "`hold_times`")
         pictures, masks = [], []
         for view in progress(range(views), what="reading views", unit="view"):
             pictures.append(torch.from_numpy(capture.frames(view)))
@@ -73,8 +74,8 @@ class Dataset:
             usable,
             [v for v in range(views) if v not in held_views],
             held_views,
-            [t for t in range(frames) if t not in held_times],
-            held_times,
+            [frame for frame in range(frames) if frame not in held_frames],
+            held_frames,
         )
         dataset._check_usable()
         return dataset
@@ -95,7 +96,7 @@ class Dataset:
         if not self.usable.any():
             raise UserError(path / "masks", "every mask is transparent", "write masks that show the head, or none")
         seen = self.usable[self.train_views].any(0)
-        dark = [time for time in self.train_times if not seen[time]]
+        dark = [frame for frame in self.train_frames if not seen[frame]]
         if dark:
             raise UserError(
                 path / "masks",
@@ -118,22 +119,24 @@ class Dataset:
     def size(self) -> tuple[int, int]:
         return self.capture.image_size
 
-    def moments(self, most: int) -> list[int]:
+    def spread_frames(self, most: int) -> list[int]:
         """Indices of at most so many of the fitted frames, evenly spaced."""
-        return self.train_times[:: -(-len(self.train_times) // most)]
+        return self.train_frames[:: -(-len(self.train_frames) // most)]
+
+    moments = spread_frames  # the name that hem.py calls it by
 
     def batch(
-        self, views: list[int], time: int, level: int = 0, background: Tensor | None = None
+        self, views: list[int], frame: int, level: int = 0, background: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """Pictures [B, h, w, 3] in [0, 1], masks [B, h, w] or None, viewmats [B, 4, 4], Ks [B, 3, 3] of a moment.
+        """Pictures [B, h, w, 3] in [0, 1], masks [B, h, w] or None, viewmats [B, 4, 4], Ks [B, 3, 3] of a frame.
 
         Args:
           level: sides are halved this many times, by averaging.
           background: [3], what the masks lay the pictures on in place of the capture's own; needs masks.
         """
-        pictures = self.pictures[views, time].float().div_(255)
-        masks = None if self.masks is None else self.masks[views, time].float().div_(255)
-        Ks = self.Ks[views, time]
+        pictures = self.pictures[views, frame].float().div_(255)
+        masks = None if self.masks is None else self.masks[views, frame].float().div_(255)
+        Ks = self.Ks[views, frame]
         if level:
             factor = 1 << level
             pictures = avg_pool2d(pictures.permute(0, 3, 1, 2), factor).permute(0, 2, 3, 1)
@@ -142,7 +145,7 @@ class Dataset:
             Ks[:, :2] /= factor
         if background is not None:
             pictures = pictures + (1 - masks)[..., None] * (background - self.background)
-        return pictures, masks, self.viewmats[views, time], Ks
+        return pictures, masks, self.viewmats[views, frame], Ks
 
 
 def _cameras(capture: Capture, device: str) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,7 @@ class Statistics:
         self.seen = torch.zeros(count, device=device)
 
     def add(self, screen_gradient: Tensor, visible: Tensor) -> None:
-        """Adds d loss / d position [V, N, 2], in half pictures, of some views of a moment."""
+        """Adds d loss / d position [V, N, 2], in half pictures, of some views of a frame."""
         # The loss is a mean over the views; the threshold is meant for one.
         self.gradient += (screen_gradient.norm(dim=-1) * visible).sum(0) * len(screen_gradient)
         self.seen += visible.sum(0)

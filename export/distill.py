@@ -1,4 +1,4 @@
-"""Fits an avatar to a capture: a step renders several views of one moment, which share mesh, neck and deformation."""
+"""Fits an avatar to a capture: a sample is several views of one frame, which share mesh, neck and deformation."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ RIGID_LIMIT = 0.0005  # metres that Gaussians of eyes and mouth may leave their 
 
 @dataclasses.dataclass
 class Sample:
-    """What one moment adds to a step: its loss and PSNR, a gradient (or None) per parameter, and for densification
-    the gradients on the screen [V, N, 2] per half picture and who is `visible` [V, N]."""
+    """What one video frame or photo adds to a step: its loss and PSNR, a gradient (or None) per parameter, and for
+    densification the gradients on the screen [V, N, 2] per half picture and who is `visible` [V, N]."""
 
     loss: float
     psnr: float
@@ -119,15 +119,15 @@ class Distiller:
         return named
 
     def choose(self, step: int) -> tuple[int, list[int]]:
-        """The moment of a step and the views of it: every moment comes once per round."""
-        times = self.data.train_times
-        epoch, place = divmod(step, len(times))
-        order = torch.randperm(len(times), generator=_generator(self.seed, 1, epoch))
-        moment = times[int(order[place])]
-        views = [view for view in self.data.train_views if self.data.usable[view, moment]]
+        """The frame of a sample and the views of it: every frame comes once per round."""
+        frames = self.data.train_frames
+        epoch, place = divmod(step, len(frames))
+        order = torch.randperm(len(frames), generator=_generator(self.seed, 1, epoch))
+        frame = frames[int(order[place])]
+        views = [view for view in self.data.train_views if self.data.usable[view, frame]]
         count = self.config.views or len(views)
         picked = torch.randperm(len(views), generator=_generator(self.seed, 2, step))[:count]
-        return moment, [views[int(index)] for index in picked]
+        return frame, [views[int(index)] for index in picked]
 
     def backdrop(self, step: int, always: bool = False) -> Tensor | None:
         """A background [3] for a step: any colour, so that no Gaussian can pass for background. None without masks."""
@@ -139,15 +139,15 @@ class Distiller:
         return int(share < self.config.coarse and min(self.data.size) >= 2 * MIN_SIDE)
 
     def train_step(self) -> dict[str, float]:
-        """One optimiser step over the gradients of `config.moments` moments. Returns numbers to show.
+        """One optimiser step over the gradients of `config.frames_per_step` samples. Returns numbers to show.
 
         Raises:
           UserError: the fit diverged.
         """
-        step, steps, moments = self.step_done, self.config.steps, self.config.moments
+        step, steps, count = self.step_done, self.config.steps, self.config.frames_per_step
         share = step / steps
         track = self.config.densify.strategy == "default" and share < self.config.densify.stop
-        drawn = list(range(step * moments, (step + 1) * moments))
+        drawn = list(range(step * count, (step + 1) * count))
         parts = in_parallel(lambda index: self.draw(index, share, track), drawn)
         numbers = self._check(parts, step)
         for part in parts:
@@ -156,7 +156,7 @@ class Distiller:
         parameters = self.parameters()
         for index, parameter in enumerate(parameters.values()):
             gradients = [part.gradients[index] for part in parts if part.gradients[index] is not None]
-            parameter.grad = sum(gradients) / moments if gradients else None
+            parameter.grad = sum(gradients) / count if gradients else None
         rates = self.rates(share)
         self.optimiser.step(parameters, rates)
         self.step_done += 1
@@ -164,30 +164,30 @@ class Distiller:
         return numbers
 
     def draw(self, index: int, share: float, track: bool) -> Sample:
-        """The sample of an index: those of every `photos.every`-th step are photos, the others go round the moments.
+        """The sample of an index: those of every `photos.every`-th step are photos, the others go round the frames.
 
         A photo takes longer than a view: a step of both kinds would leave cores without work.
         """
         if self.photos is None:
             return self.sample(*self.choose(index), self.backdrop(index), share, track)
-        moments, every = self.config.moments, self.config.photos.every
-        step, place = divmod(index, moments)
+        count, every = self.config.frames_per_step, self.config.photos.every
+        step, place = divmod(index, count)
         turn = step // every
         if step % every == every - 1:
-            again, photo = divmod(turn * moments + place, len(self.photos.photos))
+            again, photo = divmod(turn * count + place, len(self.photos.photos))
             which = again // 2 % len(TURNS) if again % 2 else None
             return self.photo_sample(photo, self.backdrop(index, always=True), share, track, which)
-        return self.sample(*self.choose(index - turn * moments), self.backdrop(index), share, track)
+        return self.sample(*self.choose(index - turn * count), self.backdrop(index), share, track)
 
-    def sample(self, moment: int, views: list[int], background: Tensor | None, share: float, track: bool) -> Sample:
-        """Loss and gradients of some views of a moment on a background; with `track` those on the screen too."""
+    def sample(self, frame: int, views: list[int], background: Tensor | None, share: float, track: bool) -> Sample:
+        """Loss and gradients of some views of a frame on a background; with `track` those on the screen too."""
         level = self.level(share)
-        pictures, masks, viewmats, Ks = self.data.batch(views, moment, level, background)
+        pictures, masks, viewmats, Ks = self.data.batch(views, frame, level, background)
         background = self.data.background if background is None else background
         height, width = pictures.shape[1:3]
-        pose = self.data.pose[moment : moment + 1]
-        expressive, neutral = self.avatar.deformation(pose, self._expression_image(moment))
-        vertices = self.avatar.vertices(pose, expressive, self.avatar.neck_offsets[moment])
+        pose = self.data.pose[frame : frame + 1]
+        expressive, neutral = self.avatar.deformation(pose, self._expression_image(frame))
+        vertices = self.avatar.vertices(pose, expressive, self.avatar.neck_offsets[frame])
         splats = self.avatar.splats(vertices)
         shown, marks = splats, None
         if self.photos is not None:
@@ -195,7 +195,7 @@ class Distiller:
         rendering = self.avatar.render(shown, pose, viewmats, Ks, width, height, background, marks=marks)
         rgb, alpha = rendering.rgb, rendering.alpha
         loss = self.regulariser(splats, expressive, neutral)
-        loss = loss + self.config.weights.neck * self.avatar.neck_offsets[moment].square().sum()
+        loss = loss + self.config.weights.neck * self.avatar.neck_offsets[frame].square().sum()
         if self.photos is not None:
             rgb = tinted(rgb, alpha, background, self.photos.view_gain(views))
         if self.colour_correction:
@@ -203,8 +203,8 @@ class Distiller:
             rgb = rgb + (correction[..., :3] * rgb[..., None, :]).sum(-1) + correction[..., 3]
         seen = rgb.detach()
         if self.photos is not None:
-            pictures, mouths = self.photos.with_own_mouths(pictures, moment, views)
-            weights, outlines = self.photos.view_weights(rendering, moment, views)
+            pictures, mouths = self.photos.with_own_mouths(pictures, frame, views)
+            weights, outlines = self.photos.view_weights(rendering, frame, views)
             rgb = torch.lerp(pictures, rgb, torch.maximum(weights, mouths)[..., None])
             alpha = alpha if masks is None else torch.lerp(masks, alpha, outlines)
         loss = loss + picture_loss(self.config, self.lpips, rgb, pictures, share)
@@ -212,11 +212,11 @@ class Distiller:
             loss = loss + self.config.weights.alpha * (alpha - masks).abs().mean()
         return self._gradients(loss, rendering, splats, seen, pictures, track)
 
-    def _expression_image(self, moment: int) -> Tensor:
-        """[3, R, R] of a moment, which no step changes: less memory than its pictures take."""
-        if moment not in self._images:
-            self._images[moment] = self.avatar.expression_image(self.data.pose[moment : moment + 1])
-        return self._images[moment]
+    def _expression_image(self, frame: int) -> Tensor:
+        """[3, R, R] of a frame, which no step changes: less memory than its pictures take."""
+        if frame not in self._images:
+            self._images[frame] = self.avatar.expression_image(self.data.pose[frame : frame + 1])
+        return self._images[frame]
 
     def photo_sample(
         self, index: int, background: Tensor, share: float, track: bool, turned: int | None = None

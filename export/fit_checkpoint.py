@@ -16,10 +16,9 @@ from mvp4d.core.files import atomic_file
 from mvp4d.core.progress import say
 from mvp4d_export.avatar import GAUSSIAN_TENSORS
 from mvp4d_export.distill import Distiller
-from mvp4d_export.photo_fit import SEEN
 from mvp4d_export.tensors import read_tensors
 
-VERSION = 2  # of what a checkpoint holds
+VERSION = 3  # of what a checkpoint holds
 
 
 def fingerprint(fit: Distiller) -> str:
@@ -32,7 +31,7 @@ def fingerprint(fit: Distiller) -> str:
         fit.data.digest,
         capture.names,
         fit.data.held_views,
-        fit.data.held_times,
+        fit.data.held_frames,
         fit.colour_correction,
         fit.lpips is not None,
         None if fit.photos is None else fit.photos.photos.digest,
@@ -53,7 +52,7 @@ def save_checkpoint(fit: Distiller, folder: Path) -> None:
         "statistics.seen": fit.statistics.seen,
     }
     if fit.photos is not None:
-        tensors |= {f"photos.{name}": getattr(fit.photos, name) for name in SEEN}
+        tensors |= {f"photos.{name}": value for name, value in fit.photos.state().items()}
     metadata = {
         "fingerprint": fingerprint(fit),
         "step": str(fit.step_done),
@@ -101,15 +100,17 @@ def _recall(fit: Distiller, tensors: dict[str, Tensor], metadata: dict[str, str]
     with torch.no_grad():
         for name, value in fit.parameters().items():
             value.copy_(tensors[f"parameters.{name}"])
-    prefix = "optimiser."
-    fit.optimiser.load(
-        {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}, fit.device
-    )
+    fit.optimiser.load(_below("optimiser.", tensors), fit.device)
     fit.start = tensors["start"]
     if fit.photos is not None:
-        fit.photos.recall({name: tensors[f"photos.{name}"] for name in SEEN})
+        fit.photos.load_state(_below("photos.", tensors))
     fit.limits = tensors["limits.size"], tensors["limits.away"]
     fit.statistics.gradient, fit.statistics.seen = tensors["statistics.gradient"], tensors["statistics.seen"]
     fit.step_done, fit.best = int(metadata["step"]), float(metadata["best"])
     fit.finished = metadata["finished"] == "1"
     fit.average = None if metadata["average"] == "None" else float(metadata["average"])
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

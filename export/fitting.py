@@ -99,7 +99,7 @@ def describe(fit: Distiller, name: str) -> str:
     photos = "".join(f" and a photo of {side} x {side}" for side in sides)
     return (
         f"fitting {fit.avatar.gaussian_count} Gaussians ({fit.on_hull} off the rig) to {len(data.train_views)} views x "
-        f"{len(data.train_times)} frames of {data.size[1]} x {data.size[0]}{photos}: {config.steps} steps, "
+        f"{len(data.train_frames)} frames of {data.size[1]} x {data.size[0]}{photos}: {config.steps} steps, "
         f"preset {name}, {fit.device}"
     )
 
@@ -182,7 +182,7 @@ def _report(fit: Distiller, scores: dict, seconds: float, resumed: bool) -> dict
     return {
         "scores": scores,
         "held_views": [names[view] for view in fit.data.held_views],
-        "held_times": fit.data.held_times,
+        "held_times": fit.data.held_frames,
         "gaussians": fit.avatar.gaussian_count,
         "steps": fit.config.steps,
         "seconds": round(seconds, 1),

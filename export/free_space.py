@@ -32,7 +32,7 @@ AGREED = 0.5  # share of a cell's neighbourhood that must have found a place
 
 
 @dataclasses.dataclass(frozen=True)
-class Shot:
+class PosedPhoto:
     """One photo: its picture, pose (one frame), camera [4, 4] and depth."""
 
     picture: Picture
@@ -58,21 +58,21 @@ def before_background(picture: Picture) -> Tensor:
 
 
 @torch.no_grad()
-def agreeing(avatar: Avatar, shots: list[Shot]) -> list[PhotoDepth]:
+def agreeing(avatar: Avatar, photos: list[PosedPhoto]) -> list[PhotoDepth]:
     """The photos' depths, once nothing off the rig lies where another photo looks through.
 
     Along its line of sight it comes nearer to the rig, or, where there is no rig behind, is moved either way; what has
     no place is unknown.
     """
-    if len(shots) == 1:
-        return [shots[0].shown]
+    if len(photos) == 1:
+        return [photos[0].shown]
     outside = outer_parts(avatar)[triangle_parts(avatar)]
-    return [_settled(avatar, shot, [other for other in shots if other is not shot], outside) for shot in shots]
+    return [_settled(avatar, photo, [other for other in photos if other is not photo], outside) for photo in photos]
 
 
-def _settled(avatar: Avatar, shot: Shot, others: list[Shot], outside: Tensor) -> PhotoDepth:
+def _settled(avatar: Avatar, photo: PosedPhoto, others: list[PosedPhoto], outside: Tensor) -> PhotoDepth:
     """The depth of one photo that the others allow."""
-    side, shown = shot.picture.side, shot.shown
+    side, shown = photo.picture.side, photo.shown
     size = max(1, side // CELLS)
     middle = (torch.arange(-(-side // size), device=avatar.device) * size + size // 2).clamp(max=side - 1)
     depth, rig, off = (value[middle][:, middle] for value in (shown.depth, shown.surface.depth, shown.off))
@@ -83,9 +83,9 @@ def _settled(avatar: Avatar, shot: Shot, others: list[Shot], outside: Tensor) ->
     start, behind = depth[off, None], torch.where(before, rig[off, None], 0.0)
     tried = torch.where(before, behind - (behind - start) * shares, start + shifts)  # [M, P]
     rows, columns = middle[off.nonzero()].unbind(1)
-    rays = pad(torch.stack((columns, rows), 1) + 0.5, (0, 1), value=1.0) @ torch.linalg.inv(shot.picture.K).T
-    points = (rays[:, None] * tried[..., None] - shot.matrix[:3, 3]) @ shot.matrix[:3, :3]
-    fits = ~_in_the_way(avatar, shot.pose, points, others, outside)
+    rays = pad(torch.stack((columns, rows), 1) + 0.5, (0, 1), value=1.0) @ torch.linalg.inv(photo.picture.K).T
+    points = (rays[:, None] * tried[..., None] - photo.matrix[:3, 3]) @ photo.matrix[:3, :3]
+    fits = ~_in_the_way(avatar, photo.pose, points, others, outside)
     first, some = fits.float().argmax(1), fits.any(1)
     share, shift, known = torch.zeros(3, *depth.shape, device=depth.device)
     share[off], shift[off], known[off] = torch.where(some, shares[first], 0.0), shifts[first], some.float()
@@ -98,7 +98,7 @@ def _settled(avatar: Avatar, shot: Shot, others: list[Shot], outside: Tensor) ->
     return PhotoDepth(shown.surface, torch.where(shown.off, moved, shown.depth), still)
 
 
-def _in_the_way(avatar: Avatar, pose: Pose, points: Tensor, others: list[Shot], outside: Tensor) -> Tensor:
+def _in_the_way(avatar: Avatar, pose: Pose, points: Tensor, others: list[PosedPhoto], outside: Tensor) -> Tensor:
     """[M, P] bool: points [M, P, 3] of M lines of sight, head space of a pose, that another photo looks through."""
     frames = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
     bound = hang(avatar, points[:, 0], frames[2], outside).repeat_interleave(points.shape[1])

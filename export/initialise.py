@@ -19,7 +19,7 @@ from mvp4d_export.visibility import parts_named
 
 MARGIN = (0.14, 0.13, 0.14)  # metres around the rig that hair and clothes may take
 REACH = 0.13  # metres from the nearest triangle that a Gaussian may start at
-TIMES, AGREED = 5, 0.7  # moments that are asked for the hull, and the share of them that must agree
+FRAMES, AGREED = 5, 0.7  # video frames that are asked for the hull, and the share of them that must agree
 TRIANGLE_SHARE = 0.6  # of all Gaussians, at most, start on a triangle each
 SURFACE_SHARE = 0.2  # of all Gaussians, at most, close the seams of the UV chart ...
 SAMPLES, SEAM = 20_000, 0.8  # ... at some of so many places, this share of the triangles' spacing from other points
@@ -40,26 +40,26 @@ OPACITY = 0.75
 def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
     """Gives an avatar its Gaussians. `limit` bounds their number. Returns how many lie on the hull, off the rig."""
     device = avatar.mesh_faces.device
-    times = sorted({data.train_times[int(i)] for i in torch.linspace(0, len(data.train_times) - 1, TIMES)})
+    frames = sorted({data.train_frames[int(i)] for i in torch.linspace(0, len(data.train_frames) - 1, FRAMES)})
     offsets = torch.zeros(len(avatar.mesh_pixels), 3, device=device)
-    posed = [avatar.vertices(data.pose[time : time + 1], offsets) for time in times]
-    frames = [triangle_frames(vertices, avatar.mesh_faces) for vertices in posed]
-    points, binding, on_rig = _start(avatar, data, times, frames, limit, seed)
-    local = to_local(points, frames[0], binding)
+    posed = [avatar.vertices(data.pose[frame : frame + 1], offsets) for frame in frames]
+    local_frames = [triangle_frames(vertices, avatar.mesh_faces) for vertices in posed]
+    points, binding, on_rig = _start(avatar, data, frames, local_frames, limit, seed)
+    local = to_local(points, local_frames[0], binding)
     size = _neighbour_distance(points).clamp(*SPACING)
     flat = size[:, None].repeat(1, 3) * WIDTH
     flat[:on_rig] *= CLOSED
     flat[:on_rig, 1] *= FLAT  # thin along the triangle's normal
-    normals = frames[0][0][binding, :, 1]
+    normals = local_frames[0][0][binding, :, 1]
     normals[on_rig:] = 0
-    colour = _colours(avatar, data, times[0], points, normals)
+    colour = _colours(avatar, data, frames[0], points, normals)
     opacity = torch.full((len(points),), math.log(OPACITY / (1 - OPACITY)), device=device)
     avatar.set_gaussians(
         binding,
         {
             "position": local,
             "rotation": no_turns(len(points), device),
-            "log_scale": (flat / frames[0][1][binding, None]).log(),
+            "log_scale": (flat / local_frames[0][1][binding, None]).log(),
             "logit_opacity": opacity,
             "harmonics": even_harmonics(colour, avatar.config.harmonic_count),
         },
@@ -68,25 +68,25 @@ def initialise(avatar: Avatar, data: Dataset, limit: int, seed: int) -> int:
 
 
 def _start(
-    avatar: Avatar, data: Dataset, times: list[int], frames: list[Frames], limit: int, seed: int
+    avatar: Avatar, data: Dataset, frames: list[int], local_frames: list[Frames], limit: int, seed: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Points [M, 3] in the first of these moments, the triangles [M] that carry them, and how many of them lie on the
+    """Points [M, 3] in the first of these frames, the triangles [M] that carry them, and how many of them lie on the
     rig: the first ones."""
-    centres, device = frames[0][2], avatar.device
+    centres, device = local_frames[0][2], avatar.device
     binding = torch.arange(len(centres), device=device)
     if len(binding) > TRIANGLE_SHARE * limit:
-        spacing = float(frames[0][1].median())
+        spacing = float(local_frames[0][1].median())
         binding = _thin(centres, TRIANGLE_SHARE * limit, spacing).sort().values
     points = centres[binding]
 
-    spacing = frames[0][1].median() * (len(centres) / len(binding)) ** 0.5
-    extra = _surface_samples(avatar, data, times[0], seed)
+    spacing = local_frames[0][1].median() * (len(centres) / len(binding)) ** 0.5
+    extra = _surface_samples(avatar, data, frames[0], seed)
     extra = extra[nearest(extra, points)[0] > SEAM * spacing]
     extra = extra[_thin(extra, SURFACE_SHARE * limit, float(SEAM * spacing))]
     points = torch.cat((points, extra))
     on_rig = len(points)
     if data.masks is not None and limit > on_rig:
-        points = torch.cat((points, _hull(data, times, frames, points, limit - on_rig)))
+        points = torch.cat((points, _hull(data, frames, local_frames, points, limit - on_rig)))
     everywhere = torch.ones(len(centres), dtype=torch.bool, device=device)
     seams = nearest(points[len(binding) : on_rig], centres)[1]
     return points, torch.cat((binding, seams, hang(avatar, points[on_rig:], centres, everywhere))), on_rig
@@ -95,11 +95,11 @@ def _start(
 @torch.no_grad()
 def recolour(avatar: Avatar, data: Dataset, on_hull: int) -> None:
     """Gives Gaussians the views' colours anew, of which the last `on_hull` lie off the rig."""
-    time = data.train_times[0]
-    vertices = avatar.vertices(data.pose[time : time + 1])
+    frame = data.train_frames[0]
+    vertices = avatar.vertices(data.pose[frame : frame + 1])
     normals = triangle_frames(vertices, avatar.mesh_faces)[0][avatar.binding, :, 1]
     normals[len(normals) - on_hull :] = 0
-    avatar.harmonics[:, 0] = sh_of_colour(_colours(avatar, data, time, avatar.splats(vertices).means, normals))
+    avatar.harmonics[:, 0] = sh_of_colour(_colours(avatar, data, frame, avatar.splats(vertices).means, normals))
 
 
 def nearest(points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,9 +150,9 @@ def _neighbour_distance(points: Tensor) -> Tensor:
     return torch.as_tensor(distance[:, 1:].mean(1), dtype=points.dtype, device=points.device)
 
 
-def _surface_samples(avatar: Avatar, data: Dataset, time: int, seed: int) -> Tensor:
+def _surface_samples(avatar: Avatar, data: Dataset, frame: int, seed: int) -> Tensor:
     """Points spread over the whole rig by area: they close the seams of the UV chart."""
-    vertices, _ = avatar.rig(data.pose[time : time + 1])
+    vertices, _ = avatar.rig(data.pose[frame : frame + 1])
     outside = ~parts_named(avatar.rig.part_names, HIDDEN_PARTS).to(avatar.device)[avatar.rig.face_parts]
     corners = vertices[0][avatar.rig.faces[outside]].cpu()
     area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)
@@ -180,28 +180,28 @@ def _thin(points: Tensor, limit: float, spacing: float) -> Tensor:
     return torch.zeros(0, dtype=torch.int64, device=points.device)
 
 
-def _hull(data: Dataset, times: list[int], frames: list[Frames], taken: Tensor, budget: int) -> Tensor:
+def _hull(data: Dataset, frames: list[int], local_frames: list[Frames], taken: Tensor, budget: int) -> Tensor:
     """Points on the hull of the masks that are not already covered, as fine as the budget allows. Head space."""
-    step, points = COARSE_STEP, _hull_at(data, times, frames, taken, COARSE_STEP)
+    step, points = COARSE_STEP, _hull_at(data, frames, local_frames, taken, COARSE_STEP)
     for _ in range(4):
         # The count of a surface goes with the inverse square of the step.
         finer = max(FINEST_STEP, step * (len(points) / max(0.95 * budget, 1)) ** 0.5)
         if len(points) <= budget and finer > 0.95 * step:
             return points
         step = finer
-        points = _hull_at(data, times, frames, taken, step)
+        points = _hull_at(data, frames, local_frames, taken, step)
     return points[:: -(-len(points) // max(budget, 1))]
 
 
-def _hull_at(data: Dataset, times: list[int], frames: list[Frames], taken: Tensor, step: float) -> Tensor:
+def _hull_at(data: Dataset, frames: list[int], local_frames: list[Frames], taken: Tensor, step: float) -> Tensor:
     """Hull points on a grid of `step` metres."""
-    centres = frames[0][2]
+    centres = local_frames[0][2]
     margin = torch.tensor(MARGIN, device=centres.device)
     low, high = centres.amin(0) - margin, centres.amax(0) + margin
     sizes = [int(n) + 1 for n in ((high - low) / step).tolist()]
     axes = [low[k] + step * torch.arange(sizes[k], device=centres.device) for k in range(3)]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    inside = _inside(data, times[0], grid) >= 1 - TOLERANCE
+    inside = _inside(data, frames[0], grid) >= 1 - TOLERANCE
     solid = inside.reshape(1, 1, *sizes)
     surface = solid & (max_pool3d((~solid).float(), 3, 1, 1) > 0)
     points = grid[surface.flatten()]
@@ -209,17 +209,17 @@ def _hull_at(data: Dataset, times: list[int], frames: list[Frames], taken: Tenso
     distance, bound = nearest(points, centres)
     points, bound = points[distance < REACH], bound[distance < REACH]
     agreed = torch.zeros(len(points), device=points.device)
-    local = to_local(points, frames[0], bound)
-    for time, frame in zip(times, frames):
-        agreed += _inside(data, time, to_head(local, frame, bound)) >= 1 - 2 * TOLERANCE
-    return points[agreed >= AGREED * len(times)]
+    local = to_local(points, local_frames[0], bound)
+    for frame, triangles in zip(frames, local_frames):
+        agreed += _inside(data, frame, to_head(local, triangles, bound)) >= 1 - 2 * TOLERANCE
+    return points[agreed >= AGREED * len(frames)]
 
 
-def _project(data: Dataset, time: int, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Head-space points in every fitted view of a time: pixels [V, M, 2] and depth [V, M]."""
-    viewmats = data.viewmats[data.train_views, time] @ data.pose[time : time + 1].head_matrix()
+def _project(data: Dataset, frame: int, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Head-space points in every fitted view of a frame: pixels [V, M, 2] and depth [V, M]."""
+    viewmats = data.viewmats[data.train_views, frame] @ data.pose[frame : frame + 1].head_matrix()
     camera = points @ viewmats[:, :3, :3].transpose(1, 2) + viewmats[:, None, :3, 3]
-    pixels = camera @ data.Ks[data.train_views, time].transpose(1, 2)
+    pixels = camera @ data.Ks[data.train_views, frame].transpose(1, 2)
     return pixels[..., :2] / pixels[..., 2:].clamp(min=1e-6), camera[..., 2]
 
 
@@ -228,11 +228,11 @@ def _grid(pixels: Tensor, height: int, width: int) -> Tensor:
     return (pixels / pixels.new_tensor([width / 2, height / 2]) - 1)[:, None]
 
 
-def _inside(data: Dataset, time: int, points: Tensor) -> Tensor:
+def _inside(data: Dataset, frame: int, points: Tensor) -> Tensor:
     """Share of the views that see a point in which it falls on the mask; 0 where fewer than two see it."""
-    usable = torch.as_tensor(data.usable[data.train_views, time], device=points.device)
-    masks = data.masks[data.train_views, time].float() / 255
-    pixels, depth = _project(data, time, points)
+    usable = torch.as_tensor(data.usable[data.train_views, frame], device=points.device)
+    masks = data.masks[data.train_views, frame].float() / 255
+    pixels, depth = _project(data, frame, points)
     height, width = data.size
     seen = (pixels > 0).all(-1) & (pixels < pixels.new_tensor([width, height])).all(-1) & (depth > 0.01)
     seen &= usable[:, None]
@@ -241,12 +241,12 @@ def _inside(data: Dataset, time: int, points: Tensor) -> Tensor:
     return torch.where(total >= 2, (value & seen).sum(0) / total.clamp(min=1), torch.zeros_like(depth[0]))
 
 
-def _colours(avatar: Avatar, data: Dataset, time: int, points: Tensor, normals: Tensor) -> Tensor:
+def _colours(avatar: Avatar, data: Dataset, frame: int, points: Tensor, normals: Tensor) -> Tensor:
     """Mean colour [M, 3] over the views in which a point is not hidden behind another, which count by how squarely they
     see the surface; its normals [M, 3] are 0 for points off it."""
     height, width = data.size
-    pictures = data.pictures[data.train_views, time].float() / 255
-    pixels, depth = _project(data, time, points)
+    pictures = data.pictures[data.train_views, frame].float() / 255
+    pixels, depth = _project(data, frame, points)
     coarse = max(1, min(height, width) // 48)
     columns, rows = -(-width // coarse), -(-height // coarse)
     cell = (pixels / coarse).floor().long()
@@ -265,10 +265,10 @@ def _colours(avatar: Avatar, data: Dataset, time: int, points: Tensor, normals: 
     )  # [V, M, 3]
     weight = visible.float()[..., None]
     if data.masks is not None:  # the background is nobody's colour
-        masks = data.masks[data.train_views, time].float() / 255
+        masks = data.masks[data.train_views, frame].float() / 255
         solid = grid_sample(masks[:, None], _grid(pixels, height, width), align_corners=False)[:, 0, 0]
         weight = weight * solid[..., None].square()
-    matrices = data.viewmats[data.train_views, time] @ data.pose[time : time + 1].head_matrix()
+    matrices = data.viewmats[data.train_views, frame] @ data.pose[frame : frame + 1].head_matrix()
     eyes = -(matrices[:, :3, :3].mT @ matrices[:, :3, 3:])[..., 0]
     cosine = (normalize(eyes[:, None] - points, dim=-1) * normals).sum(-1).clamp(min=ASKANCE)
     weight = weight * torch.where(surface, cosine, 1.0)[..., None].square()

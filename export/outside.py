@@ -14,7 +14,7 @@ from mvp4d_export.seeding import project_points
 BACKGROUND = 0.1  # alpha below which a view has its background
 BESIDE = 0.003  # metres, at least a pixel, around a Gaussian in which there must be nothing else
 AGREE = 2  # pictures that must have it there
-MOMENTS = 2  # of the capture that are looked at
+FRAMES = 2  # of the capture that are looked at
 
 
 @torch.no_grad()
@@ -24,13 +24,13 @@ def outside(avatar: Avatar, data: Dataset, off: Tensor) -> Tensor:
     if data.masks is None:
         return off & False
     reach = max(1, round(BESIDE / data.pixel_pitch))
-    for time in data.moments(MOMENTS):
-        pose = data.pose[time : time + 1]
+    for frame in data.spread_frames(FRAMES):
+        pose = data.pose[frame : frame + 1]
         means = avatar.splats(avatar.vertices(pose)).means
         for view in data.train_views:
-            if not data.usable[view, time]:
+            if not data.usable[view, frame]:
                 continue
-            _, masks, viewmats, Ks = data.batch([view], time)
+            _, masks, viewmats, Ks = data.batch([view], frame)
             clear = max_pool2d(masks[None], 2 * reach + 1, 1, reach)[0, 0] < BACKGROUND
             pixels, depth = project_points(means, viewmats[0] @ pose.head_matrix()[0], Ks[0])
             column, row = pixels.floor().long().unbind(1)

@@ -22,9 +22,9 @@ from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.thickness import Thickness, centres, like_skin
 from mvp4d_export.triangles import to_head, to_local, triangle_frames
-from mvp4d_export.visibility import Surface, outer_parts, rig_surface, triangle_parts
+from mvp4d_export.visibility import RigSurface, outer_parts, rig_surface, triangle_parts
 
-TIMES = 3  # moments of the generated views that are looked at
+FRAMES = 3  # of the generated views that are looked at
 CELLS = 64  # lines of sight along a picture's side
 STEP = 0.006  # metres between points of a line of sight
 BEFORE_RIG = 0.06  # metres before the rig in which hair may be
@@ -49,14 +49,14 @@ class PhotoDepth:
       depth: [S, S] metres, infinite where there is nothing or nothing is known. off: [S, S] bool: it is not the rig.
     """
 
-    surface: Surface
+    surface: RigSurface
     depth: Tensor
     off: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class Sight:
-    """A generated view of one moment.
+class GeneratedView:
+    """A generated view of one video frame.
 
     Attributes:
       picture: [3, h, w] in the photo's light. mask: [h, w]. rig: [h, w] metres, the rig's depth, 1,000 where it is not.
@@ -84,8 +84,8 @@ class Sight:
         return smooth[:, :3], inside, inside & (smooth[:, 3] > 0.5), camera[:, 2] < rig + BEHIND
 
 
-class Sights:
-    """Generated views at some moments, and how the points of another pose come there."""
+class GeneratedViews:
+    """Generated views of some frames, and how the points of another pose come there."""
 
     @torch.no_grad()
     def __init__(self, avatar: Avatar, data: Dataset, gain: Tensor):
@@ -94,23 +94,23 @@ class Sights:
         outer = outer_parts(avatar)
         self.outside = outer[triangle_parts(avatar)]
         self.covered = outer[avatar.rig.face_parts]  # which of the rig's triangles hair and clothes may cover
-        last = len(data.train_times) - 1
-        times = sorted({data.train_times[int(i)] for i in torch.linspace(0, last, TIMES)})
-        self.moments = [(data.pose[time : time + 1], self._sights(data, time, gain)) for time in times]
+        last = len(data.train_frames) - 1
+        frames = sorted({data.train_frames[int(i)] for i in torch.linspace(0, last, FRAMES)})
+        self.by_frame = [(data.pose[frame : frame + 1], self._sights(data, frame, gain)) for frame in frames]
 
-    def _sights(self, data: Dataset, time: int, gain: Tensor) -> list[Sight]:
-        pose, found = data.pose[time : time + 1], []
+    def _sights(self, data: Dataset, frame: int, gain: Tensor) -> list[GeneratedView]:
+        pose, found = data.pose[frame : frame + 1], []
         height, width = data.size
         for view in data.train_views:
-            if not data.usable[view, time]:
+            if not data.usable[view, frame]:
                 continue
-            pictures, masks, viewmats, Ks = data.batch([view], time)
+            pictures, masks, viewmats, Ks = data.batch([view], frame)
             surface = rig_surface(self.avatar, pose, viewmats[0], Ks[0], max(height, width))
             rig, face = (value[:height, :width] for value in (surface.depth, surface.face))
             smooth = avg_pool2d(pictures.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False)[0]
             mask = torch.ones_like(rig) if masks is None else masks[0]
             matrix = viewmats[0] @ pose.head_matrix()[0]
-            found.append(Sight(smooth / gain[:, None, None], mask, rig.clamp(max=1e3), face, matrix, Ks[0]))
+            found.append(GeneratedView(smooth / gain[:, None, None], mask, rig.clamp(max=1e3), face, matrix, Ks[0]))
         return found
 
     def outlines(self, skin: Tensor) -> list[Thickness]:
@@ -119,7 +119,7 @@ class Sights:
             Thickness.of_outline(
                 self.avatar, sight.face, sight.rig, sight.mask, sight.picture.permute(1, 2, 0), sight.K[0, 0], skin
             )
-            for _, sights in self.moments
+            for _, sights in self.by_frame
             for sight in sights
         ]
 
@@ -137,20 +137,20 @@ class Sights:
         return hull, torch.where(weight > 0, total / weight.clamp(min=1), UNSEEN)
 
     def _looks(self, pose: Pose, points: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """What every view shows (`Sight.look`) of points [M, 3] in a pose."""
+        """What every view shows (`GeneratedView.look`) of points [M, 3] in a pose."""
         avatar = self.avatar
         frames = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
         bound = hang(avatar, points, frames[2], self.outside)
         local = to_local(points, frames, bound)
-        for moment, sights in self.moments:
-            there = to_head(local, triangle_frames(avatar.vertices(moment), avatar.mesh_faces), bound)
+        for posed, sights in self.by_frame:
+            there = to_head(local, triangle_frames(avatar.vertices(posed), avatar.mesh_faces), bound)
             for sight in sights:
                 yield sight.look(there)
 
 
 @torch.no_grad()
 def photo_depth(
-    sights: Sights, pose: Pose, viewmat: Tensor, picture: Picture, surface: Surface, skin: Tensor
+    sights: GeneratedViews, pose: Pose, viewmat: Tensor, picture: Picture, surface: RigSurface, skin: Tensor
 ) -> PhotoDepth:
     """Depth of the pixels of a photo, in which the rig's `surface` is known and skin has the colour `skin` [3].
 
@@ -197,7 +197,7 @@ def photo_depth(
     return PhotoDepth(surface, *to_the_edge(depth, off, surface.depth, covered, picture, skin, size))
 
 
-def _thickness(sights: Sights, picture: Picture, surface: Surface, skin: Tensor) -> Thickness:
+def _thickness(sights: GeneratedViews, picture: Picture, surface: RigSurface, skin: Tensor) -> Thickness:
     """What the outlines of all generated views and of the photo say."""
     own = Thickness.of_outline(
         sights.avatar,
@@ -220,7 +220,7 @@ def _cells(picture: Picture, size: int) -> tuple[Tensor, Tensor]:
     return pooled[..., :3] / pooled[..., 3:].clamp(min=1e-3), pooled[..., 3]
 
 
-def _to_pixels(depth: Tensor, off: Tensor, surface: Surface, size: int) -> tuple[Tensor, Tensor]:
+def _to_pixels(depth: Tensor, off: Tensor, surface: RigSurface, size: int) -> tuple[Tensor, Tensor]:
     """Depth and `off` [C, C] of squares of `size` pixels as pixels: medians of neighbours, and smooth between them."""
     side = len(surface.depth)
     values = pad(torch.where(off, depth, torch.nan)[None, None], (1, 1, 1, 1), value=math.nan)[0, 0]

@@ -8,45 +8,31 @@ correction that all generated views share.
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, normalize
 
-from mvp4d.core.heads.model import EYES, INTERIOR
+from mvp4d.core.heads.model import INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.hidden import OwnMouths
 from mvp4d_export.mouth_mask import mouth_mask
 from mvp4d_export.photo_depth import PhotoDepth
+from mvp4d_export.photo_visibility import PhotoVisibility, off_surface, photo_visibility, with_own_known
 from mvp4d_export.photos import Photos, Picture
 from mvp4d_export.presets import PhotoConfig
-from mvp4d_export.projection import camera_centre, project
+from mvp4d_export.projection import camera_centre
 from mvp4d_export.rasterize import Rendering
 from mvp4d_export.rig import Pose, rotation_matrix
 from mvp4d_export.sheet import on_sheet
-from mvp4d_export.triangles import to_local, triangle_frames, turn_to_local
+from mvp4d_export.triangles import to_local, triangle_frames
 from mvp4d_export.turned import TURNS, turned_picture, turned_view
-from mvp4d_export.visibility import (
-    FACING_FROM,
-    FACING_TO,
-    claims,
-    excess_variance,
-    facing,
-    gaussians_of,
-    light,
-    shows_parts,
-    smoothed,
-    smoothstep,
-)
+from mvp4d_export.visibility import excess_variance, shows_parts, smoothed, smoothstep
 
 TINTS = ("tint", "view_tint", "shared")
-SEEN = ("shown", "pitch", "across", "fixed", "claims", "looked")  # what `PhotoFit.look` measures
 # How far a photo's own fit may be wrong: radians and metres of its camera, weights, radians of neck, jaw and eyes.
 LIMITS = {"turn": 0.03, "shift": 0.012, "expression": 0.2, "neck": 0.08, "jaw": 0.06, "eyes": 0.15}
-OFF_SURFACE = 0.008  # metres from its triangle beyond which a Gaussian has no use for the triangle's normal
-SEEN_FROM, SEEN_TO = 0.08, 0.35  # share of a Gaussian's light between which it passes from hidden to visible
 YIELD_FROM, YIELD_TO = 0.5, 0.95  # claims over the largest: a photo counts least, fully
 YIELDED = 0.1  # what the least is
 BESIDE_FROM, BESIDE_TO = 0.1, 0.6  # the same: what a photo shows may look otherwise from there, as it does in the photo
@@ -57,13 +43,9 @@ class PhotoFit:
     """Photos in one fit: their free corrections, and per Gaussian how well and how finely they show it.
 
     Attributes:
-      shown: [G] 0 where no photo sees a Gaussian, 1 where one does squarely.
-      pitch: [G] metres: the finest pixel that saw it.
-      claims: [N, G] what each photo's claim to tell their colours weighs: how squarely it sees them, 0 where hidden.
       fixed: [G] bool: the head's own, which learn nothing.
-      looked: [N, P] the photos' corrections when all this was measured.
-      across: [G, 3, 3] in the frame of its triangle: the sum over the photos that see it of 1 / pitch^2 across their
-        lines of sight.
+      visibility: what the photos show of the Gaussians, as `look` last measured it.
+      shown, pitch, across, claims: its tensors.
       tint, view_tint, shared: gains less one, [N, 3] of each photo but the reference, [V, 3] of each generated view
         and [3] of all of them. Gains, because a fit of offsets takes blur and misfit for a haze.
     """
@@ -88,10 +70,7 @@ class PhotoFit:
         self.depths: list[PhotoDepth] = []  # of each photo, once the fit has begun
         self._pictures: dict[tuple[int, int], tuple[Picture, Tensor]] = {}  # by index and level
         self._turned: dict[tuple[int, int, int], tuple[Picture, Pose, Tensor]] = {}  # by index, turn and level
-        self.looked = self._corrections()
-        self.shown = self.pitch = torch.zeros(0, device=device)
-        self.across = torch.zeros(0, 3, 3, device=device)
-        self.claims = torch.zeros(count, 0, device=device)
+        self.visibility = PhotoVisibility.none(self._corrections())
         self.fixed = torch.zeros(0, dtype=torch.bool, device=device)
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -149,7 +128,7 @@ class PhotoFit:
         that it was carried in and the camera [4, 4] of that view. Its corrections are those of the last look, so that a
         run that was stopped has the same."""
         if (index, which, level) not in self._turned:
-            parts = self.looked[index].split([value[0].numel() for value in self.free.values()])
+            parts = self.visibility.corrections[index].split([value[0].numel() for value in self.free.values()])
             free = {name: part.view_as(value[:1]) for (name, value), part in zip(self.free.items(), parts)}
             pose, viewmat = self._placed(index, free)
             camera = turned_view(viewmat, pose, TURNS[which])
@@ -185,64 +164,33 @@ class PhotoFit:
     @torch.no_grad()
     def look(self) -> None:
         """Measures anew what the photos show of the Gaussians there are now."""
-        avatar = self.avatar
-        count = avatar.gaussian_count
-        self._turned, self.looked = {}, self._corrections()
-        self.shown = torch.zeros(count, device=avatar.device)
-        self.claims = torch.zeros(len(self.photos), count, device=avatar.device)
-        self.pitch = torch.full((count,), self.data.pixel_pitch, device=avatar.device)
-        self.across = torch.zeros(count, 3, 3, device=avatar.device)
-        interior, reference = gaussians_of(avatar, INTERIOR), self.photos.reference
-        places = avatar.splats(avatar.gather(avatar.rig.template)).means
-        for index in range(len(self.photos)):
-            level = min(1, self.level(index, 0.0))
-            picture, says = self.picture(index, level)
-            pose, viewmat = self.view(index)
-            vertices = avatar.vertices(pose)
-            splats = avatar.splats(vertices)
-            seen = light(avatar, splats, pose, viewmat, picture.K, picture.alpha * says)
-            matrix = viewmat @ pose.head_matrix()[0]
-            flat = project(
-                splats.means,
-                splats.quaternions,
-                splats.scales,
-                splats.opacities,
-                matrix[None],
-                picture.K[None],
-                picture.side,
-                picture.side,
-                antialiased=avatar.config.antialiased,
-            )
-            conic = flat.conics[0]
-            spread = (conic[:, 0] * conic[:, 2] - conic[:, 1].square()).clamp(min=1e-12).rsqrt()
-            share = seen / (2 * math.pi * spread * flat.opacities[0]).clamp(min=1e-6)
-            eye = camera_centre(matrix)
-            cosine = facing(avatar, vertices, eye)[avatar.binding]
-            off = self._off_surface(splats, vertices)
-            cosine = torch.where(off, cosine.clamp(min=0.5), cosine)
-            seen_well = (share > SEEN_FROM) & (seen > 0) & ~self.fixed & (cosine > 0)
-            visible = smoothstep(share, SEEN_FROM, SEEN_TO)
-            self.claims[index] = claims(
-                avatar, avatar.binding, places, visible * cosine.clamp(min=0), index == reference
-            )
-            square = visible * smoothstep(cosine, FACING_FROM, FACING_TO)
-            self.shown = torch.maximum(self.shown, torch.where(interior, torch.zeros_like(square), square))
-            pitch = self.photos.pitch[index]
-            self.pitch = torch.where(seen_well, self.pitch.clamp(max=pitch), self.pitch)
-            ray = normalize(splats.means - eye, dim=1)
-            ray = turn_to_local(ray, triangle_frames(vertices, avatar.mesh_faces), avatar.binding)
-            across = torch.eye(3, device=avatar.device) - ray[:, :, None] * ray[:, None, :]
-            across[~off, 1, 1] += 1  # the rig tells how far off its surface they lie
-            self.across += seen_well[:, None, None] * across / pitch**2
-        self.know_own()
+        self._turned = {}
+        pictures = [self.picture(index, min(1, self.level(index, 0.0))) for index in range(len(self.photos))]
+        views = [self.view(index) for index in range(len(self.photos))]
+        coarsest = self.data.pixel_pitch
+        self.visibility = photo_visibility(
+            self.avatar, self.photos, pictures, views, self.fixed, coarsest, self._corrections()
+        )
 
-    @torch.no_grad()
     def know_own(self) -> None:
-        """Gives the head's own the finest pitch, and eyes that photos show: they are where the head has them."""
-        finest = self.avatar.config.pitch
-        known = self.fixed | (gaussians_of(self.avatar, EYES) & (self.pitch < self.data.pixel_pitch))
-        self.pitch[self.fixed] = finest
-        self.across[known] = torch.eye(3, device=self.avatar.device) / finest**2
+        """The same for Gaussians that have become the head's own since."""
+        self.visibility = with_own_known(self.visibility, self.avatar, self.fixed, self.data.pixel_pitch)
+
+    @property
+    def shown(self) -> Tensor:
+        return self.visibility.shown
+
+    @property
+    def pitch(self) -> Tensor:
+        return self.visibility.pitch
+
+    @property
+    def across(self) -> Tensor:
+        return self.visibility.across
+
+    @property
+    def claims(self) -> Tensor:
+        return self.visibility.claims
 
     @torch.no_grad()
     def even_depths(self) -> None:
@@ -259,25 +207,30 @@ class PhotoFit:
             frames = triangle_frames(vertices, avatar.mesh_faces)
             avatar.position[chosen] = to_local(means, frames, avatar.binding[chosen])
 
-    def recall(self, found: dict[str, Tensor]) -> None:
-        """Takes what `look` found before, by the names of `SEEN`."""
-        self._turned = {}
-        for name in SEEN:
-            setattr(self, name, found[name])
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps beside the parameters: measured before places changed, `look` would find another."""
+        fields = dataclasses.fields(self.visibility)
+        return {"fixed": self.fixed} | {field.name: getattr(self.visibility, field.name) for field in fields}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Takes up a `state`.
+
+        Raises:
+          KeyError: it lacks a name.
+        """
+        self._turned, self.fixed = {}, state["fixed"]
+        fields = dataclasses.fields(PhotoVisibility)
+        self.visibility = PhotoVisibility(**{field.name: state[field.name] for field in fields})
 
     @torch.no_grad()
     def on_surface(self) -> Tensor:
         """[G] bool: Gaussians on the rig."""
         vertices = self.avatar.gather(self.avatar.rig.template)
-        return ~self._off_surface(self.avatar.splats(vertices), vertices)
-
-    def _off_surface(self, splats: Splats, vertices: Tensor) -> Tensor:
-        centre = vertices[self.avatar.mesh_faces].mean(1)[self.avatar.binding]
-        return (splats.means - centre).norm(dim=1) > OFF_SURFACE
+        return ~off_surface(self.avatar, self.avatar.splats(vertices), vertices)
 
     @torch.no_grad()
-    def view_weights(self, drawn: Rendering, moment: int, views: list[int]) -> tuple[Tensor, Tensor]:
-        """How much the pixels of generated views count, B views of a moment.
+    def view_weights(self, drawn: Rendering, frame: int, views: list[int]) -> tuple[Tensor, Tensor]:
+        """How much the pixels of generated views count, B views of a frame.
 
         Args:
           drawn: these views, with `shown` as marks.
@@ -286,7 +239,7 @@ class PhotoFit:
           [B, h, w] of their colours: little where photos show the surface, and little beside the head in views from
           where a photo was taken; [B, 1, 1] of their outlines.
         """
-        pose, viewmats = self.data.pose[moment : moment + 1], self.data.viewmats[views, moment]
+        pose, viewmats = self.data.pose[frame : frame + 1], self.data.viewmats[views, frame]
         towards = torch.stack([direction_to(viewmat, pose) for viewmat in viewmats])
         cosine = (towards @ self._directions().T).amax(1)[:, None, None]
         near, beside = smoothstep(cosine, NEAR_FROM, NEAR_TO), smoothstep(cosine, BESIDE_FROM, BESIDE_TO)
@@ -311,9 +264,9 @@ class PhotoFit:
             return torch.ones_like(drawn.alpha[0])
         return (drawn.marked[0] + 1 - drawn.alpha[0]).clamp(0, 1)
 
-    def with_own_mouths(self, pictures: Tensor, moment: int, views: list[int]) -> tuple[Tensor, Tensor]:
-        """Generated views [B, h, w, 3] of a moment with the head's own mouth where the rig has it open, [B, h, w]."""
-        return self._mouths_of_views(pictures, moment, views, self.fixed, self.view_gain(views))
+    def with_own_mouths(self, pictures: Tensor, frame: int, views: list[int]) -> tuple[Tensor, Tensor]:
+        """Generated views [B, h, w, 3] of a frame with the head's own mouth where the rig has it open, [B, h, w]."""
+        return self._mouths_of_views(pictures, frame, views, self.fixed, self.view_gain(views))
 
     def _directions(self) -> Tensor:
         """[N, 3] where the photos' cameras stand, as unit vectors in head axes."""

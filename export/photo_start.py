@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d
 
 from mvp4d_export.avatar import GAUSSIAN_TENSORS
-from mvp4d_export.free_space import THROUGH, Shot, agreeing, before_background
+from mvp4d_export.free_space import THROUGH, PosedPhoto, agreeing, before_background
 from mvp4d_export.harmonics import colour_of_sh, sh_of_colour
 from mvp4d_export.hidden import NOT_SKIN, in_light, lid_triangles, seed_hidden, teeth_colour
 from mvp4d_export.initialise import STILL, moved, recolour
 from mvp4d_export.lips import seed_lips
-from mvp4d_export.photo_depth import Sights, photo_depth
+from mvp4d_export.photo_depth import GeneratedViews, photo_depth
 from mvp4d_export.photo_fit import PhotoFit
 from mvp4d_export.relight import local_gains, mean_gain, relight
 from mvp4d_export.seeding import project_points, seed_from_photos
@@ -39,9 +39,9 @@ class PhotoStart:
         on_hull = self._drop(on_hull, [before_background(picture) for picture in self.photos.pictures])
         self.fit.look()
         self._match_light()
-        shots = self._shots()
-        self.fit.depths = [shot.shown for shot in shots]
-        on_hull = self._drop(on_hull, [shot.free() for shot in shots])
+        posed = self._posed()
+        self.fit.depths = [photo.shown for photo in posed]
+        on_hull = self._drop(on_hull, [photo.free() for photo in posed])
         recolour(self.avatar, self.data, on_hull)
         self.fit.look()
         self._match_light()  # again, now that skin is told from hair before it
@@ -77,17 +77,17 @@ class PhotoStart:
         return int(keep[len(keep) - on_hull :].sum())
 
     @torch.no_grad()
-    def _shots(self) -> list[Shot]:
+    def _posed(self) -> list[PosedPhoto]:
         """The photos, and how far off each one's pixels are."""
-        sights = Sights(self.avatar, self.data, 1 + self.fit.shared)
+        sights = GeneratedViews(self.avatar, self.data, 1 + self.fit.shared)
         skin = self._face_colour() / (1 + self.fit.shared)
         found = []
         for index, picture in enumerate(self.photos.pictures):
             pose, viewmat = self.fit.view(index)
             surface = rig_surface(self.avatar, pose, viewmat, picture.K, picture.side)
             shown = photo_depth(sights, pose, viewmat, picture, surface, skin)
-            found.append(Shot(picture, pose, viewmat, shown))
-        return [dataclasses.replace(shot, shown=shown) for shot, shown in zip(found, agreeing(self.avatar, found))]
+            found.append(PosedPhoto(picture, pose, viewmat, shown))
+        return [dataclasses.replace(photo, shown=shown) for photo, shown in zip(found, agreeing(self.avatar, found))]
 
     @torch.no_grad()
     def _face_colour(self) -> Tensor:
@@ -103,7 +103,7 @@ class PhotoStart:
     def _teeth(self, face: Tensor) -> tuple[Tensor | None, float]:
         """[3] colour of the teeth in the first photo that shows them, the reference before others, and metres that the
         upper ones are longer there than the head's; None, 0: none does."""
-        for index in [self.photos.reference, *range(len(self.photos))]:
+        for index in self.photos.reference_first:
             picture, pose = self.photos.pictures[index], self.photos.pose[index : index + 1]
             viewmat, mouth = self.photos.viewmats[index], self.fit.mouths[index] > 0
             teeth = shows_parts(self.avatar, pose, viewmat, picture.K, picture.side, TEETH)
@@ -138,7 +138,7 @@ class PhotoStart:
         it does [G]."""
         avatar = self.avatar
         photo, weight = torch.zeros_like(avatar.harmonics[:, 0]), torch.zeros_like(self.fit.shown)
-        for index in [self.photos.reference, *range(len(self.photos))]:
+        for index in self.photos.reference_first:
             colour, seen = self._photo_colours(index)
             better = (weight == 0) & (seen > 0)
             photo = torch.where(better[:, None], colour, photo)

@@ -113,6 +113,11 @@ class Photos:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    @property
+    def reference_first(self) -> list[int]:
+        """Indices of all photos, the reference's before the others'."""
+        return [self.reference, *(index for index in range(len(self)) if index != self.reference)]
+
 
 def _picture(photo: np.ndarray, camera: Camera, points: np.ndarray, side: int, where: str, device: str) -> Picture:
     """The square around head points [M, 3] of a photo uint8 [H, W, 4]; one that is such a square stays as it is."""

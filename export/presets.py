@@ -89,8 +89,9 @@ class DistillConfig:
 
     Attributes:
       avatar: sizes of the avatar.
-      steps: optimiser steps. moments: moments per step; on the CPU each is computed by a thread of its own.
-      views: views rendered per moment (all of them where 0).
+      steps: optimiser steps. frames_per_step: samples per step, each a video frame or a photo; a CPU
+        computes each in a thread of its own.
+      views: views rendered per frame (all of them where 0).
       start_gaussians, max_gaussians: bounds on the count, at the start and later.
       coarse: share of the run at half size.
       perceptual_from, perceptual_to: share of the run over which the perceptual term takes over from 0 ...
@@ -112,7 +113,7 @@ class DistillConfig:
     rates: Rates = Rates()
     weights: Weights = Weights()
     densify: DensifyConfig = _DENSIFY
-    moments: int = 1
+    frames_per_step: int = 1
     perceptual_from: float = 0.1
     perceptual_to: float = 0.6
     perceptual_lpips: float = 0.9
@@ -135,7 +136,7 @@ PRESETS = {
         12000,
         18000,
         coarse=0.3,
-        moments=2,
+        frames_per_step=2,
         perceptual_fallback=0.0,
         picture_side=128,
         rates=dataclasses.replace(_FAST, position=3e-2, log_scale=2e-2, harmonics=2e-2, harmonics_rest=2e-3),
@@ -221,7 +222,7 @@ def changed(
 
     Args:
       steps: optimiser steps.
-      views_per_step: views of a moment per step; 0 takes all.
+      views_per_step: views of a frame per step; 0 takes all.
       densify: how the set of Gaussians grows: "default", "mcmc" or "none".
       deformation: False leaves the deformation net out.
       antialiased: fit and render with Mip-Splatting's compensation.

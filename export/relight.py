@@ -68,15 +68,15 @@ def relight(avatar: Avatar, data: Dataset, gains: Tensor) -> None:
     _ = data.digest  # told once, of the capture's own pictures: drawing may round otherwise where a run goes on
     height, width = data.size
     views = list(range(len(data.viewmats)))
-    for moment in range(data.pictures.shape[1]):
-        pose = data.pose[moment : moment + 1]
+    for frame in range(data.pictures.shape[1]):
+        pose = data.pose[frame : frame + 1]
         splats = avatar.splats(avatar.vertices(pose))
-        pictures, masks, viewmats, Ks = data.batch(views, moment)
+        pictures, masks, viewmats, Ks = data.batch(views, frame)
         drawn = avatar.render(splats, pose, viewmats, Ks, width, height, colours=gains)
         gain = drawn.rgb + (1 - drawn.alpha)[..., None]
         behind = 0.0 if masks is None else (1 - masks)[..., None] * data.background
         lit = (pictures - behind) * gain + behind
-        data.pictures[:, moment] = (lit * 255).round().clamp(0, 255).to(torch.uint8)
+        data.pictures[:, frame] = (lit * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def tinted(rgb: Tensor, alpha: Tensor, background: Tensor, gain: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ KIND = "folder of frames"
 
 
 @dataclasses.dataclass(frozen=True)
-class Shot:
+class RenderPlan:
     """What to render, frame by frame: (frame of the motion, index of the camera)."""
 
     pose: Pose
@@ -40,12 +40,12 @@ class Shot:
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-def plan_shot(
+def plan_frames(
     pose: Pose,
     cameras: CameraPath,
     image_size: tuple[int, int],
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
-) -> Shot:
+) -> RenderPlan:
     """One video: a moving camera follows the motion; still ones are walked through while the motion loops."""
     frames, views = len(pose.expression), len(cameras.viewmats)
     pairs = (
@@ -53,17 +53,17 @@ def plan_shot(
         if cameras.moving
         else [(view % frames, view) for view in range(views)]
     )
-    return Shot(pose, cameras, pairs, image_size, background)
+    return RenderPlan(pose, cameras, pairs, image_size, background)
 
 
-def every_view(shot: Shot) -> list[Shot]:
+def every_view(plan: RenderPlan) -> list[RenderPlan]:
     """One video per still camera, each with the whole motion. Raises UserError for a camera that moves."""
-    if shot.cameras.moving:
+    if plan.cameras.moving:
         raise UserError("`each_view`", "the camera moves", "use orbit: or arc:")
-    frames = len(shot.pose.expression)
+    frames = len(plan.pose.expression)
     return [
-        dataclasses.replace(shot, pairs=[(frame, view) for frame in range(frames)])
-        for view in range(len(shot.cameras.viewmats))
+        dataclasses.replace(plan, pairs=[(frame, view) for frame in range(frames)])
+        for view in range(len(plan.cameras.viewmats))
     ]
 
 
@@ -73,7 +73,7 @@ def plan_rendering(
     cameras: str | Camera,
     image_size: tuple[int, int],
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
-) -> Shot:
+) -> RenderPlan:
     """A motion through a rig's spec, or through Camera [N], one for each frame."""
     if not all(1 <= side <= 8192 for side in image_size):
         raise UserError("`size`", f"{image_size[0]} x {image_size[1]} pixels", "use sides of 1 to 8192")
@@ -86,12 +86,12 @@ def plan_rendering(
         path = CameraPath(*camera_matrices(cameras), True)
     else:
         path = camera_path(cameras, image_size, motion.frame_count)
-    return plan_shot(pose, path, image_size, background)
+    return plan_frames(pose, path, image_size, background)
 
 
 def write_rendering(
     avatar: Avatar,
-    shot: Shot,
+    plan: RenderPlan,
     path: Path,
     fps: float,
     *,
@@ -113,12 +113,12 @@ def write_rendering(
         if not path.suffix:
             raise UserError("`audio`", "a folder of pictures holds no sound", "give NAME.mp4 as `out`")
         read_sound(audio)  # before the pictures are rendered
-    require_space(path, _estimate(shot, path), f"{len(shot.pairs)} frames")
+    require_space(path, _estimate(plan, path), f"{len(plan.pairs)} frames")
     with guard_memory("a smaller `size`"):
         if path.suffix:
-            write_video(avatar, shot, path, fps, audio, audio_start)
+            write_video(avatar, plan, path, fps, audio, audio_start)
         else:
-            write_frames(avatar, shot, path, alpha=alpha, overwrite=overwrite)
+            write_frames(avatar, plan, path, alpha=alpha, overwrite=overwrite)
 
 
 def check_target(path: Path, alpha: bool, overwrite: bool) -> None:
@@ -134,21 +134,21 @@ def check_target(path: Path, alpha: bool, overwrite: bool) -> None:
         check_folder(path, KIND, overwrite)
 
 
-def _estimate(shot: Shot, path: Path) -> float:
+def _estimate(plan: RenderPlan, path: Path) -> float:
     """Bytes: about a third of a PNG's pixels, a thirtieth of a video's."""
-    return len(shot.pairs) * math.prod(shot.image_size) * 3 / (30 if path.suffix else 3)
+    return len(plan.pairs) * math.prod(plan.image_size) * 3 / (30 if path.suffix else 3)
 
 
 @torch.no_grad()
-def render_frames(avatar: Avatar, shot: Shot) -> Iterator[tuple[Tensor, Tensor]]:
+def render_frames(avatar: Avatar, plan: RenderPlan) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields rgb [H, W, 3] and alpha [H, W] in [0, 1], on the avatar's device. Deterministic."""
     device = avatar.device
-    viewmats, Ks = (torch.from_numpy(array).to(device) for array in (shot.cameras.viewmats, shot.cameras.Ks))
-    background = torch.tensor(shot.background, device=device)
-    height, width = shot.image_size
+    viewmats, Ks = (torch.from_numpy(array).to(device) for array in (plan.cameras.viewmats, plan.cameras.Ks))
+    background = torch.tensor(plan.background, device=device)
+    height, width = plan.image_size
     splats, last = None, None
-    for frame, view in shot.pairs:
-        pose = shot.pose[frame : frame + 1]
+    for frame, view in plan.pairs:
+        pose = plan.pose[frame : frame + 1]
         if frame != last:
             splats, last = avatar.splats(avatar.vertices(pose)), frame
         rendering = avatar.render(
@@ -163,26 +163,26 @@ def to_bytes(picture: Tensor) -> np.ndarray:
 
 
 def write_video(
-    avatar: Avatar, shot: Shot, path: Path, fps: float, audio: Path | None = None, audio_start: float = 0.0
+    avatar: Avatar, plan: RenderPlan, path: Path, fps: float, audio: Path | None = None, audio_start: float = 0.0
 ) -> None:
     """Renders into one mp4, which appears when it is whole."""
     with atomic_file(path) as temporary:
-        height, width = (side - side % 2 for side in shot.image_size)  # 4:2:0 chroma wants even sides
+        height, width = (side - side % 2 for side in plan.image_size)  # 4:2:0 chroma wants even sides
         with VideoWriter(temporary, (height, width), fps) as writer:
             for rgb, _ in progress(
-                render_frames(avatar, shot), total=len(shot.pairs), what=f"rendering {path.name}", unit="frame"
+                render_frames(avatar, plan), total=len(plan.pairs), what=f"rendering {path.name}", unit="frame"
             ):
                 writer.add(to_bytes(rgb[:height, :width]))
         if audio is not None:
             add_sound(temporary, audio, audio_start)
 
 
-def write_frames(avatar: Avatar, shot: Shot, folder: Path, *, alpha: bool, overwrite: bool) -> None:
+def write_frames(avatar: Avatar, plan: RenderPlan, folder: Path, *, alpha: bool, overwrite: bool) -> None:
     """Renders into numbered PNG files: RGB on the background, or RGBA with straight alpha."""
     with atomic_folder(folder, overwrite=overwrite, kind=KIND) as target:
-        frames = render_frames(avatar, dataclasses.replace(shot, background=(0.0, 0.0, 0.0)) if alpha else shot)
+        frames = render_frames(avatar, dataclasses.replace(plan, background=(0.0, 0.0, 0.0)) if alpha else plan)
         for index, (rgb, opacity) in enumerate(
-            progress(frames, total=len(shot.pairs), what=f"rendering {folder.name}", unit="frame")
+            progress(frames, total=len(plan.pairs), what=f"rendering {folder.name}", unit="frame")
         ):
             if alpha:
                 straight = (rgb / opacity[..., None].clamp(min=1e-4)).clamp(0, 1)

@@ -75,7 +75,7 @@ DARKEST, LIGHTEST = 0.25, 2.2  # beside the hair's colour
 
 
 @dataclasses.dataclass(frozen=True)
-class Surface:
+class AvatarSurface:
     """What the avatar shows from all sides, at M points.
 
     Attributes:
@@ -250,7 +250,7 @@ def _contrast(places: Tensor, light: Tensor, size: Tensor) -> float:
     return float(spread / ((size * mean).sum() / size.sum()).clamp(min=1e-3))
 
 
-def _surface(avatar: Avatar, splats: Splats, region: Region, end: float, unshown: Tensor) -> Surface | None:
+def _surface(avatar: Avatar, splats: Splats, region: Region, end: float, unshown: Tensor) -> AvatarSurface | None:
     """The avatar at rest, down to a height, as views from all sides show it; `unshown` [G]. None: hardly anything of it
     is solid."""
     device = avatar.device
@@ -291,7 +291,7 @@ def _surface(avatar: Avatar, splats: Splats, region: Region, end: float, unshown
     normals = torch.where((normals * towards).sum(1, keepdim=True) < 0, -normals, normals)
     normals = normalize(normals[around].mean(1), dim=1)
     area = math.pi * distance[:, -1].square() / distance.shape[1]
-    return Surface(places, normals, colours[around].mean(1).clamp(0, 1), unshown[:, 0], area, around)
+    return AvatarSurface(places, normals, colours[around].mean(1).clamp(0, 1), unshown[:, 0], area, around)
 
 
 def _camera(centre: Tensor, distance: float, up: float, turn: float) -> tuple[Tensor, Tensor]:
@@ -318,7 +318,7 @@ def _normals(places: Tensor, around: Tensor) -> Tensor:
 
 
 def _lie(
-    surface: Surface, index: Tensor, crown: Tensor, length: float, generator: torch.Generator
+    surface: AvatarSurface, index: Tensor, crown: Tensor, length: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Strands on points `index` [S] of a surface, `length` over full: their places [S, 3], rotations [S, 3, 3], whose
     first columns run along them, and brightness [S] of mean 0 and standard deviation 1."""

@@ -16,7 +16,7 @@ from mvp4d_export.avatar import Avatar
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import SOLID, project_points
-from mvp4d_export.visibility import FACING_FROM, FACING_TO, Surface, outer_parts, rig_surface, smoothstep
+from mvp4d_export.visibility import FACING_FROM, FACING_TO, RigSurface, outer_parts, rig_surface, smoothstep
 
 TURNS = tuple(math.radians(degrees) for degrees in (30.0, -30.0, 50.0, -50.0))  # about the head's upward axis
 BEHIND = 0.003  # metres that a point of the rig may lie behind what a photo shows there and still be it
@@ -65,7 +65,7 @@ def turned_picture(
     return Picture(found(picture.rgb.permute(2, 0, 1)), weight, torch.ones_like(weight), picture.K)
 
 
-def _skin(avatar: Avatar, surface: Surface) -> Tensor:
+def _skin(avatar: Avatar, surface: RigSurface) -> Tensor:
     """[S, S] bool: where a picture shows the rig, but for what lips and lids cover and uncover."""
     return (surface.face >= 0) & outer_parts(avatar)[avatar.rig.face_parts[surface.face.clamp(min=0)]]
 

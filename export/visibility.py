@@ -23,7 +23,7 @@ FACING_FROM, FACING_TO = 0.1, 0.45  # cosines between which a surface passes fro
 
 
 @dataclasses.dataclass(frozen=True)
-class Surface:
+class RigSurface:
     """What of the rig each pixel of a square picture shows, S pixels a side.
 
     Attributes:
@@ -38,7 +38,7 @@ class Surface:
 
 
 @torch.no_grad()
-def rig_surface(avatar: Avatar, pose: Pose, viewmat: Tensor, K: Tensor, side: int) -> Surface:
+def rig_surface(avatar: Avatar, pose: Pose, viewmat: Tensor, K: Tensor, side: int) -> RigSurface:
     """Draws the rig of one frame: nearest triangles first, so that the first to cover a pixel is what it shows."""
     vertices = avatar.rig(pose)[0][0]
     matrix = viewmat @ pose.head_matrix()[0]
@@ -61,7 +61,7 @@ def rig_surface(avatar: Avatar, pose: Pose, viewmat: Tensor, K: Tensor, side: in
     facing = (normal * normalize(point - eye, dim=-1)).sum(-1).abs()
     shape = (side, side)
     depth = torch.where(hit, seen[:, 2], torch.inf)
-    return Surface(face.reshape(shape), depth.reshape(shape), point.reshape(*shape, 3), facing.reshape(shape))
+    return RigSurface(face.reshape(shape), depth.reshape(shape), point.reshape(*shape, 3), facing.reshape(shape))
 
 
 def shows_parts(avatar: Avatar, pose: Pose, viewmat: Tensor, K: Tensor, side: int, words: tuple[str, ...]) -> Tensor:

@@ -144,6 +144,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _dispatch(arguments: list[str]) -> int:
+    """Answers what no verb is needed for; runs the verb otherwise. Returns the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -162,13 +163,23 @@ def _dispatch(arguments: list[str]) -> int:
         hint = f"; did you mean '{close}'?" if close else "; see 'mvp4d --help'"
         _tell(f"mvp4d: no such command '{printable(' '.join(verb.split()))}'{hint}")
         return 2
-    module_name, summary = VERBS[verb]
-    module = parser = parsed = None
+    _prepare_process(verb)
+    return _run_verb(verb, rest)
+
+
+def _prepare_process(verb: str) -> None:
+    """JAX's platform, its cache of programs, and warnings: before a verb's module is imported."""
     choose_platform()
     if verb in KEPT:
         keep_programs()
     # ffmpeg is started by fork and exec; JAX warns of forks that go on running Python.
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+
+
+def _run_verb(verb: str, words: Sequence[str]) -> int:
+    """Imports a verb's module, reads its flags and runs it; what goes wrong becomes one line and an exit code."""
+    module_name, summary = VERBS[verb]
+    module = parser = parsed = None
     try:
         module = importlib.import_module(module_name)
         parser = _Parser(
@@ -178,13 +189,7 @@ def _dispatch(arguments: list[str]) -> int:
             allow_abbrev=False,  # `--frame` of one verb is another flag than `--frames` of the next
         )
         module.configure(parser)
-        _refuse_empty(rest)
-        rest = [_at_home(word) for word in rest]
-        parsed, leftovers = parser.parse_known_args(rest)
-        if getattr(module, "TAKES_OVERRIDES", False):  # `--config.a.b=v`: the verb knows which exist
-            parsed.overrides = leftovers
-        elif leftovers:
-            parser.unknown(leftovers)
+        parsed = _parse(module, parser, words)
         _refuse_numbers(parsed)
         _refuse_buckets(module, parsed)
         with _held(module, parsed):
@@ -207,6 +212,17 @@ def _dispatch(arguments: list[str]) -> int:
     if message:
         print(printable(message))
     return 0
+
+
+def _parse(module: ModuleType, parser: _Parser, words: Sequence[str]) -> argparse.Namespace:
+    """A verb's flags; `overrides` are those words that only the verb itself can tell (`TAKES_OVERRIDES`)."""
+    _refuse_empty(words)
+    parsed, leftovers = parser.parse_known_args([_at_home(word) for word in words])
+    if getattr(module, "TAKES_OVERRIDES", False):  # `--config.a.b=v`: the verb knows which exist
+        parsed.overrides = leftovers
+    elif leftovers:
+        parser.unknown(leftovers)
+    return parsed
 
 
 def _no_device() -> UserError | None:

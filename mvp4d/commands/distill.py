@@ -1,7 +1,7 @@
 """Fits a 4D Gaussian avatar to a capture.
 
 Presets: cpu (minutes on two cores, for captures of about 128 x 128), low (a small GPU), default (one GPU, minutes),
-high (one GPU, hours). The avatar folder holds report.json with the scores of held-out views and times.
+high (one GPU, hours). The avatar folder holds report.json with the scores of held-out views and frames.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hold-views", type=int, default=0, metavar="N", help="views left out of the fit and scored")
     parser.add_argument("--hold-times", type=int, default=0, metavar="N", help="frames left out of the fit and scored")
     parser.add_argument("--steps", type=int, help="optimiser steps in place of the preset's")
-    parser.add_argument("--views-per-step", type=int, metavar="N", help="views of a moment per step (0: all)")
+    parser.add_argument("--views-per-step", type=int, metavar="N", help="views of a frame per step (0: all)")
     parser.add_argument("--densify", choices=("default", "mcmc", "none"), help="how the set of Gaussians grows")
     parser.add_argument(
         "--no-deformation", dest="deformation", action="store_false", help="rig and Gaussians only, no deformation net"

@@ -22,7 +22,17 @@ from mvp4d.core.words import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    need = parser.add_argument_group("inputs")
+    _add_inputs(parser.add_argument_group("inputs"))
+    _add_plan(parser.add_argument_group("what is denoised together"))
+    how = parser.add_argument_group("sampler")
+    _add_sampler(how)
+    _add_finishing(how)
+    _add_device(how)
+    add_host_flags(parser.add_argument_group("several hosts, with --mesh over the devices of all"))
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing capture")
+
+
+def _add_inputs(need: argparse._ActionsContainer) -> None:
     need.add_argument(
         "--weights",
         required=True,
@@ -52,7 +62,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="CAPTURE[:NAME,...]|photos",
         help="existing views to condition on; photos: the person's other photos",
     )
-    plan = parser.add_argument_group("what is denoised together")
+
+
+def _add_plan(plan: argparse._ActionsContainer) -> None:
     plan.add_argument("--frames", type=int, help="frames to make (default: as many as the motion has)")
     plan.add_argument(
         "--window", type=int, help="frames per window, 1 + s k where a latent frame holds s (default: as trained)"
@@ -62,7 +74,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     plan.add_argument("--anchors", type=int, help="views that sit in every group (default: the weights' own)")
     plan.add_argument("--routing", default="random", help="random or circular (default random)")
     plan.add_argument("--plan", action="store_true", help="print the plan and its cost, and stop")
-    how = parser.add_argument_group("sampler")
+
+
+def _add_sampler(how: argparse._ActionsContainer) -> None:
     how.add_argument("--sampler", help="dpm or ddim (default: the weights' own)")
     how.add_argument("--steps", type=int, help="denoising steps (default: the weights' own)")
     how.add_argument("--guidance", type=float, help="classifier-free guidance; 1 is off (default: the weights' own)")
@@ -77,6 +91,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--guidance-rescale", type=float, default=0.0, help="0 to 1 (default 0)")
     how.add_argument("--eta", type=float, default=0.0, help="noise added back at every step, 0 to 1 (default 0)")
     how.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+
+
+def _add_finishing(how: argparse._ActionsContainer) -> None:
+    """What is done to decoded pictures."""
     how.add_argument(
         "--photo-detail",
         action=argparse.BooleanOptionalAction,
@@ -100,14 +118,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pictures N times the model's size, 1 to 8: faces gain where they take the photo's detail (default 1)",
     )
+
+
+def _add_device(how: argparse._ActionsContainer) -> None:
     how.add_argument(
         "--mesh",
         default="1,1,1",
         help="devices as data,fsdp,context; -1 takes what is left: --mesh=-1,1,1 (default 1,1,1)",
     )
     how.add_argument("--dtype", help="float32 or bfloat16 (default: what the weights were trained in)")
-    add_host_flags(parser.add_argument_group("several hosts, with --mesh over the devices of all"))
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing capture")
 
 
 INPUTS = (

@@ -30,7 +30,7 @@ from mvp4d_jax.small.recolour import Palette, draw_palettes
 
 
 @dataclasses.dataclass(frozen=True)
-class Photo:
+class ShownPhoto:
     """A picture [H, W, 3] in [0, 1] with the camera and the one frame of motion that were fitted to it."""
 
     picture: np.ndarray
@@ -53,7 +53,7 @@ class _Look:
     suffix: str
     palette: Palette
     photos: np.ndarray
-    shown: tuple[Photo, ...]
+    shown: tuple[ShownPhoto, ...]
     drawn: slice
 
 
@@ -199,7 +199,7 @@ class Encoder:
 
     def _shown(
         self, capture: Capture, images: tuple[int, ...], palette: Palette, photos: np.ndarray, scene: int
-    ) -> tuple[Photo, ...]:
+    ) -> tuple[ShownPhoto, ...]:
         """A scene's photos [R, 2] as the model is shown them: in the scene's colours, with their errors."""
         random = np.random.default_rng([self.seed, stable_number(capture), 2**31 + 2, scene])
         shown = []
@@ -212,10 +212,10 @@ class Encoder:
             if self.options.photo_error:
                 alpha = capture.mask(view, frame) / np.float32(255) if capture.has_masks else np.ones(picture.shape[:2])
                 picture = degrade(picture, alpha, self.options.photo_error, random)
-            shown.append(Photo(picture, camera, motion))
+            shown.append(ShownPhoto(picture, camera, motion))
         return tuple(shown)
 
-    def _photo(self, place: int, photo: Photo, look: _Look) -> Record:
+    def _photo(self, place: int, photo: ShownPhoto, look: _Look) -> Record:
         """A photo as reference: cropped around the head that was fitted to it, with that fit's maps."""
         picture, size, camera, outside = photo.picture, self.options.image_size, photo.camera, None
         if self.options.crop != "none":

@@ -70,8 +70,9 @@ def timesteps_at(sampler: Sampler, index: jax.Array, clean: jax.Array) -> jax.Ar
 
 def ddim_step(sampler: Sampler, sample: jax.Array, v: jax.Array, index: jax.Array, clean: jax.Array) -> jax.Array:
     """`Sampler.step` with a step of its own for every frame: `index` [B, V, L], sample and v [B, V, L, h, w, C]."""
-    signal, sigma, keep, mix = _rows(sampler, index)
-    return insert_clean(keep * sample + mix * (signal * sample - sigma * v), sample, clean)
+    alpha, sigma, sample_coeff, x0_coeff = _ddim_coefficients(sampler, index)
+    x0 = alpha * sample - sigma * v
+    return insert_clean(sample_coeff * sample + x0_coeff * x0, sample, clean)
 
 
 def teacher_path(
@@ -92,13 +93,15 @@ def v_that_leads_to(
 ) -> jax.Array:
     """The v whose one DDIM step of the student from `sample` ends at `end`, [B, V, L, h, w, C].
 
+    The step is solved for x0 = (end - sample_coeff sample) / x0_coeff; then v = (alpha_t sample - x0) / sigma_t.
+
     Args:
       truth: clean latents; `share` of them is mixed into the clean sample that the step implies.
     """
-    signal, sigma, keep, mix = _rows(student, index)
-    clean_sample = (end - keep * sample) / mix
-    clean_sample += share * (truth - clean_sample)
-    return (signal * sample - clean_sample) / sigma
+    alpha, sigma, sample_coeff, x0_coeff = _ddim_coefficients(student, index)
+    x0 = (end - sample_coeff * sample) / x0_coeff
+    x0 += share * (truth - x0)
+    return (alpha * sample - x0) / sigma
 
 
 def roll_out(
@@ -122,8 +125,8 @@ def roll_out(
     return insert_clean(reached, sample, index == student.config.steps - 1)
 
 
-def _rows(sampler: Sampler, index: jax.Array) -> tuple[jax.Array, ...]:
-    """sqrt(a), sqrt(1 - a), keep, mix of each frame's step, [B, V, L, 1, 1, 1] each."""
+def _ddim_coefficients(sampler: Sampler, index: jax.Array) -> tuple[jax.Array, ...]:
+    """alpha_t, sigma_t, sample_coeff, x0_coeff (`Sampler`) of each frame's step, [B, V, L, 1, 1, 1] each."""
     table = np.asarray(sampler.coefficients)[:, :4]
     rows = jnp.asarray(table)[index]  # [B, V, L, 4]
     return tuple(rows[..., column, None, None, None] for column in range(4))

@@ -64,12 +64,17 @@ class SamplerState(NamedTuple):
 class Sampler:
     """A config worked out for a schedule: one row of coefficients per step, float32 of float64.
 
-    A step is x' = keep x + mix x0 - lean (previous x0) + noise z, with x0 the predicted clean sample and z ~ N(0, I).
+    A step from timestep t to s < t, for the v-prediction v (Salimans and Ho, arXiv 2202.00512):
+
+        x0  = alpha_t x_t - sigma_t v
+        x_s = sample_coeff x_t + x0_coeff x0 - multistep_coeff (x0 of the step before) + noise_std z,   z ~ N(0, I)
+
+    with alpha_t = sqrt(alphas_cumprod[t]) and sigma_t = sqrt(1 - alphas_cumprod[t]).
 
     Attributes:
       config, schedule: what it was made of.
       timesteps: int32 [N], falling, the timestep that the model is asked at in each step; the first is 999.
-      coefficients: float32 [N, 6]: sqrt(a_t), sqrt(1 - a_t), keep, mix, lean, noise.
+      coefficients: float32 [N, 6]: alpha_t, sigma_t, sample_coeff, x0_coeff, multistep_coeff, noise_std.
     """
 
     config: SamplerConfig
@@ -108,12 +113,12 @@ class Sampler:
         """
         if self.config.stochasticity and key is None:
             raise ValueError("a stochastic sampler draws noise: give step() a key")
-        signal, sigma, keep, mix, lean, noise = jnp.asarray(self.coefficients)[index]
+        alpha, sigma, sample_coeff, x0_coeff, multistep_coeff, noise_std = jnp.asarray(self.coefficients)[index]
         x = state.sample.astype(jnp.float32)
-        x0 = signal * x - sigma * v.astype(jnp.float32)
-        result = keep * x + mix * x0 - lean * state.previous.astype(jnp.float32)
+        x0 = alpha * x - sigma * v.astype(jnp.float32)
+        result = sample_coeff * x + x0_coeff * x0 - multistep_coeff * state.previous.astype(jnp.float32)
         if self.config.stochasticity:
-            result += noise * jax.random.normal(jax.random.fold_in(key, index), x.shape)
+            result += noise_std * jax.random.normal(jax.random.fold_in(key, index), x.shape)
         result = result.astype(state.sample.dtype)
         if clean is not None:
             result = insert_clean(result, state.sample, clean)
@@ -126,8 +131,8 @@ def make_sampler(config: SamplerConfig, schedule: NoiseSchedule) -> Sampler:
     Timesteps are spaced "trailing", from the very last one (pure noise) down, and each step goes to the next of the
     list, the last to a clean sample: nothing misaligns when N does not divide the number of timesteps.
 
-    DDIM: Song et al., arXiv 2010.02502, eqs. 12 and 16. DPM-Solver++(2M) and its SDE form: Lu et al., arXiv 2211.01095,
-    with h the step in half log-SNR and r = h_last / h; the first and last steps are of first order, as in CogVideoX.
+    DDIM: Song et al., arXiv 2010.02502. DPM-Solver++(2M) and its SDE form: Lu et al., arXiv 2211.01095; the first and
+    last steps are of first order, as in CogVideoX.
 
     Raises:
       ValueError: more steps than timesteps.
@@ -137,42 +142,54 @@ def make_sampler(config: SamplerConfig, schedule: NoiseSchedule) -> Sampler:
         raise ValueError(f"{count} steps are more than the schedule's {total} timesteps")
     # Half to even, like the rounding that the original models' schedulers apply.
     timesteps = np.round((count - np.arange(count)) * (total / count)).astype(np.int32) - 1
-    a = schedule.alphas_cumprod[timesteps]
-    a_next = np.append(a[1:], 1.0)
-    rows = (
-        _ddim_rows(a, a_next, config.stochasticity)
-        if config.method == "ddim"
-        else _dpm_rows(a, a_next, config.stochasticity)
-    )
-    table = np.stack([np.sqrt(a), np.sqrt(1.0 - a), *rows], axis=1)
+    alpha_bar = schedule.alphas_cumprod[timesteps]
+    alpha_bar_next = np.append(alpha_bar[1:], 1.0)
+    coefficients = _ddim_coefficients if config.method == "ddim" else _dpm_coefficients
+    columns = coefficients(alpha_bar, alpha_bar_next, config.stochasticity)
+    table = np.stack([np.sqrt(alpha_bar), np.sqrt(1.0 - alpha_bar), *columns], axis=1)
     return Sampler(config, schedule, timesteps, table.astype(np.float32))
 
 
-def _ddim_rows(a: np.ndarray, a_next: np.ndarray, stochasticity: float) -> tuple[np.ndarray, ...]:
-    """keep, mix, lean, noise of each step from alpha_bar `a` to `a_next`."""
-    variance = (1.0 - a_next) / (1.0 - a) * (1.0 - a / a_next)
-    noise = stochasticity * np.sqrt(variance)
-    keep = np.sqrt(np.maximum(1.0 - a_next - noise**2, 0.0) / (1.0 - a))
-    return keep, np.sqrt(a_next) - np.sqrt(a) * keep, np.zeros_like(a), noise
+def _ddim_coefficients(alpha_bar: np.ndarray, alpha_bar_next: np.ndarray, eta: float) -> tuple[np.ndarray, ...]:
+    """sample_coeff, x0_coeff, multistep_coeff, noise_std of each step from alpha_bar a to a', [N] each.
+
+    DDIM, Song et al., arXiv 2010.02502, eqs. 12 and 16, with eps = (x - sqrt(a) x0) / sqrt(1 - a):
+
+        noise_std = eta sqrt((1 - a') / (1 - a)) sqrt(1 - a / a')
+        x' = sqrt(a') x0 + sqrt(1 - a' - noise_std^2) eps + noise_std z
+    """
+    variance = (1.0 - alpha_bar_next) / (1.0 - alpha_bar) * (1.0 - alpha_bar / alpha_bar_next)
+    noise_std = eta * np.sqrt(variance)
+    sample_coeff = np.sqrt(np.maximum(1.0 - alpha_bar_next - noise_std**2, 0.0) / (1.0 - alpha_bar))
+    x0_coeff = np.sqrt(alpha_bar_next) - np.sqrt(alpha_bar) * sample_coeff
+    return sample_coeff, x0_coeff, np.zeros_like(alpha_bar), noise_std
 
 
-def _dpm_rows(a: np.ndarray, a_next: np.ndarray, stochasticity: float) -> tuple[np.ndarray, ...]:
-    """keep, mix, lean, noise of each step; `stochasticity` runs from the ODE's solver (0) to the SDE's (1).
+def _dpm_coefficients(
+    alpha_bar: np.ndarray, alpha_bar_next: np.ndarray, stochasticity: float
+) -> tuple[np.ndarray, ...]:
+    """sample_coeff, x0_coeff, multistep_coeff, noise_std of each step from alpha_bar a to a', [N] each.
 
-    With s the stochasticity, both are one formula, which keeps the schedule's mean and variance for every s:
-    x' = sqrt((1-a')/(1-a)) exp(-s h) x + sqrt(a') (1 - exp(-(1+s) h)) D + sqrt(1-a') sqrt(1 - exp(-2 s h)) z.
+    DPM-Solver++(2M), Lu et al., arXiv 2211.01095, algorithm 2 (stochasticity s = 0), and SDE-DPM-Solver++(2M) of the
+    same paper (s = 1). With lambda = log(alpha / sigma), half the log-SNR, h = lambda' - lambda and r = h_last / h:
+
+        D  = x0 + (x0 - x0_last) / (2 r)
+        x' = (sigma' / sigma) exp(-s h) x + alpha' (1 - exp(-(1 + s) h)) D + sigma' sqrt(1 - exp(-2 s h)) z
+
+    which keeps the schedule's mean and variance for every s between the two.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        half_log_snr = 0.5 * (np.log(a) - np.log1p(-a))  # -inf at pure noise
-        half_log_snr_next = 0.5 * (np.log(a_next) - np.log1p(-a_next))  # +inf at the clean sample
+        half_log_snr = 0.5 * (np.log(alpha_bar) - np.log1p(-alpha_bar))  # -inf at pure noise
+        half_log_snr_next = 0.5 * (np.log(alpha_bar_next) - np.log1p(-alpha_bar_next))  # +inf at the clean sample
         h = half_log_snr_next - half_log_snr
-        ratio = h[:-1] / h[1:]  # h_last / h of every step but the first
-        lean = np.concatenate([[0.0], 0.5 / ratio])  # infinite first h: no lean
-    lean[-1] = 0.0  # into the clean sample: first order
-    forgotten = stochasticity * h if stochasticity else np.zeros_like(h)  # 0 x infinity is 0 here
-    keep = np.sqrt((1.0 - a_next) / (1.0 - a)) * np.exp(-forgotten)
-    gain = np.sqrt(a_next) * -np.expm1(-(forgotten + h))
-    return keep, gain * (1.0 + lean), gain * lean, np.sqrt((1.0 - a_next) * -np.expm1(-2.0 * forgotten))
+        r = h[:-1] / h[1:]  # of every step but the first
+        correction = np.concatenate([[0.0], 0.5 / r])  # 1 / (2 r); 0 where h_last is infinite
+    correction[-1] = 0.0  # into the clean sample: first order
+    s_h = stochasticity * h if stochasticity else np.zeros_like(h)  # 0 x infinity is 0 here
+    sample_coeff = np.sqrt((1.0 - alpha_bar_next) / (1.0 - alpha_bar)) * np.exp(-s_h)
+    d_coeff = np.sqrt(alpha_bar_next) * -np.expm1(-(s_h + h))
+    noise_std = np.sqrt((1.0 - alpha_bar_next) * -np.expm1(-2.0 * s_h))
+    return sample_coeff, d_coeff * (1.0 + correction), d_coeff * correction, noise_std
 
 
 def insert_clean(sample: jax.Array, values: jax.Array, clean: jax.Array) -> jax.Array:

@@ -22,12 +22,11 @@ from mvp4d_jax.models.attention import choose_backend
 from mvp4d_jax.models.autoencoder import VideoAutoencoder, chunk_program
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.sampling.denoise import DenoiseOptions
-from mvp4d_jax.sampling.plan import Plan as SamplingPlan
-from mvp4d_jax.sampling.plan import deal_groups, make_plan
+from mvp4d_jax.sampling.plan import SamplingPlan, deal_groups, make_plan
 from mvp4d_jax.training.distill import make_step
 from mvp4d_jax.training.feed import Feed
 from mvp4d_jax.training.metrics import tokens_of
-from mvp4d_jax.training.plan import Plan, Stage, batch_shapes, check_batches, resolve, validates
+from mvp4d_jax.training.plan import Stage, TrainingPlan, batch_shapes, check_batches, resolve, validates
 from mvp4d_jax.training.state import ModelTemplate, abstract_state, make_optimiser
 from mvp4d_jax.training.validation import make_sample
 
@@ -46,8 +45,8 @@ class Job:
       sampling: mesh, and what else `mvp4d sample` would be given: views, group, guidance; None as trained.
     """
 
-    whole: Plan
-    plan: Plan
+    whole: TrainingPlan
+    plan: TrainingPlan
     stage: Stage
     modality: Modality
     chosen: bool
@@ -75,7 +74,7 @@ def make_job(config: Any, stage: str, kind: str, sampling: dict[str, Any]) -> Jo
     return Job(plan, plan.for_stage(one), one, modality, bool(stage or kind), validates(config), settings)
 
 
-def heaviest(plan: Plan, stage: str = "", kind: str = "") -> tuple[Stage, Modality]:
+def heaviest(plan: TrainingPlan, stage: str = "", kind: str = "") -> tuple[Stage, Modality]:
     """The stage and kind of data with the most tokens a sample, among those asked for."""
     stages = [one for one in plan.stages if stage in ("", one.name)]
     if not stages:
@@ -193,7 +192,7 @@ def _training(job: Job, devices: list) -> tuple[Mesh, ModelTemplate]:
     return mesh, _template(job.plan, mesh)
 
 
-def _template(plan: Plan, mesh: Mesh) -> ModelTemplate:
+def _template(plan: TrainingPlan, mesh: Mesh) -> ModelTemplate:
     return ModelTemplate(lambda rngs: MultiViewTransformer(plan.transformer, rngs=rngs), mesh)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from mvp4d_jax.diffusion.guidance import GuidanceConfig
 from mvp4d_jax.diffusion.samplers import Sampler, SamplerConfig, SamplerState, make_sampler
 from mvp4d_jax.diffusion.schedule import NoiseSchedule
-from mvp4d_jax.sampling.plan import Plan, deal_groups
+from mvp4d_jax.sampling.plan import SamplingPlan, deal_groups
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
 
 Array = Any
@@ -37,17 +37,17 @@ class DenoiseOptions:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = 0.0
 
-    def sampler(self, plan: Plan) -> SamplerConfig:
+    def sampler(self, plan: SamplingPlan) -> SamplerConfig:
         return SamplerConfig(self.method, plan.steps, self.stochasticity)
 
-    def guidance(self, plan: Plan) -> GuidanceConfig:
+    def guidance(self, plan: SamplingPlan) -> GuidanceConfig:
         return GuidanceConfig(plan.guidance_scale, self.guidance_interval, self.guidance_rescale)
 
 
 def denoise(
     predictor: Predictor,
     conditions: Conditions,
-    plan: Plan,
+    plan: SamplingPlan,
     window_index: int,
     options: DenoiseOptions,
     key: Array,
@@ -82,7 +82,7 @@ def denoise(
     return state.sample
 
 
-def window_noise(key: Array, plan: Plan, window_index: int, shape: tuple[int, ...]) -> np.ndarray:
+def window_noise(key: Array, plan: SamplingPlan, window_index: int, shape: tuple[int, ...]) -> np.ndarray:
     """The noise a window starts from, [V, L, h, w, C] float32: that of its neighbours, mirrored in time.
 
     The last latent frame of a window and the first new one of the next are thereby drawn from the same noise, so that
@@ -96,7 +96,9 @@ def window_noise(key: Array, plan: Plan, window_index: int, shape: tuple[int, ..
     return noise
 
 
-def compile_denoising(predictor: Predictor, conditions: Conditions, plan: Plan, options: DenoiseOptions) -> None:
+def compile_denoising(
+    predictor: Predictor, conditions: Conditions, plan: SamplingPlan, options: DenoiseOptions
+) -> None:
     """Compiles what `denoise` runs for conditions of such shapes and dtypes."""
     jax.random.normal(jax.random.key(0), conditions.clean_latents.shape, jnp.float32)
     predictor.compile_step(
@@ -104,7 +106,7 @@ def compile_denoising(predictor: Predictor, conditions: Conditions, plan: Plan, 
     )
 
 
-def sampler_of(plan: Plan, options: DenoiseOptions) -> Sampler:
+def sampler_of(plan: SamplingPlan, options: DenoiseOptions) -> Sampler:
     """The one object of these settings."""
     return _sampler(options.sampler(plan), options.snr_shift)
 

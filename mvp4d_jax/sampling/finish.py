@@ -20,7 +20,7 @@ from mvp4d_jax.sampling.hair_colour import colour_hair, read_hair
 from mvp4d_jax.sampling.matte import matte
 from mvp4d_jax.sampling.photo_detail import add_detail, read_photo, read_poses
 from mvp4d_jax.sampling.shot import camera_window
-from mvp4d_jax.sampling.temporal_filter import JOIN, REACH, Sight, joined, steady
+from mvp4d_jax.sampling.temporal_filter import JOIN, REACH, RigView, joined, steady
 
 CHUNK = 16  # frames of a view finished at a time
 
@@ -102,7 +102,7 @@ class Finisher:
         around = slice(max(0, part.start - reach), min(len(frames), part.stop + reach))
         cameras = camera_window(self._own, around.start, around.stop)[view]
         raster = self._raster(cameras, around, self.size)
-        sight = Sight.of(self.head, cameras, self.vertices[around], raster)
+        sight = RigView.of(self.head, cameras, self.vertices[around], raster)
         inside = slice(part.start - around.start, part.stop - around.start)
         seams = [seam - around.start for seam in self.seams if around.start < seam < around.stop]
         pictures = joined(self.head, sight, frames[around], seams)

@@ -38,7 +38,7 @@ from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
 from mvp4d_jax.sampling.decode import Coder, decode_to_files
 from mvp4d_jax.sampling.denoise import DenoiseOptions, compile_denoising, denoise
 from mvp4d_jax.sampling.finish import Finisher, Finishing
-from mvp4d_jax.sampling.plan import Plan
+from mvp4d_jax.sampling.plan import SamplingPlan
 from mvp4d_jax.sampling.predictor import Conditions, Predictor
 from mvp4d_jax.sampling.preview import write_preview
 from mvp4d_jax.sampling.shot import (
@@ -65,7 +65,7 @@ def check_targets(out: str | os.PathLike, overwrite: bool) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shot:
+class SamplingInputs:
     """All a run is given beside the weights.
 
     Attributes:
@@ -126,7 +126,7 @@ class Generator:
             fitted=portrait.landmarks is not None,
         )
 
-    def compilations(self, plan: Plan, options: DenoiseOptions) -> list[Callable[[], None]]:
+    def compilations(self, plan: SamplingPlan, options: DenoiseOptions) -> list[Callable[[], None]]:
         """Tasks that compile what `run` will need beyond its reference, in the order in which it needs that."""
         facts, channels = self.release.facts, self.coder.autoencoder.config.latent_channels
         size, maps = (facts.image_size, facts.image_size), facts.conditioning
@@ -152,8 +152,8 @@ class Generator:
 
     def run(
         self,
-        plan: Plan,
-        shot: Shot,
+        plan: SamplingPlan,
+        inputs: SamplingInputs,
         options: DenoiseOptions,
         out: Path,
         fingerprint: str,
@@ -167,7 +167,7 @@ class Generator:
         the first reads and writes all files of the run, and no other needs to see its folder.
 
         Args:
-          plan: what to denoise together; shot: what is given; options: of the denoising.
+          plan: what to denoise together; inputs: what is given; options: of the denoising.
           out: the capture to write; the preview is `<out>.mp4`, the reference as the model sees it
             `<out>_reference.png`.
           fingerprint: of everything the pictures depend on; kept windows of another one are dropped.
@@ -179,15 +179,17 @@ class Generator:
         Raises:
           UserError: something is in the way.
         """
-        return _Run(self, plan, shot, options, out).finish(fingerprint, extra or {}, overwrite)
+        return _Run(self, plan, inputs, options, out).finish(fingerprint, extra or {}, overwrite)
 
 
 class _Run:
     """One capture in the making."""
 
-    def __init__(self, generator: Generator, plan: Plan, shot: Shot, options: DenoiseOptions, out: Path):
+    def __init__(
+        self, generator: Generator, plan: SamplingPlan, inputs: SamplingInputs, options: DenoiseOptions, out: Path
+    ):
         self.coder, self.predictor, self.facts = generator.coder, generator.predictor, generator.release.facts
-        self.plan, self.shot, self.options, self.out = plan, shot, options, out
+        self.plan, self.inputs, self.options, self.out = plan, inputs, options, out
         self.size = (self.facts.image_size, self.facts.image_size)
         self.work, self.overwrite = beside(out, ".work"), False
 
@@ -206,7 +208,7 @@ class _Run:
         self.overwrite = overwrite or was_finishing(self.work, WORK) == fingerprint
         check_targets(self.out, self.overwrite)
         pixels = self.plan.views * self.plan.frames * self.size[0] * self.size[1]
-        shares = 3 + 3 * self.shot.finishing.enlarge**2  # frames kept whole, and the capture's pictures
+        shares = 3 + 3 * self.inputs.finishing.enlarge**2  # frames kept whole, and the capture's pictures
         require_space(self.out, shares * pixels, "sampling")
         self._claim(fingerprint)
 
@@ -216,7 +218,7 @@ class _Run:
         Returns:
           The views, one by one when all their frames are there.
         """
-        count, last_view = len(self.plan.windows), len(self.shot.names) - 1
+        count, last_view = len(self.plan.windows), len(self.inputs.names) - 1
         denoised = from_first(lambda: [self._latents_path(index).is_file() for index in range(count)], (count,), bool)
         decoded = from_first(
             lambda: [self._frames_path(index, last_view).is_file() for index in range(count)], (count,), bool
@@ -240,7 +242,7 @@ class _Run:
         capture = self._assemble(extra, views)
         write_preview(beside(self.out, ".mp4"), capture)
         with atomic_file(beside(self.out, "_reference.png")) as temporary:
-            Image.fromarray((self.shot.reference.image * 255 + 0.5).clip(0, 255).astype(np.uint8)).save(temporary)
+            Image.fromarray((self.inputs.reference.image * 255 + 0.5).clip(0, 255).astype(np.uint8)).save(temporary)
         drop_work_folder(self.work, WORK)
         return capture
 
@@ -266,41 +268,41 @@ class _Run:
 
     def _kept(self, index: int) -> np.ndarray:
         """The latents of a window that an earlier run denoised."""
-        channels = self.shot.reference.latents.shape[-1]
+        channels = self.inputs.reference.latents.shape[-1]
         shape = (self.plan.views, self.plan.windows[index].latents, *self.plan.latent_size, channels)
         return from_first(lambda: _read_kept(self._latents_path(index), "latents", shape), shape, np.float32)
 
     def _maps(self, index: int) -> np.ndarray:
         """Maps [V', L, h, w, Cc] of one window; noisy views first, then the clean views."""
-        shot, window, config = self.shot, self.plan.windows[index], self.facts.conditioning
-        motion = pad_motion(shot.motion, window.stop)[slice(window.start, window.stop)]
-        sets = [(motion, camera_window(shot.cameras, window.start, window.stop))]
-        if shot.clean_views:
-            whole = pad_motion(shot.motion, window.stop)
+        inputs, window, config = self.inputs, self.plan.windows[index], self.facts.conditioning
+        motion = pad_motion(inputs.motion, window.stop)[slice(window.start, window.stop)]
+        sets = [(motion, camera_window(inputs.cameras, window.start, window.stop))]
+        if inputs.clean_views:
+            whole = pad_motion(inputs.motion, window.stop)
             sets += [
                 (shown[slice(window.start, window.stop)], camera_window(cameras, window.start, window.stop))
-                for shown, cameras in shot.clean_views.shown(whole)
+                for shown, cameras in inputs.clean_views.shown(whole)
             ]
         return np.concatenate(
             [
-                draw_window(shot.head, shown, cameras, self.size, config, shot.reference, self.coder.encode)
+                draw_window(inputs.head, shown, cameras, self.size, config, inputs.reference, self.coder.encode)
                 for shown, cameras in sets
             ]
         )
 
     def _conditions(self, index: int, maps: np.ndarray) -> Conditions:
         """Maps, clean frames and reference of one window; noisy views first, then the clean views."""
-        plan, shot, window = self.plan, self.shot, self.plan.windows[index]
+        plan, inputs, window = self.plan, self.inputs, self.plan.windows[index]
         clean = np.zeros(maps.shape[:2], bool)
-        latents = np.zeros((*maps.shape[:-1], shot.reference.latents.shape[-1]), np.float32)
+        latents = np.zeros((*maps.shape[:-1], inputs.reference.latents.shape[-1]), np.float32)
         if window.clean_latents:
             clean[: plan.views, : window.clean_latents] = True
             latents[: plan.views, : window.clean_latents] = self.coder.encode(self._prefix(index))
-        if shot.clean_views:
+        if inputs.clean_views:
             clean[plan.views :] = True
-            latents[plan.views :] = self.coder.encode(shot.clean_views.frames(window))
+            latents[plan.views :] = self.coder.encode(inputs.clean_views.frames(window))
         maps[..., self.facts.conditioning.parts["reference"]] = clean[:, :, None, None, None]
-        return Conditions(maps, clean, latents, np.asarray(shot.reference.latents), shot.reference.conditioning)
+        return Conditions(maps, clean, latents, np.asarray(inputs.reference.latents), inputs.reference.conditioning)
 
     def _prefix(self, index: int) -> np.ndarray:
         """The last frames of the window before, as they were written: [V, 1 + 4k, H, W, 3] in [-1, 1]."""
@@ -327,31 +329,31 @@ class _Run:
         Args:
           views: all of them, each when its frames are there.
         """
-        plan, shot = self.plan, self.shot
+        plan, inputs = self.plan, self.inputs
         views = itertools.chain([next(views)], views)  # the next ones are decoded while the finisher reads the photo
-        motion = pad_motion(shot.motion, plan.frames)
-        cameras = camera_window(shot.cameras, 0, plan.frames)
+        motion = pad_motion(inputs.motion, plan.frames)
+        cameras = camera_window(inputs.cameras, 0, plan.frames)
         finisher = Finisher(
-            shot.finishing,
-            shot.head,
+            inputs.finishing,
+            inputs.head,
             motion,
             cameras,
             self.facts.image_size,
-            shot.portrait,
+            inputs.portrait,
             self.facts.crop_margin,
             [window.start + window.clean_frames for window in plan.windows[1:]],
         )
         writer = CaptureWriter(
             self.out,
-            head=shot.head,
+            head=inputs.head,
             motion=motion,
             cameras=finisher.cameras,
-            names=shot.names,
+            names=inputs.names,
             image_size=(finisher.side, finisher.side),
             masks=True,
             source="mvp4d sample",
-            extra={**extra, "reference_axis": shot.reference.axis_in_head().tolist()},
-            portrait=shot.portrait,
+            extra={**extra, "reference_axis": inputs.reference.axis_in_head().tolist()},
+            portrait=inputs.portrait,
             overwrite=self.overwrite,
         )
         with writer, progress(total=plan.views * plan.frames, what="writing", unit="frame") as bar:

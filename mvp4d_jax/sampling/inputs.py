@@ -24,7 +24,7 @@ from mvp4d.core.images import read_photo
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.release import Facts
 from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
-from mvp4d_jax.tracking.portrait import Shot, assemble
+from mvp4d_jax.tracking.portrait import FittedPhoto, assemble
 
 MATTES = ("none", "auto")
 PHOTOS = "photos"  # as clean views: the portrait's own
@@ -135,7 +135,7 @@ def _portrait_of_photo(
     camera = Camera(**{name: np.asarray(getattr(fit.cameras, name))[0, 0] for name in FIELDS})
     camera = resize(camera, fitted_size, size)
     return assemble(
-        [Shot(path.name, rgb, alpha, camera, motion[slice(0, 1)])], rig, cut=matte == "auto" and mask is None
+        [FittedPhoto(path.name, rgb, alpha, camera, motion[slice(0, 1)])], rig, cut=matte == "auto" and mask is None
     )
 
 

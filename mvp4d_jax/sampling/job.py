@@ -28,7 +28,7 @@ from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
 from mvp4d_jax.sampling.decode import batches_at_once
 from mvp4d_jax.sampling.denoise import DenoiseOptions
 from mvp4d_jax.sampling.finish import Finishing
-from mvp4d_jax.sampling.generate import Generator, Shot
+from mvp4d_jax.sampling.generate import Generator, SamplingInputs
 from mvp4d_jax.sampling.inputs import (
     PHOTOS,
     check_portrait,
@@ -38,7 +38,7 @@ from mvp4d_jax.sampling.inputs import (
     pick_motion,
 )
 from mvp4d_jax.sampling.memory import TPU_LANES, Needs, needs, say_needs
-from mvp4d_jax.sampling.plan import Plan, describe, make_plan
+from mvp4d_jax.sampling.plan import SamplingPlan, describe, make_plan
 from mvp4d_jax.sampling.shot import check_cameras
 
 MOST_ENLARGED = 8
@@ -98,7 +98,7 @@ class Job:
     cameras: Camera
     names: tuple[str, ...]
     clean: CleanViews | PhotoViews | None
-    plan: Plan
+    plan: SamplingPlan
     options: DenoiseOptions
     dtype: str
     notice: str = ""
@@ -136,7 +136,7 @@ class Job:
         """Samples into the capture `out`; a run of the same inputs that was stopped goes on where it was. None in a
         process that is not the first."""
         with compiled_ahead(generator.compilations(self.plan, self.options)):
-            shot = Shot(
+            inputs = SamplingInputs(
                 generator.reference(self.portrait),
                 self.portrait.head,
                 self.motion,
@@ -146,7 +146,7 @@ class Job:
                 self.portrait,
                 self.finishing,
             )
-            return generator.run(self.plan, shot, self.options, out, self.fingerprint(), extra, overwrite=overwrite)
+            return generator.run(self.plan, inputs, self.options, out, self.fingerprint(), extra, overwrite=overwrite)
 
     def fingerprint(self) -> str:
         """A hash of everything that the pictures depend on."""
@@ -294,7 +294,7 @@ def _finishing(settings: Settings) -> Finishing:
     )
 
 
-def _denoising(settings: Settings, facts: Facts, plan: Plan) -> DenoiseOptions:
+def _denoising(settings: Settings, facts: Facts, plan: SamplingPlan) -> DenoiseOptions:
     """How the plan's windows are denoised.
 
     Raises:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from mvp4d_jax.devices import GIB, kind_of
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer_config import TransformerConfig
-from mvp4d_jax.sampling.plan import Plan
+from mvp4d_jax.sampling.plan import SamplingPlan
 
 # Arrays of a token's width that are alive at once in a layer, beside the two of `mlp_ratio` widths in its MLP: the
 # tokens, their normalised copy, queries, keys, values and what attention gives.
@@ -54,7 +54,7 @@ class Needs:
 
 
 def needs(
-    plan: Plan,
+    plan: SamplingPlan,
     transformer: TransformerConfig,
     autoencoder: AutoencoderConfig,
     bytes_of: tuple[int, int],
@@ -86,7 +86,7 @@ def needs(
     )
 
 
-def _view_bytes(plan: Plan, transformer: TransformerConfig, lanes: int) -> float:
+def _view_bytes(plan: SamplingPlan, transformer: TransformerConfig, lanes: int) -> float:
     """Latents and maps of one window, float32, on every device: the sampler's two sets of latents, the clean ones,
     those predicted with conditions and without, and the maps."""
     pixels = math.prod(plan.latent_size) * max(window.latents for window in plan.windows)
@@ -98,7 +98,7 @@ def _view_bytes(plan: Plan, transformer: TransformerConfig, lanes: int) -> float
     return 4.0 * pixels * (((2 + kinds) * plan.views + every) * channels + every * maps)
 
 
-def _chunk_bytes(plan: Plan, autoencoder: AutoencoderConfig, width: int) -> float:
+def _chunk_bytes(plan: SamplingPlan, autoencoder: AutoencoderConfig, width: int) -> float:
     """The first chunk of a view is the largest; its last level has full resolution and begins at the width before."""
     latents = max(window.latents for window in plan.windows)
     first = min(latents, autoencoder.chunk_latents + latents % autoencoder.chunk_latents)

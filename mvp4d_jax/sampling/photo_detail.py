@@ -49,7 +49,7 @@ LEAST = 1e-3  # trust that is none
 
 
 @dataclasses.dataclass(frozen=True)
-class Photo:
+class PhotoTexture:
     """A photo ready to be looked up from the rig's surface.
 
     Attributes:
@@ -80,7 +80,7 @@ class Poses:
       trust: [F, N] in [0, 1], how far skin is as it is in the photo.
     """
 
-    photo: Photo
+    photo: PhotoTexture
     vertices: np.ndarray
     normals: np.ndarray
     trust: np.ndarray
@@ -89,7 +89,7 @@ class Poses:
         return Poses(self.photo, self.vertices[part], self.normals[part], self.trust[part])
 
 
-def read_photo(portrait: Portrait, size: int, margin: float = MARGIN) -> Photo:
+def read_photo(portrait: Portrait, size: int, margin: float = MARGIN) -> PhotoTexture:
     """The reference photo of a portrait, for views of `size` pixels a side.
 
     Args:
@@ -116,7 +116,7 @@ def read_photo(portrait: Portrait, size: int, margin: float = MARGIN) -> Photo:
     surface = np.asarray(raster.depth)
     bare = np.minimum(_distance(solid < WHOLE), _distance(_outline(np.asarray(raster.face), surface)))
     trust = smoothstep(facing, *IN_PHOTO) * smoothstep(bare / FINER, *BESIDE) * (interior < 0.5)
-    return Photo(
+    return PhotoTexture(
         head,
         np.stack(splines).astype(np.float32),
         trust.astype(np.float32),
@@ -127,7 +127,7 @@ def read_photo(portrait: Portrait, size: int, margin: float = MARGIN) -> Photo:
     )
 
 
-def read_poses(photo: Photo, motion: Motion, vertices: np.ndarray) -> Poses:
+def read_poses(photo: PhotoTexture, motion: Motion, vertices: np.ndarray) -> Poses:
     """F frames of the rig, whose vertices [F, N, 3] lie in world axes, once for all views."""
     head = photo.head
     spread = _to_vertices(head)
@@ -162,7 +162,7 @@ def add_detail(poses: Poses, cameras: Camera, raster: Raster, frames: np.ndarray
     return draw_apart(one, range(len(frames)))
 
 
-def _detailed(photo: Photo, raster: Raster, trust: np.ndarray, frame: np.ndarray) -> np.ndarray:
+def _detailed(photo: PhotoTexture, raster: Raster, trust: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """[H, W, 3] uint8 of one frame, whose view trusts vertices by `trust` [N]."""
     shown, weight = _look_up(photo, raster, trust)
     if weight.max() < LEAST:
@@ -182,7 +182,7 @@ def _mean(values: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
     return around[..., :-1] / np.maximum(around[..., -1:], LEAST)
 
 
-def _look_up(photo: Photo, raster: Raster, trust: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _look_up(photo: PhotoTexture, raster: Raster, trust: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the photo shows of each pixel's surface, [H, W, 3], and how far that is it, [H, W] in [0, 1]."""
     shape = raster.face.shape
     values = np.column_stack([photo.places, trust, vertices_of(photo.head, EYES)])

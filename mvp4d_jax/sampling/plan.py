@@ -48,7 +48,7 @@ class Window:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SamplingPlan:
     """Everything that decides what a sampling run computes.
 
     Attributes:
@@ -120,7 +120,7 @@ def make_plan(
     guidance_scale: float = 2.0,
     seed: int = 0,
     stride: int = 4,
-) -> Plan:
+) -> SamplingPlan:
     """Cuts V views x F frames into windows and groups.
 
     Args:
@@ -157,7 +157,7 @@ def make_plan(
     size = min(views, group_size or trained_views)
     if size < views and not 0 <= anchors < size:
         raise UserError("`anchors`", f"{anchors} anchor views leave no place in groups of {size}", "give fewer anchors")
-    return Plan(
+    return SamplingPlan(
         views,
         frames,
         clean_views,
@@ -191,7 +191,7 @@ def cut_windows(frames: int, window_frames: int, overlap_latents: int, stride: i
     return tuple(windows)
 
 
-def deal_groups(plan: Plan, step: int) -> np.ndarray:
+def deal_groups(plan: SamplingPlan, step: int) -> np.ndarray:
     """Which views share a sequence at a denoising step: int [groups, group_size], every view at least once.
 
     Random routing shuffles with the seed folded with the step; circular routing rotates the ring of views by one place
@@ -211,7 +211,7 @@ def deal_groups(plan: Plan, step: int) -> np.ndarray:
 
 
 def describe(
-    plan: Plan,
+    plan: SamplingPlan,
     *,
     patch: int,
     flops_per_forward: float,

@@ -37,7 +37,7 @@ WHITE = 250  # of 255: the darkest channel of what nobody is in
 
 
 @dataclasses.dataclass(frozen=True)
-class Sight:
+class RigView:
     """The rig in F frames of one view.
 
     Attributes:
@@ -51,7 +51,7 @@ class Sight:
     depth: np.ndarray
 
     @classmethod
-    def of(cls, head: HeadModel, cameras: Camera, vertices: np.ndarray, raster: Raster) -> Sight:
+    def of(cls, head: HeadModel, cameras: Camera, vertices: np.ndarray, raster: Raster) -> RigView:
         """What cameras [F or 1] show of vertices [F, N, 3] in world axes, drawn as `raster`."""
         raster = Raster(*(np.asarray(array) for array in (raster.face, raster.barycentric, raster.depth)))
         shown = [
@@ -62,7 +62,7 @@ class Sight:
         return cls(raster, part, pixels, depth)
 
 
-def joined(head: HeadModel, sight: Sight, frames: np.ndarray, seams: Sequence[int]) -> np.ndarray:
+def joined(head: HeadModel, sight: RigView, frames: np.ndarray, seams: Sequence[int]) -> np.ndarray:
     """Frames [F, H, W, 3] uint8 of one view whose windows meet without a step.
 
     Args:
@@ -88,7 +88,7 @@ def joined(head: HeadModel, sight: Sight, frames: np.ndarray, seams: Sequence[in
 
 
 def _carried(
-    head: HeadModel, sight: Sight, step: np.ndarray, seam: int, frame: int, box: tuple[slice, slice]
+    head: HeadModel, sight: RigView, step: np.ndarray, seam: int, frame: int, box: tuple[slice, slice]
 ) -> np.ndarray:
     """[h, w, 3] what a picture [H, W, 3] of the frame `seam` is in the box of another frame."""
     if frame == seam or not step[box].size:
@@ -97,7 +97,7 @@ def _carried(
     return _found(np.moveaxis(step, -1, 0), place, order=1)
 
 
-def _step(head: HeadModel, sight: Sight, frames: np.ndarray, frame: int) -> np.ndarray:
+def _step(head: HeadModel, sight: RigView, frames: np.ndarray, frame: int) -> np.ndarray:
     """[H, W, 3] of 255: by how much a frame differs at large from the one before, carried to it, where both show the
     same; it fades beside that."""
     box = slice(0, frames.shape[1]), slice(0, frames.shape[2])
@@ -110,7 +110,7 @@ def _step(head: HeadModel, sight: Sight, frames: np.ndarray, frame: int) -> np.n
     return mean * np.minimum(1, 2 * near)
 
 
-def steady(head: HeadModel, sight: Sight, frames: np.ndarray, start: int, stop: int) -> np.ndarray:
+def steady(head: HeadModel, sight: RigView, frames: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Frames `start` to `stop` of one view, filtered.
 
     Args:
@@ -136,7 +136,7 @@ def _found(planes: np.ndarray, place: np.ndarray, order: int = 3) -> np.ndarray:
     return np.stack(planes, -1)
 
 
-def _mean(head: HeadModel, sight: Sight, frames: np.ndarray, splines: list[np.ndarray], frame: int) -> np.ndarray:
+def _mean(head: HeadModel, sight: RigView, frames: np.ndarray, splines: list[np.ndarray], frame: int) -> np.ndarray:
     """[H, W, 3] uint8 of one frame."""
     box = _box(frames[frame])
     own = frames[frame][box] / np.float32(255)
@@ -172,7 +172,7 @@ def _box(frame: np.ndarray) -> tuple[slice, slice]:
 
 
 def _carrier(
-    head: HeadModel, sight: Sight, frame: int, box: tuple[slice, slice]
+    head: HeadModel, sight: RigView, frame: int, box: tuple[slice, slice]
 ) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
     """What tells where the pixels of a frame's box are in another frame: [2, h, w] row and column from pixel centres,
     and [h, w] bool, whether they are seen there."""

@@ -44,7 +44,7 @@ PHOTO_MARGIN = 1.3 * MARGIN  # half side of a kept photo over the larger half ex
 
 
 @dataclasses.dataclass(frozen=True)
-class Shot:
+class FittedPhoto:
     """One picture of the person with what was fitted to it.
 
     Attributes:
@@ -100,11 +100,11 @@ def track_portrait(
     _check_inputs(sources, masks, landmarks, matte, focal, most)
     model = head if isinstance(head, HeadModel) else load_head(head)
     if sources[0].video:
-        shots, shape = _from_clip(sources[0], model, None if landmarks is None else landmarks[0], face, focal, most)
+        fitted, shape = _from_clip(sources[0], model, None if landmarks is None else landmarks[0], face, focal, most)
     else:
-        shots, shape = _from_photos(sources, model, masks, landmarks, face, focal, same_person)
-    shots, rig = settle(shots, model.personalise(shape))
-    return assemble(shots, rig, cut=matte == "auto" and (masks is None or landmarks is None))
+        fitted, shape = _from_photos(sources, model, masks, landmarks, face, focal, same_person)
+    fitted, rig = settle(fitted, model.personalise(shape))
+    return assemble(fitted, rig, cut=matte == "auto" and (masks is None or landmarks is None))
 
 
 def check_photos(paths: Sequence[Pathlike], masks: Sequence[Pathlike] | None = None) -> None:
@@ -128,7 +128,7 @@ def _from_photos(
     face: int | None,
     focal: float | None,
     same_person: bool,
-) -> tuple[list[Shot], np.ndarray]:
+) -> tuple[list[FittedPhoto], np.ndarray]:
     """Every photo with its fit, and the shape coefficients of all."""
     pictures = [
         read_photo(source.path, None if masks is None else masks[index]) for index, source in enumerate(sources)
@@ -141,25 +141,25 @@ def _from_photos(
             check_one_person(names, colours, seen)
     solutions = _solve(sources, head, seen, focal)
     return [
-        Shot(source.path.name, rgb, alpha, solution.camera, solution.motion, others, found.points[0])
+        FittedPhoto(source.path.name, rgb, alpha, solution.camera, solution.motion, others, found.points[0])
         for source, (rgb, alpha), solution, others, found in zip(sources, pictures, solutions, faces, seen)
     ], solutions[0].shape
 
 
 def _from_clip(
     source: Source, head: HeadModel, landmarks: Pathlike | None, face: int | None, focal: float | None, most: int
-) -> tuple[list[Shot], np.ndarray]:
+) -> tuple[list[FittedPhoto], np.ndarray]:
     """Frames of a clip with their fits, and its shape coefficients."""
     fit, solution, found = track(source, head, landmarks=landmarks, face=face, focal=focal)
     chosen = choose_frames(source.frames(), found, solution.motion, solution.error, most)
     kept = ", ".join(str(index) for index in chosen)
     say(f"{source.path}: frames {kept} of {source.frame_count} are kept: sharp, and spread over pose and expression")
-    shots = []
+    fitted = []
     for index, rgb in enumerate(itertools.islice(source.frames(), max(chosen) + 1)):
         if index in chosen:
             alpha = np.full(rgb.shape[:2], 255, np.uint8)
-            shots.append(
-                Shot(
+            fitted.append(
+                FittedPhoto(
                     f"{source.path.name} frame {index}",
                     rgb,
                     alpha,
@@ -168,27 +168,27 @@ def _from_clip(
                     points=found.points[index],
                 )
             )
-    return shots, fit.shape
+    return fitted, fit.shape
 
 
-def settle(shots: Sequence[Shot], rig: HeadModel) -> tuple[list[Shot], HeadModel]:
+def settle(fitted: Sequence[FittedPhoto], rig: HeadModel) -> tuple[list[FittedPhoto], HeadModel]:
     """The same faces with what the pictures have of `AT_REST`, on the mean, in the head instead of the expressions.
 
     As expressions these would go when the head moves, and the person would look like someone else.
     """
     resting = np.array([name.startswith(AT_REST) for name in rig.expression_names])
-    mean = np.mean([np.asarray(shot.motion.expression[0]) for shot in shots], axis=0)
+    mean = np.mean([np.asarray(photo.motion.expression[0]) for photo in fitted], axis=0)
     held = np.where(resting, mean, 0).astype(np.float32)
     settled = dataclasses.replace(
         rig,
         template=np.asarray(rig.template) + np.tensordot(held, rig.expression_basis, 1).astype(np.float32),
         joints=np.asarray(rig.joints) + np.tensordot(held, rig.joint_expression_basis, 1).astype(np.float32),
     )
-    motions = [dataclasses.replace(shot.motion, expression=shot.motion.expression - held) for shot in shots]
-    return [dataclasses.replace(shot, motion=motion) for shot, motion in zip(shots, motions)], settled
+    motions = [dataclasses.replace(photo.motion, expression=photo.motion.expression - held) for photo in fitted]
+    return [dataclasses.replace(photo, motion=motion) for photo, motion in zip(fitted, motions)], settled
 
 
-def assemble(shots: Sequence[Shot], rig: HeadModel, *, cut: bool) -> Portrait:
+def assemble(fitted: Sequence[FittedPhoto], rig: HeadModel, *, cut: bool) -> Portrait:
     """A Portrait of fitted pictures: crops of each around the head.
 
     Args:
@@ -198,19 +198,19 @@ def assemble(shots: Sequence[Shot], rig: HeadModel, *, cut: bool) -> Portrait:
     Raises:
       UserError: a mask, or a picture's transparency, that leaves out the head.
     """
-    crops = [_crop(shot, rig) for shot in shots]
-    for part, shot in zip(crops, shots):
-        _check_alpha(part.rgba, part.camera, shot, rig)
+    crops = [_crop(photo, rig) for photo in fitted]
+    for part, photo in zip(crops, fitted):
+        _check_alpha(part.rgba, part.camera, photo, rig)
     photos = [part.rgba for part in crops]
     if cut:
         photos = cut_out(
-            [subject(part.rgba, part.camera, shot.motion, rig, part.faces) for part, shot in zip(crops, shots)]
+            [subject(part.rgba, part.camera, photo.motion, rig, part.faces) for part, photo in zip(crops, fitted)]
         )
-    angles = [frontal_angle(shot.camera, shot.motion) for shot in shots]
-    parts = [vars(shot.motion) for shot in shots]
+    angles = [frontal_angle(photo.camera, photo.motion) for photo in fitted]
+    parts = [vars(photo.motion) for photo in fitted]
     motion = Motion(
         **{name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "fps"},
-        fps=shots[0].motion.fps,
+        fps=fitted[0].motion.fps,
     )
     points = np.stack([part.points for part in crops])
     return Portrait(
@@ -219,7 +219,7 @@ def assemble(shots: Sequence[Shot], rig: HeadModel, *, cut: bool) -> Portrait:
         motion,
         rig,
         int(np.argmin(angles)),
-        tuple(shot.name for shot in shots),
+        tuple(photo.name for photo in fitted),
         points if np.isfinite(points).any() else None,
     )
 
@@ -310,29 +310,29 @@ class _Crop(NamedTuple):
     points: np.ndarray
 
 
-def _crop(shot: Shot, rig: HeadModel) -> _Crop:
-    height, width = shot.rgb.shape[:2]
-    left, top, right, bottom = crop_box((height, width), shot.camera, shot.motion, rig, PHOTO_MARGIN)
+def _crop(photo: FittedPhoto, rig: HeadModel) -> _Crop:
+    height, width = photo.rgb.shape[:2]
+    left, top, right, bottom = crop_box((height, width), photo.camera, photo.motion, rig, PHOTO_MARGIN)
     left, top = max(0, int(np.floor(left))), max(0, int(np.floor(top)))
     right, bottom = min(width, int(np.ceil(right))), min(height, int(np.ceil(bottom)))
-    rgba = np.dstack([shot.rgb, shot.alpha])[top:bottom, left:right]
-    small, camera = shrink(rgba, crop(shot.camera, left, top))
-    faces = np.zeros((0, MESH_POINTS, 2)) if shot.faces is None else shot.faces
-    points = np.full((POINTS, 2), np.nan) if shot.points is None else shot.points
+    rgba = np.dstack([photo.rgb, photo.alpha])[top:bottom, left:right]
+    small, camera = shrink(rgba, crop(photo.camera, left, top))
+    faces = np.zeros((0, MESH_POINTS, 2)) if photo.faces is None else photo.faces
+    points = np.full((POINTS, 2), np.nan) if photo.points is None else photo.points
     scale = small.shape[0] / rgba.shape[0]
     return _Crop(small, camera, (faces - [left, top]) * scale, (points - [left, top]) * scale)
 
 
-def _check_alpha(rgba: np.ndarray, camera: Camera, shot: Shot, rig: HeadModel) -> None:
+def _check_alpha(rgba: np.ndarray, camera: Camera, photo: FittedPhoto, rig: HeadModel) -> None:
     """Refuses a picture [H, W, 4] of which most of the head is transparent: a mask with black and white exchanged."""
-    vertices = np.asarray(skin(rig, shot.motion))[0][head_vertices(rig)]
+    vertices = np.asarray(skin(rig, photo.motion))[0][head_vertices(rig)]
     columns, rows = np.floor(np.asarray(project(camera, vertices)[0])).astype(int).T
     height, width = rgba.shape[:2]
     seen = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     share = np.mean(rgba[rows[seen], columns[seen], 3] > 127) if seen.any() else 1.0
     if share < 0.5:
         raise UserError(
-            shot.name,
+            photo.name,
             f"its mask, or its own transparency, keeps {share:.0%} of the head",
             "white, or opaque, is where the person is",
         )

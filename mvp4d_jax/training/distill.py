@@ -28,7 +28,7 @@ from mvp4d_jax.models.checkpoint_config import read_config
 from mvp4d_jax.models.transformer import MultiViewTransformer
 from mvp4d_jax.models.transformer_config import TransformerConfig
 from mvp4d_jax.release import read_facts, resolve_weights
-from mvp4d_jax.training.plan import Plan
+from mvp4d_jax.training.plan import TrainingPlan
 from mvp4d_jax.training.state import ModelTemplate, Tree
 from mvp4d_jax.training.step import (
     Batch,
@@ -128,7 +128,7 @@ class BoundStep:
 
 
 def make_step(
-    plan: Plan, template: ModelTemplate, optimiser: optax.GradientTransformation, *, abstract: bool = False
+    plan: TrainingPlan, template: ModelTemplate, optimiser: optax.GradientTransformation, *, abstract: bool = False
 ) -> Any:
     """The update that a plan asks for: training's, or a distillation's with its teacher bound to it.
 
@@ -187,7 +187,7 @@ def make_distill_step(
     return jit_step(distill_step, template, optimiser)
 
 
-def teacher_folder(plan: Plan) -> Path | None:
+def teacher_folder(plan: TrainingPlan) -> Path | None:
     """The release a plan distils; None where it names none.
 
     Raises:
@@ -196,11 +196,11 @@ def teacher_folder(plan: Plan) -> Path | None:
     return resolve_weights(plan.distill.teacher) if plan.distill.teacher else None
 
 
-def _teacher_config(plan: Plan, folder: Path) -> TransformerConfig:
+def _teacher_config(plan: TrainingPlan, folder: Path) -> TransformerConfig:
     """The teacher's transformer, computed as the student's is.
 
     Args:
-      plan: of one stage (`Plan.for_stage`): its shift of the noise schedule is what is compared.
+      plan: of one stage (`TrainingPlan.for_stage`): its shift of the noise schedule is what is compared.
 
     Raises:
       UserError: it was trained for other maps, latents or noise.
@@ -230,7 +230,7 @@ def _teacher_config(plan: Plan, folder: Path) -> TransformerConfig:
     )
 
 
-def check_teacher(plan: Plan) -> None:
+def check_teacher(plan: TrainingPlan) -> None:
     """Raises UserError for a teacher that is missing or does not fit one of the stages, before anything is built."""
     if plan.distill.steps:
         folder = teacher_folder(plan)

@@ -9,7 +9,7 @@ import optax
 
 from mvp4d_jax import parallel
 from mvp4d_jax.models.transformer import MultiViewTransformer
-from mvp4d_jax.training.plan import Plan, Stage
+from mvp4d_jax.training.plan import Stage, TrainingPlan
 from mvp4d_jax.training.state import ModelTemplate, TrainState, abstract_state, make_optimiser
 
 
@@ -18,16 +18,16 @@ class Ground:
     """Of one stage.
 
     Attributes:
-      plan: with what the stage has of its own (`Plan.for_stage`).
+      plan: with what the stage has of its own (`TrainingPlan.for_stage`).
     """
 
-    plan: Plan
+    plan: TrainingPlan
     mesh: jax.sharding.Mesh
     template: ModelTemplate
     optimiser: optax.GradientTransformation
 
     @classmethod
-    def of(cls, plan: Plan, stage: Stage, mesh: jax.sharding.Mesh | None = None) -> Ground:
+    def of(cls, plan: TrainingPlan, stage: Stage, mesh: jax.sharding.Mesh | None = None) -> Ground:
         """Args: plan: of the run; mesh: default the stage's own, of all devices."""
         own = plan.for_stage(stage)
         mesh = parallel.make_mesh(own.mesh) if mesh is None else mesh

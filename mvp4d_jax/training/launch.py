@@ -23,7 +23,7 @@ from mvp4d_jax.models.transformer_config import TransformerConfig
 from mvp4d_jax.release import FACTS, check_maps, read_facts
 from mvp4d_jax.training.checkpoints import finished_steps
 from mvp4d_jax.training.distill import check_teacher, teacher_folder
-from mvp4d_jax.training.plan import Plan, autoencoder_folder, check_batches, resolve, validates
+from mvp4d_jax.training.plan import TrainingPlan, autoencoder_folder, check_batches, resolve, validates
 
 RANDOM = "random"  # what config.initial says where training begins without weights
 
@@ -39,7 +39,7 @@ class Launch:
     """
 
     config: ml_collections.ConfigDict
-    plan: Plan
+    plan: TrainingPlan
     mesh: jax.sharding.Mesh
     folders: dict[str, list[Shards]]
     held_out: list[Shards]
@@ -76,7 +76,7 @@ def newest_step(workdir: Path) -> int:
     return max(finished_steps(workdir / "checkpoints"), default=0)
 
 
-def initial_weights(config: ml_collections.ConfigDict, plan: Plan, workdir: Path) -> Path | None:
+def initial_weights(config: ml_collections.ConfigDict, plan: TrainingPlan, workdir: Path) -> Path | None:
     """The folder to start from, its config and tensors held to the model's; None for random weights or a resumed run.
 
     Raises:
@@ -100,7 +100,7 @@ def initial_weights(config: ml_collections.ConfigDict, plan: Plan, workdir: Path
     return folder
 
 
-def initial_maps(folder: Path, plan: Plan) -> np.ndarray | None:
+def initial_maps(folder: Path, plan: TrainingPlan) -> np.ndarray | None:
     """Which of the channels of maps that the weights to start from were trained with are the plan's; None where they
     are no release's, which alone says.
 
@@ -115,7 +115,7 @@ def initial_maps(folder: Path, plan: Plan) -> np.ndarray | None:
     return map_channels(facts.conditioning, plan.conditioning)
 
 
-def expected_facts(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, Any]:
+def expected_facts(config: ml_collections.ConfigDict, plan: TrainingPlan) -> dict[str, Any]:
     """What shards must say of themselves for this config (image size apart, which belongs to the stage)."""
     facts: dict[str, Any] = {
         "head": config.head,
@@ -130,7 +130,7 @@ def expected_facts(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, A
     return facts
 
 
-def open_shards(config: ml_collections.ConfigDict, plan: Plan) -> dict[str, list[Shards]]:
+def open_shards(config: ml_collections.ConfigDict, plan: TrainingPlan) -> dict[str, list[Shards]]:
     """Stage name -> its shards, opened and held to the config. Raises UserError."""
     opened: dict[str, Shards] = {}
     facts, by_stage = expected_facts(config, plan), {}

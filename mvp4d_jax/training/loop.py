@@ -39,7 +39,7 @@ from mvp4d_jax.training.profile import Profiler
 from mvp4d_jax.training.state import TrainState, initial_state, with_params
 from mvp4d_jax.training.stop import Interrupted, StopSignal
 from mvp4d_jax.training.validation import Validation
-from mvp4d_jax.training.window import Window, Work
+from mvp4d_jax.training.window import MetricsWindow, Work
 
 log = logging.getLogger(__name__)
 COMPILE_TIMEOUT = 1800  # seconds
@@ -247,7 +247,7 @@ class _Run:
         steps, work = self._compile(state, stage, feeds)
         self._wait_for_all(stage)
         self.stop = self.stop or StopSignal(step)
-        window = Window(work, self.peak * mesh.size)
+        window = MetricsWindow(work, self.peak * mesh.size)
         local = window.wait(stream, None)
         while step < stage.stop:
             modality = batches.modality(step - stage.start)
@@ -345,7 +345,7 @@ class _Run:
                 "look at the logs of the others",
             ) from error
 
-    def _report(self, step: int, stage: Stage, window: Window, bar) -> None:
+    def _report(self, step: int, stage: Stage, window: MetricsWindow, bar) -> None:
         self._report_checkpoint(step)
         if step % self.config.metrics.every and step != stage.stop:
             return

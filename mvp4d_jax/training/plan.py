@@ -70,7 +70,7 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A config, resolved."""
 
     transformer: TransformerConfig
@@ -91,7 +91,7 @@ class Plan:
         """The stage that takes the update after `step` updates."""
         return next((stage for stage in self.stages if step < stage.stop), self.stages[-1])
 
-    def for_stage(self, stage: Stage) -> Plan:
+    def for_stage(self, stage: Stage) -> TrainingPlan:
         """The plan with what a stage has of its own: mesh, remat, shift of the noise schedule."""
         shift = self.loss.snr_shift if stage.snr_shift is None else stage.snr_shift
         if shift == BY_TOKENS:
@@ -128,27 +128,14 @@ class Plan:
         return rate
 
 
-def resolve(config: ml_collections.ConfigDict) -> Plan:
+def resolve(config: ml_collections.ConfigDict) -> TrainingPlan:
     """Reads and checks a config.
 
     Raises:
       UserError: naming the field at fault.
     """
     autoencoder = AutoencoderConfig.named(config.autoencoder_size)
-    ratio = autoencoder.spatial_compression_ratio
-    if config.conditioning.get("image_to_latent", ratio) != ratio:
-        raise UserError(
-            "config.conditioning.image_to_latent",
-            f"is {config.conditioning.image_to_latent}",
-            f"leave it out: the {config.autoencoder_size} autoencoder makes it {ratio}",
-        )
-    conditioning = _options(ConditioningConfig, config.conditioning, "conditioning")
-    conditioning = dataclasses.replace(
-        conditioning,
-        image_to_latent=ratio,
-        temporal_stride=autoencoder.temporal_compression_ratio,
-        painted=autoencoder.latent_channels if conditioning.painted else 0,
-    )
+    conditioning = _conditioning(config, autoencoder)
     transformer = _transformer(config, conditioning)
     if transformer.latent_channels != autoencoder.latent_channels:
         raise UserError(
@@ -158,11 +145,55 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
             "use the same size",
         )
     optimiser = _options(OptimiserOptions, config.optimiser, "optimiser")
+    loss = _loss(config, conditioning)
+    stages = _stages(config, autoencoder, transformer, optimiser)
+    return TrainingPlan(
+        transformer,
+        autoencoder,
+        conditioning,
+        optimiser,
+        loss,
+        _options(SamplingOptions, config.sampling, "sampling"),
+        stages,
+        tuple(config.mesh),
+        _options(DistillOptions, config.get("distill", ml_collections.ConfigDict()), "distill"),
+    )
+
+
+def _conditioning(config: ml_collections.ConfigDict, autoencoder: AutoencoderConfig) -> ConditioningConfig:
+    """The maps' config with what the autoencoder decides: their size beside pictures, in time, and painted channels."""
+    ratio = autoencoder.spatial_compression_ratio
+    if config.conditioning.get("image_to_latent", ratio) != ratio:
+        raise UserError(
+            "config.conditioning.image_to_latent",
+            f"is {config.conditioning.image_to_latent}",
+            f"leave it out: the {config.autoencoder_size} autoencoder makes it {ratio}",
+        )
+    conditioning = _options(ConditioningConfig, config.conditioning, "conditioning")
+    return dataclasses.replace(
+        conditioning,
+        image_to_latent=ratio,
+        temporal_stride=autoencoder.temporal_compression_ratio,
+        painted=autoencoder.latent_channels if conditioning.painted else 0,
+    )
+
+
+def _loss(config: ml_collections.ConfigDict, conditioning: ConditioningConfig) -> LossOptions:
     loss = _options(LossOptions, config.loss, "loss")
     if loss.photo and not conditioning.painted:
         raise UserError(
             "config.loss.photo", f"is {loss.photo:g} without config.conditioning.painted", "set that too, or 0 here"
         )
+    return loss
+
+
+def _stages(
+    config: ml_collections.ConfigDict,
+    autoencoder: AutoencoderConfig,
+    transformer: TransformerConfig,
+    optimiser: OptimiserOptions,
+) -> tuple[Stage, ...]:
+    """The stages of the curriculum, in the order they run."""
     stages, start = [], 0
     if not set(config.curriculum) <= set(config.stages) or len(set(config.curriculum)) != len(config.curriculum):
         raise UserError(
@@ -172,7 +203,7 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
         )
     for name in config.curriculum:  # a ConfigDict keeps its keys in alphabetical order
         stage = _stage(name, start, config.stages[name], autoencoder.temporal_compression_ratio)
-        multiple = ratio * transformer.patch_size
+        multiple = autoencoder.spatial_compression_ratio * transformer.patch_size
         if stage.image_size % multiple:
             raise UserError(
                 f"config.stages.{name}.image_size", f"is {stage.image_size}", f"choose a multiple of {multiple}"
@@ -183,17 +214,7 @@ def resolve(config: ml_collections.ConfigDict) -> Plan:
         start = stage.stop
     if not stages or start < 1:
         raise UserError("config.stages", "have no steps", "give at least one stage with steps")
-    return Plan(
-        transformer,
-        autoencoder,
-        conditioning,
-        optimiser,
-        loss,
-        _options(SamplingOptions, config.sampling, "sampling"),
-        tuple(stages),
-        tuple(config.mesh),
-        _options(DistillOptions, config.get("distill", ml_collections.ConfigDict()), "distill"),
-    )
+    return tuple(stages)
 
 
 def _transformer(config: ml_collections.ConfigDict, conditioning: ConditioningConfig) -> TransformerConfig:
@@ -288,7 +309,7 @@ def autoencoder_folder(config: ml_collections.ConfigDict) -> Path | None:
     return folder
 
 
-def check_prepare(config: ml_collections.ConfigDict, plan: Plan) -> None:
+def check_prepare(config: ml_collections.ConfigDict, plan: TrainingPlan) -> None:
     """Raises UserError where shards of `config.prepare` would serve no stage of the config."""
     sizes = sorted({stage.image_size for stage in plan.stages})
     if config.prepare.image_size not in sizes:
@@ -316,7 +337,7 @@ def validates(config: ml_collections.ConfigDict) -> bool:
     return bool(config.data.validation_shards) and config.validation.batches > 0
 
 
-def check_batches(plan: Plan, devices: Sequence[jax.Device] | None = None, *, validated: bool = False) -> None:
+def check_batches(plan: TrainingPlan, devices: Sequence[jax.Device] | None = None, *, validated: bool = False) -> None:
     """Raises UserError for a batch of any stage, or a micro-batch of it, that the stage's mesh does not divide.
 
     Args:
@@ -337,7 +358,7 @@ def check_batches(plan: Plan, devices: Sequence[jax.Device] | None = None, *, va
             parallel.check_batch(mesh, modality.batch, f"{where}, which validation takes in stage '{stage.name}', too")
 
 
-def batch_shapes(plan: Plan, stage: Stage, modality: Modality, layout: jax.sharding.Sharding) -> dict[str, Any]:
+def batch_shapes(plan: TrainingPlan, stage: Stage, modality: Modality, layout: jax.sharding.Sharding) -> dict[str, Any]:
     """The model's inputs of one step, as shapes with shardings."""
     size, channels = plan.latent_size(stage), plan.autoencoder.latent_channels
     b, v, n, cc = modality.batch, modality.views, modality.latents, plan.transformer.conditioning_channels

@@ -28,7 +28,7 @@ from mvp4d_jax.models.autoencoder import compiler_options
 from mvp4d_jax.models.checkpoint import load_autoencoder
 from mvp4d_jax.training.feed import Feed
 from mvp4d_jax.training.metrics import MetricsLog
-from mvp4d_jax.training.plan import Plan, autoencoder_folder, batch_shapes, validates
+from mvp4d_jax.training.plan import TrainingPlan, autoencoder_folder, batch_shapes, validates
 from mvp4d_jax.training.state import ModelTemplate, TrainState
 from mvp4d_jax.training.step import loss_of, noisy_batch
 
@@ -47,7 +47,7 @@ class Validation:
     def __init__(
         self,
         config: ml_collections.ConfigDict,
-        plan: Plan,
+        plan: TrainingPlan,
         template: ModelTemplate,
         held_out: list[Shards],
         mesh: Mesh,
@@ -150,7 +150,7 @@ class Validation:
         return float(np.mean(np.square(made - truth)))
 
 
-def make_sample(plan: Plan, template: ModelTemplate, steps: int, guidance_scale: float) -> jax.stages.Wrapped:
+def make_sample(plan: TrainingPlan, template: ModelTemplate, steps: int, guidance_scale: float) -> jax.stages.Wrapped:
     """The jitted (params, key, conditions) -> latents [V, L, h, w, C]: all views of one sample, denoised from noise.
 
     Under the template's mesh. `conditions` are placed on every device; latent frames given clean come out unchanged.

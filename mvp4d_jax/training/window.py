@@ -58,7 +58,7 @@ class StepTimes:
         return dict(zip(self._names, times.tolist()))
 
 
-class Window:
+class MetricsWindow:
     """Sums between two lines of metrics.
 
     Args:

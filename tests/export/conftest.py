@@ -48,7 +48,7 @@ def egg(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def sharp(tmp_path_factory) -> Capture:
-    """The egg's first moment from 18 sides, twice as sharp as its capture."""
+    """The egg's first frame from 18 sides, twice as sharp as its capture."""
     return Capture.open(write_capture(tmp_path_factory.mktemp("sharp") / "capture", views=18, frames=1, size=SIDE))
 
 

@@ -41,7 +41,7 @@ def small_config(**changes) -> DistillConfig:
         **{
             "avatar": avatar,
             "steps": STEPS,
-            "moments": 1,
+            "frames_per_step": 1,
             "views": 3,
             "start_gaussians": 1600,
             "max_gaussians": 2000,

@@ -29,6 +29,6 @@ def portrait_of(capture: Capture, views: list[int]) -> Portrait:
 
 
 def photo_fit(egg, portrait: Portrait, **changes) -> Distiller:
-    config = small_config(**{"photos": PHOTOS, "moments": 3, "max_gaussians": 3500, **changes})
+    config = small_config(**{"photos": PHOTOS, "frames_per_step": 3, "max_gaussians": 3500, **changes})
     config = dataclasses.replace(config, avatar=dataclasses.replace(config.avatar, antialiased=True))
     return Distiller(Dataset.load(Capture.open(egg)), config, photos=Photos.load(portrait, SIDE))

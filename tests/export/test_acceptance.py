@@ -147,13 +147,13 @@ def check_realtime(folder, device):
     from mvp4d_export.avatar import Avatar
     from mvp4d_export.cameras import camera_path
     from mvp4d_export.realtime import RealtimeRenderer
-    from mvp4d_export.render import plan_shot, render_frames
+    from mvp4d_export.render import plan_frames, render_frames
     from mvp4d_export.rig import Pose
 
     avatar = Avatar.load(folder, device)
     pose = Pose.of(read_motion(folder / "motion.npz").motion, device)
     path = camera_path("orbit:360x6", (48, 56), 6)
-    expected = [rgb for rgb, _ in render_frames(avatar, plan_shot(pose, path, (48, 56)))]
+    expected = [rgb for rgb, _ in render_frames(avatar, plan_frames(pose, path, (48, 56)))]
     renderer = RealtimeRenderer(avatar, 56, 48)
     for frame in range(6):
         renderer.advance(pose[frame : frame + 1], torch.from_numpy(path.viewmats[frame]).to(device))

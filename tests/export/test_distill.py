@@ -45,12 +45,12 @@ def test_fit_beats_its_start_on_views_and_times_it_never_saw(egg, fitted):
 
 
 def test_groups_that_show_nobody_are_left_out_of_the_scores(egg):
-    """The held-out moment is empty in all views: the fit, which is done, still gets its scores."""
+    """The held-out frame is empty in all views: the fit, which is done, still gets its scores."""
     data = load(egg, hold_views=1, hold_times=1)
-    data.usable[:, data.held_times] = False
+    data.usable[:, data.held_frames] = False
     scores = score(Distiller(data, small_config()))
     assert set(scores) == {"fitted", "held_views"}
-    assert scores["held_views"]["pictures"] == len(data.train_times)
+    assert scores["held_views"]["pictures"] == len(data.train_frames)
 
 
 def test_start_covers_what_the_rig_does_not(egg):
@@ -70,7 +70,7 @@ def test_start_covers_what_the_rig_does_not(egg):
 
 def test_resumed_fit_equals_an_uninterrupted_one(egg, tmp_path, capsys):
     schedule = densify.DensifyConfig(rounds=2, start=0.2, stop=0.8)
-    config = small_config(steps=12, moments=2, views=1, densify=schedule)
+    config = small_config(steps=12, frames_per_step=2, views=1, densify=schedule)
     whole = Distiller(load(egg), config)
     for _ in range(12):
         whole.train_step()
@@ -104,7 +104,7 @@ def test_resumed_fit_equals_an_uninterrupted_one(egg, tmp_path, capsys):
 def test_a_signal_in_the_middle_of_a_step_leaves_whole_steps(egg, tmp_path, monkeypatch):
     """It comes while the set of Gaussians changes; the run that goes on ends as an undisturbed one."""
     schedule = densify.DensifyConfig(rounds=2, start=0.2, stop=0.8)
-    config = small_config(steps=10, moments=1, views=1, densify=schedule)
+    config = small_config(steps=10, frames_per_step=1, views=1, densify=schedule)
     whole, stopped, again = (Distiller(load(egg), config) for _ in range(3))
     for _ in range(10):
         whole.train_step()
@@ -124,9 +124,9 @@ def test_a_signal_in_the_middle_of_a_step_leaves_whole_steps(egg, tmp_path, monk
         torch.testing.assert_close(again.parameters()[name], value, rtol=0, atol=0)
 
 
-def test_a_step_takes_the_mean_gradient_of_its_moments(egg):
+def test_a_step_takes_the_mean_gradient_of_its_samples(egg):
     """Adam's first moment after one step is a tenth of the gradient that it was given."""
-    fit = Distiller(load(egg), small_config(moments=2, views=2))
+    fit = Distiller(load(egg), small_config(frames_per_step=2, views=2))
     parts = [fit.sample(*fit.choose(index), fit.backdrop(index), 0.0, False) for index in range(2)]
     names = list(fit.parameters())
     fit.train_step()
@@ -153,11 +153,11 @@ def test_pictures_are_laid_on_another_background_by_their_masks(egg):
     assert Distiller(data, small_config()).backdrop(0) is None
 
 
-def test_every_moment_comes_once_per_round_and_held_out_ones_never(egg):
+def test_every_frame_comes_once_per_round_and_held_out_ones_never(egg):
     data = load(egg, hold_views=2, hold_times=2)
     fit = Distiller(data, small_config())
     chosen = [fit.choose(step) for step in range(8)]
-    assert sorted(moment for moment, _ in chosen[:4]) == data.train_times == sorted(m for m, _ in chosen[4:])
+    assert sorted(frame for frame, _ in chosen[:4]) == data.train_frames == sorted(m for m, _ in chosen[4:])
     assert all(set(views) <= set(data.train_views) and len(set(views)) == 3 for _, views in chosen)
 
 

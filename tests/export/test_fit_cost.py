@@ -104,18 +104,18 @@ def test_photos_and_turned_views_are_pooled_once_per_level(egg, tmp_path):
     assert (moved - camera).abs().max() > 1e-3 and (other.expression - pose.expression).abs().max() > 0.05
 
 
-def test_a_moments_expression_is_told_once(egg):
+def test_a_frames_expression_is_told_once(egg):
     """It is the rig's offsets from rest without the neck, after steps as before; what is kept changes no sample."""
     data = Dataset.load(Capture.open(egg))
     fit = Distiller(data, small_config(steps=4))
     for _ in range(4):
         fit.train_step()
-    for moment in data.train_times:
-        kept = fit._expression_image(moment)
-        still = dataclasses.replace(data.pose[moment : moment + 1], neck=torch.zeros(1, 3))
+    for frame in data.train_frames:
+        kept = fit._expression_image(frame)
+        still = dataclasses.replace(data.pose[frame : frame + 1], neck=torch.zeros(1, 3))
         off = fit.avatar.gather(fit.avatar.rig(still)[0][0] - fit.avatar.rig.template) / EXPRESSION_UNIT
         torch.testing.assert_close(kept.flatten(1)[:, fit.avatar.mesh_pixels].T, off, atol=0, rtol=0)
-        assert fit._expression_image(moment) is kept
+        assert fit._expression_image(frame) is kept
     chosen = *fit.choose(0), fit.backdrop(0), 0.5, True
     kept = fit.sample(*chosen)
     fit._images.clear()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from photo_world import photo_fit, portrait_of
 
-from mvp4d_export.free_space import Shot, agreeing
+from mvp4d_export.free_space import PosedPhoto, agreeing
 from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.seeding import project_points
 
@@ -21,22 +21,22 @@ def shots(egg, sharp):
     found = []
     for index, (picture, depth) in enumerate(zip(photos.pictures, fit.photos.depths)):
         bare = PhotoDepth(depth.surface, depth.surface.depth, torch.zeros_like(depth.off))
-        found.append(Shot(picture, photos.pose[index : index + 1], photos.viewmats[index], bare))
+        found.append(PosedPhoto(picture, photos.pose[index : index + 1], photos.viewmats[index], bare))
     return fit.avatar, found
 
 
-def lifted(shot: Shot, where: torch.Tensor) -> Shot:
+def lifted(photo: PosedPhoto, where: torch.Tensor) -> PosedPhoto:
     """The same with what lies `where` [S, S] bool before the rig."""
-    depth = shot.shown.depth - LIFT * where
-    return dataclasses.replace(shot, shown=PhotoDepth(shot.shown.surface, depth, where))
+    depth = photo.shown.depth - LIFT * where
+    return dataclasses.replace(photo, shown=PhotoDepth(photo.shown.surface, depth, where))
 
 
-def before_the_rig(shot: Shot, depth: torch.Tensor, other: Shot) -> torch.Tensor:
+def before_the_rig(photo: PosedPhoto, depth: torch.Tensor, other: PosedPhoto) -> torch.Tensor:
     """Metres [M] that a photo's pixels with a finite `depth` [S, S] are before the rig in another one, where it
     shows the rig squarely: at its outline neighbouring pixels are centimetres apart."""
     rows, columns = torch.isfinite(depth).nonzero().unbind(1)
-    rays = torch.stack((columns + 0.5, rows + 0.5, torch.ones(len(rows))), 1) @ torch.linalg.inv(shot.picture.K).T
-    points = (rays * depth[rows, columns, None] - shot.matrix[:3, 3]) @ shot.matrix[:3, :3]
+    rays = torch.stack((columns + 0.5, rows + 0.5, torch.ones(len(rows))), 1) @ torch.linalg.inv(photo.picture.K).T
+    points = (rays * depth[rows, columns, None] - photo.matrix[:3, 3]) @ photo.matrix[:3, :3]
     pixels, there = project_points(points, other.matrix, other.picture.K)  # both photos are of one frame
     columns, rows = pixels.long().clamp(0, other.picture.side - 1).unbind(1)
     surface = other.shown.surface

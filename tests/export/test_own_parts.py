@@ -27,7 +27,7 @@ MOST = 20_000  # Gaussians
 
 @pytest.fixture(scope="module")
 def fit(skin_and_eyes, tmp_path_factory) -> Distiller:  # noqa: F811
-    """Four views of two moments, the mouth shut and open, and a photo of the first."""
+    """Four views of two frames, the mouth shut and open, and a photo of the first."""
     avatar = skin_and_eyes
     names = avatar.rig.expression_names
     expression = np.zeros((2, len(names)), np.float32)
@@ -78,12 +78,12 @@ def test_the_heads_own_is_known_to_the_finest_pixel(fit):
 
 def test_only_an_open_mouth_takes_its_place_in_views(fit):
     white = torch.ones(2, SIDE, SIDE, 3)
-    for moment, most in ((0, 0.001), (1, 1.0)):
-        pictures, mouths = fit.photos.with_own_mouths(white, moment, [0, 2])
+    for frame, most in ((0, 0.001), (1, 1.0)):
+        pictures, mouths = fit.photos.with_own_mouths(white, frame, [0, 2])
         front, back = mouths.mean((1, 2)).tolist()
-        assert back == 0 and (front < most if not moment else front > 0.003)
+        assert back == 0 and (front < most if not frame else front > 0.003)
         assert float(pictures[1].min()) == 1
-        assert not moment or float(pictures[0][mouths[0] > 0.9].mean()) < 0.5  # dark
+        assert not frame or float(pictures[0][mouths[0] > 0.9].mean()) < 0.5  # dark
 
 
 def test_the_heads_own_learns_nothing_and_the_rest_grows(fit, monkeypatch):

@@ -9,7 +9,7 @@ from export_world import RADII
 from photo_world import photo_fit, portrait_of
 from scipy import ndimage
 
-from mvp4d_export.photo_depth import Sights
+from mvp4d_export.photo_depth import GeneratedViews
 from mvp4d_export.seeding import project_points
 from mvp4d_export.sheet import on_sheet
 from mvp4d_export.thickness import PLACES, Thickness, centres
@@ -81,7 +81,7 @@ def test_nothing_floats_before_the_face(looked):
 
 def test_outlines_tell_how_thick_hair_is_and_that_skin_is_bare(looked):
     fit, _, _, _, _ = looked
-    sights = Sights(fit.avatar, fit.data, torch.ones(3))
+    sights = GeneratedViews(fit.avatar, fit.data, torch.ones(3))
     skin = torch.tensor(SKIN)
     thickness = Thickness.of_all(sights.outlines(skin))
     places = centres(fit.avatar)

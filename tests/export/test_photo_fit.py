@@ -44,7 +44,7 @@ def test_photos_sharpen_what_they_show_and_spoil_nothing_else(egg, sharp):
             )
         return float(psnr(drawn.rgb.clamp(0, 1), truth.batch([view], 0)[0]))
 
-    config = small_config(moments=2, steps=120)
+    config = small_config(frames_per_step=2, steps=120)
     plain = Distiller(
         Dataset.load(Capture.open(egg)),
         dataclasses.replace(config, avatar=dataclasses.replace(config.avatar, antialiased=True)),
@@ -222,6 +222,12 @@ def test_a_stopped_fit_with_photos_goes_on_as_if_it_had_not(egg, sharp, tmp_path
         first.train_step()
     save_checkpoint(first, tmp_path)
     assert load_checkpoint(second, tmp_path)
+    kept = first.photos.state()
+    assert set(kept) == {"fixed", "shown", "pitch", "across", "claims", "corrections"}
+    for name, value in second.photos.state().items():
+        assert torch.equal(value, kept[name]), name
+    first.photos.look()
+    assert not torch.equal(first.photos.across, kept["across"])  # places have changed: measured anew it differs
     second.train_step()
     for mine, theirs in zip(second.limits, whole.limits):
         assert torch.equal(mine, theirs)
@@ -376,14 +382,14 @@ def test_a_photo_tells_nothing_of_what_another_one_sees(egg, sharp):
 
 def test_every_other_sample_of_a_photo_is_a_turned_view(egg, sharp, monkeypatch):
     """Of two photos each in turn, first as it is, then from one of four sides; every third step is of photos alone, and
-    between them views go round the moments."""
+    between them views go round the frames."""
     fit = photo_fit(egg, portrait_of(sharp, [0, 1]))
-    drawn, moments, kinds = [], [], []
+    drawn, frames, kinds = [], [], []
     monkeypatch.setattr(fit, "photo_sample", lambda index, *rest: (drawn.append((index, rest[-1])), kinds.append(1)))
-    monkeypatch.setattr(fit, "sample", lambda moment, *_: (moments.append(moment), kinds.append(0)))
+    monkeypatch.setattr(fit, "sample", lambda frame, *_: (frames.append(frame), kinds.append(0)))
     for index in range(3 * 18):
         fit.draw(index, 0.5, False)
     assert drawn[:16] == [(photo, turn) for which in range(4) for turn in (None, which) for photo in (0, 1)]
     assert kinds == [kind for _ in range(6) for kind in (0, 0, 1) for _ in range(3)]
-    times = fit.data.train_times
-    assert sorted(moments[: len(times)]) == sorted(times)
+    fitted_frames = fit.data.train_frames
+    assert sorted(frames[: len(fitted_frames)]) == sorted(fitted_frames)

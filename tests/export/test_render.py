@@ -24,7 +24,7 @@ from mvp4d_export.avatar import Avatar
 from mvp4d_export.cameras import camera_path
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.distill import Distiller
-from mvp4d_export.render import plan_shot, render_frames
+from mvp4d_export.render import plan_frames, render_frames
 from mvp4d_export.rig import Pose
 
 
@@ -72,14 +72,14 @@ def test_shots_walk_still_cameras_and_follow_moving_ones():
     from mvp4d.core.heads.motion import Motion
 
     pose = Pose.of(Motion.still(3, 2))
-    assert plan_shot(pose, camera_path("orbit:360x5", (48, 48), 3), (48, 48)).pairs == [
+    assert plan_frames(pose, camera_path("orbit:360x5", (48, 48), 3), (48, 48)).pairs == [
         (0, 0),
         (1, 1),
         (2, 2),
         (0, 3),
         (1, 4),
     ]
-    assert plan_shot(pose, camera_path("turn:360", (48, 48), 3), (48, 48)).pairs == [(0, 0), (1, 1), (2, 2)]
+    assert plan_frames(pose, camera_path("turn:360", (48, 48), 3), (48, 48)).pairs == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_a_given_motion_is_filmed_whole_from_the_front(fitted, egg, tmp_path, capsys):
@@ -203,7 +203,7 @@ def test_video_shows_the_frames(fitted, tmp_path):
     frames = [np.frombuffer(data, np.uint8).reshape(48, 48, 3) for data in reader]
     avatar = Avatar.load(fitted[0])
     pose = Pose.of(read_motion(fitted[0] / "motion.npz").motion)
-    shot = plan_shot(pose, camera_path("orbit:360x3", (48, 48), 6), (48, 48))
+    shot = plan_frames(pose, camera_path("orbit:360x3", (48, 48), 6), (48, 48))
     expected = [rgb.numpy() * 255 for rgb, _ in render_frames(avatar, shot)]
     assert len(frames) == 3
     for got, want in zip(frames, expected):

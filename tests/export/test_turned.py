@@ -20,7 +20,7 @@ SIDE = 96
 
 @pytest.fixture(scope="module")
 def turned(tmp_path_factory) -> Dataset:
-    """The egg's first moment from 18 sides."""
+    """The egg's first frame from 18 sides."""
     return Dataset.load(
         Capture.open(write_capture(tmp_path_factory.mktemp("turned") / "capture", views=18, frames=1, size=SIDE))
     )

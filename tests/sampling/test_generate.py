@@ -14,7 +14,7 @@ from mvp4d.core.capture.portrait import read_portrait
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.sampling import generate, photo_detail
-from mvp4d_jax.sampling.temporal_filter import Sight, joined, steady
+from mvp4d_jax.sampling.temporal_filter import RigView, joined, steady
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_with_the_temporal_filter_they_are_the_same_views_joined_and_filtered(re
     for view in range(2):
         camera = capture.cameras[view]
         raster = rasterize(camera, vertices, capture.head.faces, (SIZE, SIZE))
-        sight = Sight.of(capture.head, camera, vertices, raster)
+        sight = RigView.of(capture.head, camera, vertices, raster)
         whole = joined(capture.head, sight, plain.frames(view), [5])  # frames 0 to 4, then on from the last of them
         assert np.abs(whole.astype(int) - plain.frames(view)).max() > 0
         expected = steady(capture.head, sight, whole, 0, capture.frame_count)

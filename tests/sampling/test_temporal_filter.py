@@ -11,7 +11,7 @@ from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.sampling.finish import Finisher, Finishing, enlarged
-from mvp4d_jax.sampling.temporal_filter import KERNEL, REACH, Sight, joined, steady
+from mvp4d_jax.sampling.temporal_filter import KERNEL, REACH, RigView, joined, steady
 
 INSIDE = slice(10, -10)  # off the plate's outline
 KINDS = ("still", "moving")
@@ -35,7 +35,7 @@ def sight_of(head, motion, views):
     raster = rasterize(
         jax.tree.map(lambda array: np.asarray(array, np.float32), views), vertices, head.faces, (SIZE, SIZE)
     )
-    return Sight.of(head, views, vertices, raster)
+    return RigView.of(head, views, vertices, raster)
 
 
 def filtered(head, motion, views, frames):

@@ -13,7 +13,7 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking import portrait as tracking
-from mvp4d_jax.tracking.portrait import Shot, assemble, draw_faces, frontal_angle, settle, track_portrait
+from mvp4d_jax.tracking.portrait import FittedPhoto, assemble, draw_faces, frontal_angle, settle, track_portrait
 from tests.tracking.test_solve import CAMERA, SIZE, moving, observe
 
 ROTATIONS = ([0.05, 0.5, 0.0], [0.0, 0.1, 0.0])
@@ -120,7 +120,7 @@ def test_inputs_that_do_not_fit(photos, builtin, options, message):
 def test_a_mask_that_leaves_out_the_head(portrait, alpha):
     photo = portrait.photos[0]
     alpha = np.zeros_like(photo[..., 3]) if alpha == 0 else 255 - photo[..., 3]
-    shot = Shot("0.png", photo[..., :3], alpha, portrait.camera[0], portrait.motion[:1])
+    shot = FittedPhoto("0.png", photo[..., :3], alpha, portrait.camera[0], portrait.motion[:1])
     with pytest.raises(UserError, match=r"0\.png: its mask, or its own transparency, keeps \d+% of the head; white"):
         assemble([shot], portrait.head, cut=False)
     assemble([dataclasses.replace(shot, alpha=photo[..., 3])], portrait.head, cut=False)
@@ -134,7 +134,7 @@ def test_no_photo():
 def test_a_face_at_rest_sneers_for_no_photo(builtin):
     """What photos have of a sneer on the mean becomes the head's; every photo's face stays what it was."""
     shots = [
-        Shot(
+        FittedPhoto(
             "a.png",
             np.zeros((8, 8, 3), np.uint8),
             np.zeros((8, 8), np.uint8),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvp4d_jax.training import window as module
-from mvp4d_jax.training.window import StepTimes, Window, Work
+from mvp4d_jax.training.window import MetricsWindow, StepTimes, Work
 
 
 def test_times_by_kind_from_windows_that_mix_them():
@@ -31,7 +31,7 @@ def test_rates_of_a_window(monkeypatch):
     """Two kinds, 10 s: rates against sums done by hand."""
     clock = iter([0.0, 10.0, 10.0])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
-    window = Window({"a": Work(8, 800, 3e12, 4e12), "b": Work(2, 400, 6e12, 9e12)}, peak=10e12)
+    window = MetricsWindow({"a": Work(8, 800, 3e12, 4e12), "b": Work(2, 400, 6e12, 9e12)}, peak=10e12)
     for kind, loss in (("a", 1.0), ("b", 2.0), ("a", 3.0)):
         window.add(kind, {"loss": jnp.float32(loss), "gradient_norm": 0.5, "learning_rate": 1e-4, "finite": True})
     assert window.fetch() is None
@@ -45,7 +45,7 @@ def test_rates_of_a_window(monkeypatch):
 
 
 def test_the_first_step_that_was_not_finite_is_told():
-    window = Window({"a": Work(1, 1, 1.0, 1.0)}, peak=1.0)
+    window = MetricsWindow({"a": Work(1, 1, 1.0, 1.0)}, peak=1.0)
     for loss, finite in ((1.0, True), (np.nan, False), (2.0, False)):
         window.add("a", {"loss": jnp.float32(loss), "gradient_norm": jnp.float32(3.0), "finite": jnp.bool_(finite)})
     back, values = window.fetch()
@@ -55,7 +55,7 @@ def test_the_first_step_that_was_not_finite_is_told():
 
 def test_nothing_is_fetched_while_steps_are_sent():
     """Under a guard against copies to the host; `fetch` alone makes them."""
-    window = Window({"a": Work(1, 1, 1.0, 1.0)}, peak=1.0)
+    window = MetricsWindow({"a": Work(1, 1, 1.0, 1.0)}, peak=1.0)
     losses = [jnp.float32(value) for value in range(6)]
     finite = jnp.bool_(True)
     with jax.transfer_guard_device_to_host("disallow"):
