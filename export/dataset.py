@@ -123,8 +123,6 @@ class Dataset:
         """Indices of at most so many of the fitted frames, evenly spaced."""
         return self.train_frames[:: -(-len(self.train_frames) // most)]
 
-    moments = spread_frames  # the name that hem.py calls it by
-
     def batch(
         self, views: list[int], frame: int, level: int = 0, background: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:

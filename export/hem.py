@@ -39,12 +39,12 @@ LINKED = 0.003, 2.0  # Gaussians hang together within so many metres and standar
 FAINT = 0.05  # opacity that one has at least
 FEW = 32  # Gaussians that tell no end
 REACH = 1.0  # standard deviations to which a Gaussian reaches
-MOMENTS = 9  # of the capture that are looked at, at most
+FRAMES = 9  # of the capture that are looked at, at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Edges:
-    """Pictures of one moment, and where they end.
+    """Pictures of one video frame, and where they end.
 
     Attributes:
       pose: one frame. viewmats: [V, 4, 4]. Ks: [V, 3, 3].
@@ -60,11 +60,13 @@ class Edges:
 
     @classmethod
     def of_capture(cls, data: Dataset) -> Iterator[Edges]:
-        """The views that are fitted, at moments spread over their time."""
+        """The views that are fitted, at frames spread over their time."""
         height, width = data.size
-        for time in data.moments(MOMENTS):
-            views = [view for view in data.train_views if data.usable[view, time]]
-            yield cls(data.pose[time : time + 1], data.viewmats[views, time], data.Ks[views, time], 0, width, height)
+        for frame in data.spread_frames(FRAMES):
+            views = [view for view in data.train_views if data.usable[view, frame]]
+            yield cls(
+                data.pose[frame : frame + 1], data.viewmats[views, frame], data.Ks[views, frame], 0, width, height
+            )
 
     @classmethod
     def of_photo(cls, picture: Picture, pose: Pose, viewmat: Tensor) -> Edges:

@@ -115,15 +115,15 @@ class OwnMouths:
 
     def __init__(self, avatar: Avatar, data: Dataset):
         self.avatar, self.data = avatar, data
-        # (moment, view) -> rows and columns of the mouth and what `_look` has there; None where none shows.
+        # (frame, view) -> rows and columns of the mouth and what `_look` has there; None where none shows.
         # Whole pictures would fill a GPU.
         self._found: dict[tuple[int, int], tuple[slice, slice, Tensor, Tensor] | None] = {}
 
     @torch.no_grad()
     def __call__(
-        self, pictures: Tensor, moment: int, views: list[int], fixed: Tensor, gain: Tensor
+        self, pictures: Tensor, frame: int, views: list[int], fixed: Tensor, gain: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Pictures [B, h, w, 3] of a moment with it, and [B, h, w] where it is.
+        """Pictures [B, h, w, 3] of a frame with it, and [B, h, w] where it is.
 
         Args:
           fixed: [G] bool, the head's own Gaussians. gain: [B, 1, 1, 3] that turns their colours into the views'.
@@ -131,9 +131,9 @@ class OwnMouths:
         size = pictures.shape[1:3]
         whole = pictures.new_zeros(len(views), 4, *self.data.size)  # mouth, and its colours
         for index, view in enumerate(views):
-            if (moment, view) not in self._found:
-                self._found[moment, view] = self._look(moment, view, fixed)
-            found = self._found[moment, view]
+            if (frame, view) not in self._found:
+                self._found[frame, view] = self._look(frame, view, fixed)
+            found = self._found[frame, view]
             if found is not None:
                 rows, columns, inside, colours = found
                 whole[index, 0, rows, columns] = inside
@@ -143,10 +143,10 @@ class OwnMouths:
         # Averaged over pixels with and without a mouth, colours carry its share already.
         return pictures * (1 - mouths) + own, mouths[..., 0]
 
-    def _look(self, moment: int, view: int, fixed: Tensor) -> tuple[slice, slice, Tensor, Tensor] | None:
+    def _look(self, frame: int, view: int, fixed: Tensor) -> tuple[slice, slice, Tensor, Tensor] | None:
         """Where a view has the inside of the mouth, [h, w] 1 there, and [h, w, 3] how the head has it, 0 beside it."""
         (height, width), data, avatar = self.data.size, self.data, self.avatar
-        pose, viewmat, K = data.pose[moment : moment + 1], data.viewmats[view, moment], data.Ks[view, moment]
+        pose, viewmat, K = data.pose[frame : frame + 1], data.viewmats[view, frame], data.Ks[view, frame]
         inside = shows_parts(avatar, pose, viewmat, K, max(height, width), INTERIOR)[:height, :width].float()
         places = inside.nonzero()
         if not len(places):
