@@ -311,7 +311,7 @@ class Distiller:
         config = self.config.densify
         generator = _generator(self.seed, 3, self.step_done)
         if config.strategy == "mcmc" and self.step_done < config.stop * self.config.steps:
-            densify.mcmc_noise(self.avatar, splats, rate, config, generator)
+            densify.mcmc_noise(self.avatar, splats, rate, config, generator, self._fixed())
         if not config.due(self.step_done, self.config.steps):
             return
         limit = self.config.max_gaussians
