@@ -15,7 +15,7 @@ from mvp4d.core.cameras.rigs import attach_to_head, camera_rig, rig_names
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.capture.portrait import Portrait, is_person, open_person, read_portrait
-from mvp4d.core.driving import load_motion
+from mvp4d.core.driving import check_motion, load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import HeadModel
@@ -155,16 +155,11 @@ def pick_motion(motion: Motion | Capture | Pathlike, head: HeadModel, frames: in
     A Motion is taken as one of `head`; a file or capture is matched by expression names.
 
     Raises:
-      UserError: unreadable, or fewer frames than asked for.
+      UserError: unreadable, of another head, or fewer frames than asked for.
     """
     if isinstance(motion, Motion):
+        check_motion(motion, head)
         found, notice = motion, ""
-        if np.shape(motion.expression)[1] != head.expression_count:
-            raise UserError(
-                "`motion`",
-                f"has {np.shape(motion.expression)[1]} expressions, head '{head.name}' {head.expression_count}",
-                "give a motion of this head, or a file, which names its own",
-            )
     else:
         found, notice = load_motion(motion.path if isinstance(motion, Capture) else motion, head)
     if frames is not None and not 1 <= frames <= found.frame_count:
