@@ -70,10 +70,11 @@ class Distiller:
         self.data, self.config, self.seed = data, config, seed
         self.device = data.pictures.device
         self.lpips = lpips.to(self.device) if lpips is not None else None
-        torch.manual_seed(seed)  # the net's initial weights
         finest = data.pixel_pitch if photos is None else min(data.pixel_pitch, float(photos.pitch.min()))
         avatar = dataclasses.replace(config.avatar, pitch=finest)
-        self.avatar = Avatar(avatar, data.capture.head, frames=data.capture.frame_count).to(self.device)
+        with torch.random.fork_rng(devices=[]):  # the caller's own stays as it is
+            torch.default_generator.manual_seed(seed)  # the net's initial weights
+            self.avatar = Avatar(avatar, data.capture.head, frames=data.capture.frame_count).to(self.device)
         self.on_hull = initialise(self.avatar, data, config.start_gaussians, seed)
         self.photos = None
         if photos is not None:

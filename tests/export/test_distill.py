@@ -101,6 +101,27 @@ def test_resumed_fit_equals_an_uninterrupted_one(egg, tmp_path, capsys):
     assert not load_checkpoint(Distiller(data, config), tmp_path)
 
 
+def test_a_fit_leaves_the_callers_random_numbers_alone(egg):
+    """Its own are those of its seed, whatever the caller drew before."""
+    config, data = small_config(steps=2, densify=densify.DensifyConfig(strategy="mcmc", rounds=2, start=0.0)), load(egg)
+    fits = []
+    for others in (3, 4):
+        torch.manual_seed(others)
+        before = torch.get_rng_state()
+        fits.append(Distiller(data, config, seed=1))
+        assert torch.equal(torch.get_rng_state(), before)
+        for _ in range(2):
+            fits[-1].train_step()
+        assert torch.equal(torch.get_rng_state(), before)
+    for name, value in fits[0].parameters().items():
+        torch.testing.assert_close(fits[1].parameters()[name], value, rtol=0, atol=0)
+    torch.manual_seed(1)
+    seeded = Avatar(config.avatar, data.capture.head, frames=data.capture.frame_count)
+    torch.testing.assert_close(
+        Distiller(data, config, seed=1).avatar.net.state_dict(), seeded.net.state_dict(), rtol=0, atol=0
+    )
+
+
 def test_a_signal_in_the_middle_of_a_step_leaves_whole_steps(egg, tmp_path, monkeypatch):
     """It comes while the set of Gaussians changes; the run that goes on ends as an undisturbed one."""
     schedule = densify.DensifyConfig(rounds=2, start=0.2, stop=0.8)
