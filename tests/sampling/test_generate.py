@@ -197,6 +197,7 @@ REFUSED = {
     "unknown sampler": (["--sampler", "euler"], "sampler"),
     "unknown routing": (["--group", "1", "--routing", "star"], "--routing"),
     "mesh that is not one": (["--mesh", "many"], "--mesh"),
+    "mesh that does not divide": (["--mesh=-1,1,3"], "--mesh: (-1, 1, 3): 3 does not divide the 8 devices"),
     "clean view that is not there": (["--clean-views", "{scene}:cam77"], "cam77"),
 }
 
