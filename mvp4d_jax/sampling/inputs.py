@@ -24,9 +24,8 @@ from mvp4d.core.images import read_photo
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.release import Facts
 from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
-from mvp4d_jax.tracking.portrait import Shot, assemble
+from mvp4d_jax.tracking.portrait import Shot, assemble, check_matte
 
-MATTES = ("none", "auto")
 PHOTOS = "photos"  # as clean views: the portrait's own
 
 Pathlike = str | os.PathLike
@@ -38,7 +37,7 @@ def open_portrait(
     fit: Fit | Pathlike | None = None,
     head: str | HeadModel = "builtin",
     mask: Pathlike | None = None,
-    matte: str = "none",
+    matte: str = "auto",
 ) -> Portrait:
     """The person of a run.
 
@@ -48,16 +47,16 @@ def open_portrait(
       fit: of the photo: a Fit or a fit.npz.
       head: the head model that the fit belongs to.
       mask: a picture, white where the person is.
-      matte: "auto" cuts the person out of a photo without a mask.
+      matte: "auto" cuts the person out of a photo without a mask, "none" keeps the background.
 
     Raises:
       UserError: anything that is missing or damaged.
     """
-    if matte not in MATTES:
-        raise UserError("`matte`", f"'{matte}' is none of {', '.join(MATTES)}")
+    check_matte(matte)
     if isinstance(reference, Portrait | Capture) or Path(reference).is_dir():
         other = None if isinstance(head, str) and head == "builtin" else head
-        for name, value in (("fit", fit), ("mask", mask), ("head", other)):
+        kept = None if matte == "auto" else matte
+        for name, value in (("fit", fit), ("mask", mask), ("head", other), ("matte", kept)):
             if value is not None:
                 raise UserError(
                     f"`{name}`", "is for a photo; what is given as `reference` brings its own", "leave it out"
