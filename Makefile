@@ -10,7 +10,8 @@ export JAX_PLATFORMS ?= cpu
 
 install: $(STAMP)
 
-# torch comes first and alone: the pinned CPU build, so that no later package pulls the CUDA one.
+# torch comes first and alone, pinned. On Linux PyPI's own build is the CUDA one, of several GB; pip prefers the CPU build
+# (2.13.0+cpu) of an index that PIP_EXTRA_INDEX_URL names, see README.
 $(STAMP): pyproject.toml constraints.txt
 	@echo "== building $(VENV) (a few minutes, once)"
 	$(PYTHON) -m venv $(VENV)

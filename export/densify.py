@@ -138,16 +138,14 @@ def mcmc_round(
 ) -> Change:
     """Moves dead Gaussians onto live ones and adds up to 5 %, both drawn by opacity, keeping the picture as it is.
 
-    None that are `fixed` [G] are drawn.
+    Above `limit` dead ones go, until there are no more than that. Those that are `fixed` [G] stay and are not drawn.
     """
     opacity = splats.opacities
-    dead = opacity <= config.min_opacity
-    grown = min(limit, int(1.05 * avatar.gaussian_count) + 1)
-    count = max(0, grown - int((~dead).sum()))
+    fixed = torch.zeros_like(opacity, dtype=torch.bool) if fixed is None else fixed
+    dead = (opacity <= config.min_opacity) & ~fixed
     alive = (~dead).nonzero()[:, 0]
-    chance = opacity if fixed is None else opacity.masked_fill(fixed, 0)
-    drawn = torch.multinomial(chance[alive].cpu(), count, replacement=True, generator=generator).to(avatar.device)
-    chosen = alive[drawn]
+    grown = min(limit, int(1.05 * avatar.gaussian_count) + 1)
+    chosen = _drawn(opacity, (~dead & ~fixed).nonzero()[:, 0], grown - len(alive), generator)
     copies = torch.bincount(chosen, minlength=avatar.gaussian_count)[chosen] + 1  # the original counts
     new_opacity, shrink = relocated(opacity[chosen], copies)
     logit = torch.logit(new_opacity.clamp(config.min_opacity, 1 - 1e-6))
@@ -155,6 +153,14 @@ def mcmc_round(
     avatar.log_scale.data[chosen] += shrink.log()[:, None]
     tensors = {name: getattr(avatar, name).detach()[chosen].clone() for name in GAUSSIAN_TENSORS}
     return Change(alive, avatar.binding[chosen], tensors)
+
+
+def _drawn(opacity: Tensor, candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` of the `candidates` (indices), by opacity, with replacement; none where the count is below 1."""
+    if count < 1 or not len(candidates):
+        return candidates[:0]
+    drawn = torch.multinomial(opacity[candidates].cpu(), count, replacement=True, generator=generator)
+    return candidates[drawn.to(candidates.device)]
 
 
 def relocated(opacity: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,11 +178,18 @@ def relocated(opacity: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def mcmc_noise(
-    avatar: Avatar, splats: Splats, learning_rate: float, config: DensifyConfig, generator: torch.Generator
+    avatar: Avatar,
+    splats: Splats,
+    learning_rate: float,
+    config: DensifyConfig,
+    generator: torch.Generator,
+    fixed: Tensor | None = None,
 ) -> None:
-    """Moves Gaussians at random, faint ones most: the exploration of 3DGS-MCMC."""
+    """Moves Gaussians at random, faint ones most and those that are `fixed` [G] not: the exploration of 3DGS-MCMC."""
     faint = 1 / (1 + torch.exp(-100 * (0.005 - splats.opacities)))
     noise = torch.randn(avatar.gaussian_count, 3, generator=generator).to(avatar.device)
     matrix = quaternion_to_matrix(avatar.rotation) * avatar.log_scale.exp()[:, None, :]
     step = torch.einsum("gij,gkj,gk->gi", matrix, matrix, noise) * (faint * learning_rate * config.noise)[:, None]
+    if fixed is not None:
+        step = step.masked_fill(fixed[:, None], 0)
     avatar.position.data += step.clamp(-1, 1)

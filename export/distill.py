@@ -70,10 +70,11 @@ class Distiller:
         self.data, self.config, self.seed = data, config, seed
         self.device = data.pictures.device
         self.lpips = lpips.to(self.device) if lpips is not None else None
-        torch.manual_seed(seed)  # the net's initial weights
         finest = data.pixel_pitch if photos is None else min(data.pixel_pitch, float(photos.pitch.min()))
         avatar = dataclasses.replace(config.avatar, pitch=finest)
-        self.avatar = Avatar(avatar, data.capture.head, frames=data.capture.frame_count).to(self.device)
+        with torch.random.fork_rng(devices=[]):  # the caller's own stays as it is
+            torch.default_generator.manual_seed(seed)  # the net's initial weights
+            self.avatar = Avatar(avatar, data.capture.head, frames=data.capture.frame_count).to(self.device)
         self.on_hull = initialise(self.avatar, data, config.start_gaussians, seed)
         self.photos = None
         if photos is not None:
@@ -311,7 +312,7 @@ class Distiller:
         config = self.config.densify
         generator = _generator(self.seed, 3, self.step_done)
         if config.strategy == "mcmc" and self.step_done < config.stop * self.config.steps:
-            densify.mcmc_noise(self.avatar, splats, rate, config, generator)
+            densify.mcmc_noise(self.avatar, splats, rate, config, generator, self._fixed())
         if not config.due(self.step_done, self.config.steps):
             return
         limit = self.config.max_gaussians

@@ -16,6 +16,7 @@ from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file, atomic_folder
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.images import check_rendered_size
 from mvp4d.core.outputs import check_file, check_folder
 from mvp4d.core.progress import progress
 from mvp4d.core.room import require_space
@@ -74,9 +75,12 @@ def plan_rendering(
     image_size: tuple[int, int],
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> RenderPlan:
-    """A motion through a rig's spec, or through Camera [N], one for each frame."""
-    if not all(1 <= side <= 8192 for side in image_size):
-        raise UserError("`size`", f"{image_size[0]} x {image_size[1]} pixels", "use sides of 1 to 8192")
+    """A motion through a rig's spec, or through Camera [N], one for each frame.
+
+    Raises:
+      UserError: a size, a background or cameras that cannot be rendered.
+    """
+    check_rendered_size(image_size)
     if not all(0 <= value <= 1 for value in background):
         raise UserError("`background`", f"is {tuple(background)}", "use three numbers from 0 to 1")
     pose = Pose.of(motion, avatar.device)

@@ -8,7 +8,8 @@
 #     --config.data.shards=/mnt/bucket/shards/512 --config.stages.images.shards=/mnt/bucket/shards/256
 #
 #   train   everything: asks for the slice where there is none, installs, starts, and watches until the run is done;
-#           asks again after a preemption (SPOT=1) and starts again after a crash. Workdir: gs://BUCKET/NAME
+#           asks again after a preemption (SPOT=1) and starts again after a crash; a call of gcloud that fails is made
+#           again. Workdir: gs://BUCKET/NAME
 #   prepare the same for `mvp4d prepare`: all hosts share the captures
 #   watch   what `train` does after the start, for a run that goes on while this machine was away; same arguments.
 #           `watch prepare ARGUMENTS` for a preparation
@@ -103,8 +104,12 @@ watch() {
     before=$is
     [[ $is == mixed ]] || since=$SECONDS
     case $is in
-    NONE) ask ;;
-    SUSPENDED | FAILED) again "asks for the slice again"; give_back; ask ;; # preempted: its machines are gone
+    NONE) ask || note "the request failed: tries again" ;;
+    SUSPENDED | FAILED) # preempted: its machines are gone
+      if give_back; then
+        again "asks for the slice again"
+        ask || note "the request failed: tries again"
+      else note "the slice was not given back: tries again"; fi ;;
     absent) if ! { install && start "$@"; }; then again "the installation or the start failed"; fi ;;
     idle) start "$@" || again "the start failed" ;;
     crashed) again "starts again on all hosts"; log_tail; start "$@" || note "the start failed" ;;

@@ -161,7 +161,7 @@ class Model:
         fit: Any = None,
         head: str | HeadModel = "builtin",
         mask: Pathlike | None = None,
-        matte: str = "none",
+        matte: str = "auto",
         **settings: Any,
     ) -> Job:
         """Checks what `sample` would be given and says what it would do: `plan(...).describe()`. Loads no weights."""

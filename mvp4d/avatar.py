@@ -14,7 +14,7 @@ import numpy as np
 from mvp4d.core.arguments import Pathlike, checked
 from mvp4d.core.cameras.camera import Camera
 from mvp4d.core.capture.schema import check_fps
-from mvp4d.core.driving import load_motion
+from mvp4d.core.driving import check_motion, load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
@@ -58,8 +58,13 @@ class Avatar:
 
     @checked
     def motion(self, motion: Motion | Pathlike | None = None) -> Motion:
-        """A motion for this avatar: its own where None is given, a file's matched by expression names."""
+        """A motion for this avatar: its own where None is given, a file's matched by expression names.
+
+        Raises:
+          UserError: a file that holds no motion; a Motion whose expressions are not the head's.
+        """
         if isinstance(motion, Motion):
+            check_motion(motion, self.head)
             return motion
         found, notice = load_motion(self.path if motion is None else motion, self.head)
         if notice:

@@ -44,7 +44,11 @@ RULES = (
 GATHERED_AT_ONCE = 32  # devices, see `gather_shards`
 
 
-def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    shape: tuple[int, int, int] = (1, 1, 1),
+    devices: Sequence[jax.Device] | None = None,
+    where: str = "`mesh`",
+) -> Mesh:
     """A mesh of `shape` = (data, fsdp, context): the one builder, for training, sampling and preflight alike.
 
     On a TPU torus neighbours of the mesh are neighbours of the torus as far as the shape allows; an axis may be cut
@@ -54,33 +58,34 @@ def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[jax.Dev
       shape: devices along each axis; one entry may be -1 and takes what is left.
       devices: the devices to use; default all of `jax.devices()`. A mesh smaller than that takes the first ones, in one
         process; several processes must use all.
+      where: the argument or field that names the shape, for messages.
 
     Raises:
       UserError: the shape does not fit the devices.
     """
     pool = list(jax.devices() if devices is None else devices)
-    sizes = mesh_sizes(shape, len(pool))
+    sizes = mesh_sizes(shape, len(pool), where)
     needed = math.prod(sizes)
     if needed < len(pool) and devices is None and jax.process_count() > 1:
         raise UserError(
-            "mesh",
+            where,
             f"{tuple(shape)} uses {needed} of {len(pool)} devices on {jax.process_count()} "
             "processes, some of which would have none",
             "use all: give one entry as -1",
         )
-    order = np.asarray(pool[:needed]).reshape(sizes) if needed < len(pool) else _laid_out(sizes, pool)
+    order = np.asarray(pool[:needed]).reshape(sizes) if needed < len(pool) else _laid_out(sizes, pool, where)
     return Mesh(order, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def mesh_sizes(shape: Sequence[int], count: int) -> list[int]:
-    """The shape with its -1 filled in. Raises UserError where it does not fit `count` devices."""
+def mesh_sizes(shape: Sequence[int], count: int, where: str = "`mesh`") -> list[int]:
+    """The shape with its -1 filled in. Raises UserError, naming `where`, where it does not fit `count` devices."""
     sizes = list(shape)
     if len(sizes) != len(AXES) or sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise UserError("`mesh`", f"{tuple(shape)} is not a mesh shape", f"give positive sizes for {', '.join(AXES)}")
+        raise UserError(where, f"{tuple(shape)} is not a mesh shape", f"give positive sizes for {', '.join(AXES)}")
     given = math.prod(size for size in sizes if size != -1)
     if given > count:
         raise UserError(
-            "`mesh`",
+            where,
             f"{tuple(shape)} needs {given} devices or more, there are {count}",
             "choose a smaller mesh, or try it on host devices: XLA_FLAGS=--xla_force_host_platform_device_count="
             f"{given}",
@@ -88,7 +93,7 @@ def mesh_sizes(shape: Sequence[int], count: int) -> list[int]:
     if -1 in sizes:
         if count % given:
             raise UserError(
-                "mesh",
+                where,
                 f"{tuple(shape)}: {given} does not divide the {count} devices",
                 "choose sizes whose product does",
             )
@@ -96,12 +101,12 @@ def mesh_sizes(shape: Sequence[int], count: int) -> list[int]:
     return sizes
 
 
-def _laid_out(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
+def _laid_out(sizes: list[int], devices: list[jax.Device], where: str) -> np.ndarray:
     """All devices as an array of `sizes`, so that what communicates most (the last axis) lies closest."""
     slices = {getattr(device, "slice_index", 0) for device in devices} if devices[0].platform == "tpu" else {0}
     if sizes[0] % len(slices):
         raise UserError(
-            "mesh",
+            where,
             f"{tuple(sizes)} puts {sizes[0]} along data, which {len(slices)} slices do not divide",
             f"give a multiple of {len(slices)} as the first entry: only data crosses slices",
         )

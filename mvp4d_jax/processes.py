@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.lock import hold
+from mvp4d_jax import slurm
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def initialise_processes(
 ) -> int:
     """Join the other processes of this run. Call it before anything touches a device.
 
-    On TPU VMs, SLURM and GKE all three arguments are found out by JAX; elsewhere give them.
+    On TPU VMs, SLURM and GKE all three arguments are found out by JAX; elsewhere give them. Under SLURM a process takes
+    the GPUs that `slurm.local_device_ids` tells.
 
     Args:
       coordinator: `host:port` of process 0.
@@ -70,7 +72,12 @@ def initialise_processes(
     left = max(1, math.ceil(timeout - (time.monotonic() - began)))
     try:
         jax.distributed.initialize(
-            coordinator, count, index, initialization_timeout=left, shutdown_timeout_seconds=_LEAVE_TIMEOUT
+            coordinator,
+            count,
+            index,
+            slurm.local_device_ids(),
+            initialization_timeout=left,
+            shutdown_timeout_seconds=_LEAVE_TIMEOUT,
         )
     except (RuntimeError, ValueError) as error:  # the first line names the barrier; the rest is a stack of the runtime
         reason = str(error).strip().splitlines()[0]
@@ -87,6 +94,7 @@ def initialise_processes(
         ) from error
     if count is not None and jax.process_count() != count:
         raise UserError("processes", f"{jax.process_count()} joined where {count} were announced", "check the launcher")
+    slurm.note_idle_gpus()
     log.info("process %d of %d, %d devices", jax.process_index(), jax.process_count(), jax.device_count())
     return jax.process_count()
 

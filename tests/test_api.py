@@ -106,6 +106,9 @@ def test_errors_speak_of_arguments_and_the_command_line_of_flags(world, tmp_path
     release, scene = world
     with pytest.raises(mvp4d.UserError, match=r"^`frames`: 50 asked for"):
         mvp4d.load(release).sample(scene, motion=scene, cameras=scene, frames=50)
+    other = dataclasses.replace(mvp4d.open_capture(scene).motion, expression=np.zeros((5, 3), np.float32))
+    with pytest.raises(mvp4d.UserError, match=r"^`motion`: has expressions \[5, 3\], head "):
+        mvp4d.load(release).plan(scene, motion=other, cameras=scene)
     for wrong, line in (
         ({"stepz": 3}, "`stepz`: no such argument; did you mean `steps`?"),
         ({"ouput": "a"}, "`ouput`: no such argument; did you mean `out`?"),

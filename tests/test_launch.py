@@ -184,6 +184,9 @@ def test_image_is_built_from_tracked_files(tmp_path, target):
 GCLOUD = r"""
 world=$(dirname "$0")
 [[ $1 == compute && $2 == tpus ]] || exit 9
+if [[ -s $world/outages ]] && [[ $4 == $(head -n 1 "$world/outages") ]]; then
+  sed -i 1d "$world/outages"; echo "ERROR: (gcloud) 503 The service is currently unavailable." >&2; exit 1
+fi
 case "$3 $4" in
 "queued-resources create") echo WAITING_FOR_RESOURCES >"$world/queue" ;;
 "queued-resources delete") rm -rf "$world/queue" "$world"/host* ;;
@@ -277,6 +280,19 @@ def test_tpu_run_survives_a_preemption(world):
     assert queue == ["create", "delete", "create"]
     assert all("--spot" in call for call in calls(world) if call[3:5] == ["queued-resources", "create"])
     assert len(starts(world)) == 4 and "done" in done.stderr
+
+
+@pytest.mark.parametrize("outages", [["create"], ["create", "create", "delete", "delete", "create"]])
+def test_tpu_run_survives_calls_that_fail(world, outages):
+    """A request that fails is made again, at the first time and after a preemption; it is no restart."""
+    (world / "outages").write_text("".join(f"{verb}\n" for verb in outages))
+    done = train(world, "preempt", 0, RESTARTS="1")
+    assert done.returncode == 0, done.stderr
+    queue = [call[4] for call in calls(world) if call[3:4] == ["queued-resources"] and call[4] != "describe"]
+    assert queue.count("create") == 2 + outages.count("create") and queue.count("delete") == 1 + outages.count("delete")
+    assert done.stderr.count("the request failed: tries again") == outages.count("create")
+    assert done.stderr.count("the slice was not given back: tries again") == outages.count("delete")
+    assert len(starts(world)) == 4 and "run: done" in done.stderr
 
 
 @pytest.mark.parametrize(

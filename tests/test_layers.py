@@ -24,7 +24,7 @@ LAYERS = {
     "training": {"heads", "geometry", "small", "models", "diffusion", "data", "release", "sampling", "evaluation"},
     "preflight": {"heads", "geometry", "models", "diffusion", "data", "release", "sampling", "training"},
 }
-BASE = {"parallel", "processes", "programs", "devices", "latent_frames"}  # modules that every package may import
+BASE = {"parallel", "processes", "slurm", "programs", "devices", "latent_frames"}  # every package may import these
 TOP = {"demo"}  # modules that may import all
 # Those of mvp4d.core likewise.
 CORE_BASE = {

@@ -17,10 +17,11 @@ def test_mesh_shapes():
     assert [d.id for d in parallel.make_mesh((1, 1, 2), jax.devices()[4:6]).devices.flat] == [4, 5]
 
 
-@pytest.mark.parametrize("shape", [(3, 3, 3), (0, 1, 1), (-1, -1, 1), (2, 2), (16, -1, 1)])
+@pytest.mark.parametrize("shape", [(3, 3, 3), (0, 1, 1), (-1, -1, 1), (2, 2), (16, -1, 1), (3, -1, 1)])
 def test_mesh_that_does_not_fit_is_refused(shape):
-    with pytest.raises(UserError, match="mesh"):
-        parallel.make_mesh(shape)
+    for where in ("`mesh`", "config.mesh"):
+        with pytest.raises(UserError, match=f"^{where}: "):
+            parallel.make_mesh(shape, where=where)
 
 
 def test_devices_that_a_mesh_leaves_idle_are_counted():

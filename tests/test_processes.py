@@ -10,7 +10,7 @@ import time
 import pytest
 
 from mvp4d.core.errors import UserError
-from mvp4d_jax import processes
+from mvp4d_jax import processes, slurm
 
 
 def _run(code: str) -> subprocess.Popen:
@@ -96,3 +96,89 @@ def test_what_is_no_address_is_refused_at_once(address):
     for index in (0, 1):
         with pytest.raises(UserError, match="is not host:port; for example"):
             processes.initialise_processes(address, 2, index)
+
+
+# ---- SLURM
+
+SLURM_JOIN = """
+    from jax._src import xla_bridge
+    from mvp4d_jax import processes
+    processes.initialise_processes(timeout=60)
+    print(xla_bridge.CUDA_VISIBLE_DEVICES.value)
+    """
+
+
+def _slurm(tasks: int, index: int, gpus: int, seen: str | None) -> dict[str, str]:
+    """What srun sets in process `index` of a step on one node."""
+    variables = {
+        "SLURM_JOB_ID": "77",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_NTASKS": str(tasks),
+        "SLURM_STEP_TASKS_PER_NODE": str(tasks),
+        "SLURM_PROCID": str(index),
+        "SLURM_LOCALID": str(index),
+        "SLURM_NODEID": "0",
+        "SLURM_GPUS_ON_NODE": str(gpus),
+    }
+    return variables if seen is None else {**variables, "CUDA_VISIBLE_DEVICES": seen}
+
+
+@pytest.mark.parametrize(
+    "tasks, seen, used",
+    [
+        (1, ["0,1,2,3"], ["all"]),  # launch/slurm.sh: one process, all of the node's GPUs
+        (2, ["0,1,2,3"] * 2, ["0,1", "2,3"]),  # nothing bound: JAX numbers what is seen
+        (2, ["0,1", "2,3"], ["all", "all"]),  # --gpus-per-task=2
+    ],
+)
+def test_gpus_of_a_slurm_step(monkeypatch, tasks, seen, used):
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", str(_free_port()))
+    started = []
+    for index in range(tasks):
+        with monkeypatch.context() as environment:
+            for name, value in _slurm(tasks, index, 4, seen[index]).items():
+                environment.setenv(name, value)
+            started.append(_run(SLURM_JOIN))
+    outputs = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0] * tasks, outputs
+    assert [out.strip() for out, _ in outputs] == used
+
+
+@pytest.mark.parametrize(
+    "tasks, index, gpus, changes, expected",
+    [
+        (1, 0, 8, {}, []),
+        (8, 5, 8, {}, [5]),  # one process per GPU
+        (8, 5, 8, {"CUDA_VISIBLE_DEVICES": None}, [5]),
+        (8, 5, 8, {"CUDA_VISIBLE_DEVICES": "0"}, []),  # the same, bound
+        (8, 5, 8, {"CUDA_VISIBLE_DEVICES": "0", "SLURM_GPUS_ON_NODE": ""}, []),
+        (1, 0, 1, {"CUDA_VISIBLE_DEVICES": "GPU-2c4f"}, []),
+        (3, 2, 8, {}, [4, 5]),
+        (2, 1, 1, {}, None),  # fewer GPUs than processes
+        (2, 1, 0, {"CUDA_VISIBLE_DEVICES": None}, None),  # nothing tells of GPUs
+        (1, 0, 8, {"JAX_LOCAL_DEVICE_IDS": "2,3"}, None),
+        (1, 0, 8, {"SLURM_LOCALID": None}, None),  # the batch script itself, no step
+        (1, 0, 8, {"SLURM_STEP_NODELIST": None}, None),
+        (1, 0, 8, {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911"}, None),
+        (8, 5, 8, {"SLURM_STEP_TASKS_PER_NODE": "8(x2),4", "SLURM_NODEID": "1"}, [5]),
+        (8, 3, 8, {"SLURM_STEP_TASKS_PER_NODE": "8(x2),4", "SLURM_NODEID": "2"}, [6, 7]),
+        (1, 0, 8, {"SLURM_STEP_TASKS_PER_NODE": "1(x16)", "SLURM_NODEID": "9"}, []),
+    ],
+)
+def test_gpus_of_slurm_processes(monkeypatch, tasks, index, gpus, changes, expected):
+    seen = ",".join(map(str, range(gpus)))
+    for name, value in {**_slurm(tasks, index, gpus, seen), **changes}.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    assert slurm.local_device_ids() == expected
+
+
+@pytest.mark.parametrize("index, local, said", [(0, 1, "use 2 of its 8 GPUs"), (0, 4, ""), (1, 1, "")])
+def test_idle_gpus_of_a_node_are_told_once(monkeypatch, capsys, index, local, said):
+    for name, value in _slurm(2, index, 8, None).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    monkeypatch.setattr("jax.local_device_count", lambda: local)
+    slurm.note_idle_gpus()
+    told = capsys.readouterr().err
+    assert said in told and bool(told) == bool(said) and told.count("\n") <= 1

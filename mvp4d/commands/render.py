@@ -20,6 +20,7 @@ from pathlib import Path
 
 from mvp4d.core.capture.schema import check_fps
 from mvp4d.core.errors import UserError
+from mvp4d.core.images import check_rendered_size
 from mvp4d.core.words import counted
 
 
@@ -83,14 +84,15 @@ def run(args: argparse.Namespace) -> str:
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Reads "512" or "1920x1080" (width x height) to (H, W)."""
+    """Reads "512" or "1920x1080" (width x height) to (H, W). Raises UserError."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
-    if not match or not all(8 <= int(side) <= 8192 for side in match.groups() if side):
-        raise UserError("`size`", f"'{text}' is no picture size", "use for example 512 or 1920x1080, 8 to 8192 pixels")
-    width = int(match[1])
-    return (int(match[2]) if match[2] else width, width)
+    if not match:
+        raise UserError("`size`", f"'{text}' is no picture size", "use for example 512 or 1920x1080")
+    size = int(match[2] or match[1]), int(match[1])
+    check_rendered_size(size)
+    return size
 
 
 def parse_colour(text: str) -> tuple[float, float, float]:

@@ -1,11 +1,11 @@
 """Generates synchronised multi-view video of a head from one photo.
 
-The reference is a photo with its fit (`mvp4d track PHOTO --head HEAD --out fit.npz`) or a capture, whose reference
-frame is taken. The motion is a motion.npz, a fit.npz, a capture or a Live Link Face CSV. Cameras are a rig
-(orbit:360x8, arc:120x6@15, turn:360, file:orbit.npz) around the head, or a capture whose cameras are used. `--plan`
-prints what would be done and what it costs, and stops. A run that was stopped goes on where it was when the same
-command is given again. Several hosts share a run (`--distributed`): the same command on each; the first reads and
-writes the capture.
+The reference is a person (`mvp4d track PHOTO --out PERSON`), a capture, whose person or reference frame is taken, or a
+photo with its fit (`mvp4d track PHOTO --head HEAD --out fit.npz`), out of which the person is cut as `track` does it.
+The motion is a motion.npz, a fit.npz, a capture or a Live Link Face CSV. Cameras are a rig (orbit:360x8, arc:120x6@15,
+turn:360, file:orbit.npz) around the head, or a capture whose cameras are used. `--plan` prints what would be done and
+what it costs, and stops. A run that was stopped goes on where it was when the same command is given again. Several
+hosts share a run (`--distributed`): the same command on each; the first reads and writes the capture.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shlex
 from pathlib import Path
 
 from mvp4d.commands.hosts import add_host_flags, among_hosts, join_hosts
+from mvp4d.commands.person import add_matte_flag
 from mvp4d.core.errors import UserError
 from mvp4d.core.host import has_accelerator, keep_freed_memory
 from mvp4d.core.words import counted
@@ -51,12 +52,7 @@ def _add_inputs(need: argparse._ActionsContainer) -> None:
     need.add_argument("--cameras", required=True, metavar="SPEC|CAPTURE", help="the views to make")
     need.add_argument("--out", required=True, metavar="CAPTURE", help="capture folder to write")
     need.add_argument("--mask", metavar="IMAGE", help="white where the person is: takes the photo's background away")
-    need.add_argument(
-        "--matte",
-        choices=("none", "auto"),
-        default="none",
-        help="auto: cut the person out without a mask (plain backgrounds)",
-    )
+    add_matte_flag(need)
     need.add_argument(
         "--clean-views",
         metavar="CAPTURE[:NAME,...]|photos",

@@ -32,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mvp4d.commands.person import add_matte_flag
 from mvp4d.core.errors import UserError
 from mvp4d.core.words import counted
 
@@ -71,7 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="white where the person is, one for each photo (default: cut out automatically)",
     )
-    person.add_argument("--matte", choices=("auto", "none"), default="auto", help="none: keep the background")
+    add_matte_flag(person)
     person.add_argument("--same-person", action="store_true", help="take the photos for one person's, unchecked")
     person.add_argument("--most", type=int, metavar="N", help="frames to keep of a video (default 6)")
 

@@ -66,6 +66,21 @@ def load_motion(path: Pathlike, head: str | HeadModel) -> tuple[Motion, str]:
     raise UserError(path, f"cannot tell what kind of motion '{path.suffix or path.name}' is", _KINDS)
 
 
+def check_motion(motion: Motion, head: HeadModel) -> None:
+    """Refuses a Motion that cannot be one of `head`: its coefficients are [F, E] in the head's own order.
+
+    Raises:
+      UserError: another number of expressions.
+    """
+    shape = np.shape(motion.expression)
+    if len(shape) != 2 or shape[1] != head.expression_count:
+        raise UserError(
+            "`motion`",
+            f"has expressions {list(shape)}, head '{head.name}' takes [frames, {head.expression_count}]",
+            "give a motion of this head, or a file, which names its own",
+        )
+
+
 def _motion_inside(path: Path) -> Path | None:
     """The first motion in a folder, by name: files before folders."""
     for file in sorted(item for item in path.iterdir() if item.is_file() and item.suffix.lower() in (".npz", ".csv")):

@@ -20,6 +20,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")  # no other decoder of 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".heic", ".heif")
 MAX_PIXELS = 170_000_000
 MIN_PHOTO_SIDE = 32  # pixels; below it no face can be seen
+RENDERED_SIDES = range(8, 8193)  # pixels; a video's sides are rounded down to even ones
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _EXIF_IFD, _EXIF_WIDTH, _EXIF_HEIGHT, _EXIF_FOCAL_35MM = 0x8769, 0xA002, 0xA003, 0xA405
 _DIAGONAL_35MM, _FOCAL_35MM = 43.27, (10, 400)  # millimetres: of the picture, and focal lengths that are believed
@@ -162,6 +163,14 @@ def check_size(path: Path, found: tuple[int, int], expected: tuple[int, int] | N
             f"is {found[0]} x {found[1]} pixels, too large to be a picture of this kind",
             f"scale it below {MAX_PIXELS // 10**6} megapixels",
         )
+
+
+def check_rendered_size(image_size: tuple[int, int]) -> None:
+    """Refuses (H, W) of a picture that nothing renders. Raises UserError."""
+    if not all(side in RENDERED_SIDES for side in image_size):
+        height, width = image_size
+        sides = f"{RENDERED_SIDES[0]} to {RENDERED_SIDES[-1]}"
+        raise UserError("`size`", f"{width} x {height} pixels", f"use for example 512 or 1920x1080, sides of {sides}")
 
 
 @contextlib.contextmanager

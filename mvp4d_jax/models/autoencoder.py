@@ -1,11 +1,11 @@
 """The CogVideoX causal 3D video autoencoder in Flax NNX.
 
-A video of F = 1 + 4k frames becomes L = 1 + k latent frames at an eighth of the height and width (`tiny`: a fourth). It
-is worked on in chunks of 8 frames (2 latent frames); what is left over joins the first chunk (49 frames: 9 + 8 x 5; 13
-latent frames: 3 + 2 x 5). Caches carry the last two frames of every causal convolution from chunk to chunk, so
-convolutions do not see the seams; GroupNorm does: it normalises one chunk at a time, which makes the chunk size part of
-the model. Layers and chunks follow diffusers' `AutoencoderKLCogVideoX`; `tests/models/test_autoencoder.py` holds the
-numbers to it.
+A video of F = 1 + s (L - 1) frames becomes L latent frames at 1/r of the height and width. s is the temporal and r the
+spatial stride: 4 and 8 in CogVideoX, 1 and 4 in `tiny`, 2 and 4 in `tiny_128`. It is worked on in chunks; CogVideoX's
+are 8 frames (2 latent frames), and what is left over joins the first chunk (49 frames: 9 + 8 x 5; 13 latent frames: 3 +
+2 x 5). Caches carry the last two frames of every causal convolution from chunk to chunk, so convolutions do not see the
+seams; GroupNorm does: it normalises one chunk at a time, which makes the chunk size part of the model. Layers and
+chunks follow diffusers' `AutoencoderKLCogVideoX`; `tests/models/test_autoencoder.py` holds the numbers to it.
 
 Memory: a scan over the chunks keeps one chunk's activations alive, whatever the length. Shards over the batch (views):
 no layer mixes its elements.
@@ -186,7 +186,7 @@ class VideoAutoencoder(nnx.Module):
         self.decoder = Decoder(config, rngs=rngs)
 
     def encode(self, video: Array) -> Array:
-        """video [B, F, H, W, 3] in [-1, 1], F = 1 + 4k, H and W multiples of r -> moments [B, L, h, w, 2C] float32.
+        """video [B, 1 + s (L - 1), H, W, 3] in [-1, 1], H and W multiples of r -> moments [B, L, h, w, 2C] float32.
 
         The first C channels are the latent's mean, the last C its log variance.
 
@@ -202,8 +202,8 @@ class VideoAutoencoder(nnx.Module):
     def decode(self, latents: Array) -> Array:
         """latents [B, L, h, w, C], not scaled -> video [B, 1 + s (L - 1), r h, r w, 3] float32, about [-1, 1].
 
-        For an even L the original decodes 4 L frames, latent 0 standing for frames -3 .. 0; the three that belong to no
-        frame are dropped.
+        For an even L the original decodes s L frames, latent 0 standing for frames 1 - s .. 0; the s - 1 that belong to
+        no frame are dropped.
         """
         return _decode(self, latents)
 

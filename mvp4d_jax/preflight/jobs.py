@@ -188,7 +188,7 @@ def _autoencoder(job: Job) -> VideoAutoencoder:
 def _training(job: Job, devices: list) -> tuple[Mesh, ModelTemplate]:
     if not job.chosen:
         check_batches(job.whole, devices, validated=job.validated)
-    mesh = parallel.make_mesh(job.plan.mesh, devices)
+    mesh = parallel.make_mesh(job.plan.mesh, devices, job.stage.mesh_field)
     return mesh, _template(job.plan, mesh)
 
 
@@ -210,10 +210,11 @@ def check(job: Job, part: str, devices: int) -> None:
     """What can be wrong with a part of a job, found before anything is lowered. Raises UserError."""
     sampled = part in ("denoise", "decode")
     shape = tuple(job.sampling["mesh"]) if sampled else job.plan.mesh
+    where = "`mesh`" if sampled else job.stage.mesh_field
     given = math.prod(size for size in shape if size != -1)
     if given > devices:
-        raise UserError("`mesh`" if sampled else "config.mesh", f"{shape} needs {given} devices, there are {devices}")
-    parallel.mesh_sizes(shape, devices)
+        raise UserError(where, f"{shape} needs {given} devices, there are {devices}")
+    parallel.mesh_sizes(shape, devices, where)
     if sampled:
         sampling_plan(job)
 

@@ -305,7 +305,8 @@ class _Run:
         return Conditions(maps, clean, latents, np.asarray(inputs.reference.latents), inputs.reference.conditioning)
 
     def _prefix(self, index: int) -> np.ndarray:
-        """The last frames of the window before, as they were written: [V, 1 + 4k, H, W, 3] in [-1, 1]."""
+        """The last frames of the window before, as they were written, for L clean latent frames, s video frames apart:
+        [V, 1 + s (L - 1), H, W, 3] in [-1, 1]."""
         count, views = self.plan.windows[index].clean_frames, self.plan.views
 
         def read() -> np.ndarray:

@@ -15,7 +15,7 @@ from mvp4d.core.cameras.rigs import attach_to_head, camera_rig, rig_names
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.fit import Fit
 from mvp4d.core.capture.portrait import Portrait, is_person, open_person, read_portrait
-from mvp4d.core.driving import load_motion
+from mvp4d.core.driving import check_motion, load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import HeadModel
@@ -24,9 +24,8 @@ from mvp4d.core.images import read_photo
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.release import Facts
 from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
-from mvp4d_jax.tracking.portrait import FittedPhoto, assemble
+from mvp4d_jax.tracking.portrait import FittedPhoto, assemble, check_matte
 
-MATTES = ("none", "auto")
 PHOTOS = "photos"  # as clean views: the portrait's own
 
 Pathlike = str | os.PathLike
@@ -38,7 +37,7 @@ def open_portrait(
     fit: Fit | Pathlike | None = None,
     head: str | HeadModel = "builtin",
     mask: Pathlike | None = None,
-    matte: str = "none",
+    matte: str = "auto",
 ) -> Portrait:
     """The person of a run.
 
@@ -48,16 +47,16 @@ def open_portrait(
       fit: of the photo: a Fit or a fit.npz.
       head: the head model that the fit belongs to.
       mask: a picture, white where the person is.
-      matte: "auto" cuts the person out of a photo without a mask.
+      matte: "auto" cuts the person out of a photo without a mask, "none" keeps the background.
 
     Raises:
       UserError: anything that is missing or damaged.
     """
-    if matte not in MATTES:
-        raise UserError("`matte`", f"'{matte}' is none of {', '.join(MATTES)}")
+    check_matte(matte)
     if isinstance(reference, Portrait | Capture) or Path(reference).is_dir():
         other = None if isinstance(head, str) and head == "builtin" else head
-        for name, value in (("fit", fit), ("mask", mask), ("head", other)):
+        kept = None if matte == "auto" else matte
+        for name, value in (("fit", fit), ("mask", mask), ("head", other), ("matte", kept)):
             if value is not None:
                 raise UserError(
                     f"`{name}`", "is for a photo; what is given as `reference` brings its own", "leave it out"
@@ -155,16 +154,11 @@ def pick_motion(motion: Motion | Capture | Pathlike, head: HeadModel, frames: in
     A Motion is taken as one of `head`; a file or capture is matched by expression names.
 
     Raises:
-      UserError: unreadable, or fewer frames than asked for.
+      UserError: unreadable, of another head, or fewer frames than asked for.
     """
     if isinstance(motion, Motion):
+        check_motion(motion, head)
         found, notice = motion, ""
-        if np.shape(motion.expression)[1] != head.expression_count:
-            raise UserError(
-                "`motion`",
-                f"has {np.shape(motion.expression)[1]} expressions, head '{head.name}' {head.expression_count}",
-                "give a motion of this head, or a file, which names its own",
-            )
     else:
         found, notice = load_motion(motion.path if isinstance(motion, Capture) else motion, head)
     if frames is not None and not 1 <= frames <= found.frame_count:

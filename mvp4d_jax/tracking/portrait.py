@@ -38,6 +38,7 @@ from mvp4d_jax.tracking.track import MAX_ERROR, Source, track
 
 Pathlike = str | os.PathLike
 PHOTO_SIDE = 1024  # pixels of the longer side of a kept photo, at most
+MATTES = ("auto", "none")  # whether the person is cut out of pictures without a mask
 AT_REST = ("noseSneer",)  # expressions that landmarks show of everybody's face at rest: who they are, not what they do
 RARELY = 0.07  # standard deviation in several photos of expressions that one of them cannot tell from the identity
 PHOTO_MARGIN = 1.3 * MARGIN  # half side of a kept photo over the larger half extent of the head: hair and shoulders
@@ -105,6 +106,12 @@ def track_portrait(
         fitted, shape = _from_photos(sources, model, masks, landmarks, face, focal, same_person)
     fitted, rig = settle(fitted, model.personalise(shape))
     return assemble(fitted, rig, cut=matte == "auto" and (masks is None or landmarks is None))
+
+
+def check_matte(matte: str) -> None:
+    """Refuses a `matte` that is none of `MATTES`. Raises UserError."""
+    if matte not in MATTES:
+        raise UserError("`matte`", f"'{matte}' is none of {', '.join(MATTES)}")
 
 
 def check_photos(paths: Sequence[Pathlike], masks: Sequence[Pathlike] | None = None) -> None:
@@ -240,8 +247,7 @@ def _check_inputs(
 ) -> None:
     if not sources:
         raise UserError("`photos`", "no photo", "give at least one")
-    if matte not in ("auto", "none"):
-        raise UserError("`matte`", f"'{matte}' is none of auto, none")
+    check_matte(matte)
     video = next((source for source in sources if source.video), None)
     if video is not None and len(sources) > 1:
         raise UserError(video.path, "is a video among other files", "give photos, or one video")

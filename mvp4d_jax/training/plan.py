@@ -68,6 +68,11 @@ class Stage:
         """The kinds of data that have a weight."""
         return tuple(modality for modality in self.modalities if modality.weight > 0)
 
+    @property
+    def mesh_field(self) -> str:
+        """The config's field that names the stage's mesh."""
+        return "config.mesh" if self.mesh is None else f"config.stages.{self.name}.mesh"
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPlan:
@@ -338,14 +343,15 @@ def validates(config: ml_collections.ConfigDict) -> bool:
 
 
 def check_batches(plan: TrainingPlan, devices: Sequence[jax.Device] | None = None, *, validated: bool = False) -> None:
-    """Raises UserError for a batch of any stage, or a micro-batch of it, that the stage's mesh does not divide.
+    """Raises UserError for a stage's mesh that the devices cannot form, and for a batch of it that the mesh does not
+    divide, micro-batches included.
 
     Args:
       plan: of the whole run, not of one stage.
       validated: whether held-out shards are measured: in every stage, on its mesh, by batches of the last one.
     """
     for stage in plan.stages:
-        mesh = parallel.make_mesh(plan.for_stage(stage).mesh, devices)
+        mesh = parallel.make_mesh(plan.for_stage(stage).mesh, devices, stage.mesh_field)
         for modality in stage.used:
             where = f"config.stages.{stage.name}.mixture.{modality.kind}.batch"
             parallel.check_batch(mesh, modality.batch, where)

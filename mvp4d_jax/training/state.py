@@ -49,7 +49,7 @@ class OptimiserOptions:
       b1, b2, eps, weight_decay: AdamW's. Only kernels decay: no biases, norms or embeddings.
       clip: largest global norm of the gradient.
       ema: decay of the moving average; reached slowly, (1 + n) / (10 + n) after n steps.
-      freeze: regular expressions; parameters whose path (`blocks/attn/query/kernel`) matches one stay as they are.
+      freeze: regular expressions; parameters whose path (`blocks/attn/to_q/kernel`) matches one stay as they are.
       accumulation: micro-batches a step.
     """
 
@@ -64,7 +64,7 @@ class OptimiserOptions:
 
 
 def path_name(path: Sequence[Any]) -> str:
-    """`blocks/attn/query/kernel` of a tree path."""
+    """`blocks/attn/to_q/kernel` of a tree path."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mvp4d.core.driving import load_motion
+from mvp4d.core.driving import check_motion, load_motion
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d.core.heads.model import HeadModel
@@ -184,3 +184,10 @@ def test_a_head_may_be_given_by_its_spec(recording):
     assert found.expression.any() and not notice
     with pytest.raises(UserError, match="`head`: 'buildin' is not a head model"):
         load_motion(recording, "buildin")
+
+
+def test_a_motion_is_checked_against_its_head():
+    check_motion(Motion.still(2, HEAD.expression_count), HEAD)
+    for expression in (np.zeros((2, HEAD.expression_count - 1)), np.zeros((2, 1, HEAD.expression_count))):
+        with pytest.raises(UserError, match=r"^`motion`: has expressions \[2, .*\], head 'builtin' takes \[frames, "):
+            check_motion(dataclasses.replace(Motion.still(2, 1), expression=expression), HEAD)

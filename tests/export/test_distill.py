@@ -101,6 +101,27 @@ def test_resumed_fit_equals_an_uninterrupted_one(egg, tmp_path, capsys):
     assert not load_checkpoint(Distiller(data, config), tmp_path)
 
 
+def test_a_fit_leaves_the_callers_random_numbers_alone(egg):
+    """Its own are those of its seed, whatever the caller drew before."""
+    config, data = small_config(steps=2, densify=densify.DensifyConfig(strategy="mcmc", rounds=2, start=0.0)), load(egg)
+    fits = []
+    for others in (3, 4):
+        torch.manual_seed(others)
+        before = torch.get_rng_state()
+        fits.append(Distiller(data, config, seed=1))
+        assert torch.equal(torch.get_rng_state(), before)
+        for _ in range(2):
+            fits[-1].train_step()
+        assert torch.equal(torch.get_rng_state(), before)
+    for name, value in fits[0].parameters().items():
+        torch.testing.assert_close(fits[1].parameters()[name], value, rtol=0, atol=0)
+    torch.manual_seed(1)
+    seeded = Avatar(config.avatar, data.capture.head, frames=data.capture.frame_count)
+    torch.testing.assert_close(
+        Distiller(data, config, seed=1).avatar.net.state_dict(), seeded.net.state_dict(), rtol=0, atol=0
+    )
+
+
 def test_a_signal_in_the_middle_of_a_step_leaves_whole_steps(egg, tmp_path, monkeypatch):
     """It comes while the set of Gaussians changes; the run that goes on ends as an undisturbed one."""
     schedule = densify.DensifyConfig(rounds=2, start=0.2, stop=0.8)
@@ -205,6 +226,55 @@ def test_mcmc_run(egg):
     losses = [fit.train_step()["loss"] for _ in range(20)]
     assert before < fit.avatar.gaussian_count <= config.max_gaussians
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+@pytest.mark.parametrize("with_fixed", [False, True])
+@pytest.mark.parametrize("over", [-200, -10, 0, 10, 40])
+def test_mcmc_round_at_its_limit(egg, over, with_fixed):
+    """30 are dead, `over` is how many there are above the limit. None of the fixed goes, moves or is drawn."""
+    fit = Distiller(load(egg), small_config())
+    avatar, count = fit.avatar, fit.avatar.gaussian_count
+    config, limit = densify.DensifyConfig(strategy="mcmc"), count - over
+    avatar.logit_opacity.data[:] = 2.0
+    avatar.logit_opacity.data[:30] = -10.0
+    fixed = torch.zeros(count, dtype=torch.bool)
+    fixed[20:60] = with_fixed  # ten of them are faint
+    before = {name: getattr(avatar, name).detach()[fixed].clone() for name in densify.GAUSSIAN_TENSORS}
+    splats = avatar.splats(avatar.vertices(fit.data.pose[:1]))
+    change = densify.mcmc_round(
+        avatar, splats, config, limit, torch.Generator().manual_seed(0), fixed if with_fixed else None
+    )
+    dead = 20 if with_fixed else 30
+    assert change.keep.tolist() == list(range(dead, count))
+    assert len(change.binding) == max(0, min(limit, int(1.05 * count) + 1) - (count - dead))
+    assert all(len(value) == len(change.binding) for value in change.tensors.values())
+    for name, value in before.items():
+        assert torch.equal(getattr(avatar, name).detach()[fixed], value)
+    if len(change.binding):
+        assert float(change.tensors["logit_opacity"].min()) > -4.0  # none of a fixed, faint one
+
+
+def test_mcmc_leaves_a_set_alone_that_is_all_fixed(egg):
+    fit = Distiller(load(egg), small_config())
+    avatar, config = fit.avatar, densify.DensifyConfig(strategy="mcmc")
+    everyone, position = torch.ones(avatar.gaussian_count, dtype=torch.bool), fit.avatar.position.detach().clone()
+    avatar.logit_opacity.data[:] = -10.0
+    splats, generator = avatar.splats(avatar.vertices(fit.data.pose[:1])), torch.Generator().manual_seed(0)
+    change = densify.mcmc_round(avatar, splats, config, 10**6, generator, everyone)
+    densify.mcmc_noise(avatar, splats, 1e-2, config, generator, everyone)
+    assert len(change.keep) == len(everyone) and not len(change.binding)
+    assert torch.equal(avatar.position.detach(), position)
+    densify.mcmc_noise(avatar, splats, 1e-2, config, generator)
+    assert not torch.equal(avatar.position.detach(), position)
+
+
+def test_mcmc_run_of_a_fit_that_begins_above_its_limit(egg):
+    schedule = densify.DensifyConfig(strategy="mcmc", rounds=3, start=0.1, stop=0.9)
+    fit = Distiller(load(egg), small_config(steps=8, densify=schedule, max_gaussians=100))
+    begun = fit.avatar.gaussian_count
+    for _ in range(8):
+        fit.train_step()
+    assert 100 < fit.avatar.gaussian_count <= begun
 
 
 def test_colour_correction_takes_up_a_tint(egg, tmp_path):

@@ -13,13 +13,14 @@ from PIL import Image
 
 from mvp4d.avatar import frame_window, open_avatar
 from mvp4d.cli import main
-from mvp4d.commands.render import parse_frames
+from mvp4d.commands.render import parse_frames, parse_size
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.motion_file import read_motion
 from mvp4d.core.driving import load_motion
 from mvp4d.core.errors import UserError
+from mvp4d.core.heads.motion import Motion
 from mvp4d.core.sound import read_sound
-from mvp4d.core.video import count_frames
+from mvp4d.core.video import count_frames, read_video
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.cameras import camera_path
 from mvp4d_export.dataset import Dataset
@@ -121,6 +122,41 @@ def test_a_folder_that_is_no_motion_names_the_one_in_it(fitted, tmp_path, capsys
     shutil.copy(fitted[0] / "motion.npz", tmp_path / "drive.npz")
     assert main(words) == 2
     assert capsys.readouterr().err.endswith(f"is no motion; there is one at {tmp_path / 'drive.npz'}\n")
+
+
+def test_a_motion_of_another_head_is_refused(fitted):
+    avatar = open_avatar(fitted[0], device="cpu")
+    count = avatar.head.expression_count
+    for expression in (np.zeros((2, count + 1), np.float32), np.zeros(count, np.float32)):
+        other = dataclasses.replace(Motion.still(2, count), expression=expression)
+        for use in (avatar.render, avatar.page, lambda motion: avatar.export("x.html", motion=motion)):
+            with pytest.raises(UserError) as caught:
+                use(other)
+            shape = list(expression.shape)
+            assert f"`motion`: has expressions {shape}, head '{avatar.head.name}' takes [frames, {count}]; " in str(
+                caught.value
+            )
+    avatar.render(Motion.still(2, count), size=24)
+
+
+@pytest.mark.parametrize("size", [1, 7, (24, 7), 8193, (8193, 24)])
+def test_a_size_that_is_not_rendered_is_refused(fitted, size):
+    avatar = open_avatar(fitted[0], device="cpu")
+    height, width = (size, size) if isinstance(size, int) else size
+    said = f"`size`: {width} x {height} pixels; use for example 512 or 1920x1080, sides of 8 to 8192"
+    with pytest.raises(UserError) as caught:
+        avatar.render(size=size)
+    assert str(caught.value) == said
+    with pytest.raises(UserError) as caught:
+        parse_size(f"{width}x{height}")
+    assert str(caught.value) == said
+
+
+def test_the_smallest_video(fitted, tmp_path):
+    avatar = open_avatar(fitted[0], device="cpu")
+    for size, sides in (((8, 8), (8, 8)), ((9, 11), (8, 10))):
+        avatar.render(cameras="orbit:360x2", size=size).save(tmp_path / "a.mp4", overwrite=True)
+        assert [frame.shape[:2] for frame in read_video(tmp_path / "a.mp4")] == [sides] * 2
 
 
 def test_an_avatar_and_a_rendering_print_as_one_line(fitted):

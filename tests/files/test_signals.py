@@ -67,12 +67,14 @@ def test_a_signal_that_python_swallows_comes_again(number, capsys):
             signal.raise_signal(number)
             time.sleep(0)
 
+    hook = sys.unraisablehook
     with pytest.raises(KeyboardInterrupt), stoppable():
+        assert sys.unraisablehook is not hook
         del (dropped := [Dropped()])[0]
         time.sleep(5)
         pytest.fail(f"the signal was lost; {dropped}")
     assert capsys.readouterr().err == ""
-    assert sys.unraisablehook is not None
+    assert sys.unraisablehook is hook
 
 
 def test_further_signals_do_not_interrupt_the_clean_up():

@@ -50,7 +50,7 @@ def test_a_mesh_that_cannot_be_had_is_refused_in_one_line(meshes):
 
 def test_slices_share_out_the_data_axis(meshes):
     assert meshes["slices"] == [[0], [1]]
-    assert meshes["crossing"].startswith("refused: mesh: (1, 8, 2) puts 1 along data, which 2 slices do not divide")
+    assert meshes["crossing"].startswith("refused: `mesh`: (1, 8, 2) puts 1 along data, which 2 slices do not divide")
 
 
 def test_flags_are_known_for_every_kind():

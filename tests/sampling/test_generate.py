@@ -197,6 +197,8 @@ REFUSED = {
     "unknown sampler": (["--sampler", "euler"], "sampler"),
     "unknown routing": (["--group", "1", "--routing", "star"], "--routing"),
     "mesh that is not one": (["--mesh", "many"], "--mesh"),
+    "matte of what is no photo": (["--matte", "none"], "--matte: is for a photo"),
+    "mesh that does not divide": (["--mesh=-1,1,3"], "--mesh: (-1, 1, 3): 3 does not divide the 8 devices"),
     "clean view that is not there": (["--clean-views", "{scene}:cam77"], "cam77"),
 }
 
@@ -231,16 +233,31 @@ def test_fit_of_another_photo_is_refused(release, scene, fit, tmp_path, capsys, 
     assert "give the fit of this photo" in capsys.readouterr().err
 
 
-def test_photo_with_its_fit_is_sampled(release, scene, fit, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "words, cut",
+    [([], True), (["--matte", "auto"], True), (["--matte", "none"], False), (["--mask", "{mask}"], False)],
+)
+def test_photo_with_its_fit_is_sampled(release, scene, fit, tmp_path, monkeypatch, words, cut):
+    """The person is cut out of it, as `track` does, but for a mask or `--matte none`."""
     from PIL import Image
 
     from mvp4d_jax.sampling import inputs
+    from mvp4d_jax.tracking import portrait
 
+    seen = []
+
+    def cut_out(subjects):
+        seen.extend(subject.rgb for subject in subjects)
+        return [np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)]) for rgb in seen]
+
+    monkeypatch.setattr(portrait, "cut_out", cut_out)
     monkeypatch.setattr(inputs, "load_head", lambda spec: ball())
     Image.fromarray(Capture.open(scene).frame(0, 0)).resize((128, 128)).save(tmp_path / "photo.png")
-    out = tmp_path / "out"
-    words = ["--reference", str(tmp_path / "photo.png"), "--fit", str(fit), "--frames", "5"]
+    Image.new("L", (128, 128), 255).save(tmp_path / "mask.png")
+    out, words = tmp_path / "out", [word.format(mask=tmp_path / "mask.png") for word in words]
+    words += ["--reference", str(tmp_path / "photo.png"), "--fit", str(fit), "--frames", "5"]
     assert main(_arguments(release, scene, out, *words)) == 0
+    assert len(seen) == cut
     assert Capture.open(out).frame_count == 5
 
 

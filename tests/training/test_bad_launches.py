@@ -106,7 +106,11 @@ def test_a_stages_mesh_that_validation_does_not_divide_over(data, tmp_path, caps
 
 
 def test_a_mesh_that_the_devices_do_not_form(data, tmp_path):
-    assert "needs 64 devices or more, there are 8" in refused(tmp_path, overrides(data, mesh=(1, 8, 8)))
+    assert "config.mesh: (1, 8, 8) needs 64 devices or more, there are 8" in refused(
+        tmp_path, overrides(data, mesh=(1, 8, 8))
+    )
+    own = overrides(data, stages__all__mesh="3,-1,1")
+    assert "config.stages.all.mesh: (3, -1, 1): 3 does not divide the 8 devices" in refused(tmp_path, own)
 
 
 def test_shards_of_another_size_head_or_length(data, tmp_path):

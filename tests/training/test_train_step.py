@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -198,6 +199,8 @@ def test_freeze_and_decay():
         np.testing.assert_allclose(update, 0.1 * values[name] if decays else 0 * values[name], rtol=1e-6, err_msg=name)
     with pytest.raises(UserError, match="matches no parameter"):
         make_optimiser(OptimiserOptions(freeze=("nothing_like_this",)), template.shapes)
+    examples = re.findall(r"`(\w+(?:/\w+)+)`", OptimiserOptions.__doc__ + path_name.__doc__)
+    assert len(examples) == 2 and set(examples) <= set(values)
     assert isinstance(optimiser, optax.GradientTransformation)
 
 
