@@ -20,6 +20,10 @@ from collections.abc import Iterator
 import mediapipe
 import numpy as np
 
+SURE = 0.3  # score of a detected face, at least
+SURER = 0.3  # sums of four scores: upright portraits have 2.5 to 3.8, inverted ones 0.6 to 2.9, at least 0.6 less
+MARGIN = 0.35  # border over the longer side: the detector wants room around a face
+
 
 def main() -> None:
     facts = json.loads(sys.stdin.buffer.readline())
@@ -35,13 +39,34 @@ def search_all(facts: dict) -> None:
     with make_mesh(count, still=not facts["video"]) as mesh, make_mesh(count, still=True) as careful:
         for frame in range(facts["frames"]):
             picture = read_frame()
-            points = detect(mesh, picture)
+            turned = not facts["video"] and upside_down(picture)
+            seen = picture[::-1, ::-1] if turned else picture
+            points = detect(mesh, seen)
             if not points and not found_recently(found, frame):
-                points = search(careful, picture)
+                points = search(careful, seen)
+            if turned:
+                points = [np.float32([picture.shape[1], picture.shape[0]]) - face for face in points]
             for index, face in enumerate(points[:count]):
                 found[frame, index] = face
             print(frame, flush=True)
     np.savez(sys.argv[1], faces=found)
+
+
+def upside_down(picture: np.ndarray) -> bool:
+    """Whether the face detector is clearly surer of a picture that is turned by 180 degrees.
+
+    It finds upright faces in inverted ones, too, with eyes below the nose, and the mesh follows it.
+    """
+    border = int(MARGIN * max(picture.shape[:2]))
+    padded = np.pad(picture, ((border, border), (border, border), (0, 0)), constant_values=128)
+    scores = np.zeros(2)  # of the picture as it is, and turned
+    for model in (0, 1):  # near and far faces
+        with mediapipe.solutions.face_detection.FaceDetection(SURE, model) as detector:
+            for seen in (picture, padded):
+                for way, one in enumerate((seen, seen[::-1, ::-1])):
+                    faces = detector.process(np.ascontiguousarray(one)).detections or []
+                    scores[way] += max([0.0, *(face.score[0] for face in faces)])
+    return bool(scores[1] > scores[0] + SURER)
 
 
 def read_frame() -> np.ndarray | None:

@@ -41,6 +41,7 @@ PHOTO_SIDE = 1024  # pixels of the longer side of a kept photo, at most
 MATTES = ("auto", "none")  # whether the person is cut out of pictures without a mask
 AT_REST = ("noseSneer",)  # expressions that landmarks show of everybody's face at rest: who they are, not what they do
 RARELY = 0.07  # standard deviation in several photos of expressions that one of them cannot tell from the identity
+CHIN, NOSE_BRIDGE = 8, 27  # of Multi-PIE's points
 PHOTO_MARGIN = 1.3 * MARGIN  # half side of a kept photo over the larger half extent of the head: hair and shoulders
 
 
@@ -141,6 +142,8 @@ def _from_photos(
         read_photo(source.path, None if masks is None else masks[index]) for index, source in enumerate(sources)
     ]
     seen, faces = _photo_landmarks(sources, landmarks, face)
+    turned = [_turned_upright(*parts) for parts in zip(sources, pictures, seen, faces)]
+    pictures, seen, faces = (list(parts) for parts in zip(*turned))
     names, colours = [source.path for source in sources], [rgb for rgb, _ in pictures]
     if len(sources) > 1:
         note_differences(names, colours, seen)
@@ -281,6 +284,35 @@ def _photo_landmarks(
         if len(others_in_it) and face is None:
             say(f"note: {source.path.name}: {len(others_in_it) + 1} faces, the largest is taken; `face` takes another")
     return [from_mesh(ours[None], source.image_size, source.fps) for ours, source in zip(chosen, sources)], others
+
+
+def _turned_upright(
+    source: Source, picture: tuple[np.ndarray, np.ndarray], seen: Landmarks, others: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], Landmarks, np.ndarray]:
+    """A picture, its landmarks and other meshes [K, 478, 2] by as many quarter turns as make the face upright.
+
+    The model, the detectors and the fit know heads that stand; a camera that lay on its side may not have said so.
+    """
+    down = seen.points[0, CHIN] - seen.points[0, NOSE_BRIDGE]
+    if not np.isfinite(down).all():
+        return picture, seen, others
+    quarters = round(float(np.arctan2(down[0], down[1])) / (np.pi / 2)) % 4  # clockwise, that turn the chin down
+    if not quarters:
+        return picture, seen, others
+    rgb, alpha = (np.ascontiguousarray(np.rot90(part, -quarters)) for part in picture)
+    say(f"note: {source.path.name} is {'upside down' if quarters == 2 else 'on its side'}, it is turned upright")
+
+    def turn(points: np.ndarray) -> np.ndarray:
+        height, width = picture[0].shape[:2]
+        for _ in range(quarters):
+            points = np.stack([height - points[..., 1], points[..., 0]], -1)
+            height, width = width, height
+        return points
+
+    found = dataclasses.replace(
+        seen, points=turn(seen.points), iris=turn(seen.iris), image_size=(rgb.shape[0], rgb.shape[1])
+    )
+    return (rgb, alpha), found, turn(others)
 
 
 def _solve(

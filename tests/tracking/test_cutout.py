@@ -123,3 +123,14 @@ def test_the_astronaut(mediapipe, tmp_path):
         assert alpha(x, y) > 240, (x, y)
     for x, y in ((150, 20), (300, 40), (310, 100), (150, 130)):
         assert alpha(x, y) < 15, (x, y)
+
+
+def test_the_astronaut_upside_down(mediapipe, tmp_path, capsys):
+    """Detectors find upright faces in inverted ones, too."""
+    data = pytest.importorskip("skimage.data")
+    for name, picture in (("a", data.astronaut()), ("b", data.astronaut()[::-1, ::-1])):
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    stands, lies = (track_portrait([tmp_path / f"{name}.png"], matte="none") for name in "ab")
+    assert "note: b.png is upside down" in capsys.readouterr().err
+    np.testing.assert_allclose(lies.landmarks, stands.landmarks, atol=3.0)  # pixels
+    np.testing.assert_allclose(lies.motion.rotation, stands.motion.rotation, atol=0.05)

@@ -172,3 +172,24 @@ def test_a_clip_is_read_no_further_than_its_last_kept_frame(monkeypatch):
     shots, _ = tracking._from_clip(Clip(), None, None, None, None, 2)
     assert read == list(range(8))
     assert [(shot.rgb[0, 0, 0], shot.motion.tolist(), shot.points) for shot in shots] == [(2, [2], 2), (7, [7], 7)]
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_a_photo_that_lies_is_turned_upright(photos, builtin, tmp_path, quarters, capsys):
+    """The same portrait as of the photo that stands, whose pixels and landmarks were turned anticlockwise before."""
+    folder, picture, _ = photos
+    seen = np.load(folder / "0.npz")["landmarks"]
+    height, width = SIZE
+    for _ in range(quarters):
+        seen = np.stack([seen[..., 1], width - seen[..., 0]], -1)
+        height, width = width, height
+    np.savez(tmp_path / "0.npz", landmarks=seen)
+    Image.fromarray(np.rot90(picture, quarters)).save(tmp_path / "0.png")
+    stands, lies = (
+        track_portrait([place / "0.png"], builtin, matte="none", landmarks=[place / "0.npz"])
+        for place in (folder, tmp_path)
+    )
+    np.testing.assert_array_equal(lies.photos[0], stands.photos[0])
+    np.testing.assert_allclose(lies.motion.rotation, stands.motion.rotation, atol=1e-4)
+    word = {1: "on its side", 2: "upside down", 3: "on its side"}
+    assert word.get(quarters, "") in capsys.readouterr().err
