@@ -1,6 +1,6 @@
 """MVP4D at the paper's scale: CogVideoX-2B, 512 x 512 pixels, up to 8 views x 49 frames, on a TPU pod or a GPU cluster.
 
-    mvp4d convert CogVideoX-2b weights --drop-text
+    mvp4d convert CogVideoX-2b weights
     mvp4d prepare CAPTURE... --config mvp4d_2b --config.autoencoder=weights/vae --out shards/512
     mvp4d prepare CAPTURE... --config mvp4d_2b --config.autoencoder=weights/vae --config.prepare.image_size=256 \\
         --config.prepare.frames=25 --out shards/256

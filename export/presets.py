@@ -196,7 +196,7 @@ def adapted(config: DistillConfig, image_size: tuple[int, int]) -> DistillConfig
 def with_photos(config: DistillConfig) -> DistillConfig:
     """The config for captures with photos: room for the Gaussians that start from these, blur by what saw them.
 
-    In preset `cpu` steps are fewer: likeness and closed loop gain nothing past some 500 (docs/benchmarks.md).
+    In preset `cpu` steps are fewer: likeness and closed loop gain nothing past some 500 (docs/quality.md, P5).
     A small UV square grows: its triangles carry lips and lids that a photo shows sharply. In preset `cpu` Gaussians of
     photos, lips, lids and mouth fill the room. So densification drops and adds none: what it added at a photo's rims
     would be dots from beside.

@@ -28,7 +28,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of the transformer that is written (default: 56 for a plain SRC, none for one of ours)",
     )
-    parser.add_argument("--drop-text", action="store_true", help="leave out the text stream (not for diffusers)")
     parser.add_argument(
         "--empty-prompt",
         dest="prompt",
@@ -55,7 +54,6 @@ def run(args: argparse.Namespace) -> str:
         args.source,
         args.destination,
         conditioning_channels=args.conditioning_channels,
-        drop_text=args.drop_text,
         prompt=prompt,
         dtype=args.dtype,
         shard_bytes=int(args.shard_gb * 10**9),

@@ -40,7 +40,6 @@ def convert(
     destination: Path | str,
     *,
     conditioning_channels: int | None = None,
-    drop_text: bool = False,
     prompt: np.ndarray | None = None,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -57,7 +56,6 @@ def convert(
       destination: a new folder.
       conditioning_channels: of the transformer that is written; 0: plain CogVideoX. Default: 56 for a plain source, 0
         for a multi-view one.
-      drop_text: write a transformer without a text stream (not for diffusers).
       prompt: [T, text_dim] embeddings of the empty prompt, which the transformer is to hold (not for diffusers).
       dtype: "float32", "float16", "bfloat16"; None keeps each tensor's own.
 
@@ -76,7 +74,7 @@ def convert(
         own, value = read_config(folder)
         target = own
         if isinstance(own, TransformerConfig):
-            target = _converted(own, conditioning_channels, drop_text, prompt)
+            target = _converted(own, conditioning_channels, prompt)
         jobs.append((name, to_json(target, value), adapt(open_weights(folder), own, target, prompt)))
     said = []
     with atomic_folder(destination, overwrite=overwrite, kind="folder of weights") as temporary:
@@ -99,14 +97,12 @@ def convert(
     return f"{destination}: {' and '.join(said)}"
 
 
-def _converted(
-    own: TransformerConfig, channels: int | None, drop_text: bool, prompt: np.ndarray | None
-) -> TransformerConfig:
+def _converted(own: TransformerConfig, channels: int | None, prompt: np.ndarray | None) -> TransformerConfig:
     """The config that `convert` writes for one that it reads."""
     if channels is None:
         channels = 0 if own.conditioning_channels else TransformerConfig().conditioning_channels
     if prompt is not None:
-        if drop_text or not channels or not own.text_dim:
+        if not channels or not own.text_dim:
             raise UserError("`prompt`", "is for a multi-view model with a text stream", "leave it out")
         if prompt.ndim != 2 or prompt.shape[1] != own.text_dim:
             raise UserError("`prompt`", f"holds an array {prompt.shape}", f"the text stream takes [T, {own.text_dim}]")
@@ -117,12 +113,7 @@ def _converted(
             "keep its conditioning, or convert a model without them",
         )
     tokens = own.prompt_tokens if prompt is None else len(prompt)
-    return dataclasses.replace(
-        own,
-        conditioning_channels=channels,
-        text_dim=0 if drop_text else own.text_dim,
-        prompt_tokens=tokens if channels and not drop_text else 0,
-    )
+    return dataclasses.replace(own, conditioning_channels=channels, prompt_tokens=tokens if channels else 0)
 
 
 def validate_weights(folder: Path | str) -> str:
