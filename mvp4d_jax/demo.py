@@ -24,6 +24,7 @@ TEST_IDENTITY = 11_004  # of the studio's test range: the weights have never see
 VIEWS, FRAMES, ORBIT_FRAMES = 8, 17, 100
 PHOTO_SIDE = 512  # pixels of the videos of a person whose photos are in the fit
 STOP_SECONDS = 60  # for a stage to save what it has
+RECORD = "demo.json"  # in the demo's folder: what was run, with what, for how long
 
 
 _REPLACING = ("studio", "track", "sample", "evaluate", "distill", "render", "export")  # verbs with --overwrite
@@ -243,7 +244,7 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
     Raises:
       UserError: something that no demo made is in the way; a stage failed: its own message stands above.
     """
-    record_path = out / "demo.json"
+    record_path = out / RECORD
     record = _read_record(record_path)
     for stage in stages:  # those would be replaced
         if stage.command[0] in _REPLACING and stage.name not in record and os.path.lexists(stage.output):

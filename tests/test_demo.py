@@ -144,6 +144,8 @@ def test_what_is_no_photo_is_told_before_the_first_stage(programs, tmp_path, cap
         ([], "capture.json", "holds a capture; give the demo a folder of its own"),
         ([], "avatar.json", "holds an avatar; give the demo a folder of its own"),
         ([], "portrait/portrait.json", "holds a person; give the demo a folder of its own"),
+        ([], "notes.md", "out: is already there, and no demo made it; choose another name"),
+        ([], "avatar/mine.txt", "out: is already there, and no demo made it; choose another name"),
     ],
 )
 def test_a_demo_that_cannot_be_runs_no_stage(programs, tmp_path, capsys, words, holds, told):
@@ -155,6 +157,22 @@ def test_a_demo_that_cannot_be_runs_no_stage(programs, tmp_path, capsys, words, 
     assert main(["demo", "--weights", "tiny", "--out", str(out), *words]) == 2
     assert told in capsys.readouterr().err and programs.ran == []
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("holds", [(), (".DS_Store",), ("demo.json", "notes.md")])
+def test_a_demo_takes_an_empty_folder_and_its_own(programs, tmp_path, holds):
+    for name in holds:
+        (tmp_path / name).write_text("{}")
+    programs.dies_in = "distill"
+    assert main(["demo", "--weights", "tiny", "--out", str(tmp_path)]) == 2
+    assert programs.ran[-1][0] == "distill"
+
+
+def test_a_file_is_no_folder_for_a_demo(programs, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("mine")
+    assert main(["demo", "--weights", "tiny", "--out", str(tmp_path / "README.md")]) == 2
+    assert "README.md: is already there, and is no folder; choose another name" in capsys.readouterr().err
+    assert not programs.ran and (tmp_path / "README.md").read_text() == "mine"
 
 
 def test_a_folder_that_is_called_as_home_is_written_is_another_place(programs, tmp_path, monkeypatch):

@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> str:
     """Runs the stages, writes the report, says where it is."""
     from mvp4d.core.errors import UserError
     from mvp4d.core.host import cpu_count
-    from mvp4d.core.outputs import check_nothing_else
-    from mvp4d_jax.demo import plan_stages, run_stages
+    from mvp4d.core.outputs import check_demo
+    from mvp4d_jax.demo import RECORD, plan_stages, run_stages
     from mvp4d_jax.evaluation.demo_report import write_demo_report
     from mvp4d_jax.release import read_facts, resolve_weights
     from mvp4d_jax.studio.produce import Order
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> str:
     Order(frames=args.frames, size=facts.image_size).check()
     split_of(args.identity)
     out = _for_stages(args.out)
-    check_nothing_else(out, "demo")
+    check_demo(out, RECORD)
     out.mkdir(parents=True, exist_ok=True)
     minutes = "4 to 6" if facts.image_size <= 128 else "10"  # docs/benchmarks.md; more with more photos
     print(f"about {minutes} minutes on two idle cores ({cpu_count()} here); all goes to {out}", flush=True)
