@@ -55,13 +55,15 @@ def plan_stages(
     *,
     photos: Sequence[Path] = (),
     masks: Sequence[Path] = (),
+    face: int | None = None,
     weights: str,
     size: int,
     identity: int,
     frames: int = FRAMES,
 ) -> list[Stage]:
-    """The commands of the demo: on a test identity of the studio, or on photos of a person or a clip (`photos`)."""
-    given = (tuple(photos), tuple(masks), weights, size, identity, frames)
+    """The commands of the demo: on a test identity of the studio, or on photos of a person or a clip (`photos`), in which
+    `face` is taken, counted from the left from 1; None for the largest."""
+    given = (tuple(photos), tuple(masks), face, weights, size, identity, frames)
     named, neutral = _Plan(out, *given).stages(), _Plan(Path("OUT"), *given).stages()
     return [dataclasses.replace(stage, recorded=same.command) for stage, same in zip(named, neutral)]
 
@@ -73,6 +75,7 @@ class _Plan:
     out: Path
     photos: tuple[Path, ...]
     masks: tuple[Path, ...]
+    face: int | None
     weights: str
     size: int
     identity: int
@@ -145,7 +148,7 @@ class _Plan:
 
     def _track(self) -> Stage:
         what = f"fitting the built-in head to {', '.join(photo.name for photo in self.photos)}"
-        command = _command("track", *self.photos, head="builtin", mask=self.masks, out=self.person)
+        command = _command("track", *self.photos, head="builtin", mask=self.masks, face=self.face, out=self.person)
         return Stage("track", what, command, self.person, (*self.photos, *self.masks))
 
     def _drive(self) -> Stage:
@@ -223,10 +226,11 @@ class _Plan:
 
 
 def _command(verb: str, *given: object, **options: object) -> tuple[str, ...]:
-    """A verb with its arguments, flags in the order of `options`: True is a flag alone; False and () leave it out."""
+    """A verb with its arguments, flags in the order of `options`: True is a flag alone; None, False and () leave it
+    out."""
     words = [verb, *map(str, given)]
     for name, value in options.items():
-        if value is False or value == ():
+        if value is None or value is False or value == ():
             continue
         values = () if value is True else value if isinstance(value, tuple) else (value,)
         words += [f"--{name.replace('_', '-')}", *map(str, values)]

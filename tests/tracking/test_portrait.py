@@ -92,6 +92,19 @@ def test_large_photos_are_scaled_down(builtin, photos, tmp_path):
         assert np.abs(colours.astype(int) - wanted).mean() < most
 
 
+@pytest.mark.parametrize(("scale", "told"), [(1.0, ""), (0.5, "1.png: the face is {} pixels wide; below 180")])
+def test_a_face_that_makes_a_blurred_avatar_is_said(builtin, photos, tmp_path, capsys, scale, told):
+    folder, picture, _ = photos
+    points = scale * np.load(folder / "1.npz")["landmarks"]
+    size = round(scale * SIZE[1]), round(scale * SIZE[0])
+    Image.fromarray(picture).resize(size).save(tmp_path / "1.png")
+    np.savez(tmp_path / "1.npz", landmarks=points)
+    track_portrait([tmp_path / "1.png"], builtin, matte="none", landmarks=[tmp_path / "1.npz"])
+    side = np.sqrt(np.prod(np.ptp(points[0], axis=0)))
+    said = capsys.readouterr().err
+    assert told.format(f"{side:.0f}") in said and ("avatar will be blurred" in said) == bool(told)
+
+
 def test_faces_are_drawn_with_hair_and_neck():
     points = np.stack(np.meshgrid(np.linspace(20, 40, 10), np.linspace(30, 60, 10)), -1).reshape(-1, 2)
     drawn = draw_faces((100, 100), [points])
@@ -166,7 +179,7 @@ def test_a_clip_is_read_no_further_than_its_last_kept_frame(monkeypatch):
                 yield np.full((4, 4, 3), index, np.uint8)
 
     still = types.SimpleNamespace(camera=CAMERA, motion=np.arange(30), error=np.zeros(30), shape=np.zeros(3))
-    found = types.SimpleNamespace(points=np.arange(30))
+    found = types.SimpleNamespace(points=np.arange(30), box_size=300.0)
     monkeypatch.setattr(tracking, "track", lambda source, head, **options: (still, still, found))
     monkeypatch.setattr(tracking, "choose_frames", lambda frames, *rest: [7, 2])
     shots, _ = tracking._from_clip(Clip(), None, None, None, None, 2)
