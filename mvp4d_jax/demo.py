@@ -61,8 +61,11 @@ def plan_stages(
     identity: int,
     frames: int = FRAMES,
 ) -> list[Stage]:
-    """The commands of the demo: on a test identity of the studio, or on photos of a person or a clip (`photos`), in which
-    `face` is taken, counted from the left from 1; None for the largest."""
+    """The commands of the demo: on a test identity of the studio, or on photos of a person or a clip (`photos`).
+
+    Args:
+      face: which face of each photo, counted from the left from 1; None for the largest.
+    """
     given = (tuple(photos), tuple(masks), face, weights, size, identity, frames)
     named, neutral = _Plan(out, *given).stages(), _Plan(Path("OUT"), *given).stages()
     return [dataclasses.replace(stage, recorded=same.command) for stage, same in zip(named, neutral)]

@@ -20,7 +20,7 @@ SHARP_SIDE = 192  # pixels of a face that sharpness is measured at
 TURN, MIMIC = 0.2, 0.6  # radians of rotation, and length of a change of expression, that count as far apart
 LIGHT = 1.6  # ratio of two photos' brightness, in linear light, from which on it is said
 SMALL_FACE = 100  # pixels of a face's box from which on up it is worth having
-SHARP_FACE = 180  # pixels of a face's box; a third of the kept photo's side, which is then 512 as an avatar's videos are
+SHARP_FACE = 180  # pixels of a face's box; the kept photo is then 512 wide, as an avatar's videos are
 
 
 def face_crop(picture: np.ndarray, points: np.ndarray, margin: float = 0.6) -> np.ndarray:
