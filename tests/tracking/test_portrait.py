@@ -13,6 +13,7 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking import portrait as tracking
+from mvp4d_jax.tracking.overlay import FITTED, FOUND, draw_portrait
 from mvp4d_jax.tracking.portrait import FittedPhoto, assemble, draw_faces, frontal_angle, settle, track_portrait
 from tests.tracking.test_solve import CAMERA, SIZE, moving, observe
 
@@ -66,6 +67,23 @@ def test_crops_keep_pixels_and_cameras_follow(builtin, portrait, photos):
         wanted = np.load(folder / f"{index}.npz")["landmarks"][0] - [left, top]
         assert np.linalg.norm(points - wanted, axis=-1).mean() < 0.01 * np.ptp(wanted, axis=0).max()
         np.testing.assert_allclose(portrait.landmarks[index], wanted)
+
+
+def test_found_and_fitted_landmarks_are_drawn(portrait):
+    """Where a photo was not looked at, the fitted ones alone; found ones in the row of their own photo."""
+    found = np.full_like(portrait.landmarks, np.nan)
+    found[1] = portrait.landmarks[1] - [0, 25]
+    drawn = draw_portrait(dataclasses.replace(portrait, landmarks=found), height=480)
+    for index, row in enumerate((drawn[:480], drawn[480:])):
+        height, width = portrait.photos[index].shape[:2]
+        side = round(width * 480 / height)
+        overlay = row[:, side : 2 * side]
+        assert (overlay == FITTED).all(-1).sum() > 68
+        green = (overlay == FOUND).all(-1)
+        assert green.any() == (index == 1)
+        if index == 1:
+            x, y = np.round(found[1][27] * [side / width, 480 / height]).astype(int)  # of the nose's root
+            assert green[y, x]
 
 
 def test_the_most_frontal_photo_is_the_reference(portrait):
