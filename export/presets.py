@@ -236,11 +236,11 @@ def changed(
     config = dataclasses.replace(config, avatar=avatar)
     if steps is not None:
         if steps < 1:
-            raise UserError("`steps`", f"{steps} is no number of steps")
+            raise UserError("`steps`", f"{steps} is no number of steps", "use 1 or more")
         config = dataclasses.replace(config, steps=steps)
     if views_per_step is not None:
         if views_per_step < 0:
-            raise UserError("`views_per_step`", f"{views_per_step} is no number of views")
+            raise UserError("`views_per_step`", f"{views_per_step} is no number of views", "0 takes all")
         config = dataclasses.replace(config, views=views_per_step)
     if densify is not None:
         if densify not in STRATEGIES:

@@ -137,23 +137,8 @@ class Avatar:
           sh: degree of the harmonics that are written, 0 to 3; the avatar's own by default.
           raw_axes: PLY in the world's axes, not turned for viewers.
         """
-        from mvp4d_export.formats import FORMATS, check_format, export_avatar
-
-        name = check_format(format, Path(out))
-        chosen = FORMATS[name]
-        given, written = _listed(motion), {"frame": frame, "sh": sh, "raw_axes": raw_axes, "overwrite": overwrite}
-        if chosen.clips:
-            clips = self._clips(given, audio)
-            export_avatar(self.module, Path(out), name, clips[0].motion, clips=clips, **written)
-            return Path(out)
-        if len(given) > 1 or audio:
-            raise UserError(
-                "`audio`" if audio else "`motion`",
-                f"format '{name}' holds one motion, without sound",
-                "give one, or use format html",
-            )
-        found = None if given[0] is None and not chosen.own_motion else self.motion(given[0])
-        export_avatar(self.module, Path(out), name, found, **written)
+        written = {"frame": frame, "sh": sh, "raw_axes": raw_axes, "overwrite": overwrite}
+        write_format(self, Path(out), format, motion, audio, **written)
         return Path(out)
 
     @checked
@@ -187,6 +172,32 @@ class Avatar:
             Clip(_clip_name(item), self.motion(item), None if sound is None else Path(sound))
             for item, sound in itertools.zip_longest(given, sounds)
         )
+
+
+def write_format(
+    avatar: Avatar,
+    out: Path,
+    format: str | None,
+    motion: Motion | Pathlike | Sequence[Motion | Pathlike] | None,
+    audio: Pathlike | Sequence[Pathlike | None],
+    **written: Any,
+) -> str:
+    """`Avatar.export`; returns the closing line, which says what is in the file."""
+    from mvp4d_export.formats import FORMATS, check_format, export_avatar
+
+    name, given = check_format(format, out), _listed(motion)
+    chosen = FORMATS[name]
+    if chosen.clips:
+        clips = avatar._clips(given, audio)
+        return export_avatar(avatar.module, out, name, clips[0].motion, clips=clips, **written)
+    if len(given) > 1 or audio:
+        raise UserError(
+            "`audio`" if audio else "`motion`",
+            f"format '{name}' holds one motion, without sound",
+            "give one, or use format html",
+        )
+    found = None if given[0] is None and not chosen.own_motion else avatar.motion(given[0])
+    return export_avatar(avatar.module, out, name, found, **written)
 
 
 def default_cameras(performs: bool) -> str:

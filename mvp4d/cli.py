@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import io
 import itertools
 import os
 import re
+import shlex
 import signal
 import sys
 import warnings
@@ -134,10 +136,18 @@ class _Parser(argparse.ArgumentParser):
     def unknown(self, words: Sequence[str]) -> NoReturn:
         """Refuses words that no flag takes, and names the flag that the first may stand for."""
         close = meant(words[0].partition("=")[0], self._option_string_actions) if words[0].startswith("-") else None
-        self.refuse(
-            f"unrecognized arguments: {' '.join(words)}",
-            f"did you mean {close}?" if close else f"see '{self.prog} --help'",
-        )
+        fix = f"did you mean {close}?" if close else self._as_photos(words) or f"see '{self.prog} --help'"
+        self.refuse(f"unrecognized arguments: {' '.join(words)}", fix)
+
+    def _as_photos(self, words: Sequence[str]) -> str:
+        """The flag that pictures or a video belong behind, where there is one; else nothing."""
+        from mvp4d.core import images, video
+
+        kinds = {os.path.splitext(word)[1].lower() for word in words}
+        for flag, suffixes in (("--photo", images.SUFFIXES), ("--video", video.SUFFIXES)):
+            if flag in self._option_string_actions and kinds <= set(suffixes):
+                return f"give {flag} {shlex.join(words)}"
+        return ""
 
     def refuse(self, message: str, fix: str) -> NoReturn:
         self.exit(2, f"{UserError(self.prog, message, fix)}\n")
@@ -192,7 +202,9 @@ def _run_verb(verb: str, words: Sequence[str]) -> int:
         parsed = _parse(module, parser, words)
         _refuse_numbers(parsed)
         _refuse_buckets(module, parsed)
-        with _held(module, parsed):
+        from mvp4d.core.progress import worded  # takes a moment, which --help need not
+
+        with _held(module, parsed), worded(functools.partial(as_flags, parser=parser)):
             message = module.run(parsed)
     except KeyboardInterrupt as stop:
         return _stopped(stop, verb, _resumes(module, parsed))

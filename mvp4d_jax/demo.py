@@ -24,6 +24,7 @@ TEST_IDENTITY = 11_004  # of the studio's test range: the weights have never see
 VIEWS, FRAMES, ORBIT_FRAMES = 8, 17, 100
 PHOTO_SIDE = 512  # pixels of the videos of a person whose photos are in the fit
 STOP_SECONDS = 60  # for a stage to save what it has
+RECORD = "demo.json"  # in the demo's folder: what was run, with what, for how long
 
 
 _REPLACING = ("studio", "track", "sample", "evaluate", "distill", "render", "export")  # verbs with --overwrite
@@ -54,13 +55,18 @@ def plan_stages(
     *,
     photos: Sequence[Path] = (),
     masks: Sequence[Path] = (),
+    face: int | None = None,
     weights: str,
     size: int,
     identity: int,
     frames: int = FRAMES,
 ) -> list[Stage]:
-    """The commands of the demo: on a test identity of the studio, or on photos of a person or a clip (`photos`)."""
-    given = (tuple(photos), tuple(masks), weights, size, identity, frames)
+    """The commands of the demo: on a test identity of the studio, or on photos of a person or a clip (`photos`).
+
+    Args:
+      face: which face of each photo, counted from the left from 1; None for the largest.
+    """
+    given = (tuple(photos), tuple(masks), face, weights, size, identity, frames)
     named, neutral = _Plan(out, *given).stages(), _Plan(Path("OUT"), *given).stages()
     return [dataclasses.replace(stage, recorded=same.command) for stage, same in zip(named, neutral)]
 
@@ -72,6 +78,7 @@ class _Plan:
     out: Path
     photos: tuple[Path, ...]
     masks: tuple[Path, ...]
+    face: int | None
     weights: str
     size: int
     identity: int
@@ -144,7 +151,7 @@ class _Plan:
 
     def _track(self) -> Stage:
         what = f"fitting the built-in head to {', '.join(photo.name for photo in self.photos)}"
-        command = _command("track", *self.photos, head="builtin", mask=self.masks, out=self.person)
+        command = _command("track", *self.photos, head="builtin", mask=self.masks, face=self.face, out=self.person)
         return Stage("track", what, command, self.person, (*self.photos, *self.masks))
 
     def _drive(self) -> Stage:
@@ -222,10 +229,11 @@ class _Plan:
 
 
 def _command(verb: str, *given: object, **options: object) -> tuple[str, ...]:
-    """A verb with its arguments, flags in the order of `options`: True is a flag alone; False and () leave it out."""
+    """A verb with its arguments, flags in the order of `options`: True is a flag alone; None, False and () leave it
+    out."""
     words = [verb, *map(str, given)]
     for name, value in options.items():
-        if value is False or value == ():
+        if value is None or value is False or value == ():
             continue
         values = () if value is True else value if isinstance(value, tuple) else (value,)
         words += [f"--{name.replace('_', '-')}", *map(str, values)]
@@ -243,7 +251,7 @@ def run_stages(stages: list[Stage], out: Path) -> dict[str, float]:
     Raises:
       UserError: something that no demo made is in the way; a stage failed: its own message stands above.
     """
-    record_path = out / "demo.json"
+    record_path = out / RECORD
     record = _read_record(record_path)
     for stage in stages:  # those would be replaced
         if stage.command[0] in _REPLACING and stage.name not in record and os.path.lexists(stage.output):

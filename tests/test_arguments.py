@@ -10,6 +10,7 @@ import pytest
 import mvp4d
 from mvp4d.cli import VERBS, _at_home, as_flags, main
 from mvp4d.core.arguments import checked
+from mvp4d.core.progress import say
 
 
 @checked
@@ -224,6 +225,17 @@ def test_arguments_are_shown_as_flags_under_their_first_name(verb, told, shown):
     parser = argparse.ArgumentParser()
     importlib.import_module(VERBS[verb][0]).configure(parser)
     assert as_flags(f"{told}: is wrong", parser) == f"{shown}: is wrong"
+
+
+def test_notes_are_shown_with_flags_while_a_verb_runs(monkeypatch, capsys):
+    def run(args):
+        say("note: 2 faces, `face` takes another")
+        return "done"
+
+    monkeypatch.setattr("mvp4d.commands.track.run", run)
+    assert main(["track", "a.jpg", "--out", "person"]) == 0
+    say("note: `face`")
+    assert capsys.readouterr().err == "note: 2 faces, --face takes another\nnote: `face`\n"
 
 
 @pytest.mark.parametrize("words", [

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import docs_check
 import pytest
+from small_world import write_scene
 
 from mvp4d.cli import main
+from mvp4d.core.capture import Capture
 from mvp4d.core.heads.motion import Motion
-from mvp4d_jax.evaluation.demo_report import how_many, next_steps
+from mvp4d_jax.evaluation.demo_report import _sides, bearing, how_many, next_steps
 
 SHOWN = docs_check.shown()
 
@@ -43,8 +45,17 @@ def test_what_a_command_lacks_is_told(line, told):
 def test_the_reports_commands_name_the_avatar_as_a_shell_takes_it(name):
     words = [shlex.split(command) for command, _ in next_steps(Path(name), [Path("a.jpg"), Path("b.jpg")])]
     taken = [line[2] for line in words if line[1] in ("view", "render", "export")]
-    assert taken == [f"{name}/avatar"] * 4
+    assert taken == [f"{name}/avatar"] * 5
     assert not [line for line in words if line[1] in ("demo", "train")]  # the one has just been done
+
+
+def test_views_are_named_by_side_in_every_table(tmp_path):
+    """A rig's azimuth grows to the right of a frontal picture; so do the sides that cameras of a capture have."""
+    words = ["0°", "45° right", "90° right", "135° right", "180°", "135° left", "90° left", "45° left"]
+    assert [bearing(45 * eighth) for eighth in range(8)] == words
+    capture = Capture.open(write_scene(tmp_path / "capture", views=8, frames=1))
+    found = _sides(capture, capture.names)
+    assert found[1:4].tolist() == [1, 1, 1] and found[5:].tolist() == [-1, -1, -1]  # of orbit:360x8
 
 
 def test_who_gave_one_photo_is_told_to_give_more():

@@ -140,10 +140,13 @@ def test_what_is_no_photo_is_told_before_the_first_stage(programs, tmp_path, cap
     ("words", "holds", "told"),
     [
         (["--frames", "0"], None, "--frames: is 0; use 1 to 100,000"),
+        (["--face", "2"], None, "--face: is for photos and videos; give --photo or --video, too"),
         (["--identity=-1"], None, "--identity: -1 is negative; identities count from 0"),
         ([], "capture.json", "holds a capture; give the demo a folder of its own"),
         ([], "avatar.json", "holds an avatar; give the demo a folder of its own"),
         ([], "portrait/portrait.json", "holds a person; give the demo a folder of its own"),
+        ([], "notes.md", "out: is already there, and no demo made it; choose another name"),
+        ([], "avatar/mine.txt", "out: is already there, and no demo made it; choose another name"),
     ],
 )
 def test_a_demo_that_cannot_be_runs_no_stage(programs, tmp_path, capsys, words, holds, told):
@@ -155,6 +158,55 @@ def test_a_demo_that_cannot_be_runs_no_stage(programs, tmp_path, capsys, words, 
     assert main(["demo", "--weights", "tiny", "--out", str(out), *words]) == 2
     assert told in capsys.readouterr().err and programs.ran == []
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("holds", [(), (".DS_Store",), ("demo.json", "notes.md")])
+def test_a_demo_takes_an_empty_folder_and_its_own(programs, tmp_path, holds):
+    for name in holds:
+        (tmp_path / name).write_text("{}")
+    programs.dies_in = "distill"
+    assert main(["demo", "--weights", "tiny", "--out", str(tmp_path)]) == 2
+    assert programs.ran[-1][0] == "distill"
+
+
+def test_a_done_demo_says_what_this_run_took(programs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mvp4d_jax.evaluation.demo_report.write_demo_report", lambda *given: None)
+    monkeypatch.setattr("mvp4d.commands.demo._devices", lambda out: "without a GPU")
+    words = ["demo", "--weights", "tiny", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    record = tmp_path / "out" / "demo.json"
+    earlier = {name: {**entry, "seconds": 100.0} for name, entry in json.loads(record.read_text()).items()}
+    record.write_text(json.dumps(earlier))
+    programs.ran = []
+    capsys.readouterr()
+    assert main(words) == 0 and not programs.ran
+    assert int(re.search(r"^done in (\d+) s: open", capsys.readouterr().out, re.MULTILINE)[1]) < 100
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["me.jpg"], "unrecognized arguments: me.jpg; give --photo me.jpg"),
+    (["my face.HEIC", "side.png"], "give --photo 'my face.HEIC' side.png"),
+    (["me.mov"], "give --video me.mov"),
+    (["me.txt"], "see 'mvp4d demo --help'"),
+    (["--fase", "2"], "did you mean --face?"),
+])  # fmt: skip
+def test_a_photo_without_its_flag_is_told_it(programs, capsys, words, told):
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", *words])
+    assert capsys.readouterr().err.endswith(f"{told}\n")
+
+
+def test_the_face_is_handed_on_to_track(tmp_path):
+    (stage,) = (stage for stage in _stages(tmp_path, photos=[tmp_path / "a.jpg"], face=2) if stage.name == "track")
+    assert stage.command[stage.command.index("--face") + 1] == "2"
+    assert not any("--face" in stage.command for stage in _stages(tmp_path, photos=[tmp_path / "a.jpg"]))
+
+
+def test_a_file_is_no_folder_for_a_demo(programs, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("mine")
+    assert main(["demo", "--weights", "tiny", "--out", str(tmp_path / "README.md")]) == 2
+    assert "README.md: is already there, and is no folder; choose another name" in capsys.readouterr().err
+    assert not programs.ran and (tmp_path / "README.md").read_text() == "mine"
 
 
 def test_a_folder_that_is_called_as_home_is_written_is_another_place(programs, tmp_path, monkeypatch):

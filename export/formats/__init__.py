@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,7 +133,9 @@ def export_avatar(
     if frame is not None and not chosen.one_frame:
         raise UserError("`frame`", f"'{name}' does not hold one frame of a motion", "leave it out")
     if motion is not None and not 0 <= (frame or 0) < motion.frame_count:
-        raise UserError("`frame`", f"{frame} is none of {motion.frame_count} frames")
+        raise UserError(
+            "`frame`", f"{frame} is none of {motion.frame_count} frames", f"use 0 to {motion.frame_count - 1}"
+        )
     if sh is not None and not (chosen.one_frame or chosen.folder):
         raise UserError("`sh`", f"'{name}' has harmonics of its own", "leave it out")
     if sh is not None and sh not in range(4):
@@ -144,13 +147,21 @@ def export_avatar(
     return write(Job(avatar, motion, out, frame or 0, sh, raw_axes, overwrite, clips))
 
 
-def check_format(format: str | None, out: Path) -> str:
-    """The name of a format, told by the suffix of `out` where None is given. Raises UserError."""
+def check_format(format: str | None, out: Path, also: Sequence[str] = ()) -> str:
+    """The name of a format, told by the suffix of `out` where None is given.
+
+    Args:
+      also: names of formats that the caller writes itself: for the message.
+
+    Raises:
+      UserError: no such format.
+    """
+    known = ", ".join((*FORMATS, *also))
     if format is None:
         told = [name for name, entry in FORMATS.items() if entry.suffix and entry.suffix == out.suffix.lower()]
         if not told:
-            raise UserError("`format`", f"is not told by the name '{out.name}'", f"give one of {', '.join(FORMATS)}")
+            raise UserError("`format`", f"is not told by the name '{out.name}'", f"give one of {known}")
         return told[0]
     if format not in FORMATS:
-        raise UserError("`format`", f"'{format}' is no format of avatars", f"use one of {', '.join(FORMATS)}")
+        raise UserError("`format`", f"'{format}' is no format of avatars", f"use one of {known}")
     return format

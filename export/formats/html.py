@@ -22,8 +22,11 @@ import numpy as np
 
 from mvp4d.core.errors import UserError
 from mvp4d.core.files import atomic_file
+from mvp4d.core.heads.motion import Motion
 from mvp4d.core.progress import say
+from mvp4d.core.sound import note_cut
 from mvp4d.core.sound import read_sound as decode
+from mvp4d.core.words import counted
 from mvp4d_export.avatar import Avatar, eye_joints
 from mvp4d_export.bake import Baked, bake
 from mvp4d_export.formats import Clip, Job
@@ -62,7 +65,7 @@ def write(job: Job) -> str:
     rms, high = (1000 * value for value in baked.error)
     if job.avatar.net is not None:
         say(f"note: the deformation net is kept as blendshapes, {rms:.3f} mm off (99 % of points within {high:.3f} mm)")
-    return f"{job.out}: {len(text) / 1e6:.1f} MB, {len(job.clips)} motions"
+    return f"{job.out}: {len(text) / 1e6:.1f} MB, {counted(len(job.clips), 'motion')}"
 
 
 def page(
@@ -77,15 +80,15 @@ def page(
     Raises:
       UserError: a sound that browsers do not play, Gaussians that cannot be drawn.
     """
-    sounds = [None if clip.sound is None else read_sound(clip.sound) for clip in clips]
+    sounds = [None if clip.sound is None else read_sound(clip.sound, clip.motion) for clip in clips]
     baked = bake(avatar, [clip.motion for clip in clips])
     header, arrays = _contents(avatar, baked, clips, sounds)
     payload = pack({**header, "title": title, "background": background, "live": live}, arrays)
     return assemble(title, payload, live), baked
 
 
-def read_sound(path: Path) -> tuple[str, bytes]:
-    """MIME type and bytes of a sound file. Raises UserError for one that browsers do not play."""
+def read_sound(path: Path, motion: Motion) -> tuple[str, bytes]:
+    """MIME type and bytes of a motion's sound file. Raises UserError for one that browsers do not play."""
     try:
         size = path.stat().st_size
         data = path.read_bytes() if size <= MAX_SOUND else b""
@@ -93,7 +96,8 @@ def read_sound(path: Path) -> tuple[str, bytes]:
         raise UserError(path, error.strerror or "cannot be read", "give a sound file") from None
     if size > MAX_SOUND:
         raise UserError(path, f"is {size >> 20} MB of sound, a page holds {MAX_SOUND >> 20}", "give an mp3 or ogg")
-    decode(path)  # a file may be cut, or a video without sound: browsers would stay silent
+    sound = decode(path)  # a file may be cut, or a video without sound: browsers would stay silent
+    note_cut(path, sound, motion.frame_count / motion.fps)
     if data[4:8] == b"ftyp":
         return "audio/mp4", data
     for start, kind in _SOUNDS:

@@ -10,6 +10,7 @@ import torch
 
 from mvp4d.core.files import atomic_folder
 from mvp4d.core.progress import progress
+from mvp4d.core.words import counted
 from mvp4d_export.avatar import Splats
 from mvp4d_export.formats import FRAMES, Job
 from mvp4d_export.formats.frames import degree_of, frame_splats, frames
@@ -23,11 +24,13 @@ def write_frame(job: Job) -> str:
 
 
 def write_sequence(job: Job) -> str:
-    count = job.motion.frame_count
+    count, sizes = job.motion.frame_count, set()
     with atomic_folder(job.out, overwrite=job.overwrite, kind=FRAMES) as folder:
         for index, splats in enumerate(progress(frames(job), total=count, what="writing", unit="frame")):
             write_splats(placed(splats, job.raw_axes), folder / f"{index:05d}.ply", comments(job))
-    return f"{job.out}: {count} files of {job.avatar.gaussian_count} Gaussians"
+            sizes.add(len(splats.means))
+    many = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
+    return f"{job.out}: {counted(count, 'file')} of {many} Gaussians"
 
 
 def placed(splats: Splats, raw_axes: bool) -> Splats:

@@ -126,9 +126,9 @@ function applyOptions(motions) {
   document.body.classList.toggle('embed', options.has('embed'));
   orbit.lift = options.has('embed') ? 0 : 0.04;
   const dark = matchMedia('(prefers-color-scheme: dark)').matches;
-  const asked = options.get('background') || header.background || (dark ? '16181d' : 'f3f2ef');
-  if (/^#?[0-9a-f]{6}$/i.test(asked)) find('background').value = `#${asked.replace('#', '')}`;
-  if (asked === 'transparent') find('transparent').click();
+  const asked = [options.get('background'), header.background, dark ? '16181d' : 'f3f2ef']
+    .find((value) => /^(#?[0-9a-f]{6}|transparent)$/i.test(value || '')).toLowerCase();
+  if (asked === 'transparent') find('transparent').click(); else find('background').value = `#${asked.replace('#', '')}`;
   for (const name of ['azimuth', 'elevation']) {
     if (options.has(name)) orbit[name] = (Number(options.get(name)) || 0) * Math.PI / 180;
   }

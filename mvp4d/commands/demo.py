@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import time
 from pathlib import Path
 
 
@@ -32,6 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="white where the person is, for each photo (default: cut out automatically)",
     )
+    parser.add_argument(
+        "--face", type=int, help="which face of each photo, counted from the left from 1 (default: the largest)"
+    )
     parser.add_argument("--out", default="out/demo", metavar="DIR", help="where everything goes (default out/demo)")
     parser.add_argument(
         "--weights",
@@ -40,7 +44,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "tiny (64 x 64; faster), or a release folder",
     )
     parser.add_argument(
-        "--identity", type=int, default=TEST_IDENTITY, help=f"whom the studio films (default {TEST_IDENTITY})"
+        "--identity",
+        type=int,
+        default=TEST_IDENTITY,
+        help="whom the studio films; with --photo or --video, whose expressions and speech the person is shown with "
+        f"(default {TEST_IDENTITY})",
     )
     parser.add_argument("--frames", type=int, default=17, help="frames of the motion (default 17)")
 
@@ -54,8 +62,8 @@ def run(args: argparse.Namespace) -> str:
     """Runs the stages, writes the report, says where it is."""
     from mvp4d.core.errors import UserError
     from mvp4d.core.host import cpu_count
-    from mvp4d.core.outputs import check_nothing_else
-    from mvp4d_jax.demo import plan_stages, run_stages
+    from mvp4d.core.outputs import check_demo
+    from mvp4d_jax.demo import RECORD, plan_stages, run_stages
     from mvp4d_jax.evaluation.demo_report import write_demo_report
     from mvp4d_jax.release import read_facts, resolve_weights
     from mvp4d_jax.studio.produce import Order
@@ -67,13 +75,17 @@ def run(args: argparse.Namespace) -> str:
     masks = [_for_stages(path) for path in args.masks or []]
     if masks and not photos:
         raise UserError("`masks`", "is for photos", "give `photo`, too")
+    if args.face is not None and not photos:
+        raise UserError("`face`", "is for photos and videos", "give `photo` or `video`, too")
+    if args.face is not None and args.face < 1:
+        raise UserError("`face`", f"is {args.face}", "faces count from the left, from 1")
     if photos:
         check_photos(photos, masks or None)
     facts = read_facts(resolve_weights(args.weights))
     Order(frames=args.frames, size=facts.image_size).check()
     split_of(args.identity)
     out = _for_stages(args.out)
-    check_nothing_else(out, "demo")
+    check_demo(out, RECORD)
     out.mkdir(parents=True, exist_ok=True)
     minutes = "4 to 6" if facts.image_size <= 128 else "10"  # docs/benchmarks.md; more with more photos
     print(f"about {minutes} minutes on two idle cores ({cpu_count()} here); all goes to {out}", flush=True)
@@ -81,15 +93,17 @@ def run(args: argparse.Namespace) -> str:
         out,
         photos=photos,
         masks=masks,
+        face=args.face,
         weights=args.weights,
         size=facts.image_size,
         identity=args.identity,
         frames=args.frames,
     )
+    began = time.monotonic()
     seconds = run_stages(stages, out)
     commands = [(stage.name, stage.what, stage.command, seconds[stage.name]) for stage in stages]
     write_demo_report(out, photos, commands, f"{cpu_count()} cores, {platform.machine()}, {_devices(out)}")
-    return f"done in {sum(seconds.values()):.0f} s: open {out / 'report.html'}"
+    return f"done in {time.monotonic() - began:.0f} s: open {out / 'report.html'}"
 
 
 def _for_stages(path: str) -> Path:

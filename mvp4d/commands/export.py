@@ -26,6 +26,8 @@ CAPTURES = {
     "nerfstudio": ("mvp4d.core.capture.nerfstudio", "export_nerfstudio"),
 }
 
+ALSO = ("csv", "nersemble-benchmark")  # of an avatar, beside those of `mvp4d_export.formats`
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", type=Path, help="a capture, an avatar or a motion")
@@ -69,21 +71,21 @@ def run(args: argparse.Namespace) -> str:
         raise UserError(
             args.path, f"avatars need the PyTorch half ({error})", "in the checkout: pip install '.[export]'"
         ) from None
-    import mvp4d
+    from mvp4d.avatar import open_avatar, write_format
 
-    lost = FORMATS[check_format(args.format, args.out)].lost
-    avatar = mvp4d.open_avatar(args.path, device="cpu")
-    avatar.export(
+    lost = FORMATS[check_format(args.format, args.out, also=ALSO)].lost
+    line = write_format(
+        open_avatar(args.path, device="cpu"),
         args.out,
-        format=args.format,
-        motion=args.motion,
-        audio=args.audio,
+        args.format,
+        args.motion,
+        args.audio,
         frame=args.frame,
         sh=args.sh,
         raw_axes=args.raw_axes,
         overwrite=args.overwrite,
     )
-    return f"{args.out}: {avatar.module.gaussian_count} Gaussians" + (f" (not kept: {lost})" if lost else "")
+    return line + (f" (not kept: {lost})" if lost else "")
 
 
 def _submission(args: argparse.Namespace) -> str:

@@ -75,6 +75,10 @@ def run(args: argparse.Namespace) -> str:
         }
     for path in parts:
         check_target(path, args.alpha, args.overwrite)
+    if args.audio is not None and args.frames is None:  # a window of frames is meant to cut
+        from mvp4d.core.sound import note_cut, read_sound
+
+        note_cut(args.audio, read_sound(args.audio), len(parts[next(iter(parts))]) / rendering.fps)
     for path, part in parts.items():
         part.save(path, alpha=args.alpha, overwrite=args.overwrite, audio=args.audio, audio_start=audio_start)
     height, width = rendering.size

@@ -177,7 +177,9 @@ def check_rendered_size(image_size: tuple[int, int]) -> None:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """An open picture of an allowed format; what its decoder raises in the block becomes a UserError."""
     if not path.is_file():  # a named pipe would be waited for
-        raise UserError(path, "no such picture" if not path.exists() else "not a regular file")
+        raise UserError(path, "no such picture" if not path.exists() else "not a regular file", "give a picture file")
+    if not path.stat().st_size:
+        raise UserError(path, "is empty", "copy or download it again")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow's: what matters ends in an error
         try:
@@ -191,7 +193,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _why(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not a PNG, JPEG, WebP, AVIF, TIFF or BMP picture"
+        return "not a PNG, JPEG, WebP, AVIF, TIFF, BMP or HEIC picture"
     if isinstance(error, Image.DecompressionBombError):
         return f"too large: pictures of up to {MAX_PIXELS // 10**6} megapixels are read"
     return f"not a readable picture ({' '.join(str(error).split())[:100] or type(error).__name__})"

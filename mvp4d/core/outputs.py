@@ -124,6 +124,25 @@ def check_nothing_else(path: str | os.PathLike, what: str) -> None:
         raise UserError(path, f"holds {found}", f"give the {what} a folder of its own")
 
 
+def check_demo(path: str | os.PathLike, record: str) -> None:
+    """Refuses a demo's folder that is a file, or holds files and not the demo's record.
+
+    Args:
+      record: name of the file that every demo leaves in its folder.
+
+    Raises:
+      UserError: something is in the way.
+    """
+    folder = Path(path)
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise UserError(path, "is already there, and is no folder", "choose another name")
+    check_nothing_else(path, "demo")
+    if not (folder / record).is_file() and any(entry.name not in _IGNORED for entry in folder.iterdir()):
+        raise UserError(path, "is already there, and no demo made it", "choose another name")
+
+
 def _may_lie_in_workdir(path: Path) -> bool:
     """Before the first run: what its launch puts there, and what a run that was stopped at once has left."""
     return path.name.startswith(".") or path.name in _RUN_ENTRIES or path.suffix in _RUN_SUFFIXES

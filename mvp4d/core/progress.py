@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 _silent = False
+_worded: Callable[[str], str] = str
 
 
 @contextlib.contextmanager
@@ -21,6 +22,17 @@ def silence() -> Iterator[None]:
         yield
     finally:
         _silent = before
+
+
+@contextlib.contextmanager
+def worded(change: Callable[[str], str]) -> Iterator[None]:
+    """Says notes as `change` puts them while the block runs."""
+    global _worded
+    before, _worded = _worded, change
+    try:
+        yield
+    finally:
+        _worded = before
 
 
 def progress(iterable: Iterable | None = None, *, total: int | None = None, what: str, unit: str = "it") -> Any:
@@ -47,6 +59,9 @@ def end_bars() -> None:
 
 
 def say(note: str) -> None:
-    """Prints one line on standard error: what a person should know and a program need not."""
+    """Prints one line on standard error: what a person should know and a program need not.
+
+    Arguments stand in it as in a UserError: `name`, in backticks, which the command line shows as its flag.
+    """
     if not _silent:
-        print(note, file=sys.stderr, flush=True)
+        print(_worded(note), file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -13,9 +14,12 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from mvp4d.core.errors import UserError
+from mvp4d.core.progress import say
 
 RATE = 16000  # samples per second: what the recogniser wants
 LONGEST = 1800  # seconds
+SPARE = 0.25  # seconds of a sound that may be cut unsaid: a frame of the motion, what encoders add
+_KINDS = "give a WAV, FLAC, MP3 or M4A file"
 # Playlists, which may name other files or the network, are left out.
 _CONTAINERS = "wav,w64,aiff,flac,mp3,ogg,aac,caf,au,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg"
 _GUARD = ("-protocol_whitelist", "file,pipe", "-format_whitelist", _CONTAINERS)
@@ -51,7 +55,7 @@ def read_sound(path: str | os.PathLike) -> Sound:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(path, "no such sound file")
+        raise UserError(path, "no such sound file", _KINDS)
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(),
         "-nostdin",
@@ -72,9 +76,9 @@ def read_sound(path: str | os.PathLike) -> Sound:
     told = done.stderr.decode("utf-8", "replace")
     rate = re.search(r"Audio: .*?(\d+) Hz", told)
     if "Video: " in told and "Audio: " not in told:
-        raise UserError(path, "holds pictures without sound", "give a WAV, FLAC, MP3 or M4A file")
+        raise UserError(path, "holds pictures without sound", _KINDS)
     if done.returncode or rate is None:
-        raise UserError(path, f"not a readable sound file ({_reason(told)})", "give a WAV, FLAC, MP3 or M4A file")
+        raise UserError(path, f"not a readable sound file ({_reason(told)})", _KINDS)
     samples = np.frombuffer(done.stdout, "<f4")
     if len(samples) < RATE // 20:
         raise UserError(path, f"holds {len(samples) / RATE:.3f} s of sound", "at least 0.05 s are needed")
@@ -83,6 +87,15 @@ def read_sound(path: str | os.PathLike) -> Sound:
     if not np.isfinite(samples).all():
         raise UserError(path, "holds samples that are not finite", "convert it to 16-bit WAV")
     return Sound(samples.clip(-1, 1), int(rate[1]))
+
+
+def note_cut(path: str | os.PathLike, sound: Sound, seconds: float) -> None:
+    """Says how much of a sound a motion of so many seconds cuts."""
+    if sound.duration > seconds + SPARE:
+        say(
+            f"note: {path}: {sound.duration - seconds:.1f} of its {sound.duration:.1f} s are cut, the motion lasts "
+            f"{seconds:.1f} s; 'mvp4d speak {shlex.quote(str(path))} --out NAME.npz' makes one that speaks it"
+        )
 
 
 def loudness(sound: Sound, fps: float, frames: int) -> np.ndarray:
@@ -148,7 +161,7 @@ def add_sound(video: Path, sound: str | os.PathLike, start: float = 0.0) -> None
             raise UserError(
                 sound,
                 f"cannot be laid under the video ({_reason(done.stderr.decode(errors='replace'))})",
-                "give a WAV, FLAC, MP3 or M4A file",
+                _KINDS,
             )
         os.replace(mixed, video)
     finally:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from mvp4d.core.cameras.camera import axis_in_head
 from mvp4d.core.capture import Capture
 from mvp4d.core.capture.portrait import open_person
 from mvp4d.core.files import atomic_file
 from mvp4d.core.video import SUFFIXES, read_video
-from mvp4d_jax.evaluation.evaluate import baseline_pictures, by_angle, mean, score_view
+from mvp4d_jax.evaluation.evaluate import baseline_pictures, by_angle, mean, reference_axis, score_view
 from mvp4d_jax.evaluation.likeness_report import likeness_table, pair_names, pictures_beside
 from mvp4d_jax.evaluation.report import MEASURES, by_ring, compare, figure, number, picture, pictures, write_page
 
@@ -138,7 +139,11 @@ def _of_photos(out: Path, generated: Capture, photos: Sequence[Path]) -> list[st
 
 def _overlay(path: Path) -> str:
     drawn = _shrunk(path, 4096)
-    return picture(drawn, min(1000, drawn.shape[1]), "The photo, cut out, and with the fitted head over it")
+    return picture(
+        drawn,
+        min(1000, drawn.shape[1]),
+        "The photo, cut out, and with the fitted head over it; green: landmarks found, red: fitted",
+    )
 
 
 def _shrunk(path: Path, side: int = 768) -> np.ndarray:
@@ -167,14 +172,31 @@ def _against_truth(out: Path, generated: Capture, truth: Capture) -> list[str]:
     through = [(label, [draw(nearest, frame) for frame in moments]) for label, draw in rows.items()]
     return [
         "<h2>Eight views of one moment</h2>",
-        f"<p>Frame {middle}; angles are from the reference view.</p>",
-        pictures(around, [f"{angle:.0f}°" for angle in angles], WIDTH),
+        f"<p>Frame {middle}; angles are from the reference view, left and right as in a frontal picture.</p>",
+        pictures(around, [bearing(side * angle) for side, angle in zip(_sides(truth, names), angles)], WIDTH),
         "<h2>One view through time</h2>",
         f"<p>The view nearest to the reference, {angles[nearest]:.0f}° away.</p>",
         pictures(through, [f"frame {frame}" for frame in moments], WIDTH),
         "<h2>Measured against the ground truth</h2>",
         _measures(out, scores, avatar, truth),
     ]
+
+
+def bearing(degrees: float) -> str:
+    """From where a view sees the head, of its azimuth: 0°, 45° right (of a frontal picture), 180°, 45° left."""
+    turned = (degrees + 180) % 360 - 180
+    side = "" if round(abs(turned)) in (0, 180) else " right" if turned > 0 else " left"
+    return f"{abs(turned):.0f}°{side}"
+
+
+def _sides(capture: Capture, names: Sequence[str]) -> np.ndarray:
+    """1 for cameras to the right of the reference's, as a frontal picture has it, and -1 for others; at frame 0."""
+    axis = reference_axis(capture)
+    if axis is None:
+        return np.ones(len(names))
+    axes = np.stack([axis_in_head(capture.camera(name, 0), capture.motion.rotation[0]) for name in names])
+    azimuths = np.arctan2(-axes[:, 0], -axes[:, 2]) - np.arctan2(-axis[0], -axis[2])
+    return np.where(np.sin(azimuths) < 0, -1, 1)
 
 
 def _measures(out: Path, scores: dict[str, Any], avatar: np.ndarray, truth: Capture) -> str:
@@ -204,7 +226,7 @@ def _measures(out: Path, scores: dict[str, Any], avatar: np.ndarray, truth: Capt
         )
     consistency = {key: value["error_px"] for key, value in scores["consistency"].items()}
     pixels = {key: "no matches" if value is None else f"{value:.2f} px" for key, value in consistency.items()}
-    left_out = "; ".join(f"{name} ({why})" for name, why in scores["left_out"].items())
+    left_out = ", ".join(scores["left_out"])
     return (
         f"<p>Over all views the generated video is {' and '.join(verdicts)}. The baselines are what any model must "
         "beat: showing the reference everywhere, and painting it onto the head's true mesh, mirrored where it is "
@@ -214,7 +236,8 @@ def _measures(out: Path, scores: dict[str, Any], avatar: np.ndarray, truth: Capt
         f"of SIFT matches between neighbouring views: generated {pixels['capture']}, ground truth "
         f"{pixels['truth']}. Flicker (second difference of the residual in time, in 1/255): "
         f'{number(scores["mean"]["flicker"], 1)}. <a href="evaluation/evaluation.html">Every view and all pictures</a>.'
-        f'</p><p class="note">Left out: {html.escape(left_out)}.</p>'
+        f'</p><p class="note">Not measured here, for networks that have to be fetched first: {html.escape(left_out)}. '
+        "<code>mvp4d evaluate --help</code> tells how.</p>"
     )
 
 
@@ -223,7 +246,7 @@ def _alone(out: Path, generated: Capture) -> list[str]:
     moments = np.linspace(0, generated.frame_count - 1, 3).round().astype(int)
     count = generated.view_count
     rows = [(f"frame {frame}", [generated.frame(view, frame) for view in range(count)]) for frame in moments]
-    headings = [f"{360 * view / count:.0f}°" for view in range(count)]
+    headings = [bearing(360 * view / count) for view in range(count)]
     scores = json.loads((out / "avatar" / "report.json").read_text(encoding="utf-8"))["scores"]["fitted"]
     return [
         "<h2>Eight views, three moments</h2>",
@@ -248,7 +271,7 @@ def _orbit(path: Path, width: int, columns: int = 8) -> str:
     parts = []
     for row in np.arange(8).reshape(-1, columns):
         nearest = [frames[round(len(frames) * eighth / 8) % len(frames)] for eighth in row]
-        parts.append(pictures([("", nearest)], [f"{45 * eighth}°" for eighth in row], width))
+        parts.append(pictures([("", nearest)], [bearing(45 * eighth) for eighth in row], width))
     return "".join(parts)
 
 
@@ -281,8 +304,13 @@ def next_steps(out: Path, photos: Sequence[Path]) -> list[tuple[str, str]]:
     steps = [
         (f"mvp4d view {avatar}", "turn the avatar in the browser, move its sliders"),
         (
-            f"mvp4d render {avatar} --motion drive.csv --cameras sway:30 --out talk.mp4",
+            f"mvp4d render {avatar} --motion drive.csv --cameras sway:30 --out driven.mp4",
             "any motion: a fit.npz, a capture, a Live Link Face recording",
+        ),
+        ("mvp4d speak speech.wav --out talk.npz", "recorded speech becomes a motion that says it"),
+        (
+            f"mvp4d render {avatar} --motion talk.npz --audio speech.wav --out talk.mp4",
+            "the avatar says it, with the sound",
         ),
         (f"mvp4d export {avatar} --motion drive.csv --out me.html", "a page that anyone can open"),
         (f"mvp4d export {avatar} --format ply --out head.ply", "a frame for any Gaussian splat viewer"),

@@ -103,7 +103,7 @@ def read_config(folder: Path) -> tuple[Config, dict[str, Any]]:
     """
     path = folder / "config.json"
     if not folder.is_dir():
-        raise UserError(folder, "no such folder")
+        raise UserError(folder, "no such folder", "give a diffusers model folder (config.json and *.safetensors)")
     if not path.exists():
         raise UserError(path, "is missing", "give a diffusers model folder (config.json and *.safetensors)")
     value = read_json(path)

@@ -26,7 +26,7 @@ def components(folder: Path) -> dict[str, Path]:
       UserError: neither.
     """
     if not folder.is_dir():
-        raise UserError(folder, "no such folder")
+        raise UserError(folder, "no such folder", "give a diffusers folder (config.json, or vae/ and transformer/)")
     if (folder / "config.json").is_file():
         return {"": folder}
     found = {name: folder / name for name in ("vae", "transformer") if (folder / name / "config.json").is_file()}

@@ -20,6 +20,7 @@ SHARP_SIDE = 192  # pixels of a face that sharpness is measured at
 TURN, MIMIC = 0.2, 0.6  # radians of rotation, and length of a change of expression, that count as far apart
 LIGHT = 1.6  # ratio of two photos' brightness, in linear light, from which on it is said
 SMALL_FACE = 100  # pixels of a face's box from which on up it is worth having
+SHARP_FACE = 180  # pixels of a face's box; the kept photo is then 512 wide, as an avatar's videos are
 
 
 def face_crop(picture: np.ndarray, points: np.ndarray, margin: float = 0.6) -> np.ndarray:
@@ -121,3 +122,14 @@ def note_differences(names: Sequence[Path], pictures: Sequence[np.ndarray], seen
                 f"note: {Path(name).name}: its face is {ratio:.1f} times as bright as in {Path(names[0]).name}; photos "
                 "in one light make a better avatar"
             )
+
+
+def note_small_face(names: Sequence[Path], seen: Sequence[Landmarks]) -> None:
+    """Says where even the largest of the faces is too small for a sharp avatar."""
+    sizes = [found.box_size for found in seen]
+    largest = int(np.argmax(sizes))
+    if sizes[largest] < SHARP_FACE:
+        say(
+            f"note: {Path(names[largest]).name}: the face is {sizes[largest]:.0f} pixels wide; below {SHARP_FACE} the "
+            "avatar will be blurred: give a picture in which it is larger"
+        )

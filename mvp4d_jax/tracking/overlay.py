@@ -45,8 +45,9 @@ def draw_overlay(
     radius = max(1.5, max(photo.shape[:2]) / 400)
     brush = ImageDraw.Draw(picture)
     for points, colour in ((found, FOUND), (fitted, FITTED)):
+        reach = 1.6 * radius if points is found else radius  # a rim is left where the fitted point lies on it
         for x, y in [] if points is None else points:
-            brush.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+            brush.ellipse((x - reach, y - reach, x + reach, y + reach), fill=colour)
     return np.asarray(picture)
 
 
@@ -75,7 +76,8 @@ def draw_pair(
 
 
 def draw_portrait(portrait: Portrait, height: int = 480) -> np.ndarray:
-    """uint8 picture: of each photo a row, the cut-out on a loud colour and the fitted head over the photo."""
+    """uint8 picture: of each photo a row, the cut-out on a loud colour and the fitted head over the photo, with the
+    landmarks found (where they were looked for) and fitted."""
     rows = []
     for index, photo in enumerate(portrait.photos):
         size = (height, round(photo.shape[1] * height / photo.shape[0]))
@@ -88,9 +90,19 @@ def draw_portrait(portrait: Portrait, height: int = 480) -> np.ndarray:
             np.uint8(np.rint(small[..., :3] * alpha + np.float32(colour) * (1 - alpha)))
             for colour in (LOUD, (255, 255, 255))
         )
-        overlay = draw_overlay(plain, portrait.head, vertices[0], camera, None, np.asarray(fitted))
+        found = _found(portrait, index, size)
+        overlay = draw_overlay(plain, portrait.head, vertices[0], camera, found, np.asarray(fitted))
         rows.append(np.concatenate([cut, overlay], axis=1))
     width = max(row.shape[1] for row in rows)
     return np.concatenate(
         [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     )
+
+
+def _found(portrait: Portrait, index: int, size: tuple[int, int]) -> np.ndarray | None:
+    """[68, 2] the landmarks of a photo in pixels of its picture at `size` (H, W); None where it has none."""
+    points = None if portrait.landmarks is None else portrait.landmarks[index]
+    if points is None or not np.isfinite(points).all():
+        return None
+    height, width = portrait.photos[index].shape[:2]
+    return points * [size[1] / width, size[0] / height]

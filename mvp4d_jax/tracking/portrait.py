@@ -29,7 +29,13 @@ from mvp4d.core.progress import progress, say
 from mvp4d_jax.geometry.framing import crop_box
 from mvp4d_jax.geometry.rasterize import rasterize
 from mvp4d_jax.heads.skinning import skin
-from mvp4d_jax.tracking.choice import CLIP_PHOTOS, check_one_person, choose_frames, note_differences
+from mvp4d_jax.tracking.choice import (
+    CLIP_PHOTOS,
+    check_one_person,
+    choose_frames,
+    note_differences,
+    note_small_face,
+)
 from mvp4d_jax.tracking.cutout import Subject, cut_out
 from mvp4d_jax.tracking.detector import detect_faces
 from mvp4d_jax.tracking.landmarks import MESH_POINTS, POINTS, Landmarks, choose_face, from_mesh, read_landmarks
@@ -150,6 +156,7 @@ def _from_photos(
         if not same_person and landmarks is None:
             check_one_person(names, colours, seen)
     solutions = _solve(sources, head, seen, focal)
+    note_small_face(names, seen)
     return [
         FittedPhoto(source.path.name, rgb, alpha, solution.camera, solution.motion, others, found.points[0])
         for source, (rgb, alpha), solution, others, found in zip(sources, pictures, solutions, faces, seen)
@@ -161,6 +168,7 @@ def _from_clip(
 ) -> tuple[list[FittedPhoto], np.ndarray]:
     """Frames of a clip with their fits, and its shape coefficients."""
     fit, solution, found = track(source, head, landmarks=landmarks, face=face, focal=focal)
+    note_small_face([source.path], [found])
     chosen = choose_frames(source.frames(), found, solution.motion, solution.error, most)
     kept = ", ".join(str(index) for index in chosen)
     say(f"{source.path}: frames {kept} of {source.frame_count} are kept: sharp, and spread over pose and expression")

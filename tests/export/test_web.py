@@ -247,6 +247,15 @@ def test_a_slider_moves_its_region(visit, text):
     assert np.abs(rest - (tab.evaluate("() => avatar.set('browInnerUp', 0)"), picture(tab))[1]).max() == 0
 
 
+@pytest.mark.parametrize(("asked", "colour", "clear"), [
+    ("zzz", "#16181d", False), ("", "#16181d", False), ("%23A0B0C0", "#a0b0c0", False), ("transparent", None, True),
+])  # fmt: skip
+def test_a_background_that_is_none_leaves_the_readers_scheme(visit, text, asked, colour, clear):
+    tab = visit(text, f"embed&paused&background={asked}", color_scheme="dark")
+    assert colour is None or tab.input_value("#background") == colour
+    assert tab.evaluate("() => document.body.classList.contains('clear')") == clear
+
+
 def test_a_motion_plays_to_its_end_and_is_scrubbed(visit, text):
     tab = visit(text, viewport=WIDE)
     tab.evaluate("() => { avatar.player.motion.once = true; }")

@@ -224,7 +224,7 @@ def test_formats(tmp_path, suffix, gradient):
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n{ } loop\n", "not a PNG"),
         (b"GIF89a" + bytes(100), "not a PNG"),
         (b"%PDF-1.7\n", "not a PNG"),
-        (b"", "not a PNG"),
+        (b"", "is empty; copy or download it again"),
         (b"P6\n9 9\n255\n", "not"),
         (bytes(4) + b"ftypheic" + bytes(100), "pip install pillow-heif"),
     ],

@@ -232,7 +232,7 @@ def test_wrong_shapes_are_named(arrays, tmp_path):
         write_2023(tmp_path / "generic_model.pkl", {**arrays, key: value})
         with pytest.raises(UserError, match=key):
             load_head(f"flame:{tmp_path / 'generic_model.pkl'}")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="no such file; give a FLAME"):
         load_head(f"flame:{tmp_path / 'absent.pkl'}")
     with pytest.raises(UserError, match="tongue"):
         load_head(f"flame:{tmp_path / 'generic_model.pkl'}?tongue")

@@ -111,7 +111,7 @@ def damage_pickle(folder: Path) -> str:
 
 def damage_everything(folder: Path) -> str:
     shutil.rmtree(folder)
-    return "no such folder"
+    return "no such folder; give a diffusers folder"
 
 
 @pytest.mark.parametrize("damage", [value for name, value in sorted(globals().items()) if name.startswith("damage_")])

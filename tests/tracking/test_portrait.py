@@ -13,6 +13,7 @@ from mvp4d.core.errors import UserError
 from mvp4d.core.heads import load_head
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking import portrait as tracking
+from mvp4d_jax.tracking.overlay import FITTED, FOUND, draw_portrait
 from mvp4d_jax.tracking.portrait import FittedPhoto, assemble, draw_faces, frontal_angle, settle, track_portrait
 from tests.tracking.test_solve import CAMERA, SIZE, moving, observe
 
@@ -68,6 +69,23 @@ def test_crops_keep_pixels_and_cameras_follow(builtin, portrait, photos):
         np.testing.assert_allclose(portrait.landmarks[index], wanted)
 
 
+def test_found_and_fitted_landmarks_are_drawn(portrait):
+    """Where a photo was not looked at, the fitted ones alone; found ones in the row of their own photo."""
+    found = np.full_like(portrait.landmarks, np.nan)
+    found[1] = portrait.landmarks[1] - [0, 25]
+    drawn = draw_portrait(dataclasses.replace(portrait, landmarks=found), height=480)
+    for index, row in enumerate((drawn[:480], drawn[480:])):
+        height, width = portrait.photos[index].shape[:2]
+        side = round(width * 480 / height)
+        overlay = row[:, side : 2 * side]
+        assert (overlay == FITTED).all(-1).sum() > 68
+        green = (overlay == FOUND).all(-1)
+        assert green.any() == (index == 1)
+        if index == 1:
+            x, y = np.round(found[1][27] * [side / width, 480 / height]).astype(int)  # of the nose's root
+            assert green[y, x]
+
+
 def test_the_most_frontal_photo_is_the_reference(portrait):
     angles = [frontal_angle(portrait.camera[index], portrait.motion[slice(index, index + 1)]) for index in range(2)]
     assert portrait.reference == 1 and portrait.sources == ("0.png", "1.png")
@@ -90,6 +108,19 @@ def test_large_photos_are_scaled_down(builtin, photos, tmp_path):
         colours = found.photos[0][places[inside, 1].astype(int), places[inside, 0].astype(int), :2]
         wanted = picture[seen[inside, 1].astype(int), seen[inside, 0].astype(int), :2]
         assert np.abs(colours.astype(int) - wanted).mean() < most
+
+
+@pytest.mark.parametrize(("scale", "told"), [(1.0, ""), (0.5, "1.png: the face is {} pixels wide; below 180")])
+def test_a_face_that_makes_a_blurred_avatar_is_said(builtin, photos, tmp_path, capsys, scale, told):
+    folder, picture, _ = photos
+    points = scale * np.load(folder / "1.npz")["landmarks"]
+    size = round(scale * SIZE[1]), round(scale * SIZE[0])
+    Image.fromarray(picture).resize(size).save(tmp_path / "1.png")
+    np.savez(tmp_path / "1.npz", landmarks=points)
+    track_portrait([tmp_path / "1.png"], builtin, matte="none", landmarks=[tmp_path / "1.npz"])
+    side = np.sqrt(np.prod(np.ptp(points[0], axis=0)))
+    said = capsys.readouterr().err
+    assert told.format(f"{side:.0f}") in said and ("avatar will be blurred" in said) == bool(told)
 
 
 def test_faces_are_drawn_with_hair_and_neck():
@@ -166,7 +197,7 @@ def test_a_clip_is_read_no_further_than_its_last_kept_frame(monkeypatch):
                 yield np.full((4, 4, 3), index, np.uint8)
 
     still = types.SimpleNamespace(camera=CAMERA, motion=np.arange(30), error=np.zeros(30), shape=np.zeros(3))
-    found = types.SimpleNamespace(points=np.arange(30))
+    found = types.SimpleNamespace(points=np.arange(30), box_size=300.0)
     monkeypatch.setattr(tracking, "track", lambda source, head, **options: (still, still, found))
     monkeypatch.setattr(tracking, "choose_frames", lambda frames, *rest: [7, 2])
     shots, _ = tracking._from_clip(Clip(), None, None, None, None, 2)

@@ -240,5 +240,5 @@ def check_folder(path: str | os.PathLike) -> Path:
     """A folder that is there."""
     path = Path(path)
     if not path.is_dir():
-        raise UserError(path, "no such folder" if not path.exists() else "not a folder")
+        raise UserError(path, "no such folder" if not path.exists() else "not a folder", "check the path")
     return path

@@ -30,8 +30,9 @@ def read_flame_pickle(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():
-            raise UserError(path, "not a regular file", "give a FLAME .pkl")
+        if not path.is_file():
+            what = "not a regular file" if path.exists() else "no such file"
+            raise UserError(path, what, "give a FLAME .pkl, as https://flame.is.tue.mpg.de has it")
         if path.stat().st_size > _LIMIT:
             raise UserError(path, "is larger than any FLAME file")
         stream = io.BytesIO(path.read_bytes())
