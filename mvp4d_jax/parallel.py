@@ -12,6 +12,7 @@ Without a mesh every constraint is a no-op, so that the same code runs on one de
 
 import contextlib
 import functools
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mvp4d.core.errors import UserError
 
@@ -42,6 +43,10 @@ RULES = (
 )
 
 GATHERED_AT_ONCE = 32  # devices, see `gather_shards`
+
+# The logical axis of parameters whose mesh axes may lie on their other dimensions, and the one that takes none of them:
+# layers are scanned, and one of them lies as all do. CogVideoX-2B's width, 1,920, divides by 8 and by 64, not by 256.
+SPREAD, SCANNED = "embed", "layers"
 
 
 def make_mesh(
@@ -125,6 +130,11 @@ def _laid_out_slice(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
         return np.asarray(devices).reshape(sizes)
 
 
+def planned_mesh(shape: Sequence[int]) -> AbstractMesh:
+    """A mesh of positive sizes (data, fsdp, context) without devices, for arithmetic."""
+    return AbstractMesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
 def say_mesh(sizes: Sequence[int]) -> str:
     """A mesh in words, and how many devices it leaves idle, if any."""
     used, idle = math.prod(sizes), jax.device_count() - math.prod(sizes)
@@ -139,7 +149,7 @@ def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
         yield mesh
 
 
-def current_mesh() -> jax.sharding.AbstractMesh | None:
+def current_mesh() -> AbstractMesh | None:
     """The mesh of the surrounding `use_mesh` (visible while tracing, too), or None."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or "context" not in mesh.axis_names else mesh
@@ -159,13 +169,21 @@ def axis_size(logical: str) -> int:
     return 1 if mesh is None or axes is None else math.prod(mesh.shape[axis] for axis in axes)
 
 
-def fit_spec(shape: Sequence[int], names: Sequence[str | None]) -> PartitionSpec:
-    """The `PartitionSpec` of an array of `shape` whose dimensions carry logical `names`, on the current mesh.
+def fit_spec(
+    shape: Sequence[int], names: Sequence[str | None], mesh: Mesh | AbstractMesh | None = None
+) -> PartitionSpec:
+    """The `PartitionSpec` of an array of `shape` whose dimensions carry logical `names`.
 
     Where a dimension is not divisible by all its mesh axes, the leading axes that do divide it are kept: one sample on
-    a mesh of two data rows is replicated, not refused.
+    a mesh of two data rows is replicated, not refused. A parameter, which has a dimension named `embed`, is split into
+    as many parts as its dimensions allow: a mesh axis that does not divide `embed` goes onto another one.
+
+    Args:
+      mesh: default the current one; without any nothing is split.
     """
-    mesh, rules, entries = current_mesh(), dict(RULES), []
+    mesh, rules, entries = mesh or current_mesh(), dict(RULES), []
+    if mesh is not None and SPREAD in names:
+        return _spread_spec(shape, names, mesh)
     for size, name in zip(shape, names, strict=True):
         kept, split = [], 1
         for axis in (rules[name] or ()) if name is not None and mesh is not None else ():
@@ -177,6 +195,24 @@ def fit_spec(shape: Sequence[int], names: Sequence[str | None]) -> PartitionSpec
     return PartitionSpec(*entries)
 
 
+def _spread_spec(shape: Sequence[int], names: Sequence[str | None], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """Every mesh axis of `embed` on the dimension of that name, on another or on none, for the most parts of even size;
+    among equals the first axis stays on `embed`, then the second."""
+    axes, own = dict(RULES)[SPREAD], names.index(SPREAD)
+    places = [own, *(index for index, name in enumerate(names) if name != SCANNED and index != own), None]
+
+    def parts(chosen: Sequence[int | None]) -> int:
+        counts = [1] * len(shape)
+        for axis, place in zip(axes, chosen, strict=True):
+            if place is not None:
+                counts[place] *= mesh.shape[axis]
+        return 0 if any(size % count for size, count in zip(shape, counts, strict=True)) else math.prod(counts)
+
+    best = max(itertools.product(places, repeat=len(axes)), key=parts)  # `max` takes the first among equals
+    laid = (tuple(axis for axis, place in zip(axes, best, strict=True) if place == at) for at in range(len(shape)))
+    return PartitionSpec(*(those or None for those in laid))
+
+
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Say how `x` lies on the current mesh, by one logical name (or None) per dimension; a no-op without a mesh."""
     if current_mesh() is None:
@@ -184,16 +220,15 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, fit_spec(x.shape, names))
 
 
-def parameter_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
+def parameter_shardings(state: nnx.State, mesh: Mesh | AbstractMesh) -> nnx.State:
     """The logical axis names that modules gave their variables, as shardings that divide every array evenly."""
 
     def one(variable: nnx.Variable) -> nnx.Variable:
         shape = variable.get_value().shape
         names = variable.get_metadata("out_sharding", None) or (None,) * len(shape)
-        return variable.replace(NamedSharding(mesh, fit_spec(shape, names)))
+        return variable.replace(NamedSharding(mesh, fit_spec(shape, names, mesh)))
 
-    with use_mesh(mesh):
-        return jax.tree.map(one, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    return jax.tree.map(one, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
 def gather_parameter(value: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
@@ -208,26 +243,32 @@ def gather_parameter(value: jax.Array, names: tuple[str | None, ...]) -> jax.Arr
     if current_mesh() is None:
         return value
     split = fit_spec(value.shape, names)
-    dimension = next((index for index, axes in enumerate(split) if axes), None)  # at most one is split
-    if dimension is None:
+    # A PartitionSpec turns a tuple of one name into the name.
+    axes = [(entry,) if isinstance(entry, str) else entry or () for entry in split]
+    # Dimensions that are split, by their first axis: a long `context` is gathered last, when others have been.
+    order = sorted((at for at, those in enumerate(axes) if those), key=lambda at: AXES.index(axes[at][0]))
+    if not order:
         return value
 
-    entry = split[dimension]
-    axes = (entry,) if isinstance(entry, str) else entry  # a PartitionSpec turns a tuple of one name into the name
-
     def together(shard: jax.Array) -> jax.Array:
-        for axis in reversed(axes):
-            shard = gather_shards(shard, axis, dimension)
+        for dimension in order:
+            for axis in reversed(axes[dimension]):
+                shard = gather_shards(shard, axis, dimension)
         return shard
+
+    def apart(gradient: jax.Array) -> jax.Array:
+        # One dimension after the other: a sum that is split along two at once the TPU compiler makes an all-reduce, at
+        # twice a reduce-scatter's bytes, with a slice behind it.
+        for count in range(1, len(order) + 1):
+            some = (entry if at in order[:count] else None for at, entry in enumerate(split))
+            gradient = jax.lax.with_sharding_constraint(gradient, PartitionSpec(*some))
+        return gradient
 
     @jax.custom_vjp
     def gather(value: jax.Array) -> jax.Array:
         return jax.shard_map(together, in_specs=split, out_specs=PartitionSpec(), check_vma=False)(value)
 
-    gather.defvjp(
-        lambda value: (gather(value), None),
-        lambda _, gradient: (jax.lax.with_sharding_constraint(gradient, split),),
-    )
+    gather.defvjp(lambda value: (gather(value), None), lambda _, gradient: (apart(gradient),))
     return gather(value)
 
 

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import AbstractMesh, Mesh
 from jax.typing import DTypeLike
 
 from mvp4d.core.errors import UserError
@@ -280,9 +281,24 @@ def load_transformer(
     return _load(Path(folder), config, TransformerConfig, shardings, kernels, maps)
 
 
-def transformer_shardings(config: TransformerConfig, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def transformer_shardings(config: TransformerConfig, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
     """How a transformer's parameters lie on a mesh: what `load_transformer` takes as `shardings`."""
     return nnx.to_pure_dict(parallel.parameter_shardings(_abstract_parts(config)[1], mesh))
+
+
+def transformer_bytes(config: TransformerConfig, kernels: DTypeLike, mesh: Mesh | AbstractMesh) -> tuple[int, int]:
+    """Memory of the weights of `load_transformer(kernels=...)`: in all, and of their parts on each device of a mesh."""
+    leaves, width = nnx.to_pure_dict(_abstract_parts(config)[1]), np.dtype(jnp.dtype(kernels)).itemsize
+
+    def size(path: Any, shape: tuple[int, ...]) -> int:
+        return math.prod(shape) * (width if path[-1].key == "kernel" else 4)
+
+    paths = jax.tree_util.tree_flatten_with_path(leaves)[0]
+    layouts = jax.tree.leaves(transformer_shardings(config, mesh))
+    return (
+        sum(size(path, leaf.shape) for path, leaf in paths),
+        sum(size(path, layout.shard_shape(leaf.shape)) for (path, leaf), layout in zip(paths, layouts, strict=True)),
+    )
 
 
 def check_transformer(
@@ -300,12 +316,9 @@ def check_transformer(
     return own
 
 
-def weight_bytes(folder: Path | str, kernels: DTypeLike) -> int:
-    """Memory of the weights of `load_transformer(folder, kernels=...)`, read off the files' headers. An autoencoder's
-    kernels are float32."""
-    width = np.dtype(jnp.dtype(kernels)).itemsize
-    shapes = [entry.shape for entry in open_weights(Path(folder)).entries.values()]
-    return sum(math.prod(shape) * (width if len(shape) > 1 else 4) for shape in shapes)
+def autoencoder_bytes(folder: Path | str) -> int:
+    """Memory of the weights of `load_autoencoder(folder)`, read off the files' headers."""
+    return sum(4 * math.prod(entry.shape) for entry in open_weights(Path(folder)).entries.values())
 
 
 # ----- writing

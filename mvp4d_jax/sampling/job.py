@@ -18,7 +18,7 @@ from mvp4d.core.capture import Capture
 from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.motion import ARRAYS, Motion
-from mvp4d_jax.models.checkpoint import weight_bytes
+from mvp4d_jax.models.checkpoint import autoencoder_bytes
 from mvp4d_jax.models.checkpoint_config import read_config
 from mvp4d_jax.models.transformer_config import forward_flops
 from mvp4d_jax.parallel import say_mesh
@@ -115,20 +115,17 @@ class Job:
             flops_per_forward=flops,
             dtype=self.dtype,
         )
-        return f"{shown}\nmesh      {say_mesh(self.mesh)}\n{say_needs(self.needs(), self.mesh)}"
+        return f"{shown}\nmesh      {say_mesh(self.mesh)}\n{say_needs(self.needs())}"
 
     def needs(self) -> Needs:
         """Memory on each device."""
         transformer, autoencoder = (read_config(self.folder / part)[0] for part in ("transformer", "vae"))
-        bytes_of = (
-            weight_bytes(self.folder / "transformer", self.dtype),
-            weight_bytes(self.folder / "vae", "float32"),
-        )
+        coder_bytes = autoencoder_bytes(self.folder / "vae")
         platform = jax.default_backend()
         pixels = math.prod(self.plan.latent_size) * autoencoder.spatial_compression_ratio**2
         decoded = batches_at_once(autoencoder, pixels, math.prod(self.mesh), platform)
         lanes = TPU_LANES if platform == "tpu" else 1
-        return needs(self.plan, transformer, autoencoder, bytes_of, self.mesh, self.dtype, lanes, decoded)
+        return needs(self.plan, transformer, autoencoder, coder_bytes, self.mesh, self.dtype, lanes, decoded)
 
     def run(
         self, generator: Generator, out: Path, extra: dict[str, Any] | None = None, *, overwrite: bool = False

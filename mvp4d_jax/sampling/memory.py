@@ -11,7 +11,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from mvp4d_jax import parallel
 from mvp4d_jax.devices import GIB, kind_of
+from mvp4d_jax.models.checkpoint import transformer_bytes
 from mvp4d_jax.models.config import AutoencoderConfig
 from mvp4d_jax.models.transformer_config import TransformerConfig
 from mvp4d_jax.sampling.plan import SamplingPlan
@@ -57,7 +59,7 @@ def needs(
     plan: SamplingPlan,
     transformer: TransformerConfig,
     autoencoder: AutoencoderConfig,
-    bytes_of: tuple[int, int],
+    coder_bytes: int,
     mesh: tuple[int, int, int],
     dtype: str,
     lanes: int = 1,
@@ -66,20 +68,22 @@ def needs(
     """What a plan needs.
 
     Args:
-      bytes_of: the weights of transformer and autoencoder.
+      coder_bytes: the autoencoder's weights, which lie on every device.
       mesh: devices along data, fsdp and context.
-      dtype: what is computed in.
+      dtype: what is computed in, and what the transformer's kernels are kept in.
       lanes: what the devices fill an array's last dimension up to.
       decoded: views that a device decodes at a time.
     """
-    _, fsdp, context = mesh
+    context = mesh[2]
+    weights, part = transformer_bytes(transformer, dtype, parallel.planned_mesh(mesh))
     width = jnp.dtype(dtype).itemsize
     whole = plan.tokens(transformer.patch_size) * transformer.width * width
     share = ALIVE + 2 * transformer.mlp_ratio
     gathered = 2 if context > 1 else 0  # keys and values of the whole sequence
     return Needs(
-        *bytes_of,
-        weights=bytes_of[0] / (fsdp * context) + bytes_of[1],
+        transformer=weights,
+        autoencoder=coder_bytes,
+        weights=part + coder_bytes,
         views=_view_bytes(plan, transformer, lanes),
         sequence=whole * (share / context + gathered),
         chunk=decoded * _chunk_bytes(plan, autoencoder, width),
@@ -107,14 +111,15 @@ def _chunk_bytes(plan: SamplingPlan, autoencoder: AutoencoderConfig, width: int)
     return float(ALIVE_DECODING * width * pixels * autoencoder.frames_of(first) * channels)
 
 
-def say_needs(found: Needs, mesh: tuple[int, int, int]) -> str:
+def say_needs(found: Needs) -> str:
     """A table for a person, all of it in one unit, and a line more where this process's first device is known and too
     small."""
     unit, name = (GIB, "GiB") if max(found.denoising, found.decoding) >= GIB else (1 << 20, "MiB")
-    split = mesh[1] * mesh[2]
+    part = found.weights - found.autoencoder
+    split = part < found.transformer
     parts = f"transformer {found.transformer / unit:,.2f}"
-    parts += f" over fsdp x context = {split} devices" if split > 1 else ""
-    parts += f", autoencoder {found.autoencoder / unit:,.2f}" + (" on every one" if split > 1 else "")
+    parts += f", {part / unit:,.2f} of it on each device" if split else ""
+    parts += f", autoencoder {found.autoencoder / unit:,.2f}" + (" on every one" if split else "")
     rows = (
         (found.weights, f"weights: {(found.transformer + found.autoencoder) / unit:,.2f} in all ({parts})"),
         (found.views, "latents and maps of all views"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime
 import math
@@ -42,7 +43,7 @@ def announce(launch: Launch, template: Any, state: Any, start: int) -> list[str]
         f"weights: {_weights(launch, start)}",
         f"parameters: {sum(leaf.size for leaf in shapes):,}; {_amount(held)} a device with moments and moving average"
         + (f" of {_amount(have)}" if have else "")
-        + _replicated(template, mesh),
+        + _parts(template, mesh),
         f"mesh: {parallel.say_mesh(mesh.devices.shape)}; {device.device_kind}, {jax.process_count()} "
         f"process{'es' if jax.process_count() > 1 else ''}",
     ]
@@ -114,12 +115,18 @@ def _weights(launch: Launch, start: int) -> str:
     return text + (f"; new, from zero: conditioning, {new - layers:,}" if new > layers else "")
 
 
-def _replicated(template: Any, mesh: jax.sharding.Mesh) -> str:
+def _parts(template: Any, mesh: jax.sharding.Mesh) -> str:
+    """Into how many parts the parameters are split, with their bytes, float32; the most parts first."""
     if mesh.size == 1:
         return ""
-    leaves = zip(jax.tree.leaves(template.shapes), jax.tree.leaves(template.shardings))
-    whole = sum(4 * leaf.size for leaf, layout in leaves if layout.is_fully_replicated)
-    return f"; {_amount(whole)} of parameters are whole on every device"
+    found = collections.Counter()
+    for leaf, layout in zip(jax.tree.leaves(template.shapes), jax.tree.leaves(template.shardings), strict=True):
+        found[leaf.size // math.prod(layout.shard_shape(leaf.shape))] += 4 * leaf.size
+    said = (
+        f"{_amount(size)} {f'in {parts} parts' if parts > 1 else 'whole on every device'}"
+        for parts, size in sorted(found.items(), reverse=True)
+    )
+    return f"; of the parameters {', '.join(said)}"
 
 
 def _held(leaf: Any) -> int:

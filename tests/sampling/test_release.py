@@ -1,7 +1,9 @@
 """What a release is computed in, and where its weights go."""
 
+import collections
 import dataclasses
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from small_world import write_release
 
 from mvp4d.core.errors import UserError
 from mvp4d_jax import parallel
-from mvp4d_jax.models.checkpoint import load_transformer, weight_bytes
+from mvp4d_jax.models.checkpoint import autoencoder_bytes, load_transformer, transformer_bytes
 from mvp4d_jax.release import load_release, read_facts
 
 
@@ -54,8 +56,8 @@ def test_kernels_in_bfloat16_give_the_same_numbers_in_half_the_memory(folder):
     }
     outputs = [np.asarray(nnx.jit(lambda model: model(latents, **given))(model)) for model in (narrow, wide)]
     np.testing.assert_array_equal(*outputs)
-    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(nnx.state(narrow)))
-    assert weight_bytes(folder / "transformer", "bfloat16") == held
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(narrow)))
+    assert transformer_bytes(narrow.config, "bfloat16", parallel.planned_mesh((1, 1, 1))) == (held, held)
 
 
 def test_weights_go_to_the_mesh_in_shards(folder):
@@ -69,7 +71,20 @@ def test_weights_go_to_the_mesh_in_shards(folder):
     assert all(
         leaf.sharding.is_fully_replicated and leaf.sharding.device_set == set(mesh.devices.flat) for leaf in coder
     )
+    assert autoencoder_bytes(folder / "vae") == sum(leaf.nbytes for leaf in coder)
     assert dataclasses.is_dataclass(release.facts)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 2, 3), (1, 1, 5)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_memory_of_weights_is_what_each_device_holds(folder, shape, dtype):
+    model = load_release(folder, mesh=parallel.make_mesh(shape), dtype=dtype).transformer
+    held = collections.Counter()
+    for leaf in jax.tree.leaves(nnx.state(model)):
+        for shard in leaf.addressable_shards:
+            held[shard.device] += shard.data.nbytes
+    _, part = transformer_bytes(model.config, dtype, parallel.planned_mesh(shape))
+    assert len(held) == math.prod(shape) and set(held.values()) == {part}
 
 
 def test_another_kind_of_folder_is_named(tmp_path):

@@ -44,23 +44,27 @@ def test_the_plan_of_a_launch(world, monkeypatch):
     new = {path.name for path in world.rglob("*") if path not in before}
     assert new <= {"verified.json"}, "a dry run writes nothing but that the shards are sound"
 
-    count = dict.fromkeys(("all", "text"), 0)
+    count = dict.fromkeys(("all", "text", "whole"), 0)
     files = list((world / "CogVideoX-2b" / "transformer").glob("*.safetensors"))
     assert len(files) > 1, "a checkpoint in several files"
     for file in files:
         with safe_open(file, "np") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (no mapping)
-                size = int(np.prod(tensors.get_slice(name).get_shape()))
-                count["all"] += size
-                if "text_proj" in name:
-                    count["text"] += size
-                elif re.search(r"norm[12]\.linear", name):  # modulates video by one half, text by the other
-                    count["text"] += size // 2
+                shape = tensors.get_slice(name).get_shape()
+                size = int(np.prod(shape))
+                text = size if "text_proj" in name else 0
+                text += size // 2 if re.search(r"norm[12]\.linear", name) else 0  # video by one half, text by the other
+                small = len(shape) == 1 or "time_embedding.linear_2" in name
+                for key, more in (("all", size), ("text", text), ("whole", (size - text) * small)):
+                    count[key] += more
     assert f"CogVideoX-2b/transformer, {count['all']:,} parameters; dropped: its text stream, {count['text']:,}" in said
     width, maps = 32, 56
     assert f"new, from zero: conditioning, {4 * maps * width + width:,}" in said  # patches of 2 x 2, and a bias
     parameters = count["all"] - count["text"] + 4 * maps * width + width
     assert f"parameters: {parameters:,};" in said
+    split, whole = re.search(r"of the parameters ([\d.]+) MiB in 8 parts, ([\d.]+) MiB whole on every", said).groups()
+    assert float(whole) == pytest.approx(4 * (count["whole"] + width) / 2**20, abs=0.006)
+    assert float(split) + float(whole) == pytest.approx(4 * parameters / 2**20, abs=0.011)
     assert "mesh: data 1, fsdp 8, context 1: 8 devices; cpu, 1 process" in said
     # 3 views x 9 frames (3 latent frames) at 64 pixels: 8 x 8 latents, 4 x 4 patches, and those of the reference.
     tokens = (3 * 3 + 1) * 16

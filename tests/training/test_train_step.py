@@ -54,11 +54,11 @@ def make_batch(seed: int = 0, shape=SHAPE) -> dict[str, np.ndarray]:
     }
 
 
-def run_steps(mesh_shape, accumulation: int, steps: int = 2, freeze: tuple[str, ...] = ()):
+def run_steps(mesh_shape, accumulation: int, steps: int = 2, freeze: tuple[str, ...] = (), config=CONFIG):
     """Losses and state after some steps on a mesh, and the compiled step."""
     mesh = parallel.make_mesh(mesh_shape)
     options = OptimiserOptions(accumulation=accumulation, ema=0.5, clip=1.0, eps=1e-3, freeze=freeze)
-    template = ModelTemplate(lambda rngs: MultiViewTransformer(CONFIG, rngs=rngs), mesh)
+    template = ModelTemplate(lambda rngs: MultiViewTransformer(config, rngs=rngs), mesh)
     optimiser = make_optimiser(options, template.shapes)
     state = initial_state(template, optimiser, mesh, seed=0)
     step = make_train_step(template, optimiser, options, LossOptions(snr_shift=1.0), lambda step: jnp.float32(1e-2))
@@ -88,11 +88,26 @@ MORE = [pytest.param(mesh, 5 - steps, marks=pytest.mark.slow) for mesh, steps in
 def test_meshes_equal_one_device(mesh, accumulation, one_device):
     losses, state, _ = run_steps(mesh, accumulation)
     np.testing.assert_allclose(losses, one_device[0], rtol=1e-5)
-    for name in ("params", "ema", "moments"):
-        expected = jax.tree.leaves(getattr(one_device[1], name))
-        for ours, theirs in zip(jax.tree.leaves(getattr(state, name)), expected, strict=True):
-            np.testing.assert_allclose(np.asarray(ours), theirs, atol=1e-5)
+    assert_same_state(state, one_device[1])
     assert_split(state, mesh)
+
+
+def assert_same_state(ours: TrainState, theirs: TrainState) -> None:
+    for name in ("params", "ema", "moments"):
+        expected = jax.tree.leaves(getattr(theirs, name))
+        for mine, other in zip(jax.tree.leaves(getattr(ours, name)), expected, strict=True):
+            np.testing.assert_allclose(np.asarray(mine), np.asarray(other), atol=1e-5)
+
+
+def test_kernels_split_along_both_dimensions_equal_one_device():
+    """Context, 3, divides the hidden width of 96 and not the model's 32, of which fsdp takes a half."""
+    config = dataclasses.replace(CONFIG, mlp_ratio=3, time_embed_dim=48)
+    (expected, whole, _), (losses, state, _) = (run_steps(mesh, 1, config=config) for mesh in ((1, 1, 1), (1, 2, 3)))
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert_same_state(state, whole)
+    for kernels in (state.params, state.ema, *state.moments[1][1:]):
+        for name, part in (("up", (2, 16, 32)), ("down", (2, 32, 16))):
+            assert kernels["blocks"]["ff"][name]["kernel"].addressable_shards[0].data.shape == part
 
 
 def assert_split(state: TrainState, mesh) -> None:
