@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--hair-colour", action=argparse.BooleanOptionalAction, help="likewise")
     parser.add_argument("--avatars", type=int, default=0, help="identities whose avatar is fitted and measured too")
     parser.add_argument("--jod", action="store_true", help="measure FovVideoVDP's JOD, too")
-    parser.add_argument("--sheet", default="docs/images/closed_loop.jpg")
+    parser.add_argument("--sheet", type=Path, help="write a picture of everybody here: truth, views, baselines")
     parser.add_argument("--json", type=Path, help="also write every view's numbers here, person by person")
     args = parser.parse_args()
     people = args.people or range(FIRST_TEST_IDENTITY, FIRST_TEST_IDENTITY + args.identities)
@@ -348,8 +348,8 @@ def main() -> None:
                 [label(settings[0]), "avatar", "repeat", "project"],
             )
         )
-    if rows:
-        sheet(rows, Path(args.sheet))
+    if rows and args.sheet:
+        sheet(rows, args.sheet)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ AT_END = (-0.004, 0.008)  # metres above the end of frames at which Gaussians te
 CUT_QUANTILE = 0.75  # of their heights: most of the body above it is seen
 CUT = (-0.006, 0.010)  # metres above that cut at which a Gaussian is gone, whole
 ISLAND = 0.06  # metres above the cut within which what hangs together with nothing above goes
-LINKED = 0.003, 2.0  # Gaussians hang together within so many metres and standard deviations
+LINKED = 0.003, 2.0, 0.02  # Gaussians hang together within so many metres and standard deviations; metres at most
 FAINT = 0.05  # opacity that one has at least
 FEW = 32  # Gaussians that tell no end
 REACH = 1.0  # standard deviations to which a Gaussian reaches
@@ -113,7 +113,7 @@ def finish_hem(avatar: Avatar, among: Tensor, pictures: Iterable[Edges]) -> None
     """
     inside, above = inside_frames(avatar, pictures)
     opacity = avatar.logit_opacity.sigmoid()
-    told = torch.minimum(inside, above)
+    told = torch.where(above.isfinite(), torch.minimum(inside, above), inside)  # no camera may face the back
     hem = among & (told < EVEN[1])
     beside = among & ~hem & (told < EVEN[1] + BESIDE) & (opacity > VISIBLE)
     if not hem.any() or not beside.any():
@@ -153,13 +153,19 @@ def _left_over(splats: Splats, solid: Tensor, height: Tensor) -> Tensor:
     near = (solid & (height < ISLAND)).nonzero()[:, 0]
     if not len(near):
         return torch.zeros_like(solid)
-    means, reach = splats.means[near].cpu().numpy(), splats.scales[near].amax(1).cpu().numpy()
-    neighbours = cKDTree(means).query_ball_point(means, LINKED[0] + LINKED[1] * reach)
+    means, scale = splats.means[near].cpu().numpy(), splats.scales[near].amax(1).cpu().numpy()
+    # One node for those that lie within a few millimetres: a fit has many of them.
+    cell = np.unique(np.floor(means / LINKED[0]).astype(np.int64), axis=0, return_inverse=True)[1].reshape(-1)
+    count = np.bincount(cell)
+    nodes = np.stack([np.bincount(cell, axis) / count for axis in means.T], 1)
+    reach = np.zeros(len(nodes))
+    np.maximum.at(reach, cell, np.minimum(LINKED[0] + LINKED[1] * scale, LINKED[2]))
+    neighbours = cKDTree(nodes).query_ball_point(nodes, reach)
     columns = np.concatenate([np.asarray(found, np.int64) for found in neighbours])
-    rows = np.repeat(np.arange(len(near)), [len(found) for found in neighbours])
-    joined = coo_matrix((np.ones(len(rows), bool), (rows, columns)), (len(near), len(near)))
-    count, piece = connected_components(joined, directed=False)
-    attached = np.zeros(count, bool)
+    rows = np.repeat(np.arange(len(nodes)), [len(found) for found in neighbours])
+    joined = coo_matrix((np.ones(len(rows), bool), (rows, columns)), (len(nodes), len(nodes)))
+    pieces, piece = connected_components(joined, directed=False)
+    piece, attached = piece[cell], np.zeros(pieces, bool)
     attached[piece[(height[near] > ISLAND / 2).cpu().numpy()]] = True
     left = torch.zeros_like(solid)
     left[near] = torch.from_numpy(~attached[piece]).to(solid.device)

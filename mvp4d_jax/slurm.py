@@ -17,17 +17,18 @@ def local_device_ids() -> list[int] | None:
     """The GPUs that this process is to use, as `jax.distributed.initialize` takes them: numbers among those it sees.
 
     A process that is alone on its node, or that SLURM bound to GPUs (`--gpus-per-task`), uses all that it sees.
-    Processes that all see the node's GPUs share them out evenly, in the order of SLURM_LOCALID.
+    Processes that all see the node's GPUs share them out evenly, in the order of SLURM_LOCALID. One that sees some
+    counts as bound: where CUDA_VISIBLE_DEVICES was set by hand, alike for several, name JAX_LOCAL_DEVICE_IDS.
 
     Returns:
       The numbers; [] for every GPU that the process sees; None to leave it to JAX: outside SLURM's steps, where
-      JAX_LOCAL_DEVICE_IDS names the GPUs, or where there are fewer GPUs than processes.
+      JAX_LOCAL_DEVICE_IDS names the GPUs, or where nothing tells of any.
     """
     tasks = _tasks_of_node()
     if tasks is None or os.environ.get("JAX_LOCAL_DEVICE_IDS"):
         return None
     seen = _seen_gpus()
-    if tasks == 1 or 0 < seen < (_gpus_of_node() or tasks):
+    if tasks == 1 or 0 < seen < max(_gpus_of_node(), tasks):
         return []
     share, place = seen // tasks, int(os.environ["SLURM_LOCALID"])
     return list(range(place * share, (place + 1) * share)) or None

@@ -155,7 +155,8 @@ def test_gpus_of_a_slurm_step(monkeypatch, tasks, seen, used):
         (8, 5, 8, {"CUDA_VISIBLE_DEVICES": "0", "SLURM_GPUS_ON_NODE": ""}, []),
         (1, 0, 1, {"CUDA_VISIBLE_DEVICES": "GPU-2c4f"}, []),
         (3, 2, 8, {}, [4, 5]),
-        (2, 1, 1, {}, None),  # fewer GPUs than processes
+        (2, 1, 1, {}, []),  # bound to one each, or one for both: no second one to take
+        (4, 3, 8, {"CUDA_VISIBLE_DEVICES": "0", "SLURM_GPUS_ON_NODE": "1"}, []),
         (2, 1, 0, {"CUDA_VISIBLE_DEVICES": None}, None),  # nothing tells of GPUs
         (1, 0, 8, {"JAX_LOCAL_DEVICE_IDS": "2,3"}, None),
         (1, 0, 8, {"SLURM_LOCALID": None}, None),  # the batch script itself, no step

@@ -24,8 +24,9 @@ from mvp4d.core.images import read_photo
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.release import Facts
 from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
-from mvp4d_jax.tracking.portrait import FittedPhoto, assemble, check_matte
+from mvp4d_jax.tracking.portrait import FittedPhoto, assemble, check_matte, head_roll
 
+MOST_ROLL = 60.0  # degrees of a photo's head, about the line of sight, that the model may be asked to draw
 PHOTOS = "photos"  # as clean views: the portrait's own
 
 Pathlike = str | os.PathLike
@@ -132,6 +133,10 @@ def _portrait_of_photo(
             "give the fit of this photo",
         )
     camera = Camera(**{name: np.asarray(getattr(fit.cameras, name))[0, 0] for name in FIELDS})
+    if head_roll(camera, motion) > MOST_ROLL:
+        raise UserError(
+            path, "the head lies on its side in it, or is upside down", "turn the photo, and track it again"
+        )
     camera = resize(camera, fitted_size, size)
     return assemble(
         [FittedPhoto(path.name, rgb, alpha, camera, motion[slice(0, 1)])], rig, cut=matte == "auto" and mask is None

@@ -51,12 +51,15 @@ MEDIAPIPE = Environment(
 )
 
 
-def detect_faces(frames: Iterable[np.ndarray], count: int, *, video: bool, most: int = 6) -> np.ndarray:
+def detect_faces(
+    frames: Iterable[np.ndarray], count: int, *, video: bool, turn: bool = False, most: int = 6
+) -> np.ndarray:
     """Finds the face mesh of up to `most` faces in every frame.
 
     Args:
       frames: `count` pictures, uint8 [H, W, 3], taken one at a time; sizes may differ.
       video: whether they follow each other in time, so that a face is followed rather than looked for again.
+      turn: whether any may be upside down.
 
     Returns:
       float32 [F, most, 478, 2] pixels, NaN where there is no face.
@@ -64,7 +67,7 @@ def detect_faces(frames: Iterable[np.ndarray], count: int, *, video: bool, most:
     Raises:
       UserError: the environment cannot be made, or MediaPipe fails.
     """
-    facts = {"frames": count, "faces": most, "video": video}
+    facts = {"frames": count, "faces": most, "video": video, "turn": turn}
     script = Path(__file__).with_name("facemesh.py")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "faces.npz"

@@ -1,7 +1,8 @@
 """Runs MediaPipe's face mesh on frames from standard input. A script for an environment of its own: it is run by path
 and imports nothing of this project (see `mvp4d_jax/tracking/detector.py`).
 
-In: one line of JSON {"frames", "faces", "video"}, then each frame: height and width as little-endian uint32, raw RGB.
+In: one line of JSON {"frames", "faces", "video", "turn"}, then each frame: height and width as
+little-endian uint32, raw RGB.
 Out: an npz at the path given as argument with `faces` [F, K, 478, 2] in pixels, NaN where there is no face.
 Progress: the number of each finished frame, one a line, on standard output.
 
@@ -39,7 +40,7 @@ def search_all(facts: dict) -> None:
     with make_mesh(count, still=not facts["video"]) as mesh, make_mesh(count, still=True) as careful:
         for frame in range(facts["frames"]):
             picture = read_frame()
-            turned = not facts["video"] and upside_down(picture)
+            turned = facts["turn"] and upside_down(picture)
             seen = picture[::-1, ::-1] if turned else picture
             points = detect(mesh, seen)
             if not points and not found_recently(found, frame):

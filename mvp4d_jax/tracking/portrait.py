@@ -248,6 +248,13 @@ def frontal_angle(camera: Camera, motion: Motion) -> float:
     return float(np.degrees(angle_off(camera, np.asarray(motion.translation[0], np.float64), forward)))
 
 
+def head_roll(camera: Camera, motion: Motion) -> float:
+    """Degrees about the line of sight by which a head does not stand in its picture. Both unbatched, one frame."""
+    up = Rotation.from_rotvec(np.asarray(motion.rotation[0], np.float64)).apply([0.0, 1.0, 0.0])
+    x, y = (np.asarray(camera.world_to_camera, np.float64)[:3, :3] @ up)[:2]  # y points down
+    return float(np.degrees(np.abs(np.arctan2(x, -y))))
+
+
 def _check_inputs(
     sources: Sequence[Source],
     masks: Sequence[Pathlike] | None,
@@ -271,7 +278,7 @@ def _check_inputs(
             raise UserError(f"`{name}`", f"{len(files)} for {len(sources)} photos", "give one for each photo")
     if focal is not None and not 1 <= focal <= 1e6:
         raise UserError("`focal`", f"{focal} pixels", "it is at least 1")
-    if focal is not None and len({source.image_size for source in sources}) > 1:
+    if focal is not None and len({tuple(sorted(source.image_size)) for source in sources}) > 1:
         raise UserError("`focal`", "one focal length for photos of several sizes", "leave it out")
 
 
@@ -283,7 +290,7 @@ def _photo_landmarks(
         seen = [read_landmarks(file, source.image_size, 1, source.fps) for file, source in zip(files, sources)]
         return seen, [np.zeros((0, MESH_POINTS, 2))] * len(sources)
     pictures = (picture for source in sources for picture in source.frames())
-    meshes = detect_faces(pictures, len(sources), video=False)
+    meshes = detect_faces(pictures, len(sources), video=False, turn=True)
     chosen = [choose_face(found[None], face, source.path)[0] for found, source in zip(meshes, sources)]
     others = [
         found[np.isfinite(found).all((1, 2)) & ~(found == ours).all((1, 2))] for found, ours in zip(meshes, chosen)

@@ -94,7 +94,7 @@ def find_landmarks(source: Source, *, landmarks: str | os.PathLike | None = None
     if landmarks is not None:
         found = read_landmarks(landmarks, source.image_size, source.frame_count, source.fps)
     else:
-        faces = detect_faces(source.frames(), source.frame_count, video=source.video)
+        faces = detect_faces(source.frames(), source.frame_count, video=source.video, turn=not source.video)
         found = from_mesh(choose_face(faces, face, source.path), source.image_size, source.fps)
     if found.found.mean() < 0.5:
         raise UserError(

@@ -156,3 +156,16 @@ def test_what_the_cut_leaves_apart_goes(avatar):
     share = avatar.logit_opacity.sigmoid().detach() / opacity
     assert float(share[455:463].max()) < 1e-3
     assert float(share[-8:].min()) > 0.99
+
+
+def test_what_no_camera_faces_keeps_its_colours(avatar):
+    """Frontal views: the back of the head lies far inside of their frames."""
+    heights = torch.linspace(-0.240, -0.150, 91)
+    chest = torch.stack((torch.zeros(91), heights, torch.full((91,), 0.1)), 1)
+    back = torch.stack((torch.linspace(-0.02, 0.02, 9), torch.zeros(9), torch.full((9,), -0.09)), 1)
+    place(avatar, torch.cat((chest, back)))
+    before = avatar.harmonics.detach().clone(), avatar.logit_opacity.detach().clone()
+    finish_hem(avatar, torch.ones(100, dtype=torch.bool), [seen(avatar)])
+    assert not torch.equal(avatar.harmonics[:91], before[0][:91]) or not torch.equal(avatar.logit_opacity, before[1])
+    assert torch.equal(avatar.harmonics[91:], before[0][91:])
+    assert torch.equal(avatar.logit_opacity[91:], before[1][91:])

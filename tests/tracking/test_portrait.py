@@ -14,7 +14,15 @@ from mvp4d.core.heads import load_head
 from mvp4d_jax.heads.skinning import landmarks, skin
 from mvp4d_jax.tracking import portrait as tracking
 from mvp4d_jax.tracking.overlay import FITTED, FOUND, draw_portrait
-from mvp4d_jax.tracking.portrait import FittedPhoto, assemble, draw_faces, frontal_angle, settle, track_portrait
+from mvp4d_jax.tracking.portrait import (
+    FittedPhoto,
+    assemble,
+    draw_faces,
+    frontal_angle,
+    head_roll,
+    settle,
+    track_portrait,
+)
 from tests.tracking.test_solve import CAMERA, SIZE, moving, observe
 
 ROTATIONS = ([0.05, 0.5, 0.0], [0.0, 0.1, 0.0])
@@ -224,3 +232,24 @@ def test_a_photo_that_lies_is_turned_upright(photos, builtin, tmp_path, quarters
     np.testing.assert_allclose(lies.motion.rotation, stands.motion.rotation, atol=1e-4)
     word = {1: "on its side", 2: "upside down", 3: "on its side"}
     assert word.get(quarters, "") in capsys.readouterr().err
+
+
+def test_two_ways_to_hold_one_camera_have_one_focal_length(photos, builtin, tmp_path):
+    folder, picture, _ = photos
+    seen = np.load(folder / "1.npz")["landmarks"]
+    np.savez(tmp_path / "1.npz", landmarks=np.stack([seen[..., 1], SIZE[1] - seen[..., 0]], -1))
+    Image.fromarray(np.rot90(picture)).save(tmp_path / "1.png")
+    made = track_portrait(
+        [folder / "0.png", tmp_path / "1.png"],
+        builtin,
+        matte="none",
+        landmarks=[folder / "0.npz", tmp_path / "1.npz"],
+        focal=float(CAMERA.fx),
+    )
+    assert len(made.photos) == 2
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0, 90.0, 180.0])
+def test_the_roll_of_a_head(degrees):
+    turned = types.SimpleNamespace(rotation=np.deg2rad([[0.0, 0.0, degrees]]))
+    assert head_roll(CAMERA, turned) == pytest.approx(degrees, abs=1e-4)
