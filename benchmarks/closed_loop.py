@@ -102,7 +102,7 @@ def generate(
         seed=identity,
         stride=facts.conditioning.temporal_stride,
     )
-    shot = SamplingInputs(
+    inputs = SamplingInputs(
         reference,
         truth.head,
         truth.motion[slice(0, FRAMES)],
@@ -111,7 +111,7 @@ def generate(
         portrait=source,
         finishing=finishing,
     )
-    return generator.run(plan, shot, DenoiseOptions(method, snr_shift=facts.snr_shift), out, f"{identity} {setting}")
+    return generator.run(plan, inputs, DenoiseOptions(method, snr_shift=facts.snr_shift), out, f"{identity} {setting}")
 
 
 def avatar_pictures(capture: Capture, folder: Path) -> np.ndarray:

@@ -60,7 +60,7 @@ def sample(
     )
     source = portrait_of_capture(truth)
     reference = generator.reference(source)
-    shot = SamplingInputs(
+    inputs = SamplingInputs(
         reference,
         truth.head,
         truth.motion,
@@ -70,7 +70,7 @@ def sample(
         finishing=Finishing(facts.sampler.photo_detail, facts.sampler.temporal_filter, facts.sampler.hair_colour),
     )
     capture = generator.run(
-        plan, shot, DenoiseOptions(facts.sampler.method, snr_shift=facts.snr_shift), out, f"{seed} {changes}"
+        plan, inputs, DenoiseOptions(facts.sampler.method, snr_shift=facts.snr_shift), out, f"{seed} {changes}"
     )
     return capture, plan
 

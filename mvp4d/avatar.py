@@ -234,7 +234,7 @@ class Rendering:
     """Frames to be rendered; nothing is, until they are asked for."""
 
     avatar: Avatar
-    shot: Any
+    plan: Any
     fps: float
 
     def __repr__(self) -> str:
@@ -243,24 +243,24 @@ class Rendering:
         return f"Rendering({frames} of {width} x {height}, {self.fps:g} a second, of {self.avatar!r})"
 
     def __len__(self) -> int:
-        return len(self.shot.pairs)
+        return len(self.plan.pairs)
 
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) of the pictures."""
-        return self.shot.image_size
+        return self.plan.image_size
 
     def each_view(self) -> list[Rendering]:
         """The whole motion once for every still camera."""
         from mvp4d_export.render import every_view
 
-        return [dataclasses.replace(self, shot=shot) for shot in every_view(self.shot)]
+        return [dataclasses.replace(self, plan=plan) for plan in every_view(self.plan)]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """uint8 [H, W, 3], one at a time."""
         from mvp4d_export.render import render_frames, to_bytes
 
-        for rgb, _ in render_frames(self.avatar.module, self.shot):
+        for rgb, _ in render_frames(self.avatar.module, self.plan):
             yield to_bytes(rgb)
 
     def frames(self) -> np.ndarray:
@@ -282,7 +282,7 @@ class Rendering:
 
         write_rendering(
             self.avatar.module,
-            self.shot,
+            self.plan,
             Path(path),
             self.fps,
             alpha=alpha,

@@ -77,9 +77,9 @@ def measure_avatar(
             "give the photos that the avatar was made from",
         )
     chosen = avatar.motion(motion)
-    moments = np.unique(np.linspace(0, chosen.frame_count - 1, FRAMES).round().astype(int))
+    frames = np.unique(np.linspace(0, chosen.frame_count - 1, FRAMES).round().astype(int))
     span = ANGLES[-1] - ANGLES[0]
-    views = avatar.render(chosen[moments], cameras=f"arc:{span}x{len(ANGLES)}", size=SIZE).each_view()
+    views = avatar.render(chosen[frames], cameras=f"arc:{span}x{len(ANGLES)}", size=SIZE).each_view()
     scores: dict[str, Any] = {"left_out": {}}
     try:
         scores["likeness"] = score_likeness(portrait, [(angle, view.frames()) for angle, view in zip(ANGLES, views)])
@@ -123,8 +123,8 @@ def measure_views(capture: Capture, against: Portrait | Capture | Pathlike) -> L
         raise UserError(
             capture.path, f"has no view within {WIDEST:g} degrees of its reference", "sample some from the front"
         )
-    moments = np.unique(np.linspace(0, capture.frame_count - 1, FRAMES).round().astype(int))
-    views = [np.stack([capture.frame(capture.names.index(name), int(frame)) for frame in moments]) for name in names]
+    frames = np.unique(np.linspace(0, capture.frame_count - 1, FRAMES).round().astype(int))
+    views = [np.stack([capture.frame(capture.names.index(name), int(frame)) for frame in frames]) for name in names]
     scores = {"likeness": score_likeness(portrait, [(angles[name], view) for name, view in zip(names, views)])}
     photo = Image.fromarray(np.uint8(np.rint(255 * portrait.on_background(portrait.reference))))
     height = views[0].shape[1]
