@@ -1,4 +1,4 @@
-"""The hem: the end of the body where the pictures' frames end. It is cut level and fades in one colour there.
+"""The hem: the end of the body where the pictures' frames end. It is cut even and fades in one colour there.
 
 A Gaussian at the edge of every frame is seen in part, and by few pictures: large ones, light and dark, fit that part
 as well as the body would. Whoever looks from further away sees the rest of them. Frames end at other heights all
@@ -32,8 +32,10 @@ NEIGHBOURS = 24  # Gaussians that one mean is of
 VISIBLE = 0.2  # opacity that these have at least
 BEHIND = 0.03  # metres beyond the body's axis to which a camera sees what lies there
 AT_END = (-0.004, 0.008)  # metres above the end of frames at which Gaussians tell where these end
-CUT_QUANTILE = 0.75  # of their heights: most of the body above it is seen
-CUT = (-0.014, -0.002)  # metres above that height at which a Gaussian is gone, whole: below the frames of most views
+CUT_QUANTILE = 0.75  # share of them below the plane of the cut: most of the body above it is seen
+LEVER, STEADY = 0.1, 1e-3  # metres over which its slopes are measured, and how much they are held to 0
+ROUNDS, NEAR = 40, 1e-4  # of reweighting, and metres below which distances to the plane weigh alike
+CUT = (-0.014, -0.002)  # metres above that plane at which a Gaussian is gone, whole: below the frames of most views
 ISLAND = 0.06  # metres above the cut within which what hangs together with nothing above goes
 LINKED = 0.003, 2.0, 0.02  # Gaussians hang together within so many metres and standard deviations; metres at most
 FAINT = 0.05  # opacity that one has at least
@@ -105,7 +107,7 @@ def inside_frames(avatar: Avatar, pictures: Iterable[Edges]) -> tuple[Tensor, Te
 
 @torch.no_grad()
 def finish_hem(avatar: Avatar, among: Tensor, pictures: Iterable[Edges]) -> None:
-    """Fades Gaussians at the edges of all frames and below a level cut, and gives them the colours beside them.
+    """Fades Gaussians at the edges of all frames and below an even cut, and gives them the colours beside them.
 
     Args:
       among: [G] bool, those that may change.
@@ -126,11 +128,31 @@ def finish_hem(avatar: Avatar, among: Tensor, pictures: Iterable[Edges]) -> None
     share = smoothstep(inside, *FADES)
     ends = among & (opacity > VISIBLE) & (above > AT_END[0]) & (above < AT_END[1])
     if ends.sum() > FEW:
-        height = places[:, 1] - places[ends, 1].quantile(CUT_QUANTILE)
+        height = places[:, 1] - _plane_over(places[ends], places)
         share = share * smoothstep(height, *CUT)
         share = torch.where(_left_over(splats, opacity * share > FAINT, height), 0.0, share)
     fades = among & (share < 1)
     avatar.logit_opacity[fades] = logit_of(opacity[fades] * share[fades])
+
+
+def _plane_over(ends: Tensor, places: Tensor) -> Tensor:
+    """[G] heights at places [G, 3] of the plane that has `CUT_QUANTILE` of the ends [E, 3] below it.
+
+    Linear quantile regression by reweighted least squares: a head that is bent leans against the frames.
+    """
+
+    def terms(points: Tensor) -> Tensor:
+        return torch.stack((torch.ones_like(points[:, 0]), points[:, 0] / LEVER, points[:, 2] / LEVER), 1)
+
+    known, heights = terms(ends).double(), ends[:, 1].double()
+    weights = torch.ones_like(heights)
+    steady = torch.diag(heights.new_tensor([0.0, 1.0, 1.0])) * len(ends)  # slopes that nothing tells are 0
+    for _ in range(ROUNDS):
+        normal = known.T @ (weights[:, None] * known) + STEADY * weights.mean() * steady
+        plane = torch.linalg.solve(normal, known.T @ (weights * heights))
+        off = heights - known @ plane
+        weights = torch.where(off > 0, CUT_QUANTILE, 1 - CUT_QUANTILE) / off.abs().clamp(min=NEAR)
+    return (terms(places).double() @ plane).to(places.dtype)
 
 
 def _mean_light(avatar: Avatar, places: Tensor, opacity: Tensor, hem: Tensor, beside: Tensor) -> Tensor:

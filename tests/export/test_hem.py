@@ -7,7 +7,7 @@ import torch
 
 from mvp4d.core.heads import load_head
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
-from mvp4d_export.hem import AT_END, CUT, CUT_QUANTILE, EVEN, FADES, Edges, finish_hem, inside_frames
+from mvp4d_export.hem import AT_END, CUT, CUT_QUANTILE, EVEN, FADES, Edges, _plane_over, finish_hem, inside_frames
 from mvp4d_export.laid import WIDTH, surface_tensors
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
@@ -121,7 +121,7 @@ def test_a_camera_behind_the_body_does_not_see_its_front(avatar):
     torch.testing.assert_close(both[0], height[1], atol=2e-5, rtol=0)
 
 
-def test_the_body_is_cut_level_where_most_of_it_is_seen(avatar):
+def test_the_body_is_cut_where_most_of_it_is_seen(avatar):
     """Frames that end lower, from behind, leave a back that goes on: it is cut where the front ends."""
     heights = torch.linspace(-0.240, -0.150, 91)
     chest = torch.stack((torch.zeros(91), heights, torch.full((91,), 0.1)), 1)
@@ -169,3 +169,17 @@ def test_what_no_camera_faces_keeps_its_colours(avatar):
     assert not torch.equal(avatar.harmonics[:91], before[0][:91]) or not torch.equal(avatar.logit_opacity, before[1])
     assert torch.equal(avatar.harmonics[91:], before[0][91:])
     assert torch.equal(avatar.logit_opacity[91:], before[1][91:])
+
+
+def test_the_cut_leans_as_the_frames_do():
+    """Three of four ends lie on or below a leaning plane: the quantile's own."""
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.rand(400, 2, generator=generator) * torch.tensor([0.4, 0.2]) - torch.tensor([0.2, 0.1])
+    plane = -0.2 + 0.1 * flat[:, 0] - 0.05 * flat[:, 1]
+    off = torch.tensor([-0.004, 0.0, 0.0, 0.004]).repeat(100)
+    ends = torch.stack((flat[:, 0], plane + off, flat[:, 1]), 1)
+    found = _plane_over(ends, torch.tensor([[0.0, 9.0, 0.0], [0.2, 9.0, 0.0], [0.0, 9.0, 0.1]]))
+    assert float(found[1] - found[0]) == pytest.approx(0.02, abs=2e-3)
+    assert float(found[2] - found[0]) == pytest.approx(-0.005, abs=2e-3)
+    below = float((ends[:, 1] <= _plane_over(ends, ends) + 1e-5).float().mean())
+    assert 0.7 < below < 0.8
