@@ -10,16 +10,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from mvp4d_export.avatar import Avatar, Splats, logit_of
 from mvp4d_export.dataset import Dataset
+from mvp4d_export.joined import joined
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import project_points
@@ -175,20 +173,13 @@ def _left_over(splats: Splats, solid: Tensor, height: Tensor) -> Tensor:
     near = (solid & (height < ISLAND)).nonzero()[:, 0]
     if not len(near):
         return torch.zeros_like(solid)
-    means, scale = splats.means[near].cpu().numpy(), splats.scales[near].amax(1).cpu().numpy()
     # One node for those that lie within a few millimetres: a fit has many of them.
-    cell = np.unique(np.floor(means / LINKED[0]).astype(np.int64), axis=0, return_inverse=True)[1].reshape(-1)
-    count = np.bincount(cell)
-    nodes = np.stack([np.bincount(cell, axis) / count for axis in means.T], 1)
-    reach = np.zeros(len(nodes))
-    np.maximum.at(reach, cell, np.minimum(LINKED[0] + LINKED[1] * scale, LINKED[2]))
-    neighbours = cKDTree(nodes).query_ball_point(nodes, reach)
-    columns = np.concatenate([np.asarray(found, np.int64) for found in neighbours])
-    rows = np.repeat(np.arange(len(nodes)), [len(found) for found in neighbours])
-    joined = coo_matrix((np.ones(len(rows), bool), (rows, columns)), (len(nodes), len(nodes)))
-    pieces, piece = connected_components(joined, directed=False)
-    piece, attached = piece[cell], np.zeros(pieces, bool)
-    attached[piece[(height[near] > ISLAND / 2).cpu().numpy()]] = True
+    cells, cell = torch.unique((splats.means[near] / LINKED[0]).floor(), dim=0, return_inverse=True)
+    count = torch.bincount(cell).to(height.dtype)
+    nodes = torch.zeros_like(cells).index_add(0, cell, splats.means[near]) / count[:, None]
+    reach = (LINKED[0] + LINKED[1] * splats.scales[near].amax(1)).clamp(max=LINKED[2])
+    reach = torch.zeros_like(count).scatter_reduce(0, cell, reach, "amax")
+    top = torch.bincount(cell, (height[near] > ISLAND / 2).to(height.dtype)) > 0
     left = torch.zeros_like(solid)
-    left[near] = torch.from_numpy(~attached[piece]).to(solid.device)
+    left[near] = ~joined(nodes, top, reach)[cell]
     return left | ~solid & (height < CUT[1])

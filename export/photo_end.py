@@ -49,8 +49,7 @@ def _lay_unseen_eyes(fit: PhotoFit) -> None:
         say("no photo shows the eyes open: they are the head's own, with brown irises")
     for eye in eyes:
         lay_eye(avatar, eye)
-        fit.pitch[eye] = avatar.config.pitch
-        fit.across[eye] = torch.eye(3, device=avatar.device) / avatar.config.pitch**2
+        fit.know(eye)
 
 
 def _blur(fit: PhotoFit) -> None:

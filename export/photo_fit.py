@@ -176,6 +176,16 @@ class PhotoFit:
         """The same for Gaussians that have become the head's own since."""
         self.visibility = with_own_known(self.visibility, self.avatar, self.fixed, self.data.pixel_pitch)
 
+    def know(self, own: Tensor) -> None:
+        """Takes Gaussians `own` [G] bool, which now lie where the head has them, for known to the finest pitch."""
+        finest, seen = self.avatar.config.pitch, self.visibility
+        exact = torch.eye(3, device=own.device) / finest**2
+        self.visibility = dataclasses.replace(
+            seen,
+            pitch=seen.pitch.masked_fill(own, finest),
+            across=torch.where(own[:, None, None], exact, seen.across),
+        )
+
     @property
     def shown(self) -> Tensor:
         return self.visibility.shown

@@ -12,8 +12,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -26,6 +24,7 @@ from mvp4d.core.skin_colour import LEAST_HAIR, SkinColour, lightness_and_hue
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.harmonics import colour_of_sh, even_harmonics
 from mvp4d_export.initialise import hang
+from mvp4d_export.joined import joined
 from mvp4d_export.rig import Pose
 from mvp4d_export.triangles import matrix_to_quaternion, to_local, triangle_frames
 from mvp4d_export.visibility import outer_parts, smoothstep, triangle_parts
@@ -177,7 +176,7 @@ def strands(
     scalp, hanging, _ = region.at(surface.places, hair.end)
     where = torch.maximum(scalp, hanging) * hair.share(surface.colours, scalp) * smoothstep(surface.unshown, *UNSHOWN)
     where = where[surface.around].mean(1)
-    where = where * _joined(surface.places, scalp > 0.5, 2 * CELL)  # not on what floats beside the head
+    where = where * joined(surface.places, scalp > 0.5, 2 * CELL)  # not on what floats beside the head
     index = _drawn(DENSITY * surface.area * where, most, generator)
     if not len(index):
         return None
@@ -226,19 +225,11 @@ def _hair(avatar: Avatar, splats: Splats, region: Region, shown: Tensor) -> Hair
         return None
     found = Hair(skin, cKDTree(colours[top][:: -(-int(top.sum()) // PALETTE)].cpu().numpy()), region.chin, 0.0)
     hair = top | (hanging * found.share(colours, scalp, TYPICAL) > 0.5)
-    hair[hair.clone()] = _joined(places[hair], top[hair], JOINED)
+    hair[hair.clone()] = joined(places[hair], top[hair], JOINED)
     end = float(places[hair, 1].quantile(LOWEST))
     return dataclasses.replace(
         found, end=min(end, region.chin), contrast=_contrast(places[hair], colours[hair].mean(1), size[hair])
     )
-
-
-def _joined(places: Tensor, begin: Tensor, step: float) -> Tensor:
-    """[M] bool: places [M, 3] that are reached from those of `begin` [M] bool in steps of so many metres at most."""
-    pairs = cKDTree(places.cpu().numpy()).query_pairs(step, output_type="ndarray")
-    links = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(places),) * 2)
-    part = torch.from_numpy(connected_components(links, directed=False)[1]).to(places.device)
-    return torch.isin(part, part[begin])
 
 
 def _contrast(places: Tensor, light: Tensor, size: Tensor) -> float:

@@ -24,7 +24,8 @@ from mvp4d.core.images import read_photo
 from mvp4d_jax.heads.skinning import skin
 from mvp4d_jax.release import Facts
 from mvp4d_jax.sampling.clean_views import CleanViews, PhotoViews
-from mvp4d_jax.tracking.portrait import FittedPhoto, assemble, check_matte, head_roll
+from mvp4d_jax.tracking.portrait import FittedPhoto, assemble, check_matte
+from mvp4d_jax.tracking.upright import head_roll
 
 MOST_ROLL = 60.0  # degrees of a photo's head, about the line of sight, that the model may be asked to draw
 PHOTOS = "photos"  # as clean views: the portrait's own

@@ -41,13 +41,13 @@ from mvp4d_jax.tracking.detector import detect_faces
 from mvp4d_jax.tracking.landmarks import MESH_POINTS, POINTS, Landmarks, choose_face, from_mesh, read_landmarks
 from mvp4d_jax.tracking.solve import Solution, SolveConfig, solve_photos, told
 from mvp4d_jax.tracking.track import MAX_ERROR, Source, track
+from mvp4d_jax.tracking.upright import turned_upright
 
 Pathlike = str | os.PathLike
 PHOTO_SIDE = 1024  # pixels of the longer side of a kept photo, at most
 MATTES = ("auto", "none")  # whether the person is cut out of pictures without a mask
 AT_REST = ("noseSneer",)  # expressions that landmarks show of everybody's face at rest: who they are, not what they do
 RARELY = 0.07  # standard deviation in several photos of expressions that one of them cannot tell from the identity
-CHIN, NOSE_BRIDGE = 8, 27  # of Multi-PIE's points
 PHOTO_MARGIN = 1.3 * MARGIN  # half side of a kept photo over the larger half extent of the head: hair and shoulders
 
 
@@ -148,9 +148,10 @@ def _from_photos(
         read_photo(source.path, None if masks is None else masks[index]) for index, source in enumerate(sources)
     ]
     seen, faces = _photo_landmarks(sources, landmarks, face)
-    turned = [_turned_upright(*parts) for parts in zip(sources, pictures, seen, faces)]
+    names = [source.path for source in sources]
+    turned = [turned_upright(*parts) for parts in zip(names, pictures, seen, faces)]
     pictures, seen, faces = (list(parts) for parts in zip(*turned))
-    names, colours = [source.path for source in sources], [rgb for rgb, _ in pictures]
+    colours = [rgb for rgb, _ in pictures]
     if len(sources) > 1:
         note_differences(names, colours, seen)
         if not same_person and landmarks is None:
@@ -248,13 +249,6 @@ def frontal_angle(camera: Camera, motion: Motion) -> float:
     return float(np.degrees(angle_off(camera, np.asarray(motion.translation[0], np.float64), forward)))
 
 
-def head_roll(camera: Camera, motion: Motion) -> float:
-    """Degrees about the line of sight by which a head does not stand in its picture. Both unbatched, one frame."""
-    up = Rotation.from_rotvec(np.asarray(motion.rotation[0], np.float64)).apply([0.0, 1.0, 0.0])
-    x, y = (np.asarray(camera.world_to_camera, np.float64)[:3, :3] @ up)[:2]  # y points down
-    return float(np.degrees(np.abs(np.arctan2(x, -y))))
-
-
 def _check_inputs(
     sources: Sequence[Source],
     masks: Sequence[Pathlike] | None,
@@ -299,35 +293,6 @@ def _photo_landmarks(
         if len(others_in_it) and face is None:
             say(f"note: {source.path.name}: {len(others_in_it) + 1} faces, the largest is taken; `face` takes another")
     return [from_mesh(ours[None], source.image_size, source.fps) for ours, source in zip(chosen, sources)], others
-
-
-def _turned_upright(
-    source: Source, picture: tuple[np.ndarray, np.ndarray], seen: Landmarks, others: np.ndarray
-) -> tuple[tuple[np.ndarray, np.ndarray], Landmarks, np.ndarray]:
-    """A picture, its landmarks and other meshes [K, 478, 2] by as many quarter turns as make the face upright.
-
-    The model, the detectors and the fit know heads that stand; a camera that lay on its side may not have said so.
-    """
-    down = seen.points[0, CHIN] - seen.points[0, NOSE_BRIDGE]
-    if not np.isfinite(down).all():
-        return picture, seen, others
-    quarters = round(float(np.arctan2(down[0], down[1])) / (np.pi / 2)) % 4  # clockwise, that turn the chin down
-    if not quarters:
-        return picture, seen, others
-    rgb, alpha = (np.ascontiguousarray(np.rot90(part, -quarters)) for part in picture)
-    say(f"note: {source.path.name} is {'upside down' if quarters == 2 else 'on its side'}, it is turned upright")
-
-    def turn(points: np.ndarray) -> np.ndarray:
-        height, width = picture[0].shape[:2]
-        for _ in range(quarters):
-            points = np.stack([height - points[..., 1], points[..., 0]], -1)
-            height, width = width, height
-        return points
-
-    found = dataclasses.replace(
-        seen, points=turn(seen.points), iris=turn(seen.iris), image_size=(rgb.shape[0], rgb.shape[1])
-    )
-    return (rgb, alpha), found, turn(others)
 
 
 def _solve(

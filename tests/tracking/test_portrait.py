@@ -19,10 +19,10 @@ from mvp4d_jax.tracking.portrait import (
     assemble,
     draw_faces,
     frontal_angle,
-    head_roll,
     settle,
     track_portrait,
 )
+from mvp4d_jax.tracking.upright import head_roll
 from tests.tracking.test_solve import CAMERA, SIZE, moving, observe
 
 ROTATIONS = ([0.05, 0.5, 0.0], [0.0, 0.1, 0.0])
