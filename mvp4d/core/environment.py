@@ -34,6 +34,7 @@ class Environment:
       what: what it is for, as a message says it; size: in megabytes, about.
       packages: requirements, pinned, with all that importing `imports` needs: nothing else is installed.
       imports: modules that are imported once it is made, to see that they work.
+      trial: script that is run then, too, with an empty input: what it compiles is kept.
       without: how to do without it.
       source_builds: packages that come as source only.
     """
@@ -45,6 +46,7 @@ class Environment:
     imports: tuple[str, ...]
     without: str
     source_builds: tuple[str, ...] = ()
+    trial: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -89,6 +91,7 @@ class Environment:
                         "--disable-pip-version-check",
                         "install",
                         "--no-deps",
+                        "--no-compile",
                         *wheels,
                         "--retries",
                         "1",
@@ -99,6 +102,8 @@ class Environment:
                     lambda line: line.startswith("Collecting") and bar.update(),
                 )
                 self._run([str(fresh / "bin" / "python"), "-c", f"import {', '.join(self.imports)}"])
+                if self.trial is not None:
+                    self._run([str(fresh / "bin" / "python"), str(self.trial)])
                 bar.update(bar.total - bar.n)
             (fresh / _STAMP).write_text("\n".join(self.packages) + "\n", encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
@@ -124,6 +129,7 @@ class Environment:
         lines = []
         with subprocess.Popen(
             tied(command),
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",

@@ -46,8 +46,9 @@ MEDIAPIPE = Environment(
         "llvmlite==0.43.0",
         "scipy==1.14.1",
     ),
-    ("mediapipe", "pymatting"),
+    ("mediapipe",),
     "or give the landmarks in a file: --landmarks FILE",
+    trial=Path(__file__).with_name("selfie.py"),
 )
 
 

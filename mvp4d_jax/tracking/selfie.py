@@ -11,11 +11,20 @@ For each picture, one after the other until the input ends:
 
 import os
 import sys
+from importlib.util import find_spec, module_from_spec
 
 import mediapipe
 import numpy as np
-from pymatting import cf_laplacian, cg, estimate_foreground_ml, ichol
 from scipy import sparse
+
+# pymatting's own __init__ compiles all that it has, for more than a minute; a sixth of that is needed here.
+for package in ("pymatting", *(f"pymatting.{part}" for part in ("foreground", "laplacian", "preconditioner", "solver"))):
+    sys.modules[package] = module_from_spec(find_spec(package))
+
+from pymatting.foreground.estimate_foreground_ml import estimate_foreground_ml  # noqa: E402
+from pymatting.laplacian.cf_laplacian import cf_laplacian  # noqa: E402
+from pymatting.preconditioner.ichol import ichol  # noqa: E402
+from pymatting.solver.cg import cg  # noqa: E402
 
 CERTAIN = 100.0  # weight of known pixels in the matting system
 PRIOR = 0.02  # weight of the network's word on unknown pixels
