@@ -18,8 +18,8 @@ import numpy as np
 from scipy import sparse
 
 # pymatting's own __init__ compiles all that it has, for more than a minute; a sixth of that is needed here.
-for package in ("pymatting", *(f"pymatting.{part}" for part in ("foreground", "laplacian", "preconditioner", "solver"))):
-    sys.modules[package] = module_from_spec(find_spec(package))
+for package in ("", ".foreground", ".laplacian", ".preconditioner", ".solver"):
+    sys.modules[f"pymatting{package}"] = module_from_spec(find_spec(f"pymatting{package}"))
 
 from pymatting.foreground.estimate_foreground_ml import estimate_foreground_ml  # noqa: E402
 from pymatting.laplacian.cf_laplacian import cf_laplacian  # noqa: E402
