@@ -97,7 +97,7 @@ def finish_lips(avatar: Avatar, hidden: Tensor, pitch: Tensor) -> None:
     """
     lips = on_lips(avatar)
     places = avatar.splats(avatar.gather(avatar.rig.template)).means
-    large = _near(places[lips], places[lips], AT_LARGE)
+    large = nearness(places[lips], places[lips], AT_LARGE)
     large = large / large.sum(1, keepdim=True)
     shown = ~hidden[lips]
     told = torch.zeros_like(lips)
@@ -105,12 +105,12 @@ def finish_lips(avatar: Avatar, hidden: Tensor, pitch: Tensor) -> None:
     hidden = lips & ~told
     if not told.any():
         return
-    blurred = _near(places[told], places[told], pitch[told, None])
+    blurred = nearness(places[told], places[told], pitch[told, None])
     mirrored = places[told] * places.new_tensor([-1.0, 1.0, 1.0])
     weight = _beside(places[hidden], places[told]) + MIRRORED * _beside(places[hidden], mirrored)
     avatar.harmonics[told] = _mean(blurred, avatar.harmonics[told])
     avatar.harmonics[hidden] = _mean(weight, avatar.harmonics[told])
-    avatar.harmonics[hidden] = _mean(_near(places[hidden], places[lips], ALIKE), avatar.harmonics[lips])  # no seam
+    avatar.harmonics[hidden] = _mean(nearness(places[hidden], places[lips], ALIKE), avatar.harmonics[lips])  # no seam
     _part(avatar, lips, places, large)
 
 
@@ -119,7 +119,7 @@ def _mean(weight: Tensor, values: Tensor) -> Tensor:
     return torch.einsum("mn,nkc->mkc", weight / weight.sum(1, keepdim=True), values)
 
 
-def _near(these: Tensor, those: Tensor, deviation: Tensor | float) -> Tensor:
+def nearness(these: Tensor, those: Tensor, deviation: Tensor | float) -> Tensor:
     """[M, N] a Gaussian of the distance of places."""
     return (-torch.cdist(these, those).square() / (2 * deviation**2)).exp()
 
@@ -132,7 +132,7 @@ def _beside(these: Tensor, those: Tensor) -> Tensor:
 def _part(avatar: Avatar, lips: Tensor, places: Tensor, large: Tensor) -> None:
     """Darkens lips [G] bool, L of them, where they touch as the face is seen from before, as far as they are brighter
     there than a shadow is beside the mean [L, L] of those around."""
-    line = _line(avatar)
+    line = parting(avatar)
     if not len(line):
         return
     near = 1 - (nearest(places[lips] * line.new_tensor(FROM_BEFORE), line)[0] / PARTING).clamp(max=1).square()
@@ -143,7 +143,7 @@ def _part(avatar: Avatar, lips: Tensor, places: Tensor, large: Tensor) -> None:
     avatar.harmonics[lips, 1:] *= gain[:, None]
 
 
-def _line(avatar: Avatar) -> Tensor:
+def parting(avatar: Avatar) -> Tensor:
     """[M, 3] points of the edges where the rig's lips end at the mouth's inside, z 0."""
     rig = avatar.rig
     inside = parts_named(rig.part_names, INTERIOR).to(avatar.device)[rig.face_parts]

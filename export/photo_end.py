@@ -14,6 +14,7 @@ from mvp4d_export.despeckle import fade_specks
 from mvp4d_export.hem import Edges, finish_hem
 from mvp4d_export.hidden import NOT_SKIN
 from mvp4d_export.lids import finish_lids, lids_among
+from mvp4d_export.lip_corners import finish_corners, shows_inside
 from mvp4d_export.lips import finish_lips
 from mvp4d_export.photo_fit import PhotoFit, direction_to
 from mvp4d_export.projection import EPS_2D, quaternion_to_matrix
@@ -34,11 +35,20 @@ def finish_photos(fit: PhotoFit) -> None:
     _blur(fit)
     even_rims(fit)
     reference = photos.pictures[photos.reference], *fit.view(photos.reference)
+    finish_corners(avatar, _beside_open_mouths(fit))
     finish_lips(avatar, fit.fixed, fit.pitch)
     finish_lids(avatar, lids_among(avatar, fit.fixed), *reference)
     fade_specks(avatar, *reference)
     known = [(photo, *fit.view(which)) for which, photo in enumerate(photos.pictures) if photo.known.any()]
     finish_hem(avatar, ~fit.fixed, [*Edges.of_capture(fit.data), *itertools.starmap(Edges.of_photo, known)])
+
+
+def _beside_open_mouths(fit: PhotoFit) -> Tensor:
+    """[G] bool: Gaussians that a photo tells most of which shows the inside of the mouth."""
+    pitches = fit.photos.pitch.tolist()
+    opened = torch.tensor([shows_inside(mouth, pitch) for mouth, pitch in zip(fit.mouths, pitches)])
+    best, which = fit.claims.max(0)
+    return (best > 0) & opened.to(which.device)[which] & ~fit.fixed
 
 
 def _lay_unseen_eyes(fit: PhotoFit) -> None:
