@@ -19,7 +19,7 @@ OPEN = 0.003  # metres of the mouth's inside that a photo shows between lips, on
 CORNERS = (0.4, 0.75)  # of the half width of lips, between which they pass from the middle, which tells, to corners
 RING = (LIP_REACH, 0.014)  # metres from lips in which skin tells their light
 LIGHT = 0.006  # metres over which it is one
-RED = 0.7  # quantile of redness of the middle: teeth and the mouth's dark only take from it
+COARSE = 0.001  # metres of a pixel from which it tells nothing of a corner alone
 OWN = 0.5  # of a corner's brightness that stays its own
 BRIGHT = (1.05, 1.15)  # times the skin around, between which what lies beside a corner passes into a dot
 
@@ -30,16 +30,22 @@ def shows_inside(mouth: Tensor, pitch: float) -> bool:
     return columns > 0 and float(mouth.sum()) * pitch > OPEN * columns
 
 
+def mixture(opened: Tensor, pitch: Tensor) -> Tensor:
+    """[G] in [0, 1]: how far pixels of `pitch` [G] metres mix a corner of the lips with what lies beside it, where
+    `opened` [G] bool says that they are of an open mouth."""
+    return opened * (pitch / COARSE).clamp(max=1)
+
+
 @torch.no_grad()
 def finish_corners(avatar: Avatar, mixed: Tensor) -> None:
     """Gives corners of the lips the hue of their middle, and half its brightness in the light there; dots beside them
     go.
 
     Args:
-      mixed: [G] bool, Gaussians whose colours come from a photo of an open mouth.
+      mixed: [G] in [0, 1], how far their colours, if they are lips', are those of a photo of an open mouth (`mixture`).
     """
     rig, lips, line = avatar.rig, on_lips(avatar), parting(avatar)
-    if not (lips & mixed).any() or not len(line):
+    if not mixed[lips].any() or not len(line):
         return
     vertices = rig.template[rig.faces[parts_named(rig.part_names, LIPS).to(avatar.device)[rig.face_parts]].unique()]
     low, high = vertices[:, 0].aminmax()
@@ -62,7 +68,7 @@ def finish_corners(avatar: Avatar, mixed: Tensor) -> None:
         own, light, middle = colours[lip], around(lip).mean(1), out[lip] == 0
         if not middle.any():
             continue
-        hue = _reddest(own[middle])
+        hue = (own[middle] / own[middle].mean(1, keepdim=True).clamp(min=1e-3)).median(0).values
         bright = (own[middle].mean(1) / light[middle].clamp(min=1e-3)).median().clamp(max=1) * light
         cleaned = hue * torch.lerp(bright, own.mean(1), OWN)[:, None]
         avatar.harmonics[lip, 0] += (out * mixed)[lip, None] * (cleaned - own) / SH_0
@@ -70,10 +76,3 @@ def finish_corners(avatar: Avatar, mixed: Tensor) -> None:
     dots = smoothstep(own.mean(1) / skins.mean(1).clamp(min=1e-3), *BRIGHT) * (out * mixed)[beside]
     avatar.harmonics[beside, 0] += dots[:, None] * (skins - own) / SH_0
     avatar.harmonics[beside, 1:] *= 1 - dots[:, None, None]
-
-
-def _reddest(colours: Tensor) -> Tensor:
-    """[3] the hue of colours [N, 3], over its mean: the median of the reddest."""
-    hue = colours / colours.mean(1, keepdim=True).clamp(min=1e-3)
-    red = hue[:, 0] - hue[:, 1:].mean(1)
-    return hue[red >= red.quantile(RED)].median(0).values

@@ -14,7 +14,7 @@ from mvp4d_export.despeckle import fade_specks
 from mvp4d_export.hem import Edges, finish_hem
 from mvp4d_export.hidden import NOT_SKIN
 from mvp4d_export.lids import finish_lids, lids_among
-from mvp4d_export.lip_corners import finish_corners, shows_inside
+from mvp4d_export.lip_corners import finish_corners, mixture, shows_inside
 from mvp4d_export.lips import finish_lips
 from mvp4d_export.photo_fit import PhotoFit, direction_to
 from mvp4d_export.projection import EPS_2D, quaternion_to_matrix
@@ -44,11 +44,11 @@ def finish_photos(fit: PhotoFit) -> None:
 
 
 def _beside_open_mouths(fit: PhotoFit) -> Tensor:
-    """[G] bool: Gaussians that a photo tells most of which shows the inside of the mouth."""
+    """[G] how far lips are mixed (`lip_corners.mixture`) by the photo that tells most of them."""
     pitches = fit.photos.pitch.tolist()
     opened = torch.tensor([shows_inside(mouth, pitch) for mouth, pitch in zip(fit.mouths, pitches)])
     best, which = fit.claims.max(0)
-    return (best > 0) & opened.to(which.device)[which] & ~fit.fixed
+    return mixture((best > 0) & opened.to(which.device)[which] & ~fit.fixed, fit.pitch)
 
 
 def _lay_unseen_eyes(fit: PhotoFit) -> None:

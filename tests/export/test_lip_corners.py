@@ -8,7 +8,7 @@ from test_hidden import avatar  # noqa: F401
 
 from mvp4d_export.harmonics import colour_of_sh, sh_of_colour
 from mvp4d_export.initialise import nearest
-from mvp4d_export.lip_corners import CORNERS, OWN, finish_corners, shows_inside
+from mvp4d_export.lip_corners import CORNERS, OWN, finish_corners, mixture, shows_inside
 from mvp4d_export.lips import around_lips, on_lips, seed_lips
 
 SKIN, LIP, MUD, TOOTH = (0.8, 0.62, 0.5), (0.75, 0.45, 0.42), (0.4, 0.38, 0.37), (0.98, 0.96, 0.9)
@@ -39,7 +39,7 @@ def colours(own):
 
 def test_corners_take_the_hue_of_the_middle_and_dots_the_colour_of_the_skin(smiling):
     own, corner, tooth = copy.deepcopy(smiling[0]), *smiling[1:]
-    finish_corners(own, torch.ones_like(corner))
+    finish_corners(own, torch.ones(len(corner)))
     lip, mud, skin = torch.tensor(LIP), torch.tensor(MUD), torch.tensor(SKIN)
     # Under one light the middle's brightness and the corner's own, half each, in the middle's hue.
     expected = lip / lip.mean() * (OWN * mud.mean() + (1 - OWN) * lip.mean())
@@ -52,7 +52,7 @@ def test_corners_take_the_hue_of_the_middle_and_dots_the_colour_of_the_skin(smil
 def test_the_middle_and_all_that_an_open_mouth_does_not_tell_stay(smiling):
     before, corner, _ = smiling
     own = copy.deepcopy(before)
-    finish_corners(own, torch.ones_like(corner))
+    finish_corners(own, torch.ones(len(corner)))
     places = own.splats(own.gather(own.rig.template)).means.detach()
     lips = on_lips(own)
     middle = lips & (places[:, 0].abs() < CORNERS[0] * 0.98 * places[lips, 0].abs().max())
@@ -62,10 +62,10 @@ def test_the_middle_and_all_that_an_open_mouth_does_not_tell_stay(smiling):
     torch.testing.assert_close(own.harmonics[stays], before.harmonics[stays], rtol=0, atol=0)
 
     own = copy.deepcopy(before)
-    finish_corners(own, torch.zeros_like(corner))
+    finish_corners(own, torch.zeros(len(corner)))
     torch.testing.assert_close(own.harmonics, before.harmonics, rtol=0, atol=0)
     left = places[:, 0] < 0
-    finish_corners(own, left)
+    finish_corners(own, left.float())
     torch.testing.assert_close(own.harmonics[~left], before.harmonics[~left], rtol=0, atol=0)
     assert (colours(own)[corner & left] - colours(before)[corner & left]).abs().max() > 0.05
 
@@ -78,8 +78,13 @@ def test_a_mouth_is_open_from_three_millimetres_on(rows, shows):
     assert not shows_inside(mouth, 0.0001)
 
 
+def test_fine_photos_mix_less():
+    opened, pitch = torch.tensor([True, True, True, False]), torch.tensor([0.0005, 0.001, 0.003, 0.003])
+    torch.testing.assert_close(mixture(opened, pitch), torch.tensor([0.5, 1.0, 1.0, 0.0]))
+
+
 def test_a_head_without_lips_stays_as_it_is(smiling):
     own = copy.deepcopy(smiling[0])
     own.rig.part_names = tuple(name.replace("lips", "skin") for name in own.rig.part_names)
-    finish_corners(own, torch.ones(own.gaussian_count, dtype=torch.bool))
+    finish_corners(own, torch.ones(own.gaussian_count))
     torch.testing.assert_close(own.harmonics, smiling[0].harmonics, rtol=0, atol=0)
