@@ -45,7 +45,9 @@ SPACING, FRONT_SPACING = 0.0014, 0.0008  # metres between Gaussians of the teeth
 FRONT = 0.02  # metres behind the front within which they do
 GAP, GAP_SHADE = 0.0009, 0.42  # metres over which the gap between two teeth is dark, and what light is left in it
 LOWER = 0.003  # metres that motions of the rig move lower teeth at least, and upper ones never
-MOUTH_SHARE = 4000  # Gaussians of the rest of the mouth at most
+MOUTH_SHARE = 4000  # Gaussians of the rest of the mouth at most, but for ...
+VESTIBULE, LINING = 0.006, 0.0008  # ... metres behind the front within which lips and gums face each other, and between
+# Gaussians there: coarse ones would cover teeth from before, and reach beyond lips
 CLOSED = 1.5  # times as broad, those of the rest: scattered at random they must leave no gaps to the back of the head
 NOT_SKIN = (*INTERIOR, *EYES, "lash", "lining", "nostril")  # parts
 UNFOLDS = 1.5  # growth of an area from which it counts as a fold
@@ -212,7 +214,8 @@ def _mouth(
     front = middle[teeth if teeth.any() else slice(None), 2].quantile(0.98)
     coarse = max(SPACING, float((areas_of(corners[~teeth]).sum() / MOUTH_SHARE).sqrt()))
     spacing = torch.where((normal[:, 2] > 0) & (middle[:, 2] > front - FRONT), FRONT_SPACING, SPACING)
-    spacing = torch.where(teeth, spacing, coarse)
+    before = middle[:, 2] > front - VESTIBULE
+    spacing = torch.where(teeth, spacing, torch.where(before, min(LINING, coarse), coarse))
     generator = torch.Generator().manual_seed(0)
     points, triangle, _ = scattered(corners, spacing, generator)
     tooth = _pieces(rig.faces[chosen])[triangle]  # of the mesh: points lie on some of its triangles alone

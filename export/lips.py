@@ -29,6 +29,9 @@ ALIKE, MIRRORED = 0.0015, 0.3  # metres over which lips that no photo shows have
 # less those of the other side count
 AT_LARGE = 0.003  # metres over which lips have one brightness, beside ...
 PARTING, PARTING_SHADE = 0.001, 0.72  # ... the line where they touch: metres that shade reaches, its light
+INNER = ("mouth_inside",)  # parts: the back of lips and cheeks
+INWARD, INNER_SHADE = 0.006, 0.8  # metres behind their edge over which the back of lips passes from their colour, so
+# much darker, to the mouth's
 FROM_BEFORE = (1.0, 1.0, 0.0)  # of a point: where it lies in sight of a camera before the face
 
 
@@ -112,6 +115,19 @@ def finish_lips(avatar: Avatar, hidden: Tensor, pitch: Tensor) -> None:
     avatar.harmonics[hidden] = _mean(weight, avatar.harmonics[told])
     avatar.harmonics[hidden] = _mean(nearness(places[hidden], places[lips], ALIKE), avatar.harmonics[lips])  # no seam
     _part(avatar, lips, places, large)
+    _turn_in(avatar, lips, places)
+
+
+def _turn_in(avatar: Avatar, lips: Tensor, places: Tensor) -> None:
+    """Gives the back of lips [G] bool their colour, which fades inwards: it shows as they part, no dark fringe."""
+    inner = gaussians_of(avatar, INNER)
+    inner[inner.clone()] = nearest(places[inner], places[lips])[0] < INWARD
+    if not inner.any():
+        return
+    share = (1 - nearest(places[inner], places[lips])[0] / INWARD)[:, None]
+    beside = _mean(nearness(places[inner], places[lips], AT_LARGE), avatar.harmonics[lips])
+    own = colour_of_sh(avatar.harmonics[inner, 0])
+    avatar.harmonics[inner, 0] += share * (INNER_SHADE * colour_of_sh(beside[:, 0]) - own) / SH_0
 
 
 def _mean(weight: Tensor, values: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ from test_hidden import avatar  # noqa: F401
 
 from mvp4d.core.heads.model import INTERIOR
 from mvp4d_export.harmonics import SH_0, colour_of_sh, sh_of_colour
-from mvp4d_export.lips import finish_lips, on_lips, seed_lips
+from mvp4d_export.initialise import nearest
+from mvp4d_export.lips import INNER_SHADE, INWARD, finish_lips, on_lips, seed_lips
+from mvp4d_export.visibility import gaussians_of
 
 PINK, GREEN = (0.8, 0.45, 0.45), (0.0, 1.0, 0.0)
 
@@ -48,11 +50,12 @@ def from_the_line(own, places):
     return (places[:, None, :2] - a - along.clamp(0, 1)[..., None] * (b - a)).norm(dim=-1).amin(1)
 
 
-def test_lips_are_darker_where_they_part_and_nothing_else_changes(face):
+def test_lips_are_darker_where_they_part_and_nothing_else_outside_changes(face):
     own, places = copy.deepcopy(face[0]), face[1]
     lips, before = on_lips(own), face[0].harmonics
     finish(own, torch.zeros_like(lips))
-    torch.testing.assert_close(own.harmonics[~lips], before[~lips], rtol=0, atol=0)
+    others = ~lips & ~gaussians_of(own, ("mouth_inside",))
+    torch.testing.assert_close(own.harmonics[others], before[others], rtol=0, atol=0)
     shade, away = colours(own)[lips] / torch.tensor(PINK), from_the_line(own, places)[lips]
     torch.testing.assert_close(shade, shade[:, :1].expand(-1, 3), rtol=0, atol=1e-3)  # the hue stays
     assert float(shade[away > 0.0013].min()) > 0.995
@@ -108,3 +111,21 @@ def test_a_head_without_lips_stays_as_it_is(face):
     before = own.harmonics.clone()
     finish(own, torch.zeros(own.gaussian_count, dtype=torch.bool))
     torch.testing.assert_close(own.harmonics, before, rtol=0, atol=0)
+
+
+def test_the_back_of_lips_passes_from_their_colour_to_the_mouths(face):
+    own, places = copy.deepcopy(face[0]), face[1]
+    lips, inner = on_lips(own), gaussians_of(own, ("mouth_inside",))
+    dark = torch.tensor([0.2, 0.08, 0.08])
+    with torch.no_grad():
+        own.harmonics[inner, 0] = sh_of_colour(dark)
+    finish(own, torch.zeros_like(lips))
+    away = nearest(places[inner].detach(), places[lips].detach())[0]
+    found, near, far = colours(own)[inner], away < 0.0005, away > INWARD
+    assert near.sum() > 5 and far.sum() > 100
+    lip = INNER_SHADE * torch.tensor(PINK)
+    assert (found[near] < 1.02 * lip).all() and (found[near] > 0.65 * lip).all()  # shaded where lips touch
+    torch.testing.assert_close(found[far], dark.expand_as(found[far]), rtol=0, atol=1e-6)
+    between = found[(away > 0.002) & (away < 0.004)].mean(0)
+    assert (between < found[near].mean(0)).all() and (between > dark).all()
+    assert torch.isfinite(own.harmonics).all()
