@@ -101,6 +101,24 @@ def test_teeth_and_the_tongue_are_darker_further_back(avatar):
         assert float(far.mean()) < 0.6 * float(near.mean())
 
 
+def test_lower_teeth_show_as_far_as_the_rig_shows_them(avatar):
+    """The lining between them and the lip covers none of them from before."""
+    pose = pose_of(avatar, jawOpen=0.3, mouthLowerDownLeft=1.0, mouthLowerDownRight=1.0)
+    viewmat, K = camera(avatar, TEETH)
+    seeded = copy.deepcopy(avatar)
+    seed_lips(seeded)
+    lower = gaussians_of(seeded, ("lower_teeth",))
+    with torch.no_grad():
+        splats = seeded.splats(seeded.vertices(pose))
+        white = lower[:, None].float().expand(-1, 3)
+        share = seeded.render(splats, pose, viewmat[None], K[None], SIDE, SIDE, colours=white).rgb[0, ..., 0]
+    face = rig_surface(seeded, pose, viewmat, K, SIDE).face
+    part = torch.where(face >= 0, seeded.rig.face_parts[face.clamp(min=0)], -1)
+    teeth = of_parts(seeded, part, ("lower_teeth",))
+    assert int(teeth.sum()) > 300
+    assert float(share[teeth].mean()) > 0.6  # 0.45 behind a lining as coarse as the rest
+
+
 @pytest.mark.parametrize("wide", [0.4, 0.8])
 def test_an_open_mouth_does_not_show_the_back_of_the_head(avatar, wide):
     pose = pose_of(avatar, jawOpen=wide)
