@@ -7,6 +7,7 @@ shows them in place, generated views are too coarse for them.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -35,21 +36,33 @@ def fade_specks(avatar: Avatar, picture: Picture, pose: Pose, viewmat: Tensor) -
     Args:
       picture, pose, viewmat: a photo, its one frame and camera [4, 4]; views are turned from there about the head.
     """
-    K = picture.K.clone()
-    K[:2] *= SIDE / picture.side
-    K[:2, 2] += MARGIN
     splats = avatar.splats(avatar.vertices(pose))
     kept = torch.ones(avatar.gaussian_count, device=avatar.device)
-    for angle in ANGLES:
-        kept = torch.minimum(kept, _kept(avatar, splats, pose, turned_view(viewmat, pose, math.radians(angle)), K))
+    for camera, K, side in turned_views(picture, pose, viewmat):
+        kept = torch.minimum(kept, _kept(avatar, splats, pose, camera, K, side))
     opacity = torch.sigmoid(avatar.logit_opacity) * kept
     avatar.logit_opacity.copy_(logit_of(opacity))
 
 
-def _kept(avatar: Avatar, splats: Splats, pose: Pose, camera: Tensor, K: Tensor) -> Tensor:
+def turned_views(
+    picture: Picture, pose: Pose, viewmat: Tensor, finer: float = 1.0
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Cameras [4, 4] turned by `ANGLES` from a photo's about the head, intrinsics [3, 3] and pixels a side.
+
+    Args:
+      picture, pose, viewmat: the photo, its one frame and camera [4, 4].
+      finer: pixels of these views for one of `SIDE`.
+    """
+    K = picture.K.clone()
+    K[:2] *= finer * SIDE / picture.side
+    K[:2, 2] += finer * MARGIN
+    for angle in ANGLES:
+        yield turned_view(viewmat, pose, math.radians(angle)), K, round(finer * (SIDE + 2 * MARGIN))
+
+
+def _kept(avatar: Avatar, splats: Splats, pose: Pose, camera: Tensor, K: Tensor, side: int) -> Tensor:
     """[G] what Gaussians keep by the mean alpha around the pixels that they show in a view; 1 where they show none."""
     values = splats.means.new_zeros(len(splats.means), 3, requires_grad=True)
-    side = SIDE + 2 * MARGIN
     with torch.enable_grad():  # gradients of colours are blending weights: summed, and times the alpha around
         drawn = avatar.render(splats, pose, camera[None], K[None], side, side, colours=values)
         alpha, rgb = drawn.alpha.detach()[None], drawn.rgb[0]

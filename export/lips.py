@@ -29,7 +29,7 @@ ALIKE, MIRRORED = 0.0015, 0.3  # metres over which lips that no photo shows have
 # less those of the other side count
 AT_LARGE = 0.003  # metres over which lips have one brightness, beside ...
 PARTING, PARTING_SHADE = 0.001, 0.72  # ... the line where they touch: metres that shade reaches, its light
-INNER = ("mouth_inside",)  # parts: the back of lips and cheeks
+INNER = ("inside",)  # parts: the back of lips and cheeks
 INWARD, INNER_SHADE = 0.006, 0.8  # metres behind their edge over which the back of lips passes from their colour, so
 # much darker, to the mouth's
 FROM_BEFORE = (1.0, 1.0, 0.0)  # of a point: where it lies in sight of a camera before the face

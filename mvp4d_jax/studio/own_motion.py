@@ -189,7 +189,7 @@ class _Waves:
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """[N, width] at points [N, 3]."""
-        # In single precision a cosine costs a tenth of what it does in double, and these are most of a person.
+        # In single precision: these cosines are most of the time that a person takes.
         phase = (points @ self.frequency.T + self.phase).astype(np.float32)
         return np.cos(phase) @ self.weight
 

@@ -17,7 +17,7 @@ import mediapipe
 import numpy as np
 from scipy import sparse
 
-# pymatting's own __init__ compiles all that it has, for more than a minute; a sixth of that is needed here.
+# pymatting's own __init__ compiles all that it has, for more than a minute; a fifth of that is needed here.
 for package in ("", ".foreground", ".laplacian", ".preconditioner", ".solver"):
     sys.modules[f"pymatting{package}"] = module_from_spec(find_spec(f"pymatting{package}"))
 

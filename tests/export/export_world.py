@@ -16,10 +16,11 @@ from mvp4d.core.cameras.camera import make_camera
 from mvp4d.core.capture import Capture
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
-from mvp4d_export.avatar import AvatarConfig
+from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
 from mvp4d_export.cameras import camera_matrices
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.deformation import NetConfig
+from mvp4d_export.initialise import initialise
 from mvp4d_export.presets import DistillConfig, preset
 from mvp4d_export.rasterize import rasterize
 from mvp4d_export.rig import Pose, Rig
@@ -290,3 +291,13 @@ def _rotation(axis_angle: np.ndarray) -> np.ndarray:
 def load(path, **options) -> Dataset:
     """A capture's folder as a fit reads it."""
     return Dataset.load(Capture.open(path), **options)
+
+
+def without_hull(path: Path, size: int) -> tuple[Dataset, Avatar]:
+    """One frame of four views, written to a folder, and an avatar that begins with the Gaussians on the rig alone."""
+    data = load(write_capture(path, views=4, frames=1, size=size))
+    avatar = Avatar(AvatarConfig(24, 0), data.capture.head)
+    on_hull = initialise(avatar, data, 3000, 0)
+    rig = slice(0, avatar.gaussian_count - on_hull)
+    avatar.set_gaussians(avatar.binding[rig], {name: getattr(avatar, name)[rig] for name in GAUSSIAN_TENSORS})
+    return data, avatar

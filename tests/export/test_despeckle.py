@@ -2,14 +2,10 @@
 
 import pytest
 import torch
-from export_world import write_capture
+from export_world import without_hull
 
-from mvp4d.core.capture import Capture
-from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
-from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
 from mvp4d_export.despeckle import fade_specks
-from mvp4d_export.initialise import initialise
 from mvp4d_export.photos import Picture
 
 SIDE = 96
@@ -17,11 +13,7 @@ SIDE = 96
 
 @pytest.mark.parametrize(("size", "away"), [(0.001, 0.06), (0.006, 0.05)])
 def test_a_gaussian_alone_fades_and_a_lock_of_them_stays(size, away, tmp_path):
-    data = Dataset.load(Capture.open(write_capture(tmp_path / "capture", views=4, frames=1, size=SIDE)))
-    avatar = Avatar(AvatarConfig(24, 0), data.capture.head)
-    on_hull = initialise(avatar, data, 3000, 0)
-    rig = slice(0, avatar.gaussian_count - on_hull)
-    avatar.set_gaussians(avatar.binding[rig], {name: getattr(avatar, name)[rig] for name in GAUSSIAN_TENSORS})
+    data, avatar = without_hull(tmp_path / "capture", SIDE)
     with torch.no_grad():
         avatar.logit_opacity.fill_(3.0)
         splats = avatar.splats(avatar.gather(avatar.rig.template))

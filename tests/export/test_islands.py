@@ -2,13 +2,9 @@
 
 import pytest
 import torch
-from export_world import write_capture
+from export_world import without_hull
 
-from mvp4d.core.capture import Capture
-from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
-from mvp4d_export.dataset import Dataset
 from mvp4d_export.densify import local_scale
-from mvp4d_export.initialise import initialise
 from mvp4d_export.islands import RIM, fade_islands, islands
 from mvp4d_export.photos import Picture
 
@@ -35,11 +31,7 @@ def test_islands_are_the_small_pieces_and_their_rims():
     ("away", "radius", "fades"), [(0.012, 0.002, True), (0.001, 0.002, False), (0.03, 0.01, False)]
 )
 def test_a_dot_beside_the_head_fades_where_a_view_shows_the_gap(away, radius, fades, tmp_path):
-    data = Dataset.load(Capture.open(write_capture(tmp_path / "capture", views=4, frames=1, size=SIDE)))
-    avatar = Avatar(AvatarConfig(24, 0), data.capture.head)
-    on_hull = initialise(avatar, data, 3000, 0)
-    rig = slice(0, avatar.gaussian_count - on_hull)
-    avatar.set_gaussians(avatar.binding[rig], {name: getattr(avatar, name)[rig] for name in GAUSSIAN_TENSORS})
+    data, avatar = without_hull(tmp_path / "capture", SIDE)
     with torch.no_grad():
         avatar.logit_opacity.fill_(5.0)
         splats = avatar.splats(avatar.gather(avatar.rig.template))
