@@ -13,7 +13,7 @@ from mvp4d.core.capture import Capture
 from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.heads.motion import Motion
 from mvp4d_jax.sampling.plan import Window
-from mvp4d_jax.sampling.shot import crop_reference
+from mvp4d_jax.sampling.shot import crop_portrait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,15 +88,8 @@ class PhotoViews:
         return sets
 
     def _crop(self, index: int) -> tuple[np.ndarray, Camera]:
-        portrait = self.portrait
-        return crop_reference(
-            portrait.on_background(index),
-            portrait.camera[index],
-            portrait.motion[slice(index, index + 1)],
-            portrait.head,
-            self.size,
-            self.margin,
-        )[:2]
+        crop, camera, _ = crop_portrait(self.portrait, index, self.size, self.margin)
+        return crop[..., :3], camera
 
 
 def head_to_world(motion: Motion) -> np.ndarray:

@@ -44,7 +44,7 @@ from mvp4d_jax.sampling.preview import write_preview
 from mvp4d_jax.sampling.shot import (
     Reference,
     camera_window,
-    crop_reference,
+    crop_portrait,
     draw_window,
     make_reference,
     pad_motion,
@@ -105,15 +105,7 @@ class Generator:
         """The portrait's reference photo, cropped to the model's size, encoded, with its maps."""
         facts, index = self.release.facts, portrait.reference
         motion = portrait.motion[slice(index, index + 1)]
-        alpha = portrait.photos[index][..., 3:].astype(np.float32) / 255
-        crop, camera, inside = crop_reference(
-            np.dstack([portrait.on_background(index), alpha]),
-            portrait.camera[index],
-            motion,
-            portrait.head,
-            facts.image_size,
-            facts.crop_margin,
-        )
+        crop, camera, inside = crop_portrait(portrait, index, facts.image_size, facts.crop_margin)
         return make_reference(
             crop[..., :3],
             camera,

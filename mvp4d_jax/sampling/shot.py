@@ -10,12 +10,16 @@ import jax
 import numpy as np
 
 from mvp4d.core.cameras.camera import FIELDS, Camera, axis_in_head, centre, project
-from mvp4d.core.cameras.crops import MARGIN, crop_camera, crop_image
+from mvp4d.core.cameras.crops import MARGIN, crop_camera, crop_image, head_vertices
+from mvp4d.core.capture.portrait import Portrait
 from mvp4d.core.errors import UserError
 from mvp4d.core.heads.model import HeadModel
 from mvp4d.core.heads.motion import Motion
+from mvp4d.core.heads.regions import at_landmarks
 from mvp4d_jax.geometry.conditioning import ConditioningConfig, draw_conditioning
 from mvp4d_jax.geometry.framing import crop_box
+from mvp4d_jax.heads.skinning import skin
+from mvp4d_jax.sampling.continuation import continue_below
 from mvp4d_jax.small.painting import paint_video, painted_maps, vertex_colours
 
 Array = Any
@@ -69,6 +73,35 @@ def crop_reference(
     box = crop_box(image.shape[:2], camera, motion, head, margin)
     cropped, outside = crop_image(image, box, size, background=1.0)
     return cropped.clip(0, 1), crop_camera(camera, box, size), 1 - outside
+
+
+def crop_portrait(
+    portrait: Portrait, index: int, size: int, margin: float = MARGIN
+) -> tuple[np.ndarray, Camera, np.ndarray]:
+    """Cuts the square around the head out of a portrait's photo; a body goes on where the photo ends.
+
+    Args:
+      index: of the photo.
+      size, margin: as `crop_reference`.
+
+    Returns:
+      crop [size, size, 4] float32, the person on white and alpha; its camera; and [size, size] how far each pixel is
+      known, from the photo or as its continuation.
+
+    Raises:
+      UserError: the fitted head does not lie in the photo.
+    """
+    motion, head = portrait.motion[slice(index, index + 1)], portrait.head
+    alpha = portrait.photos[index][..., 3:].astype(np.float32) / 255
+    photo = np.dstack([portrait.on_background(index), alpha])
+    crop, camera, inside = crop_reference(photo, portrait.camera[index], motion, head, size, margin)
+    vertices = np.asarray(skin(head, motion))[0]
+    skull = vertices[head_vertices(head)]
+    marks = at_landmarks(head, vertices) if len(head.landmark_faces) else skull
+    chin = float(np.asarray(project(camera, marks)[0])[:, 1].max())
+    width = float(np.ptp(np.asarray(project(camera, skull)[0])[:, 0]))
+    crop, known = continue_below(crop, inside, chin, width / 2)
+    return crop, camera, known
 
 
 def make_reference(
