@@ -346,7 +346,8 @@ class Distiller:
     def finish(self) -> None:
         """Makes the avatar what one pitch describes, after the last step; once."""
         if self.photos is not None and not self.finished:
-            strayed = outside(self.avatar, self.data, ~self.photos.on_surface() & ~self.photos.fixed)
+            off = ~self.photos.on_surface() & ~self.photos.fixed & ~self.photos.beyond_views()
+            strayed = outside(self.avatar, self.data, off)
             if strayed.any():
                 none = {name: getattr(self.avatar, name).detach()[:0] for name in GAUSSIAN_TENSORS}
                 self._apply(densify.Change(~strayed, self.avatar.binding[:0], none))

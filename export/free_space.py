@@ -95,7 +95,7 @@ def _settled(avatar: Avatar, photo: PosedPhoto, others: list[PosedPhoto], outsid
     moved = torch.where(on_rig, shown.surface.depth - lift, shown.depth + shift)
     moved = torch.where(on_rig | (known >= AGREED), moved, torch.inf)
     still = shown.off & torch.where(on_rig, lift > THICK, torch.isfinite(moved))
-    return PhotoDepth(shown.surface, torch.where(shown.off, moved, shown.depth), still)
+    return PhotoDepth(shown.surface, torch.where(shown.off, moved, shown.depth), still, shown.beyond & still)
 
 
 def _in_the_way(avatar: Avatar, pose: Pose, points: Tensor, others: list[PosedPhoto], outside: Tensor) -> Tensor:

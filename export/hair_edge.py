@@ -49,7 +49,7 @@ def to_the_edge(
     like_hair = (colour - hair).square().sum(-1) < (colour - flesh).square().sum(-1)
     like_hair = avg_pool2d(like_hair[None, None].float(), 3, 1, 1, count_include_pad=False)[0, 0] > 0.5
     now = torch.where(border & told, like_hair, off)
-    depth = torch.where(now, _of_nearest(depth, off), torch.where(off, rig, depth))
+    depth = torch.where(now, of_nearest(depth, off), torch.where(off, rig, depth))
     return _met(depth, now, rig, solid & torch.isfinite(rig) & ~now & fleshy, picture), now
 
 
@@ -65,7 +65,7 @@ def _met(depth: Tensor, off: Tensor, rig: Tensor, bare: Tensor, picture: Picture
     return torch.where(off & before, lifted, depth)
 
 
-def _of_nearest(depth: Tensor, off: Tensor) -> Tensor:
+def of_nearest(depth: Tensor, off: Tensor) -> Tensor:
     """The depth of the nearest pixel that is off the rig."""
     at = ndimage.distance_transform_edt(~off.cpu().numpy(), return_distances=False, return_indices=True)
     rows, columns = torch.from_numpy(np.ascontiguousarray(at)).to(depth.device)

@@ -1,4 +1,4 @@
-"""The hem: the end of the body where the pictures' frames end. It is cut even and fades in one colour there.
+"""The hem: the end of the body where the pictures' frames end. It is cut even there, and beside them it fades.
 
 A Gaussian at the edge of every frame is seen in part, and by few pictures: large ones, light and dark, fit that part
 as well as the body would. Whoever looks from further away sees the rest of them. Frames end at other heights all
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mvp4d_export.avatar import Avatar, Splats, logit_of
+from mvp4d_export.cut import cut_off
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.joined import joined
 from mvp4d_export.photos import Picture
@@ -33,7 +34,7 @@ AT_END = (-0.004, 0.008)  # metres above the end of frames at which Gaussians te
 CUT_QUANTILE = 0.75  # share of them below the plane of the cut: most of the body above it is seen
 LEVER, STEADY = 0.1, 1e-3  # metres over which its slopes are measured, and how much they are held to 0
 ROUNDS, NEAR = 40, 1e-4  # of reweighting, and metres below which distances to the plane weigh alike
-CUT = (-0.014, -0.002)  # metres above that plane at which a Gaussian is gone, whole: below the frames of most views
+CUT = 0.012  # metres above that plane at which the body is cut: below it frames show parts of Gaussians
 ISLAND = 0.06  # metres above the cut within which what hangs together with nothing above goes
 LINKED = 0.003, 2.0, 0.02  # Gaussians hang together within so many metres and standard deviations; metres at most
 FAINT = 0.05  # opacity that one has at least
@@ -105,7 +106,7 @@ def inside_frames(avatar: Avatar, pictures: Iterable[Edges]) -> tuple[Tensor, Te
 
 @torch.no_grad()
 def finish_hem(avatar: Avatar, among: Tensor, pictures: Iterable[Edges]) -> None:
-    """Fades Gaussians at the edges of all frames and below an even cut, and gives them the colours beside them.
+    """Cuts the body even, fades Gaussians at the edges of all frames, and gives both the colours beside them.
 
     Args:
       among: [G] bool, those that may change.
@@ -126,31 +127,53 @@ def finish_hem(avatar: Avatar, among: Tensor, pictures: Iterable[Edges]) -> None
     share = smoothstep(inside, *FADES)
     ends = among & (opacity > VISIBLE) & (above > AT_END[0]) & (above < AT_END[1])
     if ends.sum() > FEW:
-        height = places[:, 1] - _plane_over(places[ends], places)
-        share = share * smoothstep(height, *CUT)
-        share = torch.where(_left_over(splats, opacity * share > FAINT, height), 0.0, share)
+        plane, vertices = Plane.over(places[ends]), avatar.gather(avatar.rig.template)
+        cut_off(avatar, vertices, among, plane.above(places) - CUT, plane.up)
+        splats = avatar.splats(vertices)
+        left = _left_over(splats, splats.opacities * share > FAINT, plane.above(splats.means) - CUT)
+        share = torch.where(left, 0.0, share)
     fades = among & (share < 1)
-    avatar.logit_opacity[fades] = logit_of(opacity[fades] * share[fades])
+    avatar.logit_opacity[fades] = logit_of(avatar.logit_opacity[fades].sigmoid() * share[fades])
 
 
-def _plane_over(ends: Tensor, places: Tensor) -> Tensor:
-    """[G] heights at places [G, 3] of the plane that has `CUT_QUANTILE` of the ends [E, 3] below it.
+@dataclasses.dataclass(frozen=True)
+class Plane:
+    """Heights that are linear over the ground.
 
-    Linear quantile regression by reweighted least squares: a head that is bent leans against the frames.
+    Attributes:
+      level: metres. slopes: [2] along x and z.
     """
 
-    def terms(points: Tensor) -> Tensor:
-        return torch.stack((torch.ones_like(points[:, 0]), points[:, 0] / LEVER, points[:, 2] / LEVER), 1)
+    level: Tensor
+    slopes: Tensor
 
-    known, heights = terms(ends).double(), ends[:, 1].double()
-    weights = torch.ones_like(heights)
-    steady = torch.diag(heights.new_tensor([0.0, 1.0, 1.0])) * len(ends)  # slopes that nothing tells are 0
-    for _ in range(ROUNDS):
-        normal = known.T @ (weights[:, None] * known) + STEADY * weights.mean() * steady
-        plane = torch.linalg.solve(normal, known.T @ (weights * heights))
-        off = heights - known @ plane
-        weights = torch.where(off > 0, CUT_QUANTILE, 1 - CUT_QUANTILE) / off.abs().clamp(min=NEAR)
-    return (terms(places).double() @ plane).to(places.dtype)
+    @classmethod
+    def over(cls, ends: Tensor) -> Plane:
+        """The plane that has `CUT_QUANTILE` of the ends [E, 3] below it.
+
+        Linear quantile regression by reweighted least squares: a head that is bent leans against the frames.
+        """
+        levers = ends[:, [0, 2]].double() / LEVER
+        known = torch.cat((torch.ones_like(levers[:, :1]), levers), 1)
+        heights = ends[:, 1].double()
+        weights = torch.ones_like(heights)
+        steady = torch.diag(heights.new_tensor([0.0, 1.0, 1.0])) * len(ends)  # slopes that nothing tells are 0
+        for _ in range(ROUNDS):
+            normal = known.T @ (weights[:, None] * known) + STEADY * weights.mean() * steady
+            found = torch.linalg.solve(normal, known.T @ (weights * heights))
+            off = heights - known @ found
+            weights = torch.where(off > 0, CUT_QUANTILE, 1 - CUT_QUANTILE) / off.abs().clamp(min=NEAR)
+        found = found.to(ends.dtype)
+        return cls(found[0], found[1:] / LEVER)
+
+    @property
+    def up(self) -> Tensor:
+        """[3] the gradient of `above`."""
+        return torch.stack((-self.slopes[0], torch.ones_like(self.level), -self.slopes[1]))
+
+    def above(self, places: Tensor) -> Tensor:
+        """[G] metres that places [G, 3] lie above it."""
+        return places @ self.up - self.level
 
 
 def _mean_light(avatar: Avatar, places: Tensor, opacity: Tensor, hem: Tensor, beside: Tensor) -> Tensor:
@@ -182,4 +205,4 @@ def _left_over(splats: Splats, solid: Tensor, height: Tensor) -> Tensor:
     top = torch.bincount(cell, (height[near] > ISLAND / 2).to(height.dtype)) > 0
     left = torch.zeros_like(solid)
     left[near] = ~joined(nodes, top, reach)[cell]
-    return left | ~solid & (height < CUT[1])
+    return left

@@ -11,12 +11,13 @@ import math
 from collections.abc import Iterator
 
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
-from mvp4d_export.hair_edge import to_the_edge
+from mvp4d_export.hair_edge import of_nearest, to_the_edge
 from mvp4d_export.initialise import TOLERANCE, hang
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
@@ -37,6 +38,7 @@ BEHIND = 0.01  # metres behind the rig's surface from which a view does not see 
 SOLID = 0.5  # alpha from which a line of sight meets the person
 THICK = 0.003  # metres on the rig from which hair and clothes lie before it
 ASKANCE = 0.5  # cosine at which the rig is taken to be seen where it is seen at a smaller one
+WIDER = 10  # cells by which hair and clothes of a photo may be wider than those of the generated views
 COMPANY = 6  # of nine neighbours off the rig, without which one is an error
 
 
@@ -47,11 +49,13 @@ class PhotoDepth:
     Attributes:
       surface: the rig in it.
       depth: [S, S] metres, infinite where there is nothing or nothing is known. off: [S, S] bool: it is not the rig.
+      beyond: [S, S] bool: nor is it in the hull of the generated views.
     """
 
     surface: RigSurface
     depth: Tensor
     off: Tensor
+    beyond: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +159,8 @@ def photo_depth(
     """Depth of the pixels of a photo, in which the rig's `surface` is known and skin has the colour `skin` [3].
 
     What looks like skin is on the rig or unknown: any point before a cheek shows the views skin. What does not, and
-    has no better place before the rig, lies as far before it as outlines tell of hair and clothes there.
+    has no better place before the rig, lies as far before it as outlines tell of hair and clothes there. What lies
+    beside the generated views' hull is as far off as what lies within it next to it: hair is wider in the photo.
     """
     size = max(1, picture.side // CELLS)
     colour, alpha = _cells(picture, size)
@@ -192,9 +197,22 @@ def photo_depth(
     thick = _thickness(sights, picture, surface, skin).at(centres(sights.avatar)[faces[at]])
     depth[at] = rig[at] - thick / facing[at].clamp(min=ASKANCE)
     off[at] = thick > THICK
-    depth, off = _to_pixels(depth, off, surface, size)
+    beyond = _beyond(alpha, depth, off, torch.isfinite(rig) | like_skin(colour, skin))
+    depth = torch.where(beyond, of_nearest(depth, off), depth)
+    depth, off = _to_pixels(depth, off | beyond, surface, size)
+    beyond = interpolate(beyond[None, None].float(), scale_factor=size, mode="nearest")[0, 0, : len(off), : len(off)]
     covered = (surface.face >= 0) & sights.covered[surface.face.clamp(min=0)]
-    return PhotoDepth(surface, *to_the_edge(depth, off, surface.depth, covered, picture, skin, size))
+    depth, off = to_the_edge(depth, off, surface.depth, covered, picture, skin, size)
+    return PhotoDepth(surface, depth, off, off & (beyond > 0))
+
+
+def _beyond(alpha: Tensor, depth: Tensor, off: Tensor, other: Tensor) -> Tensor:
+    """[C, C] bool: cells of the person without a depth and with some within reach that are `off` the rig, but `other`
+    ones."""
+    if not off.any():
+        return off
+    away = torch.from_numpy(distance_transform_edt(~off.cpu().numpy())).to(alpha.device)
+    return (alpha > SOLID) & ~torch.isfinite(depth) & ~other & (away <= WIDER)
 
 
 def _thickness(sights: GeneratedViews, picture: Picture, surface: RigSurface, skin: Tensor) -> Thickness:

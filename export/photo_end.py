@@ -17,6 +17,7 @@ from mvp4d_export.islands import fade_islands
 from mvp4d_export.lids import finish_lids, lids_among
 from mvp4d_export.lip_corners import finish_corners, mixture, shows_inside
 from mvp4d_export.lips import finish_lips
+from mvp4d_export.overreach import cut_overreach
 from mvp4d_export.photo_fit import PhotoFit, direction_to
 from mvp4d_export.projection import EPS_2D, quaternion_to_matrix
 from mvp4d_export.rim import EAR_RIM, SKIN_DOTS, SKIN_RIM, even_rim, outline_cosine
@@ -34,14 +35,17 @@ def finish_photos(fit: PhotoFit) -> None:
     avatar, photos = fit.avatar, fit.photos
     _lay_unseen_eyes(fit)
     _blur(fit)
+    off = ~fit.on_surface() & ~fit.fixed
+    known = [(photo, *fit.view(which)) for which, photo in enumerate(photos.pictures) if photo.known.any()]
+    for seen in known:
+        cut_overreach(avatar, off, *seen)
     even_rims(fit)
     reference = photos.pictures[photos.reference], *fit.view(photos.reference)
     finish_corners(avatar, _beside_open_mouths(fit))
     finish_lips(avatar, fit.fixed, fit.pitch)
     finish_lids(avatar, lids_among(avatar, fit.fixed), *reference)
     fade_specks(avatar, *reference)
-    fade_islands(avatar, ~fit.on_surface() & ~fit.fixed, *reference)
-    known = [(photo, *fit.view(which)) for which, photo in enumerate(photos.pictures) if photo.known.any()]
+    fade_islands(avatar, off, *reference)
     finish_hem(avatar, ~fit.fixed, [*Edges.of_capture(fit.data), *itertools.starmap(Edges.of_photo, known)])
 
 

@@ -16,6 +16,7 @@ from torch.nn.functional import max_pool2d, normalize
 from mvp4d.core.heads.model import INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
+from mvp4d_export.free_space import THROUGH
 from mvp4d_export.hidden import OwnMouths
 from mvp4d_export.mouth_mask import mouth_mask
 from mvp4d_export.photo_depth import PhotoDepth
@@ -25,6 +26,7 @@ from mvp4d_export.presets import PhotoConfig
 from mvp4d_export.projection import camera_centre
 from mvp4d_export.rasterize import Rendering
 from mvp4d_export.rig import Pose, rotation_matrix
+from mvp4d_export.seeding import project_points
 from mvp4d_export.sheet import on_sheet
 from mvp4d_export.triangles import to_local, triangle_frames
 from mvp4d_export.turned import TURNS, turned_picture, turned_view
@@ -237,6 +239,18 @@ class PhotoFit:
         """[G] bool: Gaussians on the rig."""
         vertices = self.avatar.gather(self.avatar.rig.template)
         return ~off_surface(self.avatar, self.avatar.splats(vertices), vertices)
+
+    @torch.no_grad()
+    def beyond_views(self) -> Tensor:
+        """[G] bool: Gaussians where a photo shows what lies beside the hull of the generated views."""
+        found = torch.zeros_like(self.fixed)
+        for index, (picture, shown) in enumerate(zip(self.photos.pictures, self.depths)):
+            pose, viewmat = self.view(index)
+            means = self.avatar.splats(self.avatar.vertices(pose)).means
+            pixels, depth = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
+            column, row = pixels.floor().long().clamp(0, picture.side - 1).unbind(1)
+            found |= shown.beyond[row, column] & ((depth - shown.depth[row, column]).abs() < THROUGH)
+        return found
 
     @torch.no_grad()
     def view_weights(self, drawn: Rendering, frame: int, views: list[int]) -> tuple[Tensor, Tensor]:

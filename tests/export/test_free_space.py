@@ -20,7 +20,7 @@ def shots(egg, sharp):
     photos = fit.photos.photos
     found = []
     for index, (picture, depth) in enumerate(zip(photos.pictures, fit.photos.depths)):
-        bare = PhotoDepth(depth.surface, depth.surface.depth, torch.zeros_like(depth.off))
+        bare = PhotoDepth(depth.surface, depth.surface.depth, *2 * [torch.zeros_like(depth.off)])
         found.append(PosedPhoto(picture, photos.pose[index : index + 1], photos.viewmats[index], bare))
     return fit.avatar, found
 
@@ -28,7 +28,7 @@ def shots(egg, sharp):
 def lifted(photo: PosedPhoto, where: torch.Tensor) -> PosedPhoto:
     """The same with what lies `where` [S, S] bool before the rig."""
     depth = photo.shown.depth - LIFT * where
-    return dataclasses.replace(photo, shown=PhotoDepth(photo.shown.surface, depth, where))
+    return dataclasses.replace(photo, shown=PhotoDepth(photo.shown.surface, depth, where, where & False))
 
 
 def before_the_rig(photo: PosedPhoto, depth: torch.Tensor, other: PosedPhoto) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The body's end at the pictures' frames fades in the colours beside it; what lies further inside stays as it is."""
+"""The body's end at the pictures' frames is cut, in the colours beside it; what lies further inside stays as it is."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 
 from mvp4d.core.heads import load_head
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, AvatarConfig
-from mvp4d_export.hem import AT_END, CUT, CUT_QUANTILE, EVEN, FADES, Edges, _plane_over, finish_hem, inside_frames
+from mvp4d_export.hem import AT_END, CUT, CUT_QUANTILE, EVEN, FADES, Edges, Plane, finish_hem, inside_frames
 from mvp4d_export.laid import WIDTH, surface_tensors
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
@@ -129,16 +129,16 @@ def test_the_body_is_cut_where_most_of_it_is_seen(avatar):
     columns = torch.tensor([[0.01 * column, 0.0, 0.0] for column in range(5)])
     place(avatar, torch.cat(((chest[:, None] + columns).flatten(0, 1), behind)))
     opacity = avatar.logit_opacity.sigmoid().detach().clone()
-    finish_hem(avatar, torch.ones(546, dtype=torch.bool), [seen(avatar), seen(avatar, lower=0.05, back=True)])
     _, above = inside_frames(avatar, [seen(avatar), seen(avatar, lower=0.05, back=True)])
+    finish_hem(avatar, torch.ones(546, dtype=torch.bool), [seen(avatar), seen(avatar, lower=0.05, back=True)])
     ends = (above > AT_END[0]) & (above < AT_END[1])
     rest = torch.cat((heights[:, None].expand(-1, 5).reshape(-1), heights))
     cut = rest[ends].sort().values[round(CUT_QUANTILE * (int(ends.sum()) - 1))]
     share = avatar.logit_opacity.sigmoid().detach() / opacity
-    assert float(share[rest < cut + CUT[0] - 0.001].max()) < 1e-3  # front and back alike
-    whole = (rest > cut + CUT[1] + 0.001) & (rest > -0.9 * END + SIZE + FADES[1] + 0.001)
+    assert float(share[rest < cut + CUT - 2 * SIZE - 0.001].max()) < 1e-3  # front and back alike
+    whole = (rest > cut + CUT + SIZE + 0.001) & (rest > -0.9 * END + SIZE + FADES[1] + 0.001)
     torch.testing.assert_close(share[whole], torch.ones(int(whole.sum())), atol=1e-4, rtol=0)
-    assert -0.225 - CUT[1] < float(cut) < -0.225 + 0.05  # where frames from before end, 0.9 metres away
+    assert -0.225 < float(cut) < -0.225 + 0.05  # where frames from before end, 0.9 metres away
 
 
 def test_what_the_cut_leaves_apart_goes(avatar):
@@ -154,7 +154,7 @@ def test_what_the_cut_leaves_apart_goes(avatar):
     opacity = avatar.logit_opacity.sigmoid().detach().clone()
     finish_hem(avatar, torch.ones(len(opacity), dtype=torch.bool), [seen(avatar), seen(avatar, back=True)])
     share = avatar.logit_opacity.sigmoid().detach() / opacity
-    assert float(share[455:463].max()) < 1e-3
+    assert float(share[455:463].max()) < 1 / 255  # which is not drawn
     assert float(share[-8:].min()) > 0.99
 
 
@@ -178,8 +178,7 @@ def test_the_cut_leans_as_the_frames_do():
     plane = -0.2 + 0.1 * flat[:, 0] - 0.05 * flat[:, 1]
     off = torch.tensor([-0.004, 0.0, 0.0, 0.004]).repeat(100)
     ends = torch.stack((flat[:, 0], plane + off, flat[:, 1]), 1)
-    found = _plane_over(ends, torch.tensor([[0.0, 9.0, 0.0], [0.2, 9.0, 0.0], [0.0, 9.0, 0.1]]))
-    assert float(found[1] - found[0]) == pytest.approx(0.02, abs=2e-3)
-    assert float(found[2] - found[0]) == pytest.approx(-0.005, abs=2e-3)
-    below = float((ends[:, 1] <= _plane_over(ends, ends) + 1e-5).float().mean())
+    found = Plane.over(ends)
+    assert found.slopes.tolist() == pytest.approx([0.1, -0.05], abs=0.02)
+    below = float((found.above(ends) <= 1e-5).float().mean())
     assert 0.7 < below < 0.8

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from export_world import RADII
-from photo_world import photo_fit, portrait_of
+from photo_world import SIDE, photo_fit, portrait_of
 from scipy import ndimage
 
 from mvp4d_export.photo_depth import GeneratedViews
@@ -143,3 +143,34 @@ def test_what_is_off_the_rig_is_laid_on_a_sheet_and_nothing_else_moves(looked):
     torch.testing.assert_close(avatar.splats(avatar.vertices(pose)).means, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(avatar.position[~moved], before[~moved], atol=0, rtol=0)
     avatar.position.copy_(before)
+
+
+def test_hair_wider_than_in_the_views_is_as_far_off_as_what_lies_beside(egg, sharp):
+    """A photo whose wig is four pixels wider: they have depths, Gaussians start there and are no strays at the end."""
+    portrait = portrait_of(sharp, [16])
+    photo = portrait.photos[0]
+    known = photo_fit(egg, portrait).photos.depths[0]
+    solid = photo[..., 3] > 127
+    at = ndimage.distance_transform_edt(~solid, return_distances=False, return_indices=True)
+    wider = ndimage.binary_dilation(solid, iterations=4) & ~solid
+    wider &= (np.arange(SIDE) < SIDE // 2)[:, None]  # beside the wig, not the neck
+    photo[..., :3][wider] = photo[..., :3][at[0], at[1]][wider]
+    photo[wider, 3] = 255
+    fit = photo_fit(egg, portrait)
+    photos, shown = fit.photos, fit.photos.depths[0]
+    assert not known.beyond[torch.from_numpy(~solid)].any()
+    wider = torch.from_numpy(wider)
+    assert (wider & known.off).sum() == 0 and (wider & shown.off).sum() > 0.4 * wider.sum()  # skin among it
+    got = wider & shown.beyond
+    assert int(got.sum()) > 50
+    depth = known.depth.numpy()
+    at = ndimage.distance_transform_edt(~known.off.numpy(), return_distances=False, return_indices=True)
+    missed = np.abs(shown.depth[got].numpy() - depth[at[0], at[1]][got.numpy()])
+    assert np.median(missed) < 0.02 and missed.max() < 0.05  # metres
+    beyond = photos.beyond_views()
+    picture, (pose, viewmat) = photos.photos.pictures[0], photos.view(0)
+    with torch.no_grad():
+        means = fit.avatar.splats(fit.avatar.vertices(pose)).means
+    pixels, _ = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
+    column, row = pixels.detach().floor().long().clamp(0, picture.side - 1).unbind(1)
+    assert int(beyond.sum()) > 5 and bool(shown.beyond[row, column][beyond].all())
