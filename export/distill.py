@@ -192,7 +192,7 @@ class Distiller:
         splats = self.avatar.splats(vertices)
         shown, marks = splats, None
         if self.photos is not None:
-            shown, marks = self.photos.smooth(splats, pose, viewmats, Ks), self.photos.shown
+            shown, marks = self.photos.smooth(splats, pose, viewmats, Ks), self.photos.marks()
         rendering = self.avatar.render(shown, pose, viewmats, Ks, width, height, background, marks=marks)
         rgb, alpha = rendering.rgb, rendering.alpha
         loss = self.regulariser(splats, expressive, neutral)

@@ -18,7 +18,7 @@ from mvp4d_export.avatar import GAUSSIAN_TENSORS
 from mvp4d_export.distill import Distiller
 from mvp4d_export.tensors import read_tensors
 
-VERSION = 3  # of what a checkpoint holds
+VERSION = 4  # of what a checkpoint holds
 
 
 def fingerprint(fit: Distiller) -> str:

@@ -38,6 +38,7 @@ LIMITS = {"turn": 0.03, "shift": 0.012, "expression": 0.2, "neck": 0.08, "jaw": 
 YIELD_FROM, YIELD_TO = 0.5, 0.95  # claims over the largest: a photo counts least, fully
 YIELDED = 0.1  # what the least is
 BESIDE_FROM, BESIDE_TO = 0.1, 0.6  # the same: what a photo shows may look otherwise from there, as it does in the photo
+BEYOND = 3.0  # mark of Gaussians beside the generated views' hull, of which a third counts; others have 1 at most
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
 
 
@@ -46,6 +47,7 @@ class PhotoFit:
 
     Attributes:
       fixed: [G] bool: the head's own, which learn nothing.
+      beyond: [G] bool: they lay beside the generated views' hull when `look` last measured them.
       visibility: what the photos show of the Gaussians, as `look` last measured it.
       shown, pitch, across, claims: its tensors.
       tint, view_tint, shared: gains less one, [N, 3] of each photo but the reference, [V, 3] of each generated view
@@ -74,6 +76,7 @@ class PhotoFit:
         self._turned: dict[tuple[int, int, int], tuple[Picture, Pose, Tensor]] = {}  # by index, turn and level
         self.visibility = PhotoVisibility.none(self._corrections())
         self.fixed = torch.zeros(0, dtype=torch.bool, device=device)
+        self.beyond = self.fixed.clone()
 
     def parameters(self) -> dict[str, nn.Parameter]:
         named = {f"photo.{name}": value for name, value in self.free.items()}
@@ -173,6 +176,7 @@ class PhotoFit:
         self.visibility = photo_visibility(
             self.avatar, self.photos, pictures, views, self.fixed, coarsest, self._corrections()
         )
+        self.beyond = self.beyond_views()
 
     def know_own(self) -> None:
         """The same for Gaussians that have become the head's own since."""
@@ -222,7 +226,7 @@ class PhotoFit:
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps beside the parameters: measured before places changed, `look` would find another."""
         fields = dataclasses.fields(self.visibility)
-        return {"fixed": self.fixed} | {field.name: getattr(self.visibility, field.name) for field in fields}
+        return {"fixed": self.fixed, "beyond": self.beyond} | {field.name: getattr(self.visibility, field.name) for field in fields}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Takes up a `state`.
@@ -230,7 +234,7 @@ class PhotoFit:
         Raises:
           KeyError: it lacks a name.
         """
-        self._turned, self.fixed = {}, state["fixed"]
+        self._turned, self.fixed, self.beyond = {}, state["fixed"], state["beyond"]
         fields = dataclasses.fields(PhotoVisibility)
         self.visibility = PhotoVisibility(**{field.name: state[field.name] for field in fields})
 
@@ -252,23 +256,28 @@ class PhotoFit:
             found |= shown.beyond[row, column] & ((depth - shown.depth[row, column]).abs() < THROUGH)
         return found
 
+    def marks(self) -> Tensor:
+        """[G] what generated views are drawn with, for `view_weights`."""
+        return torch.where(self.beyond, BEYOND, self.shown)
+
     @torch.no_grad()
     def view_weights(self, drawn: Rendering, frame: int, views: list[int]) -> tuple[Tensor, Tensor]:
         """How much the pixels of generated views count, B views of a frame.
 
         Args:
-          drawn: these views, with `shown` as marks.
+          drawn: these views, with `marks`.
 
         Returns:
           [B, h, w] of their colours: little where photos show the surface, and little beside the head in views from
-          where a photo was taken; [B, 1, 1] of their outlines.
+          where a photo was taken; [B, h, w] of their outlines: little in such views, and beyond these outlines.
         """
         pose, viewmats = self.data.pose[frame : frame + 1], self.data.viewmats[views, frame]
         towards = torch.stack([direction_to(viewmat, pose) for viewmat in viewmats])
         cosine = (towards @ self._directions().T).amax(1)[:, None, None]
         near, beside = smoothstep(cosine, NEAR_FROM, NEAR_TO), smoothstep(cosine, BESIDE_FROM, BESIDE_TO)
-        shown = drawn.marked * beside + (1 - drawn.alpha) * near
-        return 1 - self.config.trust * shown.clamp(0, 1), 1 - self.config.trust * near
+        beyond = (drawn.marked - 1).clamp(0, 1)
+        shown = drawn.marked * beside + (1 - drawn.alpha) * near + beyond
+        return 1 - self.config.trust * shown.clamp(0, 1), 1 - self.config.trust * torch.maximum(near, beyond)
 
     def own(self, index: int) -> Tensor | None:
         """[G] how much a photo's colours count, little where another one's claim weighs more; None: there is no other.

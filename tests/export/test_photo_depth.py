@@ -174,3 +174,9 @@ def test_hair_wider_than_in_the_views_is_as_far_off_as_what_lies_beside(egg, sha
     pixels, _ = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
     column, row = pixels.detach().floor().long().clamp(0, picture.side - 1).unbind(1)
     assert int(beyond.sum()) > 5 and bool(shown.beyond[row, column][beyond].all())
+    views, trust = [1, 3, 5], fit.config.photos.trust
+    splats, cameras = fit.avatar.splats(fit.avatar.vertices(pose)), (fit.data.viewmats[views, 0], fit.data.Ks[views, 0])
+    drawn = fit.avatar.render(splats, fit.data.pose[:1], *cameras, 48, 48, marks=photos.marks())
+    _, outlines = photos.view_weights(drawn, 0, views)  # [3, 48, 48]
+    far = outlines.flatten(1)[outlines.amax((1, 2)) > 1 - 1e-3]  # views that are not from where the photo was taken
+    assert len(far) and float(far.min()) < 1 - 0.9 * trust and float(far.mean()) > 0.95
