@@ -226,7 +226,8 @@ class PhotoFit:
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps beside the parameters: measured before places changed, `look` would find another."""
         fields = dataclasses.fields(self.visibility)
-        return {"fixed": self.fixed, "beyond": self.beyond} | {field.name: getattr(self.visibility, field.name) for field in fields}
+        measured = {field.name: getattr(self.visibility, field.name) for field in fields}
+        return {"fixed": self.fixed, "beyond": self.beyond} | measured
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Takes up a `state`.
