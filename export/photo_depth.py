@@ -39,6 +39,7 @@ SOLID = 0.5  # alpha from which a line of sight meets the person
 THICK = 0.003  # metres on the rig from which hair and clothes lie before it
 ASKANCE = 0.5  # cosine at which the rig is taken to be seen where it is seen at a smaller one
 WIDER = 10  # cells by which hair and clothes of a photo may be wider than those of the generated views
+MISFIT = 4  # cells by which the rig's outline may be off
 COMPANY = 6  # of nine neighbours off the rig, without which one is an error
 
 
@@ -197,7 +198,7 @@ def photo_depth(
     thick = _thickness(sights, picture, surface, skin).at(centres(sights.avatar)[faces[at]])
     depth[at] = rig[at] - thick / facing[at].clamp(min=ASKANCE)
     off[at] = thick > THICK
-    beyond = _beyond(alpha, depth, off, torch.isfinite(rig) | like_skin(colour, skin))
+    beyond = _beyond((alpha > SOLID) & ~torch.isfinite(depth), off, torch.isfinite(rig), like_skin(colour, skin))
     depth = torch.where(beyond, of_nearest(depth, off), depth)
     depth, off = _to_pixels(depth, off | beyond, surface, size)
     beyond = interpolate(beyond[None, None].float(), scale_factor=size, mode="nearest")[0, 0, : len(off), : len(off)]
@@ -206,13 +207,15 @@ def photo_depth(
     return PhotoDepth(surface, depth, off, off & (beyond > 0))
 
 
-def _beyond(alpha: Tensor, depth: Tensor, off: Tensor, other: Tensor) -> Tensor:
-    """[C, C] bool: cells of the person without a depth and with some within reach that are `off` the rig, but `other`
-    ones."""
+def _beyond(unknown: Tensor, off: Tensor, rig: Tensor, fleshy: Tensor) -> Tensor:
+    """[C, C] bool: cells of the person that are `unknown` and have some `off` the rig within reach; not where the `rig`
+    is, nor skin beside it, which is the rig's own outline elsewhere."""
     if not off.any():
         return off
-    away = torch.from_numpy(distance_transform_edt(~off.cpu().numpy())).to(alpha.device)
-    return (alpha > SOLID) & ~torch.isfinite(depth) & ~other & (away <= WIDER)
+    from_off, from_rig = (
+        torch.from_numpy(distance_transform_edt(~at.cpu().numpy())).to(off.device) for at in (off, rig)
+    )
+    return unknown & ~rig & (from_off <= WIDER) & ~(fleshy & (from_rig <= MISFIT))
 
 
 def _thickness(sights: GeneratedViews, picture: Picture, surface: RigSurface, skin: Tensor) -> Thickness:

@@ -9,7 +9,7 @@ from export_world import RADII
 from photo_world import SIDE, photo_fit, portrait_of
 from scipy import ndimage
 
-from mvp4d_export.photo_depth import GeneratedViews
+from mvp4d_export.photo_depth import MISFIT, WIDER, GeneratedViews, _beyond
 from mvp4d_export.seeding import project_points
 from mvp4d_export.sheet import on_sheet
 from mvp4d_export.thickness import PLACES, Thickness, centres
@@ -180,3 +180,17 @@ def test_hair_wider_than_in_the_views_is_as_far_off_as_what_lies_beside(egg, sha
     _, outlines = photos.view_weights(drawn, 0, views)  # [3, 48, 48]
     far = outlines.flatten(1)[outlines.amax((1, 2)) > 1 - 1e-3]  # views that are not from where the photo was taken
     assert len(far) and float(far.min()) < 1 - 0.9 * trust and float(far.mean()) > 0.95
+
+
+def test_skin_beside_the_rig_is_its_own_outline_and_skin_far_from_it_is_not():
+    side, rig = 40, torch.zeros(40, 40, dtype=torch.bool)
+    rig[:, :10] = True
+    off = torch.zeros_like(rig)
+    off[:10, 10:20] = True
+    unknown, skin = ~off & ~rig, torch.ones_like(rig)
+    row, column = torch.meshgrid(*2 * [torch.arange(float(side))], indexing="ij")
+    away = torch.hypot((10 - column).clamp(min=0) + (column - 19).clamp(min=0), (row - 9).clamp(min=0))
+    near = unknown & (away <= WIDER)
+    assert torch.equal(_beyond(unknown, off, rig, ~skin), near)
+    assert torch.equal(_beyond(unknown, off, rig, skin), near & (column - 9 > MISFIT))
+    assert not _beyond(unknown, off & False, rig, skin).any()
