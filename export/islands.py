@@ -20,23 +20,25 @@ from mvp4d_export.visibility import light
 FINER = 1.5  # times the pixels that `despeckle.py` looks at: gaps are a millimetre or two wide
 SOLID = 0.6  # alpha of what is seen: around it dots blend into what they stand beside
 PEA = 6e-5  # square metres of the largest island; an earring may be larger
+FLAP = 1e-3  # the same beyond the hull of the generated views, where nothing else is
 RIM = 2  # pixels around it that are its own
 SHARE = 0.5  # of what a Gaussian shows in a view that must lie in islands
 
 
 @torch.no_grad()
-def fade_islands(avatar: Avatar, off: Tensor, picture: Picture, pose: Pose, viewmat: Tensor) -> None:
+def fade_islands(avatar: Avatar, off: Tensor, picture: Picture, pose: Pose, viewmat: Tensor, most: float = PEA) -> None:
     """Fades those of the Gaussians `off` the rig, [G] bool, that are islands in some view.
 
     Args:
       picture, pose, viewmat: a photo, its one frame and camera [4, 4]; views are turned from there about the head.
+      most: square metres of the largest island.
     """
     splats = avatar.splats(avatar.vertices(pose))
     alone = torch.zeros_like(off)
     for camera, K, side in turned_views(picture, pose, viewmat, FINER):
         depth = float((camera @ pose.head_matrix()[0])[2, 3])
         alpha = avatar.render(splats, pose, camera[None], K[None], side, side).alpha[0]
-        found = islands(alpha, PEA * (float(K[0, 0]) / depth) ** 2)
+        found = islands(alpha, most * (float(K[0, 0]) / depth) ** 2)
         if found.any():
             there, shown = (light(avatar, splats, pose, camera, K, at) for at in (found, torch.ones_like(alpha)))
             alone |= (shown > LEAST) & (there > SHARE * shown)

@@ -13,7 +13,7 @@ from mvp4d_export.densify import local_scale
 from mvp4d_export.despeckle import fade_specks
 from mvp4d_export.hem import Edges, finish_hem
 from mvp4d_export.hidden import NOT_SKIN
-from mvp4d_export.islands import fade_islands
+from mvp4d_export.islands import FLAP, fade_islands
 from mvp4d_export.lids import finish_lids, lids_among
 from mvp4d_export.lip_corners import finish_corners, mixture, shows_inside
 from mvp4d_export.lips import finish_lips
@@ -45,6 +45,7 @@ def finish_photos(fit: PhotoFit) -> None:
     finish_lips(avatar, fit.fixed, fit.pitch)
     finish_lids(avatar, lids_among(avatar, fit.fixed), *reference)
     fade_specks(avatar, *reference)
+    fade_islands(avatar, off & fit.beyond_views(), *reference, FLAP)
     fade_islands(avatar, off, *reference)
     finish_hem(avatar, ~fit.fixed, [*Edges.of_capture(fit.data), *itertools.starmap(Edges.of_photo, known)])
 

@@ -5,7 +5,7 @@ import torch
 from export_world import without_hull
 
 from mvp4d_export.densify import local_scale
-from mvp4d_export.islands import RIM, fade_islands, islands
+from mvp4d_export.islands import FLAP, PEA, RIM, fade_islands, islands
 from mvp4d_export.photos import Picture
 
 SIDE = 96
@@ -28,9 +28,10 @@ def test_islands_are_the_small_pieces_and_their_rims():
 
 
 @pytest.mark.parametrize(
-    ("away", "radius", "fades"), [(0.012, 0.002, True), (0.001, 0.002, False), (0.03, 0.01, False)]
+    ("away", "radius", "most", "fades"),
+    [(0.012, 0.002, PEA, True), (0.001, 0.002, PEA, False), (0.03, 0.01, PEA, False), (0.03, 0.01, FLAP, True)],
 )
-def test_a_dot_beside_the_head_fades_where_a_view_shows_the_gap(away, radius, fades, tmp_path):
+def test_a_dot_beside_the_head_fades_where_a_view_shows_the_gap(away, radius, most, fades, tmp_path):
     data, avatar = without_hull(tmp_path / "capture", SIDE)
     with torch.no_grad():
         avatar.logit_opacity.fill_(5.0)
@@ -42,8 +43,8 @@ def test_a_dot_beside_the_head_fades_where_a_view_shows_the_gap(away, radius, fa
     pictures, masks, viewmats, Ks = data.batch([0], 0)
     photo = Picture(pictures[0], masks[0], torch.ones(SIDE, SIDE), Ks[0])
     before = avatar.logit_opacity.detach().clone()
-    fade_islands(avatar, torch.zeros(len(before), dtype=torch.bool), photo, data.pose[:1], viewmats[0])
+    fade_islands(avatar, torch.zeros(len(before), dtype=torch.bool), photo, data.pose[:1], viewmats[0], most)
     torch.testing.assert_close(avatar.logit_opacity, before, rtol=0, atol=0)  # on the rig
-    fade_islands(avatar, torch.ones(len(before), dtype=torch.bool), photo, data.pose[:1], viewmats[0])
+    fade_islands(avatar, torch.ones(len(before), dtype=torch.bool), photo, data.pose[:1], viewmats[0], most)
     faded = avatar.logit_opacity < before - 1
     assert bool(faded[dot]) == fades and int(faded.sum()) == int(fades)
