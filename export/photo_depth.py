@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 
@@ -19,6 +18,7 @@ from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.hair_edge import of_nearest, to_the_edge
 from mvp4d_export.initialise import TOLERANCE, hang
+from mvp4d_export.mouth_mask import grown
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
 from mvp4d_export.thickness import Thickness, centres, like_skin
@@ -210,12 +210,7 @@ def photo_depth(
 def _beyond(unknown: Tensor, off: Tensor, rig: Tensor, fleshy: Tensor) -> Tensor:
     """[C, C] bool: cells of the person that are `unknown` and have some `off` the rig within reach; not where the `rig`
     is, nor skin beside it, which is the rig's own outline elsewhere."""
-    if not off.any():
-        return off
-    from_off, from_rig = (
-        torch.from_numpy(distance_transform_edt(~at.cpu().numpy())).to(off.device) for at in (off, rig)
-    )
-    return unknown & ~rig & (from_off <= WIDER) & ~(fleshy & (from_rig <= MISFIT))
+    return unknown & ~rig & grown(off, WIDER) & ~(fleshy & grown(rig, MISFIT))
 
 
 def _thickness(sights: GeneratedViews, picture: Picture, surface: RigSurface, skin: Tensor) -> Thickness:
