@@ -10,19 +10,23 @@ from torch.nn.functional import normalize
 
 from mvp4d_export.avatar import Avatar, logit_of
 from mvp4d_export.projection import quaternion_to_matrix
-from mvp4d_export.triangles import matrix_to_quaternion, triangle_frames, turn_to_local
+from mvp4d_export.triangles import rotation_and_log_scale, triangle_frames, turn_to_local
 from mvp4d_export.visibility import smoothstep
 
 CLEAR = 3.0  # standard deviations above the plane from which a Gaussian stays as it is
-GONE = (-2.0, -1.0)  # standard deviations above the plane at which its centre is and it is gone, whole
+GONE = (
+    -2.0,
+    -1.0,
+)  # heights of its centre, in standard deviations, at which a Gaussian is gone, and as opaque as it was
 
 
 @torch.no_grad()
 def cut_off(avatar: Avatar, vertices: Tensor, among: Tensor, height: Tensor, up: Tensor) -> None:
-    """Leaves of Gaussians what lies above a plane.
+    """Truncates Gaussians at a plane: each gets the mean and covariance of its part above.
 
-    A normal density with its centre `a` standard deviations below the plane has above it the mean `l` standard
-    deviations above its own and the variance `1 - l (l - a)` of its own, `l` the normal hazard at `a`.
+    Truncated normal distribution (Johnson, Kotz & Balakrishnan 1994, section 10.1): centred `a` standard deviations
+    below the plane, it has its mean `l` standard deviations higher and `1 - l (l - a)` of its variance across the
+    plane, where `l` is the inverse Mills ratio at `a`.
 
     Args:
       vertices: [P, 3] UV vertices.
@@ -40,13 +44,10 @@ def cut_off(avatar: Avatar, vertices: Tensor, among: Tensor, height: Tensor, up:
     among = among & (below > -CLEAR)
     axes, along, deviation, below = axes[among], along[among], deviation[among], below[among]
     covariance, reach = axes @ axes.mT, (axes * along[:, None]).sum(-1) / deviation[:, None]
-    hazard = (-below.square() / 2 - torch.special.log_ndtr(-below)).exp() / math.sqrt(2 * math.pi)
-    avatar.position[among] += hazard[:, None] * reach
-    lost = (hazard * (hazard - below))[:, None, None] * reach[:, :, None] * reach[:, None]
-    size, axes = torch.linalg.eigh(covariance - lost)
-    axes[..., 0] *= torch.linalg.det(axes)[:, None]  # a rotation
-    avatar.rotation[among] = matrix_to_quaternion(axes)
-    avatar.log_scale[among] = size.clamp(min=1e-12).log() / 2
+    mills = (-below.square() / 2 - torch.special.log_ndtr(-below)).exp() / math.sqrt(2 * math.pi)
+    avatar.position[among] += mills[:, None] * reach
+    lost = (mills * (mills - below))[:, None, None] * reach[:, :, None] * reach[:, None]
+    avatar.rotation[among], avatar.log_scale[among] = rotation_and_log_scale(covariance - lost)
     share = smoothstep(-below, *GONE)
     opacity = avatar.logit_opacity[among].sigmoid() * share
     avatar.logit_opacity[among] = torch.where(share < 1, logit_of(opacity), avatar.logit_opacity[among])

@@ -119,15 +119,15 @@ def finish_hem(avatar: Avatar, among: Tensor, pictures: Iterable[Edges]) -> None
     beside = among & ~hem & (told < EVEN[1] + BESIDE) & (opacity > VISIBLE)
     if not hem.any() or not beside.any():
         return
-    splats = avatar.splats(avatar.gather(avatar.rig.template))
-    places = splats.means
+    vertices = avatar.gather(avatar.rig.template)
+    places = avatar.splats(vertices).means
     mean = _mean_light(avatar, places, opacity, hem, beside)
     avatar.harmonics[hem] = torch.lerp(mean, avatar.harmonics[hem], smoothstep(told[hem], *EVEN)[:, None, None])
 
     share = smoothstep(inside, *FADES)
     ends = among & (opacity > VISIBLE) & (above > AT_END[0]) & (above < AT_END[1])
     if ends.sum() > FEW:
-        plane, vertices = Plane.over(places[ends]), avatar.gather(avatar.rig.template)
+        plane = Plane.over(places[ends])
         cut_off(avatar, vertices, among, plane.above(places) - CUT, plane.up)
         splats = avatar.splats(vertices)
         left = _left_over(splats, splats.opacities * share > FAINT, plane.above(splats.means) - CUT)

@@ -20,7 +20,7 @@ from mvp4d_export.visibility import light
 FINER = 1.5  # times the pixels that `despeckle.py` looks at: gaps are a millimetre or two wide
 SOLID = 0.6  # alpha of what is seen: around it dots blend into what they stand beside
 PEA = 6e-5  # square metres of the largest island; an earring may be larger
-FLAP = 1e-3  # the same beyond the hull of the generated views, where nothing else is
+FLAP = 1e-3  # the same, of those beyond the hull of the generated views
 RIM = 2  # pixels around it that are its own
 SHARE = 0.5  # of what a Gaussian shows in a view that must lie in islands
 

@@ -21,7 +21,7 @@ from mvp4d_export.overreach import cut_overreach
 from mvp4d_export.photo_fit import PhotoFit, direction_to
 from mvp4d_export.projection import EPS_2D, quaternion_to_matrix
 from mvp4d_export.rim import EAR_RIM, SKIN_DOTS, SKIN_RIM, even_rim, outline_cosine
-from mvp4d_export.triangles import matrix_to_quaternion
+from mvp4d_export.triangles import rotation_and_log_scale
 from mvp4d_export.unseen_eyes import lay_eye, unseen_eyes
 from mvp4d_export.visibility import OTHERS, excess_variance, gaussians_of, light, smoothed
 
@@ -91,10 +91,9 @@ def _blur(fit: PhotoFit) -> None:
     lacking = (size - EPS_2D * finest**2).clamp(min=0)
     lacking = (axes * lacking[:, None]) @ axes.mT / local_scale(avatar, splats)[:, None, None].square()
     own = quaternion_to_matrix(avatar.rotation) * avatar.log_scale.exp()[:, None]
-    size, axes = torch.linalg.eigh(own @ own.mT + lacking)
-    axes[..., 0] *= torch.linalg.det(axes)[:, None]  # a rotation
-    avatar.rotation.copy_(matrix_to_quaternion(axes))
-    avatar.log_scale.copy_(size.clamp(min=1e-12).log() / 2)
+    rotation, log_scale = rotation_and_log_scale(own @ own.mT + lacking)
+    avatar.rotation.copy_(rotation)
+    avatar.log_scale.copy_(log_scale)
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ LIMITS = {"turn": 0.03, "shift": 0.012, "expression": 0.2, "neck": 0.08, "jaw": 
 YIELD_FROM, YIELD_TO = 0.5, 0.95  # claims over the largest: a photo counts least, fully
 YIELDED = 0.1  # what the least is
 BESIDE_FROM, BESIDE_TO = 0.1, 0.6  # the same: what a photo shows may look otherwise from there, as it does in the photo
-BEYOND = 3.0  # mark of Gaussians beside the generated views' hull, of which a third counts; others have 1 at most
+BEYOND = 3.0  # mark of Gaussians beside the generated views' hull; others have 1 at most: a blend's excess is theirs
 NEAR_FROM, NEAR_TO = 0.64, 0.94  # cosines between a generated view's direction and a photo's: unlike, the same
 
 
@@ -270,7 +270,7 @@ class PhotoFit:
 
         Returns:
           [B, h, w] of their colours: little where photos show the surface, and little beside the head in views from
-          where a photo was taken; [B, h, w] of their outlines: little in such views, and beyond these outlines.
+          where a photo was taken; [B, h, w] of their outlines: little in such views, and where Gaussians `beyond` show.
         """
         pose, viewmats = self.data.pose[frame : frame + 1], self.data.viewmats[views, frame]
         towards = torch.stack([direction_to(viewmat, pose) for viewmat in viewmats])

@@ -76,6 +76,13 @@ def matrix_to_quaternion(matrix: Tensor) -> Tensor:
     return normalize(picked, dim=-1)
 
 
+def rotation_and_log_scale(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Quaternions [G, 4] wxyz and logarithms [G, 3] of standard deviations of covariances [G, 3, 3]."""
+    size, axes = torch.linalg.eigh(covariance)
+    axes[..., 0] *= torch.linalg.det(axes)[:, None]  # a rotation
+    return matrix_to_quaternion(axes), size.clamp(min=1e-12).log() / 2
+
+
 def multiply_quaternions(a: Tensor, b: Tensor) -> Tensor:
     """Hamilton product of wxyz quaternions [..., 4]: the rotation b followed by a."""
     aw, ax, ay, az = a.unbind(-1)

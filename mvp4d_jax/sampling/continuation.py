@@ -25,7 +25,7 @@ def continue_below(
     Args:
       crop: [H, W, 4] float32 in [0, 1] of `shot.crop_reference`: the person on white, and alpha.
       inside: [H, W], the share of each pixel inside the photo.
-      chin: row of the head's lowest point. Nothing above it is continued.
+      chin: row of the chin. Nothing above it is continued.
       half_width: half the head's width in columns.
 
     Returns:
