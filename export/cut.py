@@ -14,10 +14,9 @@ from mvp4d_export.triangles import rotation_and_log_scale, triangle_frames, turn
 from mvp4d_export.visibility import smoothstep
 
 CLEAR = 3.0  # standard deviations above the plane from which a Gaussian stays as it is
-GONE = (
-    -2.0,
-    -1.0,
-)  # heights of its centre, in standard deviations, at which a Gaussian is gone, and as opaque as it was
+# Heights of its centre, in standard deviations, at which a Gaussian is gone, and as opaque as it was.
+GONE = (-2.0, -1.0)
+DEEPEST = 8.0  # standard deviations below the plane as which all count that are deeper: they are gone, and float32 ends
 
 
 @torch.no_grad()
@@ -40,11 +39,11 @@ def cut_off(avatar: Avatar, vertices: Tensor, among: Tensor, height: Tensor, up:
     axes = quaternion_to_matrix(normalize(avatar.rotation, dim=-1)) * avatar.log_scale.exp()[:, None]
     along = (axes * own_up[:, :, None]).sum(1)  # [G, 3] of `height` that a standard deviation of each axis is
     deviation = along.norm(dim=1).clamp(min=1e-12)
-    below = -height / deviation
+    below = (-height / deviation).clamp(max=DEEPEST)
     among = among & (below > -CLEAR)
     axes, along, deviation, below = axes[among], along[among], deviation[among], below[among]
     covariance, reach = axes @ axes.mT, (axes * along[:, None]).sum(-1) / deviation[:, None]
-    mills = (-below.square() / 2 - torch.special.log_ndtr(-below)).exp() / math.sqrt(2 * math.pi)
+    mills = math.sqrt(2 / math.pi) / torch.special.erfcx(below / math.sqrt(2))
     avatar.position[among] += mills[:, None] * reach
     lost = (mills * (mills - below))[:, None, None] * reach[:, :, None] * reach[:, None]
     avatar.rotation[among], avatar.log_scale[among] = rotation_and_log_scale(covariance - lost)

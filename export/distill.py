@@ -14,6 +14,7 @@ from mvp4d_export import densify
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.device import in_parallel
+from mvp4d_export.ears import own_ears
 from mvp4d_export.initialise import initialise
 from mvp4d_export.lips import around_lips
 from mvp4d_export.losses import Lpips, psnr
@@ -353,7 +354,15 @@ class Distiller:
                 self._apply(densify.Change(~strayed, self.avatar.binding[:0], none))
             finish_photos(self.photos)
             self._add_strands()
+            self._lay_ears()  # after strands, which would take their colour beside them
         self.finished = True
+
+    def _lay_ears(self) -> None:
+        """Gives ears that a photo shows bare their folds."""
+        change = own_ears(self.photos, _generator(self.seed, 6))
+        if change is not None:
+            self._apply(change)
+            self.photos.fixed[-len(change.binding) :] = True
 
     def _add_strands(self) -> None:
         """Gives hair that no photo shows its strands."""

@@ -159,9 +159,10 @@ def photo_depth(
 ) -> PhotoDepth:
     """Depth of the pixels of a photo, in which the rig's `surface` is known and skin has the colour `skin` [3].
 
-    What looks like skin is on the rig or unknown: any point before a cheek shows the views skin. What does not, and
-    has no better place before the rig, lies as far before it as outlines tell of hair and clothes there. What lies
-    beside the generated views' hull is as far off as what lies within it next to it: hair is wider in the photo.
+    What looks like skin is on the rig: any point before a cheek shows the views skin. What does not, and has no better
+    place before the rig, lies as far before it as outlines tell of hair and clothes there. What lies beside the
+    generated views' hull is as far off as what lies within it next to it, as hair is wider in the photo; so is what
+    looks like skin away from the rig.
     """
     size = max(1, picture.side // CELLS)
     colour, alpha = _cells(picture, size)
@@ -171,8 +172,9 @@ def photo_depth(
     before = torch.arange(0, BEFORE_RIG, STEP, device=rig.device)  # the rig first
     around = torch.arange(-AROUND, AROUND, STEP, device=rig.device)
     depth, off = torch.full_like(rig, math.inf), torch.zeros_like(rig, dtype=torch.bool)
+    fleshy, within = like_skin(colour, skin), torch.zeros_like(off)
     for on_rig in (True, False):
-        at = (alpha > SOLID) & (torch.isfinite(rig) == on_rig) & ~like_skin(colour, skin)
+        at = (alpha > SOLID) & (torch.isfinite(rig) == on_rig) & ~(fleshy & on_rig)
         if not at.any():
             continue
         start, steps = (rig[at], before) if on_rig else (matrix[2, 3].expand(int(at.sum())), around)
@@ -190,18 +192,21 @@ def photo_depth(
         least, index = cost.min(1)
         nearest = len(steps) - 1 - (cost <= least[:, None] + AS_GOOD).flip(1).float().argmax(1)
         index = torch.where((index == 0) & on_rig, index, nearest)
-        known = torch.isfinite(least)
+        within[at] = hull.any(1)
+        known = torch.isfinite(least) & ~fleshy[at]
         depth[at] = torch.where(known, depths.gather(1, index[:, None])[:, 0], math.inf)
         off[at] = known & ((index > 0) | (not on_rig))
     faces, facing = (values[middle][:, middle] for values in (surface.face, surface.facing))
-    at = (alpha > SOLID) & torch.isfinite(rig) & ~off & ~like_skin(colour, skin) & sights.covered[faces.clamp(min=0)]
+    at = (alpha > SOLID) & torch.isfinite(rig) & ~off & ~fleshy & sights.covered[faces.clamp(min=0)]
     thick = _thickness(sights, picture, surface, skin).at(centres(sights.avatar)[faces[at]])
     depth[at] = rig[at] - thick / facing[at].clamp(min=ASKANCE)
     off[at] = thick > THICK
-    beyond = _beyond((alpha > SOLID) & ~torch.isfinite(depth), off, torch.isfinite(rig), like_skin(colour, skin))
+    beyond = _beyond((alpha > SOLID) & ~torch.isfinite(depth), off, torch.isfinite(rig), fleshy)
     depth = torch.where(beyond, of_nearest(depth, off), depth)
     depth, off = _to_pixels(depth, off | beyond, surface, size)
-    beyond = interpolate(beyond[None, None].float(), scale_factor=size, mode="nearest")[0, 0, : len(off), : len(off)]
+    beyond = interpolate((beyond & ~within)[None, None].float(), scale_factor=size, mode="nearest")[
+        0, 0, : len(off), : len(off)
+    ]
     covered = (surface.face >= 0) & sights.covered[surface.face.clamp(min=0)]
     depth, off = to_the_edge(depth, off, surface.depth, covered, picture, skin, size)
     return PhotoDepth(surface, depth, off, off & (beyond > 0))

@@ -254,7 +254,8 @@ class PhotoFit:
             means = self.avatar.splats(self.avatar.vertices(pose)).means
             pixels, depth = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
             column, row = pixels.floor().long().clamp(0, picture.side - 1).unbind(1)
-            found |= shown.beyond[row, column] & ((depth - shown.depth[row, column]).abs() < THROUGH)
+            inside = ((pixels >= 0) & (pixels < picture.side)).all(1)
+            found |= inside & shown.beyond[row, column] & ((depth - shown.depth[row, column]).abs() < THROUGH)
         return found
 
     def marks(self) -> Tensor:

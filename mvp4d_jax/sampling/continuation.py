@@ -44,8 +44,9 @@ def continue_below(
     below = np.maximum(row - bottom, 0)
     if len(ends):
         middle, half = ends.mean(), max((ends[-1] - ends[0] + 1) / 2, 1.0)
+        widest = SHOULDERS * half_width / half
         widening = np.clip(SHOULDERS - half / half_width, 0, 1)
-        column = middle + (column - middle) / (1 + widening * below / half)
+        column = middle + (column - middle) / np.clip(1 + widening * below / half, 1, max(widest, 1))
     aside = np.maximum(np.maximum(left - column, column - right), 0)
     row = np.minimum(row - SHOULDER * aside, bottom)
     taken = ~whole & (np.mgrid[:height, :width][0] >= chin) & (row >= max(chin, top))

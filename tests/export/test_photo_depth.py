@@ -9,10 +9,12 @@ from export_world import RADII
 from photo_world import SIDE, photo_fit, portrait_of
 from scipy import ndimage
 
+from mvp4d_export.outside import outside
 from mvp4d_export.photo_depth import MISFIT, WIDER, GeneratedViews, _beyond
 from mvp4d_export.seeding import project_points
 from mvp4d_export.sheet import on_sheet
 from mvp4d_export.thickness import PLACES, Thickness, centres
+from mvp4d_export.triangles import to_local, triangle_frames
 
 WIG = 0.02  # metres from the rig to the wig's visible strands, which are up to 0.03 long
 
@@ -174,12 +176,43 @@ def test_hair_wider_than_in_the_views_is_as_far_off_as_what_lies_beside(egg, sha
     pixels, _ = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
     column, row = pixels.detach().floor().long().clamp(0, picture.side - 1).unbind(1)
     assert int(beyond.sum()) > 5 and bool(shown.beyond[row, column][beyond].all())
+    assert not outside(fit.avatar, fit.data, ~photos.on_surface() & ~photos.fixed & ~beyond).any()
     views, trust = [1, 3, 5], fit.config.photos.trust
     splats, cameras = fit.avatar.splats(fit.avatar.vertices(pose)), (fit.data.viewmats[views, 0], fit.data.Ks[views, 0])
     drawn = fit.avatar.render(splats, fit.data.pose[:1], *cameras, 48, 48, marks=photos.marks())
     _, outlines = photos.view_weights(drawn, 0, views)  # [3, 48, 48]
     far = outlines.flatten(1)[outlines.amax((1, 2)) > 1 - 1e-3]  # views that are not from where the photo was taken
     assert len(far) and float(far.min()) < 1 - 0.9 * trust and float(far.mean()) > 0.95
+
+
+def test_skin_within_the_hull_of_the_views_is_not_beyond_it(egg, sharp):
+    """Half of the wig beside the rig has skin's colour in the photo alone, as fair hair may: it is where it was."""
+    portrait = portrait_of(sharp, [16])
+    known = photo_fit(egg, portrait).photos.depths[0]
+    away = ndimage.distance_transform_edt(~torch.isfinite(known.surface.depth).numpy())
+    chosen = (known.off & ~known.beyond).numpy() & (away > 5)
+    chosen &= np.arange(SIDE) < np.median(np.nonzero(chosen)[1])
+    assert chosen.sum() > 50
+    portrait.photos[0][..., :3][chosen] = np.round(255 * np.array(SKIN)).astype(np.uint8)
+    fit = photo_fit(egg, portrait)
+    assert not fit.photos.depths[0].beyond[torch.from_numpy(chosen)].any()
+
+
+def test_what_a_photo_does_not_show_is_not_beyond_the_hull_in_it(egg, sharp):
+    """Gaussians aside of a picture whose border shows what is beyond."""
+    photos = photo_fit(egg, portrait_of(sharp, [16])).photos
+    picture, (pose, viewmat), shown = photos.photos.pictures[0], photos.view(0), photos.depths[0]
+    shown.beyond[:] = True
+    shown.depth[:] = float(viewmat[2, 3])
+    avatar = photos.avatar
+    with torch.no_grad():
+        frames = triangle_frames(avatar.vertices(pose), avatar.mesh_faces)
+        matrix = viewmat @ pose.head_matrix()[0]
+        aside = torch.tensor([0.0, 0.6, 3.0])  # halves of the picture from its middle
+        half = picture.side / 2 * shown.depth[0, 0] / picture.K[0, 0]
+        camera = torch.stack([aside * 2 * half, torch.zeros(3), shown.depth[0, 0].expand(3)], 1)
+        avatar.position[:3] = to_local((camera - matrix[:3, 3]) @ matrix[:3, :3], frames, avatar.binding[:3])
+    assert photos.beyond_views()[:3].tolist() == [True, False, False]
 
 
 def test_skin_beside_the_rig_is_its_own_outline_and_skin_far_from_it_is_not():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mvp4d.core.cameras.camera import FIELDS, Camera
+from mvp4d.core.cameras.camera import FIELDS, Camera, project
 from mvp4d.core.cameras.crops import crop_image
 from mvp4d.core.cameras.rigs import camera_rig
 from mvp4d.core.capture.portrait import Portrait
@@ -69,6 +69,38 @@ def test_a_photo_around_the_crop_stays_as_it_is():
     whole, known = continue_below(cut, inside, 15.0, 4.0)
     np.testing.assert_array_equal(whole, cut)
     np.testing.assert_array_equal(known, inside)
+
+
+def test_a_portraits_body_goes_on_below_its_chin():
+    """A photo that ends 6 pixels below the chin, with a wide neck: blue below, known, and white beside the head."""
+    head, rig = ball_head(40, 60), camera_rig("arc:40x3", (64, 64))
+    camera = Camera(**{name: np.asarray(getattr(rig, name))[1:2] for name in FIELDS})
+    columns, rows = np.asarray(project(camera[0], head.template)[0]).T
+    chin, middle, half = round(rows.max()), columns.mean(), np.ptp(columns) / 2
+    neck = slice(round(middle - 0.8 * half), round(middle + 0.8 * half))
+    whole = np.zeros((64, 64, 4), np.uint8)
+    whole[:chin, round(middle - half) : round(middle + half)] = (255, 0, 0, 255)
+    whole[chin:, neck] = (0, 0, 255, 255)
+    person = Portrait((whole[: chin + 6],), camera, Motion.still(1, 1), head, 0)
+    cut, seen_by, known = crop_portrait(person, 0, 96, 1.8)
+    scale = float(seen_by.fx / camera.fx[0])
+    points = np.asarray(project(seen_by, head.template)[0])
+    below, centre = points[:, 1].max() + 8 * scale, round(points[:, 0].mean())
+    assert below < 90
+    np.testing.assert_allclose(
+        cut[round(below) :, centre], np.broadcast_to((*BLUE, 1), cut[round(below) :, centre].shape)
+    )
+    assert (known[round(below) :, centre] == 1).all()
+    widths = (cut[round(below) :, :, 3] > 0.5).sum(1) / (half * scale)
+    assert widths[-1] > widths[0] + 0.2 and widths[-1] < 4 * 1.05  # half widths of the head: shoulders have four
+    beside = np.abs(np.arange(96) - points[:, 0].mean()) > 1.3 * half * scale
+    assert (cut[: round(points[:, 1].max()) - 2, beside] == (1, 1, 1, 0)).all()
+
+
+def test_shoulders_end_at_twice_the_heads_width():
+    cut, inside = crop(photo(slice(8, 12), rows=18), -10, 0)
+    widths = (continue_below(cut, inside, 15.0, 4.0)[0][..., 3] > 0.5).sum(1)
+    assert widths[18:].max() == 16 and widths[-1] == 16  # of a head of 8
 
 
 def test_vertices_beyond_a_photo_are_not_painted_with_its_surroundings():
