@@ -27,7 +27,7 @@ from mvp4d_export.photos import Picture
 from mvp4d_export.projection import camera_centre
 from mvp4d_export.seeding import project_points
 from mvp4d_export.triangles import normals_of, triangle_frames
-from mvp4d_export.visibility import gaussians_of, parts_named, smoothstep, triangle_parts
+from mvp4d_export.visibility import OTHERS, gaussians_of, parts_named, smoothstep, triangle_parts
 
 # Whether an ear is bare.
 FRONTAL = 0.35  # sine of the turn up to which a photo shows both ears at the head's outline
@@ -35,14 +35,15 @@ ROWS, LOWER = 24, (0.1, 0.6)  # heights at which the outline is read, as shares 
 INWARDS, OUTWARDS = 0.010, 0.025  # metres from the rig's ear within which the outline is searched
 STEP = 0.0005  # metres between places there
 EDGE = (1, 8)  # of them, inwards from the outline whose colours tell what it is of: 0.5 to 4 mm
+TOLD = 0.25  # mean cosine at which another photo sees an ear, from which it is the person's own
 BARE = 0.5  # share of heights where it is skin from which the ear is bare
 # The skin before it.
-BEFORE, ASIDE = 0.02, 0.07  # metres before the ear's middle, and around it, where Gaussians tell skin's tone
-FEW = 20  # of them: fewer tell none
-FACE = 0.045  # the same before it where they tell what skin is like at all
-WIDEST = (0.09, 0.06, 0.06)  # spreads of skin's lightness and hue: more is a beard's
-BLUSH = 1.5  # times as far an ear's may be off: light comes through it
-LIT = 0.7  # quantile of their brightness
+FACE = 0.045  # metres before the ear's middle from which Gaussians tell what skin is like
+WIDEST = (0.09, 0.06, 0.06)  # spreads of its lightness and hue: more is a beard's
+BLUSH = 1.5  # times as far an ear's colour may be off: light comes through it
+BEFORE, ASIDE = 0.02, 0.07  # metres before the ear's middle, and around it, where Gaussians tell its tone
+LIT = 0.7  # quantile of their brightness that does
+FEW = 20  # Gaussians: fewer tell nothing
 # How it looks.
 NEAREST, FARTHEST = -0.004, 0.014  # metres that it stands off the rig's own
 TURN = 0.6  # share of the ear's length, from its front, over which it comes to stand off so far
@@ -82,14 +83,25 @@ class Ear:
 
 @torch.no_grad()
 def own_ears(fit: PhotoFit, generator: torch.Generator) -> Change | None:
-    """The head's own ears for what lies where a photo from before shows bare ones; None: it shows none."""
+    """The head's own ears for what lies where the reference shows bare ones; None where it shows none from before.
+
+    An ear that another photo sees stays the person's.
+    """
     avatar, reference = fit.avatar, fit.photos.reference
     pose, viewmat = fit.view(reference)
     if abs(float(direction_to(viewmat, pose)[0])) > FRONTAL:
         return None
     skin = fit.on_surface() & ~fit.fixed & (fit.claims[reference] > 0) & ~gaussians_of(avatar, (*NOT_SKIN, "lip"))
     picture, matrix = fit.photos.pictures[reference], viewmat @ pose.head_matrix()[0]
-    ears = bare_ears(avatar, skin, picture, matrix)
+    others = [claim / OTHERS for index, claim in enumerate(fit.claims) if index != reference]
+    squarely = torch.stack([torch.zeros_like(fit.claims[reference]), *others]).amax(0)
+    left = avatar.splats(avatar.gather(avatar.rig.template)).means[:, 0] > 0
+
+    def is_told(ear: Ear) -> bool:
+        own = gaussians_of(avatar, ("ears",)) & (left == (ear.side > 0))
+        return bool(own.any()) and float(squarely[own].mean()) > TOLD
+
+    ears = [ear for ear in bare_ears(avatar, skin, picture, matrix) if not is_told(ear)]
     if not ears:
         return None
     laid = [lay_ear(avatar, ear, picture, matrix, generator) for ear in ears]

@@ -117,6 +117,15 @@ def test_ears_under_hair_or_of_a_turned_head_are_left_alone(avatar, camera, bare
     assert (places_of(avatar, change)[:, 0] < 0).all()
 
 
+def test_an_ear_that_another_photo_sees_stays(avatar, camera, bare):  # noqa: F811
+    """A second photo, from the left, tells the left ear; the other one is laid."""
+    fit = fit_of(avatar, photo(bare, 0), camera, pose_of(avatar))
+    left = avatar.splats(avatar.gather(avatar.rig.template)).means[:, 0] > 0
+    fit.claims = torch.stack([fit.claims[0], torch.where(left, 0.6, 0.0)])
+    change = own_ears(fit, torch.Generator().manual_seed(0))
+    assert (places_of(avatar, change)[:, 0] < 0).all() and change.keep[left].all()
+
+
 def test_a_head_whose_parts_tell_no_ears_has_none(avatar, camera, bare):  # noqa: F811
     own = copy.deepcopy(avatar)
     own.rig.part_names = tuple(name.replace("ears", "skin") for name in own.rig.part_names)
