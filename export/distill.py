@@ -362,7 +362,8 @@ class Distiller:
         change = own_ears(self.photos, _generator(self.seed, 6))
         if change is not None:
             self._apply(change)
-            self.photos.fixed[-len(change.binding) :] = True
+            self.photos.fixed[self.avatar.gaussian_count - len(change.binding) :] = True
+            self.photos.know_own()
 
     def _add_strands(self) -> None:
         """Gives hair that no photo shows its strands."""

@@ -25,6 +25,7 @@ from mvp4d_export.laid import scattered, surface_tensors
 from mvp4d_export.photo_fit import PhotoFit, direction_to
 from mvp4d_export.photos import Picture
 from mvp4d_export.projection import camera_centre
+from mvp4d_export.rig import Pose
 from mvp4d_export.seeding import project_points
 from mvp4d_export.triangles import normals_of, triangle_frames
 from mvp4d_export.visibility import OTHERS, gaussians_of, parts_named, smoothstep, triangle_parts
@@ -34,8 +35,8 @@ FRONTAL = 0.35  # sine of the turn up to which a photo shows both ears at the he
 ROWS, LOWER = 24, (0.1, 0.6)  # heights at which the outline is read, as shares of the ear's: hair falls over the top
 INWARDS, OUTWARDS = 0.010, 0.025  # metres from the rig's ear within which the outline is searched
 STEP = 0.0005  # metres between places there
-EDGE = (1, 8)  # of them, inwards from the outline whose colours tell what it is of: 0.5 to 4 mm
-TOLD = 0.25  # mean cosine at which another photo sees an ear, from which it is the person's own
+EDGE = (1, 8)  # of them, inwards from the outline whose colours tell what it is of: 0.5 to 3.5 mm
+TOLD = 0.25  # mean cosine over an ear at which another photo sees it, from which it is the person's own
 BARE = 0.5  # share of heights where it is skin from which the ear is bare
 # The skin before it.
 FACE = 0.045  # metres before the ear's middle from which Gaussians tell what skin is like
@@ -92,22 +93,37 @@ def own_ears(fit: PhotoFit, generator: torch.Generator) -> Change | None:
     if abs(float(direction_to(viewmat, pose)[0])) > FRONTAL:
         return None
     skin = fit.on_surface() & ~fit.fixed & (fit.claims[reference] > 0) & ~gaussians_of(avatar, (*NOT_SKIN, "lip"))
-    picture, matrix = fit.photos.pictures[reference], viewmat @ pose.head_matrix()[0]
+    picture, matrix = fit.photos.pictures[reference], viewmat @ pose.head_matrix()[0] @ _ears_turn(avatar, pose)
     others = [claim / OTHERS for index, claim in enumerate(fit.claims) if index != reference]
     squarely = torch.stack([torch.zeros_like(fit.claims[reference]), *others]).amax(0)
     left = avatar.splats(avatar.gather(avatar.rig.template)).means[:, 0] > 0
 
+    on_ears = gaussians_of(avatar, ("ears",)) & fit.on_surface()  # hair may follow them
+
     def is_told(ear: Ear) -> bool:
-        own = gaussians_of(avatar, ("ears",)) & (left == (ear.side > 0))
+        own = on_ears & (left == (ear.side > 0))
         return bool(own.any()) and float(squarely[own].mean()) > TOLD
 
     ears = [ear for ear in bare_ears(avatar, skin, picture, matrix) if not is_told(ear)]
     if not ears:
         return None
     laid = [lay_ear(avatar, ear, picture, matrix, generator) for ear in ears]
-    gone = torch.stack([covered(avatar, ear, points) for ear, (points, _, _) in zip(ears, laid)]).any(0) & ~fit.fixed
+    gone = torch.stack([covered(avatar, ear, points, on_ears) for ear, (points, _, _) in zip(ears, laid)]).any(0)
+    gone &= ~fit.fixed
     tensors = {name: torch.cat([values[name] for _, _, values in laid]) for name in GAUSSIAN_TENSORS}
     return Change(~gone, torch.cat([binding for _, binding, _ in laid]), tensors)
+
+
+def _ears_turn(avatar: Avatar, pose: Pose) -> Tensor:
+    """[4, 4] that takes the ears at rest to where a pose's joints have them, in head axes; no expression moves them."""
+    rig = avatar.rig
+    chosen = rig.faces[parts_named(rig.part_names, ("ears",)).to(avatar.device)[rig.face_parts]].flatten()
+    turn = torch.eye(4, device=avatar.device)
+    if len(chosen):
+        rotations, offsets = rig.joint_transforms(rig.joints[None], rig.joint_rotations(pose))
+        transforms = torch.cat((rotations, offsets[..., None]), -1)[0]  # [J, 3, 4]
+        turn[:3] = (rig.skin_weights[chosen].mean(0)[:, None, None] * transforms).sum(0)
+    return turn
 
 
 @torch.no_grad()
@@ -119,7 +135,7 @@ def bare_ears(avatar: Avatar, skin: Tensor, picture: Picture, matrix: Tensor) ->
     """
     rig = avatar.rig
     chosen = parts_named(rig.part_names, ("ears",)).to(avatar.device)[rig.face_parts]
-    corners = rig.template[rig.faces[chosen]]
+    corners, others = rig.template[rig.faces[chosen]], rig.faces[~chosen].flatten().unique()
     means = avatar.splats(avatar.gather(rig.template)).means
     colours = colour_of_sh(avatar.harmonics[:, 0]).clamp(0, 1)
     hues = lightness_and_hue(colours.cpu().numpy())
@@ -136,7 +152,7 @@ def bare_ears(avatar: Avatar, skin: Tensor, picture: Picture, matrix: Tensor) ->
         told = dataclasses.replace(told, spread=BLUSH * np.minimum(told.spread, WIDEST))
         before = skin & (means[:, 2] > middle[2] + BEFORE) & ((means - middle).norm(dim=1) < ASIDE)
         before &= torch.from_numpy(told.unlike(hues) < 0.5).to(before.device)
-        off = _stands_off(own, side, told, picture, matrix)
+        off = _stands_off(own, rig.template[others], side, told, picture, matrix)
         if off is not None and int(before.sum()) >= FEW:
             light = colours[before].mean(1)
             near = (light - light.quantile(LIT)).abs().argsort()[:FEW]
@@ -145,26 +161,36 @@ def bare_ears(avatar: Avatar, skin: Tensor, picture: Picture, matrix: Tensor) ->
     return found
 
 
-def _stands_off(corners: Tensor, side: int, skin: SkinColour, picture: Picture, matrix: Tensor) -> float | None:
+def _stands_off(
+    corners: Tensor, others: Tensor, side: int, skin: SkinColour, picture: Picture, matrix: Tensor
+) -> float | None:
     """Metres by which the person's outline is beyond the rig's ear, triangles [T, 3, 3], where it is of skin's colour;
-    None: it is something else's."""
+    None: it is something else's, or that of the rig's other vertices [N, 3], which hide the ear."""
     points = corners.flatten(0, 1)
     low, high = points[:, 1].amin(), points[:, 1].amax()
     heights = low + (high - low) * torch.linspace(*LOWER, ROWS, device=points.device)
     near = (points[None, :, 1] - heights[:, None]).abs() < (high - low) / ROWS
     rim, index = torch.where(near, points[None, :, 0] * side, -torch.inf).max(1)  # [ROWS]
+    found = rim.isfinite()
+    rim = rim.nan_to_num(neginf=0.0)
     steps = torch.arange(-INWARDS, OUTWARDS, STEP, device=points.device)
     across = rim[:, None] + steps  # [ROWS, steps]
     places = torch.stack(
         [across * side, *(value[:, None].expand_as(across) for value in (heights, points[index, 2]))], -1
     )
     pixels = project_points(places.flatten(0, 1), matrix, picture.K)[0].floor().long().view(*across.shape, 2)
+    outwards = (pixels[:, -1, 0] - pixels[:, 0, 0]).sign()[:, None]
+    hiding = outwards * project_points(others, matrix, picture.K)[0][None, :, 0]
+    hiding = torch.where((others[None, :, 1] - heights[:, None]).abs() < (high - low) / ROWS, hiding, -torch.inf)
+    at_rim = round(INWARDS / STEP)  # the step at the ear
+    found &= hiding.amax(1) < (outwards * pixels[:, at_rim, :1])[:, 0] + 1
     inside = ((pixels >= 0) & (pixels < picture.side)).all(-1)
     column, row = pixels.clamp(0, picture.side - 1).unbind(-1)
     known = inside & (picture.known[row, column] > 0)
     person = known & (picture.alpha[row, column] > 0.5)
     reached = person.cumprod(1).sum(1)  # steps of the person from within
-    ends = known.all(1) & (reached > EDGE[1]) & (reached < len(steps))
+    last = reached.clamp(max=len(steps) - 1)[:, None]
+    ends = found & known.gather(1, last)[:, 0] & (reached > EDGE[1]) & (reached < len(steps))
     index = (reached[:, None] - 1 - torch.arange(*EDGE, device=points.device)).clamp(min=0)  # [ROWS, edge]
     rgb = picture.rgb[row, column].gather(1, index[..., None].expand(*index.shape, 3))
     unlike = torch.from_numpy(skin.unlike(lightness_and_hue(rgb.cpu().numpy()))).to(points)
@@ -268,14 +294,14 @@ def exposure(points: Tensor, normals: Tensor, walls: Tensor, facing: Tensor, are
     return (1 - torch.cat(found)).clamp(0, 1)
 
 
-def covered(avatar: Avatar, ear: Ear, points: Tensor) -> Tensor:
+def covered(avatar: Avatar, ear: Ear, points: Tensor, on_ears: Tensor) -> Tensor:
     """[G] bool: Gaussians that are the ear's so far, or lie before it, or right behind it, as its side is seen.
 
     Args:
-      points: [M, 3] of the ear.
+      points: [M, 3] of the ear. on_ears: [G] bool, those of both ears so far.
     """
     means = avatar.splats(avatar.gather(avatar.rig.template)).means
     away, index = nearest(means[:, 1:], points[:, 1:])
     behind = (points[index, 0] - means[:, 0]) * ear.side
     before = (away < OUTLINE) & (behind < BEHIND) & (means[:, 0] * ear.side > 0)
-    return before | (gaussians_of(avatar, ("ears",)) & (means[:, 0] * ear.side > 0))
+    return before | (on_ears & (means[:, 0] * ear.side > 0))

@@ -117,6 +117,37 @@ def test_ears_under_hair_or_of_a_turned_head_are_left_alone(avatar, camera, bare
     assert (places_of(avatar, change)[:, 0] < 0).all()
 
 
+def test_a_tilted_neck_does_not_move_an_ear_off_the_outline(avatar, camera):  # noqa: F811
+    """The photo's neck is bent aside by 8 degrees; at rest the ears are where they are with a straight one."""
+    still = pose_of(avatar)
+    bent = Pose(still.expression, *(torch.zeros(1, 3),) * 2, torch.tensor([[0.0, 0.0, 0.14]]), still.jaw, still.eyes)
+    shown = (rig_surface(avatar, bent, camera, K, SIDE).face >= 0).numpy()
+    change = laid_on(avatar, photo(shown, 6), camera, bent)
+    places, rig = places_of(avatar, change), rig_ears(avatar).flatten(0, 1)
+    opaque = change.tensors["logit_opacity"].sigmoid() > 0.97
+    for side in (1, -1):
+        moved = (side * places[opaque, 0]).amax() - (side * rig[:, 0]).amax()
+        assert float(moved) == pytest.approx(6 * 0.000625, abs=0.0015)
+
+
+def test_what_follows_an_ear_and_is_not_on_it_stays(avatar, camera, bare):  # noqa: F811
+    """Hair behind an ear, bound to it."""
+    own = copy.deepcopy(avatar)
+    at = int((gaussians_of(own, ("ears",)) & (own.splats(own.gather(own.rig.template)).means[:, 0] > 0)).nonzero()[0])
+    fit = fit_of(own, photo(bare, 0), camera, pose_of(own))
+    with torch.no_grad():
+        scale = triangle_frames(own.gather(own.rig.template), own.mesh_faces)[1][own.binding[at]]
+        own.position[at] += 0.05 / scale  # metres aside along each of the triangle's axes
+    means = own.splats(own.gather(own.rig.template)).means
+    beside = nearest(means[at : at + 1, 1:].detach(), rig_ears(own)[..., 1:].flatten(0, 1))[0]
+    assert float(beside) > 0.02
+    surface = torch.ones(own.gaussian_count, dtype=torch.bool)
+    surface[at] = False
+    fit.on_surface = lambda: surface
+    change = own_ears(fit, torch.Generator().manual_seed(0))
+    assert bool(change.keep[at])
+
+
 def test_an_ear_that_another_photo_sees_stays(avatar, camera, bare):  # noqa: F811
     """A second photo, from the left, tells the left ear; the other one is laid."""
     fit = fit_of(avatar, photo(bare, 0), camera, pose_of(avatar))
