@@ -12,6 +12,7 @@ from photo_world import PHOTOS, photo_fit, portrait_of
 
 from mvp4d.core.heads.model import HeadModel
 from mvp4d_export.avatar import GAUSSIAN_TENSORS
+from mvp4d_export.densify import Change
 from mvp4d_export.fit_checkpoint import load_checkpoint, save_checkpoint
 from mvp4d_export.fitting import distill
 from mvp4d_export.outside import outside
@@ -64,6 +65,30 @@ def test_strands_are_added_once_and_kept_by_a_checkpoint(egg, sharp, tmp_path):
     none.finish()
     assert none.avatar.gaussian_count == before
     assert torch.equal(none.avatar.position, fits[0].avatar.position[:before])
+
+
+def test_ears_are_laid_once_and_kept_by_a_checkpoint(egg, sharp, tmp_path, monkeypatch):
+    """Twenty Gaussians for the first ten: all that is kept of each stays in step, and they are the head's own."""
+
+    def ears(fit, _):
+        keep = torch.arange(fit.avatar.gaussian_count) >= 10
+        tensors = {name: getattr(fit.avatar, name).detach()[:20].clone() for name in GAUSSIAN_TENSORS}
+        return Change(keep, fit.avatar.binding[:20], tensors)
+
+    monkeypatch.setattr("mvp4d_export.distill.own_ears", ears)
+    fits = [photo_fit(egg, portrait_of(sharp, [0])) for _ in range(2)]
+    before = fits[0].avatar.gaussian_count
+    fits[0].finish()
+    fits[0].finish()
+    count = fits[0].avatar.gaussian_count
+    assert count == before + 10
+    save_checkpoint(fits[0], tmp_path)
+    assert load_checkpoint(fits[1], tmp_path)
+    fits[1].finish()
+    for fit in fits:
+        assert len(fit.start) == len(fit.limits[0]) == len(fit.photos.fixed) == len(fit.photos.pitch) == count
+        assert fit.photos.fixed[-20:].all() and torch.equal(fit.photos.fixed, fits[0].photos.fixed)
+        assert (fit.photos.pitch[-20:] == fit.avatar.config.pitch).all()
 
 
 def test_a_fit_that_broke_off_as_it_was_finished_goes_on_from_its_last_step(egg, sharp, tmp_path, monkeypatch):
