@@ -19,7 +19,6 @@ from mvp4d.core.skin_colour import SkinColour, lightness_and_hue
 from mvp4d_export.avatar import GAUSSIAN_TENSORS, Avatar
 from mvp4d_export.densify import Change
 from mvp4d_export.harmonics import colour_of_sh
-from mvp4d_export.hidden import NOT_SKIN
 from mvp4d_export.initialise import nearest
 from mvp4d_export.laid import scattered, surface_tensors
 from mvp4d_export.photo_fit import PhotoFit, direction_to
@@ -92,7 +91,7 @@ def own_ears(fit: PhotoFit, generator: torch.Generator) -> Change | None:
     pose, viewmat = fit.view(reference)
     if abs(float(direction_to(viewmat, pose)[0])) > FRONTAL:
         return None
-    skin = fit.on_surface() & ~fit.fixed & (fit.claims[reference] > 0) & ~gaussians_of(avatar, (*NOT_SKIN, "lip"))
+    skin = fit.on_skin() & (fit.claims[reference] > 0)
     picture, matrix = fit.photos.pictures[reference], viewmat @ pose.head_matrix()[0] @ _ears_turn(avatar, pose)
     others = [claim / OTHERS for index, claim in enumerate(fit.claims) if index != reference]
     squarely = torch.stack([torch.zeros_like(fit.claims[reference]), *others]).amax(0)

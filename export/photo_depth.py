@@ -204,9 +204,8 @@ def photo_depth(
     beyond = _beyond((alpha > SOLID) & ~torch.isfinite(depth), off, torch.isfinite(rig), fleshy)
     depth = torch.where(beyond, of_nearest(depth, off), depth)
     depth, off = _to_pixels(depth, off | beyond, surface, size)
-    beyond = interpolate((beyond & ~within)[None, None].float(), scale_factor=size, mode="nearest")[
-        0, 0, : len(off), : len(off)
-    ]
+    beyond = beyond & ~within
+    beyond = interpolate(beyond[None, None].float(), scale_factor=size, mode="nearest")[0, 0, : len(off), : len(off)]
     covered = (surface.face >= 0) & sights.covered[surface.face.clamp(min=0)]
     depth, off = to_the_edge(depth, off, surface.depth, covered, picture, skin, size)
     return PhotoDepth(surface, depth, off, off & (beyond > 0))

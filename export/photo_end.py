@@ -12,7 +12,6 @@ from mvp4d_export.avatar import logit_of
 from mvp4d_export.densify import local_scale
 from mvp4d_export.despeckle import fade_specks
 from mvp4d_export.hem import Edges, finish_hem
-from mvp4d_export.hidden import NOT_SKIN
 from mvp4d_export.islands import FLAP, fade_islands
 from mvp4d_export.lids import finish_lids, lids_among
 from mvp4d_export.lip_corners import finish_corners, mixture, shows_inside
@@ -102,7 +101,7 @@ def even_rims(fit: PhotoFit) -> None:
     avatar, surface, claimed = fit.avatar, fit.on_surface(), fit.claims.amax(0)
     told = claimed > 0  # of the others generated views alone tell the colours
     even_rim(avatar, ~surface & ~fit.fixed, torch.where(told, seen_squarely(fit), 1.0))
-    skin = surface & ~fit.fixed & ~gaussians_of(avatar, (*NOT_SKIN, "lip"))
+    skin = fit.on_skin()
     even_rim(avatar, skin, torch.where(told, claimed, 1.0), SKIN_RIM, LEAST_CLAIM + claimed, SKIN_DOTS)
     ears = ~fit.fixed & gaussians_of(avatar, ("ears",))
     weight = torch.full_like(fit.claims[:, :1], OTHERS)

@@ -17,7 +17,7 @@ from mvp4d.core.heads.model import INTERIOR
 from mvp4d_export.avatar import Avatar, Splats
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.free_space import THROUGH
-from mvp4d_export.hidden import OwnMouths
+from mvp4d_export.hidden import NOT_SKIN, OwnMouths
 from mvp4d_export.mouth_mask import mouth_mask
 from mvp4d_export.photo_depth import PhotoDepth
 from mvp4d_export.photo_visibility import PhotoVisibility, off_surface, photo_visibility, with_own_known
@@ -30,7 +30,7 @@ from mvp4d_export.seeding import project_points
 from mvp4d_export.sheet import on_sheet
 from mvp4d_export.triangles import to_local, triangle_frames
 from mvp4d_export.turned import TURNS, turned_picture, turned_view
-from mvp4d_export.visibility import excess_variance, shows_parts, smoothed, smoothstep
+from mvp4d_export.visibility import excess_variance, gaussians_of, shows_parts, smoothed, smoothstep
 
 TINTS = ("tint", "view_tint", "shared")
 # How far a photo's own fit may be wrong: radians and metres of its camera, weights, radians of neck, jaw and eyes.
@@ -244,6 +244,10 @@ class PhotoFit:
         """[G] bool: Gaussians on the rig."""
         vertices = self.avatar.gather(self.avatar.rig.template)
         return ~off_surface(self.avatar, self.avatar.splats(vertices), vertices)
+
+    def on_skin(self) -> Tensor:
+        """[G] bool: those of them on skin that are not the head's own."""
+        return self.on_surface() & ~self.fixed & ~gaussians_of(self.avatar, (*NOT_SKIN, "lip"))
 
     @torch.no_grad()
     def beyond_views(self) -> Tensor:

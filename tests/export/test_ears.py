@@ -13,6 +13,7 @@ from test_hidden import SKIN, avatar, pose_of  # noqa: F401
 from mvp4d_export import ears
 from mvp4d_export.ears import EVEN, FARTHEST, SPACING, exposure, own_ears
 from mvp4d_export.harmonics import colour_of_sh
+from mvp4d_export.hidden import NOT_SKIN
 from mvp4d_export.initialise import nearest
 from mvp4d_export.laid import scattered
 from mvp4d_export.photos import Picture
@@ -53,6 +54,7 @@ def fit_of(own, picture: Picture, viewmat: torch.Tensor, pose: Pose) -> SimpleNa
         photos=SimpleNamespace(reference=0, pictures=[picture]),
         view=lambda index: (pose, viewmat),
         on_surface=lambda: everyone,
+        on_skin=lambda: ~gaussians_of(own, (*NOT_SKIN, "lip")),
         fixed=gaussians_of(own, ("sclera", "iris", "pupil", "teeth")),
         claims=torch.ones(1, own.gaussian_count),
     )
