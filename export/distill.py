@@ -39,6 +39,7 @@ SIZE_IN_PITCHES = 8.0  # longest axis of a Gaussian that photos show, in their p
 SURFACE_LIMIT = 0.004  # metres that Gaussians on the rig's surface may leave their place where photos are fitted
 SHOWN_LIMIT = 0.001  # the same of those that a photo shows squarely: it cannot tell how deep they lie
 LIP_LIMIT, LIP_SIZE = 0.0005, 0.002  # the same of lips and skin beside them, and what they may measure: lips part
+STRAYED = 0.04  # metres from what a photo shows beside the generated views' hull at which a Gaussian is none of it
 RIGID_LIMIT = 0.0005  # metres that Gaussians of eyes and mouth may leave their place where photos are fitted
 
 
@@ -347,7 +348,7 @@ class Distiller:
     def finish(self) -> None:
         """Makes the avatar what one pitch describes, after the last step; once."""
         if self.photos is not None and not self.finished:
-            off = ~self.photos.on_surface() & ~self.photos.fixed & ~self.photos.beyond_views()
+            off = ~self.photos.on_surface() & ~self.photos.fixed & ~self.photos.beyond_views(STRAYED)
             strayed = outside(self.avatar, self.data, off)
             if strayed.any():
                 none = {name: getattr(self.avatar, name).detach()[:0] for name in GAUSSIAN_TENSORS}

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 
+from mvp4d.core.skin_colour import SkinColour, lightness_and_hue
 from mvp4d_export.avatar import Avatar
 from mvp4d_export.dataset import Dataset
 from mvp4d_export.hair_edge import of_nearest, to_the_edge
-from mvp4d_export.initialise import TOLERANCE, hang
+from mvp4d_export.initialise import STILL, TOLERANCE, hang, moved_vertices
 from mvp4d_export.mouth_mask import grown
 from mvp4d_export.photos import Picture
 from mvp4d_export.rig import Pose
@@ -40,6 +41,9 @@ THICK = 0.003  # metres on the rig from which hair and clothes lie before it
 ASKANCE = 0.5  # cosine at which the rig is taken to be seen where it is seen at a smaller one
 WIDER = 10  # cells by which hair and clothes of a photo may be wider than those of the generated views
 MISFIT = 4  # cells by which the rig's outline may be off
+SQUARE, FEW = 0.5, 30  # cosine from which cells of the face tell the colour of skin; fewer cells tell nothing
+UNLIKE_FACE = 0.5  # how far a colour is not skin's from which it is none
+NEARER = 4  # power of the distance with which cells count less for what lies beside them
 COMPANY = 6  # of nine neighbours off the rig, without which one is an error
 
 
@@ -99,6 +103,7 @@ class GeneratedViews:
         outer = outer_parts(avatar)
         self.outside = outer[triangle_parts(avatar)]
         self.covered = outer[avatar.rig.face_parts]  # which of the rig's triangles hair and clothes may cover
+        self.face = self.covered & (moved_vertices(avatar.rig)[avatar.rig.faces].amin(1) > STILL)  # and of the face
         last = len(data.train_frames) - 1
         frames = sorted({data.train_frames[int(i)] for i in torch.linspace(0, last, FRAMES)})
         self.by_frame = [(data.pose[frame : frame + 1], self._sights(data, frame, gain)) for frame in frames]
@@ -172,7 +177,9 @@ def photo_depth(
     before = torch.arange(0, BEFORE_RIG, STEP, device=rig.device)  # the rig first
     around = torch.arange(-AROUND, AROUND, STEP, device=rig.device)
     depth, off = torch.full_like(rig, math.inf), torch.zeros_like(rig, dtype=torch.bool)
-    fleshy, within = like_skin(colour, skin), torch.zeros_like(off)
+    within = torch.zeros_like(off)
+    faces, facing = (values[middle][:, middle] for values in (surface.face, surface.facing))
+    fleshy = _fleshy(sights, colour, faces, facing, skin)
     for on_rig in (True, False):
         at = (alpha > SOLID) & (torch.isfinite(rig) == on_rig) & ~(fleshy & on_rig)
         if not at.any():
@@ -196,25 +203,56 @@ def photo_depth(
         known = torch.isfinite(least) & ~fleshy[at]
         depth[at] = torch.where(known, depths.gather(1, index[:, None])[:, 0], math.inf)
         off[at] = known & ((index > 0) | (not on_rig))
-    faces, facing = (values[middle][:, middle] for values in (surface.face, surface.facing))
     at = (alpha > SOLID) & torch.isfinite(rig) & ~off & ~fleshy & sights.covered[faces.clamp(min=0)]
     thick = _thickness(sights, picture, surface, skin).at(centres(sights.avatar)[faces[at]])
     depth[at] = rig[at] - thick / facing[at].clamp(min=ASKANCE)
     off[at] = thick > THICK
     beyond = _beyond((alpha > SOLID) & ~torch.isfinite(depth), off, torch.isfinite(rig), fleshy)
-    depth = torch.where(beyond, of_nearest(depth, off), depth)
+    depth[beyond] = _beside(beyond, off, depth)
     depth, off = _to_pixels(depth, off | beyond, surface, size)
     beyond = beyond & ~within
     beyond = interpolate(beyond[None, None].float(), scale_factor=size, mode="nearest")[0, 0, : len(off), : len(off)]
     covered = (surface.face >= 0) & sights.covered[surface.face.clamp(min=0)]
     depth, off = to_the_edge(depth, off, surface.depth, covered, picture, skin, size)
-    return PhotoDepth(surface, depth, off, off & (beyond > 0))
+    beyond = off & (beyond > 0)
+    rim = (picture.alpha * picture.known > SOLID) & ~torch.isfinite(depth) & grown(beyond, size)
+    if rim.any():
+        depth = torch.where(rim, of_nearest(depth, beyond), depth)
+    return PhotoDepth(surface, depth, off | rim, beyond | rim)
+
+
+def _fleshy(sights: GeneratedViews, colours: Tensor, faces: Tensor, facing: Tensor, skin: Tensor) -> Tensor:
+    """[C, C] bool: which cells look like skin.
+
+    Of the face that is what has about the hue of `skin` [3]: it has lips, shadows and a beard. Elsewhere it must be
+    as light as the face as well: brown hair and a warm grey scarf have its hue.
+
+    Args:
+      colours: [C, C, 3]. faces: [C, C] the rig's triangles, -1 where there is none. facing: [C, C] their cosines.
+    """
+    alike, face = like_skin(colours, skin), (faces >= 0) & sights.face[faces.clamp(min=0)]
+    known = alike & face & (facing > SQUARE)
+    if int(known.sum()) < FEW:
+        return alike
+    told = lightness_and_hue(colours.cpu().numpy())
+    unlike = SkinColour.of(told[known.cpu().numpy()]).unlike(told)
+    return alike & (face | (torch.from_numpy(unlike).to(colours) < UNLIKE_FACE))
 
 
 def _beyond(unknown: Tensor, off: Tensor, rig: Tensor, fleshy: Tensor) -> Tensor:
     """[C, C] bool: cells of the person that are `unknown` and have some `off` the rig within reach; not where the `rig`
     is, nor skin beside it, which is the rig's own outline elsewhere."""
     return unknown & ~rig & grown(off, WIDER) & ~(fleshy & grown(rig, MISFIT))
+
+
+def _beside(places: Tensor, off: Tensor, depth: Tensor) -> Tensor:
+    """[M] depth of cells `places` [C, C] bool, by those `off` the rig weighed by inverse distance (Shepard 1968).
+
+    Seen from beside, the nearest one's alone would be steps.
+    """
+    away = torch.cdist(places.nonzero().float(), off.nonzero().float())
+    weight = away.clamp(min=1).pow(-NEARER)
+    return weight @ depth[off] / weight.sum(1)
 
 
 def _thickness(sights: GeneratedViews, picture: Picture, surface: RigSurface, skin: Tensor) -> Thickness:

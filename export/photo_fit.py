@@ -250,8 +250,8 @@ class PhotoFit:
         return self.on_surface() & ~self.fixed & ~gaussians_of(self.avatar, (*NOT_SKIN, "lip"))
 
     @torch.no_grad()
-    def beyond_views(self) -> Tensor:
-        """[G] bool: Gaussians where a photo shows what lies beside the hull of the generated views."""
+    def beyond_views(self, most: float = THROUGH) -> Tensor:
+        """[G] bool: Gaussians up to `most` metres from what a photo shows beside the generated views' hull."""
         found = torch.zeros_like(self.fixed)
         for index, (picture, shown) in enumerate(zip(self.photos.pictures, self.depths)):
             pose, viewmat = self.view(index)
@@ -259,7 +259,7 @@ class PhotoFit:
             pixels, depth = project_points(means, viewmat @ pose.head_matrix()[0], picture.K)
             column, row = pixels.floor().long().clamp(0, picture.side - 1).unbind(1)
             inside = ((pixels >= 0) & (pixels < picture.side)).all(1)
-            found |= inside & shown.beyond[row, column] & ((depth - shown.depth[row, column]).abs() < THROUGH)
+            found |= inside & shown.beyond[row, column] & ((depth - shown.depth[row, column]).abs() < most)
         return found
 
     def marks(self) -> Tensor:

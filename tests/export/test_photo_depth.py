@@ -9,8 +9,9 @@ from export_world import RADII
 from photo_world import SIDE, photo_fit, portrait_of
 from scipy import ndimage
 
+from mvp4d_export.distill import STRAYED
 from mvp4d_export.outside import outside
-from mvp4d_export.photo_depth import MISFIT, WIDER, GeneratedViews, _beyond
+from mvp4d_export.photo_depth import CELLS, MISFIT, WIDER, GeneratedViews, _beside, _beyond
 from mvp4d_export.seeding import project_points
 from mvp4d_export.sheet import on_sheet
 from mvp4d_export.thickness import PLACES, Thickness, centres
@@ -147,17 +148,24 @@ def test_what_is_off_the_rig_is_laid_on_a_sheet_and_nothing_else_moves(looked):
     avatar.position.copy_(before)
 
 
+def widen_wig(photo, by=4):
+    """[S, S] bool: the pixels beside the wig of `photo` [S, S, 4] that it gets, `by` wide."""
+    solid = photo[..., 3] > 127
+    at = ndimage.distance_transform_edt(~solid, return_distances=False, return_indices=True)
+    wider = ndimage.binary_dilation(solid, iterations=by) & ~solid
+    wider &= (np.arange(SIDE) < SIDE // 2)[:, None]  # beside the wig, not the neck
+    photo[..., :3][wider] = photo[..., :3][at[0], at[1]][wider]
+    photo[wider, 3] = 255
+    return wider
+
+
 def test_hair_wider_than_in_the_views_is_as_far_off_as_what_lies_beside(egg, sharp):
-    """A photo whose wig is four pixels wider: they have depths, Gaussians start there and are no strays at the end."""
+    """They have depths, Gaussians start there and are no strays at the end."""
     portrait = portrait_of(sharp, [16])
     photo = portrait.photos[0]
     known = photo_fit(egg, portrait).photos.depths[0]
     solid = photo[..., 3] > 127
-    at = ndimage.distance_transform_edt(~solid, return_distances=False, return_indices=True)
-    wider = ndimage.binary_dilation(solid, iterations=4) & ~solid
-    wider &= (np.arange(SIDE) < SIDE // 2)[:, None]  # beside the wig, not the neck
-    photo[..., :3][wider] = photo[..., :3][at[0], at[1]][wider]
-    photo[wider, 3] = 255
+    wider = widen_wig(photo)
     fit = photo_fit(egg, portrait)
     photos, shown = fit.photos, fit.photos.depths[0]
     assert not known.beyond[torch.from_numpy(~solid)].any()
@@ -165,6 +173,10 @@ def test_hair_wider_than_in_the_views_is_as_far_off_as_what_lies_beside(egg, sha
     assert (wider & known.off).sum() == 0 and (wider & shown.off).sum() > 0.4 * wider.sum()  # skin among it
     got = wider & shown.beyond
     assert int(got.sum()) > 50
+    solid, size = torch.from_numpy(photo[..., 3] > 127), SIDE // CELLS
+    near = ndimage.binary_dilation(shown.beyond.numpy(), np.ones((2 * size + 1,) * 2))
+    near = solid & torch.from_numpy(near) & ~torch.isfinite(shown.surface.depth)
+    assert float(shown.off[near].float().mean()) > 0.97  # to its outline; without that 0.92
     depth = known.depth.numpy()
     at = ndimage.distance_transform_edt(~known.off.numpy(), return_distances=False, return_indices=True)
     missed = np.abs(shown.depth[got].numpy() - depth[at[0], at[1]][got.numpy()])
@@ -185,6 +197,26 @@ def test_hair_wider_than_in_the_views_is_as_far_off_as_what_lies_beside(egg, sha
     assert len(far) and float(far.min()) < 1 - 0.9 * trust and float(far.mean()) > 0.95
 
 
+def test_hair_wider_than_in_the_views_is_no_stray_where_the_fit_moved_it_along_the_sight(egg, sharp):
+    """Along it the photo stays as it is, so a fit moves Gaussians there."""
+    portrait = portrait_of(sharp, [16])
+    widen_wig(portrait.photos[0], by=9)
+    fit = photo_fit(egg, portrait)
+    photos, (pose, viewmat) = fit.photos, fit.photos.view(0)
+    beyond, matrix = photos.beyond_views(), viewmat @ pose.head_matrix()[0]
+    with torch.no_grad():
+        vertices = fit.avatar.vertices(pose)
+        means = fit.avatar.splats(vertices).means
+        sight = means + matrix[:3, :3].T @ matrix[:3, 3]  # from the camera
+        moved = means + 0.02 * sight / sight.norm(dim=1, keepdim=True)
+        frames = triangle_frames(vertices, fit.avatar.mesh_faces)
+        fit.avatar.position[beyond] = to_local(moved, frames, fit.avatar.binding)[beyond]
+    assert not photos.beyond_views()[beyond].any() and photos.beyond_views(STRAYED)[beyond].all()
+    assert outside(fit.avatar, fit.data, ~photos.on_surface() & ~photos.fixed)[beyond].sum() > 5  # they would go
+    fit.finish()
+    assert int(photos.beyond_views(STRAYED).sum()) > 0.95 * int(beyond.sum())
+
+
 def test_skin_within_the_hull_of_the_views_is_not_beyond_it(egg, sharp):
     """Half of the wig beside the rig has skin's colour in the photo alone, as fair hair may: it is where it was."""
     portrait = portrait_of(sharp, [16])
@@ -196,6 +228,39 @@ def test_skin_within_the_hull_of_the_views_is_not_beyond_it(egg, sharp):
     portrait.photos[0][..., :3][chosen] = np.round(255 * np.array(SKIN)).astype(np.uint8)
     fit = photo_fit(egg, portrait)
     assert not fit.photos.depths[0].beyond[torch.from_numpy(chosen)].any()
+
+
+@pytest.mark.parametrize("light, hair", [(1.0, False), (0.5, True)])
+def test_what_has_the_hue_of_skin_beside_the_rig_is_skin_where_it_is_as_light(egg, sharp, light, hair):
+    """Half of the wig beside the rig, in the colour of skin and of brown hair."""
+    portrait = portrait_of(sharp, [16])
+    known = photo_fit(egg, portrait).photos.depths[0]
+    away = ndimage.distance_transform_edt(~torch.isfinite(known.surface.depth).numpy())
+    chosen = known.off.numpy() & (away > 0) & (away < MISFIT)
+    chosen &= np.arange(SIDE) < np.median(np.nonzero(chosen)[1])
+    assert chosen.sum() > 50
+    portrait.photos[0][..., :3][chosen] = np.round(255 * light * np.array(SKIN)).astype(np.uint8)
+    shown = photo_fit(egg, portrait).photos.depths[0]
+    share = float(shown.off[torch.from_numpy(chosen)].float().mean())
+    assert share > 0.7 if hair else share < 0.3
+
+
+def test_what_lies_beside_is_as_far_as_what_is_near_and_smooth():
+    off = torch.zeros(9, 9, dtype=torch.bool)
+    off[:, 0] = off[:, 8] = True
+    depth = torch.full((9, 9), torch.inf)
+    depth[:, 0], depth[:, 8] = 1.0, 2.0
+    places = torch.zeros_like(off)
+    places[4, 1:8] = True
+    found = _beside(places, off, depth)
+    by_hand = [
+        sum(d * ((x - c) ** 2 + (4 - r) ** 2) ** -2 for r in range(9) for c, d in ((0, 1), (8, 2)))
+        / sum(((x - c) ** 2 + (4 - r) ** 2) ** -2 for r in range(9) for c in (0, 8))
+        for x in range(1, 8)
+    ]
+    assert found.tolist() == pytest.approx(by_hand, rel=1e-5)
+    assert float(found[3]) == pytest.approx(1.5) and (found[1:] > found[:-1]).all()
+    assert _beside(off & False, off, depth).shape == (0,)
 
 
 def test_what_a_photo_does_not_show_is_not_beyond_the_hull_in_it(egg, sharp):
