@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
 WORK = "distill run"
-EARS = 10_000  # Gaussians of two ears at most, beside the budget
+LAID = 14_000  # Gaussians of two ears and two eyes at most, beside the budget
 
 
 def fit_avatar(
@@ -89,7 +89,7 @@ def fit_avatar(
 
 def _estimate(config: DistillConfig) -> float:
     """Bytes of the avatar, and of a checkpoint (parameters and two moments) twice, while one replaces the other."""
-    values = (config.max_gaussians + config.photos.strands + EARS) * (11 + 3 * config.avatar.harmonic_count)
+    values = (config.max_gaussians + config.photos.strands + LAID) * (11 + 3 * config.avatar.harmonic_count)
     return 4 * values * 7 + 2e7
 
 

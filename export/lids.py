@@ -54,9 +54,9 @@ FEW = 30  # pixels that tell no colour
 
 @torch.no_grad()
 def lids_among(avatar: Avatar, hidden: Tensor) -> Tensor:
-    """[G] bool: those of the hidden Gaussians, [G] bool, that are lids: mouths and lips are hidden too, and some of the
-    lips' follow triangles of the skin beside them."""
-    return hidden & ~gaussians_of(avatar, INTERIOR) & ~around_lips(avatar)
+    """[G] bool: those of the hidden Gaussians, [G] bool, that are lids: eyes, mouths and lips are the head's own too,
+    and some of the lips' follow triangles of the skin beside them."""
+    return hidden & ~gaussians_of(avatar, (*INTERIOR, *EYES)) & ~around_lips(avatar)
 
 
 @torch.no_grad()

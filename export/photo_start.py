@@ -15,6 +15,7 @@ from mvp4d_export.hidden import NOT_SKIN, in_light, lid_triangles, seed_hidden, 
 from mvp4d_export.initialise import STILL, moved, recolour
 from mvp4d_export.lips import seed_lips
 from mvp4d_export.photo_depth import GeneratedViews, photo_depth
+from mvp4d_export.photo_eyes import seed_eyes
 from mvp4d_export.photo_fit import PhotoFit
 from mvp4d_export.relight import local_gains, mean_gain, relight
 from mvp4d_export.seeding import project_points, seed_from_photos
@@ -50,9 +51,10 @@ class PhotoStart:
         lids = lid_triangles(self.avatar)
         seed_from_photos(self.avatar, self.photos, self.fit.depths, self.fit.mouths, budget, seed, lids)
         own = seed_hidden(self.avatar, lids, face, *self._teeth(face))
+        eyes = seed_eyes(self.fit, face)
         lips = seed_lips(self.avatar)
         ends = torch.arange(self.avatar.gaussian_count, 0, -1, device=face.device)  # 1 for the last one
-        self.fit.fixed = (ends > lips) & (ends <= lips + own)
+        self.fit.fixed = (ends > lips) & (ends <= lips + eyes + own)
         self.fit.look()
         self.fit.fixed |= self._colour_lips(ends <= lips, face)
         self.fit.know_own()
