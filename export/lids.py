@@ -42,6 +42,7 @@ EDGE, LASH_WIDTH, LASH_SHADE = ("lash", "lining"), 0.0012, 0.35  # parts; metres
 LASH = ("lash",)  # parts
 STRAY, BELOW = 0.004, 0.001  # metres from lashes, and below them, within which a photo's may lie
 DARK, LEFT = 0.6, 0.25  # of the skin's brightness, and of the edge's way: darker is lashes, more is left behind
+MOST_LAID = 0.012  # metres that a lash may stand before the skin behind it
 PEEPS = (0.1, 0.3)  # share of a lid's Gaussian that a photo shows, from hidden to seen: they overlap
 OVER, REACH = 0.0004, (1.5, 0.004)  # metres that eyes lie behind lids which they would cover: within so many of their
 # standard deviations, and metres
@@ -85,10 +86,42 @@ def finish_lids(avatar: Avatar, lids: Tensor, picture: Picture, pose: Pose, view
             shut = _shutting(avatar, lids & side)
             closed = dataclasses.replace(pose, expression=torch.zeros_like(pose.expression))
             closed.expression[:, shut] = 1
+            _lay_bright_lashes(avatar, side, pose, viewmat)
             _tuck(avatar, side & ~gaussians_of(avatar, (*INTERIOR, *EDGE)), lids & side, closed, viewmat)
             _carry_lashes(avatar, side & ~lids & ~gaussians_of(avatar, EYES), shut, pose)
             _shade(avatar, lids & side, picture, closed, viewmat)
     _darken(avatar, lids, picture, pose, viewmat)
+
+
+def _lay_bright_lashes(avatar: Avatar, side: Tensor, pose: Pose, viewmat: Tensor) -> None:
+    """Lays Gaussians on an eye's lashes, of the side [G] bool, that are as bright as skin on the skin behind them.
+
+    They move along the photo's lines of sight. Some millimetres before the lid they would slide over the eye from
+    beside.
+    """
+    rig, vertices, matrix = avatar.rig, avatar.vertices(pose), viewmat @ pose.head_matrix()[0]
+    eye, means = camera_centre(matrix), avatar.splats(vertices).means
+    lash, skin = gaussians_of(avatar, LASH), ~parts_named(rig.part_names, NOT_SKIN).to(avatar.device)
+    if not (side & lash).any():
+        return
+    near = nearest(means, means[side & lash])[0] < AROUND
+    around = near & skin[triangle_parts(avatar)[avatar.binding]]
+    bright = colour_of_sh(avatar.harmonics[:, 0]).mean(1)
+    frames = triangle_frames(vertices, avatar.mesh_faces)
+    rotation, _, centre = frames
+    normal, sight = rotation[:, :, 1], centre - eye
+    own = (skin[triangle_parts(avatar)] & ((normal * sight).sum(1) < 0)).nonzero()[:, 0]
+    if not around.any() or not len(own):
+        return
+    moved = (side & lash & (bright > DARK * bright[around].quantile(TONES[0]))).nonzero()[:, 0]
+    rays = means[moved] - eye
+    ahead, there = (value / (value @ matrix[2, :3])[:, None] for value in (rays, sight[own]))
+    binding = own[nearest(ahead, there)[1]]
+    reach = (normal[binding] * sight[binding]).sum(1) / (normal[binding] * rays).sum(1)  # of the ray, to the plane
+    laid, push = eye + reach[:, None] * rays, (reach - 1) * rays.norm(dim=1)
+    kept = ((laid - centre[binding]).norm(dim=1) < STRAY) & (push > 0) & (push < MOST_LAID)
+    bind(avatar, moved[kept], binding[kept], vertices)
+    avatar.position[moved[kept]] = to_local(laid[kept], frames, binding[kept])
 
 
 def _tuck(avatar: Avatar, others: Tensor, lids: Tensor, closed: Pose, viewmat: Tensor) -> None:

@@ -36,8 +36,8 @@ LEAST = 0.2  # share of the iris that a photo must show
 SEEN = 0.5  # weight of what counts as seen
 RING = 0.08  # of the iris's radius over which colours of its rings are averaged
 BRIGHTEST, DARKER = 0.9, (0.65, 0.9)  # quantile of a white's brightness, and shares of it between which it is lids
-FEW, UNSEEN_SHADE = 20.0, 0.8  # points that tell little of a white; light on one that none tells
-SUNK = 0.001  # metres
+FEW, UNSEEN_SHADE = 5.0, 0.95  # points that tell little of a white; light on one that none tells
+BEHIND, SUNK, SHADOW = 0.002, 0.001, 0.6  # metres over which a white passes behind lids, how deep, its light there
 AROUND = 0.0015  # metres over which the white's colours are averaged where none is seen
 EDGE = 1.1  # radii of the iris to beyond its edge
 OUTER = 1.35  # radii of the iris within which the white beside it tells where it is
@@ -92,7 +92,8 @@ def seed_eyes(fit: PhotoFit, face: Tensor) -> int:
         if _area(fit, best, eye) < LEAST * math.pi * eye.iris**2:
             continue
         _centre(fit, best, eye)
-        laid.append(_laid(avatar, eye, _colours(fit, best, eye, face), _sunk(fit, best, eye)))
+        hidden = _hidden(fit, best, eye)
+        laid.append(_laid(avatar, eye, _colours(fit, best, eye, face, hidden), hidden))
         keep &= ~(gaussians_of(avatar, EYES) & ((rest[:, 0] >= 0) == (side == 0)))
     tensors = {
         name: torch.cat([getattr(avatar, name).detach()[keep], *(part[name] for _, part in laid)])
@@ -198,9 +199,9 @@ def _turn(fit: PhotoFit, index: int, eye: Eye, shift: Tensor) -> None:
     free[:2] = start[:2] + torch.atanh(change.clamp(-limit, limit) / LIMITS["eyes"])
 
 
-def _colours(fit: PhotoFit, index: int, eye: Eye, face: Tensor) -> Tensor:
-    """[M, 3] colours of the points: a photo's where it sees them, else those of their ring of the iris, of the white
-    nearby."""
+def _colours(fit: PhotoFit, index: int, eye: Eye, face: Tensor, hidden: Tensor) -> Tensor:
+    """[M, 3] colours of the points: a photo's where it sees them, else those of their ring of the iris, or of the white
+    nearby, in shadow where lids hide it, [M]."""
     picture, (pose, viewmat) = fit.photos.pictures[index], fit.view(index)
     pixels, depth, cosine = _seen_at(fit, eye, pose, viewmat, picture)
     reach = max(1, round(LIDS * float(picture.K[0, 0] / depth.mean())))
@@ -216,7 +217,7 @@ def _colours(fit: PhotoFit, index: int, eye: Eye, face: Tensor) -> Tensor:
     whites = (torch.cdist(places, places[~iris]).square() + AROUND**2).reciprocal().square() * told[~iris]
     whites = torch.cat((whites, whites.new_full((len(whites), 1), FEW / REACH**4)), 1)
     own = torch.where(iris[:, None], _mean(rings, colour[iris]), _mean(whites, torch.cat((colour[~iris], white[None]))))
-    return torch.lerp(own, colour, seen[:, None])
+    return torch.lerp(own * (1 - (1 - SHADOW) * hidden[:, None]), colour, seen[:, None])
 
 
 def _whiteness(colours: Tensor, seen: Tensor) -> Tensor:
@@ -233,19 +234,19 @@ def _mean(weights: Tensor, values: Tensor) -> Tensor:
     return weights @ values / weights.sum(1, keepdim=True).clamp(min=1e-12)
 
 
-def _sunk(fit: PhotoFit, index: int, eye: Eye) -> Tensor:
-    """[M] metres by which the white lies deeper where lids hide it: their skin has no thickness, and it would peep
-    through at their corners."""
+def _hidden(fit: PhotoFit, index: int, eye: Eye) -> Tensor:
+    """[M] how far lids hide the white in a photo; 0 of the iris."""
     picture, (pose, viewmat) = fit.photos.pictures[index], fit.view(index)
     pixels, depth, _ = _seen_at(fit, eye, pose, viewmat, picture)
-    reach = max(1, round(SUNK * float(picture.K[0, 0] / depth.mean())))
+    reach = max(1, round(BEHIND * float(picture.K[0, 0] / depth.mean())))
     seen = avg_pool2d(_between_lids(fit, index, eye)[None].float(), 2 * reach + 1, 1, reach)
-    return SUNK * (1 - _sample(seen, pixels, picture.side)[0]) * smoothstep(eye.off / eye.iris, EDGE, OUTER)
+    return (1 - _sample(seen, pixels, picture.side)[0]) * smoothstep(eye.off / eye.iris, 1.0, EDGE)
 
 
-def _laid(avatar: Avatar, eye: Eye, colours: Tensor, sunk: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Binding and tensors of an eye's Gaussians, `sunk` [M] metres below its surface."""
-    points = eye.at(avatar.rig.template) - sunk[:, None] * eye.normal
+def _laid(avatar: Avatar, eye: Eye, colours: Tensor, hidden: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Binding and tensors of an eye's Gaussians, deeper where they are `hidden` [M]: the lids' skin has no thickness,
+    and a white would peep through at their corners."""
+    points = eye.at(avatar.rig.template) - SUNK * hidden[:, None] * eye.normal
     centre = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)[2]
     own = parts_named(avatar.rig.part_names, EYES).to(avatar.device)[triangle_parts(avatar)]
     among = (own & ((centre[:, 0] >= 0) == (eye.side == 0))).nonzero()[:, 0]

@@ -8,11 +8,12 @@ from test_hidden import SIDE, avatar, camera, drawn, of_parts, pose_of  # noqa: 
 
 from mvp4d.core.heads.model import EYES, INTERIOR
 from mvp4d_export.harmonics import colour_of_sh, sh_of_colour
-from mvp4d_export.hidden import lid_triangles
+from mvp4d_export.hidden import NOT_SKIN, lid_triangles
 from mvp4d_export.laid import bind
-from mvp4d_export.lids import _plane, finish_lids
+from mvp4d_export.lids import _lay_bright_lashes, _plane, finish_lids
 from mvp4d_export.photos import Picture
 from mvp4d_export.projection import quaternion_to_matrix
+from mvp4d_export.seeding import project_points
 from mvp4d_export.triangles import to_local, triangle_frames
 from mvp4d_export.visibility import gaussians_of, light, parts_named, triangle_parts
 
@@ -161,9 +162,10 @@ def test_shut_lids_hide_eyes_that_a_fit_left_before_them(face):
         own.harmonics[chosen, 0] = sh_of_colour(torch.tensor([0.0, 0, 1]))
     blue = [(drawn(own, pose, EYE)[0] @ torch.tensor([-1.0, 0, 1]) > 0.3).sum() for pose in (pose_of(own), shut)]
     assert min(blue) > 500
-    at = own.splats(own.vertices(shut)).means @ viewmat[:3, :3].T + viewmat[:3, 3]
+    others = ~gaussians_of(own, ("lash",))  # which are as bright as skin here
+    at = (own.splats(own.vertices(shut)).means @ viewmat[:3, :3].T + viewmat[:3, 3])[others]
     finish_lids(own, lids, picture, pose_of(own), viewmat)
-    after = own.splats(own.vertices(shut)).means @ viewmat[:3, :3].T + viewmat[:3, 3]
+    after = (own.splats(own.vertices(shut)).means @ viewmat[:3, :3].T + viewmat[:3, 3])[others]
     torch.testing.assert_close(after[:, :2] / after[:, 2:], at[:, :2] / at[:, 2:], rtol=0, atol=1e-5)
     farther = (after - at).detach()[:, 2]
     assert float(farther.min()) > -1e-5 and float(farther.max()) > 0.002
@@ -231,3 +233,33 @@ def test_lashes_that_a_photo_shows_beside_the_rigs_go_along(face):
         assert abs(float(same.detach())) > 0.9999
         moved = (shut.means - after.means)[chosen].detach()
         assert float((moved - way * carried).norm()) < 0.25 * float(way.norm())
+
+
+def test_skin_on_lashes_lies_on_the_lid_behind(face):
+    """Bright lashes are none: they go along the sight, to where they slide over no eye. Dark ones stay."""
+    own = copy.deepcopy(face[0])
+    lash = gaussians_of(own, ("lash",))
+    bright = lash & (torch.arange(own.gaussian_count) % 2 == 0)
+    with torch.no_grad():
+        own.harmonics[lash & ~bright, 0] = sh_of_colour(torch.tensor(BROW))
+        viewmat, K = camera(own, EYE)
+        pose = pose_of(own)
+        vertices = own.vertices(pose)
+        skin = ~parts_named(own.rig.part_names, NOT_SKIN)[triangle_parts(own)]
+        corners = vertices[own.mesh_faces[skin]]
+        before = own.splats(vertices).means
+        _lay_bright_lashes(own, torch.ones_like(lash), pose, viewmat)
+        after = own.splats(vertices).means
+    assert int(bright.sum()) > 20
+    assert torch.equal(before[~bright], after[~bright])
+    moved = bright & ((after - before).norm(dim=1) > 1e-5)
+    assert int(moved.sum()) > 0.6 * int(bright.sum())  # the rest stands before the eye itself
+    pixels, depth = (value[moved] for value in project_points(before, viewmat, K))
+    pixels_after, depth_after = (value[moved] for value in project_points(after, viewmat, K))
+    torch.testing.assert_close(pixels, pixels_after, rtol=0, atol=0.02)
+    assert (depth_after > depth).all()
+    planes = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    planes = planes / planes.norm(dim=1, keepdim=True)
+    off = ((after[moved][:, None] - corners[None, :, 0]) * planes).sum(-1).abs()
+    near = (after[moved][:, None] - corners.mean(1)[None]).norm(dim=-1) < 0.004
+    assert torch.where(near, off, torch.inf).amin(1).max() < 1e-4

@@ -11,7 +11,7 @@ from test_hidden import SIDE, avatar, camera, drawn, of_parts, pose_of  # noqa: 
 from mvp4d.core.heads.model import EYES
 from mvp4d_export.avatar import GAUSSIAN_TENSORS
 from mvp4d_export.mouth_mask import grown
-from mvp4d_export.photo_eyes import seed_eyes
+from mvp4d_export.photo_eyes import SHADOW, seed_eyes
 from mvp4d_export.photo_fit import LIMITS
 from mvp4d_export.photos import Picture
 from mvp4d_export.visibility import gaussians_of, rig_surface
@@ -56,7 +56,10 @@ def shares(fit, pose):
         own = of_parts(fit.avatar, part, (word,))
         own = own & ~grown(~own, 1 if word == "pupil" else 2)
         assert int(own.sum()) > 15
-        found[word] = float(((picture[own] - torch.tensor(COLOURS[word])).abs().amax(1) < 0.12).float().mean())
+        pixels, colour = picture[own], torch.tensor(COLOURS[word])
+        if word == "sclera":  # in the lids' shadow or not
+            pixels = pixels / (pixels.mean(1, keepdim=True) / colour.mean()).clamp(SHADOW - 0.05, 1)
+        found[word] = float(((pixels - colour).abs().amax(1) < 0.12).float().mean())
     return found
 
 
