@@ -45,6 +45,8 @@ OFF_RIG = (0.008, 0.016)  # metres off the rig from which something is hair, if 
 FAR = (0.10, 0.07)  # metres off the rig: beyond all hair, among it
 TIPS = 0.03  # metres over which such hair ends
 LONGEST = 0.12  # metres below the chin to which it may fall
+WIDER = 0.01  # metres by which it may be wider below the chin than above: what lies further out is a shoulder
+BEYOND = 1.0  # metres: all
 JOINED = 0.008  # metres between Gaussians of one head of hair
 LOWEST = 0.02  # share of these that lie below its end
 PALETTE = 2000  # Gaussians that tell hair's colours, at most
@@ -96,12 +98,14 @@ class Hair:
 
     Attributes:
       skin: what it is told from. colours: a tree of its own, sRGB. end: height in head axes at which it ends.
+      wide: metres from the head's axis to which it may fall, below the chin.
       contrast: standard deviation of its brightness over the mean brightness around.
     """
 
     skin: SkinColour
     colours: cKDTree
     end: float
+    wide: float
     contrast: float
 
     def share(self, colours: Tensor, scalp: Tensor, nearer: float = NEIGHBOUR) -> Tensor:
@@ -122,14 +126,22 @@ class Region:
         self.template = np.asarray(head.template, np.float32)
         self.tree, self.chin = cKDTree(self.template), float(landmarks_of(head)[CHIN, 1])
         self.scalp, self.face = scalp_and_face(head)
+        scalp = self.template[self.scalp > 0.5]
+        self.axis = (scalp.min(0) + scalp.max(0))[[0, 2]] / 2 if len(scalp) else np.zeros(2, np.float32)
 
-    def at(self, places: Tensor, end: float) -> tuple[Tensor, Tensor, Tensor]:
-        """[M] in [0, 1] on the scalp, and off the rig where hair that ends at a height may hang; [M] bool on the front
-        of the face."""
+    def off_axis(self, places: Tensor) -> Tensor:
+        """[M] metres from the vertical through the scalp's middle."""
+        return (places[:, [0, 2]] - torch.from_numpy(self.axis).to(places)).norm(dim=1)
+
+    def at(self, places: Tensor, end: float, wide: float) -> tuple[Tensor, Tensor, Tensor]:
+        """[M] in [0, 1] on the scalp, and off the rig where hair may hang that ends at a height and falls, below the
+        chin, `wide` metres from the axis at most; [M] bool on the front of the face."""
         off, nearest = self.tree.query(places.cpu().numpy())
         off = torch.from_numpy(off).to(places)
         near = smoothstep(off, *FAR)
         hanging = near * smoothstep(off, *OFF_RIG) * smoothstep(places[:, 1] - end, 0.0, TIPS)
+        beside = smoothstep(self.off_axis(places), wide, wide + TIPS) * (places[:, 1] < self.chin)
+        hanging = hanging * (1 - beside)
         scalp, face = (torch.from_numpy(values[nearest]).to(places.device) for values in (self.scalp, self.face))
         return near * scalp, hanging, face & (off < OFF_RIG[0])
 
@@ -173,7 +185,7 @@ def strands(
     surface = _surface(avatar, splats, region, hair.end, torch.where(own, 0, 1 - smoothstep(squarely, *SQUARELY)))
     if surface is None:
         return None
-    scalp, hanging, _ = region.at(surface.places, hair.end)
+    scalp, hanging, _ = region.at(surface.places, hair.end, hair.wide)
     where = torch.maximum(scalp, hanging) * hair.share(surface.colours, scalp) * smoothstep(surface.unshown, *UNSHOWN)
     where = where[surface.around].mean(1)
     where = where * joined(surface.places, scalp > 0.5, 2 * CELL)  # not on what floats beside the head
@@ -210,7 +222,7 @@ def _drawn(expected: Tensor, most: int, generator: torch.Generator) -> Tensor:
 def _hair(avatar: Avatar, splats: Splats, region: Region, shown: Tensor) -> Hair | None:
     """What the Gaussians `shown` [G] bool by photos tell of hair and skin; None: too little."""
     chosen = shown.nonzero()[:, 0]
-    scalp, hanging, face = region.at(splats.means[chosen], region.chin - LONGEST)
+    scalp, hanging, face = region.at(splats.means[chosen], region.chin - LONGEST, BEYOND)
     if face.sum() < FEW:
         return None
     colours = colour_of_sh(avatar.harmonics[chosen, 0]).clamp(0, 1)  # as pictures show them
@@ -223,7 +235,10 @@ def _hair(avatar: Avatar, splats: Splats, region: Region, shown: Tensor) -> Hair
     top = torch.maximum(scalp, hanging * (places[:, 1] > region.chin)) * unlike > 0.5
     if top.sum() < FEW or (size * scalp * unlike).sum() < LEAST_HAIR * (size * scalp).sum():
         return None
-    found = Hair(skin, cKDTree(colours[top][:: -(-int(top.sum()) // PALETTE)].cpu().numpy()), region.chin, 0.0)
+    tree = cKDTree(colours[top][:: -(-int(top.sum()) // PALETTE)].cpu().numpy())
+    wide = WIDER + float(region.off_axis(places[top]).quantile(1 - LOWEST))
+    found = Hair(skin, tree, region.chin, wide, 0.0)
+    hanging = region.at(places, region.chin - LONGEST, wide)[1]
     hair = top | (hanging * found.share(colours, scalp, TYPICAL) > 0.5)
     hair[hair.clone()] = joined(places[hair], top[hair], JOINED)
     end = float(places[hair, 1].quantile(LOWEST))

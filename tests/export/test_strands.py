@@ -104,14 +104,20 @@ def test_there_are_none_on_bald_heads_nor_where_photos_show_all_hair(head):
     assert grown(avatar, head, torch.zeros(avatar.gaussian_count)) is None  # nor where none shows what hair is like
 
 
-def with_curtains(avatar: Avatar, head, top: float, below: tuple[float, float, float] = BROWN) -> Avatar:
-    """With a sheet of hair's colour on either side, 2 cm off the head, from a height down to 7 cm below the chin; from
-    there on of another colour."""
+def with_curtains(
+    avatar: Avatar, head, top: float, below: tuple[float, float, float] = BROWN, shoulders: float = 0.0
+) -> Avatar:
+    """With a sheet of hair's colour on either side, 2 cm off the head, from a height down to 7 cm below the chin, of
+    another colour below that; and level ones outwards from 3 cm below the chin, `shoulders` metres wide."""
     chin = float(landmarks_of(head)[8, 1])
     steps = torch.arange(chin - 0.07, top, 0.004), torch.arange(-0.07, 0.05, 0.004)
     height, depth = (values.reshape(-1) for values in torch.meshgrid(*steps, indexing="ij"))
     width = 0.02 + float(np.abs(head.template[head.template[:, 1] > chin, 0]).max())
     places = torch.cat([torch.stack((torch.full_like(height, x), height, depth), 1) for x in (-width, width)])
+    steps = torch.arange(width, width + shoulders, 0.004), torch.arange(-0.07, 0.05, 0.004)
+    out, depth = (values.reshape(-1) for values in torch.meshgrid(*steps, indexing="ij"))
+    level = torch.full_like(out, chin - 0.03)
+    places = torch.cat((places, *(torch.stack((side * out, level, depth), 1) for side in (-1, 1))))
     frames = triangle_frames(avatar.gather(avatar.rig.template), avatar.mesh_faces)
     binding = nearest(places, frames[2])[1]
     count, rotation = len(places), torch.zeros(len(places), 4)
@@ -143,6 +149,18 @@ def test_long_hair_that_hangs_together_has_them_below_the_chin_and_a_collar_has_
         found.append(int(((means[:, 1] < chin - 0.02) & (means[:, 1] > chin - 0.07)).sum()))
     assert found[0] > 50
     assert found[1] == found[2] == 0
+
+
+def test_shoulders_in_hairs_colour_that_it_lies_on_have_none(head):
+    """Hair falls: below the chin it is hardly wider than above."""
+    avatar = with_curtains(made(head, BROWN), head, 0.05, shoulders=0.12)
+    with torch.no_grad():
+        places = avatar.splats(avatar.gather(avatar.rig.template)).means
+    means, _, _ = grown(avatar, head, (places[:, 2] > 0).float())
+    chin, curtain = float(landmarks_of(head)[8, 1]), 0.02 + float(head.template[head.template[:, 1] > 0, 0].max())
+    low = means[:, 1] < chin - 0.02
+    assert int((low & (means[:, 0].abs() < curtain + 0.02)).sum()) > 50
+    assert int((low & (means[:, 0].abs() > curtain + 0.05)).sum()) == 0
 
 
 def test_cropped_hair_has_short_ones(head):
