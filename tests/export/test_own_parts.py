@@ -1,4 +1,4 @@
-"""A fit with a photo of the built-in head: what lips and lids hide is the head's own, and all else may grow."""
+"""A fit with a photo of the built-in head: eyes and what lips and lids hide are the head's own, all else may grow."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from mvp4d_export.rig import Pose
 from mvp4d_export.visibility import gaussians_of
 
 VIEWS, SIDE, PHOTO_SIDE = 4, 64, 128
-MOST = 20_000  # Gaussians
+MOST = 25_000  # Gaussians
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def fit(skin_and_eyes, tmp_path_factory) -> Distiller:  # noqa: F811
 def test_the_heads_own_is_known_to_the_finest_pixel(fit):
     photos = fit.photos
     own = {words: int((photos.fixed & gaussians_of(fit.avatar, words)).sum()) for words in (INTERIOR, EYES)}
-    assert own[INTERIOR] > 1000 and own[EYES] == 0
+    assert own[INTERIOR] > 1000 and own[EYES] == int(gaussians_of(fit.avatar, EYES).sum()) > 1000  # a photo shows them
     assert torch.equal(photos.pitch[photos.fixed], torch.full((int(photos.fixed.sum()),), fit.avatar.config.pitch))
 
 
