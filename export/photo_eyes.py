@@ -33,7 +33,7 @@ IRIS_SPACING, WHITE_SPACING = 0.00045, 0.0009  # metres between Gaussians of the
 LIDS = 0.0005  # metres beside lids, at least a pixel, where a photo's colours are lashes' and skin's too
 GRAZING = (0.15, 0.45)  # cosines between which a photo tells the colours of an eye
 LEAST = 0.2  # share of the iris that a photo must show
-SEEN = 0.5  # weight of what counts as seen
+SEEN, ALONE = 0.5, 0.9  # weight of what counts as seen, and as seen with nothing else
 RING = 0.08  # of the iris's radius over which colours of its rings are averaged
 BRIGHTEST, DARKER = 0.9, (0.65, 0.9)  # quantile of a white's brightness, and shares of it between which it is lids
 FEW, UNSEEN_SHADE = 5.0, 0.95  # points that tell little of a white; light on one that none tells
@@ -42,7 +42,8 @@ AROUND = 0.0015  # metres over which the white's colours are averaged where none
 EDGE = 1.1  # radii of the iris to beyond its edge
 OUTER = 1.35  # radii of the iris within which the white beside it tells where it is
 REACH, STEP = 0.002, 0.00025  # metres by which a fitted gaze may be off, and in which steps it is looked for
-PULL = 0.1  # of its contrast that a gaze loses where it is as far off as it may be
+LEAST_CONTRAST = 0.1  # of brightness, in [0, 1], between white and iris: less tells no gaze
+PULL = 0.05  # of its contrast that a gaze loses where it is as far off as it may be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,8 @@ def seed_eyes(fit: PhotoFit, face: Tensor) -> int:
         return 0
     for side in (0, 1):
         eye = _front(avatar, side)
+        if eye is None:
+            continue
         best = max(range(len(fit.photos.pictures)), key=lambda index: _area(fit, index, eye))
         if _area(fit, best, eye) < LEAST * math.pi * eye.iris**2:
             continue
@@ -103,8 +106,8 @@ def seed_eyes(fit: PhotoFit, face: Tensor) -> int:
     return sum(len(binding) for binding, _ in laid)
 
 
-def _front(avatar: Avatar, side: int) -> Eye:
-    """Scatters points over what may be seen of an eye."""
+def _front(avatar: Avatar, side: int) -> Eye | None:
+    """Scatters points over what may be seen of an eye; None: the head has none with an iris there."""
     rig = avatar.rig
 
     def triangles(*words: str) -> Tensor:
@@ -112,6 +115,8 @@ def _front(avatar: Avatar, side: int) -> Eye:
         return chosen[(rig.template[chosen].mean(1)[:, 0] >= 0) == (side == 0)]
 
     iris = rig.template[triangles(*IRIS)].flatten(0, 1)
+    if not len(iris):
+        return None
     middle = (iris.amin(0) + iris.amax(0)) / 2
     radius = float((iris - middle)[:, :2].norm(dim=1).amax())
     faces = triangles(*EYES)
@@ -129,8 +134,7 @@ def _area(fit: PhotoFit, index: int, eye: Eye) -> float:
     """Square metres of an iris that a photo shows, less for others than the reference."""
     picture, (pose, viewmat) = fit.photos.pictures[index], fit.view(index)
     pixels = _seen_at(fit, eye, pose, viewmat, picture)[0]
-    open_ = _between_lids(fit, index, eye) & (picture.alpha > SEEN) & (picture.known > 0)
-    inside = _sample(open_[None].float(), pixels, picture.side)[0] > SEEN
+    inside = _sample(_between_lids(fit, index, eye)[None].float(), pixels, picture.side)[0] > SEEN
     iris = eye.off < eye.iris
     share = float((inside & iris).sum() / iris.sum())
     return share * math.pi * eye.iris**2 * (1 if index == fit.photos.reference else OTHERS)
@@ -142,7 +146,8 @@ def _between_lids(fit: PhotoFit, index: int, eye: Eye) -> Tensor:
     face = rig_surface(avatar, pose, viewmat, picture.K, picture.side).face
     own = parts_named(avatar.rig.part_names, EYES).to(avatar.device)[avatar.rig.face_parts]
     own &= (avatar.rig.template[avatar.rig.faces].mean(1)[:, 0] >= 0) == (eye.side == 0)
-    return (face >= 0) & own[face.clamp(min=0)] & ~fit.depths[index].off
+    solid = (picture.alpha > SEEN) & (picture.known > 0)
+    return (face >= 0) & own[face.clamp(min=0)] & solid & ~fit.depths[index].off
 
 
 def _seen_at(fit: PhotoFit, eye: Eye, pose: Pose, viewmat: Tensor, picture: Picture) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,7 +170,7 @@ def _centre(fit: PhotoFit, index: int, eye: Eye) -> None:
     pitch = float(depth.mean() / picture.K[0, 0])
     values = torch.stack((picture.rgb.mean(-1), _between_lids(fit, index, eye).float()))
     iris, ring = eye.off < eye.iris, (eye.off > eye.iris) & (eye.off < OUTER * eye.iris)
-    best, shift = -math.inf, pixels.new_zeros(2)
+    best, shift = LEAST_CONTRAST, pixels.new_zeros(2)
     count = round(REACH / STEP)
     for row in range(-count, count + 1):
         for column in range(-count, count + 1):
@@ -174,7 +179,10 @@ def _centre(fit: PhotoFit, index: int, eye: Eye) -> None:
             if away > 1:
                 continue
             bright, seen = _sample(values, pixels + moved, picture.side)
-            inside, outside = ((seen * part).sum().clamp(min=1e-3) for part in (iris, ring))
+            seen = (seen > ALONE).float()  # else the lids' colours are mixed in
+            inside, outside = ((seen * part).sum() for part in (iris, ring))
+            if min(inside, outside) < FEW:
+                continue
             contrast = (bright * seen * ring).sum() / outside - (bright * seen * iris).sum() / inside
             score = float(contrast) * (1 - PULL * away**2)
             if score > best:
@@ -194,7 +202,7 @@ def _turn(fit: PhotoFit, index: int, eye: Eye, shift: Tensor) -> None:
         free[axis] += STEP
         columns.append((middle() - before) / STEP)
         free.copy_(start)
-    change = torch.linalg.solve(torch.stack(columns, 1), shift) * LIMITS["eyes"]
+    change = torch.linalg.pinv(torch.stack(columns, 1)) @ shift * LIMITS["eyes"]  # none of eyes without joints
     limit = 0.95 * LIMITS["eyes"]
     free[:2] = start[:2] + torch.atanh(change.clamp(-limit, limit) / LIMITS["eyes"])
 

@@ -116,3 +116,30 @@ def test_none_is_laid_of_eyes_that_no_photo_shows(avatar):  # noqa: F811
     laid = seed_eyes(fit, torch.tensor(SKIN))
     places = fit.avatar.splats(fit.avatar.gather(fit.avatar.rig.template)).means
     assert laid > 1000 and (places[-laid:, 0] < 0).all()
+
+
+def test_a_gaze_that_no_white_tells_stays(avatar):  # noqa: F811
+    """Of eyes that are so narrow, or so shaded, that the photo has nothing but irises there."""
+    part = drawn(avatar, pose_of(avatar), EYES)[1]
+    fit = Fit(avatar, pose_of(avatar), before=~of_parts(avatar, part, ("iris",)))
+    assert seed_eyes(fit, torch.tensor(SKIN)) > 2000
+    assert not fit.free["eyes"].any()
+
+
+def test_an_eye_that_does_not_turn_and_a_head_with_one_eye_are_laid_too(avatar):  # noqa: F811
+    fit = Fit(avatar, pose_of(avatar), (0.0, 0.1))
+    rig = fit.avatar.rig
+    eyes = [rig.joint_names.index(name) for name in ("left_eye", "right_eye")]
+    rig.skin_weights[:, 0] += rig.skin_weights[:, eyes].sum(1)
+    rig.skin_weights[:, eyes] = 0
+    assert seed_eyes(fit, torch.tensor(SKIN)) > 2000
+    assert not fit.free["eyes"].any()
+
+    fit = Fit(avatar, pose_of(avatar))
+    rig = fit.avatar.rig
+    right = rig.template[rig.faces].mean(1)[:, 0] < 0
+    eye = torch.tensor([any(word in name for word in EYES) for name in rig.part_names])[rig.face_parts]
+    rig.face_parts[eye & right] = rig.part_names.index("skin")
+    laid = seed_eyes(fit, torch.tensor(SKIN))
+    places = fit.avatar.splats(fit.avatar.gather(rig.template)).means
+    assert laid > 1000 and (places[-laid:, 0] > 0).all()
