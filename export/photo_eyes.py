@@ -91,8 +91,9 @@ def seed_eyes(fit: PhotoFit, face: Tensor) -> int:
         eye = _front(avatar, side)
         if eye is None:
             continue
-        best = max(range(len(fit.photos.pictures)), key=lambda index: _area(fit, index, eye))
-        if _area(fit, best, eye) < LEAST * math.pi * eye.iris**2:
+        areas = [_area(fit, index, eye) for index in range(len(fit.photos.pictures))]
+        best = areas.index(max(areas))
+        if areas[best] < LEAST * math.pi * eye.iris**2:
             continue
         _centre(fit, best, eye)
         hidden = _hidden(fit, best, eye)
@@ -202,7 +203,7 @@ def _turn(fit: PhotoFit, index: int, eye: Eye, shift: Tensor) -> None:
         free[axis] += STEP
         columns.append((middle() - before) / STEP)
         free.copy_(start)
-    change = torch.linalg.pinv(torch.stack(columns, 1)) @ shift * LIMITS["eyes"]  # none of eyes without joints
+    change = torch.linalg.pinv(torch.stack(columns, 1)) @ shift * LIMITS["eyes"]  # 0 for eyes without joints
     limit = 0.95 * LIMITS["eyes"]
     free[:2] = start[:2] + torch.atanh(change.clamp(-limit, limit) / LIMITS["eyes"])
 
